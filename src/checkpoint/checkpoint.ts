@@ -1,0 +1,55 @@
+import type { ByteRange } from '../io/byte-source.js';
+import type { DType } from './dtype.js';
+import type { Graph } from './graph.js';
+
+/** The kinds of checkpoint that can be opened, as reports name them. */
+export type CheckpointFormat = 'ONNX' | 'safetensors' | 'PyTorch' | 'TorchScript' | 'baseline';
+
+/**
+ * A tensor of a checkpoint: a name, a type, a shape and where its bytes are. Nothing is read until asked for.
+ *
+ * Whoever holds a Tensor may rely on it: the reader that made it has checked that the shape's product, the type's
+ * size and the range's length agree, and that the range lies within its source. Data is little-endian and row-major;
+ * where the file stores it otherwise (strided, big-endian, compressed, varints), the range's source converts.
+ */
+export interface Tensor {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly elementCount: number;
+  readonly range: ByteRange;
+  /** Whether training could change it; only formats that store `requires_grad` know. */
+  readonly requiresGrad?: boolean | undefined;
+}
+
+/** What a checkpoint with module objects or versions tells of one module beyond its tensors. */
+export interface ModuleFacts {
+  /** The class's name without its Python module, such as `BatchNorm2d`; null when only a version is known. */
+  readonly className: string | null;
+  readonly epsilon: number | null;
+  /** PyTorch's momentum; `'cumulative'` for `momentum=None`. */
+  readonly momentum: number | 'cumulative' | null;
+  readonly trackRunningStats: boolean | null;
+  /** The mode that the module was saved in. */
+  readonly training: boolean | null;
+  /** The `version` of the module in a state dict's `_metadata`; 2 for BatchNorm that counts its batches. */
+  readonly version: number | null;
+}
+
+/** An opened checkpoint. Opening has read the headers only; {@link close} releases the files. */
+export interface Checkpoint {
+  /** As the user named it. */
+  readonly path: string;
+  readonly format: CheckpointFormat;
+  /** Every named tensor, in file order. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Whether {@link tensors} are in module order (a state dict's own order), which safetensors loses. */
+  readonly inModuleOrder: boolean;
+  /** The computation graph, where the format has one. */
+  readonly graph: Graph | null;
+  /** Facts about modules by module path, where the format has them. */
+  readonly modules: ReadonlyMap<string, ModuleFacts>;
+  /** What the user should know about the file although it could be read; plain sentences. */
+  readonly warnings: readonly string[];
+  close(): Promise<void>;
+}

@@ -1,0 +1,270 @@
+/** Element types under their safetensors names, each with its size in bits. */
+const BITS = {
+  BOOL: 8,
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  U8: 8,
+  I8: 8,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  I16: 16,
+  U16: 16,
+  F16: 16,
+  BF16: 16,
+  I32: 32,
+  U32: 32,
+  F32: 32,
+  C64: 64,
+  F64: 64,
+  I64: 64,
+  U64: 64,
+} as const;
+
+/** An element type under its safetensors name. */
+export type DType = keyof typeof BITS;
+
+/** A floating-point format that can be decoded: sign, exponent and significand widths, and what the extremes mean. */
+interface FloatFormat {
+  readonly byteLength: 1 | 2 | 4 | 8;
+  readonly significandBits: number;
+  readonly exponentBias: number;
+  /** Exponent of the smallest normal number. */
+  readonly minExponent: number;
+  readonly maxValue: number;
+  /** What a value that rounds beyond `maxValue` becomes. */
+  readonly overflow: 'infinity' | 'nan';
+  readonly signedZero: boolean;
+}
+
+// IEEE 754 for F16, F32, F64; bfloat16 as truncated binary32; the 8-bit formats of OCP OFP8 and of Graphcore/AMD
+// (FNUZ: one NaN, no infinity, no negative zero, bias one higher).
+const FLOATS: Partial<Record<DType, FloatFormat>> = {
+  F64: float(8, 52, 1023, Number.MAX_VALUE, 'infinity'),
+  F32: float(4, 23, 127, 3.4028234663852886e38, 'infinity'),
+  F16: float(2, 10, 15, 65504, 'infinity'),
+  BF16: float(2, 7, 127, 3.3895313892515355e38, 'infinity'),
+  F8_E5M2: float(1, 2, 15, 57344, 'infinity'),
+  F8_E4M3: float(1, 3, 7, 448, 'nan'),
+  F8_E5M2FNUZ: { ...float(1, 2, 16, 57344, 'nan'), signedZero: false },
+  F8_E4M3FNUZ: { ...float(1, 3, 8, 240, 'nan'), signedZero: false },
+};
+
+function float(
+  byteLength: FloatFormat['byteLength'],
+  significandBits: number,
+  exponentBias: number,
+  maxValue: number,
+  overflow: FloatFormat['overflow'],
+): FloatFormat {
+  return {
+    byteLength,
+    significandBits,
+    exponentBias,
+    minExponent: 1 - exponentBias,
+    maxValue,
+    overflow,
+    signedZero: true,
+  };
+}
+
+/** Whether `name` is a dtype of the safetensors format, spelled as there. */
+export function isDType(name: string): name is DType {
+  return Object.hasOwn(BITS, name);
+}
+
+/** Every dtype's name, for messages. */
+export const DTYPE_NAMES: readonly DType[] = Object.keys(BITS) as DType[];
+
+/** Size of one element in bits: 4 to 64. */
+export function bitsOf(dtype: DType): number {
+  return BITS[dtype];
+}
+
+/** Whether an optimizer could train a tensor of this type: every float, also those that cannot be decoded here. */
+export function isFloatingPoint(dtype: DType): boolean {
+  return dtype.startsWith('F') || dtype === 'BF16' || dtype === 'C64';
+}
+
+/** Whether {@link decodeFloats} can read the type. */
+export function isDecodable(dtype: DType): boolean {
+  return FLOATS[dtype] !== undefined || dtype === 'F8_E8M0';
+}
+
+/** The number of significand bits of a decodable float, the hidden bit left out; what "wider" means between floats. */
+export function significandBitsOf(dtype: DType): number {
+  return FLOATS[dtype]?.significandBits ?? 0;
+}
+
+/**
+ * Decodes little-endian elements to float64, exactly.
+ *
+ * @param bytes whole elements; any alignment.
+ * @throws RangeError when the type is not decodable; ask {@link isDecodable} first.
+ */
+export function decodeFloats(bytes: Uint8Array, dtype: DType): Float64Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const count = bytes.byteLength / (BITS[dtype] / 8);
+  const values = new Float64Array(count);
+  switch (dtype) {
+    case 'F64':
+      for (let i = 0; i < count; i++) values[i] = view.getFloat64(8 * i, true);
+      return values;
+    case 'F32':
+      for (let i = 0; i < count; i++) values[i] = view.getFloat32(4 * i, true);
+      return values;
+    case 'BF16':
+      for (let i = 0; i < count; i++) values[i] = bitsToFloat32(view.getUint16(2 * i, true) << 16);
+      return values;
+    case 'F16': {
+      const table = halfTable();
+      for (let i = 0; i < count; i++) values[i] = table[view.getUint16(2 * i, true)] ?? Number.NaN;
+      return values;
+    }
+    default: {
+      const table = byteTable(dtype);
+      for (let i = 0; i < count; i++) values[i] = table[bytes[i] ?? 0] ?? Number.NaN;
+      return values;
+    }
+  }
+}
+
+/**
+ * Rounds a float64 to the nearest value that `dtype` can hold, ties to even.
+ *
+ * @returns that value as float64; an infinity or NaN where the format overflows so.
+ * @throws RangeError when the type is not decodable.
+ */
+export function roundToFloat(value: number, dtype: DType): number {
+  if (dtype === 'F64') return value;
+  if (dtype === 'F32') return Math.fround(value);
+  if (dtype === 'F8_E8M0') return roundToPowerOfTwo(value);
+  const format = FLOATS[dtype];
+  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  if (value === 0 || Number.isNaN(value)) return value;
+  const overflowed = format.overflow === 'nan' ? Number.NaN : Math.sign(value) * Number.POSITIVE_INFINITY;
+  if (!Number.isFinite(value)) return overflowed;
+  const exponent = Math.max(exponentOf(value), format.minExponent);
+  // Scaling by powers of two is exact, so the only rounding is the one meant.
+  const quantum = 2 ** (exponent - format.significandBits);
+  const rounded = roundHalfToEven(value / quantum) * quantum;
+  return Math.abs(rounded) > format.maxValue ? overflowed : rounded;
+}
+
+/**
+ * Encodes float64 values as little-endian elements, each rounded to nearest even.
+ *
+ * @throws RangeError when the type is not decodable.
+ */
+export function encodeFloats(values: ArrayLike<number>, dtype: DType): Uint8Array {
+  const bytes = new Uint8Array((values.length * BITS[dtype]) / 8);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] ?? Number.NaN;
+    if (dtype === 'F64') view.setFloat64(8 * i, value, true);
+    else if (dtype === 'F32') view.setFloat32(4 * i, value, true);
+    else if (BITS[dtype] === 16) view.setUint16(2 * i, encodeSmallFloat(value, dtype), true);
+    else view.setUint8(i, encodeSmallFloat(value, dtype));
+  }
+  return bytes;
+}
+
+const float32Scratch = new Float32Array(1);
+const uint32Scratch = new Uint32Array(float32Scratch.buffer);
+
+function bitsToFloat32(bits: number): number {
+  uint32Scratch[0] = bits;
+  return float32Scratch[0] ?? Number.NaN;
+}
+
+function exponentOf(value: number): number {
+  const magnitude = Math.abs(value);
+  let exponent = Math.floor(Math.log2(magnitude));
+  // log2 may be off by one next to a power of two.
+  if (2 ** exponent > magnitude) exponent--;
+  else if (2 ** (exponent + 1) <= magnitude) exponent++;
+  return exponent;
+}
+
+function roundHalfToEven(value: number): number {
+  const floor = Math.floor(value);
+  const fraction = value - floor;
+  if (fraction < 0.5) return floor;
+  if (fraction > 0.5) return floor + 1;
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+function roundToPowerOfTwo(value: number): number {
+  if (!(value > 0) || !Number.isFinite(value)) return Number.NaN;
+  const exponent = exponentOf(value);
+  const low = 2 ** exponent;
+  const rounded = value / low < 1.5 || (value / low === 1.5 && exponent % 2 === 0) ? low : low * 2;
+  return Math.min(Math.max(rounded, 2 ** -127), 2 ** 127);
+}
+
+function decodeSmallFloat(bits: number, format: FloatFormat): number {
+  const width = format.byteLength * 8;
+  const exponentBits = width - 1 - format.significandBits;
+  const sign = bits >>> (width - 1) === 1 ? -1 : 1;
+  const exponent = (bits >>> format.significandBits) & (2 ** exponentBits - 1);
+  const significand = bits & (2 ** format.significandBits - 1);
+  const allOnes = 2 ** exponentBits - 1;
+  if (!format.signedZero) {
+    if (sign === -1 && exponent === 0 && significand === 0) return Number.NaN;
+  } else if (format.overflow === 'nan') {
+    if (exponent === allOnes && significand === 2 ** format.significandBits - 1) return Number.NaN;
+  } else if (exponent === allOnes) {
+    return significand === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+  }
+  const scale = 2 ** (format.minExponent - format.significandBits);
+  if (exponent === 0) return sign * significand * scale;
+  return sign * (significand + 2 ** format.significandBits) * scale * 2 ** (exponent - 1);
+}
+
+const tables = new Map<DType, Float64Array>();
+
+function tableOf(dtype: DType, size: number, decode: (bits: number) => number): Float64Array {
+  let table = tables.get(dtype);
+  if (table === undefined) {
+    table = Float64Array.from({ length: size }, (_, bits) => decode(bits));
+    tables.set(dtype, table);
+  }
+  return table;
+}
+
+function halfTable(): Float64Array {
+  const format = float(2, 10, 15, 65504, 'infinity');
+  return tableOf('F16', 65536, (bits) => decodeSmallFloat(bits, format));
+}
+
+function byteTable(dtype: DType): Float64Array {
+  if (dtype === 'F8_E8M0') return tableOf(dtype, 256, (bits) => (bits === 255 ? Number.NaN : 2 ** (bits - 127)));
+  const format = FLOATS[dtype];
+  if (format === undefined || format.byteLength !== 1) throw new RangeError(`${dtype} has no float values`);
+  return tableOf(dtype, 256, (bits) => decodeSmallFloat(bits, format));
+}
+
+function encodeSmallFloat(value: number, dtype: DType): number {
+  const rounded = roundToFloat(value, dtype);
+  if (dtype === 'F8_E8M0') return Number.isNaN(rounded) ? 255 : Math.log2(rounded) + 127;
+  const format = FLOATS[dtype];
+  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  const width = format.byteLength * 8;
+  const exponentBits = width - 1 - format.significandBits;
+  const signBit = (Object.is(rounded, -0) || rounded < 0 ? 1 : 0) << (width - 1);
+  const ones = (2 ** exponentBits - 1) << format.significandBits;
+  if (Number.isNaN(rounded)) {
+    if (!format.signedZero) return 1 << (width - 1);
+    return format.overflow === 'nan' ? 2 ** (width - 1) - 1 : ones | (1 << (format.significandBits - 1));
+  }
+  if (!Number.isFinite(rounded)) return signBit | ones;
+  if (rounded === 0) return format.signedZero ? signBit : 0;
+  const exponent = Math.max(exponentOf(rounded), format.minExponent);
+  const scaled = Math.abs(rounded) / 2 ** (exponent - format.significandBits);
+  const isNormal = scaled >= 2 ** format.significandBits;
+  const biased = isNormal ? exponent + format.exponentBias : 0;
+  return signBit | (biased << format.significandBits) | (scaled - (isNormal ? 2 ** format.significandBits : 0));
+}

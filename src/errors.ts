@@ -1,0 +1,59 @@
+/** Why a checkpoint could not be audited. Stable: callers may switch on it. */
+export type CheckpointErrorCode =
+  | 'not-found'
+  | 'unreadable'
+  | 'not-a-file'
+  | 'unrecognised-format'
+  | 'truncated'
+  | 'malformed'
+  | 'limit-exceeded'
+  | 'refused'
+  | 'unsupported'
+  | 'ambiguous'
+  | 'no-norm-layers'
+  | 'nothing-paired';
+
+/** What a {@link CheckpointError} carries besides its message. */
+export interface CheckpointErrorDetails {
+  readonly code: CheckpointErrorCode;
+  /** The file as the user named it. */
+  readonly file: string;
+  /** Where in the file, in bytes from its start. */
+  readonly offset?: number | bigint | undefined;
+  /** The likely cause, or the way out. One sentence. */
+  readonly hint?: string | undefined;
+  readonly cause?: unknown;
+}
+
+/**
+ * A checkpoint that cannot be read or must not be read.
+ *
+ * `message` says what was expected and what was found, without the file's name: {@link file} holds that, and
+ * {@link offset} the byte, so that every output format can put them where it wants.
+ */
+export class CheckpointError extends Error {
+  override readonly name = 'CheckpointError';
+  readonly code: CheckpointErrorCode;
+  readonly file: string;
+  readonly offset: number | bigint | undefined;
+  readonly hint: string | undefined;
+
+  constructor(message: string, details: CheckpointErrorDetails) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = details.code;
+    this.file = details.file;
+    this.offset = details.offset;
+    this.hint = details.hint;
+  }
+}
+
+/** A request that makes no sense whatever the files hold: an unknown option, a glob that matches nothing. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+  readonly hint: string | undefined;
+
+  constructor(message: string, hint?: string) {
+    super(message);
+    this.hint = hint;
+  }
+}

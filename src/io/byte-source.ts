@@ -1,0 +1,66 @@
+import { CheckpointError } from '../errors.js';
+
+/**
+ * Bytes that can be read at any position: a file, a piece of memory, or a view that is computed as it is read
+ * (a strided tensor, an inflated zip record). Everything above this file reads through it.
+ */
+export interface ByteSource {
+  /** What messages call it: the file as the user named it, or that and the part of it. */
+  readonly name: string;
+  readonly byteLength: number;
+  /**
+   * Fills `target` with the bytes from `position` on.
+   *
+   * @throws CheckpointError `truncated` when `position + target.length` lies beyond the end; nothing is filled then.
+   */
+  readInto(target: Uint8Array, position: number): Promise<void>;
+  /** Releases what the source holds. Reading afterwards fails. */
+  close(): Promise<void>;
+}
+
+/** A piece of a source: `byteLength` bytes from `offset` on. */
+export interface ByteRange {
+  readonly source: ByteSource;
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+/**
+ * Reads a range into memory of its own. For small ranges only: the caller has checked `byteLength` against a limit.
+ *
+ * @throws CheckpointError as {@link ByteSource.readInto}.
+ */
+export async function readRange(range: ByteRange): Promise<Uint8Array> {
+  const bytes = new Uint8Array(range.byteLength);
+  await range.source.readInto(bytes, range.offset);
+  return bytes;
+}
+
+/**
+ * Checks a read against the end of its source.
+ *
+ * @throws CheckpointError `truncated`
+ */
+export function checkBounds(source: Pick<ByteSource, 'name' | 'byteLength'>, position: number, length: number): void {
+  if (!Number.isSafeInteger(position) || position < 0 || position + length > source.byteLength) {
+    throw new CheckpointError(`expected ${length} bytes, found the end of the file at byte ${source.byteLength}`, {
+      code: 'truncated',
+      file: source.name,
+      offset: position,
+    });
+  }
+}
+
+/** A source over bytes that are in memory already. `bytes` is not copied. */
+export function memorySource(name: string, bytes: Uint8Array): ByteSource {
+  const source: ByteSource = {
+    name,
+    byteLength: bytes.byteLength,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      target.set(bytes.subarray(position, position + target.byteLength));
+    },
+    async close() {},
+  };
+  return source;
+}

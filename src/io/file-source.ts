@@ -1,0 +1,137 @@
+import { closeSync, constants, fstatSync, openSync, read, readSync } from 'node:fs';
+import { CheckpointError } from '../errors.js';
+import { type ByteSource, checkBounds } from './byte-source.js';
+
+/**
+ * Reads up to this size run on the calling thread: on cached bytes a system call is several times quicker than a
+ * trip through the thread pool. Larger reads go to the pool, so that two files are read at the same time.
+ */
+const MAX_INLINE_READ_BYTES = 64 * 1024;
+
+/**
+ * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
+ *
+ * Opening never blocks: a FIFO is opened without waiting for its writer and then refused.
+ *
+ * @throws CheckpointError `not-found`, `not-a-file` (directory, FIFO, device, socket) or `unreadable`.
+ */
+export function openFileSource(name: string, path: string = name): FileSource {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  } catch (error) {
+    throw explainFileError(error, name);
+  }
+  try {
+    const stat = fstatSync(descriptor);
+    if (!stat.isFile()) {
+      throw new CheckpointError(`expected a regular file, found ${describeFileKind(stat)}`, {
+        code: 'not-a-file',
+        file: name,
+      });
+    }
+    return new FileSource(name, path, descriptor, stat.size);
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
+}
+
+/** An open regular file as a {@link ByteSource}. Made by {@link openFileSource}. */
+export class FileSource implements ByteSource {
+  readonly name: string;
+  /** Where the file is. */
+  readonly path: string;
+  readonly byteLength: number;
+  #descriptor: number | null;
+  #bytesRead = 0;
+
+  constructor(name: string, path: string, descriptor: number, byteLength: number) {
+    this.name = name;
+    this.path = path;
+    this.byteLength = byteLength;
+    this.#descriptor = descriptor;
+  }
+
+  /** How many bytes were read so far. */
+  get bytesRead(): number {
+    return this.#bytesRead;
+  }
+
+  async readInto(target: Uint8Array, position: number): Promise<void> {
+    checkBounds(this, position, target.byteLength);
+    let filled = 0;
+    while (filled < target.byteLength) {
+      const count = await this.#readOnce(target, filled, position + filled);
+      if (count === 0) {
+        throw new CheckpointError(
+          `expected ${target.byteLength} bytes, found the end of the file: it shrank while it was read`,
+          { code: 'truncated', file: this.name, offset: position + filled },
+        );
+      }
+      filled += count;
+    }
+    this.#bytesRead += filled;
+  }
+
+  async close(): Promise<void> {
+    const descriptor = this.#descriptor;
+    this.#descriptor = null;
+    if (descriptor !== null) closeSync(descriptor);
+  }
+
+  async #readOnce(target: Uint8Array, filled: number, position: number): Promise<number> {
+    const descriptor = this.#descriptor;
+    if (descriptor === null) throw new Error(`${this.name} was read after it was closed`);
+    const length = target.byteLength - filled;
+    try {
+      if (length <= MAX_INLINE_READ_BYTES) return readSync(descriptor, target, filled, length, position);
+      return await new Promise<number>((resolve, reject) => {
+        read(descriptor, target, filled, length, position, (error, count) =>
+          error === null ? resolve(count) : reject(error),
+        );
+      });
+    } catch (error) {
+      throw explainFileError(error, this.name);
+    }
+  }
+}
+
+/** A file system error as a {@link CheckpointError} in plain words. */
+export function explainFileError(error: unknown, name: string): CheckpointError {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+  switch (code) {
+    case 'ENOENT':
+    case 'ENOTDIR':
+      return new CheckpointError('no such file', { code: 'not-found', file: name, cause: error });
+    case 'EISDIR':
+      return new CheckpointError('expected a file, found a directory', { code: 'not-a-file', file: name, cause: error });
+    case 'ENXIO':
+      return new CheckpointError('expected a regular file, found a socket or a pipe', {
+        code: 'not-a-file',
+        file: name,
+        cause: error,
+      });
+    case 'EACCES':
+    case 'EPERM':
+      return new CheckpointError('no permission to read it', { code: 'unreadable', file: name, cause: error });
+    case 'ELOOP':
+      return new CheckpointError('its symbolic links lead in a circle', { code: 'unreadable', file: name, cause: error });
+    case 'ENAMETOOLONG':
+      return new CheckpointError('no such file: the name is too long', { code: 'not-found', file: name, cause: error });
+    default:
+      return new CheckpointError(`the file system refused to read it (${code})`, {
+        code: 'unreadable',
+        file: name,
+        cause: error,
+      });
+  }
+}
+
+function describeFileKind(stat: ReturnType<typeof fstatSync>): string {
+  if (stat.isDirectory()) return 'a directory';
+  if (stat.isFIFO()) return 'a FIFO (named pipe)';
+  if (stat.isSocket()) return 'a socket';
+  if (stat.isCharacterDevice() || stat.isBlockDevice()) return 'a device';
+  return 'something else';
+}

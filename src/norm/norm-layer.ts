@@ -1,0 +1,37 @@
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import type { NormMode } from '../checkpoint/graph.js';
+
+/** A running mean or variance: a tensor that can be read, or why there is none. */
+export type Statistic =
+  | { readonly kind: 'stored'; readonly tensor: Tensor; readonly source: string }
+  | { readonly kind: 'unresolved'; readonly reason: string };
+
+/** A layer that carries running statistics, as one checkpoint shows it. */
+export interface NormLayer {
+  /** The module path, such as `backbone.layer1.0.bn1`; a node's name where {@link isNamed} is false. */
+  readonly name: string;
+  /** Whether {@link name} is a module path; graphs may have lost it. */
+  readonly isNamed: boolean;
+  /** The class or operator: `BatchNorm2d`, `BatchNormalization`, `BatchNorm` where only names tell. */
+  readonly kind: string;
+  readonly channels: number;
+  /** Shape `[channels]`. */
+  readonly mean: Statistic;
+  /** Shape `[channels]`. */
+  readonly variance: Statistic;
+  /** Learned scale γ, shape `[channels]`; null without affine. */
+  readonly gamma: Tensor | null;
+  /** Learned shift β, shape `[channels]`; null without affine. */
+  readonly beta: Tensor | null;
+  /** `num_batches_tracked`; null where the format or the layer has none. */
+  readonly batchCount: Tensor | null;
+  /** From the graph or the module; null where the file does not tell. */
+  readonly epsilon: number | null;
+  /** Epsilon to assume where the file does not tell: 1e-5, or 1e-3 for layers with Keras names. */
+  readonly defaultEpsilon: number;
+  readonly momentum: number | 'cumulative' | null;
+  readonly mode: NormMode;
+  /** Names of the learned tensors that feed the layer. */
+  readonly neighbours: readonly string[];
+  readonly notes: readonly string[];
+}
