@@ -57,3 +57,34 @@ export class UsageError extends Error {
     this.hint = hint;
   }
 }
+
+/** Longer names are shortened in messages: a line stays a line. */
+const MAX_QUOTED_LENGTH = 160;
+
+/**
+ * A name from a file, in double quotes and fit for a message: control, format and bidirectional characters are
+ * escaped, and the middle of a very long name is left out.
+ */
+export function quote(name: string): string {
+  const shown =
+    name.length <= MAX_QUOTED_LENGTH
+      ? name
+      : `${name.slice(0, MAX_QUOTED_LENGTH / 2)}…${name.slice(-MAX_QUOTED_LENGTH / 2)}`;
+  return `"${escapeControls(shown.replaceAll('\\', '\\\\').replaceAll('"', '\\"'))}"`;
+}
+
+/**
+ * Text in which no character can steer a terminal, break a line, or reorder what is shown: C0 and C1 controls,
+ * line and paragraph separators, bidirectional and other format characters, and lone surrogates become `\u{…}`.
+ */
+export function escapeControls(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (character) => {
+    const codePoint = character.codePointAt(0) ?? 0;
+    if (codePoint === 0x0a) return '\\n';
+    if (codePoint === 0x0d) return '\\r';
+    if (codePoint === 0x09) return '\\t';
+    return codePoint < 0x100
+      ? `\\x${codePoint.toString(16).padStart(2, '0')}`
+      : `\\u{${codePoint.toString(16)}}`;
+  });
+}

@@ -41,13 +41,20 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
  *
  * @throws CheckpointError `truncated`
  */
-export function checkBounds(source: Pick<ByteSource, 'name' | 'byteLength'>, position: number, length: number): void {
+export function checkBounds(
+  source: Pick<ByteSource, 'name' | 'byteLength'>,
+  position: number,
+  length: number,
+): void {
   if (!Number.isSafeInteger(position) || position < 0 || position + length > source.byteLength) {
-    throw new CheckpointError(`expected ${length} bytes, found the end of the file at byte ${source.byteLength}`, {
-      code: 'truncated',
-      file: source.name,
-      offset: position,
-    });
+    throw new CheckpointError(
+      `expected ${length} bytes, found the end of the file at byte ${source.byteLength}`,
+      {
+        code: 'truncated',
+        file: source.name,
+        offset: position,
+      },
+    );
   }
 }
 

@@ -105,7 +105,11 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
     case 'ENOTDIR':
       return new CheckpointError('no such file', { code: 'not-found', file: name, cause: error });
     case 'EISDIR':
-      return new CheckpointError('expected a file, found a directory', { code: 'not-a-file', file: name, cause: error });
+      return new CheckpointError('expected a file, found a directory', {
+        code: 'not-a-file',
+        file: name,
+        cause: error,
+      });
     case 'ENXIO':
       return new CheckpointError('expected a regular file, found a socket or a pipe', {
         code: 'not-a-file',
@@ -114,11 +118,23 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
       });
     case 'EACCES':
     case 'EPERM':
-      return new CheckpointError('no permission to read it', { code: 'unreadable', file: name, cause: error });
+      return new CheckpointError('no permission to read it', {
+        code: 'unreadable',
+        file: name,
+        cause: error,
+      });
     case 'ELOOP':
-      return new CheckpointError('its symbolic links lead in a circle', { code: 'unreadable', file: name, cause: error });
+      return new CheckpointError('its symbolic links lead in a circle', {
+        code: 'unreadable',
+        file: name,
+        cause: error,
+      });
     case 'ENAMETOOLONG':
-      return new CheckpointError('no such file: the name is too long', { code: 'not-found', file: name, cause: error });
+      return new CheckpointError('no such file: the name is too long', {
+        code: 'not-found',
+        file: name,
+        cause: error,
+      });
     default:
       return new CheckpointError(`the file system refused to read it (${code})`, {
         code: 'unreadable',

@@ -1,0 +1,13 @@
+/** CRC-32 of ISO 3309 with the reflected polynomial 0xEDB88320, as zip and gzip use it (APPNOTE.TXT 4.4.7). */
+const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte;
+  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1;
+  return crc;
+});
+
+/** The CRC-32 of `bytes` as an unsigned 32-bit number. node:zlib has one only since Node 20.15. */
+export function crc32(bytes: Uint8Array): number {
+  let crc = 0xffffffff;
+  for (let i = 0; i < bytes.length; i++) crc = (crc >>> 8) ^ (TABLE[(crc ^ (bytes[i] ?? 0)) & 0xff] ?? 0);
+  return (crc ^ 0xffffffff) >>> 0;
+}

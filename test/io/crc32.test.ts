@@ -1,0 +1,11 @@
+import { expect, test } from 'vitest';
+import { crc32 } from '../../src/io/crc32.js';
+import { utf8 } from '../build/bytes.js';
+
+test.each([
+  ['', 0],
+  ['123456789', 0xcbf43926],
+  ['The quick brown fox jumps over the lazy dog', 0x414fa339],
+])('the CRC-32 of %j', (text, crc) => {
+  expect(crc32(utf8(text))).toBe(crc);
+});
