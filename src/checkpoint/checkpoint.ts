@@ -20,6 +20,8 @@ export interface Tensor {
   readonly range: ByteRange;
   /** Whether training could change it; only formats that store `requires_grad` know. */
   readonly requiresGrad?: boolean | undefined;
+  /** Whether the file itself calls it a buffer; only pickled modules tell. */
+  readonly isBuffer?: boolean | undefined;
 }
 
 /** What a checkpoint with module objects or versions tells of one module beyond its tensors. */

@@ -99,6 +99,12 @@ export function significandBitsOf(dtype: DType): number {
   return FLOATS[dtype]?.significandBits ?? 0;
 }
 
+/** The smallest number above zero that a decodable float can hold: the distance between its subnormal values. */
+export function quantumOf(dtype: DType): number {
+  const format = FLOATS[dtype];
+  return format === undefined ? 0 : 2 ** (format.minExponent - format.significandBits);
+}
+
 /**
  * Decodes little-endian elements to float64, exactly.
  *
@@ -150,8 +156,8 @@ export function roundToFloat(value: number, dtype: DType): number {
   const exponent = Math.max(exponentOf(value), format.minExponent);
   // Scaling by powers of two is exact, so the only rounding is the one meant.
   const quantum = 2 ** (exponent - format.significandBits);
-  const rounded = roundHalfToEven(value / quantum) * quantum;
-  return Math.abs(rounded) > format.maxValue ? overflowed : rounded;
+  const rounded = roundHalfToEven(Math.abs(value) / quantum) * quantum;
+  return rounded > format.maxValue ? overflowed : Math.sign(value) * rounded;
 }
 
 /**
@@ -199,9 +205,9 @@ function roundHalfToEven(value: number): number {
 
 function roundToPowerOfTwo(value: number): number {
   if (!(value > 0) || !Number.isFinite(value)) return Number.NaN;
-  const exponent = exponentOf(value);
-  const low = 2 ** exponent;
-  const rounded = value / low < 1.5 || (value / low === 1.5 && exponent % 2 === 0) ? low : low * 2;
+  const low = 2 ** exponentOf(value);
+  // Halfway the significands are 1 and 2, in units of `low`: to even means up, as PyTorch does it.
+  const rounded = value / low < 1.5 ? low : low * 2;
   return Math.min(Math.max(rounded, 2 ** -127), 2 ** 127);
 }
 
@@ -241,7 +247,8 @@ function halfTable(): Float64Array {
 }
 
 function byteTable(dtype: DType): Float64Array {
-  if (dtype === 'F8_E8M0') return tableOf(dtype, 256, (bits) => (bits === 255 ? Number.NaN : 2 ** (bits - 127)));
+  if (dtype === 'F8_E8M0')
+    return tableOf(dtype, 256, (bits) => (bits === 255 ? Number.NaN : 2 ** (bits - 127)));
   const format = FLOATS[dtype];
   if (format === undefined || format.byteLength !== 1) throw new RangeError(`${dtype} has no float values`);
   return tableOf(dtype, 256, (bits) => decodeSmallFloat(bits, format));
@@ -266,5 +273,7 @@ function encodeSmallFloat(value: number, dtype: DType): number {
   const scaled = Math.abs(rounded) / 2 ** (exponent - format.significandBits);
   const isNormal = scaled >= 2 ** format.significandBits;
   const biased = isNormal ? exponent + format.exponentBias : 0;
-  return signBit | (biased << format.significandBits) | (scaled - (isNormal ? 2 ** format.significandBits : 0));
+  return (
+    signBit | (biased << format.significandBits) | (scaled - (isNormal ? 2 ** format.significandBits : 0))
+  );
 }

@@ -1,0 +1,249 @@
+import { CheckpointError, quote } from '../errors.js';
+
+/** A JSON number as it was written: integers above 2^53 and `8.0` against `8` stay distinguishable. */
+export interface JsonNumber {
+  readonly digits: string;
+}
+
+/** A JSON value with objects as Maps, so that a key such as `__proto__` is a key like any other. */
+export type JsonValue = string | boolean | null | JsonNumber | readonly JsonValue[] | JsonObject;
+
+/** A JSON object; keys are unique, in file order. */
+export type JsonObject = ReadonlyMap<string, JsonValue>;
+
+/** Deep enough for any header or index; a bomb of brackets must not exhaust the call stack. */
+const MAX_DEPTH = 64;
+
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
+
+/**
+ * A strict JSON reader over UTF-8 bytes (RFC 8259): it rejects what `JSON.parse` lets through or hides, which is
+ * duplicate keys, lone surrogates and bytes that are no UTF-8, and keeps numbers as written.
+ */
+export class JsonReader {
+  readonly #bytes: Buffer;
+  readonly #file: string;
+  /** Where `bytes` starts in the file, for messages. */
+  readonly #base: number;
+  readonly #decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  #position = 0;
+
+  constructor(bytes: Uint8Array, file: string, base = 0) {
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#file = file;
+    this.#base = base;
+  }
+
+  /**
+   * Reads the whole text as one object and hands over its members one by one, so that a large object never stands
+   * in memory as a whole.
+   *
+   * @throws CheckpointError `malformed` with the byte, on anything but one object with unique keys.
+   */
+  readTopObject(onMember: (key: string, value: JsonValue) => void): void {
+    this.#skipSpace();
+    if (this.#peek() !== '{') this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
+    this.#readMembers(0, onMember);
+    this.#skipSpace();
+    if (this.#position < this.#bytes.length) {
+      this.#fail(`expected the end of the JSON text, found ${this.#describeNext()}`);
+    }
+  }
+
+  #readMembers(depth: number, onMember: (key: string, value: JsonValue) => void): void {
+    const seen = new Set<string>();
+    this.#position++;
+    this.#skipSpace();
+    if (this.#peek() === '}') {
+      this.#position++;
+      return;
+    }
+    for (;;) {
+      this.#skipSpace();
+      if (this.#peek() !== '"')
+        this.#fail(`expected a JSON key in double quotes, found ${this.#describeNext()}`);
+      const start = this.#position;
+      const key = this.#readString();
+      if (seen.has(key)) {
+        this.#position = start;
+        this.#fail(`duplicate JSON key ${quote(key)}: it appears twice in one object`);
+      }
+      seen.add(key);
+      this.#skipSpace();
+      if (this.#peek() !== ':') this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
+      this.#position++;
+      onMember(key, this.#readValue(depth + 1));
+      this.#skipSpace();
+      const next = this.#peek();
+      if (next !== ',' && next !== '}')
+        this.#fail(`expected "," or "}" in JSON, found ${this.#describeNext()}`);
+      this.#position++;
+      if (next === '}') return;
+    }
+  }
+
+  #readValue(depth: number): JsonValue {
+    if (depth > MAX_DEPTH) this.#fail(`JSON nested deeper than ${MAX_DEPTH} levels`);
+    this.#skipSpace();
+    switch (this.#peek()) {
+      case '{': {
+        const members = new Map<string, JsonValue>();
+        this.#readMembers(depth, (key, value) => members.set(key, value));
+        return members;
+      }
+      case '[':
+        return this.#readArray(depth);
+      case '"':
+        return this.#readString();
+      default:
+        return this.#readLiteral();
+    }
+  }
+
+  #readArray(depth: number): readonly JsonValue[] {
+    const items: JsonValue[] = [];
+    this.#position++;
+    this.#skipSpace();
+    if (this.#peek() === ']') {
+      this.#position++;
+      return items;
+    }
+    for (;;) {
+      items.push(this.#readValue(depth + 1));
+      this.#skipSpace();
+      const next = this.#peek();
+      if (next !== ',' && next !== ']')
+        this.#fail(`expected "," or "]" in JSON, found ${this.#describeNext()}`);
+      this.#position++;
+      if (next === ']') return items;
+    }
+  }
+
+  #readLiteral(): JsonValue {
+    const start = this.#position;
+    while (this.#position < this.#bytes.length && isLiteralByte(this.#bytes[this.#position] ?? 0))
+      this.#position++;
+    const word = this.#bytes.toString('latin1', start, Math.min(this.#position, start + 400));
+    if (word === 'true') return true;
+    if (word === 'false') return false;
+    if (word === 'null') return null;
+    if (word.length === this.#position - start && NUMBER.test(word)) return { digits: word };
+    this.#position = start;
+    return this.#fail(`expected a JSON value, found ${this.#describeNext()}`);
+  }
+
+  #readString(): string {
+    const start = this.#position + 1;
+    let end = start;
+    let escaped = false;
+    let union = 0;
+    for (; ; end++) {
+      const byte = this.#bytes[end];
+      if (byte === undefined) this.#fail('expected the end of a JSON string, found the end of the text');
+      if (byte === QUOTE) break;
+      union |= byte;
+      if (byte < 0x20) {
+        this.#position = end;
+        this.#fail('found a control character in a JSON string');
+      }
+      if (byte === BACKSLASH) {
+        escaped = true;
+        end++;
+      }
+    }
+    let text: string;
+    try {
+      // Most strings are ASCII, which need no decoder.
+      text =
+        union < 0x80
+          ? this.#bytes.toString('latin1', start, end)
+          : this.#decoder.decode(this.#bytes.subarray(start, end));
+    } catch {
+      return this.#fail('expected UTF-8 in the JSON text, found other bytes');
+    }
+    this.#position = end + 1;
+    return escaped ? this.#unescape(text, start) : text;
+  }
+
+  #unescape(text: string, start: number): string {
+    try {
+      // The text holds no bare control character and no bare quote, so JSON.parse sees exactly one string.
+      const value: unknown = JSON.parse(`"${text}"`);
+      if (typeof value === 'string' && value.isWellFormed()) return value;
+    } catch {
+      // Falls through: an escape that JSON does not know.
+    }
+    this.#position = start;
+    return this.#fail('found an escape that JSON does not allow, or half of a surrogate pair');
+  }
+
+  #skipSpace(): void {
+    for (;;) {
+      const byte = this.#bytes[this.#position];
+      if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d) return;
+      this.#position++;
+    }
+  }
+
+  #peek(): string {
+    const byte = this.#bytes[this.#position];
+    return byte === undefined ? '' : String.fromCharCode(byte);
+  }
+
+  #describeNext(): string {
+    const byte = this.#bytes[this.#position];
+    if (byte === undefined) return 'the end of the text';
+    if (byte > 0x20 && byte < 0x7f) return quote(String.fromCharCode(byte));
+    return `byte 0x${byte.toString(16).padStart(2, '0')}`;
+  }
+
+  #fail(message: string): never {
+    throw new CheckpointError(message, {
+      code: 'malformed',
+      file: this.#file,
+      offset: this.#base + this.#position,
+    });
+  }
+}
+
+/** Whether a value is an object: neither a list, a number, nor a scalar. */
+export function isJsonObject(value: JsonValue | undefined): value is JsonObject {
+  return value instanceof Map;
+}
+
+/** Whether a value is a list. */
+export function isJsonArray(value: JsonValue | undefined): value is readonly JsonValue[] {
+  return Array.isArray(value);
+}
+
+/**
+ * A value as an unsigned 64-bit integer, written with digits alone: no sign, fraction or exponent.
+ *
+ * @returns null when it is none.
+ */
+export function toUnsignedInteger(value: JsonValue | undefined): bigint | null {
+  if (typeof value !== 'object' || value === null || !('digits' in value)) return null;
+  if (!/^\d{1,20}$/.test(value.digits)) return null;
+  const integer = BigInt(value.digits);
+  return integer < 1n << 64n ? integer : null;
+}
+
+/** A value as it would be written, shortened, for messages. */
+export function describeJson(value: JsonValue | undefined): string {
+  if (value === undefined) return 'nothing';
+  if (value === null || typeof value === 'boolean') return String(value);
+  if (typeof value === 'string') return quote(value);
+  if ('digits' in value) return value.digits.slice(0, 40);
+  if (isJsonArray(value))
+    return value.length > 8 ? `a list of ${value.length}` : `[${value.map(describeJson).join(', ')}]`;
+  return 'an object';
+}
+
+/** Letters, digits, signs and dots: what the words and numbers of JSON are made of. */
+function isLiteralByte(byte: number): boolean {
+  const isDigit = byte >= 0x30 && byte <= 0x39;
+  const isLetter = (byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a;
+  return isDigit || isLetter || byte === 0x2b || byte === 0x2d || byte === 0x2e;
+}

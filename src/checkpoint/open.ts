@@ -1,0 +1,157 @@
+import { extname } from 'node:path';
+import { CheckpointError } from '../errors.js';
+import type { ByteSource } from '../io/byte-source.js';
+import { openFileSource } from '../io/file-source.js';
+import type { Checkpoint } from './checkpoint.js';
+import { looksLikeSafetensors, openSafetensors } from './safetensors.js';
+import { findShardIndex, looksLikeShardIndex, openShards } from './shards.js';
+
+/** How to open a checkpoint. */
+export interface OpenOptions {
+  /** Which part of a nested PyTorch checkpoint to audit, keys joined by dots: `state_dict`, `model.ema`. */
+  readonly select?: string | undefined;
+  /** Follow external data and shards that are symbolic links out of the checkpoint's directory. */
+  readonly allowExternalSymlinks?: boolean | undefined;
+}
+
+/** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
+const HEAD_BYTES = 1024;
+
+/**
+ * Opens a checkpoint of any format, told by its content: ONNX, safetensors (one file, an index of shards, or the
+ * directory that holds either), PyTorch (zip, legacy, TorchScript). Reads headers only.
+ *
+ * @param path a file, or a directory with `model.safetensors` or `*.safetensors.index.json`.
+ * @throws CheckpointError with the file's name, what was expected and what was found.
+ */
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
+  const inDirectory = findShardIndex(path);
+  const source = openFileSource(inDirectory ?? path);
+  try {
+    return await openSource(source, path, options);
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+/** Opens a checkpoint from any source of bytes; `path` is how messages and reports name it. */
+export async function openSource(
+  source: ByteSource,
+  path: string,
+  options: OpenOptions = {},
+): Promise<Checkpoint> {
+  const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
+  await source.readInto(head, 0);
+  refuseForeignContent(head, source);
+  if (looksLikeShardIndex(head)) return openShards(source, path, options);
+  if (looksLikeSafetensors(head)) return openSafetensors(source, path);
+  // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
+  const { looksLikeTorch, openTorch } = await import('./torch/torch.js');
+  if (looksLikeTorch(head)) return openTorch(source, { path, select: options.select });
+  const { looksLikeOnnx, openOnnx } = await import('./onnx/onnx.js');
+  const openAsOnnx = () =>
+    openOnnx(source, { path, allowExternalSymlinks: options.allowExternalSymlinks ?? false });
+  if (looksLikeOnnx(head)) return openAsOnnx();
+  // No magic number fits. The ending decides which reader may say what is wrong with the content.
+  const ending = extname(source.name).toLowerCase();
+  if (ending === '.safetensors') return openSafetensors(source, path);
+  if (ending === '.onnx') return openAsOnnx();
+  throw new CheckpointError(
+    'expected an ONNX, safetensors or PyTorch checkpoint, found none of them: unknown content',
+    {
+      code: 'unrecognised-format',
+      file: source.name,
+    },
+  );
+}
+
+/** A file that is plainly something else: how it starts, what it is, and the way out. */
+interface ForeignKind {
+  readonly starts: (head: Uint8Array, text: string) => boolean;
+  readonly found: string;
+  readonly hint?: string;
+}
+
+const EXPECTED = 'expected an ONNX, safetensors or PyTorch checkpoint';
+
+const FOREIGN_KINDS: readonly ForeignKind[] = [
+  {
+    starts: (_, text) => text.startsWith('version https://git-lfs.github.com/spec/'),
+    found: 'a Git LFS pointer: the file itself was not downloaded',
+    hint: 'Fetch it with: git lfs pull',
+  },
+  {
+    starts: (_, text) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(text),
+    found: 'an HTML page: probably a download that ended on a login or error page',
+    hint: 'Download the file again, from its raw or resolve address.',
+  },
+  { starts: (_, text) => /^\s*<\?xml/i.test(text), found: 'an XML file, not a checkpoint' },
+  {
+    starts: (head) => startsWith(head, [0x1f, 0x8b]),
+    found: 'a gzip-compressed file',
+    hint: 'Decompress it first: gunzip FILE, or tar -xzf FILE',
+  },
+  {
+    starts: (head) => startsWith(head, [0x28, 0xb5, 0x2f, 0xfd]),
+    found: 'a zstd-compressed file',
+    hint: 'Decompress it first: unzstd FILE',
+  },
+  {
+    starts: (head) => startsWith(head, [0xfd, 0x37, 0x7a, 0x58, 0x5a]),
+    found: 'an xz-compressed file',
+    hint: 'Decompress it first: unxz FILE',
+  },
+  {
+    starts: (head) => startsWith(head, [0x42, 0x5a, 0x68]),
+    found: 'a bzip2-compressed file',
+    hint: 'Decompress it first: bunzip2 FILE',
+  },
+  {
+    starts: (head) => startsWith(head, [0x37, 0x7a, 0xbc, 0xaf, 0x27, 0x1c]),
+    found: 'a 7-Zip archive',
+    hint: 'Unpack it first.',
+  },
+  {
+    starts: (head) => startsWith(head, [0x89, 0x48, 0x44, 0x46]),
+    found: 'an HDF5 file (Keras .h5 weights?), not a format that is read here',
+    hint: 'Convert the weights to safetensors first.',
+  },
+  {
+    starts: (head) => startsWith(head, [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]),
+    found: 'a NumPy .npy array, not a checkpoint',
+  },
+  { starts: (_, text) => text.startsWith('GGUF'), found: 'a GGUF file, not a format that is read here' },
+  {
+    starts: (_, text) => text.slice(4, 8) === 'TFL3',
+    found: 'a TensorFlow Lite model, not a format that is read here',
+  },
+  {
+    starts: (_, text) => text.slice(4, 8) === 'PTMF',
+    found: 'a PyTorch mobile flatbuffer, not a format that is read here',
+    hint: 'Audit the checkpoint that it was made from.',
+  },
+  { starts: (_, text) => text.startsWith('%PDF'), found: 'a PDF document' },
+  { starts: (head) => startsWith(head, [0x89, 0x50, 0x4e, 0x47]), found: 'a PNG image' },
+  { starts: (head) => startsWith(head, [0x7f, 0x45, 0x4c, 0x46]), found: 'a program (ELF)' },
+];
+
+function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
+  const refuse = (found: string, hint?: string): never => {
+    throw new CheckpointError(`${EXPECTED}, found ${found}`, {
+      code: 'unrecognised-format',
+      file: source.name,
+      hint,
+    });
+  };
+  if (head.length === 0) refuse('an empty file (0 bytes)', 'Was the download or the save interrupted?');
+  if (head.every((byte) => byte === 0))
+    refuse('only zeros: not a checkpoint', 'Was the download interrupted?');
+  const text = String.fromCharCode(...head);
+  const kind = FOREIGN_KINDS.find(({ starts }) => starts(head, text));
+  if (kind !== undefined) refuse(kind.found, kind.hint);
+}
+
+function startsWith(head: Uint8Array, magic: readonly number[]): boolean {
+  return magic.every((byte, index) => head[index] === byte);
+}

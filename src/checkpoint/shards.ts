@@ -1,0 +1,197 @@
+import { lstatSync, realpathSync, statSync } from 'node:fs';
+import { dirname, join, sep } from 'node:path';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
+import { type ByteSource, readRange } from '../io/byte-source.js';
+import { openFileSource } from '../io/file-source.js';
+import type { Checkpoint, Tensor } from './checkpoint.js';
+import { describeJson, isJsonObject, JsonReader, type JsonValue } from './json-reader.js';
+import type { OpenOptions } from './open.js';
+import { readSafetensorsHeader } from './safetensors.js';
+
+/** An index names each tensor once; 50 MB is some 400,000 of them. */
+const MAX_INDEX_BYTES = 50_000_000;
+
+/** Every shard is an open file; large models have some hundreds. */
+const MAX_SHARDS = 1_000;
+
+/** What a directory may hold, in the order in which loaders look: a single file wins over an index. */
+const DIRECTORY_ENTRIES = [
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'diffusion_pytorch_model.safetensors',
+  'diffusion_pytorch_model.safetensors.index.json',
+  'adapter_model.safetensors',
+  'pytorch_model.bin',
+  'model.onnx',
+] as const;
+
+/**
+ * The file that stands for a directory given as a checkpoint.
+ *
+ * @returns null when `path` is no directory.
+ * @throws CheckpointError when it is one and holds no checkpoint that loaders would find.
+ */
+export function findShardIndex(path: string): string | null {
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return null;
+  const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(
+    (candidate) => lstatSync(candidate, { throwIfNoEntry: false }) !== undefined,
+  );
+  if (found !== undefined) return found;
+  throw new CheckpointError(
+    `expected a checkpoint file, found a directory without ${DIRECTORY_ENTRIES.slice(0, 2).join(' or ')}`,
+    {
+      code: 'not-a-file',
+      file: path,
+      hint: 'Name the checkpoint file inside it.',
+    },
+  );
+}
+
+/** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
+export function looksLikeShardIndex(head: Uint8Array): boolean {
+  const first = head.find((byte) => byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d);
+  // A safetensors file of header length 0x…7b starts with the same byte; its second u64 byte is below a space.
+  return first === 0x7b && !head.subarray(0, 8).includes(0);
+}
+
+/**
+ * Opens the shards that a `model.safetensors.index.json` names (`{metadata, weight_map: {tensor: file}}`).
+ *
+ * A shard's name must lead to a regular file in the index's own directory. A tensor that its shard lacks is an
+ * error; one that a shard has beyond the index is a warning.
+ */
+export async function openShards(index: ByteSource, path: string, options: OpenOptions): Promise<Checkpoint> {
+  const weightMap = await readWeightMap(index);
+  const shardNames = [...new Set(weightMap.values())].sort();
+  if (shardNames.length > MAX_SHARDS) {
+    fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${shardNames.length}`, 'limit-exceeded');
+  }
+  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : path);
+  const sources: ByteSource[] = [index];
+  const close = async () => {
+    for (const source of sources) await source.close();
+  };
+  try {
+    const shards = new Map<string, ReadonlyMap<string, Tensor>>();
+    for (const name of shardNames) {
+      const source = openShard(directory, name, index.name, options);
+      sources.push(source);
+      shards.set(name, (await readSafetensorsHeader(source)).tensors);
+    }
+    return {
+      path,
+      format: 'safetensors',
+      tensors: collectTensors(weightMap, shards, index.name),
+      inModuleOrder: false,
+      graph: null,
+      modules: new Map(),
+      warnings: findUnlisted(weightMap, shards),
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, string>> {
+  if (index.byteLength > MAX_INDEX_BYTES) {
+    fail(
+      index.name,
+      `expected an index of at most ${MAX_INDEX_BYTES} bytes, found ${index.byteLength}`,
+      'limit-exceeded',
+    );
+  }
+  const bytes = await readRange({ source: index, offset: 0, byteLength: index.byteLength });
+  let found: JsonValue | undefined;
+  new JsonReader(bytes, index.name).readTopObject((key, value) => {
+    if (key === 'weight_map') found = value;
+  });
+  if (!isJsonObject(found)) {
+    return fail(
+      index.name,
+      `expected an index of shards with a "weight_map" object, found ${describeJson(found)} there: not a checkpoint`,
+    );
+  }
+  const weightMap = new Map<string, string>();
+  for (const [tensor, shard] of found) {
+    if (typeof shard !== 'string') {
+      return fail(
+        index.name,
+        `weight_map: expected a file name for tensor ${quote(tensor)}, found ${describeJson(shard)}`,
+      );
+    }
+    weightMap.set(tensor, shard);
+  }
+  if (weightMap.size === 0) fail(index.name, 'expected tensors in "weight_map", found none');
+  return weightMap;
+}
+
+/** Opens one shard after its name and the place that it resolves to were checked. */
+function openShard(directory: string, name: string, indexName: string, options: OpenOptions): ByteSource {
+  const refuse = (reason: string, hint?: string): never =>
+    fail(indexName, `weight_map: shard ${quote(name)} ${reason}`, 'refused', hint);
+  // Under Windows rules on every system: an index must mean the same everywhere.
+  if (/^[\\/]|^[a-z]:/i.test(name)) refuse('has an absolute path: it must lie in the index’s own directory');
+  if (name.split(/[\\/]/).includes('..'))
+    refuse('leads out of the directory by "..": it must lie in the index’s own directory');
+  if (name.includes('\0')) refuse('has a NUL byte in its name');
+  if (!name.endsWith('.safetensors')) refuse('has another extension than .safetensors');
+  const path = join(directory, name);
+  const source = openFileSource(join(dirname(indexName), name), path);
+  if (options.allowExternalSymlinks !== true) {
+    const real = realpathSync(path);
+    if (!real.startsWith(realpathSync(directory) + sep) && !isSharedCache(directory, real)) {
+      void source.close();
+      refuse(
+        'is a symbolic link out of the index’s directory',
+        'If the link is yours, allow it with --allow-external-symlinks.',
+      );
+    }
+  }
+  return source;
+}
+
+/** The Hugging Face cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */
+function isSharedCache(directory: string, real: string): boolean {
+  const parts = realpathSync(directory).split(sep);
+  const snapshots = parts.lastIndexOf('snapshots');
+  return snapshots > 0 && dirname(real) === [...parts.slice(0, snapshots), 'blobs'].join(sep);
+}
+
+function collectTensors(
+  weightMap: ReadonlyMap<string, string>,
+  shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
+  indexName: string,
+): ReadonlyMap<string, Tensor> {
+  const tensors = new Map<string, Tensor>();
+  for (const [name, shard] of weightMap) {
+    const tensor = shards.get(shard)?.get(name);
+    if (tensor === undefined) {
+      fail(
+        indexName,
+        `weight_map: expected tensor ${quote(name)} in shard ${quote(shard)}, found no such tensor there`,
+      );
+    }
+    tensors.set(name, tensor);
+  }
+  return tensors;
+}
+
+function findUnlisted(
+  weightMap: ReadonlyMap<string, string>,
+  shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
+): readonly string[] {
+  const unlisted = [...shards].flatMap(([shard, tensors]) =>
+    [...tensors.keys()].filter((name) => weightMap.get(name) !== shard),
+  );
+  if (unlisted.length === 0) return [];
+  const shown = unlisted.slice(0, 3).map(quote).join(', ');
+  return [
+    `${unlisted.length} tensors in the shards are not in the index and were left out: ${shown}${unlisted.length > 3 ? ', …' : ''}`,
+  ];
+}
+
+function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never {
+  throw new CheckpointError(message, { code, file, hint });
+}
