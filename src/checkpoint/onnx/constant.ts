@@ -1,0 +1,39 @@
+import type { CheckpointError, CheckpointErrorCode } from '../../errors.js';
+import type { Tensor } from '../checkpoint.js';
+import type { Scope } from './scope.js';
+import type { TensorStore } from './stored-tensor.js';
+
+/** What a name comes to when everything that leads to it is constant, or why it comes to nothing. */
+export type Constant =
+  | ConstantTensor
+  /** One value, repeated to a shape that is known at run time only. */
+  | {
+      readonly kind: 'uniform';
+      readonly tensor: Tensor;
+      readonly source: string;
+      readonly overridable: boolean;
+    }
+  | { readonly kind: 'unresolved'; readonly reason: string };
+
+/** A constant tensor and how the file supplies it. */
+export interface ConstantTensor {
+  readonly kind: 'constant';
+  readonly tensor: Tensor;
+  readonly source: string;
+  /** Whether it comes from an initializer that a caller may replace at run time. */
+  readonly overridable: boolean;
+}
+
+/** What the sources and operators of constants need of the evaluator that calls them. */
+export interface Evaluator {
+  readonly store: TensorStore;
+  /** Evaluates a name in a scope: see `ConstantEvaluator`. */
+  evaluate(scope: Scope, name: string): Promise<Constant>;
+  /** An error about the model's file; `malformed` unless said otherwise. */
+  error(message: string, code?: CheckpointErrorCode): CheckpointError;
+}
+
+/** A result that says why there is no constant. */
+export function unresolved(reason: string): Constant {
+  return { kind: 'unresolved', reason };
+}

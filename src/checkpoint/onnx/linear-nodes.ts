@@ -1,0 +1,168 @@
+import { CheckpointError } from '../../errors.js';
+import type { Tensor } from '../checkpoint.js';
+import type { LinearNode } from '../graph.js';
+import { type Constant, type Evaluator, unresolved } from './constant.js';
+import { readInts } from './constant-sources.js';
+import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
+import type { OnnxNode } from './model.js';
+import {
+  isGeneratedName,
+  operationFromNameScopes,
+  pathFromNameScopes,
+  pathFromNodeName,
+  pathFromWeightName,
+} from './module-path.js';
+import { toInput } from './norm-nodes.js';
+import { findAttribute, type Site } from './scope.js';
+
+type LinearOp = LinearNode['op'];
+
+/** A linear node without what only its consumers tell. */
+export type LinearDraft = Omit<LinearNode, 'feedsNorm'>;
+
+/** ONNX Runtime's fusions of a linear operator with the activation behind it (domain com.microsoft). */
+const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
+  ['FusedConv', 'Conv'],
+  ['FusedGemm', 'Gemm'],
+  ['FusedMatMul', 'MatMul'],
+]);
+
+/** The linear operator that a node is; null for any other node. */
+export function linearOpOf(node: OnnxNode): LinearOp | null {
+  if (node.domain === 'com.microsoft') return FUSED_OPERATORS.get(node.op) ?? null;
+  if (node.domain !== '') return null;
+  switch (node.op) {
+    case 'Conv':
+    case 'ConvTranspose':
+    case 'Gemm':
+    case 'MatMul':
+      return node.op;
+    default:
+      return null;
+  }
+}
+
+/** A weight, the axis that counts its output channels, and whether the node reads it transposed. */
+interface Weight {
+  readonly constant: Constant;
+  readonly name: string;
+  readonly outputAxis: number;
+}
+
+/**
+ * Reads a linear node. Its weight and bias never raise an error: what cannot be read is unresolved.
+ *
+ * @returns null for a matrix product of two computed matrices, which is no layer.
+ */
+export async function buildLinear(
+  evaluator: Evaluator,
+  site: Site,
+  op: LinearOp,
+): Promise<LinearDraft | null> {
+  const { node, scope } = site;
+  const weight = await readWeight(evaluator, site, op);
+  if (op === 'MatMul' && (weight.constant.kind !== 'constant' || weight.constant.tensor.shape.length !== 2))
+    return null;
+  const groups =
+    op === 'Conv' || op === 'ConvTranspose' ? Number(findAttribute(site, 'group')?.int ?? 1n) : 1;
+  const shape = weight.constant.kind === 'constant' ? weight.constant.tensor.shape : [];
+  const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
+  const biasInput = op === 'MatMul' ? '' : (node.inputs[2] ?? '');
+  const bias = biasInput === '' ? null : await evaluateQuietly(evaluator, { scope, name: biasInput });
+  const biasName = findTrueName(scope, biasInput);
+  return {
+    op,
+    nodeName: node.name,
+    ...readPaths(node, weight.name, biasName),
+    scope: scope.path,
+    weightName: weight.name,
+    biasName,
+    weight: toWeightInput(weight.constant),
+    bias: await toInput(bias, outputChannels),
+    outputAxis: weight.outputAxis,
+    groups,
+    outputChannels,
+  };
+}
+
+/** Weights keep their shape; only biases are vectors. */
+function toWeightInput(constant: Constant): LinearDraft['weight'] {
+  return constant.kind === 'uniform'
+    ? { kind: 'unresolved', reason: 'its shape is known at run time only' }
+    : constant;
+}
+
+async function readWeight(evaluator: Evaluator, site: Site, op: LinearOp): Promise<Weight> {
+  const { node, scope } = site;
+  const [left = '', right = ''] = node.inputs;
+  if (op === 'Conv' || op === 'ConvTranspose') {
+    const constant = await evaluateQuietly(evaluator, { scope, name: right });
+    return { constant, name: findTrueName(scope, right), outputAxis: op === 'Conv' ? 0 : 1 };
+  }
+  const isStatedTransposed = (findAttribute(site, 'transB')?.int ?? 0n) !== 0n;
+  const weight = await readMatrix(evaluator, { scope, name: right }, isStatedTransposed);
+  if (op === 'Gemm' || weight.constant.kind === 'constant') return weight;
+  // W · x: the weight stands on the left, and its rows are the outputs.
+  return await readMatrix(evaluator, { scope, name: left }, true);
+}
+
+/** A matrix, in front of a Transpose where one stands before the node, so that large ones are never copied. */
+async function readMatrix(evaluator: Evaluator, at: ScopedName, isTransposed: boolean): Promise<Weight> {
+  const producer = findProducer(at.scope, at.name);
+  if (producer !== null && isStandard(producer.node, 'Transpose')) {
+    const name = producer.node.inputs[0] ?? '';
+    const constant = await evaluateQuietly(evaluator, { scope: producer.scope, name });
+    const perm = await readInts(evaluator, producer, 'perm');
+    const swaps = perm === null || (perm.length === 2 && perm[0] === 1 && perm[1] === 0);
+    if (constant.kind === 'constant' && constant.tensor.shape.length === 2 && swaps) {
+      return { constant, name: findTrueName(producer.scope, name), outputAxis: isTransposed ? 1 : 0 };
+    }
+  }
+  const constant = await evaluateQuietly(evaluator, at);
+  return { constant, name: findTrueName(at.scope, at.name), outputAxis: isTransposed ? 0 : 1 };
+}
+
+async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
+  try {
+    return await evaluator.evaluate(scope, name);
+  } catch (error) {
+    if (error instanceof CheckpointError) return unresolved(error.message);
+    throw error;
+  }
+}
+
+/**
+ * The paths of the layer and of a norm layer that was folded into it.
+ *
+ * When dynamo's optimizer folds, the new node keeps the norm layer's scopes and names the rule that made it, while
+ * the weight keeps its name; a bias that there was none of is called after the weight. When TorchScript's exporter
+ * folds, the node keeps its name, and the new weight and bias get numbers.
+ */
+function readPaths(
+  node: OnnxNode,
+  weightName: string,
+  biasName: string,
+): Pick<LinearDraft, 'path' | 'foldedNormPath' | 'looksFolded'> {
+  const { nameScopes, rewriteRule } = node.notes;
+  const scopePath = pathFromNameScopes(nameScopes);
+  const isFolded =
+    /batch_?norm/i.test(rewriteRule) ||
+    /batch_?norm|instance_norm/i.test(operationFromNameScopes(nameScopes));
+  const weightPath = pathFromWeightName(weightName);
+  const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
+  const isNumbered = isGeneratedName(weightName) && isGeneratedName(biasName) && node.op.startsWith('Conv');
+  const isNamedAfterWeight = biasName !== '' && biasName === `${weightName}_bias`;
+  return {
+    path,
+    foldedNormPath: isFolded ? scopePath : null,
+    looksFolded: isFolded || isNumbered || isNamedAfterWeight,
+  };
+}
+
+/** The weight and bias of a linear node that Constant nodes of the main graph hold, by name: parameters as well. */
+export function constantParameters(linear: LinearDraft): readonly Tensor[] {
+  if (linear.scope.length > 0) return [];
+  return [linear.weight, linear.bias].flatMap((input) =>
+    input.kind === 'constant' && input.source === 'Constant' ? [input.tensor] : [],
+  );
+}

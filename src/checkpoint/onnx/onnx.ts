@@ -1,0 +1,173 @@
+import { CheckpointError } from '../../errors.js';
+import type { ByteSource } from '../../io/byte-source.js';
+import type { Checkpoint, Tensor } from '../checkpoint.js';
+import { isFloatingPoint } from '../dtype.js';
+import type { Graph } from '../graph.js';
+import { ConstantEvaluator } from './constants.js';
+import { ExternalData } from './external-data.js';
+import { buildLinear, constantParameters, type LinearDraft, linearOpOf } from './linear-nodes.js';
+import { type BuiltNorm, mergeCalls } from './merge-calls.js';
+import { decodeModel, type OnnxGraph, type OnnxModel, type OnnxNode } from './model.js';
+import { NeighbourSearch } from './neighbours.js';
+import { buildNorm, describeForeignNorm } from './norm-nodes.js';
+import { type Scope, type Site, visitNodes } from './scope.js';
+import { readSkeleton } from './skeleton.js';
+import { locateTensor, type TensorStore } from './stored-tensor.js';
+
+/** How {@link openOnnx} opens a model. */
+export interface OnnxOptions {
+  /** The model's path as the user named it; external data lies beside it. */
+  readonly path: string;
+  /** Whether external data may be symbolic links that lead out of the model's directory. Default: no. */
+  readonly allowExternalSymlinks?: boolean | undefined;
+}
+
+/** The newest version of the format that this reader was checked against (onnx 1.23). */
+const NEWEST_IR_VERSION = 14;
+
+/** At most so many norm-like operators of other domains are named in a warning. */
+const MAX_NAMED_OPERATORS = 3;
+
+/**
+ * Opens an ONNX model (onnx/onnx.in.proto) without reading its weights: tensors are ranges of the file, or of the
+ * external data files beside it.
+ *
+ * @param source the model file; the checkpoint owns it from now on, also when opening fails.
+ * @throws CheckpointError `truncated`, `malformed`, `limit-exceeded`; `refused`, `not-found` or `not-a-file` for
+ *   external data.
+ */
+export async function openOnnx(source: ByteSource, options: OnnxOptions): Promise<Checkpoint> {
+  const external = new ExternalData({
+    path: options.path,
+    allowSymlinks: options.allowExternalSymlinks ?? false,
+  });
+  const close = async () => {
+    await external.close();
+    await source.close();
+  };
+  try {
+    const model = await decodeModel(await readSkeleton(source), source.name);
+    if (model.graph === null) {
+      throw new CheckpointError('expected an ONNX model, found no graph in it', {
+        code: 'malformed',
+        file: source.name,
+        hint: 'The file may be cut off; compare its size with the original.',
+      });
+    }
+    const store: TensorStore = { file: source, external };
+    const tensors = readTensors(model.graph, store);
+    const { graph, warnings } = await readGraph(model, model.graph, store, tensors);
+    return {
+      path: options.path,
+      format: 'ONNX',
+      tensors,
+      inModuleOrder: true,
+      graph,
+      modules: new Map(),
+      warnings,
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Every stored tensor of the main graph, and the names that Identity nodes give to shared ones. */
+function readTensors(graph: OnnxGraph, store: TensorStore): Map<string, Tensor> {
+  const tensors = new Map<string, Tensor>();
+  for (const stored of graph.initializers) {
+    const tensor = locateTensor(stored, stored.name, store);
+    if (tensor !== null && stored.name !== '') tensors.set(stored.name, tensor);
+  }
+  for (const node of graph.nodes) {
+    const [name = ''] = node.outputs;
+    const shared = tensors.get(node.inputs[0] ?? '');
+    const isIdentity = node.op === 'Identity' && node.domain === '';
+    if (isIdentity && shared !== undefined && name !== '' && !tensors.has(name))
+      tensors.set(name, { ...shared, name });
+  }
+  return tensors;
+}
+
+async function readGraph(
+  model: OnnxModel,
+  mainGraph: OnnxGraph,
+  store: TensorStore,
+  tensors: Map<string, Tensor>,
+): Promise<{ readonly graph: Graph; readonly warnings: readonly string[] }> {
+  const sites = collectSites(model, mainGraph, store.file.name);
+  const evaluator = new ConstantEvaluator(store);
+  const { linears, indexOf } = await readLinears(evaluator, sites.linears);
+  for (const tensor of linears.flatMap(constantParameters)) {
+    if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
+  }
+  const neighbours = new NeighbourSearch((name) => {
+    const tensor = tensors.get(name);
+    // A single number is a setting of an operator rather than a parameter.
+    return tensor !== undefined && isFloatingPoint(tensor.dtype) && tensor.shape.length > 0;
+  });
+  const built: BuiltNorm[] = [];
+  for (const site of sites.norms) {
+    built.push(await buildNorm({ evaluator, neighbours, linearIndex: indexOf }, site));
+  }
+  const feeding = new Set(built.map(({ norm }) => norm.feedingLinear));
+  const graph: Graph = {
+    producer: model.producer,
+    norms: mergeCalls(built),
+    linears: linears.map((linear, index) => ({ ...linear, feedsNorm: feeding.has(index) })),
+  };
+  return { graph, warnings: describeWarnings(model, sites.foreign) };
+}
+
+interface Sites {
+  readonly norms: Site[];
+  readonly linears: Site[];
+  /** Norm-like operators of other domains. */
+  readonly foreign: string[];
+}
+
+function collectSites(model: OnnxModel, graph: OnnxGraph, file: string): Sites {
+  const sites: Sites = { norms: [], linears: [], foreign: [] };
+  visitNodes(model, graph, file, (site) => {
+    if (site.node.domain === '' && site.node.op === 'BatchNormalization') sites.norms.push(site);
+    else if (linearOpOf(site.node) !== null) sites.linears.push(site);
+    else {
+      const foreign = describeForeignNorm(site);
+      if (foreign !== null) sites.foreign.push(foreign);
+    }
+  });
+  return sites;
+}
+
+async function readLinears(evaluator: ConstantEvaluator, sites: readonly Site[]) {
+  const linears: LinearDraft[] = [];
+  const indices = new Map<Scope, Map<OnnxNode, number>>();
+  for (const site of sites) {
+    const op = linearOpOf(site.node);
+    const linear = op === null ? null : await buildLinear(evaluator, site, op);
+    if (linear === null) continue;
+    const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
+    indices.set(site.scope, inScope.set(site.node, linears.length));
+    linears.push(linear);
+  }
+  return { linears, indexOf: ({ node, scope }: Site) => indices.get(scope)?.get(node) ?? null };
+}
+
+function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonly string[] {
+  const warnings: string[] = [];
+  if (model.irVersion > NEWEST_IR_VERSION) {
+    warnings.push(
+      `the model has the ONNX IR version ${model.irVersion}; the newest known here is ${NEWEST_IR_VERSION}`,
+    );
+  }
+  if (foreign.length > 0) {
+    const named = foreign.slice(0, MAX_NAMED_OPERATORS).join(', ');
+    const more =
+      foreign.length > MAX_NAMED_OPERATORS ? ` and ${foreign.length - MAX_NAMED_OPERATORS} more` : '';
+    warnings.push(`${named}${more}: not the standard operator, so left out of the audit`);
+  }
+  return warnings;
+}
+
+export { looksLikeOnnx } from './sniff.js';
