@@ -1,0 +1,17 @@
+import type { CheckpointFormat } from '../checkpoint.js';
+import type { PickleValue } from './pickle-values.js';
+import type { StorageTable } from './storages.js';
+
+/** What every PyTorch container comes down to: the object that was saved, and where its storages are. */
+export interface TorchContainer {
+  readonly format: Extract<CheckpointFormat, 'PyTorch' | 'TorchScript'>;
+  readonly root: PickleValue;
+  readonly storages: StorageTable;
+  /** The source of a TorchScript class by its mangled module name; null where the container has none. */
+  readonly readClassSource: (module: string) => Promise<string | null>;
+}
+
+/** The `readClassSource` of containers without code. */
+export async function hasNoClassSource(): Promise<null> {
+  return null;
+}

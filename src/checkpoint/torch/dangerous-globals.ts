@@ -1,0 +1,258 @@
+/**
+ * Names that no checkpoint needs and that run code, read or write files, or reach the network when a pickle that
+ * names them is loaded. Gathered from the pickle scanners picklescan, fickling and modelscan, whose bypass reports
+ * (GHSA-…) account for the odder ones.
+ *
+ * The list protects nobody by itself: this program never imports or calls anything. It is there so that a file which
+ * would attack the next person to load it is refused by name instead of being audited as if it were sound.
+ */
+
+/** Modules of which every name is refused, submodules included. */
+const DANGEROUS_MODULES = new Set([
+  // Processes, the interpreter, the operating system.
+  ...['os', 'posix', 'nt', 'subprocess', 'sys', 'pty', 'commands', 'popen2', 'multiprocessing', 'asyncio'],
+  ...['concurrent', 'faulthandler', 'gc', 'atexit', '_aix_support'],
+  ...[
+    '_osx_support',
+    '_posixsubprocess',
+    '_winapi',
+    'winreg',
+    '_winreg',
+    'venv',
+    'ensurepip',
+    'pip',
+    'setuptools',
+  ],
+  ...['distutils', 'pkg_resources'],
+  // Code from text, from files, or from other pickles.
+  ...[
+    'runpy',
+    'importlib',
+    'imp',
+    'zipimport',
+    'pkgutil',
+    'codeop',
+    'marshal',
+    'pickle',
+    '_pickle',
+    'cPickle',
+  ],
+  ...[
+    'shelve',
+    'dbm',
+    'jsonpickle',
+    'bdb',
+    'pdb',
+    'cProfile',
+    'timeit',
+    'doctest',
+    'pydoc',
+    'idlelib',
+    'lib2to3',
+  ],
+  ...['unittest', 'ctypes', '_ctypes', 'cffi', 'numba', 'rlcompleter', 'cgitb'],
+  // Files.
+  ...[
+    'shutil',
+    'tempfile',
+    'fileinput',
+    'linecache',
+    'glob',
+    'zipfile',
+    'tarfile',
+    'mmap',
+    'sqlite3',
+    '_sqlite3',
+  ],
+  // The network.
+  ...[
+    'socket',
+    '_socket',
+    'socketserver',
+    'SocketServer',
+    'ssl',
+    '_ssl',
+    'http',
+    'httplib',
+    'httplib2',
+    'urllib',
+  ],
+  ...[
+    'urllib2',
+    'urllib3',
+    'requests',
+    'aiohttp',
+    'httpx',
+    'ftplib',
+    'smtplib',
+    'smtpd',
+    'poplib',
+    'imaplib',
+  ],
+  ...[
+    'nntplib',
+    'telnetlib',
+    'xmlrpc',
+    'xmlrpclib',
+    'webbrowser',
+    'antigravity',
+    'paramiko',
+    'wsgiref',
+    'cgi',
+  ],
+]);
+
+const DANGEROUS_BUILTINS: readonly string[] = [
+  // `__builtin__` of Python 2 is taken for `builtins`.
+  ...[
+    'eval',
+    'exec',
+    'execfile',
+    'compile',
+    'open',
+    'file',
+    'input',
+    'raw_input',
+    'breakpoint',
+    'reload',
+    'apply',
+  ],
+  ...[
+    '__import__',
+    'getattr',
+    'setattr',
+    'delattr',
+    'globals',
+    'locals',
+    'vars',
+    'map',
+    'filter',
+    'exit',
+    'quit',
+  ],
+].map((name) => `builtins.${name}`);
+
+/** Single names, written `module.name`; a `*` stands for anything. */
+const DANGEROUS_PATTERNS: readonly string[] = [
+  ...DANGEROUS_BUILTINS,
+  // Gadgets of the standard library that call what they are given, or build code objects.
+  ...['operator.attrgetter', 'operator.methodcaller', '_operator.attrgetter', '_operator.methodcaller'],
+  ...['functools.reduce', '_functools.reduce', 'itertools.starmap', 'types.CodeType', 'types.FunctionType'],
+  ...['code.Interactive*', 'code.interact*', 'code.compile_command', 'profile.run*', 'profile.Profile*'],
+  ...[
+    'test.support.*',
+    'platform.popen*',
+    'platform._syscmd*',
+    'uuid._*',
+    'ntpath.*',
+    'posixpath.*',
+    'inspect.*',
+  ],
+  ...['io.open*', 'io.FileIO', '_io.open*', '_io.FileIO', '_pyio.*', 'codecs.open', 'pathlib.*Path.*'],
+  ...['signal.raise_signal', 'signal.alarm', 'signal.pthread_kill', 'trace.Trace*'],
+  ...[
+    'logging.config.*',
+    'logging.handlers.*',
+    'logging.FileHandler*',
+    'threading.Thread',
+    '_thread.start_new*',
+  ],
+  ...[
+    'thread.start_new*',
+    'yaml.load*',
+    'yaml.unsafe_load*',
+    'yaml.full_load*',
+    'ast.PyCF*',
+    'types.ModuleType',
+  ],
+  // PyTorch: whatever loads or runs something else.
+  ...['torch.load', 'torch.save', 'torch.storage._load_from_bytes', 'torch.hub.*'],
+  ...[
+    'torch.jit.load*',
+    'torch.jit._serialization.*',
+    'torch.jit.unsupported_tensor_ops.*',
+    'torch.ops.load_library',
+  ],
+  ...[
+    'torch._ops.*load_library*',
+    'torch.classes.load_library',
+    'torch._classes.*load_library*',
+    'torch.package.*',
+  ],
+  ...[
+    'torch.utils.cpp_extension.*',
+    'torch.utils.model_zoo.*',
+    'torch.utils.bottleneck.*',
+    'torch.utils.collect_env.*',
+  ],
+  ...[
+    'torch.utils._config_module.*',
+    'torch.utils.data.datapipes.utils.decoder.*',
+    'torch._inductor.codecache.*',
+  ],
+  ...['torch._dynamo.guards.GuardBuilder*', 'torch.fx.experimental.symbolic_shapes.ShapeEnv.*'],
+  ...['torch.multiprocessing.*'],
+  ...[
+    'torch.distributed.run.*',
+    'torch.distributed.rpc.*',
+    'torch.distributed.launch*',
+    'torch.export.load*',
+  ],
+  ...['torch._export.serde.*', 'torch.testing._internal.*', 'torch.onnx.*load*'],
+  // Other packages that load pickles, read files or evaluate text.
+  ...['numpy.testing.*', 'numpy.load*', 'numpy.fromfile', 'numpy.memmap', 'numpy.save*', 'numpy.f2py.*'],
+  ...[
+    'numpy.distutils.*',
+    'numpy.lib.npyio.*',
+    'numpy.lib._npyio_impl.*',
+    'numpy.genfromtxt',
+    'joblib.*load*',
+  ],
+  ...['joblib.numpy_pickle*', 'pandas.read_*', 'pandas.io.*', 'pandas.eval', 'pandas.core.computation.*'],
+  ...[
+    'dill.load*',
+    'dill._dill.load*',
+    'dill.Unpickler',
+    'cloudpickle.load*',
+    'cloudpickle.cloudpickle.load*',
+  ],
+  ...[
+    'dill._dill._import_module',
+    'dill._dill._eval_repr',
+    'dill._dill._locate_function',
+    'dill._dill._get_attr',
+  ],
+  ...[
+    'keras.models.load_model',
+    'keras.*load_model',
+    'tensorflow.*load*',
+    'tensorflow.io.*',
+    'safetensors.*load*',
+  ],
+  ...['transformers.*.from_pretrained', 'nltk.*', 'IPython.*', 'sympy.sympify', 'sympy.parsing.*'],
+];
+
+const EXACT_NAMES = new Set(DANGEROUS_PATTERNS.filter((pattern) => !pattern.includes('*')));
+const WILDCARDS = DANGEROUS_PATTERNS.filter((pattern) => pattern.includes('*')).map(toRegExp);
+
+/** Whether loading a pickle that names `module` and `name` could run code, touch files or reach the network. */
+export function isDangerous(module: string, name: string): boolean {
+  const home = rootOf(module) === '__builtin__' ? 'builtins' : module;
+  if (DANGEROUS_MODULES.has(rootOf(home))) return true;
+  // A dotted name walks through attributes, and modules are attributes of whoever imported them:
+  // `torch.serialization` + `os.system` is os.system.
+  const attributes = name.split('.');
+  if (attributes.length > 1 && attributes.some((attribute) => DANGEROUS_MODULES.has(attribute))) return true;
+  // Dunder attributes lead from any class to any module: `Net.__init__.__globals__`.
+  if (attributes.length > 1 && attributes.some((attribute) => /^__\w+__$/.test(attribute))) return true;
+  const full = `${home}.${name}`;
+  return EXACT_NAMES.has(full) || WILDCARDS.some((pattern) => pattern.test(full));
+}
+
+function rootOf(module: string): string {
+  return module.split('.', 1)[0] ?? '';
+}
+
+function toRegExp(pattern: string): RegExp {
+  return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's');
+}

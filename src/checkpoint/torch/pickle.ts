@@ -1,0 +1,320 @@
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { Cursor, type CursorOrigin } from '../../io/cursor.js';
+import { isDangerous } from './dangerous-globals.js';
+import { OPCODES } from './opcodes.js';
+import { describeValue, type GlobalNode, isNode, makeGlobalNode, type PickleValue } from './pickle-values.js';
+
+/** A pickle is metadata: the largest of real models stay below 20 MB. Beyond this it is a bomb or holds its own data. */
+export const MAX_PICKLE_BYTES = 128 * 1024 * 1024;
+
+/** Opcodes in one pickle. A model of 1,000 layers with its optimizer needs under a million. */
+const MAX_OPERATIONS = 16 * 1024 * 1024;
+
+/**
+ * Containers and objects in one pickle. A tensor takes some 20, so that this is a model and optimizer of 50,000 tensors;
+ * a dict takes up to 300 bytes of memory, so that a bomb of them stays near 300 MB.
+ */
+const MAX_NODES = 1024 * 1024;
+
+/** Values on the stack at a time; picklers flush lists and dicts every 1,000. */
+const MAX_STACK_DEPTH = 4 * 1024 * 1024;
+
+/** Open MARKs, which is how deep values nest; Python's own pickler gives up at its recursion limit of 1,000. */
+const MAX_OPEN_MARKS = 10_000;
+
+/** Values remembered for later reference. */
+const MAX_MEMO_ENTRIES = 4 * 1024 * 1024;
+
+/** Bytes of one string: the source of a class or a vocabulary, not a payload. */
+const MAX_STRING_BYTES = 64 * 1024 * 1024;
+
+/** Bytes or digits of one integer: storage keys and seeds have under 20, the legacy magic number has 10 bytes. */
+const MAX_INTEGER_BYTES = 1024;
+
+/** How a pickle is read. */
+export interface PickleOptions extends CursorOrigin {
+  /**
+   * What a persistent id stands for. torch.save names storages so.
+   *
+   * @throws CheckpointError when the id is none that the container knows.
+   */
+  readonly resolvePersistentId: (id: PickleValue, offset: number | undefined) => PickleValue;
+}
+
+/** A pickle that was read to its STOP. */
+export interface PickleResult {
+  readonly value: PickleValue;
+  /** Where in the bytes the pickle ends: the first byte after STOP. */
+  readonly end: number;
+}
+
+/**
+ * Reads one pickle, protocols 0 to 5, as inert values (opcodes and their meaning: CPython's Lib/pickletools.py).
+ *
+ * @param start where in `bytes` the pickle begins.
+ * @throws CheckpointError `refused` when it names a dangerous callable, `truncated` when the bytes end before STOP,
+ * `malformed` and `limit-exceeded` otherwise; always with the byte.
+ */
+export function readPickle(bytes: Uint8Array, options: PickleOptions, start = 0): PickleResult {
+  return new PickleMachine(bytes, options, start).run();
+}
+
+/** The stack machine of one pickle. The opcodes (opcodes.ts) drive it through its public methods. */
+export class PickleMachine {
+  readonly cursor: Cursor;
+  readonly #options: PickleOptions;
+  readonly #stack: PickleValue[] = [];
+  readonly #marks: number[] = [];
+  readonly #memo = new Map<number, PickleValue>();
+  /** Names that were found harmless: protocols 0 and 1 repeat them for every tensor. */
+  readonly #globals = new Map<string, GlobalNode>();
+  #nodeCount = 0;
+  #opcodePosition = 0;
+  #opcodeName = 'the first opcode';
+  #isStopped = false;
+
+  constructor(bytes: Uint8Array, options: PickleOptions, start: number) {
+    this.cursor = new Cursor(bytes, options, start);
+    this.#options = options;
+  }
+
+  /** The byte of the file at which the current opcode stands. */
+  get offset(): number | undefined {
+    return this.cursor.fileOffset(this.#opcodePosition);
+  }
+
+  run(): PickleResult {
+    for (let operations = 0; !this.#isStopped; operations++) {
+      if (operations === MAX_OPERATIONS) throw this.exceeded(`${MAX_OPERATIONS} opcodes`);
+      this.#step();
+    }
+    const value = this.pop();
+    if (this.#stack.length > 0)
+      throw this.fail(`STOP leaves ${this.#stack.length} values too many on the stack`);
+    return { value, end: this.cursor.position };
+  }
+
+  stop(): void {
+    if (this.#marks.length > 0) throw this.fail('STOP comes before a MARK was closed');
+    this.#isStopped = true;
+  }
+
+  push(value: PickleValue): void {
+    if (this.#stack.length === MAX_STACK_DEPTH) throw this.exceeded(`${MAX_STACK_DEPTH} values on the stack`);
+    this.#stack.push(value);
+  }
+
+  /** Pushes a new container or object, and counts it against the limit. */
+  pushNode(value: PickleValue): void {
+    this.#nodeCount++;
+    if (this.#nodeCount > MAX_NODES) throw this.exceeded(`${MAX_NODES} containers and objects`);
+    this.push(value);
+  }
+
+  pop(): PickleValue {
+    const value = this.top();
+    this.#stack.pop();
+    return value;
+  }
+
+  /** The topmost value above the last MARK. */
+  top(): PickleValue {
+    const floor = this.#marks.at(-1) ?? 0;
+    const value = this.#stack.length > floor ? this.#stack.at(-1) : undefined;
+    if (value === undefined) throw this.fail(`${this.#opcodeName} needs a value, but the stack is empty`);
+    return value;
+  }
+
+  mark(): void {
+    if (this.#marks.length === MAX_OPEN_MARKS) throw this.exceeded(`${MAX_OPEN_MARKS} open MARKs`);
+    this.#marks.push(this.#stack.length);
+  }
+
+  /** Takes everything above the last MARK off the stack, and the MARK. */
+  popToMark(): PickleValue[] {
+    const floor = this.#marks.pop();
+    if (floor === undefined)
+      throw this.fail(`${this.#opcodeName} needs a MARK, but there is none on the stack`);
+    return this.#stack.splice(floor);
+  }
+
+  /** POP takes a MARK off when nothing is above it. */
+  popValueOrMark(): void {
+    if (this.#marks.at(-1) === this.#stack.length) this.#marks.pop();
+    else this.pop();
+  }
+
+  /** Stores the topmost value; `index` is null for MEMOIZE, which counts by itself. */
+  memoize(index: number | null): void {
+    if (this.#memo.size >= MAX_MEMO_ENTRIES) throw this.exceeded(`${MAX_MEMO_ENTRIES} memo entries`);
+    this.#memo.set(index ?? this.#memo.size, this.top());
+  }
+
+  pushFromMemo(index: number): void {
+    const value = this.#memo.get(index);
+    if (value === undefined)
+      throw this.fail(`${this.#opcodeName} asks for memo entry ${index}, which was never stored`);
+    this.push(value);
+  }
+
+  /** Checks the length that an opcode states for its string. */
+  checkStringLength(byteLength: number | bigint): void {
+    if (byteLength > MAX_STRING_BYTES) {
+      throw this.exceeded(`${MAX_STRING_BYTES} bytes in one string`, `a length of ${byteLength}`);
+    }
+  }
+
+  /** A signed little-endian integer of `byteLength` bytes. */
+  readInteger(byteLength: number): number | bigint {
+    if (byteLength < 0) throw this.fail(`${this.#opcodeName} has a negative length, ${byteLength}`);
+    if (byteLength > MAX_INTEGER_BYTES) {
+      throw this.exceeded(`${MAX_INTEGER_BYTES} bytes in one integer`, `a length of ${byteLength}`);
+    }
+    const bytes = this.cursor.readBytes(byteLength);
+    if (bytes.length === 0) return 0;
+    const digits = Buffer.from(bytes).reverse().toString('hex');
+    return toSafeNumber(BigInt.asIntN(8 * bytes.length, BigInt(`0x${digits}`)));
+  }
+
+  /** A decimal integer as text, with the `L` that Python 2 wrote. */
+  parseInteger(text: string): number | bigint {
+    if (text.length > MAX_INTEGER_BYTES) throw this.exceeded(`${MAX_INTEGER_BYTES} digits in one integer`);
+    const match = /^\s*([+-]?)(\d+)L?\s*$/.exec(text);
+    if (match === null) throw this.fail(`${this.#opcodeName} expects an integer, found ${quote(text)}`);
+    const magnitude = BigInt(match[2] ?? '0');
+    return toSafeNumber(match[1] === '-' ? -magnitude : magnitude);
+  }
+
+  /**
+   * A name that loading would import, as data.
+   *
+   * @throws CheckpointError `refused` when it is a dangerous one.
+   */
+  makeGlobal(module: PickleValue, name: PickleValue): GlobalNode {
+    if (typeof module !== 'string' || typeof name !== 'string') {
+      throw this.fail(
+        `${this.#opcodeName} expects the names of a module and of a callable, found ${describeValue(module)} and ${describeValue(name)}`,
+      );
+    }
+    const key = `${module}\n${name}`;
+    const known = this.#globals.get(key);
+    if (known !== undefined) return known;
+    const made = makeGlobalNode(module, name);
+    if (isDangerous(module, name)) throw this.refuse(`names ${quote(made.qualifiedName)}`);
+    this.#globals.set(key, made);
+    return made;
+  }
+
+  /** An instance that loading would make. Containers of the standard library become containers. */
+  pushInstance(callee: PickleValue, args: readonly PickleValue[]): void {
+    this.pushNode(makeContainer(callee, args) ?? makeObject(callee, args, this.offset));
+  }
+
+  /**
+   * REDUCE calls its callee. What another call returned is how attacks reach a callable without naming it, and
+   * nothing that picklers write.
+   */
+  checkCallable(callee: PickleValue): void {
+    if (isNode(callee, 'global')) return;
+    if (isNode(callee, 'object')) throw this.refuse('calls what another call returned');
+    throw this.fail(`${this.#opcodeName} expects a callable, found ${describeValue(callee)}`);
+  }
+
+  pushPersistent(id: PickleValue): void {
+    this.pushNode(this.#options.resolvePersistentId(id, this.offset));
+  }
+
+  /** An error at the current opcode. */
+  fail(message: string, code: CheckpointErrorCode = 'malformed'): CheckpointError {
+    return new CheckpointError(`the pickle is malformed: ${message}`, {
+      code,
+      file: this.#options.file,
+      offset: this.offset,
+    });
+  }
+
+  /** An error about a `MAX_` constant, such as `4194304 memo entries`. */
+  exceeded(limit: string, found = 'more'): CheckpointError {
+    return new CheckpointError(`expected a pickle with at most ${limit}, found ${found}`, {
+      code: 'limit-exceeded',
+      file: this.#options.file,
+      offset: this.offset,
+    });
+  }
+
+  #step(): void {
+    this.#opcodePosition = this.cursor.position;
+    const code = this.cursor.readU8();
+    const opcode = OPCODES[code];
+    if (opcode === undefined) {
+      this.#opcodeName = 'the opcode';
+      throw this.fail(`expected an opcode, found the byte 0x${code.toString(16).padStart(2, '0')}`);
+    }
+    this.#opcodeName = opcode.name;
+    opcode.apply(this);
+  }
+
+  /** An error about a callable that loading would reach. */
+  refuse(what: string): CheckpointError {
+    return new CheckpointError(`refused: the pickle ${what}, which would run when the file is loaded`, {
+      code: 'refused',
+      file: this.#options.file,
+      offset: this.offset,
+      hint: 'Nothing was run. Do not load this file with torch.load or pickle; get it again from a source that you trust.',
+    });
+  }
+}
+
+const DICT_CLASSES = new Set([
+  ...['collections.OrderedDict', 'collections.defaultdict', 'builtins.dict', '__builtin__.dict'],
+  'ordereddict.OrderedDict',
+]);
+const SET_CLASSES = new Set([
+  ...['builtins.set', 'builtins.frozenset', '__builtin__.set', '__builtin__.frozenset', 'sets.Set'],
+]);
+
+const RECONSTRUCTORS = new Set(['copyreg._reconstructor', 'copy_reg._reconstructor']);
+
+/** The container that calling a standard class makes; null for every other callee. */
+function makeContainer(callee: PickleValue, args: readonly PickleValue[]): PickleValue {
+  if (!isNode(callee, 'global')) return null;
+  const name = callee.qualifiedName;
+  if (DICT_CLASSES.has(name)) {
+    const entries = new Map<PickleValue, PickleValue>();
+    for (const pair of itemsOf(args[0])) {
+      const [key, value] = itemsOf(pair);
+      if (key !== undefined && value !== undefined) entries.set(key, value);
+    }
+    return { kind: 'dict', entries, state: null };
+  }
+  if (SET_CLASSES.has(name)) return { kind: 'set', items: [...itemsOf(args[0])] };
+  return null;
+}
+
+function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
+  return isNode(value, 'list') || isNode(value, 'tuple') ? value.items : [];
+}
+
+function makeObject(
+  callee: PickleValue,
+  args: readonly PickleValue[],
+  offset: number | undefined,
+): PickleValue {
+  // Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`.
+  const isReconstructor = isNode(callee, 'global') && RECONSTRUCTORS.has(callee.qualifiedName);
+  const made = isReconstructor ? (args[0] ?? null) : callee;
+  return {
+    kind: 'object',
+    callee: made,
+    args: isReconstructor ? [] : args,
+    state: null,
+    entries: null,
+    items: null,
+    offset,
+  };
+}
+
+function toSafeNumber(value: bigint): number | bigint {
+  const number = Number(value);
+  return Number.isSafeInteger(number) ? number : value;
+}

@@ -1,0 +1,258 @@
+import { CheckpointError, quote } from '../../errors.js';
+import { asModule } from './module-objects.js';
+import {
+  asContainer,
+  type Census,
+  type Child,
+  childrenOf,
+  countNormLayers,
+  MAX_NESTING,
+  type Surveyor,
+} from './object-tree.js';
+import type { PickleNode, PickleValue } from './pickle-values.js';
+import { asTensorCall } from './tensors.js';
+
+/** The part of a checkpoint that is audited. */
+export interface ChosenPart {
+  readonly value: PickleValue;
+  readonly warnings: readonly string[];
+}
+
+/** What the choice depends on besides the object. */
+export interface ChoiceContext {
+  readonly select: string | undefined;
+  readonly surveyor: Surveyor;
+  readonly file: string;
+  /** What messages call the checkpoint. */
+  readonly format: string;
+}
+
+/** A part of the checkpoint that holds norm layers: a state dict, a module, or nested dicts of a model. */
+interface Candidate {
+  /** Keys from the root to it. */
+  readonly path: readonly string[];
+  readonly node: PickleNode;
+  readonly normLayers: number;
+}
+
+/** Keys under which training scripts keep the model itself. */
+const PLAIN_MODEL_KEYS = new Set([
+  ...[
+    'state_dict',
+    'model_state_dict',
+    'model_state',
+    'model',
+    'module',
+    'net',
+    'network',
+    'params',
+    'weights',
+  ],
+]);
+
+/** Keys of a model or of one of several: nested dicts of a model end below them. */
+const MODEL_KEYS = new Set([
+  ...PLAIN_MODEL_KEYS,
+  ...['generator', 'discriminator', 'teacher', 'student', 'ema', 'model_ema', 'state_dict_ema', 'params_ema'],
+]);
+
+/** A running average of the model, or an earlier one, kept beside it. */
+const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
+
+/** Optimizers, schedulers and their like: their tensors are no parameters. */
+const TRAINING_KEY = /optim|scheduler|scaler|(^|_)(rng|amp|criterion|loss|history|metrics?)(_|$)/i;
+
+/** At most this many candidates are listed in an error. */
+const MAX_LISTED = 8;
+
+/**
+ * Finds the state dict or module to audit in whatever was saved.
+ *
+ * With `select`, that path. Else the only part that holds norm layers; among several, the model itself beside its
+ * averaged copies. Without any norm layer, the likeliest part that holds tensors.
+ *
+ * @throws CheckpointError `ambiguous` listing the parts when several could be meant, `unsupported` when nothing holds
+ * tensors, `not-found` when `select` leads nowhere and there is a choice.
+ */
+export function chooseStateDict(root: PickleValue, context: ChoiceContext): ChosenPart {
+  const { select, surveyor, file } = context;
+  if (asTensorCall(root) === null && surveyor.survey(root).tensors === 0) {
+    throw new CheckpointError(`expected tensors in the ${context.format} checkpoint, found none`, {
+      code: 'unsupported',
+      file,
+    });
+  }
+  const candidates = findCandidates(root, surveyor);
+  if (select !== undefined) return followSelection(root, select, { candidates, surveyor, file });
+  const [only] = candidates;
+  if (candidates.length === 1 && only !== undefined) return { value: only.node, warnings: [] };
+  if (candidates.length === 0) return { value: findLikeliest(root, surveyor), warnings: [] };
+  const model = findPlainModel(candidates);
+  if (model !== null) return { value: model.node, warnings: [describeLeftAside(model, candidates)] };
+  throw new CheckpointError(
+    `expected one part with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
+    { code: 'ambiguous', file, hint: `Name one with --select, such as --select ${shellWord(pathOf(only))}.` },
+  );
+}
+
+function findPlainModel(candidates: readonly Candidate[]): Candidate | null {
+  const originals = candidates.filter(({ path }) => !path.some((key) => COPY_KEY.test(key)));
+  const [original] = originals;
+  if (originals.length !== 1 || original === undefined) return null;
+  return original.path.some((key) => PLAIN_MODEL_KEYS.has(key)) ? original : null;
+}
+
+function describeLeftAside(model: Candidate, candidates: readonly Candidate[]): string {
+  const others = candidates.filter((candidate) => candidate !== model);
+  return (
+    `${pathOf(model)} was audited; ${listCandidates(others)} holds norm layers too and was left aside ` +
+    `(--select ${shellWord(pathOf(others[0]))} audits it)`
+  );
+}
+
+interface SelectionContext {
+  readonly candidates: readonly Candidate[];
+  readonly surveyor: Surveyor;
+  readonly file: string;
+}
+
+function followSelection(root: PickleValue, select: string, context: SelectionContext): ChosenPart {
+  const { candidates, surveyor, file } = context;
+  const segments = select.split(/[./]/).filter((segment) => segment !== '');
+  const selected = followPath(root, segments, 0);
+  if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
+    return { value: selected, warnings: [] };
+  }
+  const [only] = candidates;
+  if (candidates.length === 1 && only !== undefined) {
+    const name = only.path.length === 0 ? 'the checkpoint as a whole' : pathOf(only);
+    return {
+      value: only.node,
+      warnings: [
+        `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`,
+      ],
+    };
+  }
+  throw new CheckpointError(`expected tensors at ${quote(select)}, found none there`, {
+    code: 'not-found',
+    file,
+    hint:
+      candidates.length === 0 ? undefined : `These parts hold norm layers: ${listCandidates(candidates)}.`,
+  });
+}
+
+/** Keys may contain the separators themselves, so that the longest key that fits is tried first. */
+function followPath(value: PickleValue, segments: readonly string[], depth: number): PickleValue | undefined {
+  if (segments.length === 0) return value;
+  const node = asContainer(value);
+  if (node === null || depth > MAX_NESTING) return undefined;
+  const children = new Map(childrenOf(node).map((child) => [child.name, child.value]));
+  for (let length = segments.length; length > 0; length--) {
+    for (const separator of length === 1 ? ['.'] : ['.', '/']) {
+      const child = children.get(segments.slice(0, length).join(separator));
+      const found = child === undefined ? undefined : followPath(child, segments.slice(length), depth + 1);
+      if (found !== undefined) return found;
+    }
+  }
+  return undefined;
+}
+
+/** A container on the way from the root, for climbing back. */
+interface Step {
+  readonly node: PickleNode;
+  readonly path: readonly string[];
+}
+
+function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candidate[] {
+  const found = new Map<PickleNode, Candidate>();
+  const visited = new Set<PickleNode>();
+  const visit = (value: PickleValue, path: readonly string[], ancestors: readonly Step[]): void => {
+    const node = asContainer(value);
+    if (node === null || visited.has(node) || path.length > MAX_NESTING) return;
+    visited.add(node);
+    const census = surveyor.survey(node);
+    if (census.normLayers === 0) return;
+    const step = { node, path };
+    const children = childrenOf(node);
+    const isOwner = asModule(node) !== null || countNormLayers(children) > 0;
+    if (isOwner) {
+      const top = asModule(node) === null && isSingleLayer(children) ? climb([...ancestors, step]) : step;
+      found.set(top.node, { ...top, normLayers: surveyor.survey(top.node).normLayers });
+      return;
+    }
+    for (const child of children) visit(child.value, [...path, child.name], [...ancestors, step]);
+  };
+  visit(root, [], []);
+  return [...found.values()];
+}
+
+/** Whether a dict's own keys are those of one layer: `running_mean` instead of `layer1.bn1.running_mean`. */
+function isSingleLayer(children: readonly Child[]): boolean {
+  return children.some(({ name }) => name === 'running_mean');
+}
+
+/** From the dict of one layer up to the nested dicts of the whole model: `{encoder: {bn1: {running_mean: …}}}`. */
+function climb(steps: readonly Step[]): Step {
+  let index = steps.length - 1;
+  while (index > 0 && isPartOfModel(steps[index - 1], steps[index])) index--;
+  const top = steps[index];
+  if (top === undefined) throw new Error('climbing needs a step to start from');
+  return top;
+}
+
+function isPartOfModel(parent: Step | undefined, child: Step | undefined): boolean {
+  if (parent === undefined || child === undefined) return false;
+  if (MODEL_KEYS.has(child.path.at(-1) ?? '')) return false;
+  return childrenOf(parent.node).every(
+    ({ name, value }) =>
+      !TRAINING_KEY.test(name) && (asTensorCall(value) !== null || asContainer(value)?.kind === 'dict'),
+  );
+}
+
+/** Without norm layers: a dict that holds tensors itself, else the part under a model's key, else the largest. */
+function findLikeliest(root: PickleValue, surveyor: Surveyor): PickleValue {
+  let value = root;
+  for (let depth = 0; depth < MAX_NESTING; depth++) {
+    const node = asContainer(value);
+    if (node === null || asModule(node) !== null) return value;
+    const children = childrenOf(node);
+    if (children.some((child) => asTensorCall(child.value) !== null)) return value;
+    const next = pickChild(children, (child) => surveyor.survey(child));
+    if (next === null) return value;
+    value = next;
+  }
+  return value;
+}
+
+function pickChild(children: readonly Child[], survey: (value: PickleValue) => Census): PickleValue | null {
+  const parts = children.filter(({ name, value }) => survey(value).tensors > 0 && !TRAINING_KEY.test(name));
+  const model = parts.find(({ name }) => PLAIN_MODEL_KEYS.has(name));
+  if (model !== undefined) return model.value;
+  const [only] = parts;
+  return parts.length === 1 && only !== undefined ? only.value : null;
+}
+
+function listCandidates(candidates: readonly Candidate[]): string {
+  const listed = candidates
+    .slice(0, MAX_LISTED)
+    .map(
+      (candidate) =>
+        `${pathOf(candidate)} (${candidate.normLayers} norm layer${candidate.normLayers === 1 ? '' : 's'})`,
+    );
+  const more = candidates.length - listed.length;
+  return more > 0 ? `${listed.join(', ')} and ${more} more` : listed.join(', ');
+}
+
+function pathOf(candidate: Candidate | undefined): string {
+  const path = candidate?.path.join('.') ?? '';
+  return /^[\w.\-/]{1,160}$/.test(path) ? path : quote(path);
+}
+
+function shellWord(path: string): string {
+  return path.startsWith('"') ? `'${path.slice(1, -1)}'` : path;
+}
+
+/** Whether tensors under the key are an optimizer's or its like, never the model's. */
+export function isTrainingState(key: string): boolean {
+  return TRAINING_KEY.test(key);
+}

@@ -1,0 +1,217 @@
+import { describe, expect, test } from 'vitest';
+import { failureOf } from '../../build/failure.js';
+import {
+  dict,
+  global,
+  int,
+  list,
+  no,
+  none,
+  op,
+  orderedDict,
+  type Piece,
+  tensor,
+  text,
+  yes,
+} from './build/pickle-writer.js';
+import { normLayer, open, valuesOf, zipCheckpoint } from './build/torch-files.js';
+
+const STATE_DICT = orderedDict(normLayer('bn.'));
+const HEAD = orderedDict({ 'fc.weight': tensor({ key: '0' }) });
+const OPTIMIZER = dict({
+  state: op('}K', 0, dict({ momentum_buffer: tensor({ key: '1' }), step: int(3) }), 's'),
+  param_groups: list(dict({ lr: int(1) })),
+});
+
+const openRoot = (root: Piece, select?: string) => open(zipCheckpoint(root), select);
+const namesOf = async (root: Piece, select?: string) => [...(await openRoot(root, select)).tensors.keys()];
+
+const BN_NAMES = ['bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var'];
+
+describe('the only part with norm layers is found by itself', () => {
+  test.each<[string, Piece]>([
+    ['a plain state dict', STATE_DICT],
+    [
+      'a Lightning checkpoint',
+      dict({ epoch: int(3), 'pytorch-lightning_version': text('2.1'), state_dict: STATE_DICT }),
+    ],
+    ['a trainer dictionary', dict({ model: STATE_DICT, optimizer: OPTIMIZER, epoch: int(1) })],
+    ['a deep one', dict({ checkpoint: dict({ state: dict({ network: STATE_DICT }) }) })],
+    ['under a key that nobody knows', dict({ my_weights: STATE_DICT, note: none })],
+    ['in a list', list(STATE_DICT)],
+    [
+      'an attribute of an unknown object',
+      op(global('__main__', 'Trainer'), ')', 0x81, dict({ model_: STATE_DICT }), 'b'),
+    ],
+    ['beside another part without norm layers', dict({ head: HEAD, backbone: STATE_DICT })],
+    ['with an optimizer that comes first', dict({ optimizer: OPTIMIZER, net: STATE_DICT })],
+  ])('%s', async (_, root) => {
+    expect(await namesOf(root)).toEqual(BN_NAMES);
+  });
+
+  test('prefixes of DataParallel and torch.compile stay in the names', async () => {
+    expect((await namesOf(orderedDict(normLayer('module._orig_mod.bn.'))))[0]).toBe(
+      'module._orig_mod.bn.weight',
+    );
+  });
+
+  test('a single layer has the empty path', async () => {
+    expect(await namesOf(orderedDict(normLayer('')))).toEqual([
+      'weight',
+      'bias',
+      'running_mean',
+      'running_var',
+    ]);
+  });
+
+  test('nested dicts of layers are joined with dots, up to the model', async () => {
+    const model = dict({
+      encoder: dict({ conv: dict({ weight: tensor({ key: '0' }) }), bn: dict(normLayer('')) }),
+    });
+    const expected = ['encoder.conv.weight', ...BN_NAMES.map((name) => `encoder.${name}`)];
+    expect(await namesOf(model)).toEqual(expected);
+    expect(await namesOf(dict({ model, epoch: int(1) }))).toEqual(expected);
+  });
+
+  test('the same object under two keys is one part', async () => {
+    expect(await namesOf(dict({ first: op(STATE_DICT, 'q', 9), second: op('h', 9) }))).toEqual(BN_NAMES);
+  });
+});
+
+describe('several parts with norm layers', () => {
+  test('the model is plain beside its running average, which a warning names', async () => {
+    const averaged = orderedDict(normLayer('bn.', { key: '3' }));
+    const root = dict({ state_dict: STATE_DICT, state_dict_ema: averaged });
+    const checkpoint = await openRoot(root);
+    expect(await valuesOf(checkpoint, 'bn.running_mean')).toEqual([-1, 0.5, 0.25, 8]);
+    expect(checkpoint.warnings).toEqual([
+      'state_dict was audited; state_dict_ema (1 norm layer) holds norm layers too and was left aside (--select state_dict_ema audits it)',
+    ]);
+    expect(await valuesOf(await openRoot(root, 'state_dict_ema'), 'bn.running_mean')).toEqual([1, 2, 4, 0.5]);
+  });
+
+  test('a generator and a discriminator are listed, and one must be chosen', async () => {
+    const root = dict({
+      generator: STATE_DICT,
+      discriminator: orderedDict(normLayer('d.bn.')),
+      epoch: int(1),
+    });
+    expect(await failureOf(() => openRoot(root))).toEqual({
+      code: 'ambiguous',
+      file: 'file.pt',
+      message:
+        'expected one part with norm layers, found 2: generator (1 norm layer), discriminator (1 norm layer)',
+      hint: 'Name one with --select, such as --select generator.',
+    });
+    expect((await namesOf(root, 'discriminator'))[0]).toBe('d.bn.weight');
+  });
+
+  test('generators of nested dicts stay apart', async () => {
+    const root = dict({
+      generator: dict({ bn: dict(normLayer('')) }),
+      discriminator: dict({ bn: dict(normLayer('')) }),
+    });
+    expect((await failureOf(() => openRoot(root))).code).toBe('ambiguous');
+    expect(await namesOf(root, 'generator')).toEqual(BN_NAMES);
+  });
+
+  test('names that could steer a terminal are quoted', async () => {
+    const root = dict({ 'a\x1b[2J': STATE_DICT, b: orderedDict(normLayer('x.')) });
+    expect((await failureOf(() => openRoot(root))).message).toContain('"a\\x1b[2J" (1 norm layer)');
+  });
+});
+
+describe('--select', () => {
+  const root = dict({
+    models: dict({ 'net.v1': STATE_DICT, 'net.v2': orderedDict(normLayer('v2.')) }),
+    lr: int(1),
+  });
+
+  test('joins keys by dots or slashes, and finds keys that contain dots', async () => {
+    expect(await namesOf(root, 'models.net.v1')).toEqual(BN_NAMES);
+    expect(await namesOf(root, 'models/net.v2')).toEqual(BN_NAMES.map((name) => name.replace('bn', 'v2')));
+  });
+
+  test('an empty path is the whole checkpoint', async () => {
+    expect((await namesOf(root, '.'))[0]).toBe('models.net.v1.bn.weight');
+  });
+
+  test('a path that leads nowhere lists what there is', async () => {
+    expect(await failureOf(() => openRoot(root, 'model'))).toMatchObject({
+      code: 'not-found',
+      message: 'expected tensors at "model", found none there',
+      hint: 'These parts hold norm layers: models.net.v1 (1 norm layer), models.net.v2 (1 norm layer).',
+    });
+  });
+
+  test('a path that leads nowhere is passed over with a warning where there is no choice', async () => {
+    const checkpoint = await openRoot(STATE_DICT, 'generator');
+    expect(checkpoint.warnings).toEqual([
+      'nothing with tensors is at "generator"; the checkpoint as a whole, the only part with norm layers, was audited',
+    ]);
+  });
+});
+
+describe('bombs and cycles', () => {
+  const beside = (bomb: Piece) => dict({ bomb, state_dict: STATE_DICT });
+
+  test('a dict that holds itself', async () => {
+    expect(
+      await namesOf(op('}q', 98, '(', text('me'), 'h', 98, text('state_dict'), STATE_DICT, 'u')),
+    ).toEqual(BN_NAMES);
+  });
+
+  test('a list that holds itself', async () => {
+    expect(await namesOf(beside(op(']q', 98, 'h', 98, 'a')))).toEqual(BN_NAMES);
+  });
+
+  test('a billion laughs of lists', async () => {
+    let bomb = op(']q', 100);
+    for (let level = 1; level <= 30; level++)
+      bomb = op(bomb, '0](', ...Array(10).fill(op('h', 99 + level)), 'eq', 100 + level);
+    expect(await namesOf(beside(bomb))).toEqual(BN_NAMES);
+  });
+
+  test('a billion laughs of tensors ends at a limit', async () => {
+    let bomb = op(dict({ t: tensor({ key: '0' }) }), 'q', 100);
+    for (let level = 1; level <= 30; level++) {
+      const copies = Array.from({ length: 10 }, (_, i) => op(text(`k${i}`), 'h', 99 + level));
+      bomb = op(bomb, '0}(', ...copies, 'uq', 100 + level);
+    }
+    expect((await failureOf(() => openRoot(bomb))).code).toBe('limit-exceeded');
+  });
+
+  test('lists nested a hundred thousand deep', async () => {
+    const deep = op(']'.repeat(100_000), 'a'.repeat(99_999));
+    expect(await namesOf(beside(deep))).toEqual(BN_NAMES);
+  });
+});
+
+describe('what is no norm layer does not compete', () => {
+  test('normalisers of observations', async () => {
+    const normaliser = dict({
+      running_mean: tensor({ key: '2' }),
+      running_var: tensor({ key: '3' }),
+      count: tensor({ key: '0' }),
+    });
+    expect(await namesOf(dict({ running_mean_std: normaliser, model: STATE_DICT }))).toEqual(BN_NAMES);
+  });
+
+  test('without any norm layer, the part under a well-known key is taken, never the optimizer', async () => {
+    expect(
+      await namesOf(dict({ optimizer: OPTIMIZER, model: HEAD, extra: dict({ x: tensor({ key: '1' }) }) })),
+    ).toEqual(['fc.weight']);
+  });
+
+  test('keys that are no strings stay out', async () => {
+    expect(await namesOf(op(orderedDict(normLayer('bn.')), 'K', 5, tensor({ key: '0' }), 's'))).toEqual(
+      BN_NAMES,
+    );
+  });
+
+  test('a checkpoint without tensors is refused', async () => {
+    expect((await failureOf(() => openRoot(dict({ a: yes, b: no })))).message).toBe(
+      'expected tensors in the PyTorch checkpoint, found none',
+    );
+  });
+});
