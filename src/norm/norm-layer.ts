@@ -31,7 +31,13 @@ export interface NormLayer {
   readonly defaultEpsilon: number;
   readonly momentum: number | 'cumulative' | null;
   readonly mode: NormMode;
+  /** The name of the graph's node; null where names alone told of the layer. */
+  readonly nodeName: string | null;
+  /** Whether a computation graph told of the layer; else the names of its tensors did. */
+  readonly isFromGraph: boolean;
   /** Names of the learned tensors that feed the layer. */
   readonly neighbours: readonly string[];
+  /** The linear node that feeds the layer directly, as an index into the graph's; null without a graph. */
+  readonly feedingLinear: number | null;
   readonly notes: readonly string[];
 }

@@ -1,0 +1,47 @@
+import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import { CheckpointError, quote } from '../errors.js';
+import { findGraphLayers } from './graph-layers.js';
+import { findNamedLayers } from './named-layers.js';
+import type { NormLayer } from './norm-layer.js';
+
+/** Wider than any layer in use by two orders of magnitude; a layer's statistics stand in memory at once. */
+const MAX_CHANNELS = 1 << 24;
+
+/**
+ * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
+ * whose statistics cannot be read is among them, with the reason.
+ *
+ * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels.
+ */
+export function findNormLayers(checkpoint: Checkpoint): readonly NormLayer[] {
+  const layers =
+    checkpoint.graph === null ? findNamedLayers(checkpoint) : findGraphLayers(checkpoint, checkpoint.graph);
+  for (const layer of layers) checkChannels(layer, checkpoint.path);
+  return layers;
+}
+
+function checkChannels(layer: NormLayer, file: string): void {
+  if (layer.channels > MAX_CHANNELS) {
+    throw new CheckpointError(
+      `layer ${quote(layer.name)}: expected at most ${MAX_CHANNELS} channels, found ${layer.channels}`,
+      {
+        code: 'limit-exceeded',
+        file,
+      },
+    );
+  }
+  const parts = [
+    ['running mean', layer.mean.kind === 'stored' ? layer.mean.tensor : null],
+    ['running variance', layer.variance.kind === 'stored' ? layer.variance.tensor : null],
+    ['weight', layer.gamma],
+    ['bias', layer.beta],
+  ] as const;
+  for (const [part, tensor] of parts) {
+    if (tensor !== null && tensor.elementCount !== layer.channels) {
+      throw new CheckpointError(
+        `layer ${quote(layer.name)}: expected tensors of one length, found ${layer.channels} channels in one and ${tensor.elementCount} in its ${part}`,
+        { code: 'malformed', file },
+      );
+    }
+  }
+}

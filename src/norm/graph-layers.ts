@@ -1,0 +1,109 @@
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { isDecodable } from '../checkpoint/dtype.js';
+import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
+import { NAMING_CONVENTIONS, toDottedName } from './naming.js';
+import type { NormLayer, Statistic } from './norm-layer.js';
+
+/** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
+const TENSORFLOW_TAIL =
+  /\.FusedBatchNorm(?:V\d)?(?:_\d+)?(?:\.ReadVariableOp(?:_\d+)?)?$|\.ReadVariableOp(?:_\d+)?$/;
+
+/** Suffixes by the role of a node's input: gamma, beta, mean, variance. */
+const ROLE_SUFFIXES: readonly (readonly string[])[] = [
+  NAMING_CONVENTIONS.flatMap(({ gamma }) => gamma),
+  NAMING_CONVENTIONS.flatMap(({ beta }) => beta),
+  NAMING_CONVENTIONS.map(({ mean }) => mean),
+  NAMING_CONVENTIONS.map(({ variance }) => variance),
+];
+
+/** The norm layers of a graph, in topological order: one for each BatchNormalization node. */
+export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
+  const taken = new Set<string>();
+  return graph.norms.map((node, index) => {
+    const { name, isNamed } = nameLayer(node, index, taken);
+    taken.add(name);
+    return describeNode(node, name, isNamed, checkpoint);
+  });
+}
+
+function describeNode(node: NormNode, name: string, isNamed: boolean, checkpoint: Checkpoint): NormLayer {
+  const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
+  const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
+  return {
+    name,
+    isNamed,
+    kind: 'BatchNormalization',
+    channels: stored[0]?.elementCount ?? 0,
+    mean,
+    variance,
+    gamma: toTensor(node.gamma),
+    beta: toTensor(node.beta),
+    batchCount: checkpoint.tensors.get(`${name}.num_batches_tracked`) ?? null,
+    epsilon: node.epsilon,
+    defaultEpsilon: node.epsilon,
+    momentum: node.momentum,
+    mode: node.mode,
+    nodeName: node.nodeName,
+    isFromGraph: true,
+    neighbours: node.neighbours.map(toDottedName),
+    feedingLinear: node.feedingLinear,
+    notes: node.notes,
+  };
+}
+
+/**
+ * A layer's name from its node. The names of the node's inputs vote, because exporters keep the state dict's keys
+ * there; a single vote may come from a tensor that belongs to another layer (deduplicated initializers), so the
+ * node's own path weighs more than one. What is taken already cannot be this layer.
+ */
+function nameLayer(
+  node: NormNode,
+  index: number,
+  taken: ReadonlySet<string>,
+): { name: string; isNamed: boolean } {
+  const votes = new Map<string, number>();
+  node.inputNames.forEach((inputName, role) => {
+    const path = stripRole(toDottedName(inputName), role);
+    // The mean and the variance belong to the layer more surely than a scale or a bias, which may be shared.
+    if (path !== null) votes.set(path, (votes.get(path) ?? 0) + (role >= 2 ? 1.1 : 1));
+  });
+  if (node.path !== null) votes.set(node.path, (votes.get(node.path) ?? 0) + 1.5);
+  const ownVotes = votes.get(node.nodeName);
+  if (ownVotes !== undefined) votes.set(node.nodeName, ownVotes + 0.5);
+  const named = [...votes].sort(([, x], [, y]) => y - x).find(([path]) => !taken.has(path));
+  if (named !== undefined) return { name: named[0], isNamed: true };
+  const own = [...node.scope, node.nodeName === '' ? `BatchNormalization_${index}` : node.nodeName].join('/');
+  let name = own;
+  for (let copy = 2; taken.has(name); copy++) name = `${own}#${copy}`;
+  return { name, isNamed: false };
+}
+
+function stripRole(name: string, role: number): string | null {
+  for (const suffix of ROLE_SUFFIXES[role] ?? []) {
+    if (name.endsWith(suffix) && name.length > suffix.length) return name.slice(0, -suffix.length);
+  }
+  const stripped = name.replace(TENSORFLOW_TAIL, '');
+  return stripped === name || stripped === '' ? null : stripped;
+}
+
+function toTensor(input: ConstantInput): Tensor | null {
+  return input.kind === 'constant' ? input.tensor : null;
+}
+
+function toStatistic(input: ConstantInput, role: string): Statistic {
+  switch (input.kind) {
+    case 'constant':
+      return isDecodable(input.tensor.dtype)
+        ? { kind: 'stored', tensor: input.tensor, source: input.source }
+        : {
+            kind: 'unresolved',
+            reason: `the ${role} is stored as ${input.tensor.dtype}, which holds no readable floats`,
+          };
+    case 'unresolved':
+      return { kind: 'unresolved', reason: input.reason };
+    case 'absent':
+      return { kind: 'unresolved', reason: `the node has no ${role} input` };
+    default:
+      return input satisfies never;
+  }
+}

@@ -1,0 +1,118 @@
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import type { ConstantInput } from '../checkpoint/graph.js';
+import { splitPath, toDottedName } from './naming.js';
+import type { NormLayer } from './norm-layer.js';
+
+/** A convolution or linear layer with a readable weight: what a norm layer can be folded into. */
+export interface LinearLayer {
+  /** The module path of the convolution itself, such as `layer1.0.conv1`; null where the file has lost it. */
+  readonly path: string | null;
+  /** The module path of the norm layer that the file says was folded in; null where it does not say. */
+  readonly foldedNormPath: string | null;
+  /** What to call it where no path is known. */
+  readonly nodeName: string;
+  /** Dotted name of the weight. */
+  readonly weightName: string;
+  /** Dotted name of the bias; `''` without. */
+  readonly biasName: string;
+  readonly weight: Tensor;
+  /** Null without a bias. */
+  readonly bias: Tensor | null;
+  readonly outputAxis: number;
+  readonly groups: number;
+  readonly channels: number;
+  /** Whether the file bears signs that a norm layer was folded in. */
+  readonly looksFolded: boolean;
+}
+
+/**
+ * The linear layers of a graph that no live norm layer follows, in topological order: where norm layers may have been
+ * folded. Empty without a graph.
+ */
+export function findFreeLinears({ graph }: Checkpoint): readonly LinearLayer[] {
+  return (graph?.linears ?? []).flatMap((node) => {
+    const { weight, bias, feedsNorm } = node;
+    // A bias that is computed at run time says nothing; the layer is no ground to stand on.
+    if (feedsNorm || weight.kind !== 'constant' || bias.kind === 'unresolved') return [];
+    return [toLinearLayer(node, weight.tensor, toTensor(bias))];
+  });
+}
+
+/**
+ * The linear layer that feeds a norm layer: the graph's own, or the neighbour whose weight has the layer's channels.
+ *
+ * @param learned the checkpoint's learned tensors by dotted name.
+ * @returns null where none is known or its weight cannot be read.
+ */
+export function findFeedingLinear(
+  layer: NormLayer,
+  { graph }: Checkpoint,
+  learned: ReadonlyMap<string, Tensor>,
+): LinearLayer | null {
+  if (graph === null) return findNamedLinear(layer, learned);
+  const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
+  return node?.weight.kind === 'constant'
+    ? toLinearLayer(node, node.weight.tensor, toTensor(node.bias))
+    : null;
+}
+
+function findNamedLinear(layer: NormLayer, learned: ReadonlyMap<string, Tensor>): LinearLayer | null {
+  for (const name of layer.neighbours) {
+    const tensor = learned.get(name);
+    const [path, leaf] = splitPath(name);
+    if (tensor === undefined || leaf !== 'weight' || tensor.shape.length < 2) continue;
+    const axes = findOutputAxis(tensor.shape, layer.channels);
+    if (axes === null) continue;
+    const biasName = path === '' ? 'bias' : `${path}.bias`;
+    return {
+      path,
+      foldedNormPath: null,
+      nodeName: path,
+      weightName: name,
+      biasName: learned.has(biasName) ? biasName : '',
+      weight: tensor,
+      bias: learned.get(biasName) ?? null,
+      ...axes,
+      channels: layer.channels,
+      looksFolded: false,
+    };
+  }
+  return null;
+}
+
+/** PyTorch: Conv and Linear weights count outputs first; ConvTranspose's second, within each group. */
+function findOutputAxis(
+  shape: readonly number[],
+  channels: number,
+): { outputAxis: number; groups: number } | null {
+  const [first = 0, second = 0] = shape;
+  if (first === channels) return { outputAxis: 0, groups: 1 };
+  if (second > 0 && channels % second === 0 && first % (channels / second) === 0) {
+    return { outputAxis: 1, groups: channels / second };
+  }
+  return null;
+}
+
+type LinearNode = NonNullable<Checkpoint['graph']>['linears'][number];
+
+function toLinearLayer(node: LinearNode, weight: Tensor, bias: Tensor | null): LinearLayer {
+  const { path, foldedNormPath, nodeName, outputAxis, outputChannels, looksFolded } = node;
+  return {
+    path,
+    foldedNormPath,
+    nodeName,
+    weightName: toDottedName(node.weightName),
+    biasName: toDottedName(node.biasName),
+    weight,
+    bias,
+    outputAxis,
+    // Only a ConvTranspose counts its output channels within groups.
+    groups: outputAxis === 1 && node.op === 'ConvTranspose' ? node.groups : 1,
+    channels: outputChannels,
+    looksFolded,
+  };
+}
+
+function toTensor(input: ConstantInput): Tensor | null {
+  return input.kind === 'constant' ? input.tensor : null;
+}

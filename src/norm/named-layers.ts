@@ -1,0 +1,133 @@
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { isDecodable } from '../checkpoint/dtype.js';
+import { findLearnedTensors } from './learned-tensors.js';
+import { NAMING_CONVENTIONS, type NamingConvention, splitPath, toDottedName } from './naming.js';
+import { findNamedNeighbours } from './neighbours.js';
+import type { NormLayer, Statistic } from './norm-layer.js';
+
+/**
+ * Finds norm layers by the names of their tensors: a running mean and a running variance under one module path, by
+ * any convention of {@link NAMING_CONVENTIONS}. A layer that has lost one of the two is reported as unresolved.
+ *
+ * In the order of the file.
+ */
+export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
+  const tensors = new Map([...checkpoint.tensors].map(([name, tensor]) => [toDottedName(name), tensor]));
+  const layers = new Map<string, NormLayer>();
+  for (const name of tensors.keys()) {
+    const layer = findLayerAt(name, tensors, checkpoint);
+    if (layer !== null && !layers.has(layer.name)) layers.set(layer.name, layer);
+  }
+  const found = [...layers.values()];
+  const learned = findLearnedTensors(checkpoint, found);
+  const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
+  return found.map((layer) => ({
+    ...layer,
+    neighbours: findNamedNeighbours(layer, { layers, learned, positions }),
+  }));
+}
+
+/** Where each module's first tensor stands. */
+function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
+  const positions = new Map<string, number>();
+  for (const name of names) {
+    const [module] = splitPath(name);
+    if (!positions.has(module)) positions.set(module, positions.size);
+  }
+  return positions;
+}
+
+function findLayerAt(
+  name: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  checkpoint: Checkpoint,
+): NormLayer | null {
+  // A state dict of a bare norm layer has names without a path.
+  const rooted = name.includes('.') ? name : `.${name}`;
+  const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
+    const suffix = [convention.mean, convention.variance].find((ending) => rooted.endsWith(ending));
+    return suffix === undefined
+      ? []
+      : [{ convention, path: rooted.slice(0, -suffix.length).replace(/^\./, '') }];
+  });
+  // A convention that has both halves goes before one that would have to report a lost half.
+  for (const needsBoth of [true, false]) {
+    for (const { convention, path } of fitting) {
+      const layer = describeLayer(path, convention, { tensors, checkpoint, needsBoth });
+      if (layer !== null) return layer;
+    }
+  }
+  return null;
+}
+
+function describeLayer(
+  path: string,
+  convention: NamingConvention,
+  {
+    tensors,
+    checkpoint,
+    needsBoth,
+  }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
+): NormLayer | null {
+  const at = (suffix: string) => tensors.get(path === '' ? suffix.replace(/^\./, '') : path + suffix);
+  const mean = at(convention.mean);
+  const variance = at(convention.variance);
+  if ((needsBoth || !convention.isDistinctive) && (mean === undefined || variance === undefined)) return null;
+  const facts = checkpoint.modules.get(path);
+  if (isObservationNormaliser(at, convention)) return null;
+  return {
+    name: path,
+    isNamed: true,
+    kind: facts?.className ?? 'BatchNorm',
+    channels: (mean ?? variance)?.elementCount ?? 0,
+    mean: toStatistic(mean, convention.mean),
+    variance: toStatistic(variance, convention.variance),
+    gamma: firstOf(convention.gamma, at),
+    beta: firstOf(convention.beta, at),
+    batchCount: (convention.count === null ? undefined : at(convention.count)) ?? null,
+    epsilon: facts?.epsilon ?? null,
+    defaultEpsilon: convention.epsilon,
+    momentum: facts?.momentum ?? null,
+    mode: facts?.training == null ? 'unknown' : facts.training ? 'batch' : 'running',
+    nodeName: null,
+    isFromGraph: false,
+    neighbours: [],
+    feedingLinear: null,
+    notes: [],
+  };
+}
+
+/** rl_games' `RunningMeanStd` and its like normalise observations: they count samples, not batches. */
+function isObservationNormaliser(
+  at: (suffix: string) => Tensor | undefined,
+  convention: NamingConvention,
+): boolean {
+  return (
+    at('.count') !== undefined &&
+    (convention.count === null || at(convention.count) === undefined) &&
+    convention.gamma.every((suffix) => at(suffix) === undefined)
+  );
+}
+
+/** A tensor as a statistic: unresolved where it is missing, empty, or of a type that holds no readable floats. */
+export function toStatistic(tensor: Tensor | undefined, suffix: string): Statistic {
+  if (tensor === undefined) {
+    return { kind: 'unresolved', reason: `${suffix.replace(/^\./, '')} is missing from the file` };
+  }
+  if (tensor.elementCount === 0) return { kind: 'unresolved', reason: `${tensor.name} has no channels` };
+  if (!isDecodable(tensor.dtype)) {
+    return {
+      kind: 'unresolved',
+      reason: `${tensor.name} is stored as ${tensor.dtype}, which holds no readable floats`,
+    };
+  }
+  return { kind: 'stored', tensor, source: 'tensor' };
+}
+
+function firstOf(suffixes: readonly string[], at: (suffix: string) => Tensor | undefined): Tensor | null {
+  for (const suffix of suffixes) {
+    const tensor = at(suffix);
+    if (tensor !== undefined) return tensor;
+  }
+  return null;
+}

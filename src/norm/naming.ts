@@ -1,0 +1,147 @@
+/**
+ * How a framework names the tensors of a norm layer. Suffixes follow the module path directly, separator included.
+ */
+export interface NamingConvention {
+  readonly framework: string;
+  readonly mean: string;
+  readonly variance: string;
+  readonly gamma: readonly string[];
+  readonly beta: readonly string[];
+  readonly count: string | null;
+  /** The framework's default epsilon. */
+  readonly epsilon: number;
+  /**
+   * Whether a lone mean or variance is a norm layer that lost its other half. False where the names are too common
+   * to mean anything alone.
+   */
+  readonly isDistinctive: boolean;
+}
+
+/** PyTorch's and Keras's defaults: `torch.nn.BatchNorm2d(eps=1e-05)`, `keras.layers.BatchNormalization(epsilon=0.001)`. */
+const TORCH_EPSILON = 1e-5;
+const KERAS_EPSILON = 1e-3;
+
+/** In order of preference: the first convention whose suffix fits decides. */
+export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
+  {
+    framework: 'PyTorch, MLX',
+    mean: '.running_mean',
+    variance: '.running_var',
+    gamma: ['.weight'],
+    beta: ['.bias'],
+    count: '.num_batches_tracked',
+    epsilon: TORCH_EPSILON,
+    isDistinctive: true,
+  },
+  {
+    framework: 'Keras',
+    mean: '.moving_mean',
+    variance: '.moving_variance',
+    gamma: ['.gamma'],
+    beta: ['.beta'],
+    count: null,
+    epsilon: KERAS_EPSILON,
+    isDistinctive: true,
+  },
+  {
+    framework: 'TensorFlow layers',
+    mean: '.moving_mean',
+    variance: '.moving_var',
+    gamma: ['.gamma', '.weight'],
+    beta: ['.beta', '.bias'],
+    count: null,
+    epsilon: KERAS_EPSILON,
+    isDistinctive: false,
+  },
+  {
+    framework: 'Flax',
+    mean: '.mean',
+    variance: '.var',
+    gamma: ['.scale'],
+    beta: ['.bias'],
+    count: null,
+    epsilon: TORCH_EPSILON,
+    isDistinctive: false,
+  },
+  {
+    framework: 'Paddle',
+    mean: '._mean',
+    variance: '._variance',
+    gamma: ['.weight', '..w_0'],
+    beta: ['.bias', '..b_0'],
+    count: null,
+    epsilon: TORCH_EPSILON,
+    isDistinctive: false,
+  },
+  {
+    framework: 'MXNet symbols',
+    mean: '_moving_mean',
+    variance: '_moving_var',
+    gamma: ['_gamma'],
+    beta: ['_beta'],
+    count: null,
+    epsilon: KERAS_EPSILON,
+    isDistinctive: false,
+  },
+  {
+    framework: 'MXNet Gluon',
+    mean: '_running_mean',
+    variance: '_running_var',
+    gamma: ['_gamma'],
+    beta: ['_beta'],
+    count: null,
+    epsilon: TORCH_EPSILON,
+    isDistinctive: false,
+  },
+  {
+    // `riv` reads "running inverse variance", but what Caffe2's SpatialBN keeps there is the variance itself.
+    framework: 'Caffe2',
+    mean: '_rm',
+    variance: '_riv',
+    gamma: ['_s'],
+    beta: ['_b'],
+    count: null,
+    epsilon: TORCH_EPSILON,
+    isDistinctive: false,
+  },
+];
+
+/**
+ * A tensor's name as a dotted module path: TensorFlow's `:0` and the collection that Flax or MXNet put in front
+ * (`params/`, `batch_stats/`, `arg:`, `aux:`) go, and the slashes of names that have no dots become dots. A name with
+ * dots has its separators already; a slash in it belongs to a component.
+ */
+export function toDottedName(name: string): string {
+  const bare = name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '');
+  const dotted = bare.includes('.') ? bare : bare.replaceAll('/', '.');
+  return dotted.replace(/^(?:params|batch_stats)\./, '');
+}
+
+/** Splits a module path off its last component; the parent of a top-level module is `''`. */
+export function splitPath(path: string): readonly [parent: string, leaf: string] {
+  const dot = path.lastIndexOf('.');
+  return dot < 0 ? ['', path] : [path.slice(0, dot), path.slice(dot + 1)];
+}
+
+/** Whether a module path lies under another one or is it. The root, `''`, holds everything. */
+export function isUnder(path: string, ancestor: string): boolean {
+  return ancestor === '' || path === ancestor || path.startsWith(`${ancestor}.`);
+}
+
+/**
+ * Compares names as people order them: runs of digits by their value, so that `layer2` comes before `layer10`.
+ */
+export function compareNaturally(left: string, right: string): number {
+  const pattern = /(\d+)|(\D+)/g;
+  const leftParts = left.match(pattern) ?? [];
+  const rightParts = right.match(pattern) ?? [];
+  for (let i = 0; i < Math.min(leftParts.length, rightParts.length); i++) {
+    const x = leftParts[i] ?? '';
+    const y = rightParts[i] ?? '';
+    if (x === y) continue;
+    const difference = Number(x) - Number(y);
+    if (!Number.isNaN(difference) && difference !== 0) return difference;
+    return x < y ? -1 : 1;
+  }
+  return leftParts.length - rightParts.length || (left < right ? -1 : left > right ? 1 : 0);
+}
