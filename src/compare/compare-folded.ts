@@ -1,0 +1,208 @@
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { CheckpointError } from '../errors.js';
+import { findFeedingLinear, findFreeLinears, type LinearLayer } from '../norm/linear-layers.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+import type { LayerComparison } from './compare-layers.js';
+import type { LearnedComparison } from './compare-learned.js';
+import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
+import { judgeFoldedPair } from './judge-folded-pair.js';
+import { judgeRecoveredPair } from './judge-recovered-pair.js';
+import { type Pairing, type PrefixEdit, pairLayers } from './pair-layers.js';
+import { type LinearCandidate, type LinearPair, pairLinears } from './pair-linears.js';
+
+/** One side of an audit, as folding looks at it. */
+export interface FoldingSide {
+  readonly checkpoint: Checkpoint;
+  /** Learned tensors by dotted name. */
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** What the comparison of folded norm layers found, and what it leaves for the comparison of live ones. */
+export interface FoldedResults {
+  readonly layers: readonly LayerComparison[];
+  /** Convolutions judged per channel: equal means frozen up to the scale that folding writes. */
+  readonly learned: readonly LearnedComparison[];
+  /** Norm layers that neither a live nor a folded partner was found for. */
+  readonly onlyBefore: readonly NormLayer[];
+  readonly onlyAfter: readonly NormLayer[];
+  /** Learned tensors that were judged here or that folding hides; nothing is left to compare in them. */
+  readonly judgedBefore: ReadonlySet<Tensor['range']>;
+  readonly judgedAfter: ReadonlySet<Tensor['range']>;
+  /** How names of before read in after. */
+  readonly edits: readonly PrefixEdit[];
+}
+
+/** What the judges of single pairs are told. */
+export interface FoldedContext {
+  /** Overrides every layer's own epsilon. */
+  readonly epsilon?: number | undefined;
+  readonly keepChannels: boolean;
+}
+
+/** A candidate with the live norm layer behind it, where there is one. */
+interface Candidate extends LinearCandidate {
+  readonly layer: NormLayer | null;
+}
+
+/** A judged pair of convolutions: the layer's comparison, unless it proves to be no norm layer's. */
+export interface Judgement {
+  readonly layer: LayerComparison | null;
+  readonly equality: LearnedComparison['equality'];
+  /** What a named side's unknown epsilon must explain; null where epsilon is known. */
+  readonly epsilonEvidence: EpsilonEvidence | null;
+}
+
+/**
+ * Finds and compares norm layers that were folded into the convolution before them, on one side or on both: for each
+ * pair of convolutions, whether after's output channels are multiples of before's, and what follows from the factors.
+ *
+ * @param pairing of the live norm layers; those without a partner are looked for here.
+ * @throws CheckpointError `ambiguous` when a wrong epsilon explains what would look like drift.
+ */
+export async function compareFolded(
+  before: FoldingSide,
+  after: FoldingSide,
+  { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
+): Promise<FoldedResults> {
+  const left = listCandidates(before, pairing.onlyBefore);
+  const right = listCandidates(after, pairing.onlyAfter);
+  const edits = findEdits(left, right, { pairing, maps, afterPath: after.checkpoint.path });
+  const pairs = isFoldingPossible(left, right) ? await pairLinears(left, right, edits) : [];
+  const results: Mutable = {
+    layers: [],
+    learned: [],
+    joined: new Set(),
+    judgedBefore: new Set(),
+    judgedAfter: new Set(),
+  };
+  const evidence: EpsilonEvidence[] = [];
+  for (const pair of pairs) {
+    const [one, other] = [left[pair.before], right[pair.after]];
+    if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) continue;
+    const judgement = await judgePair(one, other, pair, context);
+    if (judgement === null) continue;
+    record(judgement, one, other, results);
+    if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
+  }
+  refuseWrongEpsilon(evidence, before.checkpoint);
+  return {
+    ...results,
+    onlyBefore: pairing.onlyBefore.filter((layer) => !results.joined.has(layer)),
+    onlyAfter: pairing.onlyAfter.filter((layer) => !results.joined.has(layer)),
+    edits,
+  };
+}
+
+interface Mutable {
+  readonly layers: LayerComparison[];
+  readonly learned: LearnedComparison[];
+  readonly joined: Set<NormLayer>;
+  readonly judgedBefore: Set<Tensor['range']>;
+  readonly judgedAfter: Set<Tensor['range']>;
+}
+
+function listCandidates(
+  { checkpoint, learned }: FoldingSide,
+  layers: readonly NormLayer[],
+): readonly Candidate[] {
+  const live = layers.flatMap((layer) => {
+    const linear = findFeedingLinear(layer, checkpoint, learned);
+    return linear === null ? [] : [{ linear, normName: layer.isNamed ? layer.name : null, layer }];
+  });
+  const free = findFreeLinears(checkpoint).map((linear) => ({ linear, normName: null, layer: null }));
+  return [...live, ...free];
+}
+
+function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate[]): boolean {
+  return (
+    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null)
+  );
+}
+
+/** Wrapper prefixes may show in the convolutions' names alone, when no norm layer has a live partner. */
+function findEdits(
+  left: readonly Candidate[],
+  right: readonly Candidate[],
+  { pairing, maps, afterPath }: { pairing: Pairing; maps: readonly PrefixEdit[]; afterPath: string },
+): readonly PrefixEdit[] {
+  if (pairing.pairs.length > 0) return pairing.edits;
+  const toSide = (candidates: readonly Candidate[]) => ({
+    path: afterPath,
+    isOrdered: false,
+    layers: candidates.flatMap(({ linear: { path, channels } }) =>
+      path === null ? [] : [{ name: path, isNamed: true, channels }],
+    ),
+  });
+  return pairLayers(toSide(left), toSide(right), maps).edits;
+}
+
+/**
+ * Whether a pair of convolutions may hide a norm layer. PyTorch's exporters leave signs where they fold, so without
+ * any a convolution of theirs is an ordinary one; of other exporters only the values tell.
+ */
+function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, after: FoldingSide): boolean {
+  if (one.layer !== null && other.layer !== null) return false;
+  if (one.layer !== null || other.layer !== null) return true;
+  if (one.linear.looksFolded || other.linear.looksFolded) return true;
+  const isPyTorch = ({ checkpoint }: FoldingSide) =>
+    checkpoint.graph?.producer.startsWith('pytorch') === true;
+  return !isPyTorch(before) && !isPyTorch(after);
+}
+
+async function judgePair(
+  one: Candidate,
+  other: Candidate,
+  { pairedBy }: LinearPair,
+  context: FoldedContext,
+): Promise<Judgement | null> {
+  if (one.layer !== null) {
+    return judgeRecoveredPair(
+      { layer: one.layer, live: one.linear, folded: other.linear, foldedSide: 'after', pairedBy },
+      context,
+    );
+  }
+  if (other.layer !== null) {
+    return judgeRecoveredPair(
+      { layer: other.layer, live: other.linear, folded: one.linear, foldedSide: 'before', pairedBy },
+      context,
+    );
+  }
+  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, context);
+}
+
+function record({ layer, equality }: Judgement, one: Candidate, other: Candidate, results: Mutable): void {
+  results.learned.push({
+    name: nameWeight(one.linear),
+    afterName: nameWeight(other.linear),
+    elementCount: one.linear.weight.elementCount,
+    equality,
+  });
+  results.judgedBefore.add(one.linear.weight.range);
+  results.judgedAfter.add(other.linear.weight.range);
+  if (layer === null) return;
+  results.layers.push(layer);
+  for (const [candidate, judged] of [
+    [one, results.judgedBefore],
+    [other, results.judgedAfter],
+  ] as const) {
+    if (candidate.layer !== null) results.joined.add(candidate.layer);
+    for (const tensor of [candidate.linear.bias, candidate.layer?.gamma, candidate.layer?.beta]) {
+      if (tensor != null) judged.add(tensor.range);
+    }
+  }
+}
+
+/** A weight by its module, also where the file calls it `onnx::Conv_100`. */
+function nameWeight({ path, weightName }: LinearLayer): string {
+  return path === null ? weightName : path === '' ? 'weight' : `${path}.weight`;
+}
+
+function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Checkpoint): void {
+  const found = findCommonOffset(evidence);
+  if (found === null) return;
+  const { assumed, actual } = found;
+  throw new CheckpointError(
+    `the variances of ${found.layers} folded layers are all off by ${(actual - assumed).toPrecision(2)}: the model's epsilon is ${actual}, not ${assumed}, which a file of names alone does not tell`,
+    { code: 'ambiguous', file: path, hint: `Run again with --epsilon ${actual}` },
+  );
+}

@@ -1,0 +1,216 @@
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
+import { readRange } from '../io/byte-source.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+import type { LearnedComparisons } from './compare-learned.js';
+import type { LayerPair, PairedBy } from './pair-layers.js';
+import {
+  areInitial,
+  type ChannelVector,
+  findInvalidValue,
+  findMovedChannels,
+  findStdRatios,
+  type Measures,
+  measureDrift,
+  readChannelVector,
+  type Statistics,
+} from './statistics.js';
+import { decideStatus, type LayerStatus, type Relation } from './status.js';
+import { isEqualUpToRounding } from './tensor-equality.js';
+
+/** Where an epsilon comes from. */
+export type EpsilonFrom = 'graph' | 'default' | 'option';
+
+/** Statistics per channel of both sides; null where folding hides them. */
+export interface PerChannel {
+  readonly before: { readonly mean: readonly number[]; readonly variance: readonly number[] } | null;
+  readonly after: { readonly mean: readonly number[]; readonly variance: readonly number[] } | null;
+  /** σB / σA. */
+  readonly stdRatio: readonly number[];
+}
+
+/** A norm layer of both checkpoints, compared. */
+export interface LayerComparison {
+  readonly before: NormLayer;
+  readonly after: NormLayer;
+  readonly pairedBy: PairedBy;
+  /** Whether both sides' statistics were read, or folding hides those of one or both. */
+  readonly via: 'live' | 'folded';
+  readonly status: LayerStatus;
+  readonly affine: Relation;
+  readonly neighbours: Relation;
+  readonly channels: number;
+  readonly channelsMoved: number | null;
+  readonly epsilon: number;
+  readonly epsilonFrom: EpsilonFrom;
+  /** Batch count of after less that of before; null where either has none. */
+  readonly batches: bigint | null;
+  /** Null where there are no statistics to measure. */
+  readonly measures: Measures | null;
+  /** Whether after holds initial values and before does not, under an affine that was trained. */
+  readonly isReset: boolean;
+  /** Whether one factor explains every channel of a folded layer, as weight decay or rescaling would. */
+  readonly isUniformScale: boolean;
+  /** What is invalid or cannot be read; null for all other statuses. */
+  readonly problem: string | null;
+  readonly perChannel: PerChannel | null;
+}
+
+/** What a comparison of layers needs beside the pair. */
+export interface LayerContext {
+  readonly learned: LearnedComparisons;
+  /** Overrides every layer's own epsilon. */
+  readonly epsilon?: number | undefined;
+  readonly keepChannels: boolean;
+}
+
+/** Compares one pair of norm layers: reads their statistics, affine and counts, measures and decides the status. */
+export async function compareLayers(pair: LayerPair, context: LayerContext): Promise<LayerComparison> {
+  const affine = await compareAffine(pair);
+  const neighbours = relateNeighbours(pair, context.learned);
+  const common = {
+    ...pair,
+    via: 'live' as const,
+    isUniformScale: false,
+    affine: affine.relation,
+    neighbours,
+    channels: pair.before.channels || pair.after.channels,
+    ...chooseEpsilon(pair.before, pair.after, context.epsilon),
+    batches: await countBatches(pair),
+  };
+  const problem = findUnresolved(pair);
+  if (problem !== null) {
+    return {
+      ...common,
+      status: 'unresolved',
+      channelsMoved: null,
+      measures: null,
+      isReset: false,
+      problem,
+      perChannel: null,
+    };
+  }
+  const [before, after] = [await readStatistics(pair.before), await readStatistics(pair.after)];
+  const moved = findMovedChannels(before, after);
+  const channelsMoved = moved.filter(Boolean).length;
+  const invalid = findInvalidValue(after);
+  return {
+    ...common,
+    status:
+      invalid === null
+        ? decideStatus({ ...affine, neighbours, haveStatisticsMoved: channelsMoved > 0 })
+        : 'invalid',
+    channelsMoved,
+    measures: measureDrift(before, after, { moved, gamma: affine.gammaAfter, epsilon: common.epsilon }),
+    isReset: areInitial(after) && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
+    problem: invalid,
+    perChannel: context.keepChannels ? listChannels(before, after, common.epsilon) : null,
+  };
+}
+
+/** Both sides' statistics per channel, in the form of reports. */
+export function listChannels(before: Statistics, after: Statistics, epsilon: number): PerChannel {
+  const list = ({ mean, variance }: Statistics) => ({
+    mean: [...mean.values],
+    variance: [...variance.values],
+  });
+  return { before: list(before), after: list(after), stdRatio: findStdRatios(before, after, epsilon) };
+}
+
+/**
+ * Reads both statistics of a layer. Ask {@link findUnresolved} first.
+ *
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function readStatistics({ mean, variance }: NormLayer): Promise<Statistics> {
+  if (mean.kind !== 'stored' || variance.kind !== 'stored')
+    throw new Error('statistics that are not stored were read');
+  return { mean: await readChannelVector(mean.tensor), variance: await readChannelVector(variance.tensor) };
+}
+
+function findUnresolved({ before, after }: LayerPair): string | null {
+  for (const [side, layer] of [
+    ['before', before],
+    ['after', after],
+  ] as const) {
+    for (const statistic of [layer.mean, layer.variance]) {
+      if (statistic.kind === 'unresolved') return `in ${side}, ${statistic.reason}`;
+    }
+  }
+  return null;
+}
+
+interface AffineComparison {
+  readonly relation: Relation;
+  /** Whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */
+  readonly isInitial: boolean;
+  readonly gammaAfter: Float64Array | null;
+}
+
+async function compareAffine({ before, after }: LayerPair): Promise<AffineComparison> {
+  const read = (tensor: Tensor | null) => (tensor === null ? null : readChannelVector(tensor));
+  const [gammaBefore, betaBefore] = [await read(before.gamma), await read(before.beta)];
+  const [gammaAfter, betaAfter] = [await read(after.gamma), await read(after.beta)];
+  const isInitial = isConstant(gammaAfter, 1) && isConstant(betaAfter, 0);
+  const wasInitial = isConstant(gammaBefore, 1) && isConstant(betaBefore, 0);
+  const hasBefore = gammaBefore !== null || betaBefore !== null;
+  const hasAfter = gammaAfter !== null || betaAfter !== null;
+  const common = { isInitial, gammaAfter: gammaAfter?.values ?? null };
+  // Exporters write ones and zeros for a layer without affine, so an absent affine equals an initial one.
+  if (!hasBefore || !hasAfter) return { ...common, relation: wasInitial && isInitial ? 'none' : 'changed' };
+  const isEqual = haveEqualValues(gammaBefore, gammaAfter, 1) && haveEqualValues(betaBefore, betaAfter, 0);
+  return { ...common, relation: isEqual ? 'equal' : 'changed' };
+}
+
+function isConstant(vector: ChannelVector | null, constant: number): boolean {
+  return vector === null || vector.values.every((value) => value === constant);
+}
+
+function haveEqualValues(left: ChannelVector | null, right: ChannelVector | null, absent: number): boolean {
+  if (left === null || right === null) return isConstant(left, absent) && isConstant(right, absent);
+  return left.values.every((value, channel) =>
+    isEqualUpToRounding(value, left.dtype, right.values[channel] ?? Number.NaN, right.dtype),
+  );
+}
+
+/** A graph knows what feeds a layer; names only suggest it. Either side's graph will do. */
+function relateNeighbours({ before, after }: LayerPair, learned: LearnedComparisons): Relation {
+  const isAfterBetter = !before.isFromGraph && after.isFromGraph;
+  const comparisons = isAfterBetter
+    ? after.neighbours.map((name) => learned.byAfter.get(name))
+    : before.neighbours.map((name) => learned.byBefore.get(name));
+  const found = comparisons.flatMap((comparison) => comparison ?? []);
+  if (found.some(({ equality }) => equality === 'changed')) return 'changed';
+  return found.some(({ equality }) => equality === 'equal') ? 'equal' : 'none';
+}
+
+/** The epsilon of a layer: the option's, else what either side's graph or module tells, else the default. */
+export function chooseEpsilon(
+  before: NormLayer,
+  after: NormLayer,
+  override: number | undefined,
+): { readonly epsilon: number; readonly epsilonFrom: EpsilonFrom } {
+  if (override !== undefined) return { epsilon: override, epsilonFrom: 'option' };
+  const known = before.epsilon ?? after.epsilon;
+  return known === null
+    ? { epsilon: before.defaultEpsilon, epsilonFrom: 'default' }
+    : { epsilon: known, epsilonFrom: 'graph' };
+}
+
+async function countBatches({ before, after }: LayerPair): Promise<bigint | null> {
+  const [counted, recounted] = [await readBatchCount(before), await readBatchCount(after)];
+  return counted === null || recounted === null ? null : recounted - counted;
+}
+
+/** A layer's `num_batches_tracked`, exactly; null where it has none or holds no whole number. */
+export async function readBatchCount({ batchCount }: NormLayer): Promise<bigint | null> {
+  if (batchCount === null || batchCount.elementCount !== 1) return null;
+  const bytes = await readRange(batchCount.range);
+  if (isFloatingPoint(batchCount.dtype)) {
+    const [value = Number.NaN] = decodeFloats(bytes, batchCount.dtype);
+    return Number.isInteger(value) ? BigInt(value) : null;
+  }
+  let bits = 0n;
+  for (const byte of bytes.toReversed()) bits = (bits << 8n) | BigInt(byte);
+  return batchCount.dtype.startsWith('I') ? BigInt.asIntN(bitsOf(batchCount.dtype), bits) : bits;
+}

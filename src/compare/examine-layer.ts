@@ -1,0 +1,81 @@
+import type { NormLayer } from '../norm/norm-layer.js';
+import { type EpsilonFrom, readBatchCount, readStatistics } from './compare-layers.js';
+import { type Finding, isBatchGraph, makeFinding } from './findings.js';
+import { areInitial, findInvalidValue, readChannelVector, type Statistics } from './statistics.js';
+
+/** The health of one norm layer by itself. */
+export interface LayerExamination {
+  readonly layer: NormLayer;
+  readonly status: 'ok' | 'invalid' | 'unresolved';
+  readonly epsilon: number;
+  readonly epsilonFrom: EpsilonFrom;
+  readonly batches: bigint | null;
+  /** Null where the statistics cannot be read. */
+  readonly statistics: Statistics | null;
+  readonly perChannel: ChannelValues | null;
+  readonly findings: readonly Finding[];
+}
+
+/** A layer's values per channel; gamma and beta null without affine. */
+export interface ChannelValues {
+  readonly mean: readonly number[];
+  readonly variance: readonly number[];
+  readonly gamma: readonly number[] | null;
+  readonly beta: readonly number[] | null;
+}
+
+/** Reads one layer's statistics and says what is wrong with them. */
+export async function examineLayer(
+  layer: NormLayer,
+  { epsilon, keepChannels }: { epsilon?: number | undefined; keepChannels: boolean },
+): Promise<LayerExamination> {
+  const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
+  const statistics = unresolved === undefined ? await readStatistics(layer) : null;
+  const invalid = statistics === null ? null : findInvalidValue(statistics);
+  return {
+    layer,
+    status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
+    epsilon: epsilon ?? layer.epsilon ?? layer.defaultEpsilon,
+    epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
+    batches: await readBatchCount(layer),
+    statistics,
+    perChannel: keepChannels && statistics !== null ? await listValues(layer, statistics) : null,
+    findings: [
+      ...(unresolved?.kind === 'unresolved'
+        ? [makeFinding('unresolved-stats', layer.name, `its statistics cannot be read: ${unresolved.reason}`)]
+        : []),
+      ...(invalid === null ? [] : [makeFinding('invalid-stats', layer.name, invalid)]),
+      ...(isBatchGraph(layer)
+        ? [
+            makeFinding(
+              'training-mode-graph',
+              layer.name,
+              'the node runs in training mode: it normalises by batch statistics wherever it is deployed',
+              'warning',
+            ),
+          ]
+        : []),
+      ...(statistics !== null && areInitial(statistics)
+        ? [
+            makeFinding(
+              'initial-stats',
+              layer.name,
+              'every channel still has mean 0 and variance 1: the statistics were never updated',
+            ),
+          ]
+        : []),
+    ],
+  };
+}
+
+async function listValues(
+  { gamma, beta }: NormLayer,
+  { mean, variance }: Statistics,
+): Promise<ChannelValues> {
+  return {
+    mean: [...mean.values],
+    variance: [...variance.values],
+    gamma: gamma === null ? null : [...(await readChannelVector(gamma)).values],
+    beta: beta === null ? null : [...(await readChannelVector(beta)).values],
+  };
+}

@@ -1,0 +1,256 @@
+import type { NormLayer } from '../norm/norm-layer.js';
+import type { LayerComparison } from './compare-layers.js';
+
+/** How much a finding weighs. Only errors make a verdict "drifted". */
+export type FindingLevel = 'error' | 'warning' | 'note';
+
+/** Every kind of finding. Stable: policies and reports refer to it. */
+export type FindingKind =
+  | 'frozen-stats-drift'
+  | 'invalid-stats'
+  | 'stats-reset'
+  | 'training-mode-graph'
+  | 'unresolved-stats'
+  | 'folded-scale-drift'
+  | 'folded-bias-drift'
+  | 'affine-frozen-drift'
+  | 'batch-stats-while-frozen'
+  | 'unpaired-layer'
+  | 'frozen-weights-changed'
+  | 'initial-stats';
+
+/** One thing that an audit or an inspection found. */
+export interface Finding {
+  readonly kind: FindingKind;
+  readonly level: FindingLevel;
+  /** The norm layer, or the module of the learned tensor, that it is about. */
+  readonly layer: string;
+  /** One sentence for people. May hold names from the file: renderers escape it. */
+  readonly message: string;
+  /** The page that explains the kind, as a path within the package. */
+  readonly docs: string;
+}
+
+/** A headline for each kind: what reports put over a list of findings. */
+export const FINDING_TITLES: Readonly<Record<FindingKind, string>> = {
+  'frozen-stats-drift': 'Statistics of a frozen layer drifted',
+  'invalid-stats': 'Statistics are NaN, infinite or negative',
+  'stats-reset': 'Statistics were reset to their initial values',
+  'training-mode-graph': 'The graph normalises by batch statistics',
+  'unresolved-stats': 'Statistics cannot be read from the file',
+  'folded-scale-drift': 'A frozen convolution was rescaled per channel by folding',
+  'folded-bias-drift': 'Only the bias that folding writes moved',
+  'affine-frozen-drift': 'Affine frozen, statistics moved with what feeds the layer',
+  'batch-stats-while-frozen': 'The layer ran in training mode though its statistics stood still',
+  'unpaired-layer': 'Only one checkpoint has the layer',
+  'frozen-weights-changed': 'A tensor that must be frozen changed',
+  'initial-stats': 'Statistics were never updated',
+};
+
+/** The level that each kind has unless its table entry says otherwise. */
+const LEVELS: Readonly<Record<FindingKind, FindingLevel>> = {
+  'frozen-stats-drift': 'error',
+  'invalid-stats': 'error',
+  'stats-reset': 'error',
+  'training-mode-graph': 'error',
+  'unresolved-stats': 'error',
+  'folded-scale-drift': 'error',
+  'folded-bias-drift': 'error',
+  'affine-frozen-drift': 'warning',
+  'batch-stats-while-frozen': 'warning',
+  'unpaired-layer': 'warning',
+  'frozen-weights-changed': 'error',
+  'initial-stats': 'note',
+};
+
+/** Every kind of finding, in the order of the table in docs/findings. */
+export const FINDING_KINDS = Object.keys(FINDING_TITLES) as readonly FindingKind[];
+
+/** Kinds that `--allow` and `--min-shift` may excuse: those about drift, not those about an unreadable layer. */
+const ALLOWABLE: ReadonlySet<FindingKind> = new Set<FindingKind>([
+  'frozen-stats-drift',
+  'stats-reset',
+  'folded-scale-drift',
+  'folded-bias-drift',
+  'affine-frozen-drift',
+  'batch-stats-while-frozen',
+  'unpaired-layer',
+]);
+
+/** Makes a finding with its kind's level and docs page. */
+export function makeFinding(
+  kind: FindingKind,
+  layer: string,
+  message: string,
+  level: FindingLevel = LEVELS[kind],
+): Finding {
+  return { kind, level, layer, message, docs: `docs/findings/${kind}.md` };
+}
+
+/** What a user accepts or insists on. */
+export interface FindingPolicy {
+  /** Layers whose drift is accepted. */
+  readonly isAllowed: (layer: string) => boolean;
+  /** Modules that must be frozen, statistics and learned tensors. */
+  readonly isFrozen: (module: string) => boolean;
+  /** Drift whose outputShift is below is ignored. */
+  readonly minShift: number;
+}
+
+/** The findings about a compared layer, with the policy applied. */
+export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
+  const found = [
+    ...findStatusFindings(layer, policy),
+    ...findResets(layer),
+    ...findBatchStatistics(layer),
+    ...findTrainingMode(layer),
+  ];
+  return found.map((finding) => excuse(finding, layer, policy));
+}
+
+function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
+  const { name } = layer.before;
+  switch (layer.status) {
+    case 'drifted':
+      if (layer.isUniformScale)
+        return [makeFinding('folded-scale-drift', name, describeUniformScale(layer), 'warning')];
+      return layer.measures?.meanShift === null
+        ? [makeFinding('folded-scale-drift', name, describeScales(layer))]
+        : [makeFinding('frozen-stats-drift', name, describeDrift(layer))];
+    case 'invalid':
+      return [makeFinding('invalid-stats', name, `${layer.problem} in after`)];
+    case 'unresolved':
+      return [makeFinding('unresolved-stats', name, `its statistics cannot be audited: ${layer.problem}`)];
+    case 'ambiguous':
+      return [makeFinding('folded-bias-drift', name, FOLDED_BIAS_MESSAGE)];
+    case 'affine-frozen':
+      return policy.isFrozen(name)
+        ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
+        : [makeFinding('affine-frozen-drift', name, describeAffineFrozen(layer))];
+    case 'trained':
+      return policy.isFrozen(name)
+        ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
+        : [];
+    case 'held':
+    case 'locked':
+      return [];
+    default:
+      return layer.status satisfies never;
+  }
+}
+
+const FOLDED_BIAS_MESSAGE =
+  'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
+
+/** Both sides folded: only the variance's ratio shows. */
+function describeScales({ channels, channelsMoved, measures }: LayerComparison): string {
+  const ratio = measures?.logStdRatio.rms ?? Number.NaN;
+  return `${channelsMoved ?? channels} of ${channels} output channels of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
+}
+
+function describeUniformScale({ channels }: LayerComparison): string {
+  return `all ${channels} output channels of its convolution were rescaled by the same constant: weight decay or rescaling of the convolution explains that as well as moved statistics`;
+}
+
+function describeDrift(layer: LayerComparison): string {
+  if (layer.via === 'folded') {
+    return `${describeMove(layer)}, solved from the convolution that it was folded into, which was frozen up to the scale that folding writes; a trained weight or bias of the norm layer itself would look the same`;
+  }
+  const evidence = [
+    layer.affine === 'equal' ? 'its weight and bias' : null,
+    layer.neighbours === 'equal' ? 'the weights that feed it' : null,
+  ].filter((part) => part !== null);
+  const frozen =
+    evidence.length === 0 ? 'nothing learned belongs to it' : `${evidence.join(' and ')} are identical`;
+  return `${describeMove(layer)}, although ${frozen}`;
+}
+
+function describeInsistedDrift(layer: LayerComparison): string {
+  return `${describeMove(layer)}, although --frozen says that it must not`;
+}
+
+function describeAffineFrozen(layer: LayerComparison): string {
+  return `${describeMove(layer)} with the trained weights that feed it, while its own weight and bias stayed frozen`;
+}
+
+function describeMove({ channels, channelsMoved, measures, batches }: LayerComparison): string {
+  const after = batches === null || batches === 0n ? '' : ` after ${batches} training-mode batches`;
+  const [mean, output] = [measures?.meanShift ?? null, measures?.outputShift ?? null];
+  const shift =
+    mean === null || output === null
+      ? ''
+      : ` (mean by ${mean.rms.toPrecision(3)} σ rms, output by ${output.toPrecision(3)} of its size)`;
+  return `the running statistics of ${channelsMoved ?? channels} of ${channels} channels moved${shift}${after}`;
+}
+
+function findResets(layer: LayerComparison): readonly Finding[] {
+  if (!layer.isReset) return [];
+  const message =
+    'every channel of after has mean 0 and variance 1, as if the layer had never run, under a trained affine';
+  return [makeFinding('stats-reset', layer.before.name, message)];
+}
+
+function findBatchStatistics({ before, status, batches }: LayerComparison): readonly Finding[] {
+  if ((status !== 'locked' && status !== 'held') || batches === null || batches === 0n) return [];
+  const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
+  return [makeFinding('batch-stats-while-frozen', before.name, message)];
+}
+
+function findTrainingMode({ before, after }: LayerComparison): readonly Finding[] {
+  const message = (side: string) =>
+    `the node in ${side} runs in training mode: it normalises by batch statistics wherever it is deployed`;
+  return [
+    ...(isBatchGraph(after) ? [makeFinding('training-mode-graph', before.name, message('after'))] : []),
+    ...(isBatchGraph(before)
+      ? [makeFinding('training-mode-graph', before.name, message('before'), 'warning')]
+      : []),
+  ];
+}
+
+/** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */
+export function isBatchGraph({ isFromGraph, mode }: NormLayer): boolean {
+  return isFromGraph && mode === 'batch';
+}
+
+/** A finding that the user's policy accepts stays, as a note that says so. */
+function excuse(finding: Finding, { before, measures }: LayerComparison, policy: FindingPolicy): Finding {
+  if (finding.level === 'note' || !ALLOWABLE.has(finding.kind)) return finding;
+  if (policy.isAllowed(before.name))
+    return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
+  const isSmall = measures?.outputShift != null && measures.outputShift < policy.minShift;
+  if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift')) {
+    return { ...finding, level: 'note', message: `below --min-shift ${policy.minShift}: ${finding.message}` };
+  }
+  return finding;
+}
+
+/** The finding about a layer that only one checkpoint has. */
+export function findUnpaired(
+  layer: NormLayer,
+  side: 'before' | 'after',
+  policy: FindingPolicy,
+): readonly Finding[] {
+  const isNew = side === 'after';
+  const message = isNew ? 'the layer is new in after' : 'after has no such layer: it was not audited';
+  const isAllowed = !isNew && policy.isAllowed(layer.name);
+  const finding = makeFinding(
+    'unpaired-layer',
+    layer.name,
+    isAllowed ? `allowed: ${message}` : message,
+    isNew || isAllowed ? 'note' : 'warning',
+  );
+  return [finding, ...(isNew ? findHealth(layer) : [])];
+}
+
+/** What is wrong with a layer of after by itself, whatever before holds. */
+function findHealth(layer: NormLayer): readonly Finding[] {
+  return isBatchGraph(layer)
+    ? [
+        makeFinding(
+          'training-mode-graph',
+          layer.name,
+          'the node in after runs in training mode: it normalises by batch statistics wherever it is deployed',
+        ),
+      ]
+    : [];
+}

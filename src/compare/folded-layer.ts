@@ -1,0 +1,28 @@
+import type { LinearLayer } from '../norm/linear-layers.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+
+/** A norm layer that was folded into a convolution, as a layer whose statistics cannot be read from the file. */
+export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLayer {
+  const { foldedNormPath, path, nodeName, weightName, channels } = linear;
+  const reason = `it was folded into ${path ?? (nodeName === '' ? weightName : nodeName)}`;
+  return {
+    name: foldedNormPath ?? path ?? (fallbackName === '' ? nodeName : fallbackName),
+    isNamed: foldedNormPath !== null || path !== null,
+    kind: 'BatchNormalization',
+    channels,
+    mean: { kind: 'unresolved', reason },
+    variance: { kind: 'unresolved', reason },
+    gamma: null,
+    beta: null,
+    batchCount: null,
+    epsilon: null,
+    defaultEpsilon: 1e-5,
+    momentum: null,
+    mode: 'running',
+    nodeName,
+    isFromGraph: true,
+    neighbours: [],
+    feedingLinear: null,
+    notes: [],
+  };
+}

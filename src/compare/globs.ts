@@ -1,0 +1,29 @@
+import picomatch from 'picomatch';
+
+/** Whether a module path is meant by a list of globs. */
+export type PathMatcher = (path: string) => boolean;
+
+/**
+ * A matcher for globs over module paths with `.` as the separator: `*` is one component, `**` any number. A glob
+ * that matches a module means everything below it too, as in a .gitignore: `backbone` covers `backbone.layer1.bn1`.
+ */
+export function matchPaths(globs: readonly string[]): PathMatcher {
+  if (globs.length === 0) return () => false;
+  const isMatch = picomatch(globs.map(toSlashes), {
+    dot: true,
+    nonegate: true,
+    noextglob: true,
+    strictSlashes: true,
+  });
+  return (path) => ancestorsOf(path).some((ancestor) => isMatch(ancestor));
+}
+
+function toSlashes(glob: string): string {
+  return glob.replaceAll('.', '/');
+}
+
+/** A path and everything above it, as slash-separated paths: `a/b/c`, `a/b`, `a`. */
+function ancestorsOf(path: string): readonly string[] {
+  const components = path.replaceAll('/', '\u2215').split('.');
+  return components.map((_, index) => components.slice(0, components.length - index).join('/'));
+}

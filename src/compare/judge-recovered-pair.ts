@@ -1,0 +1,190 @@
+import type { LinearLayer } from '../norm/linear-layers.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+import { compareChannelScales, roundoffOf } from './channel-scales.js';
+import type { FoldedContext, Judgement } from './compare-folded.js';
+import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
+import { toFoldedLayer } from './folded-layer.js';
+import type { PairedBy } from './pair-layers.js';
+import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
+import { findInvalidValue, measureDrift, readChannelVector, type Statistics } from './statistics.js';
+
+/** A norm layer that is live or named on one side and was folded away on the other. */
+export interface RecoveredPair {
+  readonly layer: NormLayer;
+  /** The convolution that feeds it, unfolded. */
+  readonly live: LinearLayer;
+  /** The convolution that it was folded into. */
+  readonly folded: LinearLayer;
+  readonly foldedSide: 'before' | 'after';
+  readonly pairedBy: PairedBy;
+}
+
+type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
+
+/**
+ * Judges a norm layer against a convolution that it was folded into: if every output channel was merely rescaled, the
+ * factors give the folded side's statistics, and the layer is compared like a live one.
+ *
+ * @returns null when the convolution bears no trace of folding: the norm layer was removed, not folded.
+ * @throws CheckpointError when a tensor cannot be read.
+ */
+export async function judgeRecoveredPair(
+  pair: RecoveredPair,
+  context: FoldedContext,
+): Promise<Judgement | null> {
+  const { layer, live, folded, foldedSide } = pair;
+  const compared = await compareChannelScales(live.weight, folded.weight, live);
+  if (
+    compared.kind === 'proportional' &&
+    !folded.looksFolded &&
+    compared.scales.every((scale) => scale === 1)
+  )
+    return null;
+  const unread = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
+  if (unread?.kind === 'unresolved') {
+    return conclude(pair, context, { status: 'unresolved', problem: unread.reason });
+  }
+  const bias = folded.bias === null ? null : await readChannelVector(folded.bias);
+  const invalid = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
+  if (invalid >= 0 && foldedSide === 'after') {
+    const problem = `the folded bias of channel ${invalid} is ${bias?.values[invalid]}: not finite`;
+    return conclude(pair, context, { status: 'invalid', problem });
+  }
+  if (compared.kind === 'incomparable') {
+    return conclude(pair, context, {
+      status: 'unresolved',
+      problem: 'its convolution cannot be compared with the folded one',
+    });
+  }
+  if (compared.kind === 'changed')
+    return conclude(pair, context, { status: 'trained', problem: null }, 'changed');
+  const statistics = await readStatistics(layer);
+  const gamma = layer.gamma === null ? null : await readChannelVector(layer.gamma);
+  const { epsilon } = chooseEpsilon(layer, layer, context.epsilon);
+  const recovered = recoverStatistics(
+    {
+      statistics,
+      gamma,
+      beta: layer.beta === null ? null : await readChannelVector(layer.beta),
+      bias: live.bias === null ? null : await readChannelVector(live.bias),
+      epsilon,
+    },
+    {
+      scales: compared.scales,
+      uncertainty: compared.uncertainty,
+      bias,
+      biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias),
+    },
+  );
+  const verdict = decide(recovered, compared.weightsPerChannel);
+  const [before, after] =
+    foldedSide === 'after' ? [statistics, recovered.statistics] : [recovered.statistics, statistics];
+  const judgement = conclude(pair, context, verdict, verdict.status === 'trained' ? 'changed' : 'equal');
+  return {
+    ...judgement,
+    layer: {
+      ...judgement.layer,
+      ...verdict,
+      ...(foldedSide === 'before' && findInvalidValue(after) !== null
+        ? { status: 'invalid', problem: findInvalidValue(after) }
+        : {}),
+      affine: verdict.status === 'locked' && gamma !== null ? 'equal' : 'none',
+      neighbours: 'equal',
+      channelsMoved: recovered.moved.filter(Boolean).length,
+      measures: measureDrift(before, after, {
+        moved: recovered.moved,
+        gamma: gamma?.values ?? null,
+        epsilon,
+      }),
+      isUniformScale: isUniform(recovered, statistics, epsilon),
+      perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
+    },
+    epsilonEvidence:
+      layer.epsilon === null && context.epsilon === undefined ? collectEvidence(recovered, epsilon) : null,
+  };
+}
+
+function decide({ moved, hidden, contradicted }: RecoveredStatistics, weightsPerChannel: number): Verdict {
+  if (hidden.every(Boolean)) {
+    return {
+      status: 'unresolved',
+      problem: 'its scale is zero or too near it in every channel: the folded weights hide the statistics',
+    };
+  }
+  // No variance turns the sign of a channel; training the scale does.
+  if (contradicted.some(Boolean)) return { status: 'trained', problem: null };
+  if (!moved.some(Boolean)) return { status: 'locked', problem: null };
+  if (weightsPerChannel === 1) {
+    return {
+      status: 'unresolved',
+      problem:
+        'its convolution has one weight per channel, so that training it looks the same as moved statistics',
+    };
+  }
+  return { status: 'drifted', problem: null };
+}
+
+/** Whether one factor explains every channel's spread, as weight decay on the convolution would. */
+function isUniform(
+  { varianceOffsets, varianceTolerances, hidden, moved }: RecoveredStatistics,
+  { variance }: Statistics,
+  epsilon: number,
+): boolean {
+  const ratios = [...varianceOffsets.keys()].flatMap((channel) => {
+    const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
+    const tolerance = (varianceTolerances[channel] ?? 0) / spread;
+    return hidden[channel] === true
+      ? []
+      : [{ ratio: 1 + (varianceOffsets[channel] ?? Number.NaN) / spread, tolerance }];
+  });
+  const [first] = ratios;
+  if (first === undefined || ratios.length < 2 || !moved.some(Boolean)) return false;
+  const isOne = Math.abs(first.ratio - 1) <= first.tolerance;
+  return (
+    !isOne &&
+    ratios.every(({ ratio, tolerance }) => Math.abs(ratio - first.ratio) <= 2 * tolerance * first.ratio)
+  );
+}
+
+function collectEvidence(
+  { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
+  assumed: number,
+): Judgement['epsilonEvidence'] {
+  const visible = [...hidden.keys()].filter((channel) => hidden[channel] !== true);
+  return {
+    assumed,
+    offsets: visible.map((channel) => varianceOffsets[channel] ?? Number.NaN),
+    tolerances: visible.map((channel) => varianceTolerances[channel] ?? 0),
+  };
+}
+
+function conclude(
+  { layer, folded, foldedSide, pairedBy }: RecoveredPair,
+  context: FoldedContext,
+  verdict: Verdict,
+  equality: Judgement['equality'] = 'incomparable',
+): Judgement & { readonly layer: LayerComparison } {
+  const other = toFoldedLayer(folded, layer.name);
+  const [before, after] = foldedSide === 'after' ? [layer, other] : [{ ...other, name: layer.name }, layer];
+  return {
+    layer: {
+      before,
+      after,
+      pairedBy,
+      via: 'folded',
+      ...verdict,
+      affine: 'none',
+      neighbours: equality === 'incomparable' ? 'none' : equality,
+      channels: layer.channels,
+      channelsMoved: null,
+      ...chooseEpsilon(layer, layer, context.epsilon),
+      batches: null,
+      measures: null,
+      isReset: false,
+      isUniformScale: false,
+      perChannel: null,
+    },
+    equality,
+    epsilonEvidence: null,
+  };
+}

@@ -1,0 +1,262 @@
+import { CheckpointError, quote } from '../errors.js';
+import { compareNaturally, splitPath } from '../norm/naming.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+
+/** How a pair of layers was found. */
+export type PairedBy = 'name' | 'map' | 'order' | 'values';
+
+/** What pairing looks at: a name and a number of channels. */
+export type Pairable = Pick<NormLayer, 'name' | 'isNamed' | 'channels'>;
+
+/** A layer of before and the one of after that it is compared with. */
+export interface LayerPair<Layer extends Pairable = NormLayer> {
+  readonly before: Layer;
+  readonly after: Layer;
+  readonly pairedBy: PairedBy;
+}
+
+/** A rewriting of names from before to after: a leading path `from` becomes `to`. Both may be empty. */
+export interface PrefixEdit {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** One side of a pairing. */
+export interface PairingSide<Layer extends Pairable = NormLayer> {
+  readonly path: string;
+  readonly layers: readonly Layer[];
+  /** Whether the layers stand in the order of the model. */
+  readonly isOrdered: boolean;
+}
+
+/** Who goes with whom, and how names of before read in after. */
+export interface Pairing<Layer extends Pairable = NormLayer> {
+  readonly pairs: readonly LayerPair<Layer>[];
+  readonly onlyBefore: readonly Layer[];
+  readonly onlyAfter: readonly Layer[];
+  /** The edits that found the pairs, the most fruitful first; the identity is `{from: '', to: ''}`. */
+  readonly edits: readonly PrefixEdit[];
+}
+
+/** The search for wrapper prefixes looks at so many layers of before; all layers are counted for the best edits. */
+const MAX_SAMPLED_LAYERS = 200;
+
+/** So many of the edits with the most votes are counted exactly. */
+const MAX_COUNTED_EDITS = 24;
+
+/** So many different wrappers in one pair of checkpoints are looked for. */
+const MAX_EDITS = 6;
+
+const IDENTITY: PrefixEdit = { from: '', to: '' };
+
+/**
+ * Pairs the norm layers of two checkpoints: by hand-given edits first, then by name, with wrapper prefixes (`module.`,
+ * `_orig_mod.`, `backbone.`, …) on either side found by themselves, then by order where a graph has lost its names.
+ *
+ * The order of either side's layers makes no difference to pairs found by name.
+ *
+ * @throws CheckpointError `ambiguous` when two prefixes fit equally well.
+ */
+export function pairLayers<Layer extends Pairable>(
+  before: PairingSide<Layer>,
+  after: PairingSide<Layer>,
+  maps: readonly PrefixEdit[],
+): Pairing<Layer> {
+  const pairs: LayerPair<Layer>[] = [];
+  const left = new Map(before.layers.map((layer) => [layer.name, layer]));
+  const right = new Map(after.layers.map((layer) => [layer.name, layer]));
+  const join = (one: Layer, other: Layer, pairedBy: PairedBy) => {
+    pairs.push({ before: one, after: other, pairedBy });
+    left.delete(one.name);
+    right.delete(other.name);
+  };
+  const edits: PrefixEdit[] = [];
+  for (const edit of maps) {
+    for (const [one, other] of applyEdit(edit, left, right)) join(one, other, 'map');
+    edits.push(edit);
+  }
+  while (edits.length < maps.length + MAX_EDITS) {
+    const edit = findBestEdit(left, right, after.path, pairs.length === 0);
+    if (edit === null) break;
+    for (const [one, other] of applyEdit(edit, left, right)) join(one, other, 'name');
+    edits.push(edit);
+  }
+  for (const [one, other] of pairByOrder(
+    [...left.values()],
+    [...right.values()],
+    before.isOrdered && after.isOrdered,
+  )) {
+    join(one, other, 'order');
+  }
+  const order = new Map(before.layers.map((layer, index) => [layer, index]));
+  pairs.sort((x, y) => (order.get(x.before) ?? 0) - (order.get(y.before) ?? 0));
+  if (!edits.some(isIdentity)) edits.push(IDENTITY);
+  return { pairs, onlyBefore: [...left.values()], onlyAfter: [...right.values()], edits };
+}
+
+/**
+ * A name of before as after spells it, by the first edit whose result exists there.
+ *
+ * @returns null when no edit leads to an existing name.
+ */
+export function translateName(
+  name: string,
+  edits: readonly PrefixEdit[],
+  exists: (name: string) => boolean,
+): string | null {
+  for (const edit of edits) {
+    const translated = rewrite(name, edit);
+    if (translated !== null && exists(translated)) return translated;
+  }
+  return null;
+}
+
+/** Rewrites a name's leading path; null when the name does not lie under the edit's `from`. */
+function rewrite(name: string, { from, to }: PrefixEdit): string | null {
+  const join = (rest: string) => (to === '' ? rest : rest === '' ? to : `${to}.${rest}`);
+  if (from === '') return join(name);
+  if (name === from) return join('');
+  return name.startsWith(`${from}.`) ? join(name.slice(from.length + 1)) : null;
+}
+
+type ByName<Layer> = ReadonlyMap<string, Layer>;
+
+function applyEdit<Layer extends Pairable>(
+  edit: PrefixEdit,
+  left: ByName<Layer>,
+  right: ByName<Layer>,
+): readonly (readonly [Layer, Layer])[] {
+  return [...left.values()].flatMap((one) => {
+    const name = rewrite(one.name, edit);
+    const other = name === null ? undefined : right.get(name);
+    return other !== undefined && one.isNamed === other.isNamed && canPair(one, other)
+      ? [[one, other] as const]
+      : [];
+  });
+}
+
+/** A layer whose statistics cannot be read may not know its channels. */
+function canPair(one: Pairable, other: Pairable): boolean {
+  return one.channels === other.channels || one.channels === 0 || other.channels === 0;
+}
+
+function findBestEdit(
+  left: ByName<Pairable>,
+  right: ByName<Pairable>,
+  afterPath: string,
+  isFirst: boolean,
+): PrefixEdit | null {
+  if (left.size === 0 || right.size === 0) return null;
+  const counted = [IDENTITY, ...proposeEdits(left, right)].map((edit) => ({
+    edit,
+    pairs: applyEdit(edit, left, right),
+  }));
+  // A stable sort: the identity wins a tie, then the edit with more votes.
+  const [best, second] = counted.sort((x, y) => y.pairs.length - x.pairs.length);
+  if (best === undefined || best.pairs.length === 0) return null;
+  if (isIdentity(best.edit)) return best.edit;
+  // A wrapper holds a whole model. A few layers whose names happen to end alike are no wrapper.
+  const smaller = Math.min(left.size, right.size);
+  if (best.pairs.length * 2 < smaller || (!isFirst && best.pairs.length < 2 && smaller > 1)) return null;
+  if (
+    second !== undefined &&
+    second.pairs.length === best.pairs.length &&
+    conflicts(best.pairs, second.pairs)
+  ) {
+    // What is left over once the models are paired may just be new or gone; no reason to refuse the audit.
+    if (!isFirst) return null;
+    throw new CheckpointError(
+      `${best.pairs.length} norm layers fit under ${describeEdit(best.edit)} as well as under ${describeEdit(second.edit)}`,
+      {
+        code: 'ambiguous',
+        file: afterPath,
+        hint: `Say which is meant: --map ${best.edit.from}=${best.edit.to}, or --map ${second.edit.from}=${second.edit.to}`,
+      },
+    );
+  }
+  return best.edit;
+}
+
+/** Whether two ways to pair give a layer of either side different partners. */
+function conflicts(
+  some: readonly (readonly [Pairable, Pairable])[],
+  others: readonly (readonly [Pairable, Pairable])[],
+): boolean {
+  const partners = new Map(some);
+  const owners = new Map(some.map(([one, other]) => [other, one]));
+  return others.some(
+    ([one, other]) => (partners.get(one) ?? other) !== other || (owners.get(other) ?? one) !== one,
+  );
+}
+
+/** Edits under which some sampled layer of before gets the name of one of after, those with the most votes first. */
+function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly PrefixEdit[] {
+  const byLeaf = new Map<string, Pairable[]>();
+  for (const layer of right.values()) {
+    const [, leaf] = splitPath(layer.name);
+    const layers = byLeaf.get(leaf);
+    if (layers === undefined) byLeaf.set(leaf, [layer]);
+    else layers.push(layer);
+  }
+  const votes = new Map<string, { edit: PrefixEdit; count: number }>();
+  for (const one of sample([...left.values()].filter(({ isNamed }) => isNamed))) {
+    for (const other of byLeaf.get(splitPath(one.name)[1]) ?? []) {
+      if (!other.isNamed || !canPair(one, other)) continue;
+      const edit = findEdit(one.name, other.name);
+      const key = `${edit.from}=${edit.to}`;
+      const vote = votes.get(key);
+      if (vote === undefined) votes.set(key, { edit, count: 1 });
+      else vote.count++;
+    }
+  }
+  return [...votes.entries()]
+    .sort(([x, { count: m }], [y, { count: n }]) => n - m || x.length - y.length || compareNaturally(x, y))
+    .slice(0, MAX_COUNTED_EDITS)
+    .map(([, { edit }]) => edit)
+    .filter((edit) => !isIdentity(edit));
+}
+
+/** The edit that turns one name into another: what stands before their longest common tail of components. */
+function findEdit(before: string, after: string): PrefixEdit {
+  const [x, y] = [before.split('.'), after.split('.')];
+  let common = 0;
+  while (common < Math.min(x.length, y.length) && x[x.length - 1 - common] === y[y.length - 1 - common])
+    common++;
+  return { from: x.slice(0, x.length - common).join('.'), to: y.slice(0, y.length - common).join('.') };
+}
+
+function sample(layers: readonly Pairable[]): readonly Pairable[] {
+  const step = Math.max(1, Math.ceil(layers.length / MAX_SAMPLED_LAYERS));
+  return layers.filter((_, index) => index % step === 0);
+}
+
+/**
+ * Pairs by order what a graph without names leaves: only when the channel counts agree one to one, and either both
+ * sides stand in the model's order or every channel count occurs once.
+ */
+function pairByOrder<Layer extends Pairable>(
+  left: readonly Layer[],
+  right: readonly Layer[],
+  areOrdered: boolean,
+): readonly (readonly [Layer, Layer])[] {
+  const areNamesLost = left.every(({ isNamed }) => !isNamed) || right.every(({ isNamed }) => !isNamed);
+  if (left.length === 0 || left.length !== right.length || !areNamesLost) return [];
+  const byChannels = (layers: readonly Layer[]) => [...layers].sort((x, y) => x.channels - y.channels);
+  const isDistinct = new Set(left.map(({ channels }) => channels)).size === left.length;
+  if (!areOrdered && !isDistinct) return [];
+  const [one, other] = areOrdered ? [left, right] : [byChannels(left), byChannels(right)];
+  const pairs = one.flatMap((layer, index) => {
+    const partner = other[index];
+    return partner !== undefined && partner.channels === layer.channels ? [[layer, partner] as const] : [];
+  });
+  return pairs.length === left.length ? pairs : [];
+}
+
+function isIdentity(edit: PrefixEdit): boolean {
+  return edit.from === '' && edit.to === '';
+}
+
+function describeEdit({ from, to }: PrefixEdit): string {
+  if (from === '') return `the prefix ${quote(to)}`;
+  return to === '' ? `the names without ${quote(from)}` : `${quote(to)} in place of ${quote(from)}`;
+}

@@ -1,0 +1,105 @@
+import { isUnder, splitPath } from '../norm/naming.js';
+import type { LayerComparison } from './compare-layers.js';
+import type { LearnedComparison } from './compare-learned.js';
+
+/** A maximal subtree of the module tree in which every learned tensor is equal (frozen) or none is (trained). */
+export interface Region {
+  /** Module path as before spells it; `''` is the whole model. */
+  readonly path: string;
+  readonly status: 'frozen' | 'trained';
+  /** Norm layers of both checkpoints inside. */
+  readonly layers: number;
+  /** How many of them drifted. */
+  readonly drifted: number;
+  readonly learned: { readonly tensors: number; readonly equal: number; readonly elements: number };
+}
+
+/** Deeper components count as one: names come from files, and the walk below recurses. */
+const MAX_DEPTH = 64;
+
+interface Node {
+  readonly path: string;
+  readonly children: Map<string, Node>;
+  tensors: number;
+  equal: number;
+  elements: number;
+}
+
+/**
+ * Divides a model into its frozen and trained regions, in the order of before. Tensors that could not be compared
+ * belong to none.
+ */
+export function findRegions(
+  learned: readonly LearnedComparison[],
+  layers: readonly LayerComparison[],
+): readonly Region[] {
+  const root = makeNode('');
+  for (const comparison of learned) {
+    if (comparison.equality !== 'incomparable') addTensor(root, comparison);
+  }
+  const regions: Region[] = [];
+  collectUniform(root, regions);
+  return regions.map((region) => {
+    const inside = layers.filter(({ before }) => isUnder(before.name, region.path));
+    return {
+      ...region,
+      layers: inside.length,
+      drifted: inside.filter(({ status }) => status === 'drifted').length,
+    };
+  });
+}
+
+function addTensor(root: Node, { name, equality, elementCount }: LearnedComparison): void {
+  let node = root;
+  count(node, equality === 'equal', elementCount);
+  for (const component of componentsOf(name)) {
+    let child = node.children.get(component);
+    if (child === undefined) {
+      child = makeNode(node.path === '' ? component : `${node.path}.${component}`);
+      node.children.set(component, child);
+    }
+    node = child;
+    count(node, equality === 'equal', elementCount);
+  }
+}
+
+function componentsOf(name: string): readonly string[] {
+  const components = name.split('.');
+  if (components.length <= MAX_DEPTH) return components;
+  return [...components.slice(0, MAX_DEPTH - 1), components.slice(MAX_DEPTH - 1).join('.')];
+}
+
+function makeNode(path: string): Node {
+  return { path, children: new Map(), tensors: 0, equal: 0, elements: 0 };
+}
+
+function count(node: Node, isEqual: boolean, elements: number): void {
+  node.tensors++;
+  node.equal += isEqual ? 1 : 0;
+  node.elements += elements;
+}
+
+function collectUniform(node: Node, regions: Region[]): void {
+  const { tensors, equal, elements } = node;
+  if (tensors === 0) return;
+  if (equal !== 0 && equal !== tensors) {
+    for (const child of node.children.values()) collectUniform(child, regions);
+    return;
+  }
+  regions.push({
+    path: node.path,
+    status: equal > 0 ? 'frozen' : 'trained',
+    layers: 0,
+    drifted: 0,
+    learned: { tensors, equal, elements },
+  });
+}
+
+/** The region that a module path lies in; null where it lies in none. */
+export function regionOf(path: string, regions: readonly Region[]): Region | null {
+  for (let ancestor = path; ; ancestor = splitPath(ancestor)[0]) {
+    const region = regions.find((candidate) => candidate.path === ancestor);
+    if (region !== undefined) return region;
+    if (ancestor === '') return null;
+  }
+}

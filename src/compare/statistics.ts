@@ -1,0 +1,149 @@
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { type DType, decodeFloats } from '../checkpoint/dtype.js';
+import { readRange } from '../io/byte-source.js';
+import { isEqualUpToRounding } from './tensor-equality.js';
+
+/** A vector of one value per channel, decoded to float64, with the type that it is stored in. */
+export interface ChannelVector {
+  readonly values: Float64Array;
+  readonly dtype: DType;
+}
+
+/** One side's statistics of a norm layer; both vectors have one value per channel. */
+export interface Statistics {
+  readonly mean: ChannelVector;
+  readonly variance: ChannelVector;
+}
+
+/** Root mean square and maximum over channels. */
+export interface RmsAndMax {
+  readonly rms: number;
+  readonly max: number;
+}
+
+/**
+ * How far a layer's statistics moved; formulas and units in docs/measures.md. Null where folding on both sides hides
+ * what a measure needs.
+ */
+export interface Measures {
+  /** abs(μB − μA) / σA, in standard deviations of before. */
+  readonly meanShift: RmsAndMax | null;
+  /** abs(ln(σB / σA)), in nats. */
+  readonly logStdRatio: RmsAndMax;
+  /** Mean over channels of the mean of the two Kullback–Leibler divergences between the Gaussians, in nats. */
+  readonly divergence: number | null;
+  /** How far the layer's output moves, relative to its own size, on data that follows the after statistics. */
+  readonly outputShift: number | null;
+}
+
+/** Decodes a per-channel tensor whole. Its length was checked against a limit when the layer was found. */
+export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> {
+  return { values: decodeFloats(await readRange(tensor.range), tensor.dtype), dtype: tensor.dtype };
+}
+
+/** Which channels moved: those whose mean or variance is not equal up to storage rounding. */
+export function findMovedChannels(before: Statistics, after: Statistics): readonly boolean[] {
+  const isMoved = (left: ChannelVector, right: ChannelVector, channel: number) =>
+    !isEqualUpToRounding(at(left, channel), left.dtype, at(right, channel), right.dtype);
+  return Array.from(
+    before.mean.values,
+    (_, channel) =>
+      isMoved(before.mean, after.mean, channel) || isMoved(before.variance, after.variance, channel),
+  );
+}
+
+/** Why statistics are not valid: the first value that is NaN, infinite, or a negative variance; null when all are. */
+export function findInvalidValue({ mean, variance }: Statistics): string | null {
+  const describe = (role: string, value: number, channel: number) =>
+    `${role} of channel ${channel} is ${describeValue(value)}`;
+  for (const [role, vector] of [
+    ['the running mean', mean],
+    ['the running variance', variance],
+  ] as const) {
+    const channel = vector.values.findIndex(
+      (value) => !Number.isFinite(value) || (vector === variance && value < 0),
+    );
+    if (channel >= 0) return describe(role, at(vector, channel), channel);
+  }
+  return null;
+}
+
+/**
+ * Whether statistics are what a layer starts with: mean 0 and variance 1 in every channel. detectron2 starts its
+ * variance at 1 − 1e-5, in float32.
+ */
+export function areInitial({ mean, variance }: Statistics): boolean {
+  const detectron = Math.fround(1 - 1e-5);
+  const first = variance.values[0];
+  return (
+    mean.values.length > 0 &&
+    (first === 1 || first === detectron) &&
+    mean.values.every((value) => value === 0) &&
+    variance.values.every((value) => value === first)
+  );
+}
+
+/**
+ * The measures of design: σ = √(v + ε) in float64. Channels that did not move count as exactly unmoved, so that a
+ * copy in a narrower type measures zero.
+ *
+ * @param gamma of after, one value per channel; null without affine, which counts as 1.
+ */
+export function measureDrift(
+  before: Statistics,
+  after: Statistics,
+  { moved, gamma, epsilon }: { moved: readonly boolean[]; gamma: Float64Array | null; epsilon: number },
+): Measures {
+  const channels = moved.length;
+  const sums = { shift: 0, ratio: 0, divergence: 0, output: 0, gamma: 0 };
+  const max = { shift: 0, ratio: 0 };
+  for (let channel = 0; channel < channels; channel++) {
+    const weight = (gamma?.[channel] ?? 1) ** 2;
+    sums.gamma += weight;
+    if (moved[channel] !== true) continue;
+    const varianceBefore = at(before.variance, channel) + epsilon;
+    const varianceAfter = at(after.variance, channel) + epsilon;
+    const difference = at(after.mean, channel) - at(before.mean, channel);
+    const shift = Math.abs(difference) / Math.sqrt(varianceBefore);
+    const stdRatio = Math.sqrt(varianceAfter) / Math.sqrt(varianceBefore);
+    const ratio = Math.abs(Math.log(stdRatio));
+    sums.shift += shift ** 2;
+    sums.ratio += ratio ** 2;
+    max.shift = maxOrNaN(max.shift, shift);
+    max.ratio = maxOrNaN(max.ratio, ratio);
+    sums.divergence +=
+      ((varianceBefore + difference ** 2) / varianceAfter +
+        (varianceAfter + difference ** 2) / varianceBefore -
+        2) /
+      4;
+    sums.output += weight * (shift ** 2 + (stdRatio - 1) ** 2);
+  }
+  return {
+    meanShift: { rms: Math.sqrt(sums.shift / channels), max: max.shift },
+    logStdRatio: { rms: Math.sqrt(sums.ratio / channels), max: max.ratio },
+    divergence: sums.divergence / channels,
+    outputShift: sums.gamma === 0 ? 0 : Math.sqrt(sums.output / sums.gamma),
+  };
+}
+
+/** σB / σA per channel. */
+export function findStdRatios(before: Statistics, after: Statistics, epsilon: number): readonly number[] {
+  return Array.from(
+    before.variance.values,
+    (variance, channel) => Math.sqrt(at(after.variance, channel) + epsilon) / Math.sqrt(variance + epsilon),
+  );
+}
+
+function at(vector: ChannelVector, channel: number): number {
+  return vector.values[channel] ?? Number.NaN;
+}
+
+/** Math.max, spelled out: a NaN must stay. */
+function maxOrNaN(left: number, right: number): number {
+  return Number.isNaN(left) || Number.isNaN(right) ? Number.NaN : Math.max(left, right);
+}
+
+function describeValue(value: number): string {
+  if (Number.isNaN(value)) return 'NaN (not a number)';
+  return Number.isFinite(value) ? `${value}: negative` : `${value}: not finite`;
+}

@@ -1,0 +1,49 @@
+/** What a comparison says of a norm layer that both checkpoints have; docs/measures.md explains each. */
+export type LayerStatus =
+  | 'locked'
+  | 'drifted'
+  | 'affine-frozen'
+  | 'trained'
+  | 'held'
+  | 'invalid'
+  | 'unresolved'
+  | 'ambiguous';
+
+/** Every status, in the order of reports: what needs attention first. */
+export const LAYER_STATUSES: readonly LayerStatus[] = [
+  'drifted',
+  'invalid',
+  'unresolved',
+  'ambiguous',
+  'affine-frozen',
+  'trained',
+  'held',
+  'locked',
+];
+
+/** How learned tensors of before relate to those of after; `none` where there are none to compare. */
+export type Relation = 'equal' | 'changed' | 'none';
+
+/** What the status of a layer with valid statistics follows from. */
+export interface StatusEvidence {
+  readonly relation: Relation;
+  /** Whether the affine is merely γ = 1, β = 0, which says nothing about freezing. */
+  readonly isInitial: boolean;
+  readonly neighbours: Relation;
+  readonly haveStatisticsMoved: boolean;
+}
+
+/**
+ * The status of a layer with valid statistics. Follows from equality alone: measures rank and explain.
+ */
+export function decideStatus({
+  relation,
+  isInitial,
+  neighbours,
+  haveStatisticsMoved,
+}: StatusEvidence): LayerStatus {
+  if (!haveStatisticsMoved) return relation === 'changed' || neighbours === 'changed' ? 'held' : 'locked';
+  if (relation === 'changed') return 'trained';
+  if (neighbours !== 'changed') return 'drifted';
+  return relation === 'equal' && !isInitial ? 'affine-frozen' : 'trained';
+}
