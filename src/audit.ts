@@ -1,0 +1,222 @@
+import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
+import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
+import { compareFolded } from './compare/compare-folded.js';
+import { compareLayers, type LayerComparison } from './compare/compare-layers.js';
+import {
+  compareLearnedTensors,
+  type LearnedComparisons,
+  type OnProgress,
+} from './compare/compare-learned.js';
+import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
+import { findChangedFrozenWeights } from './compare/frozen-weights.js';
+import { matchPaths } from './compare/globs.js';
+import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
+import { findRegions } from './compare/regions.js';
+import { CheckpointError, quote, UsageError } from './errors.js';
+import { findNormLayers } from './norm/find-layers.js';
+import { findLearnedTensors } from './norm/learned-tensors.js';
+import { findFreeLinears } from './norm/linear-layers.js';
+import type { NormLayer } from './norm/norm-layer.js';
+import { type AuditReport, buildReport } from './report/audit-report.js';
+
+/** What an audit is told beside the two checkpoints. */
+export interface AuditOptions extends OpenOptions {
+  /** Globs over module paths: what must be frozen, statistics and learned tensors. */
+  readonly frozen?: readonly string[] | undefined;
+  /** Globs over module paths: layers whose drift is accepted, and shown as allowed. */
+  readonly allow?: readonly string[] | undefined;
+  /** Ignore drift whose outputShift is under this. */
+  readonly minShift?: number | undefined;
+  /** Epsilon of every layer, instead of the graph's or the framework's default. */
+  readonly epsilon?: number | undefined;
+  /** How names of before read in after, before any prefix is looked for. */
+  readonly map?: readonly PrefixEdit[] | undefined;
+  /** Keep each layer's statistics per channel in the report. */
+  readonly channels?: boolean | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** One checkpoint with what an audit looks at. */
+interface AuditSide {
+  readonly checkpoint: Checkpoint;
+  readonly layers: readonly NormLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/**
+ * Audits two checkpoint files: opens them, audits, closes them.
+ *
+ * @throws CheckpointError when one cannot be read, neither has a norm layer, or nothing pairs.
+ * @throws UsageError when an option cannot apply to these checkpoints.
+ */
+export async function audit(
+  beforePath: string,
+  afterPath: string,
+  options: AuditOptions = {},
+): Promise<AuditReport> {
+  const before = await openCheckpoint(beforePath, options);
+  try {
+    const after = await openCheckpoint(afterPath, options);
+    try {
+      return await auditCheckpoints(before, after, options);
+    } finally {
+      await after.close();
+    }
+  } finally {
+    await before.close();
+  }
+}
+
+/**
+ * Audits two open checkpoints, which stay open.
+ *
+ * Every norm layer is found on both sides, paired, compared and judged; every learned tensor is compared; what the
+ * two say together becomes regions and findings.
+ *
+ * @throws as {@link audit}.
+ */
+export async function auditCheckpoints(
+  beforeCheckpoint: Checkpoint,
+  afterCheckpoint: Checkpoint,
+  options: AuditOptions = {},
+): Promise<AuditReport> {
+  const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
+  refuseWithoutLayers(before, after);
+  const policy = makePolicy(options);
+  const pairing = pairSides(before, after, options.map ?? []);
+  const folded = await compareFolded(before, after, {
+    pairing,
+    maps: options.map ?? [],
+    epsilon: options.epsilon,
+    keepChannels: options.channels === true,
+  });
+  if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
+  const learned = await compareLearnedTensors(before.learned, after.learned, {
+    folded,
+    onProgress: options.onProgress,
+  });
+  const layers = inOrderOf(before, [
+    ...(await compareLiveLayers(pairing, learned, options)),
+    ...folded.layers,
+  ]);
+  checkGlobs(options.frozen ?? [], layers, learned);
+  return buildReport({
+    before,
+    after,
+    layers,
+    learned,
+    regions: findRegions(learned.compared, layers),
+    findings: [
+      ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
+      ...folded.onlyBefore.flatMap((layer) => findUnpaired(layer, 'before', policy)),
+      ...folded.onlyAfter.flatMap((layer) => findUnpaired(layer, 'after', policy)),
+      ...findChangedFrozenWeights(learned, policy),
+    ],
+    isAllowed: policy.isAllowed,
+  });
+}
+
+function examine(checkpoint: Checkpoint): AuditSide {
+  const layers = findNormLayers(checkpoint);
+  return { checkpoint, layers, learned: findLearnedTensors(checkpoint, layers) };
+}
+
+function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {
+  const toSide = ({ checkpoint, layers }: AuditSide) => ({
+    path: checkpoint.path,
+    layers,
+    isOrdered: checkpoint.inModuleOrder,
+  });
+  return pairLayers(toSide(before), toSide(after), maps);
+}
+
+/** A side without norm layers can be audited only where they may have been folded into its convolutions. */
+function refuseWithoutLayers(before: AuditSide, after: AuditSide): void {
+  for (const { checkpoint, layers } of [after, before]) {
+    if (layers.length > 0 || findFreeLinears(checkpoint).length > 0) continue;
+    throw new CheckpointError(
+      'expected norm layers with running statistics, found no BatchNorm layer: nothing to audit',
+      {
+        code: 'no-norm-layers',
+        file: checkpoint.path,
+      },
+    );
+  }
+}
+
+function refuseUnpaired(before: AuditSide, after: AuditSide): never {
+  const file = after.checkpoint.path;
+  if (before.layers.length + after.layers.length === 0) {
+    throw new CheckpointError(
+      'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
+      {
+        code: 'no-norm-layers',
+        file,
+        hint: EXPORT_LIVE_HINT,
+      },
+    );
+  }
+  throw new CheckpointError(
+    `none of its norm layers (${listFirst(after)}) goes with one in ${quote(before.checkpoint.path)} (${listFirst(before)}): nothing was paired`,
+    {
+      code: 'nothing-paired',
+      file,
+      hint: 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO',
+    },
+  );
+}
+
+const EXPORT_LIVE_HINT =
+  'To be sure, export with live BatchNorm: torch.onnx.export(…, dynamo=False, do_constant_folding=False), or dynamo=True with optimize=False.';
+
+function listFirst({ layers, checkpoint }: AuditSide): string {
+  if (layers.length === 0)
+    return `${findFreeLinears(checkpoint).length} convolutions, which may hold folded ones`;
+  const names = layers.slice(0, 2).map(({ name }) => quote(name));
+  return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
+}
+
+/** Layers in the order of before; those whose norm layer before has folded away come where their convolution stood. */
+function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): readonly LayerComparison[] {
+  const order = new Map(before.layers.map((layer, index) => [layer, index]));
+  return [...layers].sort(
+    (x, y) =>
+      (order.get(x.before) ?? Number.MAX_SAFE_INTEGER) - (order.get(y.before) ?? Number.MAX_SAFE_INTEGER),
+  );
+}
+
+function makePolicy({ frozen, allow, minShift }: AuditOptions): FindingPolicy {
+  return { isAllowed: matchPaths(allow ?? []), isFrozen: matchPaths(frozen ?? []), minShift: minShift ?? 0 };
+}
+
+async function compareLiveLayers(
+  { pairs }: Pairing,
+  learned: LearnedComparisons,
+  { epsilon, channels }: AuditOptions,
+): Promise<readonly LayerComparison[]> {
+  const layers: LayerComparison[] = [];
+  for (const pair of pairs) {
+    layers.push(await compareLayers(pair, { learned, epsilon, keepChannels: channels === true }));
+  }
+  return layers;
+}
+
+/** A glob that means nothing would be a silent pass. */
+function checkGlobs(
+  globs: readonly string[],
+  layers: readonly LayerComparison[],
+  learned: LearnedComparisons,
+): void {
+  for (const glob of globs) {
+    const isMatch = matchPaths([glob]);
+    if (
+      layers.some(({ before }) => isMatch(before.name)) ||
+      learned.compared.some(({ name }) => isMatch(name))
+    )
+      continue;
+    throw new UsageError(
+      `--frozen ${quote(glob)} matches no norm layer and no learned tensor of both checkpoints`,
+      'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
+    );
+  }
+}

@@ -1,0 +1,75 @@
+import { CommanderError } from 'commander';
+import { CheckpointError, escapeControls, UsageError } from '../errors.js';
+import { createProgram } from './program.js';
+import { createTerminal, type Terminal } from './terminal.js';
+
+/** What the process says with its exit code, as diff(1) does. */
+export const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
+
+/**
+ * Runs the command line and sets the process's exit code: 0 nothing found, 1 a finding at or above --fail-on, 2 the
+ * audit could not be done, on every path.
+ *
+ * @param args the arguments after the program's name.
+ */
+export async function main(args: readonly string[]): Promise<void> {
+  const terminal = createTerminal(process);
+  // An uncaught error would exit with 1, which here means "drift found".
+  const crash = (error: unknown) => {
+    reportFailure(error, terminal, args.includes('--debug'));
+    process.exit(EXIT_CODES.failed);
+  };
+  process.once('uncaughtException', crash);
+  process.once('unhandledRejection', crash);
+  handleClosedPipes();
+  try {
+    process.exitCode = await run(args, terminal);
+  } catch (error) {
+    reportFailure(error, terminal, args.includes('--debug'));
+    process.exitCode = EXIT_CODES.failed;
+  }
+}
+
+async function run(args: readonly string[], terminal: Terminal): Promise<number> {
+  let exitCode: number = EXIT_CODES.nothingFound;
+  const program = createProgram(terminal, (code) => {
+    exitCode = code;
+  });
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    // Commander has printed its help, version or complaint itself.
+    if (error instanceof CommanderError)
+      return error.exitCode === 0 ? EXIT_CODES.nothingFound : EXIT_CODES.failed;
+    throw error;
+  }
+}
+
+/** A reader that closes the pipe early, such as `head`, has seen enough; the verdict stands. */
+function handleClosedPipes(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') process.exit(EXIT_CODES.failed);
+    });
+  }
+}
+
+function reportFailure(error: unknown, terminal: Terminal, isDebug: boolean): void {
+  terminal.finishProgress();
+  terminal.writeError(`bn-audit: ${describeFailure(error)}`);
+  const hint = error instanceof CheckpointError || error instanceof UsageError ? error.hint : INTERNAL_HINT;
+  if (hint !== undefined) terminal.writeError(`  ${escapeControls(hint)}`);
+  if (isDebug && error instanceof Error && error.stack !== undefined) terminal.writeError(error.stack);
+}
+
+const INTERNAL_HINT = 'This is a defect of bn-audit. Run again with --debug and report what it prints.';
+
+function describeFailure(error: unknown): string {
+  if (error instanceof CheckpointError) {
+    const place = error.offset === undefined ? '' : ` (at byte ${error.offset})`;
+    return escapeControls(`${error.file}: ${error.message}${place}`);
+  }
+  if (error instanceof UsageError) return escapeControls(error.message);
+  return escapeControls(`unexpected failure: ${error instanceof Error ? error.message : String(error)}`);
+}

@@ -1,0 +1,61 @@
+import type { Checkpoint } from './checkpoint/checkpoint.js';
+import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
+import { examineLayer } from './compare/examine-layer.js';
+import { CheckpointError } from './errors.js';
+import { findNormLayers } from './norm/find-layers.js';
+import { findLearnedTensors } from './norm/learned-tensors.js';
+import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
+
+/** What an inspection is told beside the checkpoint. */
+export interface InspectOptions extends OpenOptions {
+  /** Epsilon of every layer, instead of the graph's or the framework's default. */
+  readonly epsilon?: number | undefined;
+  /** Keep each layer's statistics and affine per channel in the report. */
+  readonly channels?: boolean | undefined;
+}
+
+/**
+ * Inspects one checkpoint file: every norm layer, its statistics and their health.
+ *
+ * @throws CheckpointError when it cannot be read or has no norm layer.
+ */
+export async function inspect(path: string, options: InspectOptions = {}): Promise<InspectReport> {
+  const checkpoint = await openCheckpoint(path, options);
+  try {
+    return await inspectCheckpoint(checkpoint, options);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/**
+ * Inspects an open checkpoint, which stays open.
+ *
+ * @throws as {@link inspect}.
+ */
+export async function inspectCheckpoint(
+  checkpoint: Checkpoint,
+  options: InspectOptions = {},
+): Promise<InspectReport> {
+  const layers = findNormLayers(checkpoint);
+  const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
+  if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);
+  const learned = findLearnedTensors(checkpoint, layers);
+  const examined = [];
+  for (const layer of layers) {
+    examined.push(
+      await examineLayer(layer, { epsilon: options.epsilon, keepChannels: options.channels === true }),
+    );
+  }
+  return buildInspectReport(checkpoint, examined, { learned: learned.size, folded });
+}
+
+function refuseWithoutLayers(checkpoint: Checkpoint): never {
+  throw new CheckpointError(
+    'expected norm layers with running statistics, found no BatchNorm layer: nothing to inspect',
+    {
+      code: 'no-norm-layers',
+      file: checkpoint.path,
+    },
+  );
+}

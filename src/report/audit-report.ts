@@ -1,0 +1,248 @@
+import type { Checkpoint, CheckpointFormat, Tensor } from '../checkpoint/checkpoint.js';
+import type { EpsilonFrom, LayerComparison, PerChannel } from '../compare/compare-layers.js';
+import type { LearnedComparisons } from '../compare/compare-learned.js';
+import type { Finding } from '../compare/findings.js';
+import type { PairedBy } from '../compare/pair-layers.js';
+import type { Region } from '../compare/regions.js';
+import type { RmsAndMax } from '../compare/statistics.js';
+import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
+import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import { TOOL_NAME, VERSION } from '../version.js';
+
+/** A count that may exceed 2^53; a string of digits then. */
+export type Count = number | string;
+
+/** One checkpoint in a report. */
+export interface CheckpointSummary {
+  /** As the user named it. */
+  readonly path: string;
+  readonly format: CheckpointFormat;
+  /** Norm layers in the file, those left out that were folded away. */
+  readonly layers: number;
+  /** Norm layers of the audit that were folded into a convolution of this file. */
+  readonly folded: number;
+  /** Learned tensors in the file. */
+  readonly learned: number;
+}
+
+/** Where one side of a layer comes from: the tensors, or how the graph supplies them; null where it cannot be read. */
+export interface LayerSide {
+  readonly name: string;
+  /** The graph's node; null without a graph. */
+  readonly node: string | null;
+  readonly mean: string | null;
+  readonly variance: string | null;
+}
+
+/** A norm layer of an audit, as the JSON contract has it. */
+export interface AuditLayer {
+  readonly name: string;
+  readonly kind: string;
+  readonly status: LayerStatus;
+  readonly allowed: boolean;
+  readonly channels: number;
+  readonly channelsMoved: number | null;
+  readonly affine: Relation;
+  readonly neighbours: Relation;
+  readonly epsilon: number;
+  readonly epsilonFrom: EpsilonFrom;
+  readonly batches: Count | null;
+  readonly meanShift: RmsAndMax | null;
+  readonly logStdRatio: RmsAndMax | null;
+  readonly divergence: number | null;
+  readonly outputShift: number | null;
+  readonly pairedBy: PairedBy;
+  readonly via: 'live' | 'folded';
+  readonly before: LayerSide;
+  readonly after: LayerSide;
+  readonly perChannel?: PerChannel;
+}
+
+/** The result of an audit: exactly what `--format json` prints, and all that a renderer needs. */
+export interface AuditReport {
+  readonly schemaVersion: 1;
+  readonly tool: { readonly name: string; readonly version: string };
+  /** "drifted" exactly when a finding of level error stands. */
+  readonly verdict: 'clean' | 'drifted';
+  readonly before: CheckpointSummary;
+  readonly after: CheckpointSummary;
+  readonly summary: {
+    readonly layers: number;
+    readonly byStatus: Readonly<Record<LayerStatus, number>>;
+    /** Smallest and largest move of the batch count, over the drifted layers, or over all where none drifted. */
+    readonly batches: { readonly min: Count; readonly max: Count } | null;
+    /** The drifted layer whose output moves most. */
+    readonly worst: { readonly layer: string; readonly outputShift: number } | null;
+    /** Learned tensors of both checkpoints, and those that only one has or whose types cannot be compared. */
+    readonly learned: {
+      readonly compared: number;
+      readonly equal: number;
+      readonly changed: number;
+      readonly incomparable: number;
+      readonly onlyBefore: number;
+      readonly onlyAfter: number;
+    };
+  };
+  readonly regions: readonly Region[];
+  readonly layers: readonly AuditLayer[];
+  readonly findings: readonly Finding[];
+  /** What the user should know beyond the findings; plain sentences. */
+  readonly warnings: readonly string[];
+}
+
+/** Everything that an audit found out, before it is put in the report's form. */
+export interface AuditResults {
+  readonly before: SideResults;
+  readonly after: SideResults;
+  readonly layers: readonly LayerComparison[];
+  readonly learned: LearnedComparisons;
+  readonly regions: readonly Region[];
+  readonly findings: readonly Finding[];
+  readonly isAllowed: (layer: string) => boolean;
+}
+
+interface SideResults {
+  readonly checkpoint: Checkpoint;
+  readonly layers: readonly NormLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** Puts an audit's results in the report's form. */
+export function buildReport(results: AuditResults): AuditReport {
+  const { before, after, layers, findings } = results;
+  return {
+    schemaVersion: 1,
+    tool: { name: TOOL_NAME, version: VERSION },
+    verdict: findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean',
+    before: summarizeSide(before, countFolded(layers, 'before')),
+    after: summarizeSide(after, countFolded(layers, 'after')),
+    summary: {
+      layers: layers.length,
+      byStatus: countByStatus(layers),
+      batches: findBatchRange(layers),
+      worst: findWorst(layers),
+      learned: summarizeLearned(results.learned),
+    },
+    regions: results.regions,
+    layers: layers.map((layer) => toAuditLayer(layer, results.isAllowed)),
+    findings,
+    warnings: listWarnings(results),
+  };
+}
+
+function summarizeSide({ checkpoint, layers, learned }: SideResults, folded: number): CheckpointSummary {
+  return {
+    path: checkpoint.path,
+    format: checkpoint.format,
+    layers: layers.length,
+    folded,
+    learned: learned.size,
+  };
+}
+
+function countFolded(layers: readonly LayerComparison[], side: 'before' | 'after'): number {
+  return layers.filter((layer) => layer.via === 'folded' && layer[side].mean.kind === 'unresolved').length;
+}
+
+function countByStatus(layers: readonly LayerComparison[]): Readonly<Record<LayerStatus, number>> {
+  const counts = Object.fromEntries(LAYER_STATUSES.map((status) => [status, 0])) as Record<
+    LayerStatus,
+    number
+  >;
+  for (const { status } of layers) counts[status]++;
+  return counts;
+}
+
+function findBatchRange(layers: readonly LayerComparison[]): { min: Count; max: Count } | null {
+  const drifted = layers.filter(({ status }) => status === 'drifted');
+  const counts = (drifted.length > 0 ? drifted : layers).flatMap(({ batches }) => batches ?? []);
+  const [first, ...others] = counts;
+  if (first === undefined) return null;
+  const min = others.reduce((least, count) => (count < least ? count : least), first);
+  const max = others.reduce((most, count) => (count > most ? count : most), first);
+  return { min: toCount(min), max: toCount(max) };
+}
+
+function findWorst(layers: readonly LayerComparison[]): { layer: string; outputShift: number } | null {
+  let worst: { layer: string; outputShift: number } | null = null;
+  for (const { before, status, measures } of layers) {
+    const outputShift = measures?.outputShift ?? null;
+    if (status !== 'drifted' || outputShift === null) continue;
+    if (worst === null || outputShift > worst.outputShift) worst = { layer: before.name, outputShift };
+  }
+  return worst;
+}
+
+function summarizeLearned({
+  compared,
+  onlyBefore,
+  onlyAfter,
+}: LearnedComparisons): AuditReport['summary']['learned'] {
+  const count = (wanted: string) => compared.filter(({ equality }) => equality === wanted).length;
+  return {
+    compared: compared.length,
+    equal: count('equal'),
+    changed: count('changed'),
+    incomparable: count('incomparable'),
+    onlyBefore: onlyBefore.length,
+    onlyAfter: onlyAfter.length,
+  };
+}
+
+function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => boolean): AuditLayer {
+  const { before, after, measures } = layer;
+  return {
+    name: before.name,
+    kind: before.isFromGraph ? after.kind : before.kind,
+    status: layer.status,
+    allowed: isAllowed(before.name),
+    channels: layer.channels,
+    channelsMoved: layer.channelsMoved,
+    affine: layer.affine,
+    neighbours: layer.neighbours,
+    epsilon: layer.epsilon,
+    epsilonFrom: layer.epsilonFrom,
+    batches: layer.batches === null ? null : toCount(layer.batches),
+    meanShift: measures?.meanShift ?? null,
+    logStdRatio: measures?.logStdRatio ?? null,
+    divergence: measures?.divergence ?? null,
+    outputShift: measures?.outputShift ?? null,
+    pairedBy: layer.pairedBy,
+    via: layer.via,
+    before: toLayerSide(before),
+    after: toLayerSide(after),
+    ...(layer.perChannel === null ? {} : { perChannel: layer.perChannel }),
+  };
+}
+
+function toLayerSide({ name, nodeName, mean, variance }: NormLayer): LayerSide {
+  return { name, node: nodeName, mean: describeStatistic(mean), variance: describeStatistic(variance) };
+}
+
+/** The name of a statistic's tensor, and how the graph supplies it where it is no plain tensor; null if unresolved. */
+export function describeStatistic(statistic: Statistic): string | null {
+  if (statistic.kind === 'unresolved') return null;
+  const { tensor, source } = statistic;
+  return source === 'tensor' || source === 'initializer' ? tensor.name : `${tensor.name} (${source})`;
+}
+
+/** A count as JSON may hold it: a number up to 2^53, a string of digits beyond. */
+export function toCount(count: bigint): Count {
+  const number = Number(count);
+  return Number.isSafeInteger(number) ? number : count.toString();
+}
+
+function listWarnings({ before, after, learned, layers }: AuditResults): readonly string[] {
+  const incomparable = learned.compared.filter(({ equality }) => equality === 'incomparable').length;
+  const notes = layers.flatMap(({ before: one, after: other }) =>
+    [...new Set([...one.notes, ...other.notes])].map((note) => `${one.name}: ${note}`),
+  );
+  return [
+    ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
+    ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
+    ...(incomparable > 0
+      ? [`${incomparable} learned tensors are stored in types that cannot be compared with each other`]
+      : []),
+    ...notes,
+  ];
+}

@@ -1,0 +1,79 @@
+import type { FindingKind } from '../compare/findings.js';
+
+/** What a kind of finding means and what to do about it, for reports that have room for it. */
+export interface FindingHelp {
+  /** One sentence: what happened. */
+  readonly meaning: string;
+  /** One or two sentences: what to do. */
+  readonly remedy: string;
+}
+
+/** Help for each kind; the whole story is in docs/findings. */
+export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
+  'frozen-stats-drift': {
+    meaning:
+      'Every learned tensor of the layer and of what feeds it is identical in both checkpoints, yet its running mean or variance moved: the layer was frozen by requires_grad=False or lr=0, but it ran in training mode.',
+    remedy:
+      'Put the frozen modules in evaluation mode after every model.train(), or override train() in the model so that they stay there. Then restore the statistics of the checkpoint from before.',
+  },
+  'invalid-stats': {
+    meaning:
+      'A running mean or variance is NaN or infinite, or a variance is negative: every output of the layer is wrong.',
+    remedy:
+      'Look for overflow in training (mixed precision, a diverging loss) and restore the last healthy checkpoint.',
+  },
+  'stats-reset': {
+    meaning:
+      'The running statistics hold their initial values, mean 0 and variance 1, under a trained affine: the layer was rebuilt or reset and its statistics were not loaded.',
+    remedy:
+      'Load the buffers together with the parameters (load_state_dict with strict=True), and do not call reset_running_stats().',
+  },
+  'training-mode-graph': {
+    meaning:
+      'The node in the graph normalises by the statistics of each batch instead of the running statistics, wherever it is deployed.',
+    remedy: 'Call model.eval() before the export, and export with training mode EVAL.',
+  },
+  'unresolved-stats': {
+    meaning: 'The statistics are not stored in the file, so the layer was not audited.',
+    remedy:
+      'Export with the statistics as initializers, or audit the checkpoint that the graph was exported from.',
+  },
+  'folded-scale-drift': {
+    meaning:
+      'Normalisation was folded into a frozen convolution, and each of its output channels was rescaled by a constant: the running variance moved before the export.',
+    remedy:
+      'Keep the frozen modules in evaluation mode during training, restore their statistics and export again.',
+  },
+  'folded-bias-drift': {
+    meaning:
+      'Normalisation was folded into a convolution whose weights are equal while its bias moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which.',
+    remedy: 'Audit the checkpoint from before the export, which tells the two apart.',
+  },
+  'affine-frozen-drift': {
+    meaning:
+      "The layer's weight and bias stayed frozen while its running statistics moved together with the trained weights that feed it.",
+    remedy:
+      'If the layer was meant to be frozen, put it in evaluation mode; if not, train its affine as well, or accept it with --allow.',
+  },
+  'batch-stats-while-frozen': {
+    meaning:
+      'The batch count moved while the statistics stood still: in training the layer normalised by the statistics of each batch, and in evaluation it will not.',
+    remedy:
+      'Put the layer in evaluation mode for training as well; momentum 0 does not make it use its running statistics.',
+  },
+  'unpaired-layer': {
+    meaning: 'Only one of the checkpoints has the layer, so it was not audited.',
+    remedy:
+      'If it was merely renamed, say how with --map FROM=TO; if it was removed on purpose, accept it with --allow.',
+  },
+  'frozen-weights-changed': {
+    meaning: 'A learned tensor that --frozen says must not change did change.',
+    remedy:
+      'Leave the parameter out of the optimizer, or set requires_grad=False before the optimizer is made.',
+  },
+  'initial-stats': {
+    meaning: 'Every channel still has mean 0 and variance 1: the running statistics were never updated.',
+    remedy:
+      'If the model was trained, check that the layer ran in training mode and that its buffers were saved.',
+  },
+};

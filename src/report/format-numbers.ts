@@ -1,0 +1,61 @@
+import type { Count } from './audit-report.js';
+
+/** A whole number with thousands separators: `1,250`. Strings of digits (counts beyond 2^53) likewise. */
+export function formatCount(count: Count): string {
+  return String(count).replace(/\B(?=(\d{3})+$)/g, ',');
+}
+
+/** A count of batches with its sign: `+1,250`, `−15`; `–` where there is none. */
+export function formatBatches(count: Count | null): string {
+  if (count === null) return '–';
+  const digits = String(count).replace(/^-/, '');
+  if (digits === '0') return '0';
+  return `${String(count).startsWith('-') ? '−' : '+'}${formatCount(digits)}`;
+}
+
+/** A measure with three significant digits, and never so small that it reads as zero: `0.837`, `1.2e-7`, `24.1`. */
+export function formatMeasure(value: number): string {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '∞' : '−∞';
+  if (value === 0) return '0';
+  const magnitude = Math.abs(value);
+  const text = magnitude < 1e-3 || magnitude >= 1e5 ? value.toExponential(1) : toThreeDigits(value);
+  return text.replace('-', magnitude < 1e-3 && value > 0 ? '-' : '−').replace('e+', 'e');
+}
+
+/** A standard-deviation ratio from its absolute logarithm: `× 1.38`. */
+export function formatStdRatio(logStdRatio: number): string {
+  return Number.isFinite(logStdRatio)
+    ? `× ${formatMeasure(Math.exp(logStdRatio))}`
+    : formatMeasure(logStdRatio);
+}
+
+/** How many values there are, in words that fit a line: `940`, `23.5 M`. */
+export function formatMagnitude(count: number): string {
+  for (const [unit, size] of [
+    ['G', 1e9],
+    ['M', 1e6],
+    ['k', 1e3],
+  ] as const) {
+    if (count >= size) return `${toThreeDigits(count / size)} ${unit}`;
+  }
+  return String(count);
+}
+
+/** A noun with its count: `1 norm layer`, `53 norm layers`. */
+export function formatPlural(count: number, noun: string): string {
+  return `${formatCount(count)} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+const EIGHTHS = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'] as const;
+
+/** A horizontal bar of at most `cells` character cells, in eighths of a cell; a value above 0 is always visible. */
+export function formatBar(value: number, { full, cells }: { full: number; cells: number }): string {
+  if (!(value > 0) || !(full > 0)) return '';
+  const eighths = Math.max(1, Math.min(cells * 8, Math.round((value / full) * cells * 8)));
+  return '█'.repeat(Math.floor(eighths / 8)) + (EIGHTHS[eighths % 8] ?? '');
+}
+
+function toThreeDigits(value: number): string {
+  const text = value.toPrecision(3);
+  return text.includes('e') ? String(Math.round(value)) : text;
+}

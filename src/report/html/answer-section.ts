@@ -1,0 +1,77 @@
+import { LAYER_STATUSES } from '../../compare/status.js';
+import type { Answer } from '../answer.js';
+import { type AnyReport, isAudit, showSafely } from '../any-report.js';
+import type { AuditReport, CheckpointSummary } from '../audit-report.js';
+import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
+import { html, type Markup, markNames } from './markup.js';
+
+const ICONS: Readonly<Record<Answer['outcome'], string>> = {
+  drifted: 'M6 6l8 8M14 6l-8 8',
+  failed: 'M6 6l8 8M14 6l-8 8',
+  warned: 'M10 5v6M10 14.5v.1',
+  clean: 'M5.5 10.5l3 3 6-7',
+};
+
+/** What the page says first: the verdict, the evidence in numbers, and which checkpoints were compared. */
+export function renderAnswer(report: AnyReport, { outcome, word, headline, explanation }: Answer): Markup {
+  return html`<section class="answer ${outcome}" aria-labelledby="headline">
+<p class="verdict"><svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9"/><path d="${ICONS[outcome]}"/></svg>${word}</p>
+<h1 id="headline">${markNames(headline.charAt(0).toUpperCase() + headline.slice(1))}</h1>
+<p class="explanation">${markNames(explanation)}</p>
+${isAudit(report) ? renderFigures(report) : null}
+<div class="checkpoints">
+${
+  isAudit(report)
+    ? html`${renderCheckpoint('Before', report.before)}<svg class="arrow" viewBox="0 0 24 12" aria-hidden="true"><path d="M1 6h21M17 1l5 5-5 5"/></svg>${renderCheckpoint('After', report.after)}`
+    : renderCheckpoint('Checkpoint', report.checkpoint)
+}
+</div>
+</section>`;
+}
+
+function renderCheckpoint(role: string, { path, format, layers, learned }: CheckpointSummary): Markup {
+  return html`<div class="checkpoint"><p class="role">${role}</p><p class="path"><bdi>${showSafely(path)}</bdi></p><p class="contents">${format}, ${formatPlural(layers, 'norm layer')}, ${formatPlural(learned, 'learned tensor')}</p></div>`;
+}
+
+function renderFigures(report: AuditReport): Markup {
+  const { summary } = report;
+  const { byStatus, batches, learned, worst } = summary;
+  const figures: readonly (readonly [label: string, value: string, note: string])[] = [
+    ['Norm layers drifted', formatCount(byStatus.drifted), `of ${formatCount(summary.layers)}`],
+    [
+      'Worst output shift',
+      worst === null ? '–' : formatMeasure(worst.outputShift),
+      worst === null ? 'nothing drifted' : 'of its own size',
+    ],
+    [
+      'Training batches',
+      describeBatches(batches),
+      byStatus.drifted > 0 ? 'seen by what drifted' : 'seen by any layer',
+    ],
+    ['Learned tensors identical', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
+  ];
+  return html`<dl class="figures">
+${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} <small>${note}</small></dd></div>`)}
+</dl>
+${renderComposition(summary)}`;
+}
+
+function describeBatches(batches: AuditReport['summary']['batches']): string {
+  if (batches === null) return '–';
+  if (batches.min === batches.max) return formatBatches(batches.max);
+  return `${formatBatches(batches.min)} to ${formatBatches(batches.max)}`;
+}
+
+/** Layers by status, as a bar with a key that says the same in words. */
+function renderComposition({ byStatus, layers }: AuditReport['summary']): Markup {
+  const present = LAYER_STATUSES.filter((status) => byStatus[status] > 0);
+  let start = 0;
+  const parts = present.map((status) => {
+    const share = (byStatus[status] / layers) * 1000;
+    const part = html`<rect class="fill-${status}" x="${start.toFixed(1)}" width="${Math.max(share - 2, 1).toFixed(1)}" height="10"/>`;
+    start += share;
+    return part;
+  });
+  return html`<div class="composition"><svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">${parts}</svg>
+<ul class="key" aria-label="Norm layers by status">${present.map((status) => html`<li><i class="dot bg-${status}"></i>${formatCount(byStatus[status])} ${status}</li>`)}</ul></div>`;
+}

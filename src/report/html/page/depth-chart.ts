@@ -1,0 +1,286 @@
+import { axisLeft } from 'd3-axis';
+import { type ScaleContinuousNumeric, scaleLinear, scaleLog } from 'd3-scale';
+import { type Selection, select } from 'd3-selection';
+import { formatMeasure } from '../../format-numbers.js';
+import type { PageData, PageLayer, PageMeasure } from '../page-data.js';
+import { chooseTicks, formatTick } from './axis.js';
+import { makeCheckbox, makeElement, makeSegments, watchWidth } from './dom.js';
+import { addCursor } from './plot-cursor.js';
+
+const HEIGHT = 300;
+const MARGIN = { top: 14, right: 6, bottom: 46, left: 52 } as const;
+const STATUS_STRIP_HEIGHT = 5;
+const BAND_HEIGHT = 20;
+const MAX_BANDS = 14;
+const MAX_BAR_WIDTH = 36;
+
+/** A logarithmic axis shows so many decades below the largest value at most. */
+const MAX_DECADES = 7;
+
+/**
+ * Draws the chart along the depth: one bar a layer, coloured by status, with the modules under the axis.
+ *
+ * @param onChoose told which layer a reader clicked, or chose with Enter.
+ */
+export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
+  const { layers, measures } = data;
+  const state = { measure: 0, isLog: false, width: 0, pointed: null as number | null };
+  const meaning = makeElement('span', { class: 'meaning' });
+  const plot = makeElement('div', { class: 'plot' });
+  const readout = makeElement('p', { class: 'readout' });
+  const redraw = () => {
+    const measure = measures[state.measure];
+    if (measure === undefined || state.width === 0) return;
+    meaning.textContent = capitalize(measure.meaning);
+    drawBars(plot, { ...state, layers });
+    showReadout(readout, state.pointed === null ? null : (layers[state.pointed] ?? null), measures);
+  };
+  const plotWidth = () => Math.max(1, state.width - MARGIN.left - MARGIN.right);
+  const { moveTo } = addCursor(plot, {
+    label: 'Layers along the depth of the network',
+    count: () => layers.length,
+    positionAt: (x) =>
+      Math.max(0, Math.min(layers.length - 1, Math.floor(((x - MARGIN.left) / plotWidth()) * layers.length))),
+    describe: (position) => describeLayer(layers[position], measures[state.measure], state.measure),
+    onPoint: (position) => {
+      state.pointed = position;
+      movePointer(plot, position, layers.length, plotWidth());
+      showReadout(readout, position === null ? null : (layers[position] ?? null), measures);
+    },
+    onChoose,
+  });
+  if (data.opened !== null) moveTo(data.opened);
+  box.replaceChildren(
+    makeElement('div', { class: 'chart-bar' }, [
+      makeSegments('Measure', {
+        choices: measures.map(({ label }) => label),
+        chosen: 0,
+        onChoose: (index) => {
+          state.measure = index;
+          redraw();
+        },
+      }),
+      makeCheckbox('Logarithmic', (isChecked) => {
+        state.isLog = isChecked;
+        redraw();
+      }),
+      meaning,
+    ]),
+    plot,
+    readout,
+  );
+  watchWidth(plot, (width) => {
+    state.width = width;
+    redraw();
+  });
+}
+
+interface BarOptions {
+  readonly layers: readonly PageLayer[];
+  /** Which of a layer's values. */
+  readonly measure: number;
+  readonly isLog: boolean;
+  readonly width: number;
+  readonly pointed: number | null;
+}
+
+function drawBars(plot: HTMLElement, options: BarOptions): void {
+  const { layers, measure, isLog, width } = options;
+  const values = layers.map((layer) => Math.abs(Number(layer.values[measure] ?? 0)));
+  const inner = Math.max(1, width - MARGIN.left - MARGIN.right);
+  const bottom = HEIGHT - MARGIN.bottom;
+  const scale = makeScale(values, isLog).range([bottom, MARGIN.top]);
+  const step = inner / layers.length;
+  const gap = step > 6 ? 2 : step > 3 ? 1 : 0;
+  const barWidth = Math.min(MAX_BAR_WIDTH, Math.max(step - gap, 0.6));
+  const svg: Svg = select<HTMLElement, unknown>(plot)
+    .selectAll<SVGSVGElement, null>('svg')
+    .data([null])
+    .join('svg')
+    .attr('viewBox', `0 0 ${width} ${HEIGHT}`)
+    .attr('aria-hidden', 'true');
+  svg.selectAll('*').remove();
+  svg
+    .append('g')
+    .attr('transform', `translate(${MARGIN.left},0)`)
+    .call(
+      axisLeft(scale)
+        .tickValues([...chooseTicks(scale, isLog)])
+        .tickSize(-inner)
+        .tickFormat((value) => formatTick(Number(value))),
+    );
+  svg
+    .append('g')
+    .selectAll('rect')
+    .data(layers)
+    .join('rect')
+    .attr('class', ({ status }) => `fill-${status}`)
+    .attr('x', (_, layer) => MARGIN.left + (layer + 0.5) * step - barWidth / 2)
+    .attr('width', barWidth)
+    .attr('y', (_, layer) => topOf(values[layer] ?? 0, scale))
+    .attr('height', (_, layer) => Math.max(0, bottom - topOf(values[layer] ?? 0, scale)))
+    .attr('rx', Math.min(2, step / 4));
+  svg
+    .append('line')
+    .attr('class', 'base')
+    .attr('x1', MARGIN.left)
+    .attr('x2', width - MARGIN.right)
+    .attr('y1', bottom)
+    .attr('y2', bottom);
+  drawStrip(svg, { layers, step, top: bottom + 4 });
+  drawBands(svg, { layers, step, top: bottom + 4 + STATUS_STRIP_HEIGHT + 5 });
+  svg
+    .append('rect')
+    .attr('class', 'hover')
+    .attr('y', MARGIN.top)
+    .attr('height', bottom - MARGIN.top)
+    .attr('visibility', 'hidden');
+  movePointer(plot, options.pointed, layers.length, inner);
+}
+
+/** From zero, or over as many decades as there are; a value that is not finite reaches the top. */
+function makeScale(values: readonly number[], isLog: boolean): ScaleContinuousNumeric<number, number> {
+  const finite = values.filter((value) => Number.isFinite(value) && value > 0);
+  const max = finite.length === 0 ? 1 : Math.max(...finite);
+  if (!isLog) return scaleLinear().domain([0, max]).nice(5);
+  const min = finite.length === 0 ? 0.1 : Math.min(...finite);
+  return scaleLog()
+    .domain([Math.max(min / 1.5, max / 10 ** MAX_DECADES), max * 1.1])
+    .clamp(true);
+}
+
+function topOf(value: number, scale: ScaleContinuousNumeric<number, number>): number {
+  if (!Number.isFinite(value)) return MARGIN.top;
+  if (value === 0) return scale.range()[0] ?? 0;
+  return scale(value);
+}
+
+type Svg = Selection<SVGSVGElement, null, HTMLElement, unknown>;
+
+/** A thin strip of statuses: a layer that did not move has no bar, yet is there. */
+function drawStrip(
+  svg: Svg,
+  { layers, step, top }: { layers: readonly PageLayer[]; step: number; top: number },
+): void {
+  svg
+    .append('g')
+    .selectAll('rect')
+    .data(findRuns(layers.map(({ status }) => status)))
+    .join('rect')
+    .attr('class', ({ label }) => `fill-${label}`)
+    .attr('x', ({ start }) => MARGIN.left + start * step)
+    .attr('width', ({ length }) => Math.max(length * step - (step > 3 ? 1 : 0), 0.6))
+    .attr('y', top)
+    .attr('height', STATUS_STRIP_HEIGHT)
+    .attr('rx', 1.5);
+}
+
+/** The modules that the layers belong to, at the deepest level that still has room for their names. */
+function drawBands(
+  svg: Svg,
+  { layers, step, top }: { layers: readonly PageLayer[]; step: number; top: number },
+): void {
+  const bands = svg.append('g').selectAll('g').data(chooseBands(layers)).join('g');
+  bands
+    .append('rect')
+    .attr('class', (_, index) => (index % 2 === 0 ? 'band' : 'band odd'))
+    .attr('x', ({ start }) => MARGIN.left + start * step)
+    .attr('width', ({ length }) => Math.max(length * step - 1, 1))
+    .attr('y', top)
+    .attr('height', BAND_HEIGHT)
+    .attr('rx', 3);
+  bands
+    .append('text')
+    .attr('class', 'band-label')
+    .attr('x', ({ start, length }) => MARGIN.left + (start + length / 2) * step)
+    .attr('y', top + 14)
+    .attr('text-anchor', 'middle')
+    .text(({ label, length }) => fitLabel(label, length * step - 8));
+}
+
+/** Width of a character of a band's label, in pixels. */
+const CHARACTER_WIDTH = 7;
+
+function fitLabel(label: string, width: number): string {
+  const last = label.slice(label.lastIndexOf('.') + 1);
+  if (label.length * CHARACTER_WIDTH <= width) return label;
+  return last.length * CHARACTER_WIDTH <= width ? last : '';
+}
+
+interface Run {
+  readonly label: string;
+  readonly start: number;
+  length: number;
+}
+
+function chooseBands(layers: readonly PageLayer[]): readonly Run[] {
+  const paths = layers.map(({ name }) => name.split('.').slice(0, -1));
+  let chosen: readonly Run[] = [];
+  for (let depth = 1; depth <= 6; depth++) {
+    const runs = findRuns(paths.map((path) => path.slice(0, depth).join('.')));
+    if (runs.length > MAX_BANDS) break;
+    chosen = runs;
+  }
+  return chosen;
+}
+
+function findRuns(labels: readonly string[]): readonly Run[] {
+  const runs: Run[] = [];
+  labels.forEach((label, index) => {
+    const last = runs.at(-1);
+    if (last?.label === label) last.length++;
+    else runs.push({ label, start: index, length: 1 });
+  });
+  return runs;
+}
+
+function movePointer(plot: HTMLElement, position: number | null, count: number, inner: number): void {
+  const hover = select(plot).select('.hover');
+  if (position === null) {
+    hover.attr('visibility', 'hidden');
+    return;
+  }
+  const step = inner / count;
+  const width = Math.max(step, 2);
+  hover
+    .attr('visibility', 'visible')
+    .attr('x', MARGIN.left + (position + 0.5) * step - width / 2)
+    .attr('width', width);
+}
+
+function showReadout(readout: HTMLElement, layer: PageLayer | null, measures: readonly PageMeasure[]): void {
+  if (layer === null) {
+    readout.textContent =
+      'Point at a bar, or move with the arrow keys; click or press Enter to open the layer.';
+    return;
+  }
+  const parts = measures.flatMap(({ label, unit }, index) => [
+    document.createTextNode(`, ${label.toLowerCase()} `),
+    makeElement('b', { text: showValue(layer.values[index] ?? null, unit) }),
+  ]);
+  readout.replaceChildren(
+    makeElement('bdi', { class: 'name', text: layer.name }),
+    document.createTextNode(` ${layer.status}`),
+    ...parts,
+  );
+}
+
+function describeLayer(
+  layer: PageLayer | undefined,
+  measure: PageMeasure | undefined,
+  index: number,
+): string {
+  if (layer === undefined || measure === undefined) return '';
+  return `${layer.name}: ${layer.status}, ${measure.label.toLowerCase()} ${showValue(layer.values[index] ?? null, measure.unit)}`;
+}
+
+function showValue(value: number | string | null, unit: string): string {
+  if (value === null) return '–';
+  const number = Number(value);
+  if (unit.startsWith('×')) return `× ${formatMeasure(number + 1)}`;
+  return unit === '' ? formatMeasure(number) : `${formatMeasure(number)} ${unit}`;
+}
+
+function capitalize(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

@@ -1,0 +1,102 @@
+import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import type { NormMode } from '../checkpoint/graph.js';
+import type { EpsilonFrom } from '../compare/compare-layers.js';
+import type { ChannelValues, LayerExamination } from '../compare/examine-layer.js';
+import type { Finding } from '../compare/findings.js';
+import type { Statistics } from '../compare/statistics.js';
+import { TOOL_NAME, VERSION } from '../version.js';
+import { type CheckpointSummary, type Count, describeStatistic, toCount } from './audit-report.js';
+
+/** A norm layer of an inspection, as the JSON contract has it. */
+export interface InspectLayer {
+  readonly name: string;
+  readonly kind: string;
+  readonly status: 'ok' | 'invalid' | 'unresolved';
+  readonly channels: number;
+  readonly epsilon: number;
+  readonly epsilonFrom: EpsilonFrom;
+  readonly momentum: number | 'cumulative' | null;
+  readonly mode: NormMode;
+  readonly batches: Count | null;
+  /** Over channels; null where the statistics cannot be read. */
+  readonly mean: { readonly min: number; readonly max: number; readonly rms: number } | null;
+  readonly variance: { readonly min: number; readonly max: number; readonly geometricMean: number } | null;
+  readonly affine: boolean;
+  readonly source: { readonly mean: string | null; readonly variance: string | null };
+  readonly notes: readonly string[];
+  readonly perChannel?: ChannelValues;
+}
+
+/** The result of an inspection: exactly what `inspect --format json` prints. */
+export interface InspectReport {
+  readonly schemaVersion: 1;
+  readonly tool: { readonly name: string; readonly version: string };
+  readonly checkpoint: CheckpointSummary;
+  readonly layers: readonly InspectLayer[];
+  readonly findings: readonly Finding[];
+  readonly warnings: readonly string[];
+}
+
+/** Puts an inspection's results in the report's form. */
+export function buildInspectReport(
+  checkpoint: Checkpoint,
+  examined: readonly LayerExamination[],
+  { learned, folded }: { learned: number; folded: number },
+): InspectReport {
+  return {
+    schemaVersion: 1,
+    tool: { name: TOOL_NAME, version: VERSION },
+    checkpoint: {
+      path: checkpoint.path,
+      format: checkpoint.format,
+      layers: examined.length,
+      folded,
+      learned,
+    },
+    layers: examined.map(toInspectLayer),
+    findings: examined.flatMap(({ findings }) => findings),
+    warnings: checkpoint.warnings,
+  };
+}
+
+function toInspectLayer(examined: LayerExamination): InspectLayer {
+  const { layer, statistics, perChannel } = examined;
+  return {
+    name: layer.name,
+    kind: layer.kind,
+    status: examined.status,
+    channels: layer.channels,
+    epsilon: examined.epsilon,
+    epsilonFrom: examined.epsilonFrom,
+    momentum: layer.momentum,
+    mode: layer.mode,
+    batches: examined.batches === null ? null : toCount(examined.batches),
+    mean: statistics === null ? null : summarizeMean(statistics),
+    variance: statistics === null ? null : summarizeVariance(statistics),
+    affine: layer.gamma !== null || layer.beta !== null,
+    source: { mean: describeStatistic(layer.mean), variance: describeStatistic(layer.variance) },
+    notes: layer.notes,
+    ...(perChannel === null ? {} : { perChannel }),
+  };
+}
+
+function summarizeMean({ mean }: Statistics): { min: number; max: number; rms: number } {
+  const squares = mean.values.reduce((sum, value) => sum + value * value, 0);
+  return { ...findRange(mean.values), rms: Math.sqrt(squares / mean.values.length) };
+}
+
+function summarizeVariance({ variance }: Statistics): { min: number; max: number; geometricMean: number } {
+  const logs = variance.values.reduce((sum, value) => sum + Math.log(value), 0);
+  return { ...findRange(variance.values), geometricMean: Math.exp(logs / variance.values.length) };
+}
+
+/** Smallest and largest value; NaN when there is a NaN. */
+function findRange(values: Float64Array): { min: number; max: number } {
+  let [min, max] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (const value of values) {
+    if (Number.isNaN(value)) return { min: value, max: value };
+    if (value < min) min = value;
+    if (value > max) max = value;
+  }
+  return { min, max };
+}

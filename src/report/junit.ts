@@ -1,0 +1,131 @@
+import { FINDING_TITLES, type Finding } from '../compare/findings.js';
+import { escapeControls } from '../errors.js';
+import {
+  type AnyReport,
+  breakCommands,
+  getJudgedCheckpoint,
+  isAudit,
+  LEVEL_RANKS,
+  showSafely,
+} from './any-report.js';
+import { FINDING_HELP } from './finding-help.js';
+
+/** Test reports show names and messages in full; beyond this they are no longer read. */
+const MAX_NAME_LENGTH = 500;
+const MAX_MESSAGE_LENGTH = 2000;
+
+interface TestCase {
+  readonly name: string;
+  readonly findings: readonly Finding[];
+}
+
+/**
+ * A report as JUnit XML, for Jenkins, GitLab and others: one test case a layer, named by its module path and grouped
+ * by its parent module. Errors are failures; layers that were accepted or not audited are skipped; warnings pass and
+ * stand in the output.
+ */
+export function renderJunit(report: AnyReport): string {
+  const cases = listTestCases(report);
+  const failures = cases.filter(({ findings }) => findings.some(({ level }) => level === 'error')).length;
+  const skipped = cases.filter(isSkipped).length;
+  const counts = `tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="0"`;
+  const path = showSafely(getJudgedCheckpoint(report).path, MAX_NAME_LENGTH);
+  return [
+    '<?xml version="1.0" encoding="UTF-8"?>',
+    `<testsuites name="${report.tool.name}" tests="${cases.length}" failures="${failures}" errors="0" time="0">`,
+    `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`,
+    ...renderProperties(report),
+    ...cases.flatMap(renderTestCase),
+    '  </testsuite>',
+    '</testsuites>',
+    '',
+  ].join('\n');
+}
+
+/** Every layer of the report, then whatever else has findings: unpaired layers, modules of frozen weights. */
+function listTestCases({ layers, findings }: AnyReport): readonly TestCase[] {
+  const byName = new Map<string, Finding[]>(layers.map(({ name }) => [name, []]));
+  for (const finding of findings) {
+    const list = byName.get(finding.layer);
+    if (list === undefined) byName.set(finding.layer, [finding]);
+    else list.push(finding);
+  }
+  return [...byName].map(([name, list]) => ({
+    name,
+    findings: [...list].sort((x, y) => LEVEL_RANKS[x.level] - LEVEL_RANKS[y.level]),
+  }));
+}
+
+/** Only notes: drift that was accepted, or a layer that is new in after. */
+function isSkipped({ findings }: TestCase): boolean {
+  return findings.length > 0 && findings.every(({ level }) => level === 'note');
+}
+
+function renderProperties(report: AnyReport): readonly string[] {
+  const properties = isAudit(report)
+    ? [
+        ['verdict', report.verdict],
+        ['before', report.before.path],
+        ['after', report.after.path],
+      ]
+    : [['checkpoint', report.checkpoint.path]];
+  return [
+    '    <properties>',
+    ...properties.map(
+      ([name = '', value = '']) =>
+        `      <property name="${name}" value="${escapeXml(showSafely(value, MAX_NAME_LENGTH))}"/>`,
+    ),
+    '    </properties>',
+  ];
+}
+
+function renderTestCase(testCase: TestCase): readonly string[] {
+  const { name, findings } = testCase;
+  const shown = showSafely(name, MAX_NAME_LENGTH);
+  const parent = name.slice(0, Math.max(0, name.lastIndexOf('.')));
+  const group = parent === '' ? '(model)' : showSafely(parent, MAX_NAME_LENGTH);
+  const open = `    <testcase name="${escapeXml(shown)}" classname="${escapeXml(group)}" time="0"`;
+  const [first] = findings;
+  if (first === undefined) return [`${open}/>`];
+  const message = escapeXml(describe(first));
+  const body = findings.map(explain).join('\n');
+  if (first.level === 'error') {
+    return [
+      `${open}>`,
+      `      <failure message="${message}" type="${first.kind}">${body}</failure>`,
+      '    </testcase>',
+    ];
+  }
+  if (isSkipped(testCase)) return [`${open}>`, `      <skipped message="${message}"/>`, '    </testcase>'];
+  return [`${open}>`, `      <system-out>${body}</system-out>`, '    </testcase>'];
+}
+
+function describe({ message }: Finding): string {
+  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
+}
+
+function explain(finding: Finding): string {
+  const { kind, level, docs } = finding;
+  return escapeXml(
+    [
+      `${level}: ${FINDING_TITLES[kind]} (${kind})`,
+      `  ${describe(finding)}`,
+      `  ${FINDING_HELP[kind].remedy}`,
+      `  ${docs}`,
+    ].join('\n'),
+  );
+}
+
+/** Text for XML 1.0, section 2.2: characters that it forbids are left out, markup is escaped. */
+function escapeXml(text: string): string {
+  const entities: Readonly<Record<string, string>> = {
+    '&': '&amp;',
+    '<': '&lt;',
+    '>': '&gt;',
+    '"': '&quot;',
+    "'": '&apos;',
+  };
+  return text
+    .replace(/[^\t\n\r\u{20}-\u{d7ff}\u{e000}-\u{fffd}\u{10000}-\u{10ffff}]/gu, '')
+    .replace(/[&<>"']/g, (character) => entities[character] ?? '');
+}

@@ -1,0 +1,291 @@
+import { FINDING_TITLES, type Finding } from '../compare/findings.js';
+import { escapeControls } from '../errors.js';
+import { type Answer, describeAnswer } from './answer.js';
+import { type AnyReport, isAudit, LEVEL_RANKS, showSafely } from './any-report.js';
+import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
+import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
+import {
+  formatBatches,
+  formatCount,
+  formatMagnitude,
+  formatMeasure,
+  formatPlural,
+  formatStdRatio,
+} from './format-numbers.js';
+import type { InspectLayer, InspectReport } from './inspect-report.js';
+
+/** How a Markdown report is laid out. */
+export interface MarkdownOptions {
+  /** Show every layer, as far as a job summary takes them, not the worst alone. */
+  readonly all?: boolean | undefined;
+}
+
+/** GitHub refuses longer comments, counted in characters. */
+export const MAX_COMMENT_LENGTH = 65_536;
+
+/** GitHub refuses a longer job summary of one step: 1 MiB. Room is left for what else the step writes. */
+export const MAX_SUMMARY_LENGTH = 1_000_000;
+
+const SHOWN_ROWS = 20;
+
+/** With all rows asked for: even with the longest names these leave half a summary free. */
+const MAX_ROWS = 500;
+
+const SHOWN_FINDINGS = 5;
+const MAX_NAME_LENGTH = 100;
+const MAX_MESSAGE_LENGTH = 400;
+
+const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
+  drifted: '❌',
+  failed: '❌',
+  warned: '⚠️',
+  clean: '✅',
+};
+
+/**
+ * A report as GitHub-flavoured Markdown, for a pull-request comment or a job summary: the answer, the worst layers,
+ * what else was found, and how to fix it.
+ *
+ * Names are shown as code, where nothing in them is markup, a mention or a link.
+ */
+export function renderMarkdown(report: AnyReport, { all = false }: MarkdownOptions = {}): string {
+  const answer = describeAnswer(report, showCode);
+  const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
+  const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
+  const head = [`### ${SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`, answer.explanation];
+  const foot = `<sub>${report.tool.name} ${report.tool.version}</sub>`;
+  return `${fitBlocks([...head, ...blocks], limit - 200).join('\n\n')}\n\n${foot}\n`;
+}
+
+/** Blocks, the last left out that do not fit, with a word about it. Tables count their own rows. */
+function fitBlocks(blocks: readonly string[], limit: number): readonly string[] {
+  let length = 0;
+  const fitting = blocks.filter((block) => {
+    length += new TextEncoder().encode(block).length + 2;
+    return length <= limit;
+  });
+  const dropped = blocks.length - fitting.length;
+  return dropped > 0
+    ? [...fitting, `*Too long for here: ${formatPlural(dropped, 'section')} left out.*`]
+    : fitting;
+}
+
+function renderAudit(report: AuditReport, all: boolean): readonly string[] {
+  return [
+    renderCheckpoints([
+      ['before', report.before],
+      ['after', report.after],
+    ]),
+    ...renderDrift(report, all),
+    ...renderFindings(
+      report.findings.filter((finding) => !isLeading(finding)),
+      all,
+    ),
+    ...renderRegions(report),
+    ...renderWarnings(report.warnings),
+    ...renderAdvice(report),
+  ];
+}
+
+/** Findings that the table of drifted layers shows already. */
+function isLeading({ kind, level }: Finding): boolean {
+  return kind === 'frozen-stats-drift' && level === 'error';
+}
+
+function renderCheckpoints(
+  rows: readonly (readonly [role: string, checkpoint: CheckpointSummary])[],
+): string {
+  return renderTable(rows, [
+    ['', ([role]) => role],
+    ['checkpoint', ([, { path }]) => showCode(path)],
+    ['format', ([, { format }]) => format],
+    ['norm layers:', ([, { layers }]) => formatCount(layers)],
+    ['learned tensors:', ([, { learned }]) => formatCount(learned)],
+  ]);
+}
+
+function renderDrift(report: AuditReport, all: boolean): readonly string[] {
+  const drifted = new Set(report.findings.filter(isLeading).map(({ layer }) => layer));
+  const rows = sortByShift(all ? report.layers : report.layers.filter(({ name }) => drifted.has(name)));
+  if (rows.length === 0) return [];
+  const shown = rows.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
+  const table = renderTable(
+    shown,
+    LAYER_COLUMNS.filter(([title]) => all || title !== 'status'),
+  );
+  const rest = rows.length - shown.length;
+  return rest > 0 ? [table, `… and ${formatPlural(rest, 'more layer')} that moved less.`] : [table];
+}
+
+const measured = (value: number | null | undefined, show: (value: number) => string) =>
+  value == null ? '–' : show(value);
+
+type Column<Row> = readonly [title: string, cell: (row: Row) => string];
+
+const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
+  ['layer', ({ name }) => showCode(name)],
+  ['status', ({ status, allowed }) => (allowed ? `${status} (allowed)` : status)],
+  ['channels:', ({ channels, channelsMoved }) => describeChannels(channels, channelsMoved)],
+  ['batches:', ({ batches }) => formatBatches(batches)],
+  ['mean shift:', ({ meanShift }) => measured(meanShift?.rms, (value) => `${formatMeasure(value)} σ`)],
+  ['std ratio:', ({ logStdRatio }) => measured(logStdRatio?.rms, formatStdRatio)],
+  ['output shift:', ({ outputShift }) => measured(outputShift, (value) => `**${formatMeasure(value)}**`)],
+];
+
+function describeChannels(channels: number, moved: number | null): string {
+  return moved === null || moved === channels
+    ? formatCount(channels)
+    : `${formatCount(moved)} of ${formatCount(channels)}`;
+}
+
+/** Worst first; layers without a measure come last, in the order of the model. */
+function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
+  const shiftOf = ({ outputShift }: AuditLayer) =>
+    outputShift === null || Number.isNaN(outputShift) ? -1 : outputShift;
+  return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
+}
+
+/** Findings grouped by level and kind, errors first, a few of each. */
+function renderFindings(findings: readonly Finding[], all: boolean): readonly string[] {
+  const groups = new Map<string, Finding[]>();
+  for (const finding of findings) {
+    const key = `${finding.level} ${finding.kind}`;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [finding]);
+    else group.push(finding);
+  }
+  return [...groups.values()]
+    .sort(([x], [y]) => LEVEL_RANKS[x?.level ?? 'note'] - LEVEL_RANKS[y?.level ?? 'note'])
+    .map((group) => renderFindingGroup(group, all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS));
+}
+
+const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const;
+
+function renderFindingGroup(group: readonly Finding[], limit: number): string {
+  const [first] = group;
+  if (first === undefined) return '';
+  const rest = group.length - limit;
+  return [
+    `${LEVEL_SIGNS[first.level]} **${FINDING_TITLES[first.kind]}** (${first.level} \`${first.kind}\`, \`${first.docs}\`)`,
+    '',
+    ...group.slice(0, limit).map(({ layer, message }) => `- ${showCode(layer)}: ${showText(message)}`),
+    ...(rest > 0 ? [`- … and ${formatCount(rest)} more`] : []),
+  ].join('\n');
+}
+
+function renderRegions({ regions }: AuditReport): readonly string[] {
+  if (regions.length === 0) return [];
+  const sorted = [...regions].sort(
+    (x, y) => y.drifted - x.drifted || y.learned.elements - x.learned.elements,
+  );
+  const rest = sorted.length - SHOWN_ROWS;
+  const table = renderTable(sorted.slice(0, SHOWN_ROWS), [
+    ['region', ({ path }) => (path === '' ? 'whole model' : showCode(path))],
+    [
+      'learned tensors',
+      ({ status, learned }) =>
+        `${formatCount(learned.tensors)} ${status} (${formatMagnitude(learned.elements)} values)`,
+    ],
+    ['norm layers:', ({ layers }) => formatCount(layers)],
+    ['drifted:', ({ drifted }) => (drifted === 0 ? '0' : `**${formatCount(drifted)}**`)],
+  ]);
+  return [
+    fold('Frozen and trained regions', [
+      table,
+      ...(rest > 0 ? [`… and ${formatPlural(rest, 'more region')}.`] : []),
+    ]),
+  ];
+}
+
+function renderWarnings(warnings: readonly string[]): readonly string[] {
+  if (warnings.length === 0) return [];
+  const rest = warnings.length - SHOWN_FINDINGS;
+  const lines = warnings.slice(0, SHOWN_FINDINGS).map((warning) => `> - ${showText(warning)}`);
+  return [['> **Note**', ...lines, ...(rest > 0 ? [`> - … and ${formatCount(rest)} more`] : [])].join('\n')];
+}
+
+function renderAdvice(report: AuditReport): readonly string[] {
+  const modules = findModulesToFreeze(report);
+  if (!report.findings.some(isLeading) || modules.length === 0) return [];
+  return [
+    fold('How to keep it frozen', [
+      '`requires_grad=False` and `lr=0` do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode after every `model.train()`:',
+      fence(writeTrainingLoopFix(modules)),
+      'or once and for all, in the model’s class:',
+      fence(writeTrainOverride(modules)),
+    ]),
+  ];
+}
+
+function renderInspection(report: InspectReport, all: boolean): readonly string[] {
+  const rows = report.layers.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
+  const rest = report.layers.length - rows.length;
+  return [
+    renderCheckpoints([['', report.checkpoint]]),
+    ...renderFindings(report.findings, all),
+    ...(rows.length > 0 ? [renderTable(rows, INSPECT_COLUMNS)] : []),
+    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')}.`] : []),
+    ...renderWarnings(report.warnings),
+  ];
+}
+
+const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
+  ['layer', ({ name }) => showCode(name)],
+  ['status', ({ status }) => status],
+  ['channels:', ({ channels }) => formatCount(channels)],
+  ['mean rms:', ({ mean }) => measured(mean?.rms, formatMeasure)],
+  ['variance:', ({ variance }) => measured(variance?.geometricMean, formatMeasure)],
+  ['batches:', ({ batches }) => (batches === null ? '–' : formatCount(batches))],
+  ['mode', ({ mode }) => (mode === 'unknown' ? '–' : mode)],
+];
+
+/** A table; a title that ends in a colon is that of a column of numbers. */
+function renderTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[]): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
+  return [
+    line(columns.map(([title]) => title.replace(/:$/, ''))),
+    line(columns.map(([title]) => (title.endsWith(':') ? '--:' : ':--'))),
+    ...rows.map((row) => line(columns.map(([, cell]) => cell(row)))),
+  ].join('\n');
+}
+
+/** A section that is folded away until a reader opens it. */
+function fold(title: string, blocks: readonly string[]): string {
+  return [`<details><summary>${title}</summary>`, ...blocks, '</details>'].join('\n\n');
+}
+
+/** Python in a fence that is longer than any in the code. */
+function fence(lines: readonly string[]): string {
+  const code = breakFences(lines.join('\n'));
+  return ['```python', code, '```'].join('\n');
+}
+
+/** Backticks stand in strings only, where Python reads the escape as the character. */
+function breakFences(code: string): string {
+  return code.replaceAll('`', '\\x60').replaceAll('##[', '\\x23#[');
+}
+
+/**
+ * A name as a code span: nothing in it is markup, HTML, a mention or a link. Backticks would end the span and pipes the
+ * cell, so both are escaped visibly.
+ */
+function showCode(name: string): string {
+  return `\`${showSafely(name, MAX_NAME_LENGTH).replace(/[`|]/g, escapeVisibly)}\``;
+}
+
+function escapeVisibly(character: string): string {
+  return `\\u{${character.charCodeAt(0).toString(16)}}`;
+}
+
+/** Words that no flavour of Markdown takes for markup, a mention or a link. */
+const PLAIN_WORD =
+  /^(?!www\.)[\p{L}\p{M}\p{N}(][\p{L}\p{M}\p{N}.,;()'’%+–−=/-]*:?$|^(?:--?[\p{L}-]+|[=+–−])$/u;
+
+/** A sentence that may hold names from files: whatever is no plain word is shown as code. */
+function showText(text: string): string {
+  const words = escapeControls(text).slice(0, MAX_MESSAGE_LENGTH).toWellFormed().split(/\s+/);
+  return words
+    .filter((word) => word !== '')
+    .map((word) => (PLAIN_WORD.test(word) ? word : showCode(word)))
+    .join(' ');
+}

@@ -1,0 +1,129 @@
+import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
+import { escapeControls } from '../errors.js';
+import {
+  type AnyReport,
+  breakCommands,
+  getJudgedCheckpoint,
+  rankFindings,
+  showSafely,
+  type TrackedFinding,
+} from './any-report.js';
+import { findArtifactPath, toUriReference } from './artifact-path.js';
+import { FINDING_HELP } from './finding-help.js';
+import { formatPlural } from './format-numbers.js';
+import { toJson } from './json-text.js';
+
+/** GitHub takes no more results of a run; the rest is counted in a notification. */
+export const MAX_SARIF_RESULTS = 25_000;
+
+const MAX_NAME_LENGTH = 500;
+const MAX_MESSAGE_LENGTH = 1000;
+
+/** How a report finds its place in a repository. */
+export interface LocationOptions {
+  /** The repository's directory: absolute paths under it become relative. */
+  readonly root?: string | undefined;
+}
+
+/**
+ * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
+ * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change.
+ */
+export function renderSarif(report: AnyReport, { root }: LocationOptions = {}): string {
+  const ranked = rankFindings(report);
+  const shown = ranked.slice(0, MAX_SARIF_RESULTS);
+  const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(report).path, root));
+  return toJson({
+    $schema: 'https://json.schemastore.org/sarif-2.1.0.json',
+    version: '2.1.0',
+    runs: [
+      {
+        tool: {
+          driver: {
+            name: report.tool.name,
+            semanticVersion: report.tool.version,
+            rules: FINDING_KINDS.map(describeRule),
+          },
+        },
+        automationDetails: { id: `${report.tool.name}/${uri}/` },
+        invocations: [
+          {
+            executionSuccessful: true,
+            toolExecutionNotifications: listNotifications(report, ranked.length - shown.length),
+          },
+        ],
+        artifacts: [{ location: { uri } }],
+        results: shown.map((tracked) => describeResult(tracked, uri)),
+        columnKind: 'utf16CodeUnits',
+      },
+    ],
+  });
+}
+
+const PROBLEM_SEVERITY = { error: 'error', warning: 'warning', note: 'recommendation' } as const;
+
+function describeRule(kind: FindingKind): object {
+  const { meaning, remedy } = FINDING_HELP[kind];
+  const { level, docs } = makeFinding(kind, '', '');
+  return {
+    id: kind,
+    name: toPascalCase(kind),
+    shortDescription: { text: FINDING_TITLES[kind] },
+    fullDescription: { text: meaning },
+    help: {
+      text: `${meaning}\n\n${remedy}\n\nMore in ${docs} of bn-audit.`,
+      markdown: `${meaning}\n\n**What to do.** ${remedy}\n\nMore in \`${docs}\` of bn-audit.`,
+    },
+    defaultConfiguration: { level },
+    properties: {
+      tags: ['batch-norm', 'correctness'],
+      precision: 'very-high',
+      'problem.severity': PROBLEM_SEVERITY[level],
+    },
+  };
+}
+
+function toPascalCase(kind: string): string {
+  return kind.replace(/(?:^|-)(\w)/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): object {
+  const layer = showSafely(finding.layer, MAX_NAME_LENGTH);
+  const message = breakCommands(escapeControls(finding.message)).slice(0, MAX_MESSAGE_LENGTH);
+  return {
+    ruleId: finding.kind,
+    ruleIndex: FINDING_KINDS.indexOf(finding.kind),
+    level: finding.level,
+    message: { text: escapeMessage(`${layer}: ${message}`) },
+    locations: [
+      {
+        physicalLocation: { artifactLocation: { uri, index: 0 }, region: { startLine: 1 } },
+        logicalLocations: [{ fullyQualifiedName: layer, kind: 'module' }],
+      },
+    ],
+    partialFingerprints: { primaryLocationLineHash: fingerprint },
+  };
+}
+
+/**
+ * Plain text of a SARIF message: braces would be placeholders (3.11.5) and are doubled; brackets before a parenthesis
+ * would be a link (3.11.6) and are escaped.
+ */
+function escapeMessage(text: string): string {
+  const braced = text.replace(/[{}]/g, '$&$&');
+  return braced.includes('](') ? braced.replace(/[\\[\]]/g, '\\$&') : braced;
+}
+
+function listNotifications({ warnings }: AnyReport, dropped: number): readonly object[] {
+  const texts = [
+    ...(dropped > 0
+      ? [`${formatPlural(dropped, 'finding')} beyond the first ${MAX_SARIF_RESULTS} left out`]
+      : []),
+    ...warnings
+      .slice(0, MAX_NOTIFICATIONS)
+      .map((text) => breakCommands(escapeControls(text)).slice(0, MAX_MESSAGE_LENGTH)),
+  ];
+  return texts.map((text) => ({ level: 'warning', message: { text: escapeMessage(text) } }));
+}
+
+const MAX_NOTIFICATIONS = 100;

@@ -1,0 +1,85 @@
+import type { AuditLayer } from './audit-report.js';
+import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import type { TextOptions } from './text.js';
+import { layOutTable, plain, showName, type TableColumn } from './text-layout.js';
+
+/** So many channels are shown unless all are asked for: those that moved most. */
+const SHOWN_CHANNELS = 32;
+const BAR_CELLS = 8;
+
+interface ChannelRow {
+  readonly channel: number;
+  readonly meanBefore: number;
+  readonly meanAfter: number;
+  readonly varianceBefore: number;
+  readonly varianceAfter: number;
+  /** (μB − μA) / σA. */
+  readonly shift: number;
+  readonly stdRatio: number;
+}
+
+/**
+ * One layer channel by channel, as text. Needs the layer's `perChannel`.
+ *
+ * @returns a sentence instead of the table where folding or an unreadable statistic hides the channels.
+ */
+export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): string {
+  const paint = options.paint ?? plain;
+  const head = `${paint('strong', showName(layer.name))}  ${layer.kind}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}`;
+  const rows = listRows(layer);
+  if (rows.length === 0) return `${head}\n  Its statistics cannot be read on both sides.\n`;
+  const sorted = [...rows].sort((x, y) => severity(y) - severity(x));
+  const shown = options.all === true ? rows : sorted.slice(0, SHOWN_CHANNELS);
+  const [header = '', ...lines] = layOutTable(shown, columnsFor(shown), (options.width ?? 80) - 2);
+  const more = rows.length - shown.length;
+  return [
+    head,
+    `  ${formatCount(layer.channelsMoved ?? 0)} of ${formatPlural(layer.channels, 'channel')} moved; output shift ${layer.outputShift === null ? '–' : formatMeasure(layer.outputShift)}`,
+    '',
+    paint('faint', `  ${header}`),
+    ...lines.map((line) => `  ${line}`),
+    ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more channels that moved less (--all)`)] : []),
+    '',
+  ].join('\n');
+}
+
+function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {
+  const { before, after, stdRatio } = perChannel ?? { before: null, after: null, stdRatio: [] };
+  if (before === null || after === null) return [];
+  return before.mean.map((meanBefore, channel) => {
+    const meanAfter = after.mean[channel] ?? Number.NaN;
+    const varianceBefore = before.variance[channel] ?? Number.NaN;
+    return {
+      channel,
+      meanBefore,
+      meanAfter,
+      varianceBefore,
+      varianceAfter: after.variance[channel] ?? Number.NaN,
+      shift: (meanAfter - meanBefore) / Math.sqrt(varianceBefore + epsilon),
+      stdRatio: stdRatio[channel] ?? Number.NaN,
+    };
+  });
+}
+
+function severity({ shift, stdRatio }: ChannelRow): number {
+  const value = Math.hypot(shift, Math.log(stdRatio));
+  return Number.isNaN(value) ? Number.POSITIVE_INFINITY : value;
+}
+
+function columnsFor(rows: readonly ChannelRow[]): readonly TableColumn<ChannelRow>[] {
+  const full = Math.max(...rows.map(({ shift }) => (Number.isFinite(shift) ? Math.abs(shift) : 0)));
+  return [
+    { title: 'channel', align: 'right', cell: ({ channel }) => String(channel) },
+    { title: 'mean before', align: 'right', cell: ({ meanBefore }) => formatMeasure(meanBefore) },
+    { title: 'after', align: 'right', cell: ({ meanAfter }) => formatMeasure(meanAfter) },
+    { title: 'var before', align: 'right', cell: ({ varianceBefore }) => formatMeasure(varianceBefore) },
+    { title: 'after', align: 'right', cell: ({ varianceAfter }) => formatMeasure(varianceAfter) },
+    { title: 'std ratio', align: 'right', cell: ({ stdRatio }) => `× ${formatMeasure(stdRatio)}` },
+    {
+      title: 'mean shift',
+      align: 'left',
+      cell: ({ shift }) =>
+        `${formatBar(Math.abs(shift), { full, cells: BAR_CELLS }).padEnd(BAR_CELLS)} ${formatMeasure(shift)} σ`,
+    },
+  ];
+}

@@ -1,0 +1,86 @@
+import { escapeControls } from '../errors.js';
+
+/** How a piece of text is emphasised; colour only underlines what the words say already. */
+export type Tone = 'error' | 'warning' | 'good' | 'strong' | 'faint';
+
+/** Puts emphasis on text. The identity where there is no colour. */
+export type Paint = (tone: Tone, text: string) => string;
+
+/** No colour. */
+export const plain: Paint = (_, text) => text;
+
+/** A column of a text table. */
+export interface TableColumn<Row> {
+  readonly title: string;
+  readonly align: 'left' | 'right';
+  readonly cell: (row: Row) => string;
+}
+
+/** Columns between two cells. */
+const GAP = 2;
+
+/** A name column is never squeezed below this. */
+const MIN_NAME_WIDTH = 12;
+
+/**
+ * Lays out a table, one line a row. The first column takes what width the others leave; longer names lose their
+ * middle, since both ends tell layers apart.
+ */
+export function layOutTable<Row>(
+  rows: readonly Row[],
+  columns: readonly TableColumn<Row>[],
+  width: number,
+): readonly string[] {
+  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
+  const widths = columns.map(({ title }, index) =>
+    Math.max(lengthOf(title), ...cells.map((line) => lengthOf(line[index] ?? ''))),
+  );
+  const others = widths.slice(1).reduce((sum, size) => sum + size + GAP, 0);
+  widths[0] = Math.min(widths[0] ?? 0, Math.max(MIN_NAME_WIDTH, width - others));
+  const layOut = (line: readonly string[]) =>
+    line
+      .map((text, index) => {
+        const size = widths[index] ?? 0;
+        const shown = index === 0 ? shortenMiddle(text, size) : text;
+        const padding = ' '.repeat(Math.max(0, size - lengthOf(shown)));
+        return columns[index]?.align === 'right' ? padding + shown : shown + padding;
+      })
+      .join(' '.repeat(GAP))
+      .trimEnd();
+  return [layOut(columns.map(({ title }) => title)), ...cells.map(layOut)];
+}
+
+/** Text wrapped at spaces to a width, each line indented. */
+export function wrapText(
+  text: string,
+  { width, indent }: { width: number; indent: string },
+): readonly string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    if (line !== '' && lengthOf(indent) + lengthOf(line) + 1 + lengthOf(word) > width) {
+      lines.push(indent + line);
+      line = word;
+    } else line = line === '' ? word : `${line} ${word}`;
+  }
+  return line === '' ? lines : [...lines, indent + line];
+}
+
+/** A name from a file as a terminal may show it: nothing in it steers the terminal, and it is at most `width` long. */
+export function showName(name: string, width = 120): string {
+  return shortenMiddle(name === '' ? '(root)' : escapeControls(name), width);
+}
+
+/** Text of at most `width` characters, with `…` for what its middle lost. */
+export function shortenMiddle(text: string, width: number): string {
+  const characters = [...text];
+  if (characters.length <= width) return text;
+  const kept = Math.max(1, width - 1);
+  const head = Math.floor(kept / 3);
+  return `${characters.slice(0, head).join('')}…${characters.slice(characters.length - (kept - head)).join('')}`;
+}
+
+/** Characters as a terminal counts them, near enough: one a code point. */
+function lengthOf(text: string): number {
+  return [...text].length;
+}
