@@ -1,13 +1,6 @@
+import { type ChannelGrid, type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isDecodable, quantumOf, significandBitsOf } from '../checkpoint/dtype.js';
-
-/** How a weight's elements belong to output channels. */
-export interface ChannelLayout {
-  /** The axis that counts output channels: 0 for Conv and Linear, 1 for ConvTranspose and a Gemm without transB. */
-  readonly outputAxis: number;
-  /** Groups of a ConvTranspose, whose output channels count within each group of input channels; else 1. */
-  readonly groups: number;
-}
 
 /**
  * Whether each output channel of one weight is a constant times that of another.
@@ -96,30 +89,6 @@ export async function compareChannelScales(
   return fit.conclude(before, after);
 }
 
-/** Where an element's output channel follows from its index. */
-interface ChannelGrid {
-  readonly channels: number;
-  /** Elements that stand together within one channel. */
-  readonly inner: number;
-  /** Channels along the output axis of the stored shape. */
-  readonly along: number;
-  /** Steps of the axis before it within one group; 0 where the output axis is the first. */
-  readonly rowsPerGroup: number;
-}
-
-function layOutChannels(shape: readonly number[], { outputAxis, groups }: ChannelLayout): ChannelGrid {
-  const product = (sizes: readonly number[]) => sizes.reduce((total, size) => total * size, 1);
-  const along = shape[outputAxis] ?? 0;
-  const inner = product(shape.slice(outputAxis + 1));
-  if (outputAxis === 0) return { channels: along, inner, along, rowsPerGroup: 0 };
-  return {
-    channels: along * groups,
-    inner,
-    along,
-    rowsPerGroup: product(shape.slice(0, outputAxis)) / groups,
-  };
-}
-
 type Values = Float32Array | Float64Array;
 
 interface Tolerance {
@@ -162,7 +131,7 @@ class ScaleFit {
   }
 
   add(left: Values, right: Values, start: number): void {
-    this.#forEachRun(left.length, start, (channel, from, to) => {
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
       let [product, square, count] = [0, 0, 0];
       for (let i = from; i < to; i++) {
         const x = left[i] as number;
@@ -188,7 +157,7 @@ class ScaleFit {
 
   holds(left: Values, right: Values, start: number): boolean {
     const { relative, before, after } = this.#tolerance;
-    return this.#forEachRun(left.length, start, (channel, from, to) => {
+    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
       const scale = this.#scales[channel] ?? Number.NaN;
       const absolute = after + Math.abs(scale) * before;
       for (let i = from; i < to; i++) {
@@ -211,25 +180,6 @@ class ScaleFit {
       weightsPerChannel,
       uncertainty: (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel),
     };
-  }
-
-  /** Calls back for each run of elements of one channel, until one returns false. */
-  #forEachRun(
-    length: number,
-    start: number,
-    visit: (channel: number, from: number, to: number) => boolean,
-  ): boolean {
-    const { inner, along, rowsPerGroup } = this.#grid;
-    let position = 0;
-    while (position < length) {
-      const run = Math.floor((start + position) / inner);
-      const end = Math.min(length, (run + 1) * inner - start);
-      const channel =
-        rowsPerGroup === 0 ? run : Math.floor(run / along / rowsPerGroup) * along + (run % along);
-      if (!visit(channel, position, end)) return false;
-      position = end;
-    }
-    return true;
   }
 }
 

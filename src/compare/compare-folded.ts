@@ -1,6 +1,7 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from '../norm/linear-layers.js';
+import { toDottedName } from '../norm/naming.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
@@ -25,9 +26,9 @@ export interface FoldedResults {
   /** Norm layers that neither a live nor a folded partner was found for. */
   readonly onlyBefore: readonly NormLayer[];
   readonly onlyAfter: readonly NormLayer[];
-  /** Learned tensors that were judged here or that folding hides; nothing is left to compare in them. */
-  readonly judgedBefore: ReadonlySet<Tensor['range']>;
-  readonly judgedAfter: ReadonlySet<Tensor['range']>;
+  /** Dotted names of learned tensors that were judged here or that folding hides: nothing is left to compare. */
+  readonly judgedBefore: ReadonlySet<string>;
+  readonly judgedAfter: ReadonlySet<string>;
   /** How names of before read in after. */
   readonly edits: readonly PrefixEdit[];
 }
@@ -97,8 +98,8 @@ interface Mutable {
   readonly layers: LayerComparison[];
   readonly learned: LearnedComparison[];
   readonly joined: Set<NormLayer>;
-  readonly judgedBefore: Set<Tensor['range']>;
-  readonly judgedAfter: Set<Tensor['range']>;
+  readonly judgedBefore: Set<string>;
+  readonly judgedAfter: Set<string>;
 }
 
 function listCandidates(
@@ -177,8 +178,8 @@ function record({ layer, equality }: Judgement, one: Candidate, other: Candidate
     elementCount: one.linear.weight.elementCount,
     equality,
   });
-  results.judgedBefore.add(one.linear.weight.range);
-  results.judgedAfter.add(other.linear.weight.range);
+  results.judgedBefore.add(one.linear.weightName);
+  results.judgedAfter.add(other.linear.weightName);
   if (layer === null) return;
   results.layers.push(layer);
   for (const [candidate, judged] of [
@@ -186,8 +187,12 @@ function record({ layer, equality }: Judgement, one: Candidate, other: Candidate
     [other, results.judgedAfter],
   ] as const) {
     if (candidate.layer !== null) results.joined.add(candidate.layer);
-    for (const tensor of [candidate.linear.bias, candidate.layer?.gamma, candidate.layer?.beta]) {
-      if (tensor != null) judged.add(tensor.range);
+    for (const name of [
+      candidate.linear.biasName,
+      candidate.layer?.gamma?.name,
+      candidate.layer?.beta?.name,
+    ]) {
+      if (name != null) judged.add(toDottedName(name));
     }
   }
 }

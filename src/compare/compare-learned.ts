@@ -25,8 +25,8 @@ export type OnProgress = (progress: { readonly done: number; readonly total: num
 /** What was judged already, per channel, when folded norm layers were looked for. */
 export interface JudgedTensors {
   readonly learned: readonly LearnedComparison[];
-  readonly judgedBefore: ReadonlySet<Tensor['range']>;
-  readonly judgedAfter: ReadonlySet<Tensor['range']>;
+  readonly judgedBefore: ReadonlySet<string>;
+  readonly judgedAfter: ReadonlySet<string>;
   /** How before's names read in after. */
   readonly edits: readonly PrefixEdit[];
 }
@@ -95,9 +95,9 @@ function inOrderOf(
 
 function withoutJudged(
   tensors: ReadonlyMap<string, Tensor>,
-  judged: ReadonlySet<Tensor['range']>,
+  judged: ReadonlySet<string>,
 ): ReadonlyMap<string, Tensor> {
-  return judged.size === 0 ? tensors : new Map([...tensors].filter(([, { range }]) => !judged.has(range)));
+  return judged.size === 0 ? tensors : new Map([...tensors].filter(([name]) => !judged.has(name)));
 }
 
 function sum(numbers: readonly number[]): number {

@@ -77,6 +77,18 @@ const ALLOWABLE: ReadonlySet<FindingKind> = new Set<FindingKind>([
   'unpaired-layer',
 ]);
 
+/** The kinds that say drift; they lead a report together. */
+const DRIFT_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>([
+  'frozen-stats-drift',
+  'folded-scale-drift',
+  'folded-bias-drift',
+]);
+
+/** Whether a finding is drift that stands. */
+export function isLeadingDrift({ kind, level }: Finding): boolean {
+  return level === 'error' && DRIFT_KINDS.has(kind);
+}
+
 /** Makes a finding with its kind's level and docs page. */
 export function makeFinding(
   kind: FindingKind,

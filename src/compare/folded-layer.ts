@@ -22,6 +22,7 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
     nodeName,
     isFromGraph: true,
     neighbours: [],
+    foldedInto: linear,
     feedingLinear: null,
     notes: [],
   };

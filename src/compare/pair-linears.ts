@@ -67,8 +67,11 @@ function pathNames({ linear }: LinearCandidate): readonly string[] {
   return linear.path === null ? [] : [linear.path];
 }
 
+/** Exporters number what they fold (`493`, `onnx::Conv_493`): such a name means another tensor in every file. */
+const GENERATED_NAME = /^(?:onnx::\w+_)?\d+$/;
+
 function weightNames({ linear }: LinearCandidate): readonly string[] {
-  return [linear.weightName];
+  return GENERATED_NAME.test(linear.weightName) ? [] : [linear.weightName];
 }
 
 /** Whether names cannot tell if two layers are the same: one side has lost its own. */

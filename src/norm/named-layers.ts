@@ -124,10 +124,11 @@ export function toStatistic(tensor: Tensor | undefined, suffix: string): Statist
   return { kind: 'stored', tensor, source: 'tensor' };
 }
 
+/** The first tensor of one value per channel: a matrix under the same path belongs to something else. */
 function firstOf(suffixes: readonly string[], at: (suffix: string) => Tensor | undefined): Tensor | null {
   for (const suffix of suffixes) {
     const tensor = at(suffix);
-    if (tensor !== undefined) return tensor;
+    if (tensor !== undefined && tensor.shape.filter((size) => size !== 1).length <= 1) return tensor;
   }
   return null;
 }

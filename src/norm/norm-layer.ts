@@ -1,5 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import type { NormMode } from '../checkpoint/graph.js';
+import type { LinearLayer } from './linear-layers.js';
 
 /** A running mean or variance: a tensor that can be read, or why there is none. */
 export type Statistic =
@@ -37,6 +38,8 @@ export interface NormLayer {
   readonly isFromGraph: boolean;
   /** Names of the learned tensors that feed the layer. */
   readonly neighbours: readonly string[];
+  /** The convolution that the layer was folded into; absent where it stands in the file itself. */
+  readonly foldedInto?: LinearLayer | undefined;
   /** The linear node that feeds the layer directly, as an index into the graph's; null without a graph. */
   readonly feedingLinear: number | null;
   readonly notes: readonly string[];

@@ -1,16 +1,28 @@
-import type { AuditReport } from './audit-report.js';
+import { isLeadingDrift } from '../compare/findings.js';
+import type { AuditLayer, AuditReport } from './audit-report.js';
 
-/** Where statistics must be kept still: module paths whose `eval()` freezes all that drifted and nothing trained. */
-export function findModulesToFreeze({ regions, layers }: AuditReport): readonly string[] {
+/**
+ * Where statistics must be kept still: module paths whose `eval()` freezes all that drifted and nothing that was
+ * trained. Empty when nothing drifted on its own.
+ */
+export function findModulesToFreeze({ regions, layers, findings }: AuditReport): readonly string[] {
+  const blamed = new Set(findings.filter(isLeadingDrift).map(({ layer }) => layer));
+  const drifted = layers.filter(
+    ({ name, status }) => blamed.has(name) && (status === 'drifted' || status === 'ambiguous'),
+  );
+  const isInside = (name: string, path: string) =>
+    path === '' || name === path || name.startsWith(`${path}.`);
   const frozen = regions
-    .filter(({ status, drifted }) => status === 'frozen' && drifted > 0)
+    .filter(({ status, path }) => status === 'frozen' && drifted.some(({ name }) => isInside(name, path)))
     .map(({ path }) => path);
-  const isCovered = (name: string) =>
-    frozen.some((path) => path === '' || name === path || name.startsWith(`${path}.`));
-  const others = layers
-    .filter(({ name, status }) => status === 'drifted' && !isCovered(name))
-    .map(({ name }) => name);
-  return [...frozen, ...others];
+  const others = drifted.filter(({ name }) => !frozen.some((path) => isInside(name, path)));
+  return [...frozen, ...new Set(others.map(moduleOf))];
+}
+
+/** A layer that was folded on both sides goes by its convolution's name: the norm layer stands beside that. */
+function moduleOf({ name, via, before, after }: AuditLayer): string {
+  const isConvolution = via === 'folded' && before.mean === null && after.mean === null;
+  return isConvolution ? name.slice(0, Math.max(0, name.lastIndexOf('.'))) : name;
 }
 
 /** So many modules are spelled out; a longer list is for a loop. */
@@ -21,20 +33,22 @@ const MAX_LISTED_MODULES = 6;
 
 /** Python that keeps the modules in evaluation mode after `model.train()`, for a training loop. */
 export function writeTrainingLoopFix(modules: readonly string[]): readonly string[] {
+  if (modules.includes('')) return ['model.eval()  # in place of model.train(): nothing here is trained'];
   return ['model.train()', ...writeEvalCalls(modules, 'model')];
 }
 
 /** Python that does the same once and for all, as a method of the model's class. */
 export function writeTrainOverride(modules: readonly string[]): readonly string[] {
-  const body = ['super().train(mode)', ...writeEvalCalls(modules, 'self'), 'return self'];
+  // eval() calls train(False), so on the model itself it would call this method again.
+  const body = modules.includes('')
+    ? ['return super().train(False)']
+    : ['super().train(mode)', ...writeEvalCalls(modules, 'self'), 'return self'];
   return ['def train(self, mode=True):', ...body.map((line) => `    ${line}`)];
 }
 
 function writeEvalCalls(modules: readonly string[], root: string): readonly string[] {
   if (modules.length <= MAX_SPELLED_MODULES) {
-    return modules.map((path) =>
-      path === '' && root === 'self' ? 'super().train(False)' : `${accessModule(root, path)}.eval()`,
-    );
+    return modules.map((path) => `${accessModule(root, path)}.eval()`);
   }
   const listed = modules.slice(0, MAX_LISTED_MODULES);
   const rest = modules.length - listed.length;
@@ -48,7 +62,6 @@ function writeEvalCalls(modules: readonly string[], root: string): readonly stri
 
 /** A module as Python reaches it: attributes and indices where the path is made of them, else `get_submodule`. */
 function accessModule(root: string, path: string): string {
-  if (path === '') return root;
   const components = path.split('.');
   if (!components.every((component) => /^(?:[A-Za-z_]\w*|\d+)$/.test(component))) {
     return `${root}.get_submodule(${quotePython(path)})`;

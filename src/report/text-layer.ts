@@ -1,7 +1,7 @@
 import type { AuditLayer } from './audit-report.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import type { TextOptions } from './text.js';
-import { layOutTable, plain, showName, type TableColumn } from './text-layout.js';
+import { defuseCommands, layOutTable, plain, showName, type TableColumn } from './text-layout.js';
 
 /** So many channels are shown unless all are asked for: those that moved most. */
 const SHOWN_CHANNELS = 32;
@@ -27,20 +27,21 @@ export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): s
   const paint = options.paint ?? plain;
   const head = `${paint('strong', showName(layer.name))}  ${layer.kind}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}`;
   const rows = listRows(layer);
-  if (rows.length === 0) return `${head}\n  Its statistics cannot be read on both sides.\n`;
+  if (rows.length === 0) return defuseCommands(`${head}\n  Its statistics cannot be read on both sides.\n`);
   const sorted = [...rows].sort((x, y) => severity(y) - severity(x));
   const shown = options.all === true ? rows : sorted.slice(0, SHOWN_CHANNELS);
-  const [header = '', ...lines] = layOutTable(shown, columnsFor(shown), (options.width ?? 80) - 2);
+  const [header = '', ...table] = layOutTable(shown, columnsFor(shown), (options.width ?? 80) - 2);
   const more = rows.length - shown.length;
-  return [
+  const lines = [
     head,
     `  ${formatCount(layer.channelsMoved ?? 0)} of ${formatPlural(layer.channels, 'channel')} moved; output shift ${layer.outputShift === null ? '–' : formatMeasure(layer.outputShift)}`,
     '',
     paint('faint', `  ${header}`),
-    ...lines.map((line) => `  ${line}`),
+    ...table.map((line) => `  ${line}`),
     ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more channels that moved less (--all)`)] : []),
     '',
-  ].join('\n');
+  ];
+  return defuseCommands(lines.join('\n'));
 }
 
 function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {

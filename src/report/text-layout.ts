@@ -22,15 +22,19 @@ const GAP = 2;
 /** A name column is never squeezed below this. */
 const MIN_NAME_WIDTH = 12;
 
+/** What a cell without a value holds. */
+export const NO_VALUE = '–';
+
 /**
- * Lays out a table, one line a row. The first column takes what width the others leave; longer names lose their
- * middle, since both ends tell layers apart.
+ * Lays out a table, one line a row, the header first. A column without a value in any row is left out. The first
+ * column takes what width the others leave; longer names lose their middle, since both ends tell layers apart.
  */
 export function layOutTable<Row>(
   rows: readonly Row[],
-  columns: readonly TableColumn<Row>[],
+  allColumns: readonly TableColumn<Row>[],
   width: number,
 ): readonly string[] {
+  const columns = allColumns.filter(({ cell }) => rows.some((row) => cell(row).trim() !== NO_VALUE));
   const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
   const widths = columns.map(({ title }, index) =>
     Math.max(lengthOf(title), ...cells.map((line) => lengthOf(line[index] ?? ''))),
@@ -69,6 +73,14 @@ export function wrapText(
 /** A name from a file as a terminal may show it: nothing in it steers the terminal, and it is at most `width` long. */
 export function showName(name: string, width = 120): string {
   return shortenMiddle(name === '' ? '(root)' : escapeControls(name), width);
+}
+
+/**
+ * A whole text in which no line is a workflow command: a CI runner acts on lines that begin with `::`, and on `##[`
+ * anywhere, also when they come from a name in a file.
+ */
+export function defuseCommands(text: string): string {
+  return text.replace(/^([ \t]*):(?=:)/gm, '$1\\x3a').replaceAll('##[', '#\\x23[');
 }
 
 /** Text of at most `width` characters, with `…` for what its middle lost. */

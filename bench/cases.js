@@ -1,0 +1,326 @@
+// What is measured, and against what: each case is a set of commands that run in turn, and the bars to reach.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { preparePair } from './data.js';
+
+/** @typedef {import('./measure.js').Command} Command */
+/** @typedef {import('./measure.js').Measurement} Measurement */
+/** @typedef {import('./data.js').Format} Format */
+
+/**
+ * A bar: a claim about the measurements of a case.
+ *
+ * @typedef {object} Bar
+ * @property {string} claim
+ * @property {(take: (label: string) => Measurement) => {found: number, limit: number, unit: 'ratio' | 'MB'} | null} judge
+ *   null where something that it needs was not measured
+ */
+
+/**
+ * @typedef {object} Case
+ * @property {string} name
+ * @property {string} title
+ * @property {readonly string[]} files read once before
+ * @property {readonly Command[]} commands
+ * @property {readonly Bar[]} bars
+ * @property {readonly string[]} missing peers that are not there
+ */
+
+/**
+ * @typedef {object} Setting
+ * @property {string} cli the script to run as bn-audit
+ * @property {readonly number[]} sizes in megabytes
+ * @property {string | null} python
+ */
+
+const NODE = 'node -e 0';
+const CMP = 'cmp';
+const DIFF = 'bn-audit diff';
+
+const MAX_PEAK_MEGABYTES = 120;
+/** How much slower the inspection of a large file may look before it is more than noise. */
+const INSPECT_NOISE = 1.15;
+const SMALL_MEGABYTES = 1;
+
+/** Peers in Python, and the modules that each imports. */
+const PEERS = {
+  safetensors: {
+    script: 'safetensors_equal.py',
+    modules: 'numpy, safetensors.numpy',
+    label: 'python safetensors',
+  },
+  onnx: { script: 'onnx_equal.py', modules: 'numpy, onnx', label: 'python onnx' },
+  pt: { script: 'torch_equal.py', modules: 'torch', label: 'python torch' },
+};
+
+/**
+ * The share of the Python peer's time to stay under, by format and megabytes.
+ *
+ * @type {Readonly<Record<'safetensors' | 'onnx' | 'pt', {megabytes: number, ratio: number}>>}
+ */
+const PEER_BARS = {
+  safetensors: { megabytes: 100, ratio: 0.6 },
+  onnx: { megabytes: 100, ratio: 0.4 },
+  pt: { megabytes: 500, ratio: 0.1 },
+};
+
+/** The size that the bars against `cmp` are for. */
+const CMP_BAR_MEGABYTES = 500;
+
+/**
+ * Every case by name, not yet prepared: files are written when a case is made.
+ *
+ * @param {Setting} setting
+ * @returns {ReadonlyMap<string, () => Case>}
+ */
+export function listCases(setting) {
+  /** @type {Map<string, () => Case>} */
+  const cases = new Map();
+  cases.set('tiny', () => makeTinyCase(setting));
+  for (const megabytes of setting.sizes) {
+    for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
+      cases.set(`${format}-${megabytes}`, () => makePlainCase(format, megabytes, setting));
+    }
+    cases.set(`folded-${megabytes}`, () => makeFoldedCase(megabytes, setting));
+    for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
+      cases.set(`inspect-${format}-${megabytes}`, () => makeInspectCase(format, megabytes, setting));
+    }
+    cases.set(`baseline-${megabytes}`, () => makeBaselineCase(megabytes, setting));
+  }
+  return cases;
+}
+
+/**
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeTinyCase({ cli }) {
+  const pair = ['before', 'after'].map((side) =>
+    fileURLToPath(new URL(`../fixtures/pairs/requires-grad-leak/${side}.safetensors`, import.meta.url)),
+  );
+  const small = preparePair('safetensors', SMALL_MEGABYTES);
+  const smallLabel = `${DIFF}, ${SMALL_MEGABYTES} MB`;
+  return {
+    name: 'tiny',
+    title: 'A tiny pair (fixtures/pairs/requires-grad-leak): what starting costs',
+    files: [...pair, small.before, small.after],
+    commands: [
+      nodeStart(),
+      audit(cli, DIFF, ['diff', ...pair, '-q']),
+      audit(cli, smallLabel, ['diff', small.before, small.after, '-q']),
+    ],
+    bars: [
+      {
+        claim: `${DIFF} within 1.5 × ${NODE}`,
+        judge: (take) => ratioBar(take(DIFF).seconds, take(NODE).seconds, 1.5),
+      },
+      memoryBar(DIFF),
+    ],
+    missing: [],
+  };
+}
+
+/**
+ * @param {'safetensors' | 'onnx' | 'pt'} format
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makePlainCase(format, megabytes, { cli, python }) {
+  const { before, after, copy } = preparePair(format, megabytes);
+  const peer = PEERS[format];
+  const hasPeer = python !== null && canImport(python, peer.modules);
+  const peerScript = fileURLToPath(new URL(`peers/${peer.script}`, import.meta.url));
+  const peerBar = PEER_BARS[format];
+  return {
+    name: `${format}-${megabytes}`,
+    title: `Two ${format} files of ${megabytes} MB, all learned tensors equal, statistics drifted`,
+    files: [before, after, copy],
+    commands: [
+      nodeStart(),
+      compareBytes(before, copy),
+      audit(cli, DIFF, ['diff', before, after, '-q']),
+      ...(hasPeer ? [{ label: peer.label, argv: [python, peerScript, before, after], exitCodes: [0] }] : []),
+    ],
+    bars: [
+      ...(megabytes >= CMP_BAR_MEGABYTES ? [cmpBar(DIFF, 1.5)] : []),
+      ...(hasPeer && megabytes === peerBar.megabytes
+        ? [
+            {
+              claim: `${DIFF} under ${peerBar.ratio} × ${peer.label}`,
+              judge: (/** @type {(label: string) => Measurement} */ take) =>
+                ratioBar(take(DIFF).seconds, take(peer.label).seconds, peerBar.ratio),
+            },
+          ]
+        : []),
+      memoryBar(DIFF),
+    ],
+    missing: hasPeer ? [] : [`${peer.label}: set BENCH_PYTHON to a Python that has ${peer.modules}`],
+  };
+}
+
+/**
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeFoldedCase(megabytes, { cli }) {
+  const folded = preparePair('folded', megabytes);
+  const live = preparePair('onnx', megabytes);
+  const named = preparePair('safetensors', megabytes);
+  const labels = {
+    folded: `${DIFF}, folded before`,
+    live: `${DIFF}, live before`,
+    named: `${DIFF}, safetensors before`,
+  };
+  return {
+    name: `folded-${megabytes}`,
+    title: `ONNX of ${megabytes} MB with BatchNorm folded into the convolutions, against three kinds of before`,
+    files: [folded.before, folded.after, folded.copy, live.before, named.before],
+    commands: [
+      nodeStart(),
+      compareBytes(folded.before, folded.copy),
+      audit(cli, labels.folded, ['diff', folded.before, folded.after, '-q']),
+      audit(cli, labels.live, ['diff', live.before, folded.after, '-q']),
+      audit(cli, labels.named, ['diff', named.before, folded.after, '-q']),
+    ],
+    bars: Object.values(labels).flatMap((label) => [
+      ...(megabytes >= CMP_BAR_MEGABYTES ? [cmpBar(label, 3)] : []),
+      memoryBar(label),
+    ]),
+    missing: [],
+  };
+}
+
+/**
+ * @param {Format} format
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeInspectCase(format, megabytes, { cli }) {
+  const large = preparePair(format, megabytes).before;
+  const small = preparePair(format, SMALL_MEGABYTES).before;
+  const label = (/** @type {number} */ size) => `bn-audit inspect, ${size} MB`;
+  return {
+    name: `inspect-${format}-${megabytes}`,
+    title: `Inspecting a ${format} file of ${megabytes} MB, and one of ${SMALL_MEGABYTES} MB with as many layers`,
+    files: [large, small],
+    commands: [
+      nodeStart(),
+      audit(cli, label(SMALL_MEGABYTES), ['inspect', small, '-q']),
+      audit(cli, label(megabytes), ['inspect', large, '-q']),
+    ],
+    bars: [
+      {
+        claim: `${megabytes} MB takes no longer than ${SMALL_MEGABYTES} MB (noise: × ${INSPECT_NOISE})`,
+        judge: (take) =>
+          ratioBar(take(label(megabytes)).seconds, take(label(SMALL_MEGABYTES)).seconds, INSPECT_NOISE),
+      },
+      memoryBar(label(megabytes)),
+    ],
+    missing: [],
+  };
+}
+
+/**
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeBaselineCase(megabytes, { cli }) {
+  const { before } = preparePair('safetensors', megabytes);
+  const label = 'bn-audit baseline';
+  const help = spawnSync(process.execPath, [cli, '--help'], { encoding: 'utf8' }).stdout;
+  const isThere = /^\s+baseline\b/m.test(help);
+  return {
+    name: `baseline-${megabytes}`,
+    title: `The baseline of a safetensors file of ${megabytes} MB`,
+    files: [before],
+    commands: [
+      nodeStart(),
+      { label: 'sha256sum', argv: ['sha256sum', before], exitCodes: [0] },
+      ...(isThere ? [audit(cli, label, ['baseline', before, '-o', '/dev/null'])] : []),
+    ],
+    bars: isThere
+      ? [
+          {
+            claim: `${label} within 1.2 × sha256sum + ${NODE}`,
+            judge: (take) =>
+              ratioBar(take(label).seconds, 1.2 * take('sha256sum').seconds + take(NODE).seconds, 1),
+          },
+        ]
+      : [],
+    missing: isThere ? [] : ['bn-audit baseline: this build has no such command'],
+  };
+}
+
+/** @returns {Command} */
+function nodeStart() {
+  return { label: NODE, argv: [process.execPath, '-e', '0'], exitCodes: [0] };
+}
+
+/**
+ * @param {string} before
+ * @param {string} copy
+ * @returns {Command}
+ */
+function compareBytes(before, copy) {
+  return { label: CMP, argv: ['cmp', before, copy], exitCodes: [0] };
+}
+
+/**
+ * Exit codes 0 and 1 are verdicts; 2 means that the audit could not be done.
+ *
+ * @param {string} cli
+ * @param {string} label
+ * @param {readonly string[]} args
+ * @returns {Command}
+ */
+function audit(cli, label, args) {
+  return { label, argv: [process.execPath, cli, ...args], exitCodes: [0, 1] };
+}
+
+/**
+ * @param {string} label
+ * @param {number} factor
+ * @returns {Bar}
+ */
+function cmpBar(label, factor) {
+  return {
+    claim: `${label} within ${factor} × ${CMP} + ${NODE}`,
+    judge: (take) => ratioBar(take(label).seconds, factor * take(CMP).seconds + take(NODE).seconds, 1),
+  };
+}
+
+/**
+ * @param {string} label
+ * @returns {Bar}
+ */
+function memoryBar(label) {
+  return {
+    claim: `${label}: peak memory under ${MAX_PEAK_MEGABYTES} MB`,
+    judge: (take) => {
+      const { peakBytes } = take(label);
+      return peakBytes === null ? null : { found: peakBytes / 1e6, limit: MAX_PEAK_MEGABYTES, unit: 'MB' };
+    },
+  };
+}
+
+/**
+ * @param {number} seconds
+ * @param {number} peerSeconds
+ * @param {number} limit
+ * @returns {{found: number, limit: number, unit: 'ratio'}}
+ */
+function ratioBar(seconds, peerSeconds, limit) {
+  return { found: seconds / peerSeconds, limit, unit: 'ratio' };
+}
+
+/**
+ * @param {string} python
+ * @param {string} modules
+ */
+function canImport(python, modules) {
+  return spawnSync(python, ['-c', `import ${modules}`]).status === 0;
+}

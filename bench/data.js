@@ -1,0 +1,110 @@
+// Makes the benchmark's files, once: bench/data/ keeps them for the next run.
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { planNetwork } from './network.js';
+import { listStateDict } from './values.js';
+import { writeOnnx } from './write-onnx.js';
+import { writeSafetensors } from './write-safetensors.js';
+import { writeTorch } from './write-torch.js';
+
+/** @typedef {import('./values.js').Side} Side */
+/** @typedef {'safetensors' | 'onnx' | 'pt' | 'folded'} Format */
+
+/**
+ * Two files to audit, and a copy of the first for `cmp`: it stops at the first difference, so only equal files make
+ * it read everything.
+ *
+ * @typedef {object} Pair
+ * @property {string} before
+ * @property {string} after
+ * @property {string} copy of before
+ */
+
+const DIRECTORY = fileURLToPath(new URL('data/', import.meta.url));
+
+/** Raised when the writers change, so that older files are not taken for theirs. */
+const GENERATION = 1;
+
+const READ_BYTES = 8 * 1024 * 1024;
+
+/** @type {Readonly<Record<Format, {ending: string, write: (megabytes: number, side: Side) => Iterable<Uint8Array>}>>} */
+const FORMATS = {
+  safetensors: {
+    ending: 'safetensors',
+    write: (megabytes, side) => writeSafetensors(listStateDict(planNetwork(megabytes), side)),
+  },
+  onnx: {
+    ending: 'onnx',
+    write: (megabytes, side) => writeOnnx(planNetwork(megabytes), side, { isFolded: false }),
+  },
+  pt: { ending: 'pt', write: (megabytes, side) => writeTorch(listStateDict(planNetwork(megabytes), side)) },
+  folded: {
+    ending: 'folded.onnx',
+    write: (megabytes, side) => writeOnnx(planNetwork(megabytes), side, { isFolded: true }),
+  },
+};
+
+/**
+ * The pair of a format and size; written unless it is there.
+ *
+ * @param {Format} format
+ * @param {number} megabytes
+ * @returns {Pair}
+ */
+export function preparePair(format, megabytes) {
+  const { ending, write } = FORMATS[format];
+  const directory = join(DIRECTORY, `${megabytes}mb-${GENERATION}`);
+  mkdirSync(directory, { recursive: true });
+  const before = join(directory, `before.${ending}`);
+  const after = join(directory, `after.${ending}`);
+  const copy = join(directory, `copy.${ending}`);
+  writeOnce(before, (path) => writePieces(path, write(megabytes, 'before')));
+  writeOnce(after, (path) => writePieces(path, write(megabytes, 'after')));
+  writeOnce(copy, (path) => copyFileSync(before, path));
+  return { before, after, copy };
+}
+
+/**
+ * Reads a file once, so that what is measured next finds it in the page cache.
+ *
+ * @param {string} path
+ */
+export function warm(path) {
+  const buffer = new Uint8Array(READ_BYTES);
+  const descriptor = openSync(path, 'r');
+  while (readSync(descriptor, buffer) > 0);
+  closeSync(descriptor);
+}
+
+/**
+ * @param {string} path
+ * @param {(path: string) => void} write
+ */
+function writeOnce(path, write) {
+  if (existsSync(path)) return;
+  process.stderr.write(`writing ${path}\n`);
+  write(`${path}.partial`);
+  renameSync(`${path}.partial`, path);
+}
+
+/**
+ * @param {string} path
+ * @param {Iterable<Uint8Array>} pieces
+ */
+function writePieces(path, pieces) {
+  const descriptor = openSync(path, 'w');
+  for (const piece of pieces) {
+    for (let done = 0; done < piece.length; ) done += writeSync(descriptor, piece, done);
+  }
+  closeSync(descriptor);
+}
