@@ -17,7 +17,7 @@ import { findNormLayers } from './norm/find-layers.js';
 import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
-import { type AuditReport, buildReport } from './report/audit-report.js';
+import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -80,6 +80,19 @@ export async function auditCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions = {},
 ): Promise<AuditReport> {
+  return buildReport(await compareCheckpoints(beforeCheckpoint, afterCheckpoint, options));
+}
+
+/**
+ * Finds out everything that an audit reports, layers and tensors still at hand.
+ *
+ * @throws as {@link audit}.
+ */
+export async function compareCheckpoints(
+  beforeCheckpoint: Checkpoint,
+  afterCheckpoint: Checkpoint,
+  options: AuditOptions = {},
+): Promise<AuditResults> {
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
   const policy = makePolicy(options);
@@ -100,7 +113,7 @@ export async function auditCheckpoints(
     ...folded.layers,
   ]);
   checkGlobs(options.frozen ?? [], layers, learned);
-  return buildReport({
+  return {
     before,
     after,
     layers,
@@ -113,7 +126,7 @@ export async function auditCheckpoints(
       ...findChangedFrozenWeights(learned, policy),
     ],
     isAllowed: policy.isAllowed,
-  });
+  };
 }
 
 function examine(checkpoint: Checkpoint): AuditSide {

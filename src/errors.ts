@@ -10,6 +10,7 @@ export type CheckpointErrorCode =
   | 'refused'
   | 'unsupported'
   | 'ambiguous'
+  | 'unwritable'
   | 'no-norm-layers'
   | 'nothing-paired';
 

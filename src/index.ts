@@ -12,6 +12,7 @@
  * @packageDocumentation
  */
 export { type AuditOptions, audit, auditCheckpoints } from './audit.js';
+export { type AuditRequest, auditEach } from './audit-each.js';
 export type { Checkpoint, CheckpointFormat, Tensor } from './checkpoint/checkpoint.js';
 export type { DType } from './checkpoint/dtype.js';
 export { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
@@ -23,7 +24,18 @@ export type { Region } from './compare/regions.js';
 export type { LayerStatus, Relation } from './compare/status.js';
 export { CheckpointError, type CheckpointErrorCode, UsageError } from './errors.js';
 export { type InspectOptions, inspect, inspectCheckpoint } from './inspect.js';
+export { type ProbeOptions, probe } from './probe.js';
 export type { AuditLayer, AuditReport, CheckpointSummary, Count } from './report/audit-report.js';
+export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } from './report/audit-set.js';
 export type { InspectLayer, InspectReport } from './report/inspect-report.js';
+export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './report/probe-render.js';
+export type {
+  ProbeContribution,
+  ProbeLayer,
+  ProbeOutput,
+  ProbeReport,
+} from './report/probe-report.js';
 export { type RenderOptions, type ReportFormat, render } from './report/render.js';
+export type { LeftLayer, RestoredLayer, RestoredPart, RestoreReport } from './report/restore-report.js';
+export { type RestoreOptions, restore } from './restore.js';
 export { VERSION } from './version.js';

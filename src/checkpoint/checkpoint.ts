@@ -1,5 +1,7 @@
 import type { ByteRange } from '../io/byte-source.js';
+import type { ChannelLayout } from './channel-grid.js';
 import type { DType } from './dtype.js';
+import type { EditOptions, EditPlan, TensorEdit } from './edit-plan.js';
 import type { Graph } from './graph.js';
 
 /** The kinds of checkpoint that can be opened, as reports name them. */
@@ -18,10 +20,32 @@ export interface Tensor {
   readonly shape: readonly number[];
   readonly elementCount: number;
   readonly range: ByteRange;
+  /**
+   * What stands for the values where a baseline has left them out: reading {@link range} is an error then. Absent
+   * where the values can be read.
+   */
+  readonly fingerprint?: Fingerprint | undefined;
   /** Whether training could change it; only formats that store `requires_grad` know. */
   readonly requiresGrad?: boolean | undefined;
   /** Whether the file itself calls it a buffer; only pickled modules tell. */
   readonly isBuffer?: boolean | undefined;
+}
+
+/** What a baseline keeps of a tensor's values. */
+export interface Fingerprint {
+  /** SHA-256 of the bytes, −0 read as 0; lower-case hexadecimal. */
+  readonly sha256: string;
+  /** Projections of a weight's output channels; null where the baseline has none. */
+  readonly projections: StoredProjections | null;
+}
+
+/** Projections of a weight as a baseline holds them. */
+export interface StoredProjections {
+  readonly layout: ChannelLayout;
+  /** For each channel its norm and its projections, float32. */
+  readonly table: ByteRange;
+  /** The fewest weights other than zero of any channel that has some, up to 256. */
+  readonly weightsPerChannel: number;
 }
 
 /** What a checkpoint with module objects or versions tells of one module beyond its tensors. */
@@ -53,5 +77,12 @@ export interface Checkpoint {
   readonly modules: ReadonlyMap<string, ModuleFacts>;
   /** What the user should know about the file although it could be read; plain sentences. */
   readonly warnings: readonly string[];
+  /**
+   * Plans how the checkpoint's files have to change for tensors to hold other bytes; nothing is written. Absent where
+   * there are no files that could be written like that.
+   *
+   * @throws CheckpointError `unsupported` naming a tensor that cannot be changed without changing another.
+   */
+  readonly planEdits?: (edits: readonly TensorEdit[], options?: EditOptions) => Promise<EditPlan>;
   close(): Promise<void>;
 }

@@ -2,8 +2,9 @@ import { extname } from 'node:path';
 import { CheckpointError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
+import { isBaseline } from './baseline/format.js';
 import type { Checkpoint } from './checkpoint.js';
-import { looksLikeSafetensors, openSafetensors } from './safetensors.js';
+import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors.js';
 import { findShardIndex, looksLikeShardIndex, openShards } from './shards.js';
 
 /** How to open a checkpoint. */
@@ -19,7 +20,7 @@ const HEAD_BYTES = 1024;
 
 /**
  * Opens a checkpoint of any format, told by its content: ONNX, safetensors (one file, an index of shards, or the
- * directory that holds either), PyTorch (zip, legacy, TorchScript). Reads headers only.
+ * directory that holds either), PyTorch (zip, legacy, TorchScript), a baseline. Reads headers only.
  *
  * @param path a file, or a directory with `model.safetensors` or `*.safetensors.index.json`.
  * @throws CheckpointError with the file's name, what was expected and what was found.
@@ -45,7 +46,7 @@ export async function openSource(
   await source.readInto(head, 0);
   refuseForeignContent(head, source);
   if (looksLikeShardIndex(head)) return openShards(source, path, options);
-  if (looksLikeSafetensors(head)) return openSafetensors(source, path);
+  if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
   // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
   const { looksLikeTorch, openTorch } = await import('./torch/torch.js');
   if (looksLikeTorch(head)) return openTorch(source, { path, select: options.select });
@@ -55,7 +56,7 @@ export async function openSource(
   if (looksLikeOnnx(head)) return openAsOnnx();
   // No magic number fits. The ending decides which reader may say what is wrong with the content.
   const ending = extname(source.name).toLowerCase();
-  if (ending === '.safetensors') return openSafetensors(source, path);
+  if (ending === '.safetensors') return openSafetensorsOrBaseline(source, path);
   if (ending === '.onnx') return openAsOnnx();
   throw new CheckpointError(
     'expected an ONNX, safetensors or PyTorch checkpoint, found none of them: unknown content',
@@ -64,6 +65,13 @@ export async function openSource(
       file: source.name,
     },
   );
+}
+
+async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {
+  const header = await readSafetensorsHeader(source);
+  if (!isBaseline(header.metadata)) return openSafetensors(source, path, header);
+  const { openBaseline } = await import('./baseline/open-baseline.js');
+  return openBaseline(header, source, path);
 }
 
 /** A file that is plainly something else: how it starts, what it is, and the way out. */

@@ -2,6 +2,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { bitsOf, DTYPE_NAMES, type DType, isDType } from './dtype.js';
+import { planPlainEdits } from './edit-plan.js';
 import {
   describeJson,
   isJsonArray,
@@ -15,7 +16,7 @@ import {
 const LENGTH_BYTES = 8;
 
 /** The reference reader's own limit (`MAX_HEADER_SIZE`). */
-const MAX_HEADER_BYTES = 100_000_000n;
+export const MAX_HEADER_BYTES = 100_000_000n;
 
 /** Far above any real file (the largest mixture-of-experts models have some 100,000), so that memory stays bounded. */
 const MAX_TENSORS = 500_000;
@@ -60,18 +61,25 @@ export function looksLikeSafetensors(head: Uint8Array): boolean {
  * Layout (huggingface/safetensors, `safetensors/src/tensor.rs`): u64 little-endian N at byte 0, N bytes of JSON from
  * byte 8, then the buffer that `data_offsets` count from.
  *
+ * @param header where it was read already.
  * @throws CheckpointError naming the tensor, what was expected and what was found.
  */
-export async function openSafetensors(source: ByteSource, path: string): Promise<Checkpoint> {
-  const { tensors, metadata } = await readSafetensorsHeader(source);
+export async function openSafetensors(
+  source: ByteSource,
+  path: string,
+  header?: SafetensorsHeader,
+): Promise<Checkpoint> {
+  const { tensors: stored, metadata } = header ?? (await readSafetensorsHeader(source));
+  const tensors = withDroppedAliases(stored, metadata);
   return {
     path,
     format: 'safetensors',
-    tensors: withDroppedAliases(tensors, metadata),
+    tensors,
     inModuleOrder: false,
     graph: null,
     modules: new Map(),
     warnings: [],
+    planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
     close: () => source.close(),
   };
 }

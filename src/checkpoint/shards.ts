@@ -4,6 +4,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
+import { planPlainEdits } from './edit-plan.js';
 import { describeJson, isJsonObject, JsonReader, type JsonValue } from './json-reader.js';
 import type { OpenOptions } from './open.js';
 import { readSafetensorsHeader } from './safetensors.js';
@@ -32,7 +33,7 @@ const DIRECTORY_ENTRIES = [
  * @throws CheckpointError when it is one and holds no checkpoint that loaders would find.
  */
 export function findShardIndex(path: string): string | null {
-  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return null;
+  if (!isDirectory(path)) return null;
   const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(
     (candidate) => lstatSync(candidate, { throwIfNoEntry: false }) !== undefined,
   );
@@ -45,6 +46,15 @@ export function findShardIndex(path: string): string | null {
       hint: 'Name the checkpoint file inside it.',
     },
   );
+}
+
+/** False also where the path leads nowhere or may not be looked at: whoever opens it says why. */
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
 }
 
 /** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
@@ -78,14 +88,16 @@ export async function openShards(index: ByteSource, path: string, options: OpenO
       sources.push(source);
       shards.set(name, (await readSafetensorsHeader(source)).tensors);
     }
+    const tensors = collectTensors(weightMap, shards, index.name);
     return {
       path,
       format: 'safetensors',
-      tensors: collectTensors(weightMap, shards, index.name),
+      tensors,
       inModuleOrder: false,
       graph: null,
       modules: new Map(),
       warnings: findUnlisted(weightMap, shards),
+      planEdits: (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index]),
       close,
     };
   } catch (error) {

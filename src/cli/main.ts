@@ -1,5 +1,7 @@
 import { CommanderError } from 'commander';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
+import { defuseCommands } from '../report/text-layout.js';
+import { announceFailure } from './github-actions.js';
 import { createProgram } from './program.js';
 import { createTerminal, type Terminal } from './terminal.js';
 
@@ -16,7 +18,7 @@ export async function main(args: readonly string[]): Promise<void> {
   const terminal = createTerminal(process);
   // An uncaught error would exit with 1, which here means "drift found".
   const crash = (error: unknown) => {
-    reportFailure(error, terminal, args.includes('--debug'));
+    reportFailure(error, terminal, args);
     process.exit(EXIT_CODES.failed);
   };
   process.once('uncaughtException', crash);
@@ -25,8 +27,9 @@ export async function main(args: readonly string[]): Promise<void> {
   try {
     process.exitCode = await run(args, terminal);
   } catch (error) {
-    reportFailure(error, terminal, args.includes('--debug'));
     process.exitCode = EXIT_CODES.failed;
+    const message = reportFailure(error, terminal, args);
+    if (!args.includes('--no-ci')) await announceFailure(message, terminal);
   }
 }
 
@@ -55,12 +58,16 @@ function handleClosedPipes(): void {
   }
 }
 
-function reportFailure(error: unknown, terminal: Terminal, isDebug: boolean): void {
+/** Says on standard error what went wrong, and returns the sentence. */
+function reportFailure(error: unknown, terminal: Terminal, args: readonly string[]): string {
   terminal.finishProgress();
-  terminal.writeError(`bn-audit: ${describeFailure(error)}`);
+  const message = defuseCommands(describeFailure(error));
+  terminal.writeError(`bn-audit: ${message}`);
   const hint = error instanceof CheckpointError || error instanceof UsageError ? error.hint : INTERNAL_HINT;
-  if (hint !== undefined) terminal.writeError(`  ${escapeControls(hint)}`);
-  if (isDebug && error instanceof Error && error.stack !== undefined) terminal.writeError(error.stack);
+  if (hint !== undefined) terminal.writeError(defuseCommands(`  ${escapeControls(hint)}`));
+  if (args.includes('--debug') && error instanceof Error && error.stack !== undefined)
+    terminal.writeError(error.stack);
+  return message;
 }
 
 const INTERNAL_HINT = 'This is a defect of bn-audit. Run again with --debug and report what it prints.';

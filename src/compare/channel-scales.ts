@@ -1,6 +1,14 @@
-import { type ChannelGrid, type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
+import {
+  type ChannelGrid,
+  type ChannelLayout,
+  forEachRun,
+  layOutChannels,
+} from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, decodeFloats, isDecodable, quantumOf, significandBitsOf } from '../checkpoint/dtype.js';
+import { bitsOf, decodeFloats, isDecodable, quantumOf } from '../checkpoint/dtype.js';
+import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
+import { compareProjectedScales } from './projected-scales.js';
+import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
 
 /**
  * Whether each output channel of one weight is a constant times that of another.
@@ -21,22 +29,16 @@ export type ScaleComparison =
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
 
-/** Half the distance between neighbouring float32 values, relative: folding computes in float32 or better. */
-const FLOAT32_ROUNDOFF = 2 ** -24;
-
-/**
- * How many roundings apart two proportional weights may be. Folding rounds the product once, on either side, and the
- * estimate of the scale carries a part of them all.
- */
-const ROUNDINGS = 4;
-
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 
-const CHUNK_BYTES = 512 * 1024;
+/** As large as the allocator keeps on its heap; the comparison of equal tensors says why. */
+const CHUNK_BYTES = 96 * 1024;
 
 /**
  * Fits one scale per output channel by least squares and checks every weight against it.
+ *
+ * A side whose values a baseline has left out is compared by its projections.
  *
  * Reads both tensors once where a channel's weights stand together and fit the buffers (Conv, Linear), else twice;
  * stops at the first channel that does not fit. Memory: two buffers and one number per channel.
@@ -53,43 +55,66 @@ export async function compareChannelScales(
   }
   const grid = layOutChannels(before.shape, layout);
   if (grid.channels === 0 || before.elementCount === 0) return { kind: 'incomparable' };
+  if (before.fingerprint !== undefined || after.fingerprint !== undefined)
+    return compareProjectedScales(before, after, layout);
   const fit = new ScaleFit(grid, toleranceFor(before, after));
-  const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype)) / 8;
-  const chunk = CHUNK_BYTES / elementBytes;
-  const isTogether = grid.rowsPerGroup === 0 && grid.inner <= chunk;
-  const step = isTogether ? Math.floor(chunk / grid.inner) * grid.inner : chunk;
-  const firstStep = Math.min(step, Math.ceil(FIRST_CHUNK_BYTES / elementBytes / grid.inner) * grid.inner);
-  const buffers = [new Uint8Array(CHUNK_BYTES), new Uint8Array(CHUNK_BYTES)] as const;
-  const readBlock = async (start: number) => {
-    const count = Math.min(start === 0 && isTogether ? firstStep : step, before.elementCount - start);
-    return Promise.all([
-      readElements(before, buffers[0], start, count),
-      readElements(after, buffers[1], start, count),
-    ]);
-  };
-  if (isTogether) {
-    for (let start = 0; start < before.elementCount; ) {
-      const [left, right] = await readBlock(start);
-      fit.add(left, right, start);
-      fit.solve(start / grid.inner, (start + left.length) / grid.inner);
-      if (!fit.holds(left, right, start)) return { kind: 'changed' };
-      start += left.length;
+  const reader = new BlockReader(before, after, grid);
+  const everyBlock = async (visit: (block: Block) => boolean) => {
+    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
+      if (!visit(block)) return false;
     }
-    return fit.conclude(before, after);
-  }
-  for (let start = 0; start < before.elementCount; start += step) {
-    const [left, right] = await readBlock(start);
-    fit.add(left, right, start);
-  }
-  fit.solve(0, grid.channels);
-  for (let start = 0; start < before.elementCount; start += step) {
-    const [left, right] = await readBlock(start);
-    if (!fit.holds(left, right, start)) return { kind: 'changed' };
-  }
-  return fit.conclude(before, after);
+    return true;
+  };
+  const isProportional = reader.holdsWholeChannels
+    ? await everyBlock((block) => fit.fitAndCheck(block))
+    : (await everyBlock((block) => fit.add(block))) && (await everyBlock((block) => fit.check(block)));
+  return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
 }
 
 type Values = Float32Array | Float64Array;
+
+/** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
+interface Block {
+  readonly left: Values;
+  readonly right: Values;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Reads two tensors in step, whole channels at a time where they stand together and fit the buffers. */
+class BlockReader {
+  readonly holdsWholeChannels: boolean;
+  readonly #before: Tensor;
+  readonly #after: Tensor;
+  readonly #step: number;
+  readonly #firstStep: number;
+  readonly #left = new Uint8Array(CHUNK_BYTES);
+  readonly #right = new Uint8Array(CHUNK_BYTES);
+
+  constructor(before: Tensor, after: Tensor, { inner, rowsPerGroup }: ChannelGrid) {
+    const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype)) / 8;
+    const capacity = Math.floor(CHUNK_BYTES / elementBytes);
+    this.#before = before;
+    this.#after = after;
+    this.holdsWholeChannels = rowsPerGroup === 0 && inner <= capacity;
+    const unit = this.holdsWholeChannels ? inner : 1;
+    this.#step = Math.floor(capacity / unit) * unit;
+    this.#firstStep = Math.min(this.#step, Math.ceil(FIRST_CHUNK_BYTES / elementBytes / unit) * unit);
+  }
+
+  /** The block that begins at an element; null at the end. The next one overwrites it. */
+  async read(start: number): Promise<Block | null> {
+    const total = this.#before.elementCount;
+    if (start >= total) return null;
+    const end = Math.min(total, start + (start === 0 ? this.#firstStep : this.#step));
+    return {
+      left: await readElements(this.#before, this.#left, start, end - start),
+      right: await readElements(this.#after, this.#right, start, end - start),
+      start,
+      end,
+    };
+  }
+}
 
 interface Tolerance {
   /** Of the scaled value. */
@@ -107,11 +132,6 @@ function toleranceFor(before: Tensor, after: Tensor): Tolerance {
   };
 }
 
-/** Half the relative distance between neighbouring values of a tensor's type, float32's at the least. */
-export function roundoffOf({ dtype }: Tensor): number {
-  return Math.max(FLOAT32_ROUNDOFF, 2 ** -(significandBitsOf(dtype) + 1));
-}
-
 /** Sums, scales and counts per channel. */
 class ScaleFit {
   readonly #grid: ChannelGrid;
@@ -119,7 +139,8 @@ class ScaleFit {
   readonly #products: Float64Array;
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
-  readonly #scales: Float64Array;
+  /** Σxy and Σx² of the last run: a pair of results without an object for each. */
+  readonly #sums = new Float64Array(2);
 
   constructor(grid: ChannelGrid, tolerance: Tolerance) {
     this.#grid = grid;
@@ -127,60 +148,118 @@ class ScaleFit {
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
     this.#counts = new Uint32Array(grid.channels);
-    this.#scales = new Float64Array(grid.channels);
   }
 
-  add(left: Values, right: Values, start: number): void {
+  /** Adds a block's weights to their channels' sums. */
+  add({ left, right, start }: Block): true {
     forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
-      let [product, square, count] = [0, 0, 0];
-      for (let i = from; i < to; i++) {
-        const x = left[i] as number;
-        const y = right[i] as number;
-        product += x * y;
-        square += x * x;
-        if (x !== 0 || y !== 0) count++;
-      }
-      this.#products[channel] = (this.#products[channel] ?? 0) + product;
-      this.#squares[channel] = (this.#squares[channel] ?? 0) + square;
-      this.#counts[channel] = (this.#counts[channel] ?? 0) + count;
+      this.#addRun(left, right, channel, from, to);
       return true;
     });
+    return true;
   }
 
-  /** Least squares: the scale that takes channel x to y is Σxy / Σx². A channel of zeros may have any. */
-  solve(fromChannel: number, toChannel: number): void {
-    for (let channel = fromChannel; channel < toChannel; channel++) {
-      const square = this.#squares[channel] ?? 0;
-      this.#scales[channel] = square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
-    }
+  /** Whether a block's weights are multiples by the scales of their channels, which all blocks have been added to. */
+  check({ left, right, start }: Block): boolean {
+    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
+      this.#isMultiple(left, right, channel, from, to),
+    );
   }
 
-  holds(left: Values, right: Values, start: number): boolean {
-    const { relative, before, after } = this.#tolerance;
+  /** Both at once, for a block that holds its channels whole: while they are in the processor's cache. */
+  fitAndCheck({ left, right, start }: Block): boolean {
     return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
-      const scale = this.#scales[channel] ?? Number.NaN;
-      const absolute = after + Math.abs(scale) * before;
-      for (let i = from; i < to; i++) {
-        const scaled = (left[i] as number) * scale;
-        // Written so that a NaN fails.
-        if (!(Math.abs((right[i] as number) - scaled) <= relative * Math.abs(scaled) + absolute))
-          return false;
-      }
-      return true;
+      this.#addRun(left, right, channel, from, to);
+      return this.#isMultiple(left, right, channel, from, to);
     });
   }
 
   conclude(before: Tensor, after: Tensor): ScaleComparison {
     const used = this.#counts.filter((count) => count > 0);
     if (used.length === 0) return { kind: 'incomparable' };
-    const weightsPerChannel = used.reduce((least, count) => Math.min(least, count), Number.POSITIVE_INFINITY);
+    const weightsPerChannel = used.reduce((least, count) => Math.min(least, count), MAX_COUNTED_WEIGHTS);
     return {
       kind: 'proportional',
-      scales: this.#scales.map((scale, channel) => ((this.#counts[channel] ?? 0) === 0 ? Number.NaN : scale)),
+      scales: Float64Array.from(this.#counts, (count, channel) =>
+        count === 0 ? Number.NaN : this.#scaleOf(channel),
+      ),
       weightsPerChannel,
       uncertainty: (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel),
     };
   }
+
+  #addRun(left: Values, right: Values, channel: number, from: number, to: number): void {
+    sumProducts(left, right, from, to, this.#sums);
+    this.#products[channel] = (this.#products[channel] ?? 0) + (this.#sums[0] ?? 0);
+    this.#squares[channel] = (this.#squares[channel] ?? 0) + (this.#sums[1] ?? 0);
+    const counted = this.#counts[channel] ?? 0;
+    if (counted < MAX_COUNTED_WEIGHTS) this.#counts[channel] = counted + countWeights(left, right, from, to);
+  }
+
+  /** Least squares: the scale that takes x to y is Σxy / Σx². A channel of zeros has scale 0. */
+  #scaleOf(channel: number): number {
+    const square = this.#squares[channel] ?? 0;
+    return square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
+  }
+
+  #isMultiple(left: Values, right: Values, channel: number, from: number, to: number): boolean {
+    const scale = this.#scaleOf(channel);
+    const magnitude = Math.abs(scale);
+    const { relative, before, after } = this.#tolerance;
+    return areMultiples(left, right, {
+      from,
+      to,
+      scale,
+      relative: relative * magnitude,
+      absolute: after + magnitude * before,
+    });
+  }
+}
+
+// The loops over single weights are plain functions over plain arrays: they run a hundred million times.
+
+/** Σxy and Σx² of the elements from `from` up to `to`. */
+function sumProducts(left: Values, right: Values, from: number, to: number, sums: Float64Array): void {
+  let product = 0;
+  let square = 0;
+  for (let i = from; i < to; i++) {
+    const x = left[i] as number;
+    product += x * (right[i] as number);
+    square += x * x;
+  }
+  sums[0] = product;
+  sums[1] = square;
+}
+
+/** Elements other than zero, up to as many as matter. */
+function countWeights(left: Values, right: Values, from: number, to: number): number {
+  let count = 0;
+  for (let i = from; i < to && count < MAX_COUNTED_WEIGHTS; i++) {
+    if (left[i] !== 0 || right[i] !== 0) count++;
+  }
+  return count;
+}
+
+interface Multiple {
+  readonly from: number;
+  readonly to: number;
+  readonly scale: number;
+  /** Allowed difference for each unit of x, and at least. */
+  readonly relative: number;
+  readonly absolute: number;
+}
+
+/** Whether every element of `right` is `scale` times that of `left`, within tolerance. A NaN is not. */
+function areMultiples(
+  left: Values,
+  right: Values,
+  { from, to, scale, relative, absolute }: Multiple,
+): boolean {
+  for (let i = from; i < to; i++) {
+    const x = left[i] as number;
+    if (!(Math.abs((right[i] as number) - x * scale) <= relative * Math.abs(x) + absolute)) return false;
+  }
+  return true;
 }
 
 async function readElements(
@@ -205,3 +284,5 @@ function haveSameShape(before: Tensor, after: Tensor): boolean {
     before.shape.every((size, axis) => size === after.shape[axis])
   );
 }
+
+export { roundoffOf } from './weight-rounding.js';

@@ -1,4 +1,5 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
+import type { DType } from '../checkpoint/dtype.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import { type Equality, TensorComparer } from './tensor-equality.js';
 
@@ -8,6 +9,11 @@ export interface LearnedComparison {
   readonly afterName: string;
   readonly elementCount: number;
   readonly equality: Equality;
+  /**
+   * The types on both sides, where they differ and a baseline's hash is all that could be compared; absent where
+   * anything else was found out.
+   */
+  readonly retyped?: { readonly before: DType; readonly after: DType } | undefined;
 }
 
 /** Every learned tensor, compared or said to be on one side only. */
@@ -33,7 +39,7 @@ export interface JudgedTensors {
 
 /**
  * Compares every learned tensor that both sides have and that was not judged already, in the order of before's file,
- * so that it is read once from front to back.
+ * so that it is read once from front to back; in the order of after's where before is a baseline.
  *
  * @param allBefore learned tensors by dotted name, likewise `allAfter`.
  */
@@ -57,12 +63,20 @@ export async function compareLearnedTensors(
   const comparer = new TensorComparer();
   const total = sum([...partners.keys()].map((name) => before.get(name)?.range.byteLength ?? 0));
   let done = 0;
-  for (const [name, tensor] of inFileOrder(before)) {
+  const paired = [...before].flatMap(([name, tensor]) => {
     const afterName = partners.get(name);
     const partner = afterName === undefined ? undefined : after.get(afterName);
-    if (afterName === undefined || partner === undefined) continue;
+    return afterName === undefined || partner === undefined ? [] : [{ name, afterName, tensor, partner }];
+  });
+  for (const { name, afterName, tensor, partner } of inFileOrder(paired)) {
     const equality = await comparer.compare(tensor, partner);
-    results.set(name, { name, afterName, elementCount: tensor.elementCount, equality });
+    results.set(name, {
+      name,
+      afterName,
+      elementCount: tensor.elementCount,
+      equality,
+      ...(equality === 'incomparable' ? findRetyped(tensor, partner) : {}),
+    });
     done += tensor.range.byteLength;
     onProgress?.({ done, total });
   }
@@ -77,13 +91,22 @@ export async function compareLearnedTensors(
   };
 }
 
-function inFileOrder(tensors: ReadonlyMap<string, Tensor>): readonly (readonly [string, Tensor])[] {
+function findRetyped(before: Tensor, after: Tensor): Pick<LearnedComparison, 'retyped'> {
+  const isHashed = before.fingerprint !== undefined || after.fingerprint !== undefined;
+  return isHashed && before.dtype !== after.dtype
+    ? { retyped: { before: before.dtype, after: after.dtype } }
+    : {};
+}
+
+/** In the order of before's file, or of after's where before is a baseline. */
+function inFileOrder<Pair extends { readonly tensor: Tensor; readonly partner: Tensor }>(
+  pairs: readonly Pair[],
+): readonly Pair[] {
+  const rangeOf = ({ tensor, partner }: Pair) => (tensor.fingerprint === undefined ? tensor : partner).range;
   const rank = new Map<unknown, number>();
-  for (const { range } of tensors.values()) if (!rank.has(range.source)) rank.set(range.source, rank.size);
-  return [...tensors].sort(
-    ([, x], [, y]) =>
-      (rank.get(x.range.source) ?? 0) - (rank.get(y.range.source) ?? 0) || x.range.offset - y.range.offset,
-  );
+  for (const { source } of pairs.map(rangeOf)) if (!rank.has(source)) rank.set(source, rank.size);
+  const rankOf = (pair: Pair) => rank.get(rangeOf(pair).source) ?? 0;
+  return [...pairs].sort((x, y) => rankOf(x) - rankOf(y) || rangeOf(x).offset - rangeOf(y).offset);
 }
 
 function inOrderOf(

@@ -1,3 +1,4 @@
+import { quote } from '../errors.js';
 import { splitPath } from '../norm/naming.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
@@ -14,7 +15,7 @@ export function findChangedFrozenWeights(
       return makeFinding(
         'frozen-weights-changed',
         module,
-        `its learned tensor ${leaf} changed, although --frozen says that it must not`,
+        `its learned tensor ${quote(leaf)} changed, although --frozen says that it must not`,
       );
     });
 }

@@ -1,10 +1,11 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
-import { compareChannelScales, roundoffOf } from './channel-scales.js';
+import { compareChannelScales } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import type { LayerComparison } from './compare-layers.js';
 import { toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
+import { roundoffOf } from './weight-rounding.js';
 
 /** Two convolutions that may each have swallowed the same norm layer. */
 export interface FoldedPair {

@@ -1,12 +1,13 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import { compareChannelScales, roundoffOf } from './channel-scales.js';
+import { compareChannelScales } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
 import { toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
 import { findInvalidValue, measureDrift, readChannelVector, type Statistics } from './statistics.js';
+import { roundoffOf } from './weight-rounding.js';
 
 /** A norm layer that is live or named on one side and was folded away on the other. */
 export interface RecoveredPair {

@@ -39,7 +39,7 @@ export interface Pairing<Layer extends Pairable = NormLayer> {
 }
 
 /** The search for wrapper prefixes looks at so many layers of before; all layers are counted for the best edits. */
-const MAX_SAMPLED_LAYERS = 200;
+const MAX_SAMPLED_LAYERS = 64;
 
 /** So many of the edits with the most votes are counted exactly. */
 const MAX_COUNTED_EDITS = 24;
@@ -147,17 +147,19 @@ function findBestEdit(
   isFirst: boolean,
 ): PrefixEdit | null {
   if (left.size === 0 || right.size === 0) return null;
-  const counted = [IDENTITY, ...proposeEdits(left, right)].map((edit) => ({
-    edit,
-    pairs: applyEdit(edit, left, right),
-  }));
+  const byOwnName = { edit: IDENTITY, pairs: applyEdit(IDENTITY, left, right) };
+  // The usual case, and nothing can do better: every layer of the smaller side has its namesake.
+  if (byOwnName.pairs.length === Math.min(left.size, right.size)) return IDENTITY;
+  const proposed = proposeEdits(left, right).map((edit) => ({ edit, pairs: applyEdit(edit, left, right) }));
+  const counted = [byOwnName, ...proposed];
   // A stable sort: the identity wins a tie, then the edit with more votes.
   const [best, second] = counted.sort((x, y) => y.pairs.length - x.pairs.length);
   if (best === undefined || best.pairs.length === 0) return null;
   if (isIdentity(best.edit)) return best.edit;
   // A wrapper holds a whole model. A few layers whose names happen to end alike are no wrapper.
   const smaller = Math.min(left.size, right.size);
-  if (best.pairs.length * 2 < smaller || (!isFirst && best.pairs.length < 2 && smaller > 1)) return null;
+  const isWrapper = best.edit.from === '' || best.edit.to === '';
+  if (best.pairs.length * 2 < smaller || (!isFirst && best.pairs.length < 2 && !isWrapper)) return null;
   if (
     second !== undefined &&
     second.pairs.length === best.pairs.length &&
@@ -166,7 +168,7 @@ function findBestEdit(
     // What is left over once the models are paired may just be new or gone; no reason to refuse the audit.
     if (!isFirst) return null;
     throw new CheckpointError(
-      `${best.pairs.length} norm layers fit under ${describeEdit(best.edit)} as well as under ${describeEdit(second.edit)}`,
+      `${best.pairs.length} of its norm layers fit under ${describeEdit(best.edit)} as well as under ${describeEdit(second.edit)}`,
       {
         code: 'ambiguous',
         file: afterPath,

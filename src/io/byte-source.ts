@@ -16,6 +16,50 @@ export interface ByteSource {
   readInto(target: Uint8Array, position: number): Promise<void>;
   /** Releases what the source holds. Reading afterwards fails. */
   close(): Promise<void>;
+  /** What the source reads its bytes from, where they can be put back there; absent where it holds them itself. */
+  readonly backing?: Backing;
+}
+
+/** The bytes under a source that only presents them in another order. */
+export interface Backing {
+  /** Every byte that the source reads lies in here. */
+  readonly range: ByteRange;
+  /**
+   * Where `bytes`, as many as the source has, must be written so that the source reads them. Pieces that overlap with
+   * different bytes say that no such place exists.
+   */
+  readonly scatter: (bytes: Uint8Array) => readonly PlacedBytes[];
+}
+
+/** Bytes and where in a source they belong. */
+export interface PlacedBytes {
+  readonly source: ByteSource;
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * Follows a range down to the sources that hold its bytes themselves, and says what has to stand there for the range to
+ * read `bytes`.
+ *
+ * @returns null where a source on the way presents more than the range: then the answer would be a part of its own.
+ */
+export function placeBytes(range: ByteRange, bytes: Uint8Array): readonly PlacedBytes[] | null {
+  const { source, offset, byteLength } = range;
+  if (source.backing === undefined) return [{ source, offset, bytes }];
+  if (offset !== 0 || byteLength !== source.byteLength) return null;
+  const placed: PlacedBytes[] = [];
+  for (const piece of source.backing.scatter(bytes)) {
+    const deeper = placeBytes({ ...piece, byteLength: piece.bytes.byteLength }, piece.bytes);
+    if (deeper === null) return null;
+    placed.push(...deeper);
+  }
+  return placed;
+}
+
+/** The range of the holding source that encloses every byte of a range. */
+export function enclosingRange(range: ByteRange): ByteRange {
+  return range.source.backing === undefined ? range : enclosingRange(range.source.backing.range);
 }
 
 /** A piece of a source: `byteLength` bytes from `offset` on. */

@@ -24,6 +24,14 @@ export function byteSwappedSource(range: ByteRange, unitByteLength: 2 | 4 | 8): 
       target.set(units.subarray(position - start, position - start + target.byteLength));
     },
     close: () => range.source.close(),
+    backing: {
+      range,
+      scatter(bytes) {
+        const swapped = bytes.slice();
+        reverseUnits(swapped, unitByteLength);
+        return [{ source: range.source, offset: range.offset, bytes: swapped }];
+      },
+    },
   };
   return source;
 }

@@ -1,12 +1,13 @@
-import { closeSync, constants, fstatSync, openSync, read, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import { CheckpointError } from '../errors.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
 
 /**
- * Reads up to this size run on the calling thread: on cached bytes a system call is several times quicker than a
- * trip through the thread pool. Larger reads go to the pool, so that two files are read at the same time.
+ * After so many bytes the event loop gets a turn. Reads are synchronous: on cached bytes a system call is several
+ * times quicker than a trip through the thread pool, and a caller's timers and signals must run all the same.
  */
-const MAX_INLINE_READ_BYTES = 64 * 1024;
+const YIELD_BYTES = 32 * 1024 * 1024;
 
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
@@ -62,7 +63,7 @@ export class FileSource implements ByteSource {
     checkBounds(this, position, target.byteLength);
     let filled = 0;
     while (filled < target.byteLength) {
-      const count = await this.#readOnce(target, filled, position + filled);
+      const count = this.#readOnce(target, filled, position + filled);
       if (count === 0) {
         throw new CheckpointError(
           `expected ${target.byteLength} bytes, found the end of the file: it shrank while it was read`,
@@ -71,7 +72,9 @@ export class FileSource implements ByteSource {
       }
       filled += count;
     }
+    const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
     this.#bytesRead += filled;
+    if (Math.floor(this.#bytesRead / YIELD_BYTES) > turns) await setImmediate();
   }
 
   async close(): Promise<void> {
@@ -80,17 +83,10 @@ export class FileSource implements ByteSource {
     if (descriptor !== null) closeSync(descriptor);
   }
 
-  async #readOnce(target: Uint8Array, filled: number, position: number): Promise<number> {
-    const descriptor = this.#descriptor;
-    if (descriptor === null) throw new Error(`${this.name} was read after it was closed`);
-    const length = target.byteLength - filled;
+  #readOnce(target: Uint8Array, filled: number, position: number): number {
+    if (this.#descriptor === null) throw new Error(`${this.name} was read after it was closed`);
     try {
-      if (length <= MAX_INLINE_READ_BYTES) return readSync(descriptor, target, filled, length, position);
-      return await new Promise<number>((resolve, reject) => {
-        read(descriptor, target, filled, length, position, (error, count) =>
-          error === null ? resolve(count) : reject(error),
-        );
-      });
+      return readSync(this.#descriptor, target, filled, target.byteLength - filled, position);
     } catch (error) {
       throw explainFileError(error, this.name);
     }

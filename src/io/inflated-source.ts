@@ -36,11 +36,22 @@ export class InflatedKeeper {
   }
 }
 
+/** Inflated bytes as a source, which tells where the deflated ones are. */
+export interface InflatedSource extends ByteSource {
+  readonly deflated: Deflated;
+}
+
+/** Whether a source inflates what it reads. */
+export function isInflated(source: ByteSource): source is InflatedSource {
+  return 'deflated' in source;
+}
+
 /** Deflated bytes as a source of inflated ones. They are inflated as a whole when they are first read. */
-export function inflatedSource(deflated: Deflated, keeper: InflatedKeeper): ByteSource {
-  const source: ByteSource = {
+export function inflatedSource(deflated: Deflated, keeper: InflatedKeeper): InflatedSource {
+  const source: InflatedSource = {
     name: deflated.range.source.name,
     byteLength: deflated.byteLength,
+    deflated,
     async readInto(target, position) {
       checkBounds(source, position, target.byteLength);
       const bytes = await keeper.inflated(deflated);

@@ -1,4 +1,4 @@
-import { type ByteRange, type ByteSource, checkBounds } from './byte-source.js';
+import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes } from './byte-source.js';
 
 /** A strided view of elements; counts of elements, outermost dimension first. */
 export interface StridedView {
@@ -43,8 +43,26 @@ export function stridedSource(range: ByteRange, view: StridedView): ByteSource {
       }
     },
     close: () => range.source.close(),
+    backing: { range, scatter: (bytes) => scatterElements(range, view, bytes) },
   };
   return source;
+}
+
+/** One piece for each run of elements that lie side by side. */
+function scatterElements(range: ByteRange, view: StridedView, bytes: Uint8Array): readonly PlacedBytes[] {
+  const width = view.elementByteLength;
+  const pieces: PlacedBytes[] = [];
+  const elementCount = bytes.byteLength / width;
+  for (let from = 0; from < elementCount; from += MAX_BATCH_ELEMENTS) {
+    const addresses = addressesOf(view, from, Math.min(MAX_BATCH_ELEMENTS, elementCount - from));
+    for (let start = 0, end = 1; start < addresses.length; start = end, end++) {
+      const first = addresses[start] ?? 0;
+      while (addresses[end] === first + (end - start) * width) end++;
+      const content = bytes.subarray((from + start) * width, (from + end) * width);
+      pieces.push({ source: range.source, offset: range.offset + first, bytes: content });
+    }
+  }
+  return pieces;
 }
 
 /** Where in the range the view's elements `from` to `from + count` start, in bytes. */

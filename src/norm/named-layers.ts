@@ -1,8 +1,9 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
+import { quote } from '../errors.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath, toDottedName } from './naming.js';
-import { findNamedNeighbours } from './neighbours.js';
+import { findNamedNeighbours, groupModules } from './neighbours.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
 
 /**
@@ -21,9 +22,10 @@ export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
   const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
+  const modules = groupModules(learned, (path) => layers.has(path));
   return found.map((layer) => ({
     ...layer,
-    neighbours: findNamedNeighbours(layer, { layers, learned, positions }),
+    neighbours: findNamedNeighbours(layer, { modules, positions }),
   }));
 }
 
@@ -37,11 +39,17 @@ function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
   return positions;
 }
 
+/** How the mean or the variance ends in every convention; most names are told apart by this alone. */
+const MAY_BE_STATISTIC = new RegExp(
+  `(?:${[...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean, variance]))].map((suffix) => suffix.slice(1)).join('|')})$`,
+);
+
 function findLayerAt(
   name: string,
   tensors: ReadonlyMap<string, Tensor>,
   checkpoint: Checkpoint,
 ): NormLayer | null {
+  if (!MAY_BE_STATISTIC.test(name)) return null;
   // A state dict of a bare norm layer has names without a path.
   const rooted = name.includes('.') ? name : `.${name}`;
   const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
@@ -114,11 +122,12 @@ export function toStatistic(tensor: Tensor | undefined, suffix: string): Statist
   if (tensor === undefined) {
     return { kind: 'unresolved', reason: `${suffix.replace(/^\./, '')} is missing from the file` };
   }
-  if (tensor.elementCount === 0) return { kind: 'unresolved', reason: `${tensor.name} has no channels` };
+  if (tensor.elementCount === 0)
+    return { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` };
   if (!isDecodable(tensor.dtype)) {
     return {
       kind: 'unresolved',
-      reason: `${tensor.name} is stored as ${tensor.dtype}, which holds no readable floats`,
+      reason: `${quote(tensor.name)} is stored as ${tensor.dtype}, which holds no readable floats`,
     };
   }
   return { kind: 'stored', tensor, source: 'tensor' };

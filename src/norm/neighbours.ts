@@ -4,19 +4,15 @@ import type { NormLayer } from './norm-layer.js';
 
 /** What the search for neighbours looks at. */
 interface Surroundings {
-  readonly layers: ReadonlyMap<string, NormLayer>;
-  /** Learned tensors by dotted name, in file order. */
-  readonly learned: ReadonlyMap<string, Tensor>;
+  /** Every module with learned tensors that is no norm layer, in file order. */
+  readonly modules: readonly Module[];
   /** Where each module stands in module order; null when the file has lost that order. */
   readonly positions: ReadonlyMap<string, number> | null;
 }
 
 /** A module that is no norm layer, with its own learned tensors (not those of its children). */
-interface Module {
+export interface Module {
   readonly path: string;
-  /** Its first path component below the norm layer's parent. */
-  readonly sibling: string;
-  readonly isDirectSibling: boolean;
   readonly tensors: readonly string[];
   readonly weightShape: readonly number[];
 }
@@ -32,11 +28,11 @@ interface Module {
  */
 export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings): readonly string[] {
   const [parent] = splitPath(layer.name);
-  const modules = findModules(parent, surroundings);
-  const siblings = modules.filter(({ isDirectSibling }) => isDirectSibling);
+  const modules = surroundings.modules.filter(({ path }) => isUnder(path, parent));
+  const siblings = modules.filter(({ path }) => path !== parent && splitPath(path)[0] === parent);
   const feeds = ({ weightShape }: Module) => weightShape[0] === layer.channels;
   const rules: readonly (() => readonly Module[])[] = [
-    () => findNearestBefore(layer, modules.filter(feeds), surroundings.positions),
+    () => findNearestBefore(layer, { modules, siblings }, { feeds, positions: surroundings.positions }),
     () => siblings.filter(feeds),
     () => siblings.filter(({ weightShape }) => weightShape.includes(layer.channels)),
     () => modules,
@@ -48,55 +44,51 @@ export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings
   return [];
 }
 
-/** The modules under `parent` that own learned tensors and are no norm layers, in file order; `parent` included. */
-function findModules(parent: string, { layers, learned }: Surroundings): readonly Module[] {
+/** Groups learned tensors by the module that owns them, norm layers left out. */
+export function groupModules(
+  learned: ReadonlyMap<string, Tensor>,
+  isNormLayer: (path: string) => boolean,
+): readonly Module[] {
   const tensorsByModule = new Map<string, string[]>();
   for (const name of learned.keys()) {
     const [path] = splitPath(name);
-    if (!isUnder(path, parent) || layers.has(path)) continue;
     const tensors = tensorsByModule.get(path);
-    if (tensors === undefined) tensorsByModule.set(path, [name]);
-    else tensors.push(name);
+    if (tensors !== undefined) tensors.push(name);
+    else if (!isNormLayer(path)) tensorsByModule.set(path, [name]);
   }
-  const skipped = parent === '' ? 0 : parent.length + 1;
   return [...tensorsByModule].map(([path, tensors]) => {
-    const below = path.slice(skipped);
-    const [sibling = ''] = below.split('.');
     const weight = learned.get(path === '' ? 'weight' : `${path}.weight`) ?? learned.get(tensors[0] ?? '');
-    return {
-      path,
-      sibling,
-      isDirectSibling: sibling !== '' && sibling === below,
-      tensors,
-      weightShape: weight?.shape ?? [],
-    };
+    return { path, tensors, weightShape: weight?.shape ?? [] };
   });
 }
 
-/** The one module (or, by trailing number alone, the few) among `candidates` that comes right before the layer. */
+/** The one module (or, by trailing number alone, the few) that comes right before the layer and can feed it. */
 function findNearestBefore(
   layer: NormLayer,
-  candidates: readonly Module[],
-  positions: ReadonlyMap<string, number> | null,
+  { modules, siblings }: { modules: readonly Module[]; siblings: readonly Module[] },
+  { feeds, positions }: { feeds: (module: Module) => boolean; positions: Surroundings['positions'] },
 ): readonly Module[] {
   if (positions !== null) {
     const position = ({ path }: { path: string }) => positions.get(path) ?? Number.POSITIVE_INFINITY;
     const own = position({ path: layer.name });
     return last(
-      candidates.filter((module) => position(module) < own),
+      modules.filter((module) => feeds(module) && position(module) < own),
       position,
     );
   }
-  const siblings = candidates.filter(({ isDirectSibling }) => isDirectSibling);
   const [, leaf] = splitPath(layer.name);
+  const leafOf = ({ path }: Module) => splitPath(path)[1];
   if (/^\d+$/.test(leaf)) {
-    const numbered = siblings.filter(
-      ({ sibling }) => /^\d+$/.test(sibling) && Number(sibling) < Number(leaf),
+    const isBefore = (module: Module) =>
+      /^\d+$/.test(leafOf(module)) && Number(leafOf(module)) < Number(leaf);
+    return last(
+      siblings.filter((module) => feeds(module) && isBefore(module)),
+      (module) => Number(leafOf(module)),
     );
-    return last(numbered, ({ sibling }) => Number(sibling));
   }
   const number = trailingNumber(leaf);
-  return number === null ? [] : siblings.filter(({ sibling }) => trailingNumber(sibling) === number);
+  if (number === null) return [];
+  return siblings.filter((module) => feeds(module) && trailingNumber(leafOf(module)) === number);
 }
 
 function last(modules: readonly Module[], rank: (module: Module) => number): readonly Module[] {

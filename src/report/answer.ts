@@ -1,4 +1,4 @@
-import { FINDING_TITLES } from '../compare/findings.js';
+import { FINDING_TITLES, isLeadingDrift } from '../compare/findings.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
@@ -32,9 +32,7 @@ export function describeAnswer(report: AnyReport, showName: ShowName): Answer {
 
 function answerAudit(report: AuditReport, showName: ShowName): Answer {
   const errors = report.findings.filter(({ level }) => level === 'error');
-  const drifted = new Set(
-    errors.filter(({ kind }) => kind === 'frozen-stats-drift').map(({ layer }) => layer),
-  );
+  const drifted = new Set(errors.filter(isLeadingDrift).map(({ layer }) => layer));
   if (drifted.size > 0) {
     return {
       outcome: 'drifted',
@@ -64,10 +62,16 @@ function headlineOfDrift(report: AuditReport, showName: ShowName): string {
     path === '' ? 'the whole model' : showName(path),
   );
   const [first = ''] = modules;
+  if (isBiasOnly(report)) return 'biases of frozen convolutions moved: means drifted, or biases were trained';
   if (modules.length === 0) return 'statistics moved in layers that --frozen says must not move';
   if (modules.length === 1) return `${first} was frozen, its statistics were not`;
-  if (modules.length <= 3) return `${modules.join(', ')} were frozen, their statistics were not`;
+  if (modules.length <= 3) return `${listNames(modules)} were frozen, their statistics were not`;
   return `${first} and ${modules.length - 1} more were frozen, their statistics were not`;
+}
+
+/** Whether all that stands is ambiguous: folded convolutions of which the bias alone moved. */
+export function isBiasOnly({ findings }: AuditReport): boolean {
+  return findings.filter(isLeadingDrift).every(({ kind }) => kind === 'folded-bias-drift');
 }
 
 function explainDrift(report: AuditReport, drifted: ReadonlySet<string>, showName: ShowName): string {
@@ -80,7 +84,10 @@ function explainDrift(report: AuditReport, drifted: ReadonlySet<string>, showNam
     tensors === 0
       ? ''
       : `${formatCount(tensors)} of ${formatPlural(tensors, 'learned tensor')} (${formatMagnitude(values)} values) ${tensors === 1 ? 'is' : 'are'} identical, yet `;
-  return `${identical}${formatCount(layers.length)} of ${formatPlural(all, 'norm layer')} moved${describeBatches(report)}.${describeWorst(layers, showName)}`;
+  const caveat = layers.some(({ via }) => via === 'folded')
+    ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
+    : '';
+  return `${identical}${formatCount(layers.length)} of ${formatPlural(all, 'norm layer')} moved${describeBatches(report)}.${describeWorst(layers, showName)}${caveat}`;
 }
 
 function describeWorst(layers: readonly AuditLayer[], showName: ShowName): string {
@@ -110,6 +117,9 @@ function headlineOfClean({ summary, findings }: AuditReport): string {
     ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'note',
   ).length;
   if (excused > 0) return `no drift beyond what was accepted (${formatPlural(excused, 'layer')} excused)`;
+  const warnings = findings.filter(({ level }) => level === 'warning');
+  if (warnings.length > 0)
+    return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listKinds(warnings)}`;
   if (byStatus.locked === summary.layers) return 'every norm layer stood still';
   if (byStatus.trained === summary.layers) return 'nothing was frozen: statistics moved with the weights';
   return 'no frozen layer’s statistics moved';
@@ -120,7 +130,11 @@ function explainCounts({ summary: { byStatus, layers, learned } }: AuditReport):
     .filter(([, count]) => count > 0)
     .map(([status, count]) => `${formatCount(count)} ${status}`)
     .join(', ');
-  return `${formatPlural(layers, 'norm layer')}: ${statuses}. ${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} identical.`;
+  const tensors =
+    learned.compared === 0
+      ? 'No learned tensor is in both checkpoints.'
+      : `${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} identical.`;
+  return `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
 }
 
 function answerInspection({ findings, layers }: InspectReport): Answer {
@@ -137,6 +151,10 @@ function answerInspection({ findings, layers }: InspectReport): Answer {
   if (serious.length > 0)
     return { outcome: 'warned', word: 'Warning', headline: listKinds(serious), explanation };
   return { outcome: 'clean', word: 'Healthy', headline: 'all running statistics are finite', explanation };
+}
+
+function listNames(names: readonly string[]): string {
+  return `${names.slice(0, -1).join(', ')} and ${names[names.length - 1]}`;
 }
 
 function listKinds(findings: AnyReport['findings']): string {

@@ -233,16 +233,60 @@ export function toCount(count: bigint): Count {
 }
 
 function listWarnings({ before, after, learned, layers }: AuditResults): readonly string[] {
-  const incomparable = learned.compared.filter(({ equality }) => equality === 'incomparable').length;
-  const notes = layers.flatMap(({ before: one, after: other }) =>
-    [...new Set([...one.notes, ...other.notes])].map((note) => `${one.name}: ${note}`),
-  );
+  const incomparable = learned.compared.filter(
+    ({ equality, retyped }) => equality === 'incomparable' && retyped === undefined,
+  ).length;
   return [
     ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
     ...(incomparable > 0
       ? [`${incomparable} learned tensors are stored in types that cannot be compared with each other`]
       : []),
-    ...notes,
+    ...describeRetyped(learned.compared),
+    ...groupNotes(
+      layers.map(({ before: { name, notes }, after: other }) => ({
+        name,
+        notes: [...notes, ...other.notes],
+      })),
+    ),
   ];
+}
+
+/** At most so many of the tensors whose type changed are named; the rest is counted. */
+const MAX_NAMED_TENSORS = 12;
+
+/** Which learned tensors a baseline's hashes say nothing about, each with its types. */
+function describeRetyped(compared: LearnedComparisons['compared']): readonly string[] {
+  const retyped = compared.flatMap(({ name, retyped: types }) =>
+    types === undefined ? [] : [`${shorten(name)} (${types.before}, now ${types.after})`],
+  );
+  if (retyped.length === 0) return [];
+  const named = retyped.slice(0, MAX_NAMED_TENSORS).join(', ');
+  const more = retyped.length > MAX_NAMED_TENSORS ? ` and ${retyped.length - MAX_NAMED_TENSORS} more` : '';
+  return [
+    `${retyped.length} learned tensors changed their type since the baseline, whose hashes then tell nothing about them; the affine of norm layers is compared by its values: ${named}${more}`,
+  ];
+}
+
+/** A name of a length that leaves a sentence readable. */
+const MAX_NAME_LENGTH = 120;
+
+function shorten(name: string): string {
+  return name.length <= MAX_NAME_LENGTH
+    ? name
+    : `${name.slice(0, MAX_NAME_LENGTH / 2)}…${name.slice(-MAX_NAME_LENGTH / 2)}`;
+}
+
+/** Notes on layers as sentences; one that many layers share is said once. */
+export function groupNotes(
+  layers: readonly { readonly name: string; readonly notes: readonly string[] }[],
+): readonly string[] {
+  const sharers = new Map<string, string[]>();
+  for (const { name, notes } of layers) {
+    for (const note of new Set(notes)) sharers.set(note, [...(sharers.get(note) ?? []), name]);
+  }
+  return [...sharers].map(([note, names]) => {
+    const first = shorten(names[0] ?? '');
+    return names.length === 1 ? `${first}: ${note}` : `${names.length} norm layers (${first}, …): ${note}`;
+  });
 }

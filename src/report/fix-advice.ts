@@ -15,14 +15,23 @@ export function findModulesToFreeze({ regions, layers, findings }: AuditReport):
   const frozen = regions
     .filter(({ status, path }) => status === 'frozen' && drifted.some(({ name }) => isInside(name, path)))
     .map(({ path }) => path);
-  const others = drifted.filter(({ name }) => !frozen.some((path) => isInside(name, path)));
-  return [...frozen, ...new Set(others.map(moduleOf))];
+  const others = drifted
+    .filter(({ name }) => !frozen.some((path) => isInside(name, path)))
+    .map(({ name }) => name);
+  const convolutions = new Set(drifted.filter(isConvolution).map(({ name }) => name));
+  const modules = [...frozen, ...others].flatMap((path) => (convolutions.has(path) ? parentOf(path) : path));
+  return [...new Set(modules)];
 }
 
 /** A layer that was folded on both sides goes by its convolution's name: the norm layer stands beside that. */
-function moduleOf({ name, via, before, after }: AuditLayer): string {
-  const isConvolution = via === 'folded' && before.mean === null && after.mean === null;
-  return isConvolution ? name.slice(0, Math.max(0, name.lastIndexOf('.'))) : name;
+function isConvolution({ via, before, after }: AuditLayer): boolean {
+  return via === 'folded' && before.mean === null && after.mean === null;
+}
+
+/** The module above one; none above a top-level module, since the whole model is too much to freeze for it. */
+function parentOf(path: string): readonly string[] {
+  const dot = path.lastIndexOf('.');
+  return dot < 0 ? [] : [path.slice(0, dot)];
 }
 
 /** So many modules are spelled out; a longer list is for a loop. */
@@ -47,6 +56,13 @@ export function writeTrainOverride(modules: readonly string[]): readonly string[
 }
 
 function writeEvalCalls(modules: readonly string[], root: string): readonly string[] {
+  if (modules.length === 0) {
+    return [
+      `for module in ${root}.modules():  # of the frozen part`,
+      '    if isinstance(module, torch.nn.modules.batchnorm._NormBase):',
+      '        module.eval()',
+    ];
+  }
   if (modules.length <= MAX_SPELLED_MODULES) {
     return modules.map((path) => `${accessModule(root, path)}.eval()`);
   }

@@ -29,8 +29,9 @@ export function formatStdRatio(logStdRatio: number): string {
     : formatMeasure(logStdRatio);
 }
 
-/** How many values there are, in words that fit a line: `940`, `23.5 M`. */
+/** How many values there are, in words that fit a line: `9,408`, `23.5 M`. */
 export function formatMagnitude(count: number): string {
+  if (count < 1e4) return formatCount(count);
   for (const [unit, size] of [
     ['G', 1e9],
     ['M', 1e6],

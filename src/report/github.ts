@@ -1,14 +1,10 @@
 import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  getJudgedCheckpoint,
-  rankFindings,
-  showSafely,
-  type TrackedFinding,
-} from './any-report.js';
+import { type AnyReport, getJudgedCheckpoint, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
+import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
+import { rankFindings } from './ranked-findings.js';
 import type { LocationOptions } from './sarif.js';
 
 /** GitHub shows no more annotations of one type from a step. */
@@ -19,42 +15,79 @@ const MAX_MESSAGE_LENGTH = 1000;
 
 type AnnotatedLevel = Exclude<FindingLevel, 'note'>;
 
+/** One line on a file of a run. */
+interface Annotation {
+  readonly title: string;
+  readonly file: string;
+  readonly message: string;
+}
+
 /**
  * Findings as GitHub workflow commands, for the log of a job: at most ten errors and ten warnings, worst first, the
  * last of which counts the rest. Empty when there are none; notes are not annotated.
  */
-export function renderGithub(report: AnyReport, { root }: LocationOptions = {}): string {
-  const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
-  const ranked = rankFindings(report);
-  return [...annotate('error', ranked, file), ...annotate('warning', ranked, file)]
+export function renderGithub(report: AnyReport, options: LocationOptions = {}): string {
+  return writeCommands([report], [], options);
+}
+
+/** The same for all audits of a step, which share its ten: the worst finding of each comes before any second one. */
+export function renderGithubSet({ reports, failures }: AuditSet, options: LocationOptions = {}): string {
+  return writeCommands(reports, failures, options);
+}
+
+function writeCommands(
+  reports: readonly AnyReport[],
+  failures: readonly AuditFailure[],
+  { root }: LocationOptions,
+): string {
+  const failed = failures.map(({ after, message }) => ({
+    title: FAILURE_TITLE,
+    file: findArtifactPath(after, root),
+    message: message.slice(0, MAX_MESSAGE_LENGTH),
+  }));
+  const errors = [...failed, ...listAnnotations('error', reports, root)];
+  return [...writeAll('error', errors), ...writeAll('warning', listAnnotations('warning', reports, root))]
     .map((line) => `${line}\n`)
     .join('');
 }
 
-function annotate(level: AnnotatedLevel, ranked: readonly TrackedFinding[], file: string): readonly string[] {
-  const findings = ranked.map(({ finding }) => finding).filter((finding) => finding.level === level);
-  const shown = findings.length > MAX_ANNOTATIONS ? findings.slice(0, MAX_ANNOTATIONS - 1) : findings;
-  const rest = findings.length - shown.length;
-  const lines = shown.map(({ kind, layer, message, docs }) =>
-    writeCommand(level, {
+function listAnnotations(
+  level: AnnotatedLevel,
+  reports: readonly AnyReport[],
+  root: string | undefined,
+): readonly Annotation[] {
+  const ranked = reports.flatMap((report) => {
+    const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
+    const findings = rankFindings(report).filter(({ finding }) => finding.level === level);
+    return findings.map(({ finding }, rank) => ({ rank, file, finding }));
+  });
+  return ranked
+    .sort((x, y) => x.rank - y.rank)
+    .map(({ file, finding: { kind, layer, message, docs } }) => ({
       title: FINDING_TITLES[kind],
       file,
-      message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${escapeControls(message).slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
-    }),
-  );
-  if (rest === 0) return lines;
-  const message = `${formatPlural(rest, `more ${level}`)} of ${findings.length}; the report has them all`;
-  return [
-    ...lines,
-    writeCommand(level, { title: `bn-audit: ${formatPlural(rest, `more ${level}`)}`, file, message }),
-  ];
+      message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${message.slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
+    }));
 }
 
-function writeCommand(
+function writeAll(level: AnnotatedLevel, annotations: readonly Annotation[]): readonly string[] {
+  const shown =
+    annotations.length > MAX_ANNOTATIONS ? annotations.slice(0, MAX_ANNOTATIONS - 1) : annotations;
+  const lines = shown.map((annotation) => writeCommand(level, annotation));
+  const [first, rest] = [annotations[0], annotations.length - shown.length];
+  if (rest === 0 || first === undefined) return lines;
+  const title = `bn-audit: ${formatPlural(rest, `more ${level}`)}`;
+  const message = `${formatPlural(rest, `more ${level}`)} of ${annotations.length}; the report has them all`;
+  return [...lines, writeCommand(level, { title, file: first.file, message })];
+}
+
+/** One annotation as a workflow command, without a line end: nothing in its texts ends the line or its part of it. */
+export function writeCommand(
   level: AnnotatedLevel,
-  { title, file, message }: { title: string; file: string; message: string },
+  { title, file, message }: { readonly title: string; readonly file?: string; readonly message: string },
 ): string {
-  return `::${level} title=${escapeProperty(title)},file=${escapeProperty(escapeControls(file))}::${escapeData(message)}`;
+  const place = file === undefined ? '' : `,file=${escapeProperty(escapeControls(file))}`;
+  return `::${level} title=${escapeProperty(escapeControls(title))}${place}::${escapeData(escapeControls(message))}`;
 }
 
 /** As actions/toolkit escapes a command's message. */

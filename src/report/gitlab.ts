@@ -1,15 +1,12 @@
+import { createHash } from 'node:crypto';
 import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  breakCommands,
-  getJudgedCheckpoint,
-  rankFindings,
-  showSafely,
-} from './any-report.js';
+import { type AnyReport, breakCommands, getJudgedCheckpoint, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
+import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import { toJson } from './json-text.js';
+import { toJson } from './json.js';
+import { rankFindings } from './ranked-findings.js';
 import type { LocationOptions } from './sarif.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<
@@ -20,21 +17,68 @@ const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as cons
 const MAX_NAME_LENGTH = 200;
 const MAX_MESSAGE_LENGTH = 1000;
 
+/** One entry of a Code Quality report. */
+interface Issue {
+  readonly type: 'issue';
+  readonly check_name: string;
+  readonly description: string;
+  readonly content: { readonly body: string };
+  readonly categories: readonly string[];
+  readonly severity: string;
+  /** Unique in the report. */
+  readonly fingerprint: string;
+  readonly location: { readonly path: string; readonly lines: { readonly begin: number } };
+}
+
 /** Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. */
-export function renderGitlab(report: AnyReport, { root }: LocationOptions = {}): string {
-  const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, root));
+export function renderGitlab(report: AnyReport, options: LocationOptions = {}): string {
+  return toJson(listIssues(report, options));
+}
+
+/** The same for several audits: findings of different checkpoints have different fingerprints. */
+export function renderGitlabSet({ reports, failures }: AuditSet, options: LocationOptions = {}): string {
+  const issues = [
+    ...failures.map((failure) => describeFailedAudit(failure, options)),
+    ...reports.flatMap((report) => listIssues(report, options)),
+  ];
   return toJson(
-    rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
-      type: 'issue',
-      check_name: kind,
-      description: `${FINDING_TITLES[kind]}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH)}`,
-      content: {
-        body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
-      },
-      categories: ['Bug Risk'],
-      severity: SEVERITIES[level],
-      fingerprint,
-      location: { path, lines: { begin: 1 } },
-    })),
+    issues.map((issue) => ({ ...issue, fingerprint: hash(`${issue.location.path}\n${issue.fingerprint}`) })),
   );
+}
+
+function hash(text: string): string {
+  return createHash('sha256').update(text).digest('hex').slice(0, 32);
+}
+
+function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issue[] {
+  const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, root));
+  return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
+    type: 'issue',
+    check_name: kind,
+    description: `${FINDING_TITLES[kind]}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message)}`,
+    content: {
+      body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
+    },
+    categories: ['Bug Risk'],
+    severity: SEVERITIES[level],
+    fingerprint,
+    location: { path, lines: { begin: 1 } },
+  }));
+}
+
+function describeFailedAudit({ after, message, hint, code }: AuditFailure, { root }: LocationOptions): Issue {
+  return {
+    type: 'issue',
+    check_name: 'not-audited',
+    description: `${FAILURE_TITLE}: ${showMessage(message)}`,
+    content: { body: showMessage(hint ?? message) },
+    categories: ['Bug Risk'],
+    severity: SEVERITIES.error,
+    fingerprint: code,
+    location: { path: escapeControls(findArtifactPath(after, root)), lines: { begin: 1 } },
+  };
+}
+
+function showMessage(message: string): string {
+  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
 }

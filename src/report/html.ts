@@ -8,7 +8,11 @@ import { encloseName, html, type Markup, toScriptJson, trustMarkup, unmarkNames 
 import { renderModuleTree } from './html/module-tree.js';
 import script from './html/page/page.ts?bundle';
 import style from './html/page/style.css?bundle';
+import { buildPageChannels } from './html/page-channels.js';
 import { buildPageData } from './html/page-data.js';
+
+/** Channels are left out of a page that would be longer, in characters: it is to open at once and to be mailed. */
+const MAX_PAGE_LENGTH = 1_400_000;
 
 /**
  * A report as one HTML page that needs no network and no server. The answer, the module tree, the table and the findings
@@ -18,11 +22,23 @@ import { buildPageData } from './html/page-data.js';
  */
 export function renderHtml(report: AnyReport): string {
   const answer = describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
+  const main = html`<main>
+${renderAnswer(report, answer)}
+${renderDepthChart(report)}
+${isAudit(report) ? renderModuleTree(report) : null}
+${renderLayerTable(report)}
+${renderFindings(report)}
+${isAudit(report) ? renderAdvice(report) : null}
+${renderNotes(report)}
+</main>`;
+  const data = toScriptJson(buildPageData(report));
+  const used = [script, style, main.markup, data.markup].reduce((sum, { length }) => sum + length, 0);
+  const channels = toScriptJson(buildPageChannels(report, MAX_PAGE_LENGTH - used));
   const page = html`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="${CONTENT_SECURITY_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="${writeSecurityPolicy()}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="${report.tool.name} ${report.tool.version}">
@@ -32,17 +48,10 @@ export function renderHtml(report: AnyReport): string {
 <body>
 <a class="skip" href="#layers">Skip to the layers</a>
 ${renderTop(report, answer)}
-<main>
-${renderAnswer(report, answer)}
-${renderDepthChart(report)}
-${isAudit(report) ? renderModuleTree(report) : null}
-${renderLayerTable(report)}
-${renderFindings(report)}
-${isAudit(report) ? renderAdvice(report) : null}
-${renderNotes(report)}
-</main>
+${main}
 <footer>Made by ${report.tool.name} ${report.tool.version}. Everything in this page is in this file; it loads nothing.</footer>
-<script type="application/json" id="data">${toScriptJson(buildPageData(report))}</script>
+<script type="application/json" id="data">${data}</script>
+<script type="application/json" id="channels">${channels}</script>
 <script>${trustMarkup(script)}</script>
 </body>
 </html>
@@ -50,14 +59,16 @@ ${renderNotes(report)}
   return page.markup;
 }
 
-/** The page's own style and script, by hash; nothing else may load, run or be sent. */
-const CONTENT_SECURITY_POLICY = [
-  "default-src 'none'",
-  `script-src '${hashSource(script)}'`,
-  `style-src '${hashSource(style)}'`,
-  "base-uri 'none'",
-  "form-action 'none'",
-].join('; ');
+/** A Content Security Policy: the page's own style and script, by hash; nothing else may load, run or be sent. */
+function writeSecurityPolicy(): string {
+  return [
+    "default-src 'none'",
+    `script-src '${hashSource(script)}'`,
+    `style-src '${hashSource(style)}'`,
+    "base-uri 'none'",
+    "form-action 'none'",
+  ].join('; ');
+}
 
 function hashSource(text: string): string {
   return `sha256-${createHash('sha256').update(text).digest('base64')}`;

@@ -55,8 +55,14 @@ export function buildInspectReport(
     },
     layers: examined.map(toInspectLayer),
     findings: examined.flatMap(({ findings }) => findings),
-    warnings: checkpoint.warnings,
+    warnings: [...checkpoint.warnings, ...(folded === 0 ? [] : [describeFolding(folded)])],
   };
+}
+
+/** What an audit of a file with folded norm layers can and cannot tell. */
+function describeFolding(folded: number): string {
+  const convolutions = folded === 1 ? '1 convolution carries' : `${folded} convolutions carry`;
+  return `${convolutions} a bias that looks folded: a norm layer was merged into each, and its statistics are not in the file. An audit against a checkpoint with live or named norm layers solves for them; against another folded file it sees the ratio of the variances, and a moved mean only in the bias. See docs/folding.md`;
 }
 
 function toInspectLayer(examined: LayerExamination): InspectLayer {

@@ -1,16 +1,28 @@
-import type { AuditReport } from './audit-report.js';
-import type { InspectReport } from './inspect-report.js';
+import type { AnyReport } from './any-report.js';
+import type { AuditSet } from './audit-set.js';
+
+/** A report as JSON: the contract of docs/json.md. */
+export function renderJson(report: AnyReport | AuditSet): string {
+  return toJson(report);
+}
 
 /**
- * A report as JSON, indented by two spaces, with a line end. Numbers that JSON cannot hold become the strings "NaN",
- * "Infinity" and "-Infinity"; control characters are escaped, also those that JSON would let through.
+ * A value as JSON text, indented, with a line end. Numbers that JSON cannot hold become strings; what a terminal, a log
+ * viewer or a CI runner that reads the log would act on is escaped, also what JSON would let through.
  */
-export function renderJson(report: AuditReport | InspectReport): string {
+export function toJson(value: unknown): string {
   const text = JSON.stringify(
-    report,
-    (_, value: unknown) => (typeof value === 'number' && !Number.isFinite(value) ? String(value) : value),
+    value,
+    (_, part: unknown) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part),
     2,
   );
-  // C1 controls and line separators are legal in JSON, but a terminal or a log viewer acts on them.
-  return `${text.replace(/[\u007f-\u009f\u2028\u2029]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)}\n`;
+  return `${text.replace(/[\u007f-\u009f\p{Cf}\u2028\u2029]|#(?=#\[)/gu, escapeUnits)}\n`;
+}
+
+/** UTF-16 code units as JSON's escapes, which stand for the same text. */
+function escapeUnits(character: string): string {
+  return Array.from(
+    { length: character.length },
+    (_, index) => `\\u${character.charCodeAt(index).toString(16).padStart(4, '0')}`,
+  ).join('');
 }

@@ -1,14 +1,9 @@
 import { FINDING_TITLES, type Finding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  breakCommands,
-  getJudgedCheckpoint,
-  isAudit,
-  LEVEL_RANKS,
-  showSafely,
-} from './any-report.js';
+import { type AnyReport, breakCommands, getJudgedCheckpoint, isAudit, showSafely } from './any-report.js';
+import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
+import { LEVEL_RANKS } from './ranked-findings.js';
 
 /** Test reports show names and messages in full; beyond this they are no longer read. */
 const MAX_NAME_LENGTH = 500;
@@ -25,21 +20,62 @@ interface TestCase {
  * stand in the output.
  */
 export function renderJunit(report: AnyReport): string {
+  return writeSuites(report.tool.name, [describeSuite(report)]);
+}
+
+/** The same for several audits: a suite for each; one that could not be done is a test case with an error. */
+export function renderJunitSet({ tool, reports, failures }: AuditSet): string {
+  return writeSuites(tool.name, [
+    ...reports.map(describeSuite),
+    ...failures.map((failure) => describeFailedSuite(tool.name, failure)),
+  ]);
+}
+
+interface Suite {
+  readonly tests: number;
+  readonly failures: number;
+  readonly errors: number;
+  readonly lines: readonly string[];
+}
+
+function writeSuites(tool: string, suites: readonly Suite[]): string {
+  const sum = (count: 'tests' | 'failures' | 'errors') =>
+    suites.reduce((total, suite) => total + suite[count], 0);
+  return [
+    '<?xml version="1.0" encoding="UTF-8"?>',
+    `<testsuites name="${tool}" tests="${sum('tests')}" failures="${sum('failures')}" errors="${sum('errors')}" time="0">`,
+    ...suites.flatMap(({ lines }) => lines),
+    '</testsuites>',
+    '',
+  ].join('\n');
+}
+
+function describeSuite(report: AnyReport): Suite {
   const cases = listTestCases(report);
   const failures = cases.filter(({ findings }) => findings.some(({ level }) => level === 'error')).length;
   const skipped = cases.filter(isSkipped).length;
   const counts = `tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="0"`;
   const path = showSafely(getJudgedCheckpoint(report).path, MAX_NAME_LENGTH);
-  return [
-    '<?xml version="1.0" encoding="UTF-8"?>',
-    `<testsuites name="${report.tool.name}" tests="${cases.length}" failures="${failures}" errors="0" time="0">`,
+  const lines = [
     `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`,
     ...renderProperties(report),
     ...cases.flatMap(renderTestCase),
     '  </testsuite>',
-    '</testsuites>',
-    '',
-  ].join('\n');
+  ];
+  return { tests: cases.length, failures, errors: 0, lines };
+}
+
+function describeFailedSuite(tool: string, { after, message, hint, code }: AuditFailure): Suite {
+  const path = escapeXml(showSafely(after, MAX_NAME_LENGTH));
+  const show = (text: string) => escapeXml(breakCommands(escapeControls(text)).slice(0, MAX_MESSAGE_LENGTH));
+  const lines = [
+    `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
+    `    <testcase name="${path}" classname="(checkpoint)" time="0">`,
+    `      <error message="${show(message)}" type="${code}">${show(hint ?? FAILURE_TITLE)}</error>`,
+    '    </testcase>',
+    '  </testsuite>',
+  ];
+  return { tests: 1, failures: 0, errors: 1, lines };
 }
 
 /** Every layer of the report, then whatever else has findings: unpaired layers, modules of frozen weights. */

@@ -1,7 +1,7 @@
 import { FINDING_TITLES, type Finding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { type Answer, describeAnswer } from './answer.js';
-import { type AnyReport, isAudit, LEVEL_RANKS, showSafely } from './any-report.js';
+import { type AnyReport, isAudit, showSafely } from './any-report.js';
 import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
 import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
 import {
@@ -13,6 +13,7 @@ import {
   formatStdRatio,
 } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
+import { LEVEL_RANKS } from './ranked-findings.js';
 
 /** How a Markdown report is laid out. */
 export interface MarkdownOptions {
@@ -35,6 +36,9 @@ const SHOWN_FINDINGS = 5;
 const MAX_NAME_LENGTH = 100;
 const MAX_MESSAGE_LENGTH = 400;
 
+/** Code must hold names whole; with longer ones it is of no use to a reader. */
+const MAX_MODULE_LENGTH = 300;
+
 const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
   drifted: '❌',
   failed: '❌',
@@ -49,7 +53,7 @@ const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
  * Names are shown as code, where nothing in them is markup, a mention or a link.
  */
 export function renderMarkdown(report: AnyReport, { all = false }: MarkdownOptions = {}): string {
-  const answer = describeAnswer(report, showCode);
+  const answer = describeAnswer(report, (name) => showCode(name));
   const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
   const head = [`### ${SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`, answer.explanation];
@@ -120,7 +124,8 @@ function renderDrift(report: AuditReport, all: boolean): readonly string[] {
 const measured = (value: number | null | undefined, show: (value: number) => string) =>
   value == null ? '–' : show(value);
 
-type Column<Row> = readonly [title: string, cell: (row: Row) => string];
+/** A column: its title, which ends in a colon for numbers, and its cell. */
+export type Column<Row> = readonly [title: string, cell: (row: Row) => string];
 
 const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
   ['layer', ({ name }) => showCode(name)],
@@ -207,6 +212,7 @@ function renderWarnings(warnings: readonly string[]): readonly string[] {
 function renderAdvice(report: AuditReport): readonly string[] {
   const modules = findModulesToFreeze(report);
   if (!report.findings.some(isLeading) || modules.length === 0) return [];
+  if (modules.some(({ length }) => length > MAX_MODULE_LENGTH)) return [];
   return [
     fold('How to keep it frozen', [
       '`requires_grad=False` and `lr=0` do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode after every `model.train()`:',
@@ -240,7 +246,7 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
 ];
 
 /** A table; a title that ends in a colon is that of a column of numbers. */
-function renderTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[]): string {
+export function renderTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
   return [
     line(columns.map(([title]) => title.replace(/:$/, ''))),
@@ -269,8 +275,8 @@ function breakFences(code: string): string {
  * A name as a code span: nothing in it is markup, HTML, a mention or a link. Backticks would end the span and pipes the
  * cell, so both are escaped visibly.
  */
-function showCode(name: string): string {
-  return `\`${showSafely(name, MAX_NAME_LENGTH).replace(/[`|]/g, escapeVisibly)}\``;
+export function showCode(name: string, width: number = MAX_NAME_LENGTH): string {
+  return `\`${showSafely(name, width).replace(/[`|]/g, escapeVisibly)}\``;
 }
 
 function escapeVisibly(character: string): string {
@@ -282,7 +288,7 @@ const PLAIN_WORD =
   /^(?!www\.)[\p{L}\p{M}\p{N}(][\p{L}\p{M}\p{N}.,;()'’%+–−=/-]*:?$|^(?:--?[\p{L}-]+|[=+–−])$/u;
 
 /** A sentence that may hold names from files: whatever is no plain word is shown as code. */
-function showText(text: string): string {
+export function showText(text: string): string {
   const words = escapeControls(text).slice(0, MAX_MESSAGE_LENGTH).toWellFormed().split(/\s+/);
   return words
     .filter((word) => word !== '')

@@ -1,52 +1,34 @@
-import { type AnyReport, isAudit } from './any-report.js';
-import type { AuditReport } from './audit-report.js';
-import { renderGithub } from './github.js';
-import { renderGitlab } from './gitlab.js';
+import type { AnyReport } from './any-report.js';
+import { type AuditSet, isAuditSet } from './audit-set.js';
+import type { RenderOptions, ReportFormat } from './formats.js';
+import { renderGithub, renderGithubSet } from './github.js';
+import { renderGitlab, renderGitlabSet } from './gitlab.js';
 import { renderHtml } from './html.js';
-import { renderJson } from './json.js';
-import { renderJunit } from './junit.js';
+import { renderJunit, renderJunitSet } from './junit.js';
 import { renderMarkdown } from './markdown.js';
-import { type LocationOptions, renderSarif } from './sarif.js';
-import { renderText, type TextOptions } from './text.js';
-import { renderInspectText } from './text-inspect.js';
-import { renderLayerText } from './text-layer.js';
+import { renderPlain } from './render-plain.js';
+import { renderSarif, renderSarifSet } from './sarif.js';
+import { renderSetHtml } from './set-html.js';
+import { renderSetMarkdown } from './set-markdown.js';
 
-/** The forms that a report can be printed in. */
-export const REPORT_FORMATS = [
-  'text',
-  'json',
-  'markdown',
-  'html',
-  'junit',
-  'sarif',
-  'github',
-  'gitlab',
-] as const;
-
-/** A form that a report can be printed in. */
-export type ReportFormat = (typeof REPORT_FORMATS)[number];
-
-/** How to render a report. */
-export interface RenderOptions extends TextOptions, LocationOptions {
-  /** `text` unless given. */
-  readonly format?: ReportFormat | undefined;
-  /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
-  readonly layer?: string | undefined;
-}
+export type { RenderOptions, ReportFormat } from './formats.js';
 
 /**
- * Renders a report to a string that is empty or ends with a line end. Pure: the same report and options give the same
- * text.
+ * Renders a report, of one audit or inspection or of several audits, to a string that is empty or ends with a line
+ * end. Pure: the same report and options give the same text.
  *
  * @throws RangeError when `layer` names none of the report's layers.
  */
-export function render(report: AnyReport, options: RenderOptions = {}): string {
+export function render(report: AnyReport | AuditSet, options: RenderOptions = {}): string {
   const format = options.format ?? 'text';
+  return isAuditSet(report) ? renderSet(report, format, options) : renderOne(report, format, options);
+}
+
+function renderOne(report: AnyReport, format: ReportFormat, options: RenderOptions): string {
   switch (format) {
     case 'json':
-      return renderJson(report);
     case 'text':
-      return isAudit(report) ? renderAuditText(report, options) : renderInspectText(report, options);
+      return renderPlain(report, format, options);
     case 'markdown':
       return renderMarkdown(report, options);
     case 'html':
@@ -64,9 +46,24 @@ export function render(report: AnyReport, options: RenderOptions = {}): string {
   }
 }
 
-function renderAuditText(report: AuditReport, options: RenderOptions): string {
-  if (options.layer === undefined) return renderText(report, options);
-  const layer = report.layers.find(({ name }) => name === options.layer);
-  if (layer === undefined) throw new RangeError(`the report has no layer ${options.layer}`);
-  return renderLayerText(layer, options);
+function renderSet(set: AuditSet, format: ReportFormat, options: RenderOptions): string {
+  switch (format) {
+    case 'json':
+    case 'text':
+      return renderPlain(set, format, options);
+    case 'markdown':
+      return renderSetMarkdown(set, options);
+    case 'html':
+      return renderSetHtml(set);
+    case 'junit':
+      return renderJunitSet(set);
+    case 'sarif':
+      return renderSarifSet(set, options);
+    case 'github':
+      return renderGithubSet(set, options);
+    case 'gitlab':
+      return renderGitlabSet(set, options);
+    default:
+      return format satisfies never;
+  }
 }

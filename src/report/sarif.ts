@@ -1,17 +1,12 @@
 import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  breakCommands,
-  getJudgedCheckpoint,
-  rankFindings,
-  showSafely,
-  type TrackedFinding,
-} from './any-report.js';
+import { type AnyReport, breakCommands, getJudgedCheckpoint, showSafely } from './any-report.js';
 import { findArtifactPath, toUriReference } from './artifact-path.js';
+import type { AuditFailure, AuditSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
-import { toJson } from './json-text.js';
+import { toJson } from './json.js';
+import { rankFindings, type TrackedFinding } from './ranked-findings.js';
 
 /** GitHub takes no more results of a run; the rest is counted in a notification. */
 export const MAX_SARIF_RESULTS = 25_000;
@@ -29,35 +24,64 @@ export interface LocationOptions {
  * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
  * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change.
  */
-export function renderSarif(report: AnyReport, { root }: LocationOptions = {}): string {
+export function renderSarif(report: AnyReport, options: LocationOptions = {}): string {
+  return writeLog([describeRun(report, options)]);
+}
+
+/** The same for several audits: a run for each, told apart by the checkpoint that it judges. */
+export function renderSarifSet({ tool, reports, failures }: AuditSet, options: LocationOptions = {}): string {
+  return writeLog([
+    ...reports.map((report) => describeRun(report, options)),
+    ...failures.map((failure) => describeFailedRun(tool, failure, options)),
+  ]);
+}
+
+function writeLog(runs: readonly object[]): string {
+  return toJson({ $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs });
+}
+
+function describeRun(report: AnyReport, { root }: LocationOptions): object {
   const ranked = rankFindings(report);
   const shown = ranked.slice(0, MAX_SARIF_RESULTS);
   const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(report).path, root));
-  return toJson({
-    $schema: 'https://json.schemastore.org/sarif-2.1.0.json',
-    version: '2.1.0',
-    runs: [
+  return {
+    tool: describeTool(report.tool),
+    automationDetails: { id: `${report.tool.name}/${uri}/` },
+    invocations: [
       {
-        tool: {
-          driver: {
-            name: report.tool.name,
-            semanticVersion: report.tool.version,
-            rules: FINDING_KINDS.map(describeRule),
-          },
-        },
-        automationDetails: { id: `${report.tool.name}/${uri}/` },
-        invocations: [
-          {
-            executionSuccessful: true,
-            toolExecutionNotifications: listNotifications(report, ranked.length - shown.length),
-          },
-        ],
-        artifacts: [{ location: { uri } }],
-        results: shown.map((tracked) => describeResult(tracked, uri)),
-        columnKind: 'utf16CodeUnits',
+        executionSuccessful: true,
+        toolExecutionNotifications: listNotifications(report, ranked.length - shown.length),
       },
     ],
-  });
+    artifacts: [{ location: { uri } }],
+    results: shown.map((tracked) => describeResult(tracked, uri)),
+    columnKind: 'utf16CodeUnits',
+  };
+}
+
+function describeFailedRun(
+  tool: AuditSet['tool'],
+  { after, message }: AuditFailure,
+  { root }: LocationOptions,
+): object {
+  const text = breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
+  const uri = toUriReference(findArtifactPath(after, root));
+  return {
+    tool: describeTool(tool),
+    automationDetails: { id: `${tool.name}/${uri}/` },
+    invocations: [
+      {
+        executionSuccessful: false,
+        toolExecutionNotifications: [{ level: 'error', message: { text: escapeMessage(text) } }],
+      },
+    ],
+    results: [],
+    columnKind: 'utf16CodeUnits',
+  };
+}
+
+function describeTool({ name, version }: AuditSet['tool']): object {
+  return { driver: { name, semanticVersion: version, rules: FINDING_KINDS.map(describeRule) } };
 }
 
 const PROBLEM_SEVERITY = { error: 'error', warning: 'warning', note: 'recommendation' } as const;

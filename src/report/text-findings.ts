@@ -27,8 +27,14 @@ export function renderFindingGroups(
 
 function renderGroup(group: Group, layout: Layout): readonly string[] {
   const [{ level, kind }] = group;
-  const head = `${layout.paint(TONES[level], `${SIGNS[level]} ${level}`)}  ${FINDING_TITLES[kind]} (${kind})`;
-  return [head, ...groupBy(group, shapeOf).flatMap((alike) => renderAlike(alike, layout))];
+  const label = `${SIGNS[level]} ${level}`;
+  const indent = ' '.repeat(label.length + 2);
+  const [first = '', ...rest] = wrapText(`${FINDING_TITLES[kind]} (${kind})`, {
+    width: layout.width,
+    indent,
+  });
+  const head = [layout.paint(TONES[level], label) + first.slice(label.length), ...rest];
+  return [...head, ...groupBy(group, shapeOf).flatMap((alike) => renderAlike(alike, layout))];
 }
 
 /** Messages that differ in their numbers alone are one message: the first is shown, the layers of all are named. */

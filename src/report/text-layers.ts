@@ -8,9 +8,11 @@ interface Layout {
   readonly paint: Paint;
 }
 
-/** Cells of the bar beside an output shift; fewer where the status takes their place. */
+/** Cells of the bar beside an output shift; none where the status takes their place. */
 const BAR_CELLS = 7;
-const SHORT_BAR_CELLS = 4;
+
+/** Below this width a table with statuses has no room for the batch counts. */
+const ROOMY_WIDTH = 80;
 
 /** Norm layers of an audit as a table: where, how large, how far they moved. */
 export function renderLayerTable(
@@ -18,20 +20,23 @@ export function renderLayerTable(
   { width, paint }: Layout,
   isStatusShown: boolean,
 ): readonly string[] {
-  const [header = '', ...lines] = layOutTable(rows, driftColumns(rows, isStatusShown), width - 2);
+  const [header = '', ...lines] = layOutTable(rows, driftColumns(rows, isStatusShown, width), width - 2);
   return [paint('faint', `  ${header}`), ...lines.map((line) => `  ${line}`)];
 }
 
 function driftColumns(
   rows: readonly AuditLayer[],
   isStatusShown: boolean,
+  width: number,
 ): readonly TableColumn<AuditLayer>[] {
   const full = Math.max(
     ...rows.map(({ outputShift }) => (Number.isFinite(outputShift) ? (outputShift ?? 0) : 0)),
   );
   const measure = (value: number | null | undefined, format: (value: number) => string) =>
     value == null ? NO_VALUE : format(value);
-  const cells = isStatusShown ? SHORT_BAR_CELLS : BAR_CELLS;
+  const isTight = isStatusShown && width < ROOMY_WIDTH;
+  const bar = (value: number | null) =>
+    isStatusShown ? '' : `${formatBar(value ?? 0, { full, cells: BAR_CELLS }).padEnd(BAR_CELLS)} `;
   const columns: readonly TableColumn<AuditLayer>[] = [
     { title: 'layer', align: 'left', cell: showLayer },
     { title: 'status', align: 'left', cell: ({ status, allowed }) => (allowed ? `${status}*` : status) },
@@ -49,12 +54,13 @@ function driftColumns(
     },
     {
       title: 'output shift',
-      align: 'left',
-      cell: ({ outputShift }) =>
-        `${formatBar(outputShift ?? 0, { full, cells }).padEnd(cells)} ${measure(outputShift, formatMeasure)}`,
+      align: isStatusShown ? 'right' : 'left',
+      cell: ({ outputShift }) => bar(outputShift) + measure(outputShift, formatMeasure),
     },
   ];
-  return columns.filter(({ title }) => title !== 'status' || isStatusShown);
+  return columns.filter(
+    ({ title }) => (title !== 'status' || isStatusShown) && !(title === 'batches' && isTight),
+  );
 }
 
 /** A layer's name, with its node's where the one does not tell the other: a graph is searched by its nodes. */

@@ -54,14 +54,14 @@ export function layOutTable<Row>(
   return [layOut(columns.map(({ title }) => title)), ...cells.map(layOut)];
 }
 
-/** Text wrapped at spaces to a width, each line indented. */
+/** Text wrapped at spaces to a width, each line indented; a word that fits no line loses its middle. */
 export function wrapText(
   text: string,
   { width, indent }: { width: number; indent: string },
 ): readonly string[] {
   const lines: string[] = [];
   let line = '';
-  for (const word of text.split(' ')) {
+  for (const word of text.split(' ').map((one) => shortenMiddle(one, width - lengthOf(indent)))) {
     if (line !== '' && lengthOf(indent) + lengthOf(line) + 1 + lengthOf(word) > width) {
       lines.push(indent + line);
       line = word;

@@ -1,9 +1,10 @@
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
+import { isBiasOnly } from './answer.js';
 import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
 import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
 import { formatCount, formatPlural } from './format-numbers.js';
-import { isBiasOnly, renderAnswer } from './text-answer.js';
+import { renderAnswer } from './text-answer.js';
 import { renderFindingGroups } from './text-findings.js';
 import { renderLayerTable, sortByShift } from './text-layers.js';
 import { defuseCommands, type Paint, plain, showName, wrapText } from './text-layout.js';

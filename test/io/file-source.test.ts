@@ -76,19 +76,29 @@ describe('reading a file', () => {
     const source = openFileSource(path);
     await source.close();
     await source.close();
-    await expect(source.readInto(new Uint8Array(1), 0)).rejects.toThrow(`${path} was read after it was closed`);
+    await expect(source.readInto(new Uint8Array(1), 0)).rejects.toThrow(
+      `${path} was read after it was closed`,
+    );
   });
 });
 
 describe('opening what is no regular file', () => {
   test('a missing file', async () => {
     const path = join(directory, 'missing');
-    expect(await failureOf(() => openFileSource(path))).toEqual({ message: 'no such file', code: 'not-found', file: path });
+    expect(await failureOf(() => openFileSource(path))).toEqual({
+      message: 'no such file',
+      code: 'not-found',
+      file: path,
+    });
   });
 
   test('a path that leads through a file', async () => {
     const path = join(writeFile('plain', new Uint8Array(1)), 'inside');
-    expect(await failureOf(() => openFileSource(path))).toEqual({ message: 'no such file', code: 'not-found', file: path });
+    expect(await failureOf(() => openFileSource(path))).toEqual({
+      message: 'no such file',
+      code: 'not-found',
+      file: path,
+    });
   });
 
   test('a directory', async () => {
@@ -185,7 +195,12 @@ describe('explainFileError', () => {
   ])('puts %s in plain words', (code, message, expectedCode) => {
     const cause = Object.assign(new Error('raw'), { code });
     const error = explainFileError(cause, 'model.pt');
-    expect([error.message, error.code, error.file, error.cause]).toEqual([message, expectedCode, 'model.pt', cause]);
+    expect([error.message, error.code, error.file, error.cause]).toEqual([
+      message,
+      expectedCode,
+      'model.pt',
+      cause,
+    ]);
   });
 
   test('has words for what is no system error', () => {

@@ -1,7 +1,7 @@
 import { realpathSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
 import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
-import type { ByteRange, ByteSource } from '../../io/byte-source.js';
+import type { ByteRange } from '../../io/byte-source.js';
 import { explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
 import { quote } from './model.js';
 
@@ -29,9 +29,9 @@ export class ExternalData {
     this.#options = options;
   }
 
-  /** The opened files, in the order in which tensors name them. */
-  get files(): readonly ByteSource[] {
-    return [...this.#files.values()];
+  /** The opened files by location, in the order in which tensors name them. */
+  get files(): ReadonlyMap<string, FileSource> {
+    return this.#files;
   }
 
   /**
@@ -71,6 +71,15 @@ export class ExternalData {
       );
     }
     return { source, offset: Number(offset), byteLength };
+  }
+
+  /**
+   * The file at a location, opened unless it is already.
+   *
+   * @throws CheckpointError as {@link locate}.
+   */
+  open(location: string): FileSource {
+    return this.#open(location, `external data ${quote(location)}`);
   }
 
   async close(): Promise<void> {

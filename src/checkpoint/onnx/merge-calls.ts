@@ -12,8 +12,18 @@ export interface BuiltNorm {
  * (optimizers share equal initializers between layers).
  */
 export function mergeCalls(built: readonly BuiltNorm[]): readonly NormNode[] {
+  return groupCalls(built).map((indices) => {
+    const calls = indices.flatMap((index) => built[index]?.norm ?? []);
+    const [first, ...others] = calls;
+    if (first === undefined) throw new RangeError('a layer without a node');
+    return others.length === 0 ? first : joinCalls(first, calls);
+  });
+}
+
+/** For each layer, in the order of {@link mergeCalls}, the indices of the nodes that are its calls; at least one. */
+export function groupCalls(built: readonly BuiltNorm[]): readonly (readonly number[])[] {
   const ids = new Map<Definition, number>();
-  const layers = new Map<string, NormNode[]>();
+  const layers = new Map<string, number[]>();
   for (const [index, { norm, definitions }] of built.entries()) {
     const parts = definitions.map((definition) => {
       if (definition === null) return `none ${index}`;
@@ -22,12 +32,11 @@ export function mergeCalls(built: readonly BuiltNorm[]): readonly NormNode[] {
       return `${id}`;
     });
     const key = JSON.stringify([...parts, norm.epsilon, norm.momentum, norm.mode, layerPath(norm)]);
-    layers.set(key, [...(layers.get(key) ?? []), norm]);
+    const indices = layers.get(key);
+    if (indices === undefined) layers.set(key, [index]);
+    else indices.push(index);
   }
-  return [...layers.values()].flatMap((calls) => {
-    const [first, ...others] = calls;
-    return first === undefined ? [] : [others.length === 0 ? first : joinCalls(first, calls)];
-  });
+  return [...layers.values()];
 }
 
 /**

@@ -1,12 +1,13 @@
 import { CheckpointError } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
+import type { FileSource } from '../../io/file-source.js';
 import type { Checkpoint, Tensor } from '../checkpoint.js';
 import { isFloatingPoint } from '../dtype.js';
 import type { Graph } from '../graph.js';
 import { ConstantEvaluator } from './constants.js';
 import { ExternalData } from './external-data.js';
 import { buildLinear, constantParameters, type LinearDraft, linearOpOf } from './linear-nodes.js';
-import { type BuiltNorm, mergeCalls } from './merge-calls.js';
+import { type BuiltNorm, groupCalls, mergeCalls } from './merge-calls.js';
 import { decodeModel, type OnnxGraph, type OnnxModel, type OnnxNode } from './model.js';
 import { NeighbourSearch } from './neighbours.js';
 import { buildNorm, describeForeignNorm } from './norm-nodes.js';
@@ -36,7 +37,7 @@ const MAX_NAMED_OPERATORS = 3;
  * @throws CheckpointError `truncated`, `malformed`, `limit-exceeded`; `refused`, `not-found` or `not-a-file` for
  *   external data.
  */
-export async function openOnnx(source: ByteSource, options: OnnxOptions): Promise<Checkpoint> {
+export async function openOnnx(source: ByteSource, options: OnnxOptions): Promise<OnnxCheckpoint> {
   const external = new ExternalData({
     path: options.path,
     allowSymlinks: options.allowExternalSymlinks ?? false,
@@ -46,17 +47,16 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
     await source.close();
   };
   try {
-    const model = await decodeModel(await readSkeleton(source), source.name);
-    if (model.graph === null) {
-      throw new CheckpointError('expected an ONNX model, found no graph in it', {
-        code: 'malformed',
-        file: source.name,
-        hint: 'The file may be cut off; compare its size with the original.',
-      });
-    }
     const store: TensorStore = { file: source, external };
-    const tensors = readTensors(model.graph, store);
-    const { graph, warnings } = await readGraph(model, model.graph, store, tensors);
+    const { model, mainGraph } = await readModel(source);
+    const tensors = readTensors(mainGraph, store);
+    const { built, linears, foreign } = await readNodes(model, mainGraph, store, tensors);
+    const feeding = new Set(built.map(({ norm }) => norm.feedingLinear));
+    const graph: Graph = {
+      producer: model.producer,
+      norms: mergeCalls(built),
+      linears: linears.map((linear, index) => ({ ...linear, feedsNorm: feeding.has(index) })),
+    };
     return {
       path: options.path,
       format: 'ONNX',
@@ -64,13 +64,65 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
       inModuleOrder: true,
       graph,
       modules: new Map(),
-      warnings,
+      warnings: describeWarnings(model, foreign),
+      planEdits: async (edits, editOptions) => {
+        const { planOnnxEdits } = await import('./plan-edits.js');
+        const located = await locateNodes(store);
+        return planOnnxEdits(edits, { store, graph, tensors, located, ...editOptions });
+      },
       close,
+      file: source,
+      externalFiles: () => external.files,
+      locateNodes: () => locateNodes(store),
     };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** An opened ONNX model, with what it takes to find its nodes again. */
+export interface OnnxCheckpoint extends Checkpoint {
+  /** The model's file. */
+  readonly file: ByteSource;
+  /** The opened files that hold external data, by the location that tensors name. */
+  readonly externalFiles: () => ReadonlyMap<string, FileSource>;
+  /** Reads the model's structure again, for the nodes behind the layers: they are not kept while an audit runs. */
+  readonly locateNodes: () => Promise<LocatedNodes>;
+}
+
+/** The nodes behind the layers of a graph. */
+export interface LocatedNodes {
+  readonly model: OnnxModel;
+  readonly mainGraph: OnnxGraph;
+  /** For each of the graph's norms, the nodes that are its calls. */
+  readonly norms: readonly (readonly Site[])[];
+  /** The node of each of the graph's linears. */
+  readonly linears: readonly Site[];
+}
+
+/** Whether a checkpoint is an ONNX model. */
+export function isOnnxCheckpoint(checkpoint: Checkpoint): checkpoint is OnnxCheckpoint {
+  return 'locateNodes' in checkpoint;
+}
+
+async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
+  const { model, mainGraph } = await readModel(store.file);
+  const nodes = await readNodes(model, mainGraph, store, readTensors(mainGraph, store));
+  const norms = groupCalls(nodes.built).map((calls) =>
+    calls.flatMap((call) => nodes.sites.norms[call] ?? []),
+  );
+  return { model, mainGraph, norms, linears: nodes.sites.linears };
+}
+
+async function readModel(source: ByteSource): Promise<{ model: OnnxModel; mainGraph: OnnxGraph }> {
+  const model = await decodeModel(await readSkeleton(source), source.name);
+  if (model.graph !== null) return { model, mainGraph: model.graph };
+  throw new CheckpointError('expected an ONNX model, found no graph in it', {
+    code: 'malformed',
+    file: source.name,
+    hint: 'The file may be cut off; compare its size with the original.',
+  });
 }
 
 /** Every stored tensor of the main graph, and the names that Identity nodes give to shared ones. */
@@ -90,15 +142,25 @@ function readTensors(graph: OnnxGraph, store: TensorStore): Map<string, Tensor> 
   return tensors;
 }
 
-async function readGraph(
+/** The norm and linear nodes of a model, and where they stand. */
+interface ReadNodes {
+  readonly built: readonly BuiltNorm[];
+  readonly linears: readonly LinearDraft[];
+  /** Nodes of `built` and of `linears`. */
+  readonly sites: { readonly norms: readonly Site[]; readonly linears: readonly Site[] };
+  /** Norm-like operators of other domains. */
+  readonly foreign: readonly string[];
+}
+
+async function readNodes(
   model: OnnxModel,
   mainGraph: OnnxGraph,
   store: TensorStore,
   tensors: Map<string, Tensor>,
-): Promise<{ readonly graph: Graph; readonly warnings: readonly string[] }> {
+): Promise<ReadNodes> {
   const sites = collectSites(model, mainGraph, store.file.name);
   const evaluator = new ConstantEvaluator(store);
-  const { linears, indexOf } = await readLinears(evaluator, sites.linears);
+  const { linears, linearSites, indexOf } = await readLinears(evaluator, sites.linears);
   for (const tensor of linears.flatMap(constantParameters)) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
   }
@@ -111,13 +173,7 @@ async function readGraph(
   for (const site of sites.norms) {
     built.push(await buildNorm({ evaluator, neighbours, linearIndex: indexOf }, site));
   }
-  const feeding = new Set(built.map(({ norm }) => norm.feedingLinear));
-  const graph: Graph = {
-    producer: model.producer,
-    norms: mergeCalls(built),
-    linears: linears.map((linear, index) => ({ ...linear, feedsNorm: feeding.has(index) })),
-  };
-  return { graph, warnings: describeWarnings(model, sites.foreign) };
+  return { built, linears, sites: { norms: sites.norms, linears: linearSites }, foreign: sites.foreign };
 }
 
 interface Sites {
@@ -142,6 +198,7 @@ function collectSites(model: OnnxModel, graph: OnnxGraph, file: string): Sites {
 
 async function readLinears(evaluator: ConstantEvaluator, sites: readonly Site[]) {
   const linears: LinearDraft[] = [];
+  const linearSites: Site[] = [];
   const indices = new Map<Scope, Map<OnnxNode, number>>();
   for (const site of sites) {
     const op = linearOpOf(site.node);
@@ -150,8 +207,9 @@ async function readLinears(evaluator: ConstantEvaluator, sites: readonly Site[])
     const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
     indices.set(site.scope, inScope.set(site.node, linears.length));
     linears.push(linear);
+    linearSites.push(site);
   }
-  return { linears, indexOf: ({ node, scope }: Site) => indices.get(scope)?.get(node) ?? null };
+  return { linears, linearSites, indexOf: ({ node, scope }: Site) => indices.get(scope)?.get(node) ?? null };
 }
 
 function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonly string[] {

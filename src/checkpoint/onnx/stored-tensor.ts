@@ -68,6 +68,11 @@ export function dtypeOf(dataType: number): DType | null | undefined {
   return DATA_TYPES.get(dataType)?.dtype;
 }
 
+/** The ONNX element type of a DType; undefined where ONNX has none. */
+export function dataTypeOf(dtype: DType): number | undefined {
+  return [...DATA_TYPES].find(([, type]) => type.dtype === dtype)?.[0];
+}
+
 /** What messages call an ONNX element type. */
 export function nameDataType(dataType: number): string {
   return DATA_TYPES.get(dataType)?.name ?? `the unknown type ${dataType}`;

@@ -1,4 +1,6 @@
+import type { ByteSource, PlacedBytes } from '../../io/byte-source.js';
 import type { CheckpointFormat } from '../checkpoint.js';
+import type { Splice } from '../edit-plan.js';
 import type { PickleValue } from './pickle-values.js';
 import type { StorageTable } from './storages.js';
 
@@ -9,6 +11,10 @@ export interface TorchContainer {
   readonly storages: StorageTable;
   /** The source of a TorchScript class by its mangled module name; null where the container has none. */
   readonly readClassSource: (module: string) => Promise<string | null>;
+  /** The splices that write pieces and renew what the container derives from them; absent where it derives nothing. */
+  readonly planSplices?: (
+    pieces: ReadonlyMap<ByteSource, readonly PlacedBytes[]>,
+  ) => Promise<readonly Splice[]>;
 }
 
 /** The `readClassSource` of containers without code. */

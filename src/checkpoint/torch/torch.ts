@@ -1,7 +1,17 @@
+import { basename } from 'node:path';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
+import { isInflated } from '../../io/inflated-source.js';
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint.js';
 import { isFloatingPoint } from '../dtype.js';
+import {
+  asFile,
+  type EditPlan,
+  placeEdits,
+  planPlainEdits,
+  refuseOtherSources,
+  type TensorEdit,
+} from '../edit-plan.js';
 import type { TorchContainer } from './container.js';
 import { openLegacyContainer } from './legacy-container.js';
 import { type NamedParts, type NamedTensor, nameTensors } from './named-tensors.js';
@@ -62,8 +72,28 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
     graph: null,
     modules: await completeModules(named, container),
     warnings: [...chosen.warnings, ...warnings, ...describeScript(container, tensors)],
+    planEdits: (edits) => planTorchEdits(edits, { source, tensors, container }),
     close: () => source.close(),
   };
+}
+
+/** What {@link planTorchEdits} works on. */
+interface EditedFile {
+  readonly source: ByteSource;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly container: TorchContainer;
+}
+
+async function planTorchEdits(
+  edits: readonly TensorEdit[],
+  { source, tensors, container }: EditedFile,
+): Promise<EditPlan> {
+  const { planSplices } = container;
+  if (planSplices === undefined) return planPlainEdits(edits, tensors.values(), [source]);
+  const file = asFile(source);
+  const pieces = await placeEdits(edits, tensors.values());
+  refuseOtherSources(pieces, new Set([source, ...[...pieces.keys()].filter(isInflated)]), edits);
+  return { files: [{ source: file, name: basename(file.path), splices: await planSplices(pieces) }] };
 }
 
 async function openContainer(source: ByteSource, file: string): Promise<TorchContainer> {

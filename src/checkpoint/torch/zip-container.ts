@@ -7,6 +7,7 @@ import { asInteger, describeValue, type StorageNode } from './pickle-values.js';
 import { elementTypeOf, resolveTorchId, type StorageTable } from './storages.js';
 import { locateRecord, openZip, readRecord, type ZipArchive } from './zip.js';
 import type { ZipEntry } from './zip-directory.js';
+import { planZipSplices } from './zip-splices.js';
 
 /** `little` or `big`, with room for whatever else may stand there. */
 const MAX_BYTE_ORDER_BYTES = 64;
@@ -49,6 +50,7 @@ export async function openZipContainer(source: ByteSource, file: string): Promis
     root: value,
     storages: new ZipStorages(archive, root, await readByteOrder(archive, root)),
     readClassSource: (module) => readClassSource(archive, root, module),
+    planSplices: (pieces) => planZipSplices(archive, pieces),
   };
 }
 

@@ -25,6 +25,8 @@ export interface ZipEntry {
   readonly compressedByteLength: number;
   readonly byteLength: number;
   readonly headerOffset: number;
+  /** Where the entry itself stands in the file. */
+  readonly entryOffset: number;
 }
 
 /** The entries of an archive in directory order, each with an extent of its own. */
@@ -32,6 +34,8 @@ export interface ZipDirectory {
   readonly entries: readonly ZipEntry[];
   /** For each entry's header, where the next one's starts: its data must end before. */
   readonly limits: ReadonlyMap<number, number>;
+  /** Where the directory itself is; the end records follow. */
+  readonly extent: { readonly offset: number; readonly byteLength: number };
 }
 
 interface EndRecord {
@@ -51,7 +55,11 @@ interface EndRecord {
 export async function readZipDirectory(source: ByteSource, file: string): Promise<ZipDirectory> {
   const end = await readEndRecord(source, file);
   const entries = await readEntries(source, file, end);
-  return { entries, limits: checkExtents(entries, file, end.directoryOffset) };
+  return {
+    entries,
+    limits: checkExtents(entries, file, end.directoryOffset),
+    extent: { offset: end.directoryOffset, byteLength: end.directoryByteLength },
+  };
 }
 
 /**
@@ -232,7 +240,7 @@ const nameDecoder = new TextDecoder('utf-8');
  *     16  4  CRC-32
  */
 function readEntry(cursor: Cursor, file: string): ZipEntry {
-  const at = cursor.fileOffset();
+  const at = cursor.fileOffset() ?? 0;
   if (cursor.readU32() !== 0x02014b50) {
     throw zipError(file, 'expected an entry of the zip directory, found other bytes', { offset: at });
   }
@@ -253,10 +261,11 @@ function readEntry(cursor: Cursor, file: string): ZipEntry {
   const name = nameDecoder.decode(nameBytes);
   const extra = cursor.readBytes(extraLength);
   cursor.skip(commentLength);
-  if (disk !== 0 && disk !== 0xffff) throw multiDisk(file, at ?? 0);
+  if (disk !== 0 && disk !== 0xffff) throw multiDisk(file, at);
   const sizes = { byteLength, compressedByteLength, headerOffset };
-  const context = { file, offset: at ?? 0, name };
-  return { name, nameBytes, flags, method, crc32: crc, ...resolveZip64(sizes, extra, context) };
+  const context = { file, offset: at, name };
+  const located = { name, nameBytes, entryOffset: at };
+  return { ...located, flags, method, crc32: crc, ...resolveZip64(sizes, extra, context) };
 }
 
 type EntrySizes = Pick<ZipEntry, 'byteLength' | 'compressedByteLength' | 'headerOffset'>;

@@ -31,6 +31,8 @@ export interface ZipArchive {
   readonly entries: ReadonlyMap<string, ZipEntry>;
   /** For each entry's header, where the next one's starts: its data must end before. */
   readonly limits: ReadonlyMap<number, number>;
+  /** Where the directory itself is; the end records follow. */
+  readonly extent: { readonly offset: number; readonly byteLength: number };
   readonly located: Map<string, ByteRange>;
   readonly keeper: InflatedKeeper;
 }
@@ -42,7 +44,7 @@ export interface ZipArchive {
  * @throws CheckpointError with the byte where the archive is damaged, split over disks, or lies about itself.
  */
 export async function openZip(source: ByteSource, file: string): Promise<ZipArchive> {
-  const { entries, limits } = await readZipDirectory(source, file);
+  const { entries, limits, extent } = await readZipDirectory(source, file);
   const byName = new Map<string, ZipEntry>();
   for (const entry of entries) {
     if (byName.has(entry.name)) {
@@ -59,6 +61,7 @@ export async function openZip(source: ByteSource, file: string): Promise<ZipArch
     file,
     entries: byName,
     limits,
+    extent,
     located: new Map(),
     keeper: new InflatedKeeper(),
   };

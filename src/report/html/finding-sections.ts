@@ -1,10 +1,11 @@
 import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
 import { escapeControls } from '../../errors.js';
-import { type AnyReport, breakCommands, rankFindings } from '../any-report.js';
+import { type AnyReport, breakCommands } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { FINDING_HELP } from '../finding-help.js';
 import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
+import { rankFindings } from '../ranked-findings.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup } from './markup.js';
 
@@ -12,6 +13,9 @@ import { html, type Markup } from './markup.js';
 const SHOWN_FINDINGS = 50;
 const SHOWN_NOTES = 100;
 const MAX_MESSAGE_LENGTH = 600;
+
+/** Code must hold names whole; with longer ones it is of no use to a reader. */
+const MAX_MODULE_LENGTH = 300;
 
 /** What was found, by kind: what it means, what to do, and where. */
 export function renderFindings(report: AnyReport): Markup | null {
@@ -63,7 +67,8 @@ export function renderAdvice(report: AuditReport): Markup | null {
     ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'error',
   );
   const modules = findModulesToFreeze(report);
-  if (!isDrifted || modules.length === 0) return null;
+  if (!isDrifted || modules.length === 0 || modules.some(({ length }) => length > MAX_MODULE_LENGTH))
+    return null;
   const code = (lines: readonly string[]) => html`<pre><code>${breakCommands(lines.join('\n'))}</code></pre>`;
   return html`<section id="fix" aria-labelledby="fix-title">
 <h2 id="fix-title">How to keep it frozen</h2>

@@ -1,3 +1,4 @@
+import { LAYER_STATUSES } from '../../compare/status.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditLayer } from '../audit-report.js';
 import { formatBatches, formatCount, formatMeasure, formatStdRatio } from '../format-numbers.js';
@@ -21,27 +22,35 @@ interface Column<Layer> {
 export function renderLayerTable(report: AnyReport): Markup {
   return isAudit(report)
     ? renderTable(report.layers, AUDIT_COLUMNS, {
-        sorted: 'Output shift',
-        of: ({ outputShift }) => outputShift,
+        sorted: 'Status',
+        groupOf: rankStatus,
+        sizeOf: ({ outputShift }) => outputShift,
       })
-    : renderTable(report.layers, INSPECT_COLUMNS, { sorted: '#', of: () => null });
+    : renderTable(report.layers, INSPECT_COLUMNS, { sorted: '#', groupOf: () => 0, sizeOf: () => null });
 }
 
 interface Order<Layer> {
+  /** The column that says so. */
   readonly sorted: string;
-  readonly of: (layer: Layer) => number | null;
+  readonly groupOf: (layer: Layer) => number;
+  /** Within a group, the largest first. */
+  readonly sizeOf: (layer: Layer) => number | null;
 }
 
 function renderTable<Layer extends AuditLayer | InspectLayer>(
   layers: readonly Layer[],
   columns: readonly Column<Layer>[],
-  { sorted, of }: Order<Layer>,
+  { sorted, groupOf, sizeOf }: Order<Layer>,
 ): Markup {
-  const ranked = layers.map((layer, index) => ({ layer, index, rank: rankOf(of(layer)) }));
-  ranked.sort((x, y) => y.rank - x.rank || x.index - y.index);
-  const scale = Math.max(0, ...ranked.map(({ rank }) => (Number.isFinite(rank) ? rank : 0)));
-  const sortOf = (title: string) =>
-    title === sorted ? (title === '#' ? 'ascending' : 'descending') : 'none';
+  const ranked = layers.map((layer, index) => ({
+    layer,
+    index,
+    group: groupOf(layer),
+    size: rankSize(sizeOf(layer)),
+  }));
+  ranked.sort((x, y) => x.group - y.group || y.size - x.size || x.index - y.index);
+  const scale = ranked.reduce((most, { size }) => (size < Number.MAX_VALUE ? Math.max(most, size) : most), 0);
+  const sortOf = (title: string) => (title === sorted ? 'ascending' : 'none');
   return html`<section id="layers" aria-labelledby="layers-title">
 <h2 id="layers-title">Layers</h2>
 <div id="layer-filter"></div>
@@ -54,8 +63,13 @@ ${ranked.map(({ layer, index }) => renderRow(layer, index, { columns, scale }))}
 </section>`;
 }
 
+/** What needs attention comes first. */
+function rankStatus({ status }: AuditLayer): number {
+  return LAYER_STATUSES.indexOf(status);
+}
+
 /** Values that are not finite are the worst; layers without a value come last. */
-function rankOf(value: number | null): number {
+function rankSize(value: number | null): number {
   if (value === null) return -1;
   return Number.isFinite(value) ? value : Number.MAX_VALUE;
 }
@@ -72,7 +86,7 @@ function renderRow<Layer extends AuditLayer | InspectLayer>(
   { columns, scale }: { readonly columns: readonly Column<Layer>[]; readonly scale: number },
 ): Markup {
   const [name, ...others] = columns;
-  return html`<tr id="layer-${index}" data-index="${index}" data-status="${layer.status}"><td class="number faint" data-v="${index}">${index + 1}</td><th scope="row">${name?.cell(layer, scale) ?? ''}</th>${others.map(({ isNumber, cell, value }) => html`<td${isNumber ? html` class="number" data-v="${String(value?.(layer) ?? '')}"` : null}>${cell(layer, scale)}</td>`)}</tr>
+  return html`<tr id="layer-${index}" data-index="${index}" data-status="${layer.status}"><td class="number faint" data-v="${index}">${index + 1}</td><th scope="row"><button type="button" class="open" aria-expanded="false">${name?.cell(layer, scale) ?? ''}</button></th>${others.map(({ isNumber, cell, value }) => html`<td${isNumber ? html` class="number"` : null}${value ? html` data-v="${String(value(layer) ?? '')}"` : null}>${cell(layer, scale)}</td>`)}</tr>
 `;
 }
 
@@ -86,7 +100,7 @@ export function renderName(name: string): Markup {
 /** A bar of a share of its width. */
 export function renderBar(value: number | null, scale: number, status: string): Markup {
   const width = value === null || !(scale > 0) ? 0 : Number.isFinite(value) ? (value / scale) * 100 : 100;
-  return html`<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="8"/>${width > 0 ? html`<rect class="fill-${status}" width="${Math.max(width, 1).toFixed(1)}" height="8"/>` : null}</svg>`;
+  return html`<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">${width > 0 ? html`<rect class="fill-${status}" width="${Math.max(width, 1).toFixed()}" height="8"/>` : null}</svg>`;
 }
 
 const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
@@ -101,6 +115,7 @@ const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
     title: 'Status',
     isNumber: false,
     cell: ({ status, allowed }) => statusCell(status, allowed ? ' (allowed)' : ''),
+    value: rankStatus,
   },
   {
     title: 'Channels',

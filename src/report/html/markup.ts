@@ -52,10 +52,10 @@ export function unmarkNames(sentence: string): string {
   return sentence.replace(/[\u0002\u0003]/g, '');
 }
 
-/** JSON that cannot end a script element, start a comment in it, or break an older parser's string. */
+/** JSON that cannot end a script element, start a comment in it, or be a command to a CI runner that reads the page. */
 export function toScriptJson(value: unknown): Markup {
   const text = JSON.stringify(value).replace(
-    /[<>&\u2028\u2029\u007f-\u009f]/g,
+    /[<>&\u2028\u2029\u007f-\u009f]|#(?=#\[)/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
   return { markup: text };

@@ -1,11 +1,11 @@
 import { escapeControls } from '../../errors.js';
-import { type AnyReport, isAudit, rankFindings, showSafely } from '../any-report.js';
+import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditLayer } from '../audit-report.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
-import { encodeNumbers } from './channel-codec.js';
+import { rankFindings } from '../ranked-findings.js';
 
-/** What the page's script reads: everything that is not in the page's markup already. */
+/** What the page's script reads at once: what is neither in the page's markup nor about single channels. */
 export interface PageData {
   /** What the chart along the depth can show; the first is shown first. */
   readonly measures: readonly PageMeasure[];
@@ -33,62 +33,25 @@ export interface PageLayer {
   /** Labels and values for the layer's own panel. */
   readonly facts: readonly (readonly [label: string, value: string])[];
   readonly findings: readonly { readonly level: string; readonly text: string }[];
-  readonly channels: PageChannels | null;
 }
-
-/** Statistics per channel, encoded by {@link encodeNumbers}. */
-export interface PageChannels {
-  /** Channels of the layer, of which the page may hold fewer. */
-  readonly total: number;
-  /** Which channels these are; null when they are all. */
-  readonly indices: readonly number[] | null;
-  readonly epsilon: number;
-  readonly before: PageStatistics;
-  /** Null where there is nothing to compare with; `"same"` where no channel moved. */
-  readonly after: PageStatistics | 'same' | null;
-}
-
-/** Mean and variance of channels. */
-export interface PageStatistics {
-  readonly mean: string;
-  readonly variance: string;
-}
-
-/** Characters of channel data in a page: with all else, a page of 300 layers stays under 1.5 MB. */
-const MAX_CHANNEL_CHARACTERS = 900_000;
-
-/** Characters that a channel takes at most: mean and variance of both sides, and its index. */
-const CHARACTERS_PER_CHANNEL = 4 * 4 + 5;
 
 const MAX_NAME_LENGTH = 160;
 const MAX_MESSAGE_LENGTH = 600;
 const MAX_FINDINGS_PER_LAYER = 5;
 
-/** Statistics of one layer, before they are encoded. */
-interface ChannelSource {
-  readonly epsilon: number;
-  readonly before: { readonly mean: readonly number[]; readonly variance: readonly number[] };
-  readonly after: { readonly mean: readonly number[]; readonly variance: readonly number[] } | null;
-}
-
-/** The data of a report's page. */
+/** The data of a report's page, but for its channels. */
 export function buildPageData(report: AnyReport): PageData {
   const findings = groupFindings(report);
-  const sources = isAudit(report)
-    ? report.layers.map(findAuditChannels)
-    : report.layers.map(findInspectChannels);
-  const limit = chooseChannelLimit(sources);
-  const toPage = (layer: AuditLayer | InspectLayer, index: number) => ({
+  const toPage = (layer: AuditLayer | InspectLayer) => ({
     name: showSafely(layer.name, MAX_NAME_LENGTH),
     status: layer.status,
     findings: findings.get(layer.name) ?? [],
-    channels: encodeChannels(sources[index] ?? null, limit),
   });
   if (!isAudit(report)) {
     return {
       measures: INSPECT_MEASURES,
-      layers: report.layers.map((layer, index) => ({
-        ...toPage(layer, index),
+      layers: report.layers.map((layer) => ({
+        ...toPage(layer),
         values: [layer.variance?.geometricMean, layer.mean?.rms].map(toJsonNumber),
         facts: listInspectFacts(layer),
       })),
@@ -97,8 +60,8 @@ export function buildPageData(report: AnyReport): PageData {
   }
   return {
     measures: AUDIT_MEASURES,
-    layers: report.layers.map((layer, index) => ({
-      ...toPage(layer, index),
+    layers: report.layers.map((layer) => ({
+      ...toPage(layer),
       values: [layer.outputShift, layer.meanShift?.rms, stdFactor(layer), layer.divergence].map(toJsonNumber),
       facts: listAuditFacts(layer),
     })),
@@ -201,52 +164,4 @@ function findOpened(layers: readonly AuditLayer[]): number | null {
     if (opened === null || (outputShift ?? 0) > (layers[opened]?.outputShift ?? 0)) opened = index;
   });
   return opened;
-}
-
-function findAuditChannels({ perChannel, epsilon }: AuditLayer): ChannelSource | null {
-  const { before, after } = perChannel ?? { before: null, after: null };
-  return before === null ? null : { epsilon, before, after };
-}
-
-function findInspectChannels({ perChannel, epsilon }: InspectLayer): ChannelSource | null {
-  return perChannel === undefined ? null : { epsilon, before: perChannel, after: null };
-}
-
-/** So many channels of each layer are kept: all, or a power of two that keeps the page within its limit. */
-function chooseChannelLimit(sources: readonly (ChannelSource | null)[]): number {
-  const counts = sources.map((source) => source?.before.mean.length ?? 0);
-  let limit = Math.max(0, ...counts);
-  const size = () => counts.reduce((sum, count) => sum + Math.min(count, limit), 0) * CHARACTERS_PER_CHANNEL;
-  if (size() > MAX_CHANNEL_CHARACTERS) limit = 2 ** Math.floor(Math.log2(limit));
-  while (limit >= 1 && size() > MAX_CHANNEL_CHARACTERS) limit /= 2;
-  return Math.floor(limit);
-}
-
-function encodeChannels(source: ChannelSource | null, limit: number): PageChannels | null {
-  if (source === null || limit === 0) return null;
-  const { before, after, epsilon } = source;
-  const indices = before.mean.length > limit ? selectChannels(source, limit) : null;
-  const encode = (values: readonly number[]) =>
-    encodeNumbers(indices === null ? values : indices.map((index) => values[index] ?? Number.NaN));
-  const statistics = { mean: encode(before.mean), variance: encode(before.variance) };
-  const other = after === null ? null : { mean: encode(after.mean), variance: encode(after.variance) };
-  const isSame = other !== null && other.mean === statistics.mean && other.variance === statistics.variance;
-  return { total: before.mean.length, indices, epsilon, before: statistics, after: isSame ? 'same' : other };
-}
-
-/** The channels that moved most, in the order of the layer; without a comparison, evenly spread ones. */
-function selectChannels({ before, after, epsilon }: ChannelSource, limit: number): readonly number[] {
-  const count = before.mean.length;
-  if (after === null) return Array.from({ length: limit }, (_, index) => Math.floor((index * count) / limit));
-  const moves = before.mean.map((mean, index) => {
-    const variance = (before.variance[index] ?? 0) + epsilon;
-    const shift = ((after.mean[index] ?? 0) - mean) / Math.sqrt(variance);
-    const move = Math.hypot(shift, Math.log(((after.variance[index] ?? 0) + epsilon) / variance) / 2);
-    return { index, move: Number.isNaN(move) ? Number.POSITIVE_INFINITY : move };
-  });
-  return moves
-    .sort((x, y) => (y.move === x.move ? x.index - y.index : y.move - x.move))
-    .slice(0, limit)
-    .map(({ index }) => index)
-    .sort((x, y) => x - y);
 }

@@ -1,14 +1,14 @@
 import { type ScaleContinuousNumeric, scaleLinear } from 'd3-scale';
 import { formatMeasure } from '../../format-numbers.js';
 
-/** Values to mark on a vertical axis: round ones, few enough to read; on a logarithmic axis 1, 2 and 5 or the decades. */
+/** Values to mark on a vertical axis: round ones, few enough to read; on a logarithmic axis 1, 2 and 5, or 1 and 3, or decades. */
 export function chooseTicks(
   scale: ScaleContinuousNumeric<number, number>,
   isLog: boolean,
 ): readonly number[] {
   const [low = 0, high = 1] = scale.domain();
   if (!isLog) return scale.ticks(5);
-  const leads = high / low > 30 ? [1] : [1, 2, 5];
+  const leads = high / low > 1000 ? [1] : high / low > 20 ? [1, 3] : [1, 2, 5];
   const marked = scale
     .ticks(10)
     .filter((tick) => leads.includes(Math.round(tick / 10 ** Math.floor(Math.log10(tick) + 1e-9))));

@@ -4,7 +4,7 @@ import { type Selection, select } from 'd3-selection';
 import { line } from 'd3-shape';
 import { formatCount, formatMeasure } from '../../format-numbers.js';
 import { decodeNumbers } from '../channel-codec.js';
-import type { PageChannels, PageStatistics } from '../page-data.js';
+import type { PageChannels, PageStatistics } from '../page-channels.js';
 import { chooseTicks, formatTick } from './axis.js';
 import { makeElement, makeSegments, watchWidth } from './dom.js';
 import { addCursor } from './plot-cursor.js';
@@ -137,7 +137,7 @@ interface Panel {
 
 function makePanel(title: string, statistic: Statistic): Panel {
   const plot = makeElement('div', { class: 'plot' });
-  const heading = makeElement('h4', { text: title });
+  const heading = makeElement('h3', { text: title });
   const state = { channels: [] as readonly Channel[], width: 0 };
   const innerWidth = () => Math.max(1, state.width - MARGIN.left - MARGIN.right);
   const draw = () => {

@@ -1,4 +1,5 @@
 import { formatCount } from '../../format-numbers.js';
+import type { PageChannels } from '../page-channels.js';
 import type { PageData, PageLayer } from '../page-data.js';
 import { drawChannelPlots } from './channel-plots.js';
 import { makeElement } from './dom.js';
@@ -16,14 +17,18 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
   const rows = [...body.rows];
   const rowOf = new Map(rows.map((row) => [Number(row.dataset['index']), row]));
   makeSortable(table, body, rows);
-  for (const row of rows) makeOpenable(row, data.layers[Number(row.dataset['index'])]);
+  const toggleRow = makeToggle(data);
+  body.addEventListener('click', ({ target }) => {
+    const row = target instanceof Element ? target.closest('.open')?.closest('tr') : null;
+    if (row != null) toggleRow(row, findDetail(row)?.hidden !== false);
+  });
   const clearFilter = addFilter(filter, rows, data.layers);
   return {
     show: (layer) => {
       const row = rowOf.get(layer);
       if (row === undefined) return;
       if (row.hidden) clearFilter();
-      toggleRow(row, data.layers[layer], true);
+      toggleRow(row, true);
       row.scrollIntoView({ block: 'start' });
       row.querySelector<HTMLElement>('.open')?.focus({ preventScroll: true });
     },
@@ -66,12 +71,12 @@ function sortRows(
   column: number,
   sign: number,
 ): readonly HTMLElement[] {
-  const keyed = rows.map((row) => {
+  const keyed = rows.map((row, index) => {
     const cell = row.cells[column];
     const value = cell?.dataset['v'];
     return {
       row,
-      index: Number(row.dataset['index']),
+      index,
       text: cell?.textContent ?? '',
       value: value === undefined || value === '' ? null : Number(value),
       isNumber: value !== undefined,
@@ -102,36 +107,41 @@ function findDetail(row: HTMLTableRowElement): HTMLElement | null {
   return next instanceof HTMLElement && next.classList.contains('detail') ? next : null;
 }
 
-function makeOpenable(row: HTMLTableRowElement, layer: PageLayer | undefined): void {
-  const cell = row.querySelector('th');
-  if (cell === null || layer === undefined) return;
-  const button = makeElement('button', {
-    class: 'open',
-    attributes: { type: 'button', 'aria-expanded': 'false' },
-  });
-  button.append(...cell.childNodes);
-  cell.replaceChildren(button);
-  button.addEventListener('click', () => toggleRow(row, layer, findDetail(row)?.hidden !== false));
+type ToggleRow = (row: HTMLTableRowElement, isOpen: boolean) => void;
+
+/** Opens and closes rows; a row's panel is made when it first opens, and the channels are parsed with the first. */
+function makeToggle({ layers }: PageData): ToggleRow {
+  let channels: readonly (PageChannels | null)[] | null = null;
+  return (row, isOpen) => {
+    const index = Number(row.dataset['index']);
+    const layer = layers[index];
+    if (layer === undefined) return;
+    let detail = findDetail(row);
+    if (detail === null && isOpen) {
+      channels ??= JSON.parse(
+        document.getElementById('channels')?.textContent ?? '[]',
+      ) as (PageChannels | null)[];
+      detail = makeDetail(row.cells.length, layer, channels[index] ?? null);
+      row.after(detail);
+    }
+    if (detail !== null) detail.hidden = !isOpen;
+    row.classList.toggle('opened', isOpen);
+    row.querySelector('.open')?.setAttribute('aria-expanded', String(isOpen));
+  };
 }
 
-function toggleRow(row: HTMLTableRowElement, layer: PageLayer | undefined, isOpen: boolean): void {
-  if (layer === undefined) return;
-  let detail = findDetail(row);
-  if (detail === null && isOpen) {
-    detail = makeDetail(row, layer);
-    row.after(detail);
-  }
-  if (detail !== null) detail.hidden = !isOpen;
-  row.classList.toggle('opened', isOpen);
-  row.querySelector('.open')?.setAttribute('aria-expanded', String(isOpen));
-}
+/** Longer values, which are names, get the room of two. */
+const BROAD_LENGTH = 22;
 
-function makeDetail(row: HTMLTableRowElement, layer: PageLayer): HTMLElement {
+function makeDetail(columns: number, layer: PageLayer, channels: PageChannels | null): HTMLElement {
   const facts = makeElement(
     'dl',
     { class: 'facts' },
     layer.facts.map(([label, value]) =>
-      makeElement('div', {}, [makeElement('dt', { text: label }), makeElement('dd', { text: value })]),
+      makeElement('div', value.length > BROAD_LENGTH ? { class: 'broad' } : {}, [
+        makeElement('dt', { text: label }),
+        makeElement('dd', { text: value }),
+      ]),
     ),
   );
   const said = layer.findings.map(({ level, text }) =>
@@ -141,10 +151,10 @@ function makeDetail(row: HTMLTableRowElement, layer: PageLayer): HTMLElement {
     ]),
   );
   const plots = makeElement('div');
-  if (layer.channels === null) {
+  if (channels === null) {
     plots.append(makeElement('p', { class: 'faint', text: 'Statistics per channel are not in this page.' }));
-  } else drawChannelPlots(plots, layer.channels);
-  const cell = makeElement('td', { attributes: { colspan: String(row.cells.length) } }, [
+  } else drawChannelPlots(plots, channels);
+  const cell = makeElement('td', { attributes: { colspan: String(columns) } }, [
     makeElement('div', { class: 'detail-box' }, [...said, facts, plots]),
   ]);
   return makeElement('tr', { class: 'detail' }, [cell]);

@@ -15,10 +15,7 @@ export function addThemeSwitch(box: HTMLElement): void {
       // A page from a file may be forbidden to store anything; the switch works all the same.
     }
   };
-  const chosen = Math.max(
-    0,
-    THEMES.findIndex((theme) => theme === readTheme()),
-  );
+  const chosen = Math.max(0, THEMES.map(String).indexOf(readTheme() ?? 'auto'));
   if (chosen > 0) apply(chosen);
   box.replaceChildren(makeSegments('Theme', { choices: ['Auto', 'Light', 'Dark'], chosen, onChoose: apply }));
 }

@@ -1,0 +1,32 @@
+import { PROJECTION_COUNT } from '../projections.js';
+
+/**
+ * Keys of a baseline's `__metadata__`; docs/baseline.md says what each holds. The first makes a safetensors file a
+ * baseline.
+ */
+export const METADATA_KEYS = {
+  version: 'bn-audit.baseline',
+  source: 'bn-audit.source',
+  format: 'bn-audit.format',
+  order: 'bn-audit.order',
+  tensors: 'bn-audit.tensors',
+  modules: 'bn-audit.modules',
+  graph: 'bn-audit.graph',
+  warnings: 'bn-audit.warnings',
+} as const;
+
+/** The version of the format that is written, and the only one that is read. */
+export const FORMAT_VERSION = '1';
+
+/** Columns of a table of projections: the norm, then one for each sign vector. */
+export const TABLE_COLUMNS = 1 + PROJECTION_COUNT;
+
+/** Whether a safetensors file is a baseline: its metadata says so. */
+export function isBaseline(metadata: ReadonlyMap<string, string>): boolean {
+  return metadata.has(METADATA_KEYS.version);
+}
+
+/** The name of the table of a weight's projections. */
+export function nameTable(weightName: string): string {
+  return `${weightName}.projections`;
+}

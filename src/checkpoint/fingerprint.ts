@@ -1,0 +1,122 @@
+import { createHash, type Hash } from 'node:crypto';
+import { type ChannelLayout, layOutChannels } from './channel-grid.js';
+import type { Tensor } from './checkpoint.js';
+import { bitsOf, type DType, decodeFloats, isDecodable, isFloatingPoint } from './dtype.js';
+import { type ChannelProjections, Projector } from './projections.js';
+
+/** What one reading of a tensor tells, in place of its values. */
+export interface TensorSummary {
+  /** SHA-256 of the tensor's bytes, −0 read as 0; lower-case hexadecimal. */
+  readonly sha256: string;
+  /** Null where no layout was given, or the type holds no readable floats. */
+  readonly projections: ChannelProjections | null;
+}
+
+/** Two buffers of this size take turns: one is read into while the other is hashed. */
+const CHUNK_BYTES = 256 * 1024;
+
+/** Formats without a negative zero: their one pattern that looks like it is NaN or a number. */
+const WITHOUT_SIGNED_ZERO: ReadonlySet<DType> = new Set(['F8_E5M2FNUZ', 'F8_E4M3FNUZ', 'F8_E8M0']);
+
+/** Reads tensors once, from front to back, through buffers that are made once and reused. */
+export class TensorSummarizer {
+  readonly #buffers = [new Uint8Array(CHUNK_BYTES), new Uint8Array(CHUNK_BYTES)] as const;
+
+  /**
+   * Hashes a tensor and, where a layout is given, projects its output channels.
+   *
+   * The hash is over the little-endian, row-major bytes with every −0 of a floating-point type as +0: tensors of one
+   * type and shape have one hash exactly when they are equal.
+   *
+   * @throws CheckpointError when the range cannot be read.
+   */
+  async summarize(tensor: Tensor, layout: ChannelLayout | null): Promise<TensorSummary> {
+    const { dtype } = tensor;
+    const hash = createHash('sha256');
+    const projector = layout === null ? null : makeProjector(tensor, layout);
+    await this.#forEachChunk(tensor, (bytes, start) => {
+      hashFolded(hash, bytes, dtype);
+      projector?.add(toValues(bytes, dtype), start);
+    });
+    return { sha256: hash.digest('hex'), projections: projector?.conclude() ?? null };
+  }
+
+  /**
+   * Projects a tensor's output channels.
+   *
+   * @returns null where its type holds no readable floats.
+   * @throws CheckpointError when the range cannot be read.
+   */
+  async project(tensor: Tensor, layout: ChannelLayout): Promise<ChannelProjections | null> {
+    const projector = makeProjector(tensor, layout);
+    if (projector === null) return null;
+    await this.#forEachChunk(tensor, (bytes, start) => projector.add(toValues(bytes, tensor.dtype), start));
+    return projector.conclude();
+  }
+
+  /** Reads a tensor piece by piece, the next one while `visit` works on one; `start` counts elements. */
+  async #forEachChunk(
+    { dtype, range }: Tensor,
+    visit: (bytes: Uint8Array, start: number) => void,
+  ): Promise<void> {
+    const read = async (turn: 0 | 1, offset: number) => {
+      const bytes = this.#buffers[turn].subarray(0, Math.min(CHUNK_BYTES, range.byteLength - offset));
+      await range.source.readInto(bytes, range.offset + offset);
+      return bytes;
+    };
+    let turn: 0 | 1 = 0;
+    let pending = range.byteLength === 0 ? null : read(turn, 0);
+    for (let offset = 0; pending !== null; ) {
+      const bytes: Uint8Array = await pending;
+      const next: number = offset + bytes.byteLength;
+      turn = turn === 0 ? 1 : 0;
+      pending = next < range.byteLength ? read(turn, next) : null;
+      // A failure must not go unhandled while the loop is busy; awaiting it above reports it.
+      pending?.catch(() => {});
+      visit(bytes, (offset * 8) / bitsOf(dtype));
+      offset = next;
+    }
+  }
+}
+
+function makeProjector({ dtype, shape }: Tensor, layout: ChannelLayout): Projector | null {
+  return isDecodable(dtype) ? new Projector(layOutChannels(shape, layout)) : null;
+}
+
+function toValues(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN
+    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+    : decodeFloats(bytes, dtype);
+}
+
+/** Hashes bytes after turning their negative zeros, in place, into positive ones. */
+function hashFolded(hash: Hash, bytes: Uint8Array, dtype: DType): void {
+  if (isFloatingPoint(dtype) && !WITHOUT_SIGNED_ZERO.has(dtype)) foldZeros(bytes, dtype);
+  hash.update(bytes);
+}
+
+function foldZeros(bytes: Uint8Array, dtype: DType): void {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const elementBytes = dtype === 'C64' ? 4 : bitsOf(dtype) / 8;
+  if (elementBytes === 8) foldPairs(new Int32Array(buffer, byteOffset, byteLength / 4));
+  else if (elementBytes === 4) foldUnits(new Int32Array(buffer, byteOffset, byteLength / 4), SIGN_OF_32_BITS);
+  else if (elementBytes === 2)
+    foldUnits(new Uint16Array(buffer, byteOffset, byteLength / 2), SIGN_OF_16_BITS);
+  else if (elementBytes === 1) foldUnits(bytes, 0x80);
+}
+
+/** Little-endian −0 as this machine reads it, whatever its own byte order is. */
+const SIGN_OF_32_BITS = new Int32Array(Uint8Array.of(0, 0, 0, 0x80).buffer)[0] ?? 0;
+const SIGN_OF_16_BITS = new Uint16Array(Uint8Array.of(0, 0x80, 0, 0).buffer)[0] ?? 0;
+const IS_LITTLE_ENDIAN = SIGN_OF_16_BITS === 0x8000;
+
+function foldUnits(units: Int32Array | Uint16Array | Uint8Array, negativeZero: number): void {
+  for (let i = 0; i < units.length; i++) if (units[i] === negativeZero) units[i] = 0;
+}
+
+/** float64: a zero word and then the sign alone. */
+function foldPairs(words: Int32Array): void {
+  for (let i = 1; i < words.length; i += 2) {
+    if (words[i] === SIGN_OF_32_BITS && words[i - 1] === 0) words[i] = 0;
+  }
+}

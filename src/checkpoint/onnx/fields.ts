@@ -1,0 +1,221 @@
+import { CheckpointError } from '../../errors.js';
+import { BufferedReader } from '../../io/buffered-reader.js';
+import { type ByteSource, readRange } from '../../io/byte-source.js';
+import type { Splice } from '../edit-plan.js';
+import { ProtoWriter } from './proto-writer.js';
+import { type MessageSchema, MODEL, TENSOR } from './schema.js';
+import {
+  MAX_VARINT_BYTES,
+  parseTag,
+  readVarint,
+  unsignedOf,
+  type Varint,
+  WIRE_FIXED32,
+  WIRE_FIXED64,
+  WIRE_LENGTH,
+  WIRE_VARINT,
+} from './wire.js';
+
+/** A field of a message, by positions in the file. */
+export interface Field {
+  readonly number: number;
+  readonly wire: number;
+  /** Where the tag stands. */
+  readonly start: number;
+  /** Where the length stands; the payload's start for fields without one. */
+  readonly lengthStart: number;
+  readonly payloadStart: number;
+  readonly end: number;
+}
+
+/** A message by the positions of its fields. */
+export interface MessageExtent {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Names of files are short; a longer value is no location. */
+const MAX_TEXT_BYTES = 64 * 1024;
+
+/**
+ * Reads the fields of one message, in file order, jumping over what they hold. The skeleton pass has checked the file.
+ *
+ * @throws CheckpointError `unsupported` for groups, an old form of unknown fields.
+ */
+export async function* readFields(source: ByteSource, { start, end }: MessageExtent): AsyncGenerator<Field> {
+  const reader = new BufferedReader(source, start, end);
+  const varint: Varint = { low: 0, high: 0 };
+  while (reader.position < end) {
+    const fieldStart = reader.position;
+    await reader.fill(2 * MAX_VARINT_BYTES);
+    readVarint(reader, varint);
+    const { field, wire } = parseTag(varint, reader, fieldStart);
+    const lengthStart = reader.position;
+    if (wire === WIRE_VARINT) readVarint(reader, varint);
+    else if (wire === WIRE_FIXED32) reader.skip(4);
+    else if (wire === WIRE_FIXED64) reader.skip(8);
+    else if (wire === WIRE_LENGTH) {
+      readVarint(reader, varint);
+      const payloadStart = reader.position;
+      reader.skip(unsignedOf(varint));
+      yield { number: field, wire, start: fieldStart, lengthStart, payloadStart, end: reader.position };
+      continue;
+    } else {
+      throw new CheckpointError('expected a model without groups, found one: it cannot be rewritten', {
+        code: 'unsupported',
+        file: source.name,
+        offset: fieldStart,
+      });
+    }
+    yield {
+      number: field,
+      wire,
+      start: fieldStart,
+      lengthStart,
+      payloadStart: lengthStart,
+      end: reader.position,
+    };
+  }
+}
+
+/**
+ * Adds to splices the new lengths of every message around them.
+ *
+ * @param splices by offset, disjoint; each replaces whole fields, or the payload of one.
+ */
+export async function renewLengths(
+  source: ByteSource,
+  extent: MessageExtent,
+  splices: readonly Splice[],
+): Promise<readonly Splice[]> {
+  const renewed: Splice[] = [];
+  let next = 0;
+  if (splices.length === 0) return renewed;
+  for await (const field of readFields(source, extent)) {
+    const inside: Splice[] = [];
+    for (let splice = splices[next]; splice !== undefined && splice.offset < field.end; ) {
+      inside.push(splice);
+      splice = splices[++next];
+    }
+    const [first] = inside;
+    if (first === undefined) continue;
+    const isWholePayload =
+      first.offset === field.payloadStart && first.deleted === field.end - field.payloadStart;
+    const isWhole = first.offset < field.payloadStart || isWholePayload;
+    const inner = isWhole
+      ? inside
+      : await renewLengths(source, { start: field.payloadStart, end: field.end }, inside);
+    const growth = inner.reduce((sum, { deleted, bytes }) => sum + bytes.byteLength - deleted, 0);
+    if (first.offset >= field.payloadStart && growth !== 0) {
+      const length = new ProtoWriter();
+      length.writeVarint(field.end - field.payloadStart + growth);
+      renewed.push({
+        offset: field.lengthStart,
+        deleted: field.payloadStart - field.lengthStart,
+        bytes: length.written.slice(),
+      });
+    }
+    renewed.push(...inner);
+    if (next === splices.length) break;
+  }
+  return renewed;
+}
+
+/** The nodes and initializers of the main graph by their positions, in file order. */
+export interface GraphFields {
+  readonly nodes: readonly Field[];
+  readonly initializers: readonly Field[];
+}
+
+/** Finds the nodes and initializers of the main graph, however many pieces the graph comes in. */
+export async function findGraphFields(source: ByteSource): Promise<GraphFields> {
+  const [nodes, initializers]: [Field[], Field[]] = [[], []];
+  for await (const graph of readFields(source, { start: 0, end: source.byteLength })) {
+    if (graph.number !== 7 || graph.wire !== WIRE_LENGTH) continue;
+    for await (const field of readFields(source, { start: graph.payloadStart, end: graph.end })) {
+      if (field.wire !== WIRE_LENGTH) continue;
+      if (field.number === 1) nodes.push(field);
+      if (field.number === 5) initializers.push(field);
+    }
+  }
+  return { nodes, initializers };
+}
+
+/** Where a tensor says which file holds its data. */
+export interface LocationField {
+  readonly location: string;
+  readonly payload: MessageExtent;
+}
+
+/** ModelProto.training_info holds graphs as well; an audit skips them, but their external data moves along. */
+const TRAINING_INFO_FIELD = 20;
+
+/** Every `location` of external data in a model, wherever the tensor stands. */
+export async function findLocations(source: ByteSource): Promise<readonly LocationField[]> {
+  const found: LocationField[] = [];
+  const pending: { extent: MessageExtent; schema: MessageSchema }[] = [
+    { extent: { start: 0, end: source.byteLength }, schema: MODEL },
+  ];
+  for (let message = pending.pop(); message !== undefined; message = pending.pop()) {
+    const { extent, schema } = message;
+    if (schema === TENSOR) {
+      found.push(...(await readLocation(source, extent)));
+      continue;
+    }
+    for await (const field of readFields(source, extent)) {
+      if (field.wire !== WIRE_LENGTH) continue;
+      const inner = schemaOf(schema, field.number);
+      if (inner !== null)
+        pending.push({ extent: { start: field.payloadStart, end: field.end }, schema: inner });
+    }
+  }
+  return found;
+}
+
+const GRAPH_SCHEMA = schemaOf(MODEL, 7);
+
+const TRAINING_INFO: MessageSchema = {
+  name: 'TrainingInfoProto',
+  fields: new Map(
+    GRAPH_SCHEMA === null
+      ? []
+      : [1, 2].map((field) => [field, { keep: 'message', schema: GRAPH_SCHEMA }] as const),
+  ),
+};
+
+function schemaOf(schema: MessageSchema, field: number): MessageSchema | null {
+  if (schema === MODEL && field === TRAINING_INFO_FIELD) return TRAINING_INFO;
+  const rule = schema.fields.get(field);
+  return rule?.keep === 'message' || rule?.keep === 'default' ? rule.schema : null;
+}
+
+/** TensorProto: external_data 13 {key 1, value 2}, data_location 14 (1 = EXTERNAL). */
+async function readLocation(source: ByteSource, extent: MessageExtent): Promise<readonly LocationField[]> {
+  const locations: LocationField[] = [];
+  let isExternal = false;
+  for await (const field of readFields(source, extent)) {
+    if (field.number === 14) isExternal = (await readByte(source, field.payloadStart)) === 1;
+    if (field.number !== 13 || field.wire !== WIRE_LENGTH) continue;
+    let key = '';
+    let value: Field | null = null;
+    for await (const part of readFields(source, { start: field.payloadStart, end: field.end })) {
+      if (part.number === 1) key = await readText(source, part);
+      if (part.number === 2) value = part;
+    }
+    if (key !== 'location' || value === null) continue;
+    const payload = { start: value.payloadStart, end: value.end };
+    locations.push({ location: await readText(source, value), payload });
+  }
+  return isExternal ? locations : [];
+}
+
+async function readByte(source: ByteSource, offset: number): Promise<number | undefined> {
+  return (await readRange({ source, offset, byteLength: 1 }))[0];
+}
+
+const decoder = new TextDecoder();
+
+async function readText(source: ByteSource, { payloadStart, end }: Field): Promise<string> {
+  const byteLength = Math.min(end - payloadStart, MAX_TEXT_BYTES);
+  return decoder.decode(await readRange({ source, offset: payloadStart, byteLength }));
+}

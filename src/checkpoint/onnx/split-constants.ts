@@ -1,0 +1,406 @@
+import { type ByteRange, placeBytes, readRange } from '../../io/byte-source.js';
+import { FileSource } from '../../io/file-source.js';
+import type { Tensor } from '../checkpoint.js';
+import { cannotPlace, type TensorEdit } from '../edit-plan.js';
+import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
+import { isStandard } from './follow.js';
+import type { OnnxNode, OnnxTensor } from './model.js';
+import type { EditedModel } from './plan-edits.js';
+import { ProtoWriter } from './proto-writer.js';
+import type { Scope, Site } from './scope.js';
+import { dataTypeOf } from './stored-tensor.js';
+import { WIRE_VARINT } from './wire.js';
+
+/** Which inputs of a BatchNormalization and of a linear node an edit is for. */
+const MEAN_INPUT = 3;
+const VARIANCE_INPUT = 4;
+const BIAS_INPUT = 2;
+/** A matrix product may have its weight on either side. */
+const WEIGHT_INPUTS = [1, 0];
+
+/** Before this version of the format every initializer is a graph input as well. */
+const FIRST_IR_WITH_FREE_INITIALIZERS = 4;
+
+/** Fields of the main graph that take another form. Tensors are encoded TensorProtos. */
+export interface Rewrite {
+  /** Initializers with another value, by name. */
+  readonly initializers: ReadonlyMap<string, Uint8Array>;
+  /** Nodes that an initializer of their output's name takes the place of. */
+  readonly replacedNodes: ReadonlyMap<OnnxNode, Uint8Array>;
+  /** Nodes that read initializers of their own in some inputs. */
+  readonly inputNames: ReadonlyMap<OnnxNode, RenamedInputs>;
+}
+
+/** Other names for inputs of a node, and the initializers that bear them. */
+export interface RenamedInputs {
+  readonly names: ReadonlyMap<number, string>;
+  readonly initializers: readonly Uint8Array[];
+}
+
+/** Which edits can be written where the constant is stored, and what has to be rewritten for the others. */
+export interface Splits {
+  readonly inPlace: readonly TensorEdit[];
+  /** Names of tensors that share their bytes with an edit in place, knowingly. */
+  readonly sharers: ReadonlySet<string>;
+  readonly rewrite: Rewrite;
+}
+
+/** An input of a node that an edit is for. */
+interface Slot {
+  readonly node: OnnxNode;
+  readonly index: number;
+  readonly scope: Scope;
+  readonly origin: Origin;
+}
+
+/** Names that stand for one stored or computed constant, and who wants what of it. */
+interface Group {
+  readonly roots: readonly Root[];
+  readonly edits: readonly TensorEdit[];
+  readonly readers: readonly Reader[];
+}
+
+interface Root {
+  /** Empty where it stands in a subgraph or a function. */
+  readonly name: string;
+  readonly origin: Origin;
+}
+
+/**
+ * Decides for each edit whether its constant is changed where it is, or split: exporters store equal constants once, so
+ * that layers which were equal and shall differ need values of their own.
+ *
+ * @throws CheckpointError `unsupported` naming the tensor, where the graph leaves no place for a value of its own.
+ */
+export async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
+  const slots = new Map<TensorEdit, readonly Slot[]>(edits.map((edit) => [edit, findSlots(edit, model)]));
+  const wants = new Wants(slots);
+  const splitter = new Splitter(model, wants);
+  for (const group of groupEdits(slots, model)) await splitter.decide(group);
+  return splitter;
+}
+
+/** The inputs of nodes that read an edited tensor as what it is edited for. */
+function findSlots(edit: TensorEdit, { graph, located }: EditedModel): readonly Slot[] {
+  const { tensor } = edit;
+  const slots: (Slot | null)[] = [];
+  for (const [layer, { mean, variance }] of graph.norms.entries()) {
+    for (const [input, index] of [
+      [mean, MEAN_INPUT],
+      [variance, VARIANCE_INPUT],
+    ] as const) {
+      if (input.kind !== 'constant' || input.tensor !== tensor) continue;
+      slots.push(...(located.norms[layer] ?? []).map((site) => findSlot(site, index, tensor)));
+    }
+  }
+  for (const [layer, { weight, bias }] of graph.linears.entries()) {
+    const site = located.linears[layer];
+    if (site === undefined) continue;
+    if (bias.kind === 'constant' && bias.tensor === tensor) slots.push(findSlot(site, BIAS_INPUT, tensor));
+    if (weight.kind === 'constant' && weight.tensor === tensor) {
+      const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
+      slots.push(found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0] ?? null);
+    }
+  }
+  return slots.flatMap((slot) => slot ?? []);
+}
+
+/** The input itself, or that of the Tile or Transpose between it and the parameter. */
+function findSlot({ node, scope }: Site, index: number, tensor: Tensor): Slot | null {
+  const followed = followToOrigin(scope, node.inputs[index] ?? '');
+  if (followed?.origin == null) return null;
+  const { origin, found } = followed;
+  if ('op' in origin && (isStandard(origin, 'Tile') || isStandard(origin, 'Transpose'))) {
+    const behind = followToOrigin(found.scope, origin.inputs[0] ?? '');
+    if (behind?.origin != null && isStoredAt(behind.origin, tensor))
+      return { node: origin, index: 0, scope: found.scope, origin: behind.origin };
+  }
+  return { node, index, scope, origin };
+}
+
+/** Whether a stored constant is where a tensor's bytes are. */
+function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): boolean {
+  const stored = storedTensor(origin);
+  if (stored === null) return false;
+  if (!(range.source instanceof FileSource) || stored.external !== null) return stored.name === name;
+  const starts = stored.segments.map(({ offset }) => offset);
+  const count = stored.dims.reduce((product, dim) => product * Number(dim), 1);
+  return count === elementCount && starts.includes(range.offset);
+}
+
+/** The tensor of an initializer or of a Constant node; null for what is computed or sparse. */
+function storedTensor(origin: Origin): OnnxTensor | null {
+  if ('dataType' in origin) return origin;
+  if (!('op' in origin)) return null;
+  return isStandard(origin, 'Constant') ? (origin.attributes.get('value')?.tensor ?? null) : null;
+}
+
+/** What each input of a node shall read. */
+class Wants {
+  readonly #bySlot = new Map<string, TensorEdit>();
+  readonly #ids = new Map<OnnxNode, number>();
+
+  constructor(slots: ReadonlyMap<TensorEdit, readonly Slot[]>) {
+    for (const [edit, places] of slots) {
+      for (const { node, index, scope } of places) {
+        const key = this.#keyOf(node, index, scope);
+        const other = this.#bySlot.get(key);
+        if (other !== undefined && !haveSameBytes(other, edit)) {
+          throw cannotPlace(
+            edit.tensor,
+            'is read at one place of the graph by two layers that need other values',
+          );
+        }
+        this.#bySlot.set(key, edit);
+      }
+    }
+  }
+
+  /** The edit that a reader wants; null where it wants the value to stay. */
+  of({ node, index, scope }: Reader): TensorEdit | null {
+    return node === null ? null : (this.#bySlot.get(this.#keyOf(node, index, scope)) ?? null);
+  }
+
+  #keyOf(node: OnnxNode, index: number, scope: Scope): string {
+    const id = this.#ids.get(node) ?? this.#ids.size;
+    this.#ids.set(node, id);
+    return JSON.stringify([id, index, ...scope.path]);
+  }
+}
+
+function haveSameBytes(one: TensorEdit | null, other: TensorEdit | null): boolean {
+  if (one === null || other === null) return one === other;
+  return one.bytes === other.bytes || Buffer.compare(one.bytes, other.bytes) === 0;
+}
+
+/** Brings together the edits of one constant, and finds all that read it. */
+function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: EditedModel): readonly Group[] {
+  const { mainGraph, model: parsed } = model.located;
+  const byRange = indexByRange(model);
+  const groups = new Map<string | Origin, { origins: Set<Origin>; edits: Set<TensorEdit> }>();
+  for (const [edit, places] of slots) {
+    const origins = places.map(({ origin }) => origin);
+    if (origins.length === 0) {
+      const own = mainGraph.initializers.find(({ name }) => name === edit.tensor.name);
+      if (own === undefined) throw cannotPlace(edit.tensor, 'is no constant of the graph');
+      origins.push(own);
+    }
+    for (const origin of origins) {
+      const shared = 'dataType' in origin ? byRange.get(rangeKey(model.tensors.get(origin.name))) : undefined;
+      const key = shared === undefined ? origin : rangeKey(model.tensors.get(shared[0]?.name ?? ''));
+      const group = groups.get(key) ?? { origins: new Set(shared ?? [origin]), edits: new Set() };
+      group.edits.add(edit);
+      groups.set(key, group);
+    }
+  }
+  const origins = new Set([...groups.values()].flatMap((group) => [...group.origins]));
+  const passed = new Set([...slots.values()].flat().flatMap(({ node }) => (isPassed(node) ? [node] : [])));
+  const readers = findReaders(parsed, mainGraph, {
+    file: model.store.file.name,
+    origins: new Set([...origins, ...passed]),
+  });
+  refuseOtherReaders(slots, readers);
+  const stored = new Map<Origin, string>(mainGraph.initializers.map((tensor) => [tensor, tensor.name]));
+  for (const node of mainGraph.nodes) if (origins.has(node)) stored.set(node, node.outputs[0] ?? '');
+  return [...groups.values()].map((group) => ({
+    roots: [...group.origins].map((origin) => ({ origin, name: stored.get(origin) ?? '' })),
+    edits: [...group.edits],
+    readers: [...group.origins].flatMap((origin) => readers.get(origin) ?? []),
+  }));
+}
+
+/** A Tile or Transpose belongs to the input behind it, so nothing else may read its output. */
+function refuseOtherReaders(
+  slots: ReadonlyMap<TensorEdit, readonly Slot[]>,
+  readers: ReadonlyMap<Origin, readonly Reader[]>,
+): void {
+  for (const [edit, places] of slots) {
+    const passed = places.filter(({ node }) => isPassed(node));
+    for (const { node } of passed) {
+      if ((readers.get(node)?.length ?? 0) > passed.length)
+        throw cannotPlace(edit.tensor, `goes through a ${node.op} node that others read as well`);
+    }
+  }
+}
+
+function isPassed(node: OnnxNode): boolean {
+  return isStandard(node, 'Tile') || isStandard(node, 'Transpose');
+}
+
+/** Initializers of the main graph that lie at the same place of a data file. */
+function indexByRange({ located, tensors }: EditedModel): ReadonlyMap<string, readonly OnnxTensor[]> {
+  const byRange = new Map<string, OnnxTensor[]>();
+  for (const initializer of located.mainGraph.initializers) {
+    if (initializer.external === null) continue;
+    const key = rangeKey(tensors.get(initializer.name));
+    const list = byRange.get(key) ?? [];
+    list.push(initializer);
+    byRange.set(key, list);
+  }
+  return byRange;
+}
+
+function rangeKey(tensor: Tensor | undefined): string {
+  return tensor === undefined ? '' : JSON.stringify([tensor.range.source.name, tensor.range.offset]);
+}
+
+class Splitter implements Splits {
+  readonly inPlace: TensorEdit[] = [];
+  readonly sharers = new Set<string>();
+  readonly rewrite = {
+    initializers: new Map<string, Uint8Array>(),
+    replacedNodes: new Map<OnnxNode, Uint8Array>(),
+    inputNames: new Map<OnnxNode, { names: Map<number, string>; initializers: Uint8Array[] }>(),
+  };
+  readonly #model: EditedModel;
+  readonly #wants: Wants;
+  readonly #takenNames: Set<string>;
+
+  constructor(model: EditedModel, wants: Wants) {
+    this.#model = model;
+    this.#wants = wants;
+    const { mainGraph } = model.located;
+    this.#takenNames = new Set([
+      ...mainGraph.inputs,
+      ...mainGraph.initializers.map(({ name }) => name),
+      ...mainGraph.nodes.flatMap(({ outputs }) => outputs),
+    ]);
+  }
+
+  async decide(group: Group): Promise<void> {
+    const [edit] = group.edits;
+    if (edit === undefined) return;
+    const isWantedByAll =
+      group.edits.every((other) => haveSameBytes(other, edit)) &&
+      group.readers.every((reader) => haveSameBytes(this.#wants.of(reader), edit));
+    if (!isWantedByAll) await this.#split(group, edit);
+    else if (group.roots.every(({ origin }) => storedTensor(origin) !== null) && isPlaceable(edit)) {
+      this.inPlace.push(...group.edits);
+      for (const { name, range } of this.#model.tensors.values())
+        if (isSameRange(range, edit.tensor.range)) this.sharers.add(name);
+    } else for (const root of group.roots) this.#replaceRoot(root, edit);
+  }
+
+  /** Gives each name of the constant the value that its readers want. */
+  async #split(group: Group, edit: TensorEdit): Promise<void> {
+    const values = this.#chooseValues(group, edit);
+    const old: TensorEdit = { ...edit, bytes: await readRange(edit.tensor.range) };
+    const tree = new Map<string, TensorEdit | null>();
+    for (const root of group.roots) {
+      if (root.name === '')
+        throw cannotPlace(edit.tensor, 'shares its value with others inside a subgraph or function');
+      const value = values.get(root.name) ?? null;
+      tree.set(root.name, value);
+      if (value !== null) this.#replaceRoot(root, value);
+    }
+    for (const node of this.#model.located.mainGraph.nodes) {
+      const parent = isStandard(node, 'Identity') ? tree.get(node.inputs[0] ?? '') : undefined;
+      const name = node.outputs[0] ?? '';
+      if (parent === undefined) continue;
+      const value = values.has(name) ? (values.get(name) ?? null) : parent;
+      tree.set(name, value);
+      if (!haveSameBytes(value, parent)) this.#replaceNode(node, value ?? old);
+    }
+    for (const [name, value] of values) {
+      if (!tree.has(name) && value !== null)
+        throw cannotPlace(edit.tensor, 'shares its value with others through a local function');
+    }
+  }
+
+  /** What each name of the main graph shall stand for; null for the value that it has. */
+  #chooseValues(group: Group, edit: TensorEdit): ReadonlyMap<string, TensorEdit | null> {
+    const values = new Map<string, TensorEdit | null>();
+    const readers = [...group.readers].sort(
+      (x, y) => Number(this.#wants.of(x) !== null) - Number(this.#wants.of(y) !== null),
+    );
+    for (const reader of readers) {
+      const { mainName } = reader;
+      if (mainName === null)
+        throw cannotPlace(edit.tensor, 'shares its value with others inside a subgraph or function');
+      const want = this.#wants.of(reader);
+      const value = values.get(mainName);
+      if (value === undefined) values.set(mainName, want);
+      else if (!haveSameBytes(value, want)) this.#giveOwnInput(reader, want, edit);
+    }
+    return values;
+  }
+
+  /** An initializer of its own for one input of a node, where others read the same name. */
+  #giveOwnInput({ node, index, scope, mainName }: Reader, want: TensorEdit | null, edit: TensorEdit): void {
+    if (want === null || node === null || !scope.isMain || node.inputs[index] !== mainName)
+      throw cannotPlace(
+        edit.tensor,
+        'shares its name with readers that need another value, inside a subgraph or function',
+      );
+    const name = this.#findFreeName(want.preferredName);
+    const none = { names: new Map<number, string>(), initializers: [] as Uint8Array[] };
+    const renamed = this.rewrite.inputNames.get(node) ?? none;
+    renamed.names.set(index, name);
+    renamed.initializers.push(this.#encode(name, want));
+    this.rewrite.inputNames.set(node, renamed);
+  }
+
+  #findFreeName(preferred: string): string {
+    let name = preferred;
+    for (let copy = 1; this.#takenNames.has(name); copy++) name = `${preferred}.restored_${copy}`;
+    this.#takenNames.add(name);
+    return name;
+  }
+
+  #replaceRoot({ name, origin }: Root, edit: TensorEdit): void {
+    if ('op' in origin) this.#replaceNode(origin, edit);
+    else if (name === '' || !('dataType' in origin)) {
+      throw cannotPlace(edit.tensor, 'is a sparse initializer, or one inside a subgraph or function');
+    } else this.rewrite.initializers.set(name, encodeTensor(name, origin.dims, origin.dataType, edit.bytes));
+  }
+
+  #replaceNode(node: OnnxNode, edit: TensorEdit): void {
+    const [name = '', ...others] = node.outputs;
+    if (
+      !this.#model.located.mainGraph.nodes.includes(node) ||
+      name === '' ||
+      others.some((other) => other !== '')
+    )
+      throw cannotPlace(edit.tensor, `is computed by a ${node.op} node inside a subgraph or function`);
+    this.rewrite.replacedNodes.set(node, this.#encode(name, edit));
+  }
+
+  #encode(name: string, { tensor, bytes }: TensorEdit): Uint8Array {
+    const { irVersion } = this.#model.located.model;
+    const dataType = dataTypeOf(tensor.dtype);
+    if (irVersion < FIRST_IR_WITH_FREE_INITIALIZERS || dataType === undefined)
+      throw cannotPlace(
+        tensor,
+        `shares its value with others, and the model's ONNX IR version ${irVersion} has no place for one more initializer`,
+      );
+    return encodeTensor(name, tensor.shape.map(BigInt), dataType, bytes);
+  }
+}
+
+/** Whether a tensor's bytes stand in files as they are. */
+function isPlaceable({ tensor, bytes }: TensorEdit): boolean {
+  return placeBytes(tensor.range, bytes)?.every(({ source }) => source instanceof FileSource) === true;
+}
+
+function isSameRange(one: ByteRange, other: ByteRange): boolean {
+  return one.source === other.source && one.offset === other.offset && one.byteLength === other.byteLength;
+}
+
+/** TensorProto: dims 1, data_type 2, name 8, raw_data 9. */
+function encodeTensor(
+  name: string,
+  dims: readonly bigint[],
+  dataType: number,
+  bytes: Uint8Array,
+): Uint8Array {
+  const writer = new ProtoWriter();
+  for (const dim of dims) {
+    writer.writeTag(1, WIRE_VARINT);
+    writer.writeVarint(Number(dim));
+  }
+  writer.writeTag(2, WIRE_VARINT);
+  writer.writeVarint(dataType);
+  writer.writeText(8, name);
+  writer.writeField(9, bytes);
+  return writer.written.slice();
+}

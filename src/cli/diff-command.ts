@@ -1,0 +1,124 @@
+import { Command } from 'commander';
+import type { PrefixEdit } from '../compare/pair-layers.js';
+import { quote } from '../errors.js';
+import { announceReport } from './github-actions.js';
+import { type LoadedPolicy, loadPolicy, resolveFromPolicy } from './load-policy.js';
+import {
+  addCommonOptions,
+  type CommonOptions,
+  collect,
+  collectMap,
+  EXIT_CODE_HELP,
+  parseNonNegative,
+} from './options.js';
+import type { ReportFile } from './output-file.js';
+import { type DiffTargets, type PlannedAudit, planAudits } from './plan-audits.js';
+import { runAudits } from './run-audits.js';
+import type { Terminal } from './terminal.js';
+import { needsChannels, type ReportPlan, writeReports } from './write-reports.js';
+
+interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
+  readonly frozen?: readonly string[];
+  readonly allow?: readonly string[];
+  readonly minShift?: number;
+  readonly map?: readonly PrefixEdit[];
+  readonly layer?: string;
+  /** False with `--no-config`. */
+  readonly config?: string | false;
+}
+
+/** `bn-audit diff BEFORE AFTER...`, or pairs of the policy. `onExitCode` is told the exit code. */
+export function createDiff(terminal: Terminal, onExitCode: (code: number) => void): Command {
+  const command = addCommonOptions(new Command('diff'))
+    .description('Audit: did the statistics of frozen norm layers move between two checkpoints?')
+    .argument('[before]', 'checkpoint from before the freeze')
+    .argument(
+      '[after...]',
+      'checkpoint from after the fine-tune; several, or a quoted glob, are audited each',
+    )
+    .option('--frozen <glob>', 'modules that must be frozen, statistics and weights (repeatable)', collect)
+    .option('--allow <glob>', 'accept drift in these layers; it is shown as allowed (repeatable)', collect)
+    .option('--min-shift <x>', 'ignore drift whose output shift is under x', parseNonNegative)
+    .option(
+      '--map <from=to>',
+      'names of before that start with FROM start with TO in after (repeatable)',
+      collectMap,
+    )
+    .option('--layer <name>', 'show one layer, channel by channel')
+    .option('--config <file>', 'the policy file, instead of bn-audit.config.json here or above')
+    .option('--no-config', 'use no policy file')
+    .option('--pair <name>', 'audit a pair of checkpoints that the policy file names (repeatable)', collect)
+    .option('--all-pairs', 'audit every pair that the policy file names')
+    .addHelpText('after', EXAMPLES);
+  return command.action(
+    async (before: string | undefined, after: readonly string[], options: DiffOptions) => {
+      const targets = { before, after, pair: options.pair, allPairs: options.allPairs };
+      requireTargets(targets, command);
+      onExitCode(await runDiff(targets, options, terminal));
+    },
+  );
+}
+
+const EXAMPLES = `
+Examples:
+  bn-audit diff before.safetensors after.safetensors
+  bn-audit diff base.onnx tuned.onnx --frozen 'backbone' --allow 'backbone.layer4.**'
+  bn-audit diff base.pt tuned.pt --layer backbone.layer4.2.bn3
+  bn-audit diff base.safetensors tuned.safetensors --format json --output audit.json
+  bn-audit diff base.pt tuned.pt --report html=audit.html --report junit=audit.xml
+  bn-audit diff base.pt 'runs/*/epoch*.pt' --frozen backbone
+  bn-audit diff --pair detector --config ci/bn-audit.config.json
+${EXIT_CODE_HELP}`;
+
+/** Commander cannot say that BEFORE and AFTER are needed unless the policy names them. */
+function requireTargets({ before, after, pair, allPairs }: DiffTargets, command: Command): void {
+  const isNamed = pair !== undefined || allPairs === true;
+  if (isNamed && before !== undefined)
+    command.error("error: checkpoints cannot be given together with '--pair' or '--all-pairs'");
+  if (isNamed) return;
+  if (before === undefined || before === '') command.error("error: missing required argument 'before'");
+  if (after.length === 0) command.error("error: missing required argument 'after'");
+}
+
+/** The whole of a `diff`: policy, plan, audits, reports, exit code. */
+async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
+  const loaded = await loadPolicy(options.config);
+  if (loaded !== null && options.config === undefined && options.quiet !== true)
+    terminal.writeError(`bn-audit: the policy of ${quote(loaded.file)} holds`);
+  const plan = { ...options, files: listReportFiles(options, loaded) };
+  const audits = planAudits(targets, pickRules(options), loaded).map((planned) => ({
+    ...planned,
+    options: addRunOptions(planned, plan, options, terminal),
+  }));
+  const { report, exitCode } = await runAudits(audits, options, terminal);
+  await writeReports(report, plan, terminal);
+  await announceReport(report, options, terminal);
+  return exitCode;
+}
+
+/** What the command line says itself; what it leaves out is the policy's to say. */
+function pickRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
+  const rules = { frozen, allow, failOn, minShift, epsilon, map };
+  return Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined));
+}
+
+function addRunOptions(
+  { options: rules }: PlannedAudit,
+  plan: ReportPlan,
+  { select, allowExternalSymlinks, quiet }: DiffOptions,
+  terminal: Terminal,
+): PlannedAudit['options'] {
+  const onProgress = quiet === true ? undefined : terminal.showProgress;
+  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress };
+}
+
+/** The policy's reports, then those of the command line, which win where both name a file. */
+function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | null): readonly ReportFile[] {
+  if (loaded === null) return report;
+  const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({
+    format,
+    file: resolveFromPolicy(loaded, file),
+    within: loaded.directory,
+  }));
+  return [...ofPolicy, ...report];
+}

@@ -1,0 +1,46 @@
+import { appendJobSummary } from './job-summary.js';
+import type { CommonOptions } from './options.js';
+import type { Terminal } from './terminal.js';
+import { type PrintedReport, renderInRepository } from './write-reports.js';
+
+type AnnounceOptions = Pick<CommonOptions, 'ci' | 'all' | 'format' | 'output' | 'quiet'>;
+
+/**
+ * Where a GitHub Actions runner looks on: annotations of the findings, and the report in the job's summary.
+ *
+ * Annotations go to standard error, which the runner reads as well: standard output may be JSON, or a file.
+ */
+export async function announceReport(
+  report: PrintedReport,
+  { ci, all, format, output, quiet }: AnnounceOptions,
+  terminal: Terminal,
+): Promise<void> {
+  if (!ci || !isGithubActions()) return;
+  const arePrinted = format === 'github' && output === undefined && quiet !== true;
+  const annotations = arePrinted ? '' : await renderInRepository(report, { format: 'github' });
+  if (annotations !== '') terminal.writeError(annotations.trimEnd());
+  appendJobSummary(
+    [
+      await renderInRepository(report, { format: 'markdown', all }),
+      await renderInRepository(report, { format: 'markdown' }),
+    ],
+    terminal,
+  );
+}
+
+/** The same where there is no report, because the work could not be done. */
+export async function announceFailure(message: string, terminal: Terminal): Promise<void> {
+  if (!isGithubActions()) return;
+  const [{ writeCommand }, { showCode }] = await Promise.all([
+    import('../report/github.js'),
+    import('../report/markdown.js'),
+  ]);
+  terminal.writeError(writeCommand('error', { title: 'bn-audit could not do its work', message }));
+  appendJobSummary([`### ❌ Not audited\n\n${showCode(message, MAX_SHOWN_MESSAGE)}\n`], terminal);
+}
+
+const MAX_SHOWN_MESSAGE = 1000;
+
+function isGithubActions(): boolean {
+  return process.env['GITHUB_ACTIONS'] === 'true';
+}

@@ -1,0 +1,145 @@
+import { dirname, isAbsolute, relative, resolve } from 'node:path';
+import { Command } from 'commander';
+import { audit } from '../audit.js';
+import { type OpenOptions, openCheckpoint } from '../checkpoint/open.js';
+import { matchPaths } from '../compare/globs.js';
+import { CheckpointError, quote } from '../errors.js';
+import { POLICY_FILE_NAME } from '../policy/policy.js';
+import {
+  type FrozenSuggestion,
+  type ModuleCandidate,
+  suggestFrozen,
+  toGlob,
+} from '../policy/suggest-policy.js';
+import { formatPlural } from '../report/format-numbers.js';
+import { toJson } from '../report/json.js';
+import { defuseCommands } from '../report/text-layout.js';
+import { writePolicyFile } from './output-file.js';
+import type { Terminal } from './terminal.js';
+
+interface InitOptions extends OpenOptions {
+  readonly output: string;
+  readonly force?: boolean;
+}
+
+/** Where an installed package keeps the schema, for editors. */
+const SCHEMA_PATH = './node_modules/bn-audit/docs/bn-audit.config.schema.json';
+
+/** `bn-audit init CHECKPOINT [AFTER]`: writes a policy file to start from. */
+export function createInit(terminal: Terminal): Command {
+  const command = new Command('init');
+  return command
+    .description('Write a policy file, with the parts of the model that it would keep frozen.')
+    .argument('<checkpoint>', 'checkpoint from before the freeze')
+    .argument('[after]', 'checkpoint from after it: what did not change is frozen, and the two become a pair')
+    .option('-o, --output <file>', 'where to write the policy', POLICY_FILE_NAME)
+    .option('--force', 'replace the file if there is one')
+    .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
+    .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
+    .option('--debug', 'print stack traces of errors')
+    .showHelpAfterError('  Run bn-audit init --help for its options.')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  bn-audit init base.pt
+  bn-audit init base.safetensors tuned.safetensors -o ci/bn-audit.config.json`,
+    )
+    .action(async (before: string, after: string | undefined, options: InitOptions) => {
+      await runInit({ before, after }, options, terminal);
+    });
+}
+
+interface InitTargets {
+  readonly before: string;
+  readonly after: string | undefined;
+}
+
+async function runInit(targets: InitTargets, options: InitOptions, terminal: Terminal): Promise<void> {
+  const found = await findParts(targets, options);
+  writePolicyFile(options.output, toJson(makePolicy(targets, found, options.output)), options.force === true);
+  terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
+}
+
+/** From one checkpoint the names tell what is likely to be frozen; from two, the values do. */
+async function findParts({ before, after }: InitTargets, options: InitOptions): Promise<FrozenSuggestion> {
+  if (after === undefined) return suggestFromNames(before, options);
+  const { regions } = await audit(before, after, options);
+  const candidates = regions.map(({ path, layers, learned, status }) => ({
+    path,
+    layers,
+    learned: learned.tensors,
+    isFrozen: status === 'frozen' && layers > 0,
+  }));
+  return {
+    frozen: candidates.filter(({ isFrozen }) => isFrozen),
+    others: candidates.filter(({ isFrozen }) => !isFrozen),
+  };
+}
+
+async function suggestFromNames(path: string, options: InitOptions): Promise<FrozenSuggestion> {
+  const checkpoint = await openCheckpoint(path, options);
+  try {
+    const suggestion = suggestFrozen(checkpoint);
+    if (
+      suggestion.frozen.some(({ layers }) => layers > 0) ||
+      suggestion.others.some(({ layers }) => layers > 0)
+    )
+      return suggestion;
+    throw new CheckpointError('expected norm layers with running statistics, found none: nothing to audit', {
+      code: 'no-norm-layers',
+      file: path,
+    });
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion, output: string): object {
+  const directory = dirname(resolve(output));
+  const toPath = (path: string) => (isAbsolute(path) ? path : relative(directory, resolve(path)));
+  return {
+    $schema: SCHEMA_PATH,
+    frozen: frozen.map(({ path }) => path).flatMap(listGlob),
+    allow: [],
+    failOn: 'error',
+    minShift: 0,
+    ...(after === undefined ? {} : { pairs: { main: { before: toPath(before), after: toPath(after) } } }),
+  };
+}
+
+/** A name that no glob can say is left out, rather than written so that it means something else. */
+function listGlob(path: string): readonly string[] {
+  const glob = toGlob(path);
+  return matchPaths([glob])(path) ? [glob] : [];
+}
+
+/** So many parts are listed; a model of numbered blocks may have hundreds. */
+const MAX_LISTED = 12;
+
+function describeInit(
+  { before, after }: InitTargets,
+  { frozen, others }: FrozenSuggestion,
+  { output }: InitOptions,
+): readonly string[] {
+  const list = (word: string, parts: readonly ModuleCandidate[]) => [
+    ...parts.slice(0, MAX_LISTED).map((part) => `  ${word}  ${describePart(part)}`),
+    ...(parts.length > MAX_LISTED ? [`  ${word}  … and ${parts.length - MAX_LISTED} more`] : []),
+  ];
+  return [
+    `bn-audit: wrote ${quote(output)}`,
+    ...list('frozen', frozen),
+    ...list('not   ', others),
+    ...(after === undefined
+      ? ['  "frozen" was guessed from the names: keep what you freeze, and take out the rest.']
+      : []),
+    after === undefined
+      ? `  Then: bn-audit diff ${quote(before)} AFTER`
+      : '  Then: bn-audit diff --pair main',
+  ];
+}
+
+function describePart({ path, layers, learned }: ModuleCandidate): string {
+  const name = path === '' ? 'the whole model' : quote(path);
+  return `${name} (${formatPlural(layers, 'norm layer')}, ${formatPlural(learned, 'learned tensor')})`;
+}

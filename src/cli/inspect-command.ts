@@ -1,0 +1,34 @@
+import { Command } from 'commander';
+import { inspect } from '../inspect.js';
+import { getExitCode } from './exit-code.js';
+import { announceReport } from './github-actions.js';
+import { addCommonOptions, type CommonOptions, EXIT_CODE_HELP } from './options.js';
+import type { Terminal } from './terminal.js';
+import { needsChannels, writeReports } from './write-reports.js';
+
+/** `bn-audit inspect CHECKPOINT`. `onExitCode` is told the exit code. */
+export function createInspect(terminal: Terminal, onExitCode: (code: number) => void): Command {
+  return addCommonOptions(new Command('inspect'))
+    .description('List every norm layer of one checkpoint, and what is wrong with its statistics.')
+    .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  bn-audit inspect model.onnx
+  bn-audit inspect model.safetensors --format json --channels
+  bn-audit inspect model.pt --report html=health.html
+${EXIT_CODE_HELP}`,
+    )
+    .action(async (path: string, options: CommonOptions) => {
+      onExitCode(await runInspect(path, options, terminal));
+    });
+}
+
+async function runInspect(path: string, options: CommonOptions, terminal: Terminal): Promise<number> {
+  const plan = { ...options, files: options.report ?? [] };
+  const report = await inspect(path, { ...options, channels: needsChannels(plan) });
+  await writeReports(report, plan, terminal);
+  await announceReport(report, options, terminal);
+  return getExitCode(report.findings, options.failOn ?? 'error');
+}

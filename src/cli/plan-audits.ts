@@ -1,0 +1,85 @@
+import type { AuditOptions } from '../audit.js';
+import type { AuditRequest } from '../audit-each.js';
+import { quote, UsageError } from '../errors.js';
+import { type FailOn, type NamedPair, POLICY_FILE_NAME, type PolicyRules } from '../policy/policy.js';
+import { suggestName } from '../policy/suggest-name.js';
+import { areSameFile, findCheckpoints } from './find-checkpoints.js';
+import { type LoadedPolicy, resolveFromPolicy } from './load-policy.js';
+
+/** What a run of `diff` is asked to compare. */
+export interface DiffTargets {
+  readonly before: string | undefined;
+  readonly after: readonly string[];
+  /** Names of pairs in the policy. */
+  readonly pair?: readonly string[] | undefined;
+  readonly allPairs?: boolean | undefined;
+}
+
+/** One audit of a run, with what decides its exit code. */
+export interface PlannedAudit extends AuditRequest {
+  readonly options: AuditOptions;
+  readonly failOn: FailOn;
+}
+
+/**
+ * The audits that a run asks for. For each setting the command line wins over the named pair, and the pair over the
+ * rest of the policy.
+ *
+ * @throws UsageError when a pair is unknown.
+ */
+export function planAudits(
+  targets: DiffTargets,
+  rules: PolicyRules,
+  loaded: LoadedPolicy | null,
+): readonly PlannedAudit[] {
+  const plan = (before: string, after: readonly string[], pair: PolicyRules): readonly PlannedAudit[] => {
+    const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
+    return after.map((path) => ({ before, after: path, options, failOn }));
+  };
+  if (targets.before !== undefined)
+    return plan(targets.before, expandAfter(targets.before, targets.after), {});
+  return listPairs(targets, loaded).flatMap(({ pair, policy }) => {
+    const before = resolveFromPolicy(policy, pair.before);
+    const { before: _, after, ...overrides } = pair;
+    return plan(before, expandAfter(before, after, policy.directory), overrides);
+  });
+}
+
+/** What the policy says about every audit. */
+function pickRules(loaded: LoadedPolicy | null): PolicyRules {
+  if (loaded === null) return {};
+  const { pairs: _, reports: __, ...rules } = loaded.policy;
+  return rules;
+}
+
+/** Every after, globs expanded. A glob that catches before as well does not mean it. */
+function expandAfter(before: string, after: readonly string[], directory = '.'): readonly string[] {
+  return after.flatMap((argument) => {
+    const found = findCheckpoints(argument, directory);
+    const others = found.filter((path) => !areSameFile(path, before));
+    return found.length === 1 || others.length === 0 ? found : others;
+  });
+}
+
+function listPairs(
+  { pair: names = [], allPairs }: DiffTargets,
+  loaded: LoadedPolicy | null,
+): readonly { readonly pair: NamedPair; readonly policy: LoadedPolicy }[] {
+  if (loaded === null) {
+    throw new UsageError(
+      `--${allPairs ? 'all-pairs' : 'pair'} needs a policy file, found no ${POLICY_FILE_NAME} here or above`,
+      'Write one with bn-audit init CHECKPOINT, or name one with --config FILE.',
+    );
+  }
+  const { pairs } = loaded.policy;
+  if (pairs.size === 0) throw new UsageError(`${loaded.file}: pairs: expected at least one pair, found none`);
+  const wanted = allPairs === true ? [...pairs.keys()] : names;
+  return wanted.map((name) => {
+    const pair = pairs.get(name);
+    if (pair !== undefined) return { pair, policy: loaded };
+    throw new UsageError(
+      `--pair ${quote(name)}: ${loaded.file} has no such pair${suggestName(name, [...pairs.keys()])}`,
+      `Pairs there: ${[...pairs.keys()].slice(0, 20).map(quote).join(', ')}`,
+    );
+  });
+}

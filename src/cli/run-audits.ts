@@ -1,0 +1,70 @@
+import { audit } from '../audit.js';
+import { auditEach } from '../audit-each.js';
+import { escapeControls, quote, UsageError } from '../errors.js';
+import type { AuditReport } from '../report/audit-report.js';
+import { type AuditOutcome, type AuditSet, buildAuditSet, isFailure } from '../report/audit-set.js';
+import { defuseCommands } from '../report/text-layout.js';
+import { getExitCode } from './exit-code.js';
+import type { CommonOptions } from './options.js';
+import type { PlannedAudit } from './plan-audits.js';
+import type { Terminal } from './terminal.js';
+
+interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> {
+  readonly layer?: string;
+}
+
+/** What a run of `diff` came to. */
+export interface DiffResult {
+  readonly report: AuditReport | AuditSet;
+  readonly exitCode: number;
+}
+
+/** One audit gives its own report and fails with its own error; several give one report of them all. */
+export async function runAudits(
+  audits: readonly PlannedAudit[],
+  options: RunOptions,
+  terminal: Terminal,
+): Promise<DiffResult> {
+  const { layer } = options;
+  const [only, ...others] = audits;
+  if (only !== undefined && others.length === 0) {
+    const report = await audit(only.before, only.after, only.options);
+    terminal.finishProgress();
+    if (layer !== undefined) requireLayer(layer, report);
+    return { report, exitCode: getExitCode(report.findings, only.failOn) };
+  }
+  if (layer !== undefined) {
+    throw new UsageError(`--layer shows one layer of one audit, found ${audits.length} audits`);
+  }
+  return runSeveral(audits, options, terminal);
+}
+
+async function runSeveral(
+  audits: readonly PlannedAudit[],
+  options: RunOptions,
+  terminal: Terminal,
+): Promise<DiffResult> {
+  const outcomes: AuditOutcome[] = [];
+  let exitCode = 0;
+  for await (const { request, outcome } of auditEach(audits)) {
+    terminal.finishProgress();
+    outcomes.push(outcome);
+    exitCode = Math.max(exitCode, isFailure(outcome) ? 2 : getExitCode(outcome.findings, request.failOn));
+    if (isFailure(outcome) && !isTextPrinted(options))
+      terminal.writeError(defuseCommands(`bn-audit: ${escapeControls(outcome.message)}`));
+  }
+  return { report: buildAuditSet(outcomes), exitCode };
+}
+
+/** Whether the user reads the report, and in it what failed. */
+function isTextPrinted({ quiet, output, format }: RunOptions): boolean {
+  return quiet !== true && output === undefined && format === 'text';
+}
+
+function requireLayer(layer: string, { layers }: AuditReport): void {
+  if (layers.some(({ name }) => name === layer)) return;
+  throw new UsageError(
+    `--layer ${quote(layer)}: no such norm layer in both checkpoints`,
+    'Names are those of before; bn-audit diff … --all lists them.',
+  );
+}

@@ -1,0 +1,161 @@
+import { type ChannelLayout, fitsShape } from '../checkpoint/channel-grid.js';
+import type { StoredProjections, Tensor } from '../checkpoint/checkpoint.js';
+import { decodeFloats, quantumOf } from '../checkpoint/dtype.js';
+import { TensorSummarizer } from '../checkpoint/fingerprint.js';
+import { type ChannelProjections, MAX_COUNTED_WEIGHTS, PROJECTION_COUNT } from '../checkpoint/projections.js';
+import { type ByteRange, readRange } from '../io/byte-source.js';
+import type { ScaleComparison } from './channel-scales.js';
+import { FLOAT32_ROUNDOFF, ROUNDINGS, roundoffOf } from './weight-rounding.js';
+
+/**
+ * How many Euclidean norms of the rounding errors a projection may be off. A random sign vector exceeds t norms with
+ * a probability of at most 2·exp(−t²/2) (Hoeffding), whatever the errors are: 3e-14 here.
+ */
+const PROJECTION_SPREAD = 8;
+
+/** The distance between neighbouring subnormal float32 values, in which a baseline keeps its projections. */
+const FLOAT32_QUANTUM = 2 ** -149;
+
+/**
+ * As `compareChannelScales`, where the values of one side or both are known by their projections alone.
+ *
+ * A channel's scale is the ratio of the norms, with the sign that the projections agree on; each projection must then
+ * be that multiple of its counterpart, to the rounding of the weights.
+ *
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function compareProjectedScales(
+  before: Tensor,
+  after: Tensor,
+  layout: ChannelLayout,
+): Promise<ScaleComparison> {
+  const sides = await projectBoth(before, after, layout);
+  if (sides === null) return { kind: 'incomparable' };
+  const [one, other] = sides;
+  const scales = new Float64Array(one.norms.length);
+  for (let channel = 0; channel < scales.length; channel++) {
+    const scale = findScale(one, other, channel);
+    const errors = boundErrors(sides, channel, { scale, before, after });
+    if (!areMultiples(sides, channel, scale, errors)) return { kind: 'changed' };
+    scales[channel] = scale;
+  }
+  if (one.weightsPerChannel === 0) return { kind: 'incomparable' };
+  const weightsPerChannel = Math.min(one.weightsPerChannel, MAX_COUNTED_WEIGHTS);
+  return {
+    kind: 'proportional',
+    scales,
+    weightsPerChannel,
+    uncertainty:
+      (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel) + 2 * FLOAT32_ROUNDOFF,
+  };
+}
+
+/**
+ * Whether projections prove that a weight changed by more than the rounding of its types. No proof that it did not:
+ * what they cannot tell from rounding may be a change.
+ *
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function provesChange(before: Tensor, after: Tensor): Promise<boolean> {
+  const layout = (before.fingerprint ?? after.fingerprint)?.projections?.layout;
+  if (layout === undefined || before.shape.join() !== after.shape.join()) return false;
+  const sides = await projectBoth(before, after, layout);
+  if (sides === null) return false;
+  const [one, other] = sides;
+  return one.norms.some((norm, channel) => {
+    const errors = boundErrors(sides, channel, { scale: 1, before, after });
+    // Overflow to infinity in a narrower type is rounding too.
+    if (!Number.isFinite(norm) || !Number.isFinite(other.norms[channel])) return false;
+    const isNormKept = Math.abs((other.norms[channel] ?? Number.NaN) - norm) <= errors.norm;
+    return !isNormKept || !areMultiples(sides, channel, 1, errors);
+  });
+}
+
+type Sides = readonly [before: ChannelProjections, after: ChannelProjections];
+
+async function projectBoth(before: Tensor, after: Tensor, layout: ChannelLayout): Promise<Sides | null> {
+  const [one, other] = [await projectionsOf(before, layout), await projectionsOf(after, layout)];
+  return one === null || other === null || one.norms.length !== other.norms.length ? null : [one, other];
+}
+
+/** The ratio of the norms; 1 exactly where nothing differs, NaN where both are zero and any scale would do. */
+function findScale(one: ChannelProjections, other: ChannelProjections, channel: number): number {
+  const [norm, otherNorm] = [one.norms[channel] ?? Number.NaN, other.norms[channel] ?? Number.NaN];
+  if (norm === 0) return otherNorm === 0 ? Number.NaN : 0;
+  let product = 0;
+  let isSame = Math.fround(norm) === Math.fround(otherNorm);
+  for (let at = channel * PROJECTION_COUNT; at < (channel + 1) * PROJECTION_COUNT; at++) {
+    const [sum, otherSum] = [one.sums[at] ?? Number.NaN, other.sums[at] ?? Number.NaN];
+    product += sum * otherSum;
+    isSame &&= Math.fround(sum) === Math.fround(otherSum);
+  }
+  if (isSame) return 1;
+  return (product < 0 ? -otherNorm : otherNorm) / norm;
+}
+
+/** How far rounding alone may move a channel's norm and each of its projections. */
+interface ErrorBounds {
+  readonly norm: number;
+  readonly projection: (sum: number) => number;
+}
+
+/**
+ * Each weight of after is k times that of before, off by at most {@link ROUNDINGS} of both types' roundings and one
+ * step between subnormal values. The errors' norm follows from the channel's; a sign vector sums them like a random
+ * walk. The estimate of k, and what a baseline rounded, add their part in proportion to the projection.
+ */
+function boundErrors(
+  [one]: Sides,
+  channel: number,
+  { scale, before, after }: { scale: number; before: Tensor; after: Tensor },
+): ErrorBounds {
+  const magnitude = Math.abs(scale);
+  const size = one.norms[channel] ?? Number.NaN;
+  const relative = ROUNDINGS * (roundoffOf(before) + roundoffOf(after)) + 2 * FLOAT32_ROUNDOFF;
+  const weights = before.elementCount / one.norms.length;
+  const quantum = Math.sqrt(weights) * (quantumOf(after.dtype) + magnitude * quantumOf(before.dtype));
+  const norm = relative * magnitude * size + quantum + 2 * (1 + magnitude) * FLOAT32_QUANTUM;
+  return { norm, projection: (sum) => norm * (PROJECTION_SPREAD + (size === 0 ? 0 : Math.abs(sum) / size)) };
+}
+
+/** Whether every projection of after is `scale` times that of before. A NaN is not. */
+function areMultiples([one, other]: Sides, channel: number, scale: number, errors: ErrorBounds): boolean {
+  // Zeros on both sides: there is nothing to compare.
+  if (Number.isNaN(scale)) return one.norms[channel] === 0 && other.norms[channel] === 0;
+  if (scale === 0 && one.norms[channel] === 0) return false;
+  for (let at = channel * PROJECTION_COUNT; at < (channel + 1) * PROJECTION_COUNT; at++) {
+    const [sum, otherSum] = [one.sums[at] ?? Number.NaN, other.sums[at] ?? Number.NaN];
+    if (!(Math.abs(otherSum - scale * sum) <= errors.projection(sum))) return false;
+  }
+  return true;
+}
+
+/** Projections of tensors that can be read: pairing by values asks for the same ones again and again. */
+const projected = new WeakMap<ByteRange, Map<string, Promise<ChannelProjections | null>>>();
+
+async function projectionsOf(tensor: Tensor, layout: ChannelLayout): Promise<ChannelProjections | null> {
+  if (!fitsShape(tensor.shape, layout)) return null;
+  if (tensor.fingerprint !== undefined) {
+    const stored = tensor.fingerprint.projections;
+    const isSameLayout =
+      stored?.layout.outputAxis === layout.outputAxis && stored.layout.groups === layout.groups;
+    return stored === null || !isSameLayout ? null : readProjections(stored);
+  }
+  const { dtype, shape, range } = tensor;
+  const key = [dtype, layout.outputAxis, layout.groups, ...shape].join();
+  const known = projected.get(range) ?? new Map<string, Promise<ChannelProjections | null>>();
+  projected.set(range, known);
+  const projections = known.get(key) ?? new TensorSummarizer().project(tensor, layout);
+  known.set(key, projections);
+  return projections;
+}
+
+async function readProjections({ table, weightsPerChannel }: StoredProjections): Promise<ChannelProjections> {
+  const values = decodeFloats(await readRange(table), 'F32');
+  const columns = 1 + PROJECTION_COUNT;
+  return {
+    norms: values.filter((_, index) => index % columns === 0),
+    sums: values.filter((_, index) => index % columns !== 0),
+    weightsPerChannel,
+  };
+}

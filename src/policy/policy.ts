@@ -1,0 +1,241 @@
+import {
+  describeJson,
+  isJsonArray,
+  isJsonObject,
+  type JsonObject,
+  JsonReader,
+  type JsonValue,
+} from '../checkpoint/json-reader.js';
+import type { PrefixEdit } from '../compare/pair-layers.js';
+import { quote, UsageError } from '../errors.js';
+import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
+import { suggestName } from './suggest-name.js';
+
+/** The name under which a policy file is found. */
+export const POLICY_FILE_NAME = 'bn-audit.config.json';
+
+/** A policy is written by people; 1 MB is thousands of globs. */
+export const MAX_POLICY_BYTES = 1_000_000;
+
+/** Lists longer than this are no work of people. */
+const MAX_ITEMS = 1_000;
+
+/** Longer globs and paths than any file system or model has. */
+const MAX_STRING_LENGTH = 4_096;
+
+/** The lowest level of finding that fails a run. */
+export const FAIL_ON_LEVELS = ['error', 'warning'] as const;
+
+/** The lowest level of finding that fails a run. */
+export type FailOn = (typeof FAIL_ON_LEVELS)[number];
+
+/** A report to write to a file. */
+export interface ReportTarget {
+  readonly format: ReportFormat;
+  readonly file: string;
+}
+
+/** What a policy says about an audit; what it leaves out keeps its default. */
+export interface PolicyRules {
+  /** Globs over module paths: what must be frozen. */
+  readonly frozen?: readonly string[];
+  /** Globs over module paths: layers whose drift is accepted. */
+  readonly allow?: readonly string[];
+  readonly failOn?: FailOn;
+  readonly minShift?: number;
+  readonly epsilon?: number;
+  readonly map?: readonly PrefixEdit[];
+}
+
+/** Checkpoints that are audited together under a name. Paths and globs are relative to the policy file. */
+export interface NamedPair extends PolicyRules {
+  readonly before: string;
+  readonly after: readonly string[];
+}
+
+/** The contents of a policy file. */
+export interface Policy extends PolicyRules {
+  readonly pairs: ReadonlyMap<string, NamedPair>;
+  /** Files are relative to the policy file, and lie in its directory or below. */
+  readonly reports: readonly ReportTarget[];
+}
+
+/** Where a value stands: the file, and the path of keys to it. */
+interface Place {
+  readonly file: string;
+  readonly key: string;
+}
+
+type ReadValue<Value> = (value: JsonValue, place: Place) => Value;
+
+/** A reader for each key of an object. */
+type Readers<Shape> = { readonly [Key in keyof Shape]-?: ReadValue<NonNullable<Shape[Key]>> };
+
+const RULE_READERS: Readers<PolicyRules> = {
+  frozen: readStrings('a list of globs over module paths'),
+  allow: readStrings('a list of globs over module paths'),
+  failOn: readLevel,
+  minShift: readNonNegative,
+  epsilon: readNonNegative,
+  map: readMap,
+};
+
+const PAIR_READERS: Readers<NamedPair> = { before: readPath, after: readPaths, ...RULE_READERS };
+
+const POLICY_READERS: Readers<Policy & { $schema: string }> = {
+  $schema: readString,
+  ...RULE_READERS,
+  pairs: readPairs,
+  reports: readReports,
+};
+
+/**
+ * Reads a policy from the bytes of a file: strict JSON with the keys of docs/bn-audit.config.schema.json and no others.
+ *
+ * @param file how messages name it.
+ * @throws UsageError that names the key, what was expected and what was found.
+ * @throws CheckpointError `malformed` with the byte, where it is no JSON or has a key twice.
+ */
+export function parsePolicy(bytes: Uint8Array, file: string): Policy {
+  const members = new Map<string, JsonValue>();
+  new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
+  const { $schema: _, ...policy } = readMembers(members, { file, key: '' }, POLICY_READERS);
+  return { pairs: new Map(), reports: [], ...policy };
+}
+
+function readMembers<Shape>(
+  object: JsonObject,
+  { file, key: parent }: Place,
+  readers: Readers<Shape>,
+): Partial<Shape> {
+  const known = Object.keys(readers);
+  const entries = [...object].map(([name, value]) => {
+    const key = joinKey(parent, name);
+    if (!known.includes(name))
+      fail({ file, key }, `unknown key${suggestName(name, known)}`, listKnown(known));
+    const read: ReadValue<unknown> = readers[name as keyof Shape];
+    return [name, read(value, { file, key })];
+  });
+  // Every key is one of Shape's, and its reader returned that key's type.
+  return Object.fromEntries(entries) as Partial<Shape>;
+}
+
+function listKnown(known: readonly string[]): string {
+  return `Keys here: ${known.join(', ')}`;
+}
+
+function joinKey(parent: string, name: string): string {
+  const shown = /^[\w$-]{1,80}$/.test(name) ? name : quote(name);
+  return parent === '' ? shown : `${parent}.${shown}`;
+}
+
+function fail({ file, key }: Place, message: string, hint?: string): never {
+  throw new UsageError(`${file}: ${key}: ${message}`, hint);
+}
+
+function failType(place: Place, expected: string, found: JsonValue): never {
+  fail(place, `expected ${expected}, found ${describeJson(found)}`);
+}
+
+function readString(value: JsonValue, place: Place): string {
+  if (typeof value !== 'string' || value === '') failType(place, 'a string that is not empty', value);
+  if (value.length > MAX_STRING_LENGTH)
+    fail(place, `expected at most ${MAX_STRING_LENGTH} characters, found ${value.length}`);
+  return value;
+}
+
+function readPath(value: JsonValue, place: Place): string {
+  const path = readString(value, place);
+  if (path.includes('\0')) failType(place, 'a path without NUL characters', value);
+  return path;
+}
+
+/** One path, or a list of at least one. */
+function readPaths(value: JsonValue, place: Place): readonly string[] {
+  if (typeof value === 'string') return [readPath(value, place)];
+  const paths = readList('a path or a list of paths', readPath)(value, place);
+  if (paths.length === 0) fail(place, 'expected at least one path, found an empty list');
+  return paths;
+}
+
+function readStrings(expected: string): ReadValue<readonly string[]> {
+  return readList(expected, readString);
+}
+
+function readList<Item>(expected: string, readItem: ReadValue<Item>): ReadValue<readonly Item[]> {
+  return (value, place) => {
+    if (!isJsonArray(value)) failType(place, expected, value);
+    if (value.length > MAX_ITEMS) fail(place, `expected at most ${MAX_ITEMS} items, found ${value.length}`);
+    return value.map((item, index) => readItem(item, { ...place, key: `${place.key}[${index}]` }));
+  };
+}
+
+function readLevel(value: JsonValue, place: Place): FailOn {
+  const level = FAIL_ON_LEVELS.find((one) => one === value);
+  return level ?? failType(place, '"error" or "warning"', value);
+}
+
+function readNonNegative(value: JsonValue, place: Place): number {
+  const isNumber = typeof value === 'object' && value !== null && 'digits' in value;
+  const number = isNumber ? Number(value.digits) : Number.NaN;
+  return Number.isFinite(number) && number >= 0 ? number : failType(place, 'a number, zero or larger', value);
+}
+
+/** `{"FROM": "TO"}`: names of before that start with FROM start with TO in after. Either may be empty. */
+function readMap(value: JsonValue, place: Place): readonly PrefixEdit[] {
+  return readEntries(value, place, 'an object of FROM: TO prefixes').map(([from, to, at]) => {
+    if (typeof to !== 'string') failType(at, 'a prefix', to);
+    return { from: trimDot(from), to: trimDot(to) };
+  });
+}
+
+/** A prefix without the dot at its end: `backbone.` means `backbone`. */
+export function trimDot(prefix: string): string {
+  return prefix.replace(/\.$/, '');
+}
+
+function readPairs(value: JsonValue, place: Place): ReadonlyMap<string, NamedPair> {
+  return new Map(
+    readEntries(value, place, 'an object of named pairs').map(([name, pair, at]) => [
+      name,
+      readPair(pair, at),
+    ]),
+  );
+}
+
+function readPair(value: JsonValue, place: Place): NamedPair {
+  if (!isJsonObject(value)) failType(place, 'an object with "before" and "after"', value);
+  const { before, after, ...rules } = readMembers(value, place, PAIR_READERS);
+  if (before === undefined) fail(place, 'expected the key "before", found none');
+  if (after === undefined) fail(place, 'expected the key "after", found none');
+  return { before, after, ...rules };
+}
+
+function readReports(value: JsonValue, place: Place): readonly ReportTarget[] {
+  return readEntries(value, place, 'an object of FORMAT: FILE').map(([name, file, at]) => {
+    const format = REPORT_FORMATS.find((one) => one === name);
+    if (format === undefined)
+      fail(at, `unknown format${suggestName(name, REPORT_FORMATS)}`, `Formats: ${REPORT_FORMATS.join(', ')}`);
+    return { format, file: readReportPath(file, at) };
+  });
+}
+
+/** A policy may come with a checkout that nobody has read yet: it must not write outside its directory. */
+function readReportPath(value: JsonValue, place: Place): string {
+  const path = readPath(value, place);
+  const components = path.split(/[\\/]/);
+  const leads = /^[A-Za-z]:/.test(path) || components[0] === '' || components.includes('..');
+  if (leads || components.includes('.git'))
+    failType(place, "a file in the policy file's directory or below", value);
+  return path;
+}
+
+function readEntries(
+  value: JsonValue,
+  place: Place,
+  expected: string,
+): readonly (readonly [name: string, value: JsonValue, place: Place])[] {
+  if (!isJsonObject(value)) failType(place, expected, value);
+  if (value.size > MAX_ITEMS) fail(place, `expected at most ${MAX_ITEMS} keys, found ${value.size}`);
+  return [...value].map(([name, item]) => [name, item, { ...place, key: joinKey(place.key, name) }] as const);
+}

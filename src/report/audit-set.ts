@@ -1,0 +1,107 @@
+import { CheckpointError, type CheckpointErrorCode, type UsageError } from '../errors.js';
+import { TOOL_NAME, VERSION } from '../version.js';
+import type { AnyReport } from './any-report.js';
+import type { AuditReport } from './audit-report.js';
+import { formatCount, formatPlural } from './format-numbers.js';
+
+/** An audit of several that could not be done. */
+export interface AuditFailure {
+  /** As the user named it. */
+  readonly before: string;
+  readonly after: string;
+  readonly code: CheckpointErrorCode | 'usage';
+  /** One sentence that names the file. May hold names from files: renderers escape it. */
+  readonly message: string;
+  /** The likely cause, or the way out. */
+  readonly hint: string | null;
+}
+
+/** A headline over an audit that could not be done. */
+export const FAILURE_TITLE = 'The checkpoint could not be audited';
+
+/** What one of several audits came to. */
+export type AuditOutcome = AuditReport | AuditFailure;
+
+/** The result of several audits: what `--format json` prints for them. */
+export interface AuditSet {
+  readonly schemaVersion: 1;
+  readonly tool: { readonly name: string; readonly version: string };
+  /** "failed" when an audit could not be done, else "drifted" when one found an error. */
+  readonly verdict: 'clean' | 'drifted' | 'failed';
+  /** In the order in which they were asked for. */
+  readonly reports: readonly AuditReport[];
+  readonly failures: readonly AuditFailure[];
+}
+
+/** Puts several audits in the form of one report. */
+export function buildAuditSet(outcomes: readonly AuditOutcome[]): AuditSet {
+  const reports = outcomes.filter((outcome): outcome is AuditReport => !isFailure(outcome));
+  const failures = outcomes.filter(isFailure);
+  const isDrifted = reports.some(({ verdict }) => verdict === 'drifted');
+  return {
+    schemaVersion: 1,
+    tool: { name: TOOL_NAME, version: VERSION },
+    verdict: failures.length > 0 ? 'failed' : isDrifted ? 'drifted' : 'clean',
+    reports,
+    failures,
+  };
+}
+
+/** An error that ended one audit, as part of a report. */
+export function describeFailure(
+  { before, after }: { readonly before: string; readonly after: string },
+  error: CheckpointError | UsageError,
+): AuditFailure {
+  const isAboutFile = error instanceof CheckpointError;
+  const place = isAboutFile && error.offset !== undefined ? ` (at byte ${error.offset})` : '';
+  return {
+    before,
+    after,
+    code: isAboutFile ? error.code : 'usage',
+    message: isAboutFile ? `${error.file}: ${error.message}${place}` : error.message,
+    hint: error.hint ?? null,
+  };
+}
+
+/** Whether an audit could not be done. */
+export function isFailure(outcome: AuditOutcome): outcome is AuditFailure {
+  return 'code' in outcome;
+}
+
+/** Whether a report is that of several audits. */
+export function isAuditSet(report: AnyReport | AuditSet): report is AuditSet {
+  return 'reports' in report;
+}
+
+/** The report that a reader should look at first: the one with the most drift; null where none has an error. */
+export function findWorstReport({ reports }: AuditSet): AuditReport | null {
+  const drifted = reports.filter(({ verdict }) => verdict === 'drifted');
+  return drifted.reduce<AuditReport | null>(
+    (worst, report) => (worst === null || getShift(report) > getShift(worst) ? report : worst),
+    null,
+  );
+}
+
+function getShift({ summary }: AuditReport): number {
+  return summary.worst?.outputShift ?? 0;
+}
+
+/** The checkpoint that every audit compared with; null where they are several. */
+export function getCommonBefore({ reports, failures }: AuditSet): string | null {
+  const befores = [...reports.map(({ before }) => before.path), ...failures.map(({ before }) => before)];
+  const [first = null] = befores;
+  return befores.every((before) => before === first) ? first : null;
+}
+
+/** What the audits came to, in a sentence: `1 of 3 checkpoints drifted, 1 could not be audited.` */
+export function countOutcomes({ reports, failures }: AuditSet): string {
+  const total = formatPlural(reports.length + failures.length, 'checkpoint');
+  const drifted = reports.filter(({ verdict }) => verdict === 'drifted').length;
+  const parts = [
+    drifted > 0 ? `${formatCount(drifted)} of ${total} with errors` : null,
+    failures.length > 0
+      ? `${formatCount(failures.length)}${drifted > 0 ? '' : ` of ${total}`} could not be audited`
+      : null,
+  ].filter((part) => part !== null);
+  return parts.length > 0 ? `${parts.join(', ')}.` : `${total}, none with an error.`;
+}

@@ -1,0 +1,25 @@
+import type { LocationOptions } from './sarif.js';
+import type { TextOptions } from './text.js';
+
+/** The forms that a report can be printed in. */
+export const REPORT_FORMATS = [
+  'text',
+  'json',
+  'markdown',
+  'html',
+  'junit',
+  'sarif',
+  'github',
+  'gitlab',
+] as const;
+
+/** A form that a report can be printed in. */
+export type ReportFormat = (typeof REPORT_FORMATS)[number];
+
+/** How to render a report. */
+export interface RenderOptions extends TextOptions, LocationOptions {
+  /** `text` unless given. */
+  readonly format?: ReportFormat | undefined;
+  /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
+  readonly layer?: string | undefined;
+}

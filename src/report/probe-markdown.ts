@@ -1,0 +1,70 @@
+import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { type Column, renderTable, showCode, showText } from './markdown.js';
+import { COLUMN_NOTES, describeInputs, describeProbe, formatCosine, formatShare } from './probe-answer.js';
+import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
+
+/** A table of so many rows fits a pull-request comment. */
+const SHOWN_LAYERS = 200;
+const SHOWN_WARNINGS = 20;
+
+/** A probe as GitHub-flavoured Markdown. Names are shown as code, where nothing in them is markup. */
+export function renderProbeMarkdown(report: ProbeReport): string {
+  const answer = describeProbe(report, showCode);
+  const rest = report.layers.length - SHOWN_LAYERS;
+  const blocks = [
+    `### ${answer.outcome === 'moved' ? '❌' : '✅'} Probe: ${answer.headline}`,
+    answer.explanation,
+    renderTable(
+      [
+        ['before', showCode(report.before.path)],
+        ['after', showCode(report.after.path)],
+        ['inputs', describeInputs(report, showCode)],
+      ] as const,
+      [
+        ['', ([role]) => role],
+        ['', ([, text]) => text],
+      ],
+    ),
+    ...(report.outputs.length > 0 ? [renderTable(report.outputs, OUTPUT_COLUMNS)] : []),
+    renderTable(report.layers.slice(0, SHOWN_LAYERS), LAYER_COLUMNS),
+    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')}.`] : []),
+    COLUMN_NOTES.map(([term, meaning]) => `- **${term}**: ${meaning}`).join('\n'),
+    ...renderWarnings(report.warnings),
+    `<sub>${report.tool.name} ${report.tool.version}, ${report.runtime.name} ${showText(report.runtime.version)}</sub>`,
+  ];
+  return `${blocks.join('\n\n')}\n`;
+}
+
+const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
+  value == null ? '–' : show(value);
+
+const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
+  ['output', ({ name }) => showCode(name)],
+  ['shape', ({ shape }) => `${shape.join(' × ')}`],
+  ['relative L2:', ({ relativeL2 }) => measured(relativeL2)],
+  ['cosine:', ({ cosine }) => measured(cosine, formatCosine)],
+  ['largest difference:', ({ maxDifference }) => measured(maxDifference)],
+  [
+    'top-1 changed:',
+    ({ top1 }) =>
+      top1 === null
+        ? '–'
+        : `${formatCount(top1.changed)} of ${formatCount(top1.samples)} (${formatShare(top1.share)})`,
+  ],
+];
+
+const LAYER_COLUMNS: readonly Column<ProbeLayer>[] = [
+  ['layer, along the depth', ({ name }) => showCode(name)],
+  ['status', ({ status, putBack }) => (putBack ? `${status}, put back` : status)],
+  ['predicted:', ({ outputShift }) => measured(outputShift)],
+  ['alone:', ({ movement }) => measured(movement?.sameInput)],
+  ['in network:', ({ movement }) => measured(movement?.inNetwork)],
+  ['explains:', ({ contribution }) => measured(contribution?.explained, formatShare)],
+];
+
+function renderWarnings(warnings: readonly string[]): readonly string[] {
+  if (warnings.length === 0) return [];
+  const rest = warnings.length - SHOWN_WARNINGS;
+  const lines = warnings.slice(0, SHOWN_WARNINGS).map((warning) => `> - ${showText(warning)}`);
+  return [['> **Note**', ...lines, ...(rest > 0 ? [`> - … and ${formatCount(rest)} more`] : [])].join('\n')];
+}

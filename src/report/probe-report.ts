@@ -1,0 +1,234 @@
+import type { DType } from '../checkpoint/dtype.js';
+import type { LayerStatus } from '../compare/status.js';
+import type { InputRuns } from '../probe/model-inputs.js';
+import type { LayerResult, OutputResult, RunResults } from '../probe/run.js';
+import { TOOL_NAME, VERSION } from '../version.js';
+import type { AuditReport, CheckpointSummary } from './audit-report.js';
+
+/** An output of the model: after, measured against after with before's statistics. */
+export interface ProbeOutput {
+  readonly name: string;
+  readonly type: string;
+  /** All runs together. */
+  readonly shape: readonly number[];
+  /** ‖after − restored‖ / ‖restored‖; null, like all measures, where the output holds no numbers. */
+  readonly relativeL2: number | null;
+  readonly cosine: number | null;
+  readonly maxDifference: number | null;
+  /** Values that are NaN or infinite. */
+  readonly nonFinite: { readonly after: number; readonly restored: number } | null;
+  /** Samples whose largest logit is another one; null where the output is no `[samples, classes]`. */
+  readonly top1: { readonly samples: number; readonly changed: number; readonly share: number } | null;
+}
+
+/** How much of the outputs' difference goes when the statistics of one layer alone are put back. */
+export interface ProbeContribution {
+  /** 1 − remaining / whole difference, the mean over the outputs that differ; negative where it grows. */
+  readonly explained: number;
+  readonly outputs: readonly {
+    readonly name: string;
+    /** Relative L2 that remains. */
+    readonly relativeL2: number;
+    readonly explained: number;
+  }[];
+}
+
+/** A norm layer of a probe, along the depth of after's graph. */
+export interface ProbeLayer {
+  readonly name: string;
+  readonly node: string | null;
+  readonly status: LayerStatus;
+  readonly via: 'live' | 'folded';
+  readonly channels: number;
+  readonly putBack: boolean;
+  /** What the statistics alone predict; null where folding hides them. */
+  readonly outputShift: number | null;
+  /** How far the layer's output really moves, relative L2; null where it cannot be tapped. */
+  readonly movement: {
+    /** With the layer's own statistics alone put back: comparable with outputShift. Null without ablation. */
+    readonly sameInput: number | null;
+    /** With all statistics put back, so that what the layers before it changed counts as well. */
+    readonly inNetwork: number;
+  } | null;
+  /** Null for layers that were not put back, and without ablation. */
+  readonly contribution: ProbeContribution | null;
+  readonly notes: readonly string[];
+}
+
+/** The result of a probe: exactly what `--format json` prints. */
+export interface ProbeReport {
+  readonly schemaVersion: 1;
+  readonly tool: { readonly name: string; readonly version: string };
+  readonly before: CheckpointSummary;
+  readonly after: CheckpointSummary;
+  readonly runtime: { readonly name: 'onnxruntime-node'; readonly version: string };
+  readonly inputs: {
+    readonly kind: 'files' | 'random';
+    readonly samples: number;
+    readonly runs: number;
+    /** Null for files. */
+    readonly seed: number | null;
+    readonly arrays: readonly {
+      readonly name: string;
+      readonly dtype: DType;
+      readonly shape: readonly number[];
+      readonly file: string | null;
+    }[];
+  };
+  /** How many layers were put back, and how many of those alone as well. */
+  readonly putBack: { readonly layers: number; readonly alone: number };
+  readonly outputs: readonly ProbeOutput[];
+  readonly layers: readonly ProbeLayer[];
+  /** Relative L2 between the outputs of after itself and of the copy that the probe runs: rounding. */
+  readonly copyError: number;
+  readonly warnings: readonly string[];
+}
+
+/** What a report is made from. */
+export interface ProbeResults {
+  readonly audit: AuditReport;
+  readonly runtimeVersion: string;
+  readonly inputs: InputRuns;
+  readonly results: RunResults;
+  /** Outputs of the model that are no tensors, and so were not fetched. */
+  readonly unfetched: readonly string[];
+}
+
+/** The copy differs from after by rounding; float16 rounds to 5e-4. */
+const MAX_COPY_ERROR = 5e-3;
+
+/** Puts a probe's results in the report's form. */
+export function buildProbeReport({
+  audit,
+  runtimeVersion,
+  inputs,
+  results,
+  unfetched,
+}: ProbeResults): ProbeReport {
+  const layers = results.layers.map((layer) => toProbeLayer(layer, results.outputs));
+  return {
+    schemaVersion: 1,
+    tool: { name: TOOL_NAME, version: VERSION },
+    before: audit.before,
+    after: audit.after,
+    runtime: { name: 'onnxruntime-node', version: runtimeVersion },
+    inputs: {
+      kind: inputs.kind,
+      samples: inputs.samples,
+      runs: inputs.runs,
+      seed: inputs.seed,
+      arrays: inputs.arrays,
+    },
+    putBack: {
+      layers: layers.filter(({ putBack }) => putBack).length,
+      alone: layers.filter(({ contribution }) => contribution !== null).length,
+    },
+    outputs: results.outputs.map((output) => toProbeOutput(output, inputs)),
+    layers,
+    copyError: results.copyError,
+    warnings: listWarnings(audit, { inputs, results, layers, unfetched }),
+  };
+}
+
+function toProbeOutput(
+  { name, type, shape, difference, topOne }: OutputResult,
+  { runs, samples }: InputRuns,
+): ProbeOutput {
+  const isSplit = runs > 1 && shape.length > 0;
+  return {
+    name,
+    type,
+    shape: isSplit ? [samples, ...shape.slice(1)] : shape,
+    relativeL2: difference?.relativeL2 ?? null,
+    cosine: difference?.cosine ?? null,
+    maxDifference: difference?.maxDifference ?? null,
+    nonFinite:
+      difference === null
+        ? null
+        : { after: difference.nonFinite.value, restored: difference.nonFinite.reference },
+    top1: topOne,
+  };
+}
+
+function toProbeLayer(
+  { plan, inNetwork, sameInput, remaining }: LayerResult,
+  outputs: readonly OutputResult[],
+): ProbeLayer {
+  const { comparison, fed, notes } = plan;
+  const { before, after, status, via, channels, measures } = comparison;
+  return {
+    name: before.name,
+    node: after.nodeName,
+    status,
+    via,
+    channels,
+    putBack: fed !== null,
+    outputShift: measures?.outputShift ?? null,
+    movement: inNetwork === null ? null : { sameInput, inNetwork },
+    contribution: remaining === null ? null : toContribution(remaining, outputs),
+    notes,
+  };
+}
+
+function toContribution(
+  remaining: NonNullable<LayerResult['remaining']>,
+  outputs: readonly OutputResult[],
+): ProbeContribution {
+  const shares = remaining.flatMap(({ output, relativeL2 }) => {
+    const whole = outputs.find(({ name }) => name === output)?.difference?.relativeL2;
+    // Where nothing differs there is nothing to explain.
+    return whole === undefined
+      ? []
+      : [
+          {
+            name: output,
+            relativeL2,
+            explained: whole === 0 ? 0 : 1 - relativeL2 / whole,
+            isMoved: whole !== 0,
+          },
+        ];
+  });
+  const moved = shares.filter(({ isMoved }) => isMoved);
+  const sum = moved.reduce((total, { explained }) => total + explained, 0);
+  return {
+    explained: moved.length === 0 ? 0 : sum / moved.length,
+    outputs: shares.map(({ name, relativeL2, explained }) => ({ name, relativeL2, explained })),
+  };
+}
+
+interface WarningFacts {
+  readonly inputs: InputRuns;
+  readonly results: RunResults;
+  readonly layers: readonly ProbeLayer[];
+  readonly unfetched: readonly string[];
+}
+
+function listWarnings(
+  audit: AuditReport,
+  { inputs, results, layers, unfetched }: WarningFacts,
+): readonly string[] {
+  const left = layers.filter(
+    ({ putBack, status }) => !putBack && status !== 'locked' && status !== 'held' && status !== 'drifted',
+  );
+  const statuses = [...new Set(left.map(({ status }) => status))].join(', ');
+  return [
+    ...(inputs.kind === 'random'
+      ? [
+          'the inputs are random numbers: norm layers see statistics that no real data has, which as a rule exaggerates the differences; give real samples with --input',
+        ]
+      : []),
+    ...(results.copyError <= MAX_COPY_ERROR
+      ? []
+      : [
+          `the copy of after that was run differs from after itself by ${results.copyError.toPrecision(2)} (relative L2), more than rounding explains: does the model draw random numbers?`,
+        ]),
+    ...(left.length > 0
+      ? [
+          `${left.length} of ${layers.length} norm layers did more than drift (${statuses}) and keep after's statistics; --layer GLOB puts those of other layers back`,
+        ]
+      : []),
+    ...unfetched.map((name) => `the output ${name} is no tensor and is not compared`),
+    ...layers.flatMap(({ name, notes }) => notes.map((note) => `${name}: ${note}`)),
+    ...audit.warnings,
+  ];
+}

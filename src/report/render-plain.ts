@@ -1,0 +1,39 @@
+import { type AnyReport, isAudit } from './any-report.js';
+import type { AuditReport } from './audit-report.js';
+import { type AuditSet, isAuditSet } from './audit-set.js';
+import type { RenderOptions, ReportFormat } from './formats.js';
+import { renderJson } from './json.js';
+import { renderSetText } from './set-text.js';
+import { renderText } from './text.js';
+import { renderInspectText } from './text-inspect.js';
+import { renderLayerText } from './text-layer.js';
+
+/** The forms that nearly every run prints; a command loads the renderers of the others only when it needs one. */
+export type PlainFormat = Extract<ReportFormat, 'text' | 'json'>;
+
+/** Whether {@link renderPlain} can render a format. */
+export function isPlain(format: ReportFormat): format is PlainFormat {
+  return format === 'text' || format === 'json';
+}
+
+/**
+ * Renders a report as text or JSON.
+ *
+ * @throws RangeError when `layer` names none of the report's layers.
+ */
+export function renderPlain(
+  report: AnyReport | AuditSet,
+  format: PlainFormat,
+  options: RenderOptions,
+): string {
+  if (format === 'json') return renderJson(report);
+  if (isAuditSet(report)) return renderSetText(report, options);
+  return isAudit(report) ? renderAuditText(report, options) : renderInspectText(report, options);
+}
+
+function renderAuditText(report: AuditReport, options: RenderOptions): string {
+  if (options.layer === undefined) return renderText(report, options);
+  const layer = report.layers.find(({ name }) => name === options.layer);
+  if (layer === undefined) throw new RangeError(`the report has no layer ${options.layer}`);
+  return renderLayerText(layer, options);
+}

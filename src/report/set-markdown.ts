@@ -1,0 +1,81 @@
+import { type Answer, describeAnswer } from './answer.js';
+import { type AuditSet, countOutcomes, findWorstReport, getCommonBefore } from './audit-set.js';
+import { formatPlural } from './format-numbers.js';
+import {
+  MAX_COMMENT_LENGTH,
+  MAX_SUMMARY_LENGTH,
+  type MarkdownOptions,
+  renderMarkdown,
+  showCode,
+} from './markdown.js';
+
+/** So many checkpoints have a row; with the longest names these leave half a comment free. */
+const MAX_ROWS = 60;
+
+const MAX_MESSAGE_LENGTH = 400;
+
+const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
+  drifted: '❌',
+  failed: '❌',
+  warned: '⚠️',
+  clean: '✅',
+};
+
+/**
+ * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
+ * drifted most, or, with `all`, of every one that drifted, as far as they fit.
+ */
+export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}): string {
+  const limit = options.all === true ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
+  const sign = set.verdict === 'clean' ? '✅' : '❌';
+  const before = getCommonBefore(set);
+  const head = [
+    `### ${sign} ${countOutcomes(set)}`,
+    ...(before === null ? [] : [`Compared with ${showCode(before)}.`]),
+    ...renderRows(set, before === null),
+  ].join('\n\n');
+  let text = `${head}\n`;
+  for (const report of listDetails(set, options)) {
+    const details = `\n${renderMarkdown(report, options)}`;
+    if (byteLengthOf(text) + byteLengthOf(details) > limit) {
+      return `${text}\n*Too long for here: more reports left out.*\n`;
+    }
+    text += details;
+  }
+  return text;
+}
+
+function listDetails(set: AuditSet, { all }: MarkdownOptions): AuditSet['reports'] {
+  if (all === true) return set.reports.filter(({ verdict }) => verdict === 'drifted');
+  const worst = findWorstReport(set);
+  return worst === null ? [] : [worst];
+}
+
+/** What could not be audited comes first: it is easily overlooked. */
+function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): readonly string[] {
+  const name = (before: string, after: string) =>
+    isBeforeShown ? `${showCode(before)} → ${showCode(after)}` : showCode(after);
+  const rows = [
+    ...failures.map(({ before, after, message }) => [
+      '❌ Not audited',
+      name(before, after),
+      showCode(message, MAX_MESSAGE_LENGTH),
+    ]),
+    ...reports.map((report) => {
+      const { outcome, word, headline } = describeAnswer(report, showCode);
+      return [`${SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
+    }),
+  ];
+  const shown = rows.slice(0, MAX_ROWS);
+  const table = [
+    '| | checkpoint | |',
+    '| :-- | :-- | :-- |',
+    ...shown.map((cells) => `| ${cells.join(' | ')} |`),
+  ];
+  const rest = rows.length - shown.length;
+  return [table.join('\n'), ...(rest > 0 ? [`… and ${formatPlural(rest, 'more checkpoint')}.`] : [])];
+}
+
+function byteLengthOf(text: string): number {
+  return new TextEncoder().encode(text).length;
+}

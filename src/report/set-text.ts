@@ -1,0 +1,95 @@
+import { escapeControls } from '../errors.js';
+import { type Answer, describeAnswer } from './answer.js';
+import type { AuditReport } from './audit-report.js';
+import {
+  type AuditFailure,
+  type AuditSet,
+  countOutcomes,
+  findWorstReport,
+  getCommonBefore,
+} from './audit-set.js';
+import { renderText, type TextOptions } from './text.js';
+import { defuseCommands, type Paint, plain, showName, type Tone, wrapText } from './text-layout.js';
+
+interface Layout {
+  readonly width: number;
+  readonly paint: Paint;
+}
+
+/** A checkpoint's row: what it came to, and a few words why. */
+interface Row {
+  readonly word: string;
+  readonly tone: Tone;
+  readonly name: string;
+  readonly reason: string;
+}
+
+const SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
+  drifted: ['✖', 'error'],
+  failed: ['✖', 'error'],
+  warned: ['!', 'warning'],
+  clean: ['✔', 'good'],
+};
+
+/**
+ * Several audits as text: a line for each checkpoint, then the whole report of the one that drifted most, or, with
+ * `all`, of every one that drifted.
+ */
+export function renderSetText(set: AuditSet, options: TextOptions = {}): string {
+  const layout: Layout = { width: options.width ?? 80, paint: options.paint ?? plain };
+  const before = getCommonBefore(set);
+  const nameOf = (one: { before: string; after: string }) =>
+    before === null ? `${one.before} → ${one.after}` : one.after;
+  const rows = [
+    ...set.reports.map((report) => describeReport(report, nameOf(toPaths(report)))),
+    ...set.failures.map((failure) => describeFailure(failure, nameOf(failure))),
+  ];
+  const blocks = [
+    ...(before === null
+      ? []
+      : [[`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`]]),
+    layOutRows(rows, layout),
+    [layout.paint('strong', countOutcomes(set))],
+  ];
+  const head = blocks.map((lines) => lines.join('\n')).join('\n\n');
+  const details = listDetails(set, options).map((report) => {
+    const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
+    return `\n${layout.paint('faint', title.padEnd(layout.width, '─'))}\n\n${renderText(report, options)}`;
+  });
+  return defuseCommands(`${head}\n${details.join('')}`);
+}
+
+function toPaths({ before, after }: AuditReport): { before: string; after: string } {
+  return { before: before.path, after: after.path };
+}
+
+function listDetails(set: AuditSet, { all }: TextOptions): readonly AuditReport[] {
+  if (all === true) return set.reports.filter(({ verdict }) => verdict === 'drifted');
+  const worst = findWorstReport(set);
+  return worst === null ? [] : [worst];
+}
+
+function describeReport(report: AuditReport, name: string): Row {
+  const { outcome, word, headline } = describeAnswer(report, (module) => showName(module, 40));
+  const [sign, tone] = SIGNS[outcome];
+  return { word: `${sign} ${word.toLowerCase()}`, tone, name, reason: headline };
+}
+
+function describeFailure({ message, hint }: AuditFailure, name: string): Row {
+  const reason = hint === null ? message : `${message}. ${hint}`;
+  return { word: '✖ not audited', tone: 'error', name, reason: escapeControls(reason) };
+}
+
+/** The reason stands in the line where it fits, else in lines of its own. */
+function layOutRows(rows: readonly Row[], { width, paint }: Layout): readonly string[] {
+  const wordWidth = Math.max(...rows.map(({ word }) => word.length));
+  const indent = ' '.repeat(wordWidth + 2);
+  const shown = rows.map((row) => ({ ...row, name: showName(row.name, width - indent.length) }));
+  const nameWidth = Math.max(...shown.map(({ name }) => [...name].length));
+  return shown.flatMap(({ word, tone, name, reason }) => {
+    const head = `${paint(tone, word.padEnd(wordWidth))}  ${name}`;
+    const gap = ' '.repeat(nameWidth - [...name].length + 2);
+    const fits = indent.length + nameWidth + 2 + [...reason].length <= width;
+    return fits ? [head + gap + paint('faint', reason)] : [head, ...wrapText(reason, { width, indent })];
+  });
+}

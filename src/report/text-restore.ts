@@ -1,0 +1,147 @@
+import { escapeControls } from '../errors.js';
+import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import type { LeftLayer, RestoredLayer, RestoreReport } from './restore-report.js';
+import type { TextOptions } from './text.js';
+import { layOutTable, type Paint, plain, showName, type TableColumn, wrapText } from './text-layout.js';
+
+/** So many layers are shown unless all are asked for. */
+const SHOWN_LAYERS = 20;
+const SHOWN_NAMES = 5;
+
+interface Layout {
+  readonly width: number;
+  readonly paint: Paint;
+  readonly all: boolean;
+}
+
+/** A restoration as text for a terminal: what was written, each layer, and what was left as it is. */
+export function renderRestoreText(report: RestoreReport, options: TextOptions = {}): string {
+  const layout = { width: options.width ?? 80, paint: options.paint ?? plain, all: options.all === true };
+  const blocks = [
+    renderFiles(report, layout),
+    renderOutcome(report, layout),
+    renderLayers(report, layout),
+    renderNotes(report, layout),
+    renderLeft(report.left, layout),
+    report.warnings.flatMap((warning) => wrapMarked('warning', `${escapeControls(warning)}`, layout)),
+  ];
+  return `${blocks
+    .filter((lines) => lines.length > 0)
+    .map((lines) => lines.join('\n'))
+    .join('\n\n')}\n`;
+}
+
+function renderFiles({ before, after, files, outcome }: RestoreReport, { paint, width }: Layout): string[] {
+  const label = outcome === 'planned' ? 'would be' : 'fixed';
+  const rows = [
+    ['before', before.path, before.format],
+    ['after', after.path, after.format],
+    ...files.map((path) => [label, path, '']),
+  ] as const;
+  const roleWidth = Math.max(...rows.map(([role = '']) => role.length));
+  return rows.map(([role = '', path = '', format = '']) =>
+    `${paint('faint', role.padEnd(roleWidth))}  ${showName(path, width - roleWidth - format.length - 4)}  ${paint('faint', format)}`.trimEnd(),
+  );
+}
+
+function renderOutcome({ outcome, layers, files }: RestoreReport, layout: Layout): readonly string[] {
+  const changed = layers.filter(({ parts }) => parts.length > 0).length;
+  const { paint } = layout;
+  switch (outcome) {
+    case 'restored':
+      return wrapText(
+        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again; audited after writing, ${changed === 1 ? 'it is' : 'all are'} as before. Everything else is as in after.`,
+        { ...layout, indent: '' },
+      );
+    case 'planned':
+      return wrapText(
+        `dry run: ${formatPlural(changed, 'norm layer')} would get the statistics of before again${files.length === 0 ? '' : `, in ${formatPlural(files.length, 'file')}`}. Nothing was written.`,
+        { ...layout, indent: '' },
+      );
+    case 'nothing':
+      return wrapText(
+        `${paint('good', '✔ nothing to restore')}  ${
+          layers.length === 0
+            ? 'no norm layer drifted'
+            : `${formatPlural(layers.length, 'norm layer')} of after ${layers.length === 1 ? 'has' : 'have'} the statistics of before already`
+        }. No file was written.`,
+        { ...layout, indent: '' },
+      );
+    default:
+      return outcome satisfies never;
+  }
+}
+
+const COLUMNS: readonly TableColumn<RestoredLayer>[] = [
+  { title: 'layer', align: 'left', cell: ({ name }) => showName(name) },
+  {
+    title: 'was',
+    align: 'left',
+    cell: ({ status, via }) => (via === 'folded' ? `${status}, folded` : status),
+  },
+  { title: 'channels', align: 'right', cell: ({ channels }) => formatCount(channels) },
+  {
+    title: 'moved',
+    align: 'right',
+    cell: ({ channelsMoved }) => (channelsMoved === null ? '–' : formatCount(channelsMoved)),
+  },
+  {
+    title: 'output shift',
+    align: 'right',
+    cell: ({ outputShift }) => (outputShift === null ? '–' : formatMeasure(outputShift)),
+  },
+  {
+    title: 'batches',
+    align: 'right',
+    cell: ({ batches }) =>
+      batches === null ? '–' : `${formatCount(batches.from)} → ${formatCount(batches.to)}`,
+  },
+];
+
+function renderLayers({ layers }: RestoreReport, { width, paint, all }: Layout): readonly string[] {
+  const changed = layers.filter(({ parts }) => parts.length > 0);
+  if (changed.length === 0) return [];
+  const shown = all ? changed : changed.slice(0, SHOWN_LAYERS);
+  const [header = '', ...lines] = layOutTable(shown, COLUMNS, width);
+  const more = changed.length - shown.length;
+  return [
+    paint('faint', header),
+    ...lines,
+    ...(more > 0 ? [paint('faint', `… ${formatCount(more)} more (--all)`)] : []),
+  ];
+}
+
+/** Notes that several layers share are said once. */
+function renderNotes({ layers }: RestoreReport, layout: Layout): readonly string[] {
+  const byNote = new Map<string, string[]>();
+  for (const { name, notes } of layers)
+    for (const note of notes) byNote.set(note, [...(byNote.get(note) ?? []), name]);
+  return [...byNote].flatMap(([note, names]) =>
+    wrapMarked('note', `${listNames(names)}: ${escapeControls(note)}`, layout),
+  );
+}
+
+function renderLeft(left: readonly LeftLayer[], layout: Layout): readonly string[] {
+  const byStatus = new Map<string, string[]>();
+  for (const { name, status } of left) byStatus.set(status, [...(byStatus.get(status) ?? []), name]);
+  return [...byStatus].flatMap(([status, names]) =>
+    wrapMarked(
+      'left',
+      `${formatPlural(names.length, 'norm layer')} ${names.length === 1 ? 'is' : 'are'} ${status} and not restored: ${listNames(names)}. To restore ${names.length === 1 ? 'it' : 'them'} as well: --layer GLOB`,
+      layout,
+    ),
+  );
+}
+
+function listNames(names: readonly string[]): string {
+  const shown = names.slice(0, SHOWN_NAMES).map((name) => showName(name, 50));
+  return names.length > SHOWN_NAMES
+    ? `${shown.join(', ')} and ${formatCount(names.length - SHOWN_NAMES)} more`
+    : shown.join(', ');
+}
+
+function wrapMarked(mark: string, text: string, { width, paint }: Layout): readonly string[] {
+  const indent = ' '.repeat(mark.length + 2);
+  const [first = '', ...rest] = wrapText(text, { width, indent });
+  return [`${paint('warning', mark)}  ${first.trimStart()}`, ...rest];
+}

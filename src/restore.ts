@@ -1,0 +1,219 @@
+import { dirname, join } from 'node:path';
+import { compareCheckpoints } from './audit.js';
+import type { Checkpoint } from './checkpoint/checkpoint.js';
+import type { EditPlan } from './checkpoint/edit-plan.js';
+import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.js';
+import type { LayerComparison } from './compare/compare-layers.js';
+import type { OnProgress } from './compare/compare-learned.js';
+import type { PrefixEdit } from './compare/pair-layers.js';
+import type { LayerStatus } from './compare/status.js';
+import { CheckpointError, quote, UsageError } from './errors.js';
+import { openFileSource } from './io/file-source.js';
+import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/safe-write.js';
+import type { AuditResults } from './report/audit-report.js';
+import { buildRestoreReport, type RestoreReport } from './report/restore-report.js';
+import { chooseLayers } from './restore/choose-layers.js';
+import {
+  chooseDataNames,
+  chooseTarget,
+  orderFiles,
+  refuseSameFile,
+  type Target,
+} from './restore/choose-target.js';
+import { type LayerPlan, planLayer } from './restore/plan-layers.js';
+
+/** What a restoration is told beside the three checkpoints. */
+export interface RestoreOptions extends OpenOptions {
+  /** Globs over module paths: the layers to restore, instead of those that drifted. */
+  readonly layers?: readonly string[] | undefined;
+  /** Leave the batch counts of after as they are. */
+  readonly keepBatches?: boolean | undefined;
+  /** The file name of the restored model's external data. */
+  readonly dataName?: string | undefined;
+  /** Replace files that exist. */
+  readonly force?: boolean | undefined;
+  /** Find out what would change, and write nothing. */
+  readonly dryRun?: boolean | undefined;
+  /** How names of before read in after, before any prefix is looked for. */
+  readonly map?: readonly PrefixEdit[] | undefined;
+  /** Epsilon of every layer, instead of the graph's or the framework's default. */
+  readonly epsilon?: number | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** The two checkpoints, open, and what they are compared with. */
+interface Sides {
+  readonly before: Checkpoint;
+  readonly after: Checkpoint;
+  readonly options: RestoreOptions;
+}
+
+/**
+ * Writes a checkpoint that is after with the statistics of before, in every layer that drifted or that
+ * `options.layers` names; every other byte is after's. Where nothing has to change, nothing is written.
+ *
+ * The file is written beside its place, audited against before, synced, and only then moved there. On any error the
+ * target is as it was.
+ *
+ * @param fixedPath the file to write, or a directory where after is one; null in a dry run that is not told.
+ * @throws CheckpointError when a checkpoint cannot be read, a layer cannot be restored, or the target not be written.
+ * @throws UsageError when an option cannot apply to these checkpoints.
+ */
+export async function restore(
+  beforePath: string,
+  afterPath: string,
+  fixedPath: string | null,
+  options: RestoreOptions = {},
+): Promise<RestoreReport> {
+  if (fixedPath === null && options.dryRun !== true)
+    throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
+  const target = fixedPath === null ? null : await chooseTarget(fixedPath, afterPath);
+  if (fixedPath !== null) await refuseSameFile(fixedPath, beforePath, afterPath);
+  const before = await openCheckpoint(beforePath, options);
+  try {
+    const after = await openCheckpoint(afterPath, options);
+    try {
+      return await restoreOpened({ before, after, options }, target);
+    } finally {
+      await after.close();
+    }
+  } finally {
+    await before.close();
+  }
+}
+
+async function restoreOpened(sides: Sides, target: Target | null): Promise<RestoreReport> {
+  const { before, after, options } = sides;
+  const audit = await compareCheckpoints(before, after, options);
+  const { chosen, left } = chooseLayers(audit.layers, options.layers ?? []);
+  const plans = await planLayers(chosen, audit, options);
+  const edits = await planFiles(plans, sides, target);
+  const order = edits === null || target === null ? null : await orderIn(target, edits, sides);
+  if (order !== null && options.dryRun !== true) await write(order, { ...sides, audit, plans });
+  return buildRestoreReport({
+    outcome: edits === null ? 'nothing' : options.dryRun === true ? 'planned' : 'restored',
+    before,
+    after,
+    files: order === null ? [] : order.files.map(({ name }) => join(order.directory, name)),
+    plans,
+    left,
+    warnings: target === null ? [] : await describeLeftovers(target),
+  });
+}
+
+async function planLayers(
+  chosen: readonly LayerComparison[],
+  { before, after }: AuditResults,
+  { keepBatches }: RestoreOptions,
+): Promise<readonly LayerPlan[]> {
+  const plans: LayerPlan[] = [];
+  for (const comparison of chosen)
+    plans.push(await planLayer(comparison, { before, after, keepBatches: keepBatches === true }));
+  return plans;
+}
+
+/** How after's files change; null where they do not. */
+async function planFiles(
+  plans: readonly LayerPlan[],
+  { after, options: { dataName } }: Sides,
+  target: Target | null,
+): Promise<EditPlan | null> {
+  const edits = plans.flatMap((plan) => plan.edits);
+  if (edits.length === 0) return null;
+  if (after.planEdits === undefined) {
+    throw new CheckpointError(
+      `expected a checkpoint to restore, found a ${after.format}, which holds no model`,
+      {
+        code: 'unsupported',
+        file: after.path,
+      },
+    );
+  }
+  const names = target === null ? {} : await chooseDataNames(target, { afterPath: after.path, dataName });
+  const plan = await after.planEdits(edits, names);
+  if (dataName !== undefined && (after.format !== 'ONNX' || plan.files.length === 1))
+    throw new UsageError(`--data-name ${quote(dataName)}: after has no external data`);
+  return plan;
+}
+
+async function orderIn(
+  target: Target,
+  plan: EditPlan,
+  { before, after, options }: Sides,
+): Promise<WriteOrder> {
+  const ofBefore = (await before.planEdits?.([]))?.files ?? [];
+  const sources = [...plan.files, ...ofBefore].map(({ source }) => source.path);
+  return orderFiles(plan, target, {
+    sources: [before.path, after.path, ...sources],
+    force: options.force === true,
+  });
+}
+
+/** What a written file is checked against. */
+interface Expectation extends Sides {
+  readonly audit: AuditResults;
+  readonly plans: readonly LayerPlan[];
+}
+
+/** Writes the files beside their places, audits them while they are synced, and moves them there. */
+async function write(order: WriteOrder, expected: Expectation): Promise<void> {
+  const staged = await stageFiles(order);
+  try {
+    const outcomes = await Promise.allSettled([staged.sync(), verify(order, staged, expected)]);
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    await staged.commit();
+  } catch (error) {
+    await staged.discard();
+    throw error;
+  }
+}
+
+/** Statuses of a restored layer: its statistics are those of before, whatever else was trained. */
+const RESTORED: ReadonlySet<LayerStatus> = new Set(['locked', 'held']);
+
+async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectation): Promise<void> {
+  const { before, options, audit, plans } = expected;
+  const path = join(order.directory, order.files.at(-1)?.name ?? '');
+  const fixed = await openStaged(path, staged, options);
+  try {
+    const { layers } = await compareCheckpoints(before, fixed, options);
+    const restored = new Set(plans.map(({ comparison }) => comparison.before));
+    const found = new Map(layers.map((layer) => [layer.before.name, layer.status]));
+    for (const { before: layer, status } of audit.layers) {
+      const now = found.get(layer.name);
+      const isFine = restored.has(layer) ? now !== undefined && RESTORED.has(now) : now === status;
+      if (isFine) continue;
+      const wanted = restored.has(layer) ? 'locked' : status;
+      throw new CheckpointError(
+        `the restored checkpoint was audited before it was put in place: expected the layer ${quote(layer.name)} to be ${wanted}, found ${now ?? 'none'}`,
+        { code: 'unsupported', file: path, hint: 'Nothing was written. Please report this.' },
+      );
+    }
+  } finally {
+    await fixed.close();
+  }
+}
+
+/** A single file answers to the name that it will have. */
+async function openStaged(
+  path: string,
+  { mainPath, temporary }: StagedFiles,
+  options: OpenOptions,
+): Promise<Checkpoint> {
+  if (mainPath !== temporary) return openCheckpoint(mainPath, options);
+  const source = openFileSource(path, mainPath);
+  try {
+    return await openSource(source, path, options);
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+async function describeLeftovers({ directory, isNewDirectory, label }: Target): Promise<readonly string[]> {
+  const leftovers = await findLeftovers(isNewDirectory ? dirname(directory) : directory, label);
+  return leftovers.map(
+    (path) =>
+      `${quote(path)} was left behind by a run that was interrupted. Delete it, unless that run still goes on.`,
+  );
+}

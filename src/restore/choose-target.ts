@@ -1,0 +1,135 @@
+import { basename, dirname, extname, join, resolve } from 'node:path';
+import type { EditOptions, EditPlan } from '../checkpoint/edit-plan.js';
+import { CheckpointError, quote, UsageError } from '../errors.js';
+import { examineTarget, isSameDirectory, isSameFile, type WriteOrder } from '../io/safe-write.js';
+
+/** Where the restored checkpoint goes. */
+export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
+  /** What the main file is called; null where it keeps its name in a directory. */
+  readonly mainName: string | null;
+}
+
+/** What a target must not be, and may be. */
+export interface TargetRules {
+  /** Every file of the two checkpoints. */
+  readonly sources: readonly string[];
+  /** Whether a file that exists may be replaced. */
+  readonly force: boolean;
+}
+
+/**
+ * Finds out where FIXED is: a file, or a directory where after is a directory or an index of shards.
+ *
+ * @throws CheckpointError `refused` where something else is in the way.
+ */
+export async function chooseTarget(fixedPath: string, afterPath: string): Promise<Target> {
+  const { path, found } = await examineTarget(fixedPath);
+  const isSet = (await examineTarget(afterPath)).found === 'directory' || afterPath.endsWith('.index.json');
+  if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
+  if (found === 'dangling link')
+    throw refuse(fixedPath, 'expected a file, found a symbolic link that leads nowhere');
+  if (found === 'directory' && !isSet)
+    throw refuse(
+      fixedPath,
+      'expected a file to write, found a directory',
+      'Name the file: -o DIRECTORY/NAME',
+    );
+  const isDirectory = isSet && (found === 'directory' || (found === 'nothing' && extname(path) === ''));
+  if (isDirectory) {
+    const label = basename(resolve(path));
+    return { directory: path, isNewDirectory: found === 'nothing', label, mainName: null };
+  }
+  return {
+    directory: dirname(path),
+    isNewDirectory: false,
+    label: basename(path),
+    mainName: basename(path),
+  };
+}
+
+/**
+ * Refuses a target that is one of the two checkpoints, before they are read; {@link orderFiles} looks at all files.
+ *
+ * @throws CheckpointError `refused`.
+ */
+export async function refuseSameFile(
+  fixedPath: string,
+  beforePath: string,
+  afterPath: string,
+): Promise<void> {
+  for (const source of [beforePath, afterPath]) {
+    if (await isSameFile(fixedPath, source)) throw refuseSource(fixedPath, source);
+  }
+}
+
+function refuseSource(path: string, source: string): CheckpointError {
+  return refuse(
+    path,
+    `expected a new file, found ${quote(source)} itself: before and after are never written to`,
+    'Give another name: -o FIXED',
+  );
+}
+
+/**
+ * How data files are called: as before, or as the user says; beside after, after the new model.
+ *
+ * @throws UsageError for a name that is none, or one name for several files.
+ */
+export async function chooseDataNames(
+  { directory, mainName }: Target,
+  { afterPath, dataName }: { readonly afterPath: string; readonly dataName: string | undefined },
+): Promise<Required<EditOptions>> {
+  if (
+    dataName !== undefined &&
+    (basename(dataName) !== dataName || /[\\/\0]|^\.{0,2}$|^[A-Za-z]:/.test(dataName))
+  )
+    throw new UsageError(`--data-name must be a file name without a directory, found ${quote(dataName)}`);
+  if (dataName !== undefined && dataName === mainName)
+    throw new UsageError(`--data-name ${quote(dataName)} is the name of the model itself`);
+  const isBesideAfter = await isSameDirectory(dirname(afterPath), directory);
+  return {
+    renameData(name, count) {
+      if (dataName === undefined && !isBesideAfter) return name;
+      if (count === 1) return dataName ?? `${mainName ?? name}.data`;
+      if (dataName !== undefined)
+        throw new UsageError(`--data-name names one file, but the model has ${count} data files`);
+      throw new CheckpointError(
+        `the model has ${count} data files, whose names are taken in its own directory`,
+        { code: 'refused', file: afterPath, hint: 'Write the restored model to another directory.' },
+      );
+    },
+  };
+}
+
+/**
+ * Puts a plan and a target together.
+ *
+ * @throws CheckpointError `refused` where a file is before's or after's, or exists and must not be replaced.
+ */
+export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRules): Promise<WriteOrder> {
+  const last = plan.files.length - 1;
+  const files = plan.files.map((file, index) =>
+    index === last && target.mainName !== null ? { ...file, name: target.mainName } : file,
+  );
+  if (new Set(files.map(({ name }) => name.toLowerCase())).size < files.length)
+    throw refuse(
+      join(target.directory, target.mainName ?? ''),
+      'expected a name that no other of its files has',
+    );
+  for (const { name } of files) await checkFile(join(target.directory, name), rules);
+  return { ...target, files };
+}
+
+async function checkFile(path: string, { sources, force }: TargetRules): Promise<void> {
+  const { found, path: real } = await examineTarget(path);
+  if (found === 'nothing') return;
+  for (const source of sources) {
+    if (await isSameFile(real, source)) throw refuseSource(path, source);
+  }
+  if (found !== 'file') throw refuse(path, `expected a file to write, found a ${found}`);
+  if (!force) throw refuse(path, 'the file exists already', 'Replace it with --force.');
+}
+
+function refuse(file: string, message: string, hint?: string): CheckpointError {
+  return new CheckpointError(message, { code: 'refused', file, hint });
+}

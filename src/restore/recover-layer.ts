@@ -1,0 +1,72 @@
+import { compareChannelScales, roundoffOf } from '../compare/channel-scales.js';
+import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
+import { recoverStatistics } from '../compare/recover-statistics.js';
+import { readChannelVector, type Statistics } from '../compare/statistics.js';
+import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
+import { cannotRestore } from './cannot-restore.js';
+import type { RestoreSide } from './plan-layers.js';
+
+/** Statistics that were solved for, and what there is to say about them. */
+export interface RecoveredLayer {
+  readonly statistics: Statistics;
+  readonly notes: readonly string[];
+}
+
+/**
+ * Solves the statistics of a layer that before has folded away from before's factors and after's live layer. Channels
+ * that folding hides keep the values of after: their scale is zero or so near it that the layer does not use them.
+ *
+ * @throws CheckpointError `unsupported` where the two convolutions are no multiples of each other.
+ */
+export async function recoverLayer(
+  { after, epsilon }: LayerComparison,
+  folded: LinearLayer,
+  side: RestoreSide,
+): Promise<RecoveredLayer> {
+  const live = findFeedingLinear(after, side.checkpoint, side.learned);
+  const compared = live === null ? null : await compareChannelScales(live.weight, folded.weight, live);
+  if (live === null || compared?.kind !== 'proportional')
+    throw cannotRestore(
+      after,
+      side.checkpoint,
+      'before has folded it into a convolution, which was trained since',
+    );
+  const read = (tensor: LinearLayer['bias']) => (tensor === null ? null : readChannelVector(tensor));
+  const held = await readStatistics(after);
+  const recovered = recoverStatistics(
+    {
+      statistics: held,
+      gamma: await read(after.gamma),
+      beta: await read(after.beta),
+      bias: await read(live.bias),
+      epsilon,
+    },
+    {
+      scales: compared.scales,
+      uncertainty: compared.uncertainty,
+      bias: await read(folded.bias),
+      biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias),
+    },
+  );
+  const { statistics, hidden, contradicted } = recovered;
+  if (contradicted.some(Boolean))
+    throw cannotRestore(after, side.checkpoint, 'its scale has changed its sign, so it was trained');
+  const merge = (solved: Float64Array, own: Float64Array) =>
+    solved.map((value, channel) => (hidden[channel] === true ? (own[channel] ?? value) : value));
+  const count = hidden.filter(Boolean).length;
+  return {
+    statistics: {
+      mean: { ...statistics.mean, values: merge(statistics.mean.values, held.mean.values) },
+      variance: {
+        ...statistics.variance,
+        values: merge(statistics.variance.values, held.variance.values).map((value) => Math.max(value, 0)),
+      },
+    },
+    notes: [
+      'before has folded the layer away: its statistics were solved for, to float32 rounding',
+      ...(count === 0
+        ? []
+        : [`${count} of ${hidden.length} channels keep the values of after: folding hides those of before`]),
+    ],
+  };
+}

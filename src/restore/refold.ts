@@ -1,0 +1,97 @@
+import { forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
+import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
+import { type ChannelVector, findInvalidValue, readChannelVector } from '../compare/statistics.js';
+import { readRange } from '../io/byte-source.js';
+import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
+import type { NormLayer } from '../norm/norm-layer.js';
+import { cannotRestore } from './cannot-restore.js';
+import type { PartEdit, PartPlan, RestoreSide } from './plan-layers.js';
+
+/**
+ * Folds a layer again, from the convolution and the statistics of before: with s = γ / √(v + ε),
+ *
+ *     W″ = s · W,   b″ = β + s · (b − μ),
+ *
+ * computed in float64 and rounded once, to after's types.
+ *
+ * @param folded the convolution of after.
+ * @throws CheckpointError `unsupported` where before does not tell one of them.
+ */
+export async function refold(
+  { before, epsilon }: LayerComparison,
+  folded: LinearLayer,
+  side: RestoreSide,
+): Promise<PartPlan> {
+  const live = findFeedingLinear(before, side.checkpoint, side.learned);
+  if (live === null)
+    throw cannotRestore(before, side.checkpoint, 'after has folded it, and before has no convolution for it');
+  const { mean, variance } = await readStatistics(before);
+  const invalid = findInvalidValue({ mean, variance });
+  if (invalid !== null) throw cannotRestore(before, side.checkpoint, `before itself is invalid: ${invalid}`);
+  const read = (tensor: Tensor | null) => (tensor === null ? null : readChannelVector(tensor));
+  const [gamma, beta, bias] = [await read(before.gamma), await read(before.beta), await read(live.bias)];
+  const at = (vector: ChannelVector | null, channel: number, absent: number) =>
+    vector?.values[channel] ?? absent;
+  const scales = variance.values.map((value, channel) => at(gamma, channel, 1) / Math.sqrt(value + epsilon));
+  const offsets = scales.map(
+    (scale, channel) => at(beta, channel, 0) + scale * (at(bias, channel, 0) - at(mean, channel, Number.NaN)),
+  );
+  const values = await readFloats(live.weight);
+  const scaled = new Float64Array(values.length);
+  forEachRun(
+    layOutChannels(live.weight.shape, live),
+    { start: 0, length: values.length },
+    (channel, from, to) => {
+      const scale = scales[channel] ?? Number.NaN;
+      for (let i = from; i < to; i++) scaled[i] = scale * (values[i] ?? Number.NaN);
+      return true;
+    },
+  );
+  return { edits: editFolding(before, { weight: scaled, bias: offsets }, { folded, side }), notes: [] };
+}
+
+/** Where a folded convolution goes. */
+export interface FoldingPlace {
+  /** The convolution of after. */
+  readonly folded: LinearLayer;
+  readonly side: RestoreSide;
+}
+
+/** Copies the convolution of before, which the layer was folded into on both sides. */
+export async function copyFolding(
+  { before }: LayerComparison,
+  linear: LinearLayer,
+  place: FoldingPlace,
+): Promise<PartPlan> {
+  const weight = await readFloats(linear.weight);
+  const bias =
+    linear.bias === null ? new Float64Array(linear.channels) : (await readChannelVector(linear.bias)).values;
+  return { edits: editFolding(before, { weight, bias }, place), notes: [] };
+}
+
+async function readFloats({ range, dtype }: Tensor): Promise<Float64Array> {
+  return decodeFloats(await readRange(range), dtype);
+}
+
+function editFolding(
+  layer: NormLayer,
+  { weight, bias }: { readonly weight: Float64Array; readonly bias: Float64Array },
+  { folded, side }: FoldingPlace,
+): readonly PartEdit[] {
+  if (folded.bias === null && bias.some((value) => value !== 0))
+    throw cannotRestore(
+      layer,
+      side.checkpoint,
+      'after has folded it into a convolution without a bias, and it needs one',
+    );
+  const edit = (part: PartEdit['part'], tensor: Tensor, values: Float64Array, name: string): PartEdit => {
+    const bytes = encodeFloats(values, tensor.dtype);
+    if (decodeFloats(bytes, tensor.dtype).some((value) => !Number.isFinite(value)))
+      throw cannotRestore(layer, side.checkpoint, `its ${part} does not fit into ${tensor.dtype}`);
+    return { part, tensor, bytes, preferredName: `${folded.path ?? layer.name}.${name}` };
+  };
+  const edits = [edit('folded weight', folded.weight, weight, 'weight')];
+  return folded.bias === null ? edits : [...edits, edit('folded bias', folded.bias, bias, 'bias')];
+}

@@ -1,0 +1,179 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { basename, dirname, join, relative, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+
+const src = fileURLToPath(new URL('../src', import.meta.url));
+
+/** The rooms of the house, in the order in which imports may go: each needs only itself and those before it. */
+const ROOMS: readonly (readonly string[])[] = [
+  ['errors.ts', 'version.ts'],
+  ['io/'],
+  ['checkpoint/'],
+  ['norm/'],
+  ['compare/'],
+  ['report/'],
+  ['policy/', 'probe/'],
+  ['audit.ts', 'audit-each.ts', 'inspect.ts'],
+  ['audit-each.ts', 'policy/'],
+  ['index.ts'],
+  ['cli/'],
+];
+
+/** The only files that may touch the file system. */
+const READS_FILES = [
+  'io/file-source.ts',
+  'checkpoint/shards.ts',
+  'checkpoint/onnx/external-data.ts',
+  'policy/find-policy.ts',
+  'cli/find-checkpoints.ts',
+  'cli/job-summary.ts',
+  'cli/output-file.ts',
+];
+
+interface SourceFile {
+  /** From src/, with forward slashes. */
+  readonly path: string;
+  readonly text: string;
+  /** The text without comments and without the contents of strings. */
+  readonly code: string;
+}
+
+const files: readonly SourceFile[] = readdirSync(src, { recursive: true, encoding: 'utf8' })
+  .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts'))
+  .sort()
+  .map((name) => {
+    const text = readFileSync(join(src, name), 'utf8');
+    return { path: name.split(sep).join('/'), text, code: stripCommentsAndStrings(text) };
+  });
+
+function stripCommentsAndStrings(text: string): string {
+  return text.replace(
+    /\/\*[\s\S]*?\*\/|(?<![:\\/])\/\/[^\n]*|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"/g,
+    (match) => (match.startsWith('/') ? '' : "''"),
+  );
+}
+
+function roomOf(path: string): number {
+  const room = ROOMS.findIndex((names) =>
+    names.some((name) => (name.endsWith('/') ? path.startsWith(name) : path === name)),
+  );
+  if (room < 0) throw new Error(`${path} lies in no room: add it to ROOMS`);
+  return room;
+}
+
+/** An import of a file, also a dynamic one. */
+const IMPORT = /^(?:import|export)\b([^'";]*?)from '([^']+)'|\bimport\('([^']+)'\)|^import '([^']+)'/gm;
+
+/** What a file imports: relative paths resolved from src/, packages by their names. */
+function importsOf(
+  { path, text }: SourceFile,
+  { withTypes = true }: { withTypes?: boolean } = {},
+): readonly string[] {
+  return [...text.matchAll(IMPORT)]
+    .filter(([, names]) => withTypes || !isTypeOnly(names ?? ''))
+    .map(([, , from, dynamic, bare]) => {
+      const target = from ?? dynamic ?? bare ?? '';
+      if (!target.startsWith('.')) return target;
+      return relative(src, join(src, dirname(path), target.replace(/\.js$/, '.ts')))
+        .split(sep)
+        .join('/');
+    });
+}
+
+/** Whether an import is gone once the types are: `type { … }`, or braces around nothing but types. */
+function isTypeOnly(names: string): boolean {
+  const listed = /\{([^}]*)\}/
+    .exec(names)?.[1]
+    ?.split(',')
+    .map((name) => name.trim());
+  return (
+    /^\s*type\b/.test(names) || (listed?.every((name) => name === '' || name.startsWith('type ')) ?? false)
+  );
+}
+
+const isLocal = (target: string) => files.some(({ path }) => path === target);
+
+/** A docstring stands right above, or above the first of a run of constants of one line each. */
+function isDocumented(lines: readonly string[], index: number): boolean {
+  const above = lines[index - 1]?.trimEnd() ?? '';
+  if (above.endsWith('*/')) return true;
+  const isConstant = (line: string) => /^export const .*;$/.test(line);
+  return isConstant(lines[index] ?? '') && isConstant(above) && isDocumented(lines, index - 1);
+}
+
+test('there are files to look at, and imports between them are seen', () => {
+  expect(files.length).toBeGreaterThan(40);
+  const audit = files.find(({ path }) => path === 'audit.ts');
+  expect(audit && importsOf(audit)).toContain('compare/compare-layers.ts');
+  const open = files.find(({ path }) => path === 'checkpoint/open.ts');
+  expect(open && importsOf(open)).toContain('checkpoint/onnx/onnx.ts');
+});
+
+describe.each(files)('$path', (file) => {
+  test('imports only from its own room and those before it', () => {
+    const room = roomOf(file.path);
+    expect(importsOf(file).filter((target) => isLocal(target) && roomOf(target) > room)).toEqual([]);
+  });
+
+  test('has a docstring for every export', () => {
+    const lines = file.text.split('\n');
+    const undocumented = lines.filter(
+      (line, index) =>
+        /^export (?:default |declare |abstract |async )*(?:function|const|let|class|interface|type|namespace)\b/.test(
+          line,
+        ) &&
+        !/^export type \{/.test(line) &&
+        !isDocumented(lines, index),
+    );
+    expect(undocumented).toEqual([]);
+  });
+
+  test('uses no any and no enum', () => {
+    expect(file.code).not.toMatch(/[:<,|&(]\s*any\b(?!\s*[:(])|\bas any\b/);
+    expect(file.code).not.toMatch(/\benum\s+\w+\s*\{/);
+  });
+
+  test('touches process only in the command line', () => {
+    if (file.path.startsWith('cli/')) return;
+    expect(file.code).not.toMatch(/\bprocess\b/);
+    expect(importsOf(file)).not.toContain('node:process');
+  });
+
+  test('touches the file system only where that is its job', () => {
+    const isAllowed = READS_FILES.includes(file.path);
+    expect(
+      importsOf(file).filter((target) => /^(?:node:)?fs(?:\/promises)?$/.test(target) && !isAllowed),
+    ).toEqual([]);
+  });
+
+  test('is named for what it does', () => {
+    expect(basename(file.path)).not.toMatch(/^(?:utils?|helpers?|types?|common|misc|shared)\.ts$/);
+    expect(basename(file.path)).toMatch(/^[a-z0-9]+(?:-[a-z0-9]+)*\.ts$/);
+  });
+});
+
+test('files that may touch the file system exist and do', () => {
+  for (const path of READS_FILES) {
+    const file = files.find((one) => one.path === path);
+    expect(file && importsOf(file), path).toContain('node:fs');
+  }
+});
+
+test('no imports go in a circle, those of types aside', () => {
+  const graph = new Map(
+    files.map((file) => [file.path, importsOf(file, { withTypes: false }).filter(isLocal)]),
+  );
+  const done = new Set<string>();
+  const walk = (path: string, trail: readonly string[]): readonly string[] | null => {
+    if (trail.includes(path)) return [...trail.slice(trail.indexOf(path)), path];
+    if (done.has(path)) return null;
+    for (const next of graph.get(path) ?? []) {
+      const circle = walk(next, [...trail, path]);
+      if (circle !== null) return circle;
+    }
+    done.add(path);
+    return null;
+  };
+  expect([...graph.keys()].flatMap((path) => walk(path, []) ?? [])).toEqual([]);
+});

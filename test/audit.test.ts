@@ -1,0 +1,136 @@
+import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { audit, auditCheckpoints } from '../src/audit.js';
+import { checkpointOf, normTensors, tensorOf } from './build/checkpoints.js';
+import { failureOf, usageFailureOf } from './build/failure.js';
+import { graphOf, normNodeOf } from './build/layers.js';
+import { makeTempDirectory } from './build/sources.js';
+
+const pair = (name: string) =>
+  fileURLToPath(new URL(`../fixtures/pairs/requires-grad-leak/${name}`, import.meta.url));
+
+const conv = tensorOf('net.conv.weight', [1, 2], { shape: [2, 1] });
+const fc = (value: number) => tensorOf('head.fc.weight', [value]);
+const before = checkpointOf([conv, ...normTensors('net.bn'), fc(1)], { path: 'before.safetensors' });
+const after = checkpointOf([conv, ...normTensors('net.bn', { mean: [1, 1], count: 22 }), fc(2)], {
+  path: 'after.safetensors',
+});
+
+test('layers, learned tensors, regions and findings come together in one report', async () => {
+  const report = await auditCheckpoints(before, after);
+  expect(report.verdict).toBe('drifted');
+  expect(report.layers.map(({ name, status }) => [name, status])).toEqual([['net.bn', 'drifted']]);
+  expect(report.regions.map(({ path, status }) => [path, status])).toEqual([
+    ['net', 'frozen'],
+    ['head', 'trained'],
+  ]);
+  expect(report.findings.map(({ kind }) => kind)).toEqual(['frozen-stats-drift']);
+  expect(report.summary.learned).toMatchObject({ compared: 4, equal: 3, changed: 1 });
+});
+
+describe('options', () => {
+  test('allow makes the verdict clean, and the layer says that it was allowed', async () => {
+    const report = await auditCheckpoints(before, after, { allow: ['net'] });
+    expect([report.verdict, report.layers[0]?.allowed, report.findings[0]?.level]).toEqual([
+      'clean',
+      true,
+      'note',
+    ]);
+  });
+
+  test('frozen insists on learned tensors too', async () => {
+    const report = await auditCheckpoints(before, after, { frozen: ['head'] });
+    expect(report.findings.map(({ kind, layer }) => `${kind} ${layer}`)).toContain(
+      'frozen-weights-changed head.fc',
+    );
+  });
+
+  test('frozen that means nothing is refused: it would be a silent pass', async () => {
+    expect(
+      await usageFailureOf(() => auditCheckpoints(before, after, { frozen: ['net', 'nekc\n'] })),
+    ).toEqual({
+      message: '--frozen "nekc\\n" matches no norm layer and no learned tensor of both checkpoints',
+      hint: expect.stringContaining('backbone.layer1'),
+    });
+  });
+
+  test('epsilon is every layer’s', async () => {
+    const [layer] = (await auditCheckpoints(before, after, { epsilon: 0.5 })).layers;
+    expect([layer?.epsilon, layer?.epsilonFrom]).toEqual([0.5, 'option']);
+  });
+
+  test('progress ends at all bytes', async () => {
+    const seen: number[] = [];
+    await auditCheckpoints(before, after, { onProgress: ({ done, total }) => seen.push(done / total) });
+    expect(seen.at(-1)).toBe(1);
+  });
+});
+
+describe('one side a graph, the other names', () => {
+  const graph = graphOf([normNodeOf('net.bn', { neighbours: ['net.conv.weight'] })]);
+  const exported = checkpointOf([conv, fc(1)], { path: 'after.onnx', format: 'ONNX', graph });
+
+  test('pair by name, with the graph’s epsilon', async () => {
+    const { layers } = await auditCheckpoints(before, exported);
+    expect(layers).toMatchObject([
+      {
+        name: 'net.bn',
+        kind: 'BatchNorm',
+        status: 'locked',
+        batches: null,
+        epsilonFrom: 'graph',
+        neighbours: 'equal',
+      },
+    ]);
+  });
+});
+
+describe('what cannot be audited', () => {
+  test('a checkpoint without norm layers', async () => {
+    const without = checkpointOf([fc(1)], { path: 'plain.safetensors' });
+    for (const sides of [[before, without] as const, [without, before] as const]) {
+      expect(await failureOf(() => auditCheckpoints(...sides))).toEqual({
+        message: 'expected norm layers with running statistics, found no BatchNorm layer: nothing to audit',
+        code: 'no-norm-layers',
+        file: 'plain.safetensors',
+      });
+    }
+  });
+
+  test('checkpoints of which nothing pairs', async () => {
+    const other = checkpointOf(normTensors('other.norm', { mean: [1, 2, 3] }), { path: 'other.safetensors' });
+    expect(await failureOf(() => auditCheckpoints(before, other))).toEqual({
+      message:
+        'none of its norm layers ("other.norm") goes with one in "before.safetensors" ("net.bn"): nothing was paired',
+      code: 'nothing-paired',
+      file: 'other.safetensors',
+      hint: 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO',
+    });
+  });
+});
+
+describe('files', () => {
+  const directory = makeTempDirectory();
+
+  /** The number that the next opened file gets: the lowest that is free. */
+  const nextDescriptor = () => {
+    const descriptor = openSync('/dev/null', 'r');
+    closeSync(descriptor);
+    return descriptor;
+  };
+
+  test('are closed after an audit, and after one that failed', async () => {
+    const broken = join(directory, 'broken.safetensors');
+    writeFileSync(broken, 'broken');
+    const first = nextDescriptor();
+    await audit(pair('before.safetensors'), pair('after.safetensors'));
+    await failureOf(() => audit(pair('before.safetensors'), broken));
+    await failureOf(() => audit(broken, pair('before.safetensors')));
+    await usageFailureOf(() =>
+      audit(pair('before.safetensors'), pair('after.safetensors'), { frozen: ['x'] }),
+    );
+    expect(nextDescriptor()).toBe(first);
+  });
+});

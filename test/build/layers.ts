@@ -1,0 +1,125 @@
+import type { ConstantInput, Graph, LinearNode, NormNode } from '../../src/checkpoint/graph.js';
+import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import type { LearnedComparison, LearnedComparisons } from '../../src/compare/compare-learned.js';
+import type { Equality } from '../../src/compare/tensor-equality.js';
+import type { NormLayer } from '../../src/norm/norm-layer.js';
+import { tensorOf } from './checkpoints.js';
+
+/** A norm layer as names tell of it, with two channels, or as many as are asked for. */
+export function layerOf(name: string, overrides: Partial<NormLayer> = {}): NormLayer {
+  const channels = overrides.channels ?? 2;
+  const fill = (leaf: string, value: number) =>
+    tensorOf(`${name}.${leaf}`, Array<number>(channels).fill(value));
+  return {
+    name,
+    isNamed: true,
+    kind: 'BatchNorm',
+    channels,
+    mean: { kind: 'stored', tensor: fill('running_mean', 0.5), source: 'tensor' },
+    variance: { kind: 'stored', tensor: fill('running_var', 2), source: 'tensor' },
+    gamma: fill('weight', 1.5),
+    beta: fill('bias', 0.125),
+    batchCount: null,
+    epsilon: null,
+    defaultEpsilon: 1e-5,
+    momentum: null,
+    mode: 'unknown',
+    nodeName: null,
+    isFromGraph: false,
+    neighbours: [],
+    feedingLinear: null,
+    notes: [],
+    ...overrides,
+  };
+}
+
+/** A layer whose statistics are the given values. */
+export function layerWith(
+  name: string,
+  { mean, variance }: { mean: readonly number[]; variance: readonly number[] },
+  overrides: Partial<NormLayer> = {},
+): NormLayer {
+  return layerOf(name, {
+    channels: mean.length,
+    mean: { kind: 'stored', tensor: tensorOf(`${name}.running_mean`, mean), source: 'tensor' },
+    variance: { kind: 'stored', tensor: tensorOf(`${name}.running_var`, variance), source: 'tensor' },
+    ...overrides,
+  });
+}
+
+/** A compared layer: drifted in both channels, unless told otherwise. */
+export function comparisonOf(name: string, overrides: Partial<LayerComparison> = {}): LayerComparison {
+  return {
+    before: layerOf(name),
+    after: layerOf(name),
+    pairedBy: 'name',
+    via: 'live',
+    status: 'drifted',
+    affine: 'equal',
+    neighbours: 'equal',
+    channels: 2,
+    channelsMoved: 2,
+    epsilon: 1e-5,
+    epsilonFrom: 'default',
+    batches: 12n,
+    measures: {
+      meanShift: { rms: 0.25, max: 0.5 },
+      logStdRatio: { rms: 0.125, max: 0.25 },
+      divergence: 0.0625,
+      outputShift: 0.375,
+    },
+    isReset: false,
+    isUniformScale: false,
+    problem: null,
+    perChannel: null,
+    ...overrides,
+  };
+}
+
+/** A compared learned tensor with 10 elements. */
+export function learnedOf(name: string, equality: Equality = 'equal', elementCount = 10): LearnedComparison {
+  return { name, afterName: name, elementCount, equality };
+}
+
+/** Compared learned tensors by both names. */
+export function learnedComparisons(...compared: readonly LearnedComparison[]): LearnedComparisons {
+  return {
+    compared,
+    byBefore: new Map(compared.map((one) => [one.name, one])),
+    byAfter: new Map(compared.map((one) => [one.afterName, one])),
+    onlyBefore: [],
+    onlyAfter: [],
+  };
+}
+
+/** A node's input that the file stores. */
+export function constantOf(name: string, values: readonly number[], source = 'initializer'): ConstantInput {
+  return { kind: 'constant', tensor: tensorOf(name, values), source, overridable: false };
+}
+
+/** A BatchNormalization node whose inputs bear the state dict's names under `path`. */
+export function normNodeOf(path: string, overrides: Partial<NormNode> = {}): NormNode {
+  return {
+    nodeName: `/${path}/BatchNormalization`,
+    path: null,
+    scope: [],
+    inputNames: [`${path}.weight`, `${path}.bias`, `${path}.running_mean`, `${path}.running_var`],
+    gamma: constantOf(`${path}.weight`, [1.5, 1.5]),
+    beta: constantOf(`${path}.bias`, [0.125, 0.125]),
+    mean: constantOf(`${path}.running_mean`, [0.5, -0.25]),
+    variance: constantOf(`${path}.running_var`, [2, 2]),
+    epsilon: 1e-5,
+    momentum: 0.9,
+    mode: 'running',
+    opset: 17,
+    neighbours: [],
+    feedingLinear: null,
+    notes: [],
+    ...overrides,
+  };
+}
+
+/** A computation graph. */
+export function graphOf(norms: readonly NormNode[], linears: readonly LinearNode[] = []): Graph {
+  return { producer: 'pytorch 2.13.0', norms, linears };
+}

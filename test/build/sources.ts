@@ -1,0 +1,42 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll } from 'vitest';
+import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
+
+/** A source that counts what is read of it. */
+export interface CountingSource extends ByteSource {
+  readonly bytesRead: number;
+  readonly isClosed: boolean;
+}
+
+/** Bytes in memory as a source that counts what is read of it. */
+export function countingSource(name: string, bytes: Uint8Array): CountingSource {
+  const inner = memorySource(name, bytes);
+  let bytesRead = 0;
+  let isClosed = false;
+  return {
+    name,
+    byteLength: inner.byteLength,
+    get bytesRead() {
+      return bytesRead;
+    },
+    get isClosed() {
+      return isClosed;
+    },
+    async readInto(target, position) {
+      bytesRead += target.byteLength;
+      await inner.readInto(target, position);
+    },
+    async close() {
+      isClosed = true;
+    },
+  };
+}
+
+/** A directory of its own for one test file, removed when that is done. */
+export function makeTempDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}

@@ -1,0 +1,58 @@
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { areSameFile, findCheckpoints } from '../../src/cli/find-checkpoints.js';
+import { makeTempDirectory } from '../build/sources.js';
+
+const root = makeTempDirectory();
+const FILES = [
+  'epoch9.pt',
+  'epoch10.pt',
+  'epoch1.onnx',
+  '.hidden.pt',
+  'runs/a/last.pt',
+  'runs/b/last.pt',
+  'runs/b/deep/last.pt',
+  'run (1)/x.pt',
+  'shards/model.safetensors',
+  'odd[1].pt',
+  '!not.pt',
+];
+for (const file of FILES) {
+  mkdirSync(join(root, file, '..'), { recursive: true });
+  writeFileSync(join(root, file), '');
+}
+mkdirSync(join(root, 'empty'));
+symlinkSync('epoch9.pt', join(root, 'linked.pt'));
+symlinkSync('nowhere', join(root, 'broken.pt'));
+symlinkSync('runs', join(root, 'loop'));
+
+test.each<readonly [glob: string, found: readonly string[]]>([
+  ['epoch*.pt', ['epoch9.pt', 'epoch10.pt']],
+  ['epoch?.*', ['epoch1.onnx', 'epoch9.pt']],
+  ['epoch{9,10}.pt', ['epoch9.pt', 'epoch10.pt']],
+  ['epoch[0-9].pt', ['epoch9.pt']],
+  ['runs/*/last.pt', ['runs/a/last.pt', 'runs/b/last.pt']],
+  ['runs/**/last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
+  ['run (1)/*.pt', ['run (1)/x.pt']],
+  ['l*.pt', ['linked.pt']],
+  ['s*', ['shards']],
+  ['loop/**', ['loop/a/last.pt', 'loop/b/deep/last.pt', 'loop/b/last.pt']],
+  ['**/*last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
+])('%s means %j', (glob, found) => {
+  expect(findCheckpoints(glob, root)).toEqual(found.map((path) => join(root, path)));
+  expect(findCheckpoints(join(root, glob))).toEqual(found.map((path) => join(root, path)));
+});
+
+test.each(['epoch9.pt', 'odd[1].pt', '!not.pt', 'gone.pt', 'gone*.pt', 'gone/**', 'empty', '.hidden.pt'])(
+  '%s means itself: a file of that name, or one that opening will not find',
+  (path) => {
+    expect(findCheckpoints(path, root)).toEqual([join(root, path)]);
+  },
+);
+
+test('two ways to a file lead to the same', () => {
+  expect(areSameFile(join(root, 'epoch9.pt'), join(root, 'linked.pt'))).toBe(true);
+  expect(areSameFile(join(root, 'epoch9.pt'), join(root, 'epoch10.pt'))).toBe(false);
+  expect(areSameFile(join(root, 'gone'), join(root, 'gone'))).toBe(false);
+});

@@ -1,0 +1,141 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { MAX_SUMMARY_BYTES } from '../../src/cli/job-summary.js';
+import { parseWorkflowCommands } from '../report/workflow-commands.js';
+import { makeWorkspace, runCli } from './run.js';
+
+const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
+const LEAK = ['diff', BEFORE, 'pairs/requires-grad-leak/after.safetensors'];
+const LOCKED = ['diff', 'pairs/locked/before.safetensors', 'pairs/locked/after.safetensors'];
+
+/** Runs as in a step of a job, whose summary is a file that may hold something already. */
+async function runInJob(args: readonly string[], { written = '', env = {}, cwd = '.' } = {}) {
+  const workspace = makeWorkspace({ 'summary.md': written });
+  mkdirSync(join(workspace, 'models'));
+  const summary = join(workspace, 'summary.md');
+  const job = { GITHUB_ACTIONS: 'true', GITHUB_STEP_SUMMARY: summary, GITHUB_WORKSPACE: workspace, ...env };
+  const result = await runCli(args, join(workspace, cwd), { env: job });
+  return {
+    ...result,
+    annotations: parseWorkflowCommands(result.stderr),
+    summary: readFileSync(summary, 'utf8'),
+  };
+}
+
+describe('under GitHub Actions', () => {
+  test('findings are annotated and the summary holds the report, by themselves', async () => {
+    const { stdout, annotations, summary, exitCode } = await runInJob(LEAK);
+    expect(exitCode).toBe(1);
+    expect(stdout).toContain('✖ DRIFTED');
+    expect(annotations).toHaveLength(8);
+    expect(annotations[0]).toMatchObject({
+      name: 'error',
+      properties: { file: 'pairs/requires-grad-leak/after.safetensors' },
+    });
+    expect(summary).toMatch(/^### ❌ Drifted: /);
+  });
+
+  test('a clean audit has a summary and no annotation', async () => {
+    const { annotations, summary, exitCode } = await runInJob(LOCKED);
+    expect([annotations, exitCode]).toEqual([[], 0]);
+    expect(summary).toMatch(/^### ✅ /);
+  });
+
+  test.each(['json', 'sarif', 'gitlab'])('standard output stays %s', async (format) => {
+    const { stdout, annotations } = await runInJob([...LEAK, '--format', format]);
+    expect(() => JSON.parse(stdout)).not.toThrow();
+    expect(annotations).toHaveLength(8);
+  });
+
+  test('annotations appear once where they are the report itself', async () => {
+    const { stdout, annotations } = await runInJob([...LEAK, '--format', 'github']);
+    expect([parseWorkflowCommands(stdout).length, annotations.length]).toEqual([8, 0]);
+  });
+
+  test('--quiet prints no report, but annotates', async () => {
+    const { stdout, annotations, summary } = await runInJob([...LEAK, '-q']);
+    expect([stdout, annotations.length]).toEqual(['', 8]);
+    expect(summary).not.toBe('');
+  });
+
+  test('--no-ci switches both off', async () => {
+    const { stderr, summary, exitCode } = await runInJob([...LEAK, '--no-ci']);
+    expect({ stderr, summary, exitCode }).toEqual({ stderr: '', summary: '', exitCode: 1 });
+  });
+
+  test('what could not be audited is an annotation and a summary too', async () => {
+    const { annotations, summary, exitCode } = await runInJob(['diff', 'gone.pt', BEFORE]);
+    expect(exitCode).toBe(2);
+    expect(annotations).toEqual([
+      {
+        name: 'error',
+        properties: { title: 'bn-audit could not do its work' },
+        message: 'gone.pt: no such file',
+      },
+    ]);
+    expect(summary).toBe('### ❌ Not audited\n\n`gone.pt: no such file`\n');
+    const silent = await runInJob(['diff', 'gone.pt', BEFORE, '--no-ci']);
+    expect([silent.annotations, silent.summary]).toEqual([[], '']);
+  });
+
+  test('several checkpoints share one set of annotations and one summary', async () => {
+    const { annotations, summary } = await runInJob([...LEAK, 'gone.pt', BEFORE]);
+    expect(annotations).toHaveLength(9);
+    expect(annotations[0]?.properties['file']).toBe('gone.pt');
+    expect(summary).toMatch(/^### ❌ 1 of 3 checkpoints with errors, 1 could not be audited\./);
+  });
+
+  test('files are named from the root of the checkout', async () => {
+    const { annotations } = await runInJob(
+      ['diff', `../${BEFORE}`, '../pairs/requires-grad-leak/after.safetensors'],
+      { cwd: 'models' },
+    );
+    expect(annotations[0]?.properties['file']).toBe('pairs/requires-grad-leak/after.safetensors');
+  });
+
+  test('inspect is announced as well', async () => {
+    const { annotations, summary } = await runInJob(['inspect', 'pairs/nan/after.safetensors']);
+    expect(annotations.length).toBeGreaterThan(0);
+    expect(summary).toMatch(/^### ❌ /);
+  });
+
+  test('the summary is added to what the step wrote before', async () => {
+    const { summary } = await runInJob(LOCKED, { written: '# Mine\n' });
+    expect(summary).toMatch(/^# Mine\n\n### ✅ /);
+  });
+
+  test('the summary stays within 1 MiB: what does not fit is left out, and the exit code stands', async () => {
+    const { stderr, summary, exitCode } = await runInJob(LEAK, {
+      written: 'x'.repeat(MAX_SUMMARY_BYTES - 100),
+    });
+    expect(summary.length).toBe(MAX_SUMMARY_BYTES - 100);
+    expect(stderr).toContain('bn-audit: the job summary is full: no report was added');
+    expect(exitCode).toBe(1);
+  });
+
+  test('a summary that cannot be written is said and fails nothing', async () => {
+    const { stderr, exitCode } = await runInJob(LOCKED, { env: { GITHUB_STEP_SUMMARY: '/nowhere/at/all' } });
+    expect(stderr).toBe('bn-audit: the job summary could not be written (ENOENT)\n');
+    expect(exitCode).toBe(0);
+  });
+
+  test.each(['', 'false', '1'])('GITHUB_ACTIONS=%s is no runner', async (value) => {
+    const { stderr, summary } = await runInJob(LEAK, { env: { GITHUB_ACTIONS: value } });
+    expect([stderr, summary]).toEqual(['', '']);
+  });
+
+  test('a hostile file name is no command', async () => {
+    const name = '##[error]x ::error::y.pt';
+    const workspace = makeWorkspace();
+    writeFileSync(join(workspace, name), 'junk');
+    for (const args of [
+      ['diff', name, name],
+      ['diff', BEFORE, name, BEFORE],
+    ]) {
+      const { stdout, stderr } = await runCli(args, workspace, { env: { GITHUB_ACTIONS: 'true' } });
+      const commands = parseWorkflowCommands(`${stdout}\n${stderr}`);
+      expect(commands.map(({ properties }) => properties['title'])).toHaveLength(1);
+    }
+  });
+});

@@ -1,0 +1,103 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Ajv } from 'ajv';
+import { expect, test } from 'vitest';
+import { POLICY_FILE_NAME } from '../../src/policy/policy.js';
+import { makeWorkspace, runCli } from './run.js';
+
+const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
+const AFTER = 'pairs/requires-grad-leak/after.safetensors';
+const readPolicy = (workspace: string, name = POLICY_FILE_NAME) =>
+  JSON.parse(readFileSync(join(workspace, name), 'utf8'));
+
+test('init writes a policy from one checkpoint, says what it guessed, and diff takes it', async () => {
+  const workspace = makeWorkspace();
+  const { stdout, stderr, exitCode } = await runCli(['init', BEFORE], workspace);
+  expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 0 });
+  expect(stderr).toBe(
+    `bn-audit: wrote "bn-audit.config.json"
+  frozen  "backbone" (8 norm layers, 24 learned tensors)
+  not     "head" (0 norm layers, 2 learned tensors)
+  "frozen" was guessed from the names: keep what you freeze, and take out the rest.
+  Then: bn-audit diff "pairs/requires-grad-leak/before.safetensors" AFTER
+`,
+  );
+  const policy = readPolicy(workspace);
+  expect(policy).toEqual({
+    $schema: './node_modules/bn-audit/docs/bn-audit.config.schema.json',
+    frozen: ['backbone'],
+    allow: [],
+    failOn: 'error',
+    minShift: 0,
+  });
+  const schema = readFileSync(new URL('../../docs/bn-audit.config.schema.json', import.meta.url), 'utf8');
+  expect(new Ajv().validate(JSON.parse(schema), policy)).toBe(true);
+  expect((await runCli(['diff', BEFORE, BEFORE], workspace)).exitCode).toBe(0);
+  expect((await runCli(['diff', BEFORE, AFTER], workspace)).exitCode).toBe(1);
+});
+
+test.each(['before.pt', 'before.live.onnx', 'before.dynamo-live.onnx'])(
+  'init finds the same in %s',
+  async (name) => {
+    const workspace = makeWorkspace();
+    expect((await runCli(['init', `pairs/requires-grad-leak/${name}`], workspace)).exitCode).toBe(0);
+    expect(readPolicy(workspace).frozen).toEqual(['backbone']);
+  },
+);
+
+test('init from two checkpoints finds what is frozen, and names the pair', async () => {
+  const workspace = makeWorkspace();
+  const { stderr } = await runCli(['init', BEFORE, AFTER], workspace);
+  expect(stderr).not.toContain('guessed');
+  expect(readPolicy(workspace)).toMatchObject({
+    frozen: ['backbone'],
+    pairs: { main: { before: BEFORE, after: AFTER } },
+  });
+  expect((await runCli(['diff', '--pair', 'main'], workspace)).exitCode).toBe(1);
+});
+
+test('init from two checkpoints leaves out what was trained', async () => {
+  const workspace = makeWorkspace();
+  await runCli(
+    ['init', 'pairs/partly-frozen/before.safetensors', 'pairs/partly-frozen/after.safetensors'],
+    workspace,
+  );
+  const { exitCode, stdout } = await runCli(['diff', '--pair', 'main', '--format', 'json'], workspace);
+  expect([0, 1]).toContain(exitCode);
+  expect(JSON.parse(stdout).findings.map(({ kind }: { kind: string }) => kind)).not.toContain(
+    'frozen-weights-changed',
+  );
+});
+
+test('init writes paths as the policy file sees them', async () => {
+  const workspace = makeWorkspace();
+  mkdirSync(join(workspace, 'ci'));
+  await runCli(['init', BEFORE, AFTER, '-o', 'ci/policy.json'], workspace);
+  expect(readPolicy(workspace, 'ci/policy.json').pairs.main).toEqual({
+    before: `../${BEFORE}`,
+    after: `../${AFTER}`,
+  });
+  const { exitCode } = await runCli(['diff', '--pair', 'main', '--config', 'ci/policy.json'], workspace);
+  expect(exitCode).toBe(1);
+});
+
+test('init replaces nothing, except with --force', async () => {
+  const workspace = makeWorkspace({ [POLICY_FILE_NAME]: 'mine' });
+  const kept = await runCli(['init', BEFORE], workspace);
+  expect(kept).toEqual({
+    stdout: '',
+    stderr: 'bn-audit: bn-audit.config.json: there is such a file already\n  To replace it: --force\n',
+    exitCode: 2,
+  });
+  expect(readFileSync(join(workspace, POLICY_FILE_NAME), 'utf8')).toBe('mine');
+  expect((await runCli(['init', BEFORE, '--force'], workspace)).exitCode).toBe(0);
+  expect(readPolicy(workspace).frozen).toEqual(['backbone']);
+});
+
+test('init writes nothing where there is nothing to audit', async () => {
+  const workspace = makeWorkspace();
+  const { stderr, exitCode } = await runCli(['init', 'pairs/layernorm-only/before.safetensors'], workspace);
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain('found none: nothing to audit');
+  writeFileSync(join(workspace, POLICY_FILE_NAME), '{}', { flag: 'wx' });
+});

@@ -1,0 +1,141 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { BIN, makeWorkspace, run, runCli } from './run.js';
+
+const workspace = makeWorkspace({
+  // Breaks what the report is made with, so that something fails that no one expected.
+  'break-json.mjs': `JSON.stringify = () => { throw new TypeError('broken on purpose'); };`,
+  'throw-late.mjs': `process.on('newListener', (event) => {
+    if (event === 'uncaughtException') setImmediate(() => { throw new Error('thrown late'); });
+  });`,
+  'reject-late.mjs': `process.on('newListener', (event) => {
+    if (event === 'unhandledRejection') setImmediate(() => Promise.reject(new Error('rejected late')));
+  });`,
+});
+
+const LEAK = [
+  'diff',
+  'pairs/requires-grad-leak/before.safetensors',
+  'pairs/requires-grad-leak/after.safetensors',
+];
+const LOCKED = ['diff', 'pairs/locked/before.safetensors', 'pairs/locked/after.safetensors'];
+const preload = (name: string) => ({ preload: join(workspace, name) });
+
+describe('--output', () => {
+  test('writes the report to the file, prints nothing, and keeps the exit code', async () => {
+    const printed = await runCli(LEAK, workspace);
+    const written = await runCli([...LEAK, '--output', 'report.txt'], workspace);
+    expect(written).toEqual({ stdout: '', stderr: '', exitCode: 1 });
+    expect(readFileSync(join(workspace, 'report.txt'), 'utf8')).toBe(printed.stdout);
+  });
+
+  test('writes it with --quiet too, and without colours', async () => {
+    const env = { FORCE_COLOR: '1' };
+    await runCli([...LEAK, '--quiet', '--output', 'quiet.txt'], workspace, { env });
+    expect(readFileSync(join(workspace, 'quiet.txt'), 'utf8')).not.toContain('\u001b');
+  });
+
+  test('leaves no file behind when the audit cannot be done', async () => {
+    const { exitCode } = await runCli(['inspect', 'gone.pt', '--output', 'never.txt'], workspace);
+    expect([exitCode, existsSync(join(workspace, 'never.txt'))]).toEqual([2, false]);
+  });
+});
+
+describe('colours', () => {
+  const stdoutWith = async (env: Readonly<Record<string, string>>) =>
+    (await runCli(LEAK, workspace, { env })).stdout;
+
+  test('are off in a pipe', async () => {
+    expect(await stdoutWith({})).not.toContain('\u001b');
+  });
+
+  test('FORCE_COLOR turns them on, and the words stay the same', async () => {
+    const colored = await stdoutWith({ FORCE_COLOR: '1' });
+    expect(colored).toContain('\u001b[');
+    expect(colored.replaceAll(/\u001b\[[\d;]*m/g, '')).toBe(await stdoutWith({}));
+  });
+
+  test.each([{ FORCE_COLOR: '1', NO_COLOR: '1' }, { FORCE_COLOR: '0' }, { TERM: 'dumb' }])(
+    '%j leaves them off',
+    async (env) => {
+      expect(await stdoutWith(env as unknown as Record<string, string>)).not.toContain('\u001b');
+    },
+  );
+});
+
+describe('a closed pipe', () => {
+  // The verdict stands: the reader has seen enough, and scripts still get the exit code.
+  const statusOf = async (command: string) => {
+    const { stdout, stderr } = await run(
+      'bash',
+      ['-c', `${command}; echo "status \${PIPESTATUS[0]}"`],
+      workspace,
+    );
+    return { stderr, lines: stdout.trimEnd().split('\n') };
+  };
+
+  test('after one line', async () => {
+    const { lines, stderr } = await statusOf(`'${process.execPath}' '${BIN}' ${LEAK.join(' ')} | head -1`);
+    expect(lines).toEqual(['before  pairs/requires-grad-leak/before.safetensors', 'status 1']);
+    expect(stderr).toBe('');
+  });
+
+  test('before the first', async () => {
+    const { lines, stderr } = await statusOf(
+      `'${process.execPath}' '${BIN}' ${LOCKED.join(' ')} --format json --channels | true`,
+    );
+    expect(lines).toEqual(['status 0']);
+    expect(stderr).toBe('');
+  });
+});
+
+describe('what no one expected', () => {
+  test('an internal failure exits with 2 and asks for a report, not with 1, which would mean drift', async () => {
+    expect(await runCli([...LOCKED, '--format', 'json'], workspace, preload('break-json.mjs'))).toEqual({
+      stdout: '',
+      stderr:
+        'bn-audit: unexpected failure: broken on purpose\n  This is a defect of bn-audit. Run again with --debug and report what it prints.\n',
+      exitCode: 2,
+    });
+  });
+
+  test.each([
+    ['throw-late.mjs', 'thrown late'],
+    ['reject-late.mjs', 'rejected late'],
+  ])('%s: an error outside of any await exits with 2', async (module, message) => {
+    const { stderr, exitCode } = await runCli(LEAK, workspace, preload(module));
+    expect(stderr).toContain(`bn-audit: unexpected failure: ${message}\n`);
+    expect(exitCode).toBe(2);
+  });
+
+  test('--debug adds the stack, on stderr', async () => {
+    const { stdout, stderr } = await runCli(
+      [...LOCKED, '--format', 'json', '--debug'],
+      workspace,
+      preload('break-json.mjs'),
+    );
+    expect(stdout).toBe('');
+    expect(stderr).toMatch(/TypeError: broken on purpose\n {4}at /);
+  });
+
+  test('without --debug no error has a stack', async () => {
+    const { stderr } = await runCli(['inspect', 'gone.pt'], workspace);
+    expect(stderr).toBe('bn-audit: gone.pt: no such file\n');
+  });
+});
+
+test('--quiet prints nothing at all and keeps every exit code', async () => {
+  expect(await runCli([...LEAK, '-q'], workspace)).toEqual({ stdout: '', stderr: '', exitCode: 1 });
+  expect(await runCli([...LOCKED, '-q'], workspace)).toEqual({ stdout: '', stderr: '', exitCode: 0 });
+});
+
+test('a file given twice is clean', async () => {
+  const file = 'pairs/requires-grad-leak/after.safetensors';
+  expect((await runCli(['diff', file, file], workspace)).exitCode).toBe(0);
+});
+
+test('the same command prints the same bytes', async () => {
+  const [first, second] = [await runCli(LEAK, workspace), await runCli(LEAK, workspace)];
+  expect(first).toEqual(second);
+});

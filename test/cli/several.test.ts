@@ -1,0 +1,110 @@
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { makeWorkspace, runCli } from './run.js';
+
+const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
+const DRIFTED = 'pairs/requires-grad-leak/after.safetensors';
+
+const workspace = makeWorkspace({ 'broken.pt': 'no checkpoint' });
+mkdirSync(join(workspace, 'runs'));
+for (const name of ['epoch2.safetensors', 'epoch10.safetensors'])
+  copyFileSync(join(workspace, DRIFTED), join(workspace, 'runs', name));
+copyFileSync(join(workspace, BEFORE), join(workspace, 'runs', 'epoch1.safetensors'));
+copyFileSync(join(workspace, BEFORE), join(workspace, 'runs', 'base.safetensors'));
+
+const pathsOf = (stdout: string) =>
+  JSON.parse(stdout).reports.map((report: { after: { path: string } }) => report.after.path);
+
+describe('several checkpoints after', () => {
+  test('are audited each, and one that is broken stops none: exit code 2', async () => {
+    const args = ['diff', BEFORE, 'broken.pt', DRIFTED, BEFORE];
+    const { stdout, stderr, exitCode } = await runCli(args, workspace);
+    expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 2 });
+    expect(stdout).toContain('1 of 3 checkpoints with errors, 1 could not be audited.');
+    const json = JSON.parse((await runCli([...args, '--format', 'json'], workspace)).stdout);
+    expect(json).toMatchObject({ schemaVersion: 1, verdict: 'failed', failures: [{ after: 'broken.pt' }] });
+    expect(json.reports.map(({ verdict }: { verdict: string }) => verdict)).toEqual(['drifted', 'clean']);
+  });
+
+  test('name what failed on standard error where the report is not read there', async () => {
+    for (const options of [['-q'], ['--format', 'json'], ['-o', 'out.txt']]) {
+      const { stderr, exitCode } = await runCli(['diff', BEFORE, 'broken.pt', BEFORE, ...options], workspace);
+      expect(exitCode).toBe(2);
+      expect(stderr).toMatch(/^bn-audit: broken\.pt: expected an ONNX/);
+    }
+  });
+
+  test('give the highest exit code', async () => {
+    const exitCodeOf = async (...after: readonly string[]) =>
+      (await runCli(['diff', BEFORE, ...after, '-q'], workspace)).exitCode;
+    expect(await exitCodeOf(BEFORE, BEFORE)).toBe(0);
+    expect(await exitCodeOf(BEFORE, DRIFTED, BEFORE)).toBe(1);
+    expect(await exitCodeOf(DRIFTED, 'gone.pt', BEFORE)).toBe(2);
+  });
+
+  test('may be a glob, in the order of their numbers, without before itself', async () => {
+    const args = ['diff', 'runs/base.safetensors', 'runs/*.safetensors', '--format', 'json'];
+    const { stdout, exitCode } = await runCli(args, workspace);
+    expect(pathsOf(stdout)).toEqual([1, 2, 10].map((epoch) => `runs/epoch${epoch}.safetensors`));
+    expect(exitCode).toBe(1);
+  });
+
+  test('of a glob that matches one are one audit, as if it was named', async () => {
+    const { stdout } = await runCli(
+      ['diff', BEFORE, 'runs/epoch?0.safetensors', '--format', 'json'],
+      workspace,
+    );
+    const named = await runCli(['diff', BEFORE, 'runs/epoch10.safetensors', '--format', 'json'], workspace);
+    expect(stdout).toBe(named.stdout);
+  });
+
+  test('of a glob that matches none are an error', async () => {
+    const { stderr, exitCode } = await runCli(['diff', BEFORE, 'runs/none*.pt'], workspace);
+    expect({ stderr, exitCode }).toEqual({ stderr: 'bn-audit: runs/none*.pt: no such file\n', exitCode: 2 });
+  });
+
+  test('report a frozen glob that matches nothing for the checkpoint that it concerns', async () => {
+    const args = ['diff', BEFORE, DRIFTED, BEFORE, '--frozen', 'nope', '--format', 'json'];
+    const { stdout, exitCode } = await runCli(args, workspace);
+    expect(exitCode).toBe(2);
+    expect(JSON.parse(stdout).failures).toMatchObject([{ code: 'usage' }, { code: 'usage' }]);
+  });
+
+  test('cannot be shown by layer', async () => {
+    const { stderr, exitCode } = await runCli(['diff', BEFORE, DRIFTED, BEFORE, '--layer', 'x'], workspace);
+    expect({ stderr, exitCode }).toEqual({
+      stderr: 'bn-audit: --layer shows one layer of one audit, found 2 audits\n',
+      exitCode: 2,
+    });
+  });
+
+  test.each(['text', 'json', 'markdown', 'html', 'junit', 'sarif', 'github', 'gitlab'])(
+    'are one %s report',
+    async (format) => {
+      const { exitCode } = await runCli(
+        ['diff', BEFORE, DRIFTED, BEFORE, '-q', '--report', `${format}=several.${format}`],
+        workspace,
+      );
+      expect(exitCode).toBe(1);
+      expect(readFileSync(join(workspace, `several.${format}`), 'utf8')).not.toBe('');
+    },
+  );
+});
+
+test('memory does not grow with the number of checkpoints', async () => {
+  writeFileSync(
+    join(workspace, 'peak.mjs'),
+    `process.on('exit', () => process.stderr.write(String(process.resourceUsage().maxRSS)));`,
+  );
+  const peakKilobytes = async (count: number) => {
+    const after = Array<string>(count).fill(DRIFTED);
+    const preload = join(workspace, 'peak.mjs');
+    return Number(
+      (await runCli(['diff', BEFORE, ...after, '-o', 'many.txt'], workspace, { preload })).stderr,
+    );
+  };
+  const [few, many] = [await peakKilobytes(2), await peakKilobytes(200)];
+  expect(few).toBeGreaterThan(10_000);
+  expect(many - few).toBeLessThan(60_000);
+});

@@ -1,0 +1,219 @@
+import { describe, expect, test } from 'vitest';
+import {
+  compareLayers,
+  type LayerContext,
+  readBatchCount,
+  readStatistics,
+} from '../../src/compare/compare-layers.js';
+import type { NormLayer } from '../../src/norm/norm-layer.js';
+import { tensorOf } from '../build/checkpoints.js';
+import { layerOf, layerWith, learnedComparisons, learnedOf } from '../build/layers.js';
+
+const STILL = { mean: [0.5, -1], variance: [2, 3] };
+const MOVED = { mean: [0.5, -2], variance: [2, 3] };
+
+const compare = (before: NormLayer, after: NormLayer, context: Partial<LayerContext> = {}) =>
+  compareLayers(
+    { before, after, pairedBy: 'name' },
+    { learned: learnedComparisons(), keepChannels: false, ...context },
+  );
+
+const layer = (values: typeof STILL, overrides: Partial<NormLayer> = {}) =>
+  layerWith('bn', values, overrides);
+const count = (value: number) => tensorOf('bn.num_batches_tracked', [value], { dtype: 'I64', shape: [] });
+
+describe('status', () => {
+  test('equal statistics under an equal affine are locked', async () => {
+    expect(await compare(layer(STILL), layer(STILL))).toMatchObject({
+      status: 'locked',
+      affine: 'equal',
+      neighbours: 'none',
+      channels: 2,
+      channelsMoved: 0,
+      measures: { outputShift: 0 },
+      problem: null,
+    });
+  });
+
+  test('moved statistics under an equal affine drifted', async () => {
+    expect(await compare(layer(STILL), layer(MOVED))).toMatchObject({ status: 'drifted', channelsMoved: 1 });
+  });
+
+  test('a NaN in after is invalid, and says where', async () => {
+    expect(await compare(layer(STILL), layer({ ...STILL, mean: [0.5, Number.NaN] }))).toMatchObject({
+      status: 'invalid',
+      problem: 'the running mean of channel 1 is NaN (not a number)',
+    });
+  });
+
+  test('a NaN in before alone is not', async () => {
+    const { status } = await compare(layer({ ...STILL, mean: [0.5, Number.NaN] }), layer(STILL));
+    expect(status).toBe('drifted');
+  });
+
+  test.each(['before', 'after'] as const)('statistics that %s cannot give are unresolved', async (side) => {
+    const broken = layerOf('bn', { variance: { kind: 'unresolved', reason: 'it is computed' } });
+    const [before, after] = side === 'before' ? [broken, layer(STILL)] : [layer(STILL), broken];
+    expect(await compare(before, after)).toMatchObject({
+      status: 'unresolved',
+      problem: `in ${side}, it is computed`,
+      measures: null,
+      channelsMoved: null,
+      perChannel: null,
+    });
+  });
+});
+
+describe('affine', () => {
+  const affine = (gamma: readonly number[] | null, beta: readonly number[] | null) =>
+    layer(MOVED, {
+      gamma: gamma === null ? null : tensorOf('bn.weight', gamma),
+      beta: beta === null ? null : tensorOf('bn.bias', beta),
+    });
+
+  test.each<readonly [string, NormLayer, NormLayer, string]>([
+    ['both equal', affine([2, 2], [1, 1]), affine([2, 2], [1, 1]), 'equal'],
+    ['γ changed', affine([2, 2], [1, 1]), affine([2, 3], [1, 1]), 'changed'],
+    ['β changed', affine([2, 2], [1, 1]), affine([2, 2], [1, 0]), 'changed'],
+    ['−0 for 0', affine([2, 2], [0, 0]), affine([2, 2], [-0, 0]), 'equal'],
+    ['none on both sides', affine(null, null), affine(null, null), 'none'],
+    ['none, written as ones and zeros by an exporter', affine(null, null), affine([1, 1], [0, 0]), 'none'],
+    ['ones and zeros, then none', affine([1, 1], [0, 0]), affine(null, null), 'none'],
+    ['none, then trained', affine(null, null), affine([2, 2], [0, 0]), 'changed'],
+    ['trained, then none', affine([2, 2], [0, 0]), affine(null, null), 'changed'],
+    ['γ alone on both sides', affine([2, 2], null), affine([2, 2], null), 'equal'],
+    ['β absent, then zero', affine([2, 2], null), affine([2, 2], [0, 0]), 'equal'],
+    ['β absent, then trained', affine([2, 2], null), affine([2, 2], [1, 0]), 'changed'],
+  ])('%s', async (_, before, after, relation) => {
+    expect((await compare(before, after)).affine).toBe(relation);
+  });
+
+  test('a narrower copy is equal', async () => {
+    const narrow = layer(STILL, { gamma: tensorOf('g', [0.1, 0.2], { dtype: 'F16' }), beta: null });
+    const wide = layer(STILL, { gamma: tensorOf('g', [0.1, 0.2]), beta: null });
+    expect((await compare(wide, narrow)).affine).toBe('equal');
+  });
+
+  test('γ of after weighs the output shift', async () => {
+    const still = { mean: [0, 0], variance: [1, 1] };
+    const moved = { mean: [1, 0], variance: [1, 1] };
+    const gamma = tensorOf('g', [0, 5]);
+    const { measures } = await compare(layer(still, { gamma, epsilon: 0 }), layer(moved, { gamma }));
+    expect(measures?.outputShift).toBe(0);
+    expect(measures?.meanShift?.max).toBe(1);
+  });
+});
+
+describe('neighbours', () => {
+  const learned = learnedComparisons(
+    learnedOf('equal.weight'),
+    learnedOf('changed.weight', 'changed'),
+    learnedOf('odd.weight', 'incomparable'),
+  );
+  const relate = async (before: Partial<NormLayer>, after: Partial<NormLayer> = {}) =>
+    (await compare(layer(STILL, before), layer(STILL, after), { learned })).neighbours;
+
+  test.each([
+    ['equal', ['equal.weight']],
+    ['changed', ['equal.weight', 'changed.weight']],
+    ['none', ['gone.weight']],
+    ['none', ['odd.weight']],
+    ['equal', ['odd.weight', 'equal.weight']],
+    ['none', []],
+  ])('%s: %j', async (relation, neighbours) => {
+    expect(await relate({ neighbours })).toBe(relation);
+  });
+
+  test('a graph on one side knows better than names on the other', async () => {
+    const byName = { neighbours: ['changed.weight'], isFromGraph: false };
+    const byGraph = { neighbours: ['equal.weight'], isFromGraph: true };
+    expect(await relate(byName, byGraph)).toBe('equal');
+    expect(await relate(byGraph, byName)).toBe('equal');
+  });
+});
+
+describe('epsilon', () => {
+  test.each<readonly [Partial<NormLayer>, Partial<NormLayer>, number | undefined, number, string]>([
+    [{}, {}, undefined, 1e-5, 'default'],
+    [{ defaultEpsilon: 1e-3 }, {}, undefined, 1e-3, 'default'],
+    [{ epsilon: 1e-4 }, { epsilon: 1e-2 }, undefined, 1e-4, 'graph'],
+    [{}, { epsilon: 1e-2 }, undefined, 1e-2, 'graph'],
+    [{ epsilon: 1e-4 }, {}, 0.5, 0.5, 'option'],
+    [{ epsilon: 1e-4 }, {}, 0, 0, 'option'],
+  ])(
+    'before %j, after %j, option %j: %d from the %s',
+    async (before, after, option, epsilon, epsilonFrom) => {
+      expect(await compare(layer(STILL, before), layer(STILL, after), { epsilon: option })).toMatchObject({
+        epsilon,
+        epsilonFrom,
+      });
+    },
+  );
+});
+
+describe('batches', () => {
+  test('are the difference of both counts', async () => {
+    const { batches } = await compare(
+      layer(STILL, { batchCount: count(10) }),
+      layer(STILL, { batchCount: count(22) }),
+    );
+    expect(batches).toBe(12n);
+  });
+
+  test('are unknown where either has none', async () => {
+    expect((await compare(layer(STILL, { batchCount: count(10) }), layer(STILL))).batches).toBeNull();
+  });
+
+  test.each([
+    ['an I64 beyond 2^53', tensorOf('n', [2 ** 62], { dtype: 'I64', shape: [] }), 2n ** 62n],
+    ['a negative I64', tensorOf('n', [-3], { dtype: 'I64', shape: [] }), -3n],
+    ['an I32 of shape [1]', tensorOf('n', [-7], { dtype: 'I32' }), -7n],
+    ['a whole F32', tensorOf('n', [12], { shape: [] }), 12n],
+    ['a broken F32', tensorOf('n', [12.5], { shape: [] }), null],
+    ['NaN', tensorOf('n', [Number.NaN], { shape: [] }), null],
+    ['two numbers', tensorOf('n', [1, 2], { dtype: 'I64' }), null],
+    ['a U8', tensorOf('n', [255], { dtype: 'U8', shape: [] }), 255n],
+  ])('read %s', async (_, batchCount, value) => {
+    expect(await readBatchCount(layer(STILL, { batchCount }))).toBe(value);
+  });
+});
+
+describe('reset', () => {
+  const INITIAL = { mean: [0, 0], variance: [1, 1] };
+  const initialAffine = { gamma: tensorOf('g', [1, 1]), beta: tensorOf('b', [0, 0]) };
+
+  test('initial values in after alone, under a trained affine, are a reset', async () => {
+    expect((await compare(layer(STILL), layer(INITIAL))).isReset).toBe(true);
+  });
+
+  test.each<readonly [string, NormLayer, NormLayer]>([
+    ['initial on both sides', layer(INITIAL), layer(INITIAL)],
+    ['an affine that is initial too', layer(STILL, initialAffine), layer(INITIAL, initialAffine)],
+    ['no affine', layer(STILL, { gamma: null, beta: null }), layer(INITIAL, { gamma: null, beta: null })],
+    ['other values', layer(STILL), layer(MOVED)],
+  ])('%s is none', async (_, before, after) => {
+    expect((await compare(before, after)).isReset).toBe(false);
+  });
+});
+
+test('statistics per channel are kept when they are asked for', async () => {
+  const { perChannel } = await compare(
+    layer({ mean: [1], variance: [3] }),
+    layer({ mean: [2], variance: [15] }),
+    {
+      keepChannels: true,
+      epsilon: 1,
+    },
+  );
+  expect(perChannel).toEqual({
+    before: { mean: [1], variance: [3] },
+    after: { mean: [2], variance: [15] },
+    stdRatio: [2],
+  });
+});
+
+test('reading statistics that are not stored is a defect of the caller', async () => {
+  await expect(readStatistics(layerOf('bn', { mean: { kind: 'unresolved', reason: 'x' } }))).rejects.toThrow(
+    'statistics that are not stored were read',
+  );
+});

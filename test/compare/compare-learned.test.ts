@@ -1,0 +1,125 @@
+import { expect, test } from 'vitest';
+import type { Tensor } from '../../src/checkpoint/checkpoint.js';
+import {
+  compareLearnedTensors,
+  type JudgedTensors,
+  type OnProgress,
+} from '../../src/compare/compare-learned.js';
+import type { PrefixEdit } from '../../src/compare/pair-layers.js';
+import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
+import { f32 } from '../build/bytes.js';
+import { tensorOf } from '../build/checkpoints.js';
+import { learnedOf } from '../build/layers.js';
+
+const byName = (...tensors: readonly Tensor[]) => new Map(tensors.map((tensor) => [tensor.name, tensor]));
+const IDENTITY: PrefixEdit = { from: '', to: '' };
+
+async function compare(
+  before: ReadonlyMap<string, Tensor>,
+  after: ReadonlyMap<string, Tensor>,
+  edits: readonly PrefixEdit[] = [IDENTITY],
+  { onProgress, ...judged }: { onProgress?: OnProgress } & Partial<JudgedTensors> = {},
+) {
+  const folded = {
+    learned: [],
+    judgedBefore: new Set<string>(),
+    judgedAfter: new Set<string>(),
+    edits,
+    ...judged,
+  };
+  return compareLearnedTensors(before, after, { folded, onProgress });
+}
+
+test('every tensor of both sides is compared, in the order of before', async () => {
+  const before = byName(tensorOf('z', [1]), tensorOf('a', [1, 2]), tensorOf('q', [1], { dtype: 'F4' }));
+  const after = byName(tensorOf('a', [1, 3]), tensorOf('z', [1]), tensorOf('q', [1]));
+  expect((await compare(before, after)).compared).toEqual([
+    { name: 'z', afterName: 'z', elementCount: 1, equality: 'equal' },
+    { name: 'a', afterName: 'a', elementCount: 2, equality: 'changed' },
+    { name: 'q', afterName: 'q', elementCount: 1, equality: 'incomparable' },
+  ]);
+});
+
+test('tensors of one side alone are listed', async () => {
+  const { compared, onlyBefore, onlyAfter } = await compare(
+    byName(tensorOf('both', [1]), tensorOf('old', [1])),
+    byName(tensorOf('new', [1]), tensorOf('both', [1])),
+  );
+  expect([compared.length, onlyBefore, onlyAfter]).toEqual([1, ['old'], ['new']]);
+});
+
+test('edits that pair the layers pair the tensors', async () => {
+  const { byBefore, byAfter } = await compare(
+    byName(tensorOf('conv.weight', [1])),
+    byName(tensorOf('m.conv.weight', [2])),
+    [{ from: '', to: 'm' }, IDENTITY],
+  );
+  const comparison = {
+    name: 'conv.weight',
+    afterName: 'm.conv.weight',
+    elementCount: 1,
+    equality: 'changed',
+  };
+  expect(byBefore.get('conv.weight')).toEqual(comparison);
+  expect(byAfter.get('m.conv.weight')).toEqual(comparison);
+});
+
+test('no tensor of after is compared twice', async () => {
+  const { compared, onlyBefore } = await compare(
+    byName(tensorOf('m.w', [1]), tensorOf('w', [1])),
+    byName(tensorOf('w', [1])),
+    [{ from: 'm', to: '' }, IDENTITY],
+  );
+  expect([compared.map(({ name }) => name), onlyBefore]).toEqual([['m.w'], ['w']]);
+});
+
+test('the file of before is read from front to back', async () => {
+  const positions: number[] = [];
+  const inner = memorySource('file', f32(1, 2, 3, 4));
+  const source: ByteSource = {
+    ...inner,
+    async readInto(target, position) {
+      positions.push(position);
+      await inner.readInto(target, position);
+    },
+  };
+  const at = (name: string, offset: number): Tensor => ({
+    ...tensorOf(name, [0]),
+    range: { source, offset, byteLength: 4 },
+  });
+  await compare(
+    byName(at('c', 12), at('a', 0), at('b', 8)),
+    byName(tensorOf('a', [1]), tensorOf('b', [3]), tensorOf('c', [4])),
+  );
+  expect(positions).toEqual([0, 8, 12]);
+});
+
+test('progress counts the bytes of before and ends at all of them', async () => {
+  const seen: { done: number; total: number }[] = [];
+  const tensors = byName(tensorOf('a', [1, 2]), tensorOf('b', [1]), tensorOf('c', [1]));
+  const other = byName(tensorOf('a', [1, 2]), tensorOf('b', [9]));
+  await compare(tensors, other, [IDENTITY], { onProgress: (progress) => seen.push({ ...progress }) });
+  expect(seen).toEqual([
+    { done: 8, total: 12 },
+    { done: 12, total: 12 },
+  ]);
+});
+
+test('what folding has judged already is taken over, and not compared again', async () => {
+  const [weightBefore, weightAfter] = [tensorOf('conv.weight', [1]), tensorOf('conv.weight', [2])];
+  const { compared, byBefore, onlyBefore, onlyAfter } = await compare(
+    byName(weightBefore, tensorOf('fc', [1])),
+    byName(weightAfter, tensorOf('fc', [1])),
+    [IDENTITY],
+    {
+      learned: [learnedOf('conv.weight', 'equal')],
+      judgedBefore: new Set(['conv.weight']),
+      judgedAfter: new Set(['conv.weight']),
+    },
+  );
+  expect(compared.map(({ name, equality }) => [name, equality])).toEqual([
+    ['fc', 'equal'],
+    ['conv.weight', 'equal'],
+  ]);
+  expect([byBefore.get('conv.weight')?.equality, onlyBefore, onlyAfter]).toEqual(['equal', [], []]);
+});

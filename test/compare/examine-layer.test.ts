@@ -1,0 +1,86 @@
+import { describe, expect, test } from 'vitest';
+import { examineLayer } from '../../src/compare/examine-layer.js';
+import type { NormLayer } from '../../src/norm/norm-layer.js';
+import { tensorOf } from '../build/checkpoints.js';
+import { layerOf, layerWith } from '../build/layers.js';
+
+const examine = (layer: NormLayer, options: { epsilon?: number; keepChannels?: boolean } = {}) =>
+  examineLayer(layer, { keepChannels: false, ...options });
+
+const HEALTHY = layerWith('bn', { mean: [0.5, -1], variance: [2, 3] });
+
+test('a healthy layer is ok, without findings', async () => {
+  const examined = await examine(HEALTHY);
+  expect(examined).toMatchObject({ status: 'ok', findings: [], batches: null, perChannel: null });
+  expect([...(examined.statistics?.mean.values ?? [])]).toEqual([0.5, -1]);
+});
+
+test('a NaN is an error', async () => {
+  expect(await examine(layerWith('bn', { mean: [0, Number.NaN], variance: [2, 3] }))).toMatchObject({
+    status: 'invalid',
+    findings: [
+      {
+        kind: 'invalid-stats',
+        level: 'error',
+        message: 'the running mean of channel 1 is NaN (not a number)',
+      },
+    ],
+  });
+});
+
+test('statistics that cannot be read are an error', async () => {
+  const broken = layerOf('bn', {
+    variance: { kind: 'unresolved', reason: 'running_var is missing from the file' },
+  });
+  expect(await examine(broken)).toMatchObject({
+    status: 'unresolved',
+    statistics: null,
+    findings: [
+      {
+        kind: 'unresolved-stats',
+        level: 'error',
+        message: 'its statistics cannot be read: running_var is missing from the file',
+      },
+    ],
+  });
+});
+
+test('initial values are a note', async () => {
+  expect((await examine(layerWith('bn', { mean: [0, 0], variance: [1, 1] }))).findings).toMatchObject([
+    {
+      kind: 'initial-stats',
+      level: 'note',
+      message: 'every channel still has mean 0 and variance 1: the statistics were never updated',
+    },
+  ]);
+});
+
+test('a node in training mode is a warning here', async () => {
+  expect((await examine({ ...HEALTHY, isFromGraph: true, mode: 'batch' })).findings).toMatchObject([
+    { kind: 'training-mode-graph', level: 'warning' },
+  ]);
+});
+
+describe('epsilon', () => {
+  test.each<readonly [Partial<NormLayer>, number | undefined, number, string]>([
+    [{}, undefined, 1e-5, 'default'],
+    [{ epsilon: 1e-3 }, undefined, 1e-3, 'graph'],
+    [{ epsilon: 1e-3 }, 0, 0, 'option'],
+  ])('%j with option %j: %d from the %s', async (overrides, option, epsilon, epsilonFrom) => {
+    const examined = await examine(
+      { ...HEALTHY, ...overrides },
+      option === undefined ? {} : { epsilon: option },
+    );
+    expect(examined).toMatchObject({ epsilon, epsilonFrom });
+  });
+});
+
+test('values per channel are kept when they are asked for, with the affine', async () => {
+  const layer = { ...HEALTHY, gamma: tensorOf('g', [2, 3]), beta: null };
+  expect((await examine(layer, { keepChannels: true })).perChannel).toEqual({
+    mean: [0.5, -1],
+    variance: [2, 3],
+    gamma: [2, 3],
+    beta: null,
+  });
+});

@@ -1,0 +1,277 @@
+import { describe, expect, test } from 'vitest';
+import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import {
+  FINDING_KINDS,
+  FINDING_TITLES,
+  type Finding,
+  type FindingKind,
+  type FindingLevel,
+  type FindingPolicy,
+  findLayerFindings,
+  findUnpaired,
+  isBatchGraph,
+  makeFinding,
+} from '../../src/compare/findings.js';
+import { matchPaths } from '../../src/compare/globs.js';
+import { comparisonOf, layerOf } from '../build/layers.js';
+
+function policyOf({
+  allow = [],
+  frozen = [],
+  minShift = 0,
+}: {
+  allow?: readonly string[];
+  frozen?: readonly string[];
+  minShift?: number;
+} = {}): FindingPolicy {
+  return { isAllowed: matchPaths(allow), isFrozen: matchPaths(frozen), minShift };
+}
+
+const findingsOf = (overrides: Partial<LayerComparison>, policy: Parameters<typeof policyOf>[0] = {}) =>
+  findLayerFindings(comparisonOf('backbone.bn', overrides), policyOf(policy));
+
+/** Kinds and levels alone. */
+const kindsOf = (findings: readonly Finding[]) => findings.map(({ kind, level }) => `${level} ${kind}`);
+const messageOf = ([finding]: readonly Finding[]) => finding?.message;
+
+describe('every kind', () => {
+  test.each<readonly [FindingKind, FindingLevel]>([
+    ['frozen-stats-drift', 'error'],
+    ['invalid-stats', 'error'],
+    ['stats-reset', 'error'],
+    ['training-mode-graph', 'error'],
+    ['unresolved-stats', 'error'],
+    ['folded-scale-drift', 'error'],
+    ['folded-bias-drift', 'error'],
+    ['affine-frozen-drift', 'warning'],
+    ['batch-stats-while-frozen', 'warning'],
+    ['unpaired-layer', 'warning'],
+    ['frozen-weights-changed', 'error'],
+    ['initial-stats', 'note'],
+  ])('%s is of level %s, and has a title and a page', (kind, level) => {
+    expect(makeFinding(kind, 'bn', 'message')).toEqual({
+      kind,
+      level,
+      layer: 'bn',
+      message: 'message',
+      docs: `docs/findings/${kind}.md`,
+    });
+    expect(FINDING_TITLES[kind]).not.toBe('');
+  });
+
+  test('the list of kinds is complete', () => {
+    expect(FINDING_KINDS).toHaveLength(12);
+  });
+});
+
+describe('a drifted layer', () => {
+  test('is an error that says what moved although what was frozen', () => {
+    const findings = findingsOf({});
+    expect(kindsOf(findings)).toEqual(['error frozen-stats-drift']);
+    expect(messageOf(findings)).toBe(
+      'the running statistics of 2 of 2 channels moved (mean by 0.250 σ rms, output by 0.375 of its size) after 12 training-mode batches, although its weight and bias and the weights that feed it are identical',
+    );
+  });
+
+  test.each<readonly [Partial<LayerComparison>, string]>([
+    [{ neighbours: 'none' }, 'although its weight and bias are identical'],
+    [{ affine: 'none' }, 'although the weights that feed it are identical'],
+    [{ affine: 'none', neighbours: 'none' }, 'although nothing learned belongs to it'],
+  ])('%j: %s', (overrides, ending) => {
+    expect(messageOf(findingsOf(overrides))).toContain(ending);
+  });
+
+  test.each([null, 0n])('says nothing of batches when they are %s', (batches) => {
+    expect(messageOf(findingsOf({ batches }))).not.toContain('batches');
+  });
+});
+
+describe('other statuses', () => {
+  test('locked and held layers are no finding', () => {
+    expect(findingsOf({ status: 'locked', batches: 0n, channelsMoved: 0 })).toEqual([]);
+    expect(findingsOf({ status: 'held', batches: null, channelsMoved: 0 })).toEqual([]);
+  });
+
+  test('a trained layer is none', () => {
+    expect(findingsOf({ status: 'trained' })).toEqual([]);
+  });
+
+  test('an affine-frozen layer is a warning', () => {
+    const findings = findingsOf({ status: 'affine-frozen', neighbours: 'changed' });
+    expect(kindsOf(findings)).toEqual(['warning affine-frozen-drift']);
+    expect(messageOf(findings)).toBe(
+      'the running statistics of 2 of 2 channels moved (mean by 0.250 σ rms, output by 0.375 of its size) after 12 training-mode batches with the trained weights that feed it, while its own weight and bias stayed frozen',
+    );
+  });
+
+  test('an invalid layer is an error that names the value', () => {
+    const findings = findingsOf({
+      status: 'invalid',
+      problem: 'the running mean of channel 3 is NaN (not a number)',
+    });
+    expect(kindsOf(findings)).toEqual(['error invalid-stats']);
+    expect(messageOf(findings)).toBe('the running mean of channel 3 is NaN (not a number) in after');
+  });
+
+  test('an unresolved layer is an error that gives the reason', () => {
+    const findings = findingsOf({
+      status: 'unresolved',
+      problem: 'in before, it is a graph input',
+      measures: null,
+    });
+    expect(kindsOf(findings)).toEqual(['error unresolved-stats']);
+    expect(messageOf(findings)).toBe('its statistics cannot be audited: in before, it is a graph input');
+  });
+
+  test('an ambiguous layer is an error that says both', () => {
+    const findings = findingsOf({ status: 'ambiguous' });
+    expect(kindsOf(findings)).toEqual(['error folded-bias-drift']);
+    expect(messageOf(findings)).toContain(
+      'either the running mean drifted, or a bias was trained on its own',
+    );
+  });
+});
+
+describe('beside the status', () => {
+  test('reset statistics are an error', () => {
+    expect(kindsOf(findingsOf({ status: 'trained', isReset: true }))).toEqual(['error stats-reset']);
+    expect(kindsOf(findingsOf({ status: 'drifted', isReset: true }))).toEqual([
+      'error frozen-stats-drift',
+      'error stats-reset',
+    ]);
+  });
+
+  test.each(['locked', 'held'] as const)(
+    'a batch count that moved under a %s layer is a warning',
+    (status) => {
+      const findings = findingsOf({ status, batches: 12n });
+      expect(kindsOf(findings)).toEqual(['warning batch-stats-while-frozen']);
+      expect(messageOf(findings)).toBe(
+        'the batch count moved by 12 while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)',
+      );
+    },
+  );
+
+  test('a node in training mode is an error in after and a warning in before', () => {
+    const node = layerOf('backbone.bn', { isFromGraph: true, mode: 'batch' });
+    expect(kindsOf(findingsOf({ status: 'trained', after: node }))).toEqual(['error training-mode-graph']);
+    expect(kindsOf(findingsOf({ status: 'trained', before: node }))).toEqual(['warning training-mode-graph']);
+    expect(messageOf(findingsOf({ status: 'trained', after: node }))).toBe(
+      'the node in after runs in training mode: it normalises by batch statistics wherever it is deployed',
+    );
+  });
+
+  test('a pickled module in training mode is no such node', () => {
+    expect(isBatchGraph(layerOf('bn', { mode: 'batch' }))).toBe(false);
+    expect(isBatchGraph(layerOf('bn', { isFromGraph: true, mode: 'running' }))).toBe(false);
+    expect(isBatchGraph(layerOf('bn', { isFromGraph: true, mode: 'batch' }))).toBe(true);
+  });
+});
+
+describe('--frozen', () => {
+  test.each(['trained', 'affine-frozen'] as const)('makes a %s layer a drifted one', (status) => {
+    const findings = findingsOf({ status }, { frozen: ['backbone'] });
+    expect(kindsOf(findings)).toEqual(['error frozen-stats-drift']);
+    expect(messageOf(findings)).toMatch(/, although --frozen says that it must not$/);
+  });
+
+  test('says nothing of layers elsewhere', () => {
+    expect(findingsOf({ status: 'trained' }, { frozen: ['head'] })).toEqual([]);
+  });
+
+  test('says nothing of statistics that stood still', () => {
+    expect(findingsOf({ status: 'held', batches: null }, { frozen: ['backbone'] })).toEqual([]);
+  });
+});
+
+describe('--allow', () => {
+  const EXCUSED: readonly (readonly [FindingKind, Partial<LayerComparison>])[] = [
+    ['frozen-stats-drift', {}],
+    ['stats-reset', { status: 'trained', isReset: true }],
+    ['folded-bias-drift', { status: 'ambiguous' }],
+    ['affine-frozen-drift', { status: 'affine-frozen' }],
+    ['batch-stats-while-frozen', { status: 'locked' }],
+  ];
+
+  test.each(EXCUSED)('turns %s into a note that says so', (kind, overrides) => {
+    const findings = findingsOf(overrides, { allow: ['backbone'] });
+    expect(kindsOf(findings)).toEqual([`note ${kind}`]);
+    expect(messageOf(findings)).toMatch(/^allowed: /);
+  });
+
+  test.each<readonly [FindingKind, Partial<LayerComparison>]>([
+    ['invalid-stats', { status: 'invalid', problem: 'x' }],
+    ['unresolved-stats', { status: 'unresolved', problem: 'x' }],
+    [
+      'training-mode-graph',
+      { status: 'trained', after: layerOf('backbone.bn', { isFromGraph: true, mode: 'batch' }) },
+    ],
+  ])('does not excuse %s', (kind, overrides) => {
+    expect(kindsOf(findingsOf(overrides, { allow: ['**'] }))).toEqual([`error ${kind}`]);
+  });
+
+  test('leaves layers elsewhere alone', () => {
+    expect(kindsOf(findingsOf({}, { allow: ['head'] }))).toEqual(['error frozen-stats-drift']);
+  });
+});
+
+describe('--min-shift', () => {
+  test('turns drift below it into a note that says so', () => {
+    const findings = findingsOf({}, { minShift: 0.376 });
+    expect(kindsOf(findings)).toEqual(['note frozen-stats-drift']);
+    expect(messageOf(findings)).toMatch(/^below --min-shift 0\.376: /);
+    expect(kindsOf(findingsOf({ status: 'affine-frozen' }, { minShift: 1 }))).toEqual([
+      'note affine-frozen-drift',
+    ]);
+  });
+
+  test('keeps drift of exactly that size', () => {
+    expect(kindsOf(findingsOf({}, { minShift: 0.375 }))).toEqual(['error frozen-stats-drift']);
+  });
+
+  test('keeps drift whose size is no number', () => {
+    const measures = {
+      ...comparisonOf('x').measures,
+      outputShift: Number.NaN,
+    } as LayerComparison['measures'];
+    expect(kindsOf(findingsOf({ measures }, { minShift: 1e9 }))).toEqual(['error frozen-stats-drift']);
+  });
+
+  test('excuses no reset and no invalid statistics', () => {
+    expect(kindsOf(findingsOf({ status: 'trained', isReset: true }, { minShift: 1e9 }))).toEqual([
+      'error stats-reset',
+    ]);
+    expect(kindsOf(findingsOf({ status: 'invalid', problem: 'x' }, { minShift: 1e9 }))).toEqual([
+      'error invalid-stats',
+    ]);
+  });
+});
+
+describe('a layer that only one checkpoint has', () => {
+  test('is a warning when after lacks it', () => {
+    const findings = findUnpaired(layerOf('bn'), 'before', policyOf());
+    expect(kindsOf(findings)).toEqual(['warning unpaired-layer']);
+    expect(messageOf(findings)).toBe('after has no such layer: it was not audited');
+  });
+
+  test('is a note when it is new', () => {
+    const findings = findUnpaired(layerOf('bn'), 'after', policyOf());
+    expect(kindsOf(findings)).toEqual(['note unpaired-layer']);
+    expect(messageOf(findings)).toBe('the layer is new in after');
+  });
+
+  test('is a note that says so when it is allowed', () => {
+    const findings = findUnpaired(layerOf('bn'), 'before', policyOf({ allow: ['bn'] }));
+    expect(kindsOf(findings)).toEqual(['note unpaired-layer']);
+    expect(messageOf(findings)).toBe('allowed: after has no such layer: it was not audited');
+  });
+
+  test('fails all the same when it is new and runs in training mode', () => {
+    const node = layerOf('bn', { isFromGraph: true, mode: 'batch' });
+    expect(kindsOf(findUnpaired(node, 'after', policyOf()))).toEqual([
+      'note unpaired-layer',
+      'error training-mode-graph',
+    ]);
+    expect(kindsOf(findUnpaired(node, 'before', policyOf()))).toEqual(['warning unpaired-layer']);
+  });
+});

@@ -1,0 +1,91 @@
+import { describe, expect, test } from 'vitest';
+import { findRegions, regionOf } from '../../src/compare/regions.js';
+import { comparisonOf, learnedOf } from '../build/layers.js';
+
+const summaryOf = (regions: ReturnType<typeof findRegions>) =>
+  regions.map(({ path, status }) => `${path}: ${status}`);
+
+test('a region is the largest subtree that is frozen or trained as a whole', () => {
+  const learned = [
+    learnedOf('backbone.stem.weight'),
+    learnedOf('backbone.layer1.0.weight'),
+    learnedOf('head.weight', 'changed'),
+    learnedOf('head.bias', 'changed'),
+  ];
+  expect(summaryOf(findRegions(learned, []))).toEqual(['backbone: frozen', 'head: trained']);
+});
+
+test('a model that is one thing throughout is one region', () => {
+  expect(summaryOf(findRegions([learnedOf('a.weight'), learnedOf('b.weight')], []))).toEqual([': frozen']);
+  expect(summaryOf(findRegions([learnedOf('a.weight', 'changed')], []))).toEqual([': trained']);
+});
+
+test('a mixed module is divided further, down to single tensors', () => {
+  const learned = [learnedOf('fc.weight'), learnedOf('fc.bias', 'changed')];
+  expect(summaryOf(findRegions(learned, []))).toEqual(['fc.weight: frozen', 'fc.bias: trained']);
+});
+
+test('a region counts its tensors and their values', () => {
+  const learned = [
+    learnedOf('a.x', 'equal', 3),
+    learnedOf('a.y', 'equal', 4),
+    learnedOf('b.z', 'changed', 5),
+  ];
+  expect(findRegions(learned, []).map((region) => region.learned)).toEqual([
+    { tensors: 2, equal: 2, elements: 7 },
+    { tensors: 1, equal: 0, elements: 5 },
+  ]);
+});
+
+test('a region counts the norm layers inside, and those that drifted', () => {
+  const learned = [learnedOf('backbone.weight'), learnedOf('backbone2.weight', 'changed')];
+  const layers = [
+    comparisonOf('backbone.bn1'),
+    comparisonOf('backbone.bn2', { status: 'locked' }),
+    comparisonOf('backbone2.bn', { status: 'trained' }),
+    comparisonOf('elsewhere.bn'),
+  ];
+  expect(findRegions(learned, layers).map((region) => [region.path, region.layers, region.drifted])).toEqual([
+    ['backbone', 2, 1],
+    ['backbone2', 1, 0],
+  ]);
+});
+
+test('tensors that cannot be compared belong to no region', () => {
+  expect(findRegions([learnedOf('q.weight', 'incomparable')], [])).toEqual([]);
+  expect(summaryOf(findRegions([learnedOf('a.w'), learnedOf('a.q', 'incomparable')], []))).toEqual([
+    ': frozen',
+  ]);
+});
+
+test('regions stand in the order of before', () => {
+  const learned = [learnedOf('z.w'), learnedOf('a.w', 'changed'), learnedOf('z.v')];
+  expect(summaryOf(findRegions(learned, []))).toEqual(['z: frozen', 'a: trained']);
+});
+
+test('a name of 100,000 components does not exhaust the call stack', () => {
+  const deep = Array<string>(100_000).fill('x').join('.');
+  const learned = [learnedOf(`${deep}.a`), learnedOf(`${deep}.b`, 'changed')];
+  expect(summaryOf(findRegions(learned, []))).toEqual([`${deep}.a: frozen`, `${deep}.b: trained`]);
+});
+
+describe('regionOf', () => {
+  const regions = findRegions(
+    [learnedOf('backbone.layer1.weight'), learnedOf('backbone.layer2.weight', 'changed')],
+    [],
+  );
+
+  test('is the region that a path lies in', () => {
+    expect(regionOf('backbone.layer1.0.bn1', regions)?.path).toBe('backbone.layer1');
+    expect(regionOf('backbone.layer2', regions)?.path).toBe('backbone.layer2');
+  });
+
+  test('is null outside of all, also where a name only begins alike', () => {
+    expect(regionOf('backbone.layer10.bn', regions)).toBeNull();
+    expect(regionOf('backbone', regions)).toBeNull();
+  });
+
+  test('is the whole model where that is one region', () => {
+    expect(regionOf('any.path', findRegions([learnedOf('a.w')], []))?.path).toBe('');
+  });
+});

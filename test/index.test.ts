@@ -1,0 +1,20 @@
+import { expect, test } from 'vitest';
+import * as api from '../src/index.js';
+
+test('the public API is this and no more', () => {
+  expect(Object.keys(api).sort()).toEqual(
+    [
+      ...[
+        'audit',
+        'auditCheckpoints',
+        'auditEach',
+        'buildAuditSet',
+        'inspect',
+        'inspectCheckpoint',
+        'openCheckpoint',
+        'render',
+      ],
+      ...['CheckpointError', 'UsageError', 'VERSION'],
+    ].sort(),
+  );
+});

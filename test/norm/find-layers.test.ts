@@ -1,0 +1,47 @@
+import { expect, test } from 'vitest';
+import { findNormLayers } from '../../src/norm/find-layers.js';
+import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
+import { failureOf } from '../build/failure.js';
+import { constantOf, graphOf, normNodeOf } from '../build/layers.js';
+
+test('a graph tells of the layers where there is one, and names otherwise', () => {
+  const tensors = normTensors('by-name');
+  expect(findNormLayers(checkpointOf(tensors)).map(({ name }) => name)).toEqual(['by-name']);
+  const graph = graphOf([normNodeOf('by-graph')]);
+  expect(findNormLayers(checkpointOf(tensors, { graph })).map(({ name }) => name)).toEqual(['by-graph']);
+});
+
+test('a checkpoint without norm layers has none', () => {
+  expect(findNormLayers(checkpointOf([tensorOf('fc.weight', [1])]))).toEqual([]);
+});
+
+test.each([
+  ['weight', { weight: [1, 2, 3] }],
+  ['bias', { bias: [1] }],
+  ['running variance', { variance: [1, 2, 3, 4] }],
+])('a %s of another length is refused', async (part, values) => {
+  const checkpoint = checkpointOf(normTensors('bn\n', values), { path: 'm.safetensors' });
+  const found = Object.values(values)[0]?.length;
+  expect(await failureOf(() => findNormLayers(checkpoint))).toEqual({
+    message: `layer "bn\\n": expected tensors of one length, found 2 channels in one and ${found} in its ${part}`,
+    code: 'malformed',
+    file: 'm.safetensors',
+  });
+});
+
+test('a node’s inputs of different lengths are refused', async () => {
+  const graph = graphOf([normNodeOf('bn', { gamma: constantOf('bn.weight', [1, 2, 3]) })]);
+  expect((await failureOf(() => findNormLayers(checkpointOf([], { graph })))).message).toBe(
+    'layer "bn": expected tensors of one length, found 2 channels in one and 3 in its weight',
+  );
+});
+
+test('more than 2^24 channels are refused before they are read', async () => {
+  const huge = tensorOfBytes('bn.running_mean', new Uint8Array(0), { dtype: 'F32', shape: [2 ** 24 + 1] });
+  const checkpoint = checkpointOf([huge, { ...huge, name: 'bn.running_var' }]);
+  expect(await failureOf(() => findNormLayers(checkpoint))).toEqual({
+    message: 'layer "bn": expected at most 16777216 channels, found 16777217',
+    code: 'limit-exceeded',
+    file: 'memory.safetensors',
+  });
+});

@@ -1,0 +1,62 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { compareNaturally, isUnder, splitPath, toDottedName } from '../../src/norm/naming.js';
+
+describe('toDottedName', () => {
+  test.each([
+    ['layer1.0.bn1.running_mean', 'layer1.0.bn1.running_mean'],
+    ['batch_normalization/moving_mean:0', 'batch_normalization.moving_mean'],
+    ['batch_stats/BatchNorm_0/mean', 'BatchNorm_0.mean'],
+    ['params/Conv_0/kernel', 'Conv_0.kernel'],
+    ['aux:bn0_moving_mean', 'bn0_moving_mean'],
+    ['arg:bn0_gamma', 'bn0_gamma'],
+    ['aux:params/x:12', 'x'],
+    ['my_params/x', 'my_params.x'],
+    ['', ''],
+  ])('%j reads %j', (name, dotted) => {
+    expect(toDottedName(name)).toBe(dotted);
+  });
+});
+
+describe('splitPath', () => {
+  test.each([
+    ['a.b.c', 'a.b', 'c'],
+    ['a', '', 'a'],
+    ['', '', ''],
+    ['a.', 'a', ''],
+  ])('%j has the parent %j and the leaf %j', (path, parent, leaf) => {
+    expect(splitPath(path)).toEqual([parent, leaf]);
+  });
+});
+
+describe('isUnder', () => {
+  test.each([
+    ['backbone.bn', 'backbone', true],
+    ['backbone', 'backbone', true],
+    ['backbone2.bn', 'backbone', false],
+    ['back', 'backbone', false],
+    ['anything', '', true],
+  ])('%j under %j: %j', (path, ancestor, is) => {
+    expect(isUnder(path, ancestor)).toBe(is);
+  });
+});
+
+describe('compareNaturally', () => {
+  test('orders runs of digits by their value', () => {
+    const ordered = ['', 'a', 'layer1.2', 'layer1.10', 'layer2', 'layer10', 'layer10.bn', 'stem'];
+    expect(ordered.toReversed().sort(compareNaturally)).toEqual(ordered);
+  });
+
+  test('is an order: antisymmetric, transitive, and equal for equal names alone', () => {
+    const name = fc.string({ unit: fc.constantFrom('0', '1', '2', 'a', 'b', '.'), maxLength: 6 });
+    fc.assert(
+      fc.property(name, name, name, (x, y, z) => {
+        expect(Math.sign(compareNaturally(x, y)) + Math.sign(compareNaturally(y, x))).toBe(0);
+        expect(compareNaturally(x, y) === 0).toBe(x === y);
+        if (compareNaturally(x, y) < 0 && compareNaturally(y, z) < 0)
+          expect(compareNaturally(x, z)).toBeLessThan(0);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+});

@@ -1,0 +1,224 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { AnyReport } from '../../src/report/any-report.js';
+import { renderHtml } from '../../src/report/html.js';
+import {
+  HOSTILE_NAMES,
+  makeDeepReport,
+  makeHostileReport,
+  makeInspectReport,
+  makeMixedReport,
+} from './sample-reports.js';
+
+/** Where a Chromium may be installed; CHROMIUM_PATH names another. */
+const CHROMIUM_PATHS = [
+  process.env['CHROMIUM_PATH'] ?? '',
+  '/usr/bin/chromium',
+  '/usr/bin/chromium-browser',
+  '/usr/bin/google-chrome',
+  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
+];
+const executablePath = CHROMIUM_PATHS.find((path) => path !== '' && existsSync(path));
+if (executablePath === undefined) {
+  console.warn('The tests of the HTML page in a browser are skipped: no Chromium found (set CHROMIUM_PATH).');
+}
+
+const CHROMIUM_OPTIONS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { timeout: 60_000 }, () => {
+  let browser: Browser;
+  let directory: string;
+
+  beforeAll(async () => {
+    directory = mkdtempSync(join(tmpdir(), 'bn-audit-html-'));
+    browser = await chromium.launch({ executablePath: executablePath ?? '', args: CHROMIUM_OPTIONS });
+  }, 60_000);
+
+  afterAll(async () => {
+    await browser?.close();
+    rmSync(directory, { recursive: true, force: true });
+  });
+
+  /** Opens a report from a file; collects what the console says and what the page asks the network for. */
+  async function openReport(
+    report: AnyReport,
+    options: BrowserContextOptions = {},
+  ): Promise<{ readonly page: Page; readonly problems: readonly string[] }> {
+    const path = join(directory, 'report.html');
+    writeFileSync(path, renderHtml(report));
+    const page = await (
+      await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })
+    ).newPage();
+    const problems: string[] = [];
+    page.on('console', (message) => problems.push(`console: ${message.text()}`));
+    page.on('pageerror', (error) => problems.push(`error: ${error.message}`));
+    page.on('dialog', async (dialog) => {
+      problems.push(`dialog: ${dialog.message()}`);
+      await dialog.dismiss();
+    });
+    page.on('request', (request) => {
+      if (request.url() !== `file://${path}`) problems.push(`request: ${request.url()}`);
+    });
+    await page.goto(`file://${path}`);
+    return { page, problems };
+  }
+
+  test('opens 300 layers in less than a second of work, without an error or a request', async () => {
+    const { page, problems } = await openReport(makeDeepReport(300));
+    const session = await page.context().newCDPSession(page);
+    // The time of the thread itself: other programs on the machine do not count.
+    await session.send('Performance.enable', { timeDomain: 'threadTicks' });
+    await page.reload();
+    const { metrics } = await session.send('Performance.getMetrics');
+    expect(metrics.find(({ name }) => name === 'TaskDuration')?.value).toBeLessThan(1);
+    expect(await page.locator('#layer-table tbody tr[data-index]').count()).toBe(300);
+    expect(await page.locator('#depth-chart rect[class^=fill]').count()).toBeGreaterThan(300);
+    expect(problems).toEqual([]);
+  });
+
+  test('sorts by a column, and says so', async () => {
+    const { page } = await openReport(makeDeepReport(40));
+    const header = page.locator('th', { hasText: 'Channels' });
+    const channels = () => page.locator('#layer-table tbody tr[data-index] td:nth-child(4)').allInnerTexts();
+    const sorted = (sign: number) => async () => {
+      const numbers = (await channels()).map((text) => Number(text.replace(/,|.* of /g, '')));
+      expect(numbers).toEqual([...numbers].sort((x, y) => sign * (x - y)));
+    };
+    await header.getByRole('button').click();
+    expect(await header.getAttribute('aria-sort')).toBe('descending');
+    await sorted(-1)();
+    await header.getByRole('button').press('Enter');
+    expect(await header.getAttribute('aria-sort')).toBe('ascending');
+    await sorted(1)();
+    expect(await page.locator('th[aria-sort]:not([aria-sort=none])').count()).toBe(1);
+  });
+
+  test('filters by name and by status, and counts what is left', async () => {
+    const { page } = await openReport(makeDeepReport(300));
+    const output = page.locator('#layer-filter output');
+    await page.getByRole('searchbox').fill('LAYER1 bn2');
+    expect(await output.textContent()).toMatch(/^\d+ of 300 layers$/);
+    for (const name of await page.locator('#layer-table tbody tr[data-index]:visible th').allInnerTexts()) {
+      expect(name).toMatch(/layer1.*bn2/);
+    }
+    await page.getByRole('searchbox').fill('');
+    const chip = page.getByRole('button', { name: /^trained/ });
+    await chip.click();
+    expect(await chip.getAttribute('aria-pressed')).toBe('true');
+    expect(await page.locator('#layer-table tbody tr[data-index]:visible').count()).toBe(14);
+  });
+
+  test('opens a layer from the chart by keyboard, with its plots and their table', async () => {
+    const { page, problems } = await openReport(makeDeepReport(40));
+    const chart = page.getByRole('slider', { name: 'Layers along the depth of the network' });
+    await chart.focus();
+    await chart.press('Home');
+    expect(await chart.getAttribute('aria-valuetext')).toMatch(
+      /^backbone\.layer1\.0\.bn1: locked, output shift 0$/,
+    );
+    await chart.press('End');
+    await chart.press('ArrowLeft');
+    expect(await chart.getAttribute('aria-valuenow')).toBe('39');
+    await chart.press('Enter');
+    const detail = page.locator('#layer-38 + .detail');
+    await detail.waitFor();
+    expect(page.url()).toMatch(/#layer-38$/);
+    expect(await detail.locator('.plot path.after').count()).toBe(2);
+    await detail.getByText('These channels as a table').click();
+    expect(await detail.locator('.channel-table tbody tr').count()).toBe(1024);
+    const plot = detail.getByRole('slider', { name: 'Running mean by channel' });
+    await plot.focus();
+    await plot.press('ArrowRight');
+    expect(await plot.getAttribute('aria-valuetext')).toMatch(/^channel \d+: before \S+, after \S+$/);
+    expect(problems).toEqual([]);
+  });
+
+  test('follows the links of the module tree to a row that a filter hides', async () => {
+    const { page } = await openReport(makeDeepReport(40));
+    await page.getByRole('searchbox').fill('no such layer');
+    await page.locator('#modules details').evaluateAll((all) => {
+      for (const details of all) details.setAttribute('open', '');
+    });
+    await page.locator('#modules a[href="#layer-5"]').click();
+    await page.locator('#layer-5').waitFor({ state: 'visible' });
+    expect(await page.locator('#layer-5 .open').getAttribute('aria-expanded')).toBe('true');
+  });
+
+  test('is light or dark as the system, or as the reader chooses', async () => {
+    const { page } = await openReport(makeMixedReport(), { colorScheme: 'dark' });
+    const brightness = () => page.evaluate<number>(READ_BRIGHTNESS);
+    expect(await brightness()).toBeLessThan(60);
+    await page.getByRole('radio', { name: 'Light' }).check({ force: true });
+    expect(await brightness()).toBeGreaterThan(200);
+    await page.getByRole('radio', { name: 'Auto' }).check({ force: true });
+    expect(await brightness()).toBeLessThan(60);
+  });
+
+  test('reads without scripts', async () => {
+    const { page } = await openReport(makeMixedReport(), { javaScriptEnabled: false });
+    expect(await page.locator('h1').textContent()).toBe('backbone was frozen, its statistics were not');
+    expect(await page.locator('#layer-table tbody tr').count()).toBe(6);
+    expect(await page.locator('noscript').isVisible()).toBe(true);
+  });
+
+  test.each([320, 768])('does not scroll sideways at a width of %d', async (width) => {
+    const { page } = await openReport(makeMixedReport(), { viewport: { width, height: 800 } });
+    expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width);
+  });
+
+  test('prints', async () => {
+    const { page } = await openReport(makeMixedReport());
+    expect((await page.pdf({ format: 'A4' })).subarray(0, 5).toString()).toBe('%PDF-');
+    await page.emulateMedia({ media: 'print', colorScheme: 'dark' });
+    expect(await page.locator('#theme').isVisible()).toBe(false);
+    expect(await page.locator('#layer-table').isVisible()).toBe(true);
+  });
+
+  test.each([
+    ['an audit', makeHostileReport()],
+    ['an inspection', makeInspectReport(Object.values(HOSTILE_NAMES))],
+  ])('shows hostile names of %s as text', async (_, report) => {
+    const { page, problems } = await openReport(report);
+    await page.evaluate(
+      "for (const button of document.querySelectorAll('#layer-table .open')) button.click()",
+    );
+    const chart = page.getByRole('slider', { name: 'Layers along the depth of the network' });
+    await chart.focus();
+    await chart.press('ArrowRight');
+    expect(await page.locator('img, iframe, object, embed, link, base, form').count()).toBe(0);
+    expect(await page.locator('script').count()).toBe(3);
+    expect(await page.locator('a:not([href^="#"])').count()).toBe(0);
+    expect(problems).toEqual([]);
+  });
+
+  test.each([
+    ['light', makeMixedReport()],
+    ['dark', makeDeepReport(20)],
+    ['light', makeInspectReport()],
+  ] as const)('has nothing that axe finds inaccessible, %s', async (colorScheme, report) => {
+    const { page } = await openReport(report, { colorScheme });
+    await page.evaluate(AXE_SOURCE);
+    const violations = await page.evaluate(LIST_VIOLATIONS);
+    expect(violations).toEqual([]);
+  });
+});
+
+/** The red of the page's background, which is grey. */
+const READ_BRIGHTNESS = 'Number(/\\d+/.exec(getComputedStyle(document.body).backgroundColor)[0])';
+
+const LIST_VIOLATIONS =
+  'axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes[0].html, nodes[0].failureSummary]))';
+
+const AXE_SOURCE: string = createRequire(import.meta.url)('axe-core').source;

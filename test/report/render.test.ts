@@ -1,0 +1,41 @@
+import { expect, test } from 'vitest';
+import { inspectCheckpoint } from '../../src/inspect.js';
+import { renderJson } from '../../src/report/json.js';
+import { REPORT_FORMATS } from '../../src/report/formats.js';
+import { render } from '../../src/report/render.js';
+import { renderText } from '../../src/report/text.js';
+import { renderInspectText } from '../../src/report/text-inspect.js';
+import { renderLayerText } from '../../src/report/text-layer.js';
+import { checkpointOf, normTensors } from '../build/checkpoints.js';
+import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
+
+const report = makeMixedReport();
+
+test('text is the default', () => {
+  expect(render(report)).toBe(renderText(report));
+  expect(render(report, { width: 100, all: true })).toBe(renderText(report, { width: 100, all: true }));
+});
+
+test('an inspection is told apart from an audit', async () => {
+  const inspected = await inspectCheckpoint(checkpointOf(normTensors('bn')));
+  expect(render(inspected)).toBe(renderInspectText(inspected));
+  expect(render(inspected, { format: 'json' })).toBe(renderJson(inspected));
+});
+
+test('json is the report itself', () => {
+  expect(render(report, { format: 'json' })).toBe(renderJson(report));
+});
+
+test('a layer is shown alone', () => {
+  const layer = makeLayer('bn');
+  expect(render(makeReport({ layers: [layer] }), { layer: 'bn' })).toBe(renderLayerText(layer));
+});
+
+test('a layer that the report does not have is refused', () => {
+  expect(() => render(report, { layer: 'gone' })).toThrow(new RangeError('the report has no layer gone'));
+});
+
+test.each(REPORT_FORMATS)('%s is the same text each time, and ends with a line end', (format) => {
+  expect(render(report, { format })).toBe(render(report, { format }));
+  expect(render(report, { format })).toMatch(/\n$/);
+});

@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config';
+import { viteBundleText } from './bundle-text.js';
+
+/** Tests that run what `npm run build` makes; the others import the sources and need no build. */
+const BUILT = ['test/cli/**/*.test.ts', 'test/package.test.ts'];
+
+export default defineConfig({
+  plugins: [viteBundleText],
+  test: {
+    projects: [
+      { extends: true, test: { name: 'sources', include: ['test/**/*.test.ts'], exclude: BUILT } },
+      { extends: true, test: { name: 'built', include: BUILT, globalSetup: 'test/global-setup.ts' } },
+    ],
+    testTimeout: 20_000,
+  },
+});
