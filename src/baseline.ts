@@ -5,7 +5,8 @@ import { isDecodable } from './checkpoint/dtype.js';
 import { TensorSummarizer } from './checkpoint/fingerprint.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { CheckpointError } from './errors.js';
-import { type ByteRange, readRange } from './io/byte-source.js';
+import { readRange } from './io/byte-source.js';
+import { RangeMap } from './io/range-map.js';
 import { findNormLayers } from './norm/find-layers.js';
 import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
@@ -48,21 +49,19 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const learned = findLearnedTensors(checkpoint, layers);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint);
-  const kept = new Map<ByteRange, KeptRange>();
+  const kept = await summarize([...learned.values()], linears, options.onProgress);
   for (const { name, tensor } of listKeptValues(layers, linears)) {
-    if (!kept.has(tensor.range))
-      kept.set(tensor.range, { values: { name, bytes: await readRange(tensor.range) } });
+    const known = kept.get(tensor.range);
+    if (known?.values !== undefined) continue;
+    kept.set(tensor.range, { ...known, values: { name, bytes: await readRange(tensor.range) } });
   }
-  const layouts = findLayouts(linears);
-  const summarized = await summarize([...learned.values()], layouts, options.onProgress);
-  for (const [range, summary] of summarized) kept.set(range, { ...kept.get(range), ...summary });
   const bytes = encodeBaseline({
     sourceName: nameOf(source.path),
     checkpoint,
     kept,
     modules: new Set(layers.map(({ name }) => name)),
   });
-  const projected = [...summarized.values()].filter(({ summary }) => summary?.projections != null);
+  const projected = kept.inFileOrder().filter(({ summary }) => summary?.projections != null);
   return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };
 }
 
@@ -126,47 +125,39 @@ function listKeptValues(
   );
 }
 
-interface Projected {
-  readonly weight: Tensor;
-  readonly layout: ChannelLayout;
+/** A tensor to be hashed, and projected where it has a layout. */
+interface Task {
+  readonly tensor: Tensor;
+  readonly layout: ChannelLayout | undefined;
 }
 
-function findLayouts(linears: readonly LinearLayer[]): ReadonlyMap<ByteRange, Projected> {
-  const layouts = new Map<ByteRange, Projected>();
-  for (const { weight, outputAxis, groups } of linears) {
-    const layout = { outputAxis, groups };
-    if (isDecodable(weight.dtype) && fitsShape(weight.shape, layout) && !layouts.has(weight.range))
-      layouts.set(weight.range, { weight, layout });
-  }
-  return layouts;
-}
-
-/** Hashes tensors, and projects those with a layout, in the order of their files. */
+/** Hashes the learned tensors and projects the weights of linear layers, in the order of their files. */
 async function summarize(
   learned: readonly Tensor[],
-  layouts: ReadonlyMap<ByteRange, Projected>,
+  linears: readonly LinearLayer[],
   onProgress: OnProgress | undefined,
-): Promise<ReadonlyMap<ByteRange, KeptRange>> {
-  const weights = [...layouts.values()].map(({ weight }) => weight);
-  const tensors = new Map([...learned, ...weights].map((tensor) => [tensor.range, tensor]));
-  const total = [...tensors.keys()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+): Promise<RangeMap<KeptRange>> {
+  const tasks = new RangeMap<Task>();
+  for (const { weight, outputAxis, groups } of linears) {
+    const layout = { outputAxis, groups };
+    if (isDecodable(weight.dtype) && fitsShape(weight.shape, layout) && !tasks.has(weight.range))
+      tasks.set(weight.range, { tensor: weight, layout });
+  }
+  for (const tensor of learned) {
+    if (!tasks.has(tensor.range)) tasks.set(tensor.range, { tensor, layout: undefined });
+  }
+  const ordered = tasks.inFileOrder();
+  const total = ordered.reduce((sum, { tensor }) => sum + tensor.range.byteLength, 0);
   const summarizer = new TensorSummarizer();
-  const summaries = new Map<ByteRange, KeptRange>();
+  const kept = new RangeMap<KeptRange>();
   let done = 0;
-  for (const [range, tensor] of inFileOrder(tensors)) {
-    const layout = layouts.get(range)?.layout;
-    summaries.set(range, { summary: await summarizer.summarize(tensor, layout ?? null), layout });
-    done += range.byteLength;
+  for (const { tensor, layout } of ordered) {
+    const summary = await summarizer.summarize(tensor, layout ?? null);
+    kept.set(tensor.range, { summary, layout });
+    done += tensor.range.byteLength;
     onProgress?.({ done, total });
   }
-  return summaries;
-}
-
-function inFileOrder(tensors: ReadonlyMap<ByteRange, Tensor>): readonly (readonly [ByteRange, Tensor])[] {
-  const files = new Map<unknown, number>();
-  for (const { source } of tensors.keys()) if (!files.has(source)) files.set(source, files.size);
-  const rank = ({ source }: ByteRange) => files.get(source) ?? 0;
-  return [...tensors].sort(([x], [y]) => rank(x) - rank(y) || x.offset - y.offset);
+  return kept;
 }
 
 /** A path's last component, on any operating system: directories say who made the baseline, and where. */

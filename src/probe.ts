@@ -38,7 +38,7 @@ export interface ProbeOptions extends OpenOptions {
   readonly shapes?: readonly InputShape[] | undefined;
   /** Samples that run at once, where the model leaves it open. */
   readonly batch?: number | undefined;
-  /** Globs over module paths: the layers whose statistics are put back, instead of those that drifted. */
+  /** Globs over module paths: the layers to put back, instead of those that drifted or became invalid. */
   readonly layers?: readonly string[] | undefined;
   /** How many layers are put back alone as well, those with the largest predicted shift; all unless given. */
   readonly ablations?: number | undefined;
@@ -191,12 +191,13 @@ async function runPlain(bench: Bench, files: InputFiles, options: ProbeOptions):
   });
 }
 
-/** The layers that drifted, or those that the globs name, whatever they did. */
+/** The layers that drifted or became invalid, or those that the globs name, whatever they did. */
 function chooseLayers(
   layers: readonly LayerComparison[],
   globs: readonly string[] | undefined,
 ): (layer: LayerComparison) => boolean {
-  if (globs === undefined || globs.length === 0) return ({ status }) => status === 'drifted';
+  if (globs === undefined || globs.length === 0)
+    return ({ status }) => status === 'drifted' || status === 'invalid';
   for (const glob of globs) {
     const isMatch = matchPaths([glob]);
     if (!layers.some(({ before }) => isMatch(before.name)))

@@ -12,6 +12,7 @@ import { openFileSource } from './io/file-source.js';
 import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/safe-write.js';
 import type { AuditResults } from './report/audit-report.js';
 import { buildRestoreReport, type RestoreReport } from './report/restore-report.js';
+import { addAliases } from './restore/add-aliases.js';
 import { chooseLayers } from './restore/choose-layers.js';
 import {
   chooseDataNames,
@@ -103,13 +104,13 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
 
 async function planLayers(
   chosen: readonly LayerComparison[],
-  { before, after }: AuditResults,
+  { before, after, layers }: AuditResults,
   { keepBatches }: RestoreOptions,
 ): Promise<readonly LayerPlan[]> {
   const plans: LayerPlan[] = [];
   for (const comparison of chosen)
     plans.push(await planLayer(comparison, { before, after, keepBatches: keepBatches === true }));
-  return plans;
+  return addAliases(plans, { after: after.checkpoint, learned: after.learned, layers });
 }
 
 /** How after's files change; null where they do not. */

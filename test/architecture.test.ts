@@ -12,10 +12,11 @@ const ROOMS: readonly (readonly string[])[] = [
   ['checkpoint/'],
   ['norm/'],
   ['compare/'],
+  ['restore/'],
+  ['restore/', 'probe/'],
   ['report/'],
-  ['policy/', 'probe/'],
-  ['audit.ts', 'audit-each.ts', 'inspect.ts'],
-  ['audit-each.ts', 'policy/'],
+  ['audit.ts', 'inspect.ts', 'baseline.ts'],
+  ['audit-each.ts', 'restore.ts', 'probe.ts', 'policy/'],
   ['index.ts'],
   ['cli/'],
 ];
@@ -23,9 +24,12 @@ const ROOMS: readonly (readonly string[])[] = [
 /** The only files that may touch the file system. */
 const READS_FILES = [
   'io/file-source.ts',
+  'io/safe-write.ts',
+  'io/safe-write.ts',
   'checkpoint/shards.ts',
   'checkpoint/onnx/external-data.ts',
   'policy/find-policy.ts',
+  'cli/baseline-file.ts',
   'cli/find-checkpoints.ts',
   'cli/job-summary.ts',
   'cli/output-file.ts',

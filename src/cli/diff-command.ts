@@ -62,10 +62,10 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
 const EXAMPLES = `
 Examples:
   bn-audit diff before.safetensors after.safetensors
-  bn-audit diff base.onnx tuned.onnx --frozen 'backbone' --allow 'backbone.layer4.**'
+  bn-audit diff base.onnx tuned.onnx --frozen backbone --allow 'backbone.*.bn2'
   bn-audit diff base.pt tuned.pt --layer backbone.layer4.2.bn3
-  bn-audit diff base.safetensors tuned.safetensors --format json --output audit.json
-  bn-audit diff base.pt tuned.pt --report html=audit.html --report junit=audit.xml
+  bn-audit diff base.pt tuned.pt --format json --output audit.json
+  bn-audit diff base.pt tuned.pt --report html=out.html --report junit=out.xml
   bn-audit diff base.pt 'runs/*/epoch*.pt' --frozen backbone
   bn-audit diff --pair detector --config ci/bn-audit.config.json
 ${EXIT_CODE_HELP}`;

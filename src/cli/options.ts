@@ -24,7 +24,8 @@ export const EXIT_CODE_HELP = `
 Exit codes:
   0  nothing found
   1  a finding at or above --fail-on
-  2  the audit could not be done: usage, an unreadable file, no norm layer, nothing paired`;
+  2  the audit could not be done: usage, an unreadable file, no norm layer,
+     nothing paired`;
 
 /** Adds {@link CommonOptions} to a command. */
 export function addCommonOptions(command: Command): Command {

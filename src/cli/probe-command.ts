@@ -50,7 +50,7 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
     .option('--batch <n>', 'samples that run at once, where the model leaves it open (4)', parseWhole)
     .option(
       '--layer <glob>',
-      'put these layers back, instead of those that drifted (repeatable)',
+      'put these layers back, instead of those that drifted or hold NaN (repeatable)',
       collect,
       [],
     )

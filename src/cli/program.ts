@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { VERSION } from '../version.js';
+import { createBaselineCommand } from './baseline-command.js';
 import { createDiff } from './diff-command.js';
 import { createInit } from './init-command.js';
 import { createInspect } from './inspect-command.js';
@@ -38,6 +39,7 @@ ${EXIT_CODE_HELP}`,
   program.addCommand(createDiff(terminal, onExitCode));
   program.addCommand(createInspect(terminal, onExitCode));
   program.addCommand(createInit(terminal));
+  program.addCommand(createBaselineCommand(terminal));
   program.addCommand(createRestore(terminal, onExitCode));
   program.addCommand(createProbe(terminal, onExitCode));
   for (const command of program.commands) command.copyInheritedSettings(program).exitOverride();

@@ -1,4 +1,4 @@
-import { join, relative } from 'node:path';
+import { isAbsolute, join, relative } from 'node:path';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { CheckpointSummary } from '../report/audit-report.js';
 import { type AuditSet, isAuditSet } from '../report/audit-set.js';
@@ -55,9 +55,8 @@ export async function renderInRepository(
   if (!LOCATED_FORMATS.has(options.format)) return render(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
   const prefix = relative(root, process.cwd());
-  const isOutside = prefix === '' || prefix.startsWith('..');
-  const located = isOutside ? report : mapReports(report, (one) => addPrefix(one, prefix));
-  return render(located, { ...options, root });
+  const isInside = prefix !== '' && !prefix.startsWith('..');
+  return render(isInside ? locate(report, prefix) : report, { ...options, root });
 }
 
 /** Channels that were kept for an HTML report do not belong in a JSON report that was not asked to have them. */
@@ -65,14 +64,16 @@ function omitChannels<Report extends AnyReport>(report: Report): Report {
   return { ...report, layers: report.layers.map(({ perChannel: _, ...layer }) => layer) };
 }
 
-function addPrefix<Report extends AnyReport>(report: Report, prefix: string): Report {
-  const move = (checkpoint: CheckpointSummary) =>
-    /^(?:[\\/]|[A-Za-z]:)/.test(checkpoint.path)
-      ? checkpoint
-      : { ...checkpoint, path: join(prefix, checkpoint.path) };
-  return isAudit(report)
-    ? { ...report, after: move(report.after) }
-    : { ...report, checkpoint: move(report.checkpoint) };
+/** The judged checkpoints' paths as seen from a directory above. */
+function locate(report: PrintedReport, prefix: string): PrintedReport {
+  const toPath = (path: string) => (isAbsolute(path) ? path : join(prefix, path));
+  const move = (checkpoint: CheckpointSummary) => ({ ...checkpoint, path: toPath(checkpoint.path) });
+  const located = mapReports(report, (one) =>
+    isAudit(one) ? { ...one, after: move(one.after) } : { ...one, checkpoint: move(one.checkpoint) },
+  );
+  if (!isAuditSet(located)) return located;
+  const failures = located.failures.map((failure) => ({ ...failure, after: toPath(failure.after) }));
+  return { ...located, failures };
 }
 
 function mapReports(

@@ -7,7 +7,6 @@ import {
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
-import { compareProjectedScales } from './projected-scales.js';
 import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
 
 /**
@@ -55,8 +54,10 @@ export async function compareChannelScales(
   }
   const grid = layOutChannels(before.shape, layout);
   if (grid.channels === 0 || before.elementCount === 0) return { kind: 'incomparable' };
-  if (before.fingerprint !== undefined || after.fingerprint !== undefined)
+  if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
+    const { compareProjectedScales } = await import('./projected-scales.js');
     return compareProjectedScales(before, after, layout);
+  }
   const fit = new ScaleFit(grid, toleranceFor(before, after));
   const reader = new BlockReader(before, after, grid);
   const everyBlock = async (visit: (block: Block) => boolean) => {

@@ -8,8 +8,7 @@ import {
   roundToFloat,
   significandBitsOf,
 } from '../checkpoint/dtype.js';
-import { TensorSummarizer } from '../checkpoint/fingerprint.js';
-import { provesChange } from './projected-scales.js';
+import type { HashComparer } from './hashed-equality.js';
 
 /** Whether two tensors hold the same values, up to storage rounding; `incomparable` where a type cannot be decoded. */
 export type Equality = 'equal' | 'changed' | 'incomparable';
@@ -33,7 +32,8 @@ const WITHOUT_SIGNED_ZERO: ReadonlySet<DType> = new Set(['F8_E5M2FNUZ', 'F8_E4M3
 export class TensorComparer {
   readonly #left = new Uint8Array(CHUNK_BYTES);
   readonly #right = new Uint8Array(CHUNK_BYTES);
-  readonly #summarizer = new TensorSummarizer();
+  /** Made when a baseline turns up. */
+  #hashes: HashComparer | null = null;
 
   /**
    * Compares two tensors. Types equal: bits equal, with −0 = 0. Types different: the wider one, rounded to nearest
@@ -47,19 +47,14 @@ export class TensorComparer {
   async compare(before: Tensor, after: Tensor): Promise<Equality> {
     if (!haveSameShape(before.shape, after.shape)) return 'changed';
     if (isSameRange(before, after)) return 'equal';
-    if (before.fingerprint !== undefined || after.fingerprint !== undefined)
-      return this.#compareHashes(before, after);
+    if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
+      const { HashComparer } = await import('./hashed-equality.js');
+      this.#hashes ??= new HashComparer();
+      return this.#hashes.compare(before, after);
+    }
     if (before.dtype !== after.dtype && !(isDecodable(before.dtype) && isDecodable(after.dtype)))
       return 'incomparable';
     return (await this.#haveEqualElements(before, after)) ? 'equal' : 'changed';
-  }
-
-  /** Where types differ, a hash tells nothing, and projections can prove a change alone. */
-  async #compareHashes(before: Tensor, after: Tensor): Promise<Equality> {
-    if (before.dtype !== after.dtype) return (await provesChange(before, after)) ? 'changed' : 'incomparable';
-    const hashOf = async (tensor: Tensor) =>
-      tensor.fingerprint?.sha256 ?? (await this.#summarizer.summarize(tensor, null)).sha256;
-    return (await hashOf(before)) === (await hashOf(after)) ? 'equal' : 'changed';
   }
 
   async #haveEqualElements(before: Tensor, after: Tensor): Promise<boolean> {

@@ -5,7 +5,7 @@ import { readRange } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
 import { describeInput, type InputRuns, type ModelInput, SAMPLES_PER_RUN } from './model-inputs.js';
 import { looksLikeNpy, looksLikeNpz, readNpy, readNpz } from './npy.js';
-import type { InputArray } from './runtime.js';
+import { type InputArray, nameType } from './runtime.js';
 
 /** How input files are cut into runs. */
 export interface SplitRequest {
@@ -159,12 +159,9 @@ function planRuns(
 
 /** The first dimension may be a multiple of what the model takes at once; all else must fit exactly. */
 function checkFit({ input, tensor, file }: GivenArray): void {
-  const found = `${quote(file)}: expected ${describeInput(input)}, found ${tensor.dtype} [${tensor.shape.join(', ')}]`;
+  const found = `${quote(file)}: expected ${describeInput(input)}, found ${nameType(tensor.dtype)} [${tensor.shape.join(', ')}]`;
   if (tensor.dtype !== input.dtype) {
-    throw new UsageError(
-      found,
-      `Convert the array, for example: array.astype(numpy.${numpyName(input.dtype)})`,
-    );
+    throw new UsageError(found, `Convert the array, for example: array.astype("${nameType(input.dtype)}")`);
   }
   const fits =
     tensor.shape.length === input.shape.length &&
@@ -176,12 +173,6 @@ function checkFit({ input, tensor, file }: GivenArray): void {
   if (!fits) throw new UsageError(found);
   if (tensor.elementCount === 0)
     throw new UsageError(`${quote(file)}: expected numbers, found an empty array`);
-}
-
-function numpyName(dtype: string): string {
-  const [, kind = '', bits = ''] = /^([FIU])(\d+)$/.exec(dtype) ?? [];
-  const names: Readonly<Record<string, string>> = { F: 'float', I: 'int', U: 'uint' };
-  return kind === '' ? 'bool_' : `${names[kind]}${bits}`;
 }
 
 /** How many runs there are, and how many samples one takes of the inputs that leave it open; null: their share. */

@@ -1,6 +1,6 @@
 import type { DType } from '../checkpoint/dtype.js';
 import { quote, UsageError } from '../errors.js';
-import { dtypeOfRuntime, type InputArray, type RuntimeSession } from './runtime.js';
+import { dtypeOfRuntime, type InputArray, nameType, type RuntimeSession } from './runtime.js';
 
 /** An input that a model asks for. */
 export interface ModelInput {
@@ -54,7 +54,7 @@ export function listInputs({ inputMetadata }: RuntimeSession): readonly ModelInp
 
 /** An input as messages show it: `"x" float32 [batch, 3, 224, 224]`. */
 export function describeInput({ name, dtype, shape }: ModelInput): string {
-  return `${quote(name)} ${dtype} [${shape.map((size) => (size === '' ? '?' : size)).join(', ')}]`;
+  return `${quote(name)} ${nameType(dtype)} [${shape.map((size) => (size === '' ? '?' : size)).join(', ')}]`;
 }
 
 /**

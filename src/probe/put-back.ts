@@ -104,6 +104,9 @@ class Planner {
         ? await this.#putBackFolded(comparison, sites, index)
         : await this.#putBackLive(comparison, sites, index);
     if (typeof put === 'string') notes.push(`its statistics are not put back: ${put}`);
+    if (comparison.after.mode === 'batch') {
+      notes.push('its node runs in training mode: it normalises by batch statistics, whatever is put back');
+    }
     const taps = sites.flatMap((site) => this.#tap(site) ?? []);
     if (taps.length < sites.length || sites.length === 0) {
       notes.push('its output cannot be tapped: it stands inside of a subgraph or a local function');

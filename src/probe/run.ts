@@ -56,6 +56,8 @@ export interface RunResults {
   readonly layers: readonly LayerResult[];
   /** The largest relative L2 between the outputs of after itself and of the copy that stands in for it. */
   readonly copyError: number;
+  /** The same between two runs of the copy on the same inputs: zero unless the model draws random numbers. */
+  readonly repeatError: number;
 }
 
 /**
@@ -67,7 +69,7 @@ export interface RunResults {
 export async function runProbe(request: RunRequest): Promise<RunResults> {
   const { inputs, layers, ablated } = request;
   const tally = new Tally(request);
-  const total = inputs.runs * (2 + ablated.size);
+  const total = inputs.runs * (2 + ablated.size) + 1;
   let done = 0;
   const step = () => request.onProgress?.({ done: ++done, total });
   const taps = [...new Set(layers.flatMap((layer) => layer.taps))];
@@ -89,7 +91,9 @@ export async function runProbe(request: RunRequest): Promise<RunResults> {
     };
     const after = await runWith(() => false, all);
     const restored = await runWith(() => true, all);
-    if (run === 0) tally.compareCopy(request.plain, after);
+    if (run === 0) {
+      tally.checkCopy(request.plain, after, await runWith(() => false, request.outputs));
+    }
     tally.addPair(after, restored);
     for (const layer of ablated) {
       const alone = await runWith((one) => one === layer, [...new Set([...request.outputs, ...layer.taps])]);
@@ -116,17 +120,26 @@ class Tally {
   readonly #sameInput = new Map<LayerPlan, DifferenceSum>();
   readonly #remaining = new Map<LayerPlan, Map<string, DifferenceSum>>();
   #copyError = 0;
+  #repeatError = 0;
 
   constructor(request: RunRequest) {
     this.#request = request;
   }
 
-  compareCopy(plain: Fetched, after: Fetched): void {
+  checkCopy(plain: Fetched, after: Fetched, again: Fetched): void {
+    this.#copyError = this.#findLargest(plain, after);
+    this.#repeatError = this.#findLargest(after, again);
+  }
+
+  #findLargest(reference: Fetched, value: Fetched): number {
+    let largest = 0;
     for (const name of this.#request.outputs) {
       const sum = new DifferenceSum();
-      if (addNumbers(sum, plain[name], after[name]) && !(sum.relativeL2 <= this.#copyError))
-        this.#copyError = sum.relativeL2;
+      // Written so that a NaN stays.
+      if (addNumbers(sum, reference[name], value[name]) && !(sum.relativeL2 <= largest))
+        largest = sum.relativeL2;
     }
+    return largest;
   }
 
   addPair(after: Fetched, restored: Fetched): void {
@@ -175,6 +188,7 @@ class Tally {
         };
       }),
       copyError: this.#copyError,
+      repeatError: this.#repeatError,
     };
   }
 }

@@ -190,6 +190,11 @@ export function dtypeOfRuntime(type: string | undefined): DType | null {
   return (type === undefined ? undefined : DTYPES.get(type)) ?? null;
 }
 
+/** What messages call an element type: `float32`, as NumPy and ONNX Runtime do. */
+export function nameType(dtype: DType): string {
+  return RUNTIME_TYPES[dtype] ?? dtype;
+}
+
 /** An array as a session takes it: little-endian elements, row-major. */
 export interface InputArray {
   readonly dtype: DType;

@@ -82,7 +82,8 @@ export function findWorstReport({ reports }: AuditSet): AuditReport | null {
   );
 }
 
-function getShift({ summary }: AuditReport): number {
+/** How far the worst layer of a report moved; 0 where none drifted. */
+export function getShift({ summary }: AuditReport): number {
   return summary.worst?.outputShift ?? 0;
 }
 

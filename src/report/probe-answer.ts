@@ -19,17 +19,30 @@ export function describeProbe(report: ProbeReport, showOutput: (name: string) =>
   const outcome = worst === null || worst.relativeL2 === 0 ? 'still' : 'moved';
   return {
     outcome,
-    headline:
-      worst === null || outcome === 'still'
-        ? layers === 0
-          ? 'no norm layer drifted: there is nothing to put back, and the outputs agree exactly'
-          : 'putting the statistics back changes no output'
-        : `the statistics move the output ${showOutput(worst.name)} by ${formatMeasure(worst.relativeL2 ?? Number.NaN)} of its own size${describeTopOne(worst)}`,
+    headline: writeHeadline(report, outcome === 'still' ? null : worst, showOutput),
     explanation:
       layers === 0
         ? 'Both runs have the statistics of after.'
         : `One run is after as it stands, the other after with before’s statistics in ${formatCount(layers)} of ${formatPlural(report.layers.length, 'norm layer')}; weights and inputs are the same, so the difference is that of the statistics alone.${alone < layers ? ` ${formatCount(alone)} of them were put back alone as well.` : ''}`,
   };
+}
+
+function writeHeadline(
+  { putBack, outputs, layers }: ProbeReport,
+  moved: ProbeOutput | null,
+  showOutput: (name: string) => string,
+): string {
+  if (moved === null) {
+    if (putBack.layers > 0) return 'putting the statistics back changes no output';
+    return layers.some(({ status }) => status === 'drifted' || status === 'invalid')
+      ? 'nothing could be put back: the notes below say why'
+      : 'no norm layer drifted: nothing is put back, and the outputs agree exactly';
+  }
+  const output = outputs.length === 1 ? 'the output' : `the output ${showOutput(moved.name)}`;
+  const size = `${formatMeasure(moved.relativeL2 ?? Number.NaN)} of its own size`;
+  return putBack.layers === 0
+    ? `nothing is put back, yet two runs of the model differ in ${output} by ${size}`
+    : `the statistics move ${output} by ${size}${describeTopOne(moved)}`;
 }
 
 /** The output that differs most; a NaN counts as most. */
@@ -44,7 +57,10 @@ function findWorstOutput(outputs: readonly ProbeOutput[]): ProbeOutput | null {
 
 function describeTopOne({ top1 }: ProbeOutput): string {
   if (top1 === null) return '';
-  return `, and ${formatCount(top1.changed)} of ${formatPlural(top1.samples, 'sample')} ${top1.changed === 1 ? 'changes its' : 'change their'} top class`;
+  const samples = formatPlural(top1.samples, 'sample');
+  return top1.changed === 0
+    ? `; the top class of all ${samples} stays`
+    : `; the top class of ${formatCount(top1.changed)} of ${samples} changes`;
 }
 
 /** Where the inputs come from, in a few words. */
@@ -70,8 +86,14 @@ export function formatCosine(cosine: number): string {
   return (text === '1.0000' ? `1 − ${formatMeasure(1 - cosine)}` : text).replace(/^-/, '−');
 }
 
-/** What the columns of the layers' table mean. */
-export const COLUMN_NOTES: readonly (readonly [term: string, meaning: string])[] = [
+/** What the columns of the layers' table mean; those of runs that were not made are left out. */
+export function explainColumns({
+  putBack,
+}: ProbeReport): readonly (readonly [term: string, meaning: string])[] {
+  return COLUMN_NOTES.filter(([term]) => putBack.alone > 0 || term === 'predicted' || term === 'in network');
+}
+
+const COLUMN_NOTES = [
   ['predicted', 'the output shift that the statistics alone tell (docs/measures.md)'],
   ['alone', 'how far the layer’s output moves on these inputs when its own statistics are put back'],
   ['in network', 'how far it moves when all are put back'],
@@ -79,4 +101,4 @@ export const COLUMN_NOTES: readonly (readonly [term: string, meaning: string])[]
     'explains',
     'how much of the outputs’ difference goes when this layer alone is put back; layers act on each other, so that shares may be negative and need not add up to 100 %',
   ],
-];
+] as const;

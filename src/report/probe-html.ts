@@ -3,7 +3,7 @@ import { showSafely } from './any-report.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { encloseName, html, type Markup, markNames, trustMarkup, unmarkNames } from './html/markup.js';
 import pageStyle from './html/page/style.css?bundle';
-import { COLUMN_NOTES, describeInputs, describeProbe, formatCosine, formatShare } from './probe-answer.js';
+import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
 
 /** What a probe's page adds to the style of the audit's. */
@@ -56,7 +56,7 @@ ${renderTable(report.outputs, OUTPUT_COLUMNS)}
 <section><h2>Layers along the depth</h2>
 ${renderDepth(report.layers)}
 ${renderTable(report.layers, LAYER_COLUMNS)}
-<dl class="terms">${COLUMN_NOTES.map(([term, meaning]) => html`<dt>${term}</dt><dd>${meaning}</dd>`)}</dl>
+<dl class="terms">${explainColumns(report).map(([term, meaning]) => html`<dt>${term}</dt><dd>${meaning}</dd>`)}</dl>
 </section>
 ${
   report.warnings.length === 0

@@ -1,6 +1,6 @@
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { type Column, renderTable, showCode, showText } from './markdown.js';
-import { COLUMN_NOTES, describeInputs, describeProbe, formatCosine, formatShare } from './probe-answer.js';
+import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
 
 /** A table of so many rows fits a pull-request comment. */
@@ -28,7 +28,9 @@ export function renderProbeMarkdown(report: ProbeReport): string {
     ...(report.outputs.length > 0 ? [renderTable(report.outputs, OUTPUT_COLUMNS)] : []),
     renderTable(report.layers.slice(0, SHOWN_LAYERS), LAYER_COLUMNS),
     ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')}.`] : []),
-    COLUMN_NOTES.map(([term, meaning]) => `- **${term}**: ${meaning}`).join('\n'),
+    explainColumns(report)
+      .map(([term, meaning]) => `- **${term}**: ${meaning}`)
+      .join('\n'),
     ...renderWarnings(report.warnings),
     `<sub>${report.tool.name} ${report.tool.version}, ${report.runtime.name} ${showText(report.runtime.version)}</sub>`,
   ];

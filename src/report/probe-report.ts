@@ -3,7 +3,7 @@ import type { LayerStatus } from '../compare/status.js';
 import type { InputRuns } from '../probe/model-inputs.js';
 import type { LayerResult, OutputResult, RunResults } from '../probe/run.js';
 import { TOOL_NAME, VERSION } from '../version.js';
-import type { AuditReport, CheckpointSummary } from './audit-report.js';
+import { type AuditReport, type CheckpointSummary, groupNotes } from './audit-report.js';
 
 /** An output of the model: after, measured against after with before's statistics. */
 export interface ProbeOutput {
@@ -81,6 +81,8 @@ export interface ProbeReport {
   readonly layers: readonly ProbeLayer[];
   /** Relative L2 between the outputs of after itself and of the copy that the probe runs: rounding. */
   readonly copyError: number;
+  /** The same between two runs of that copy on the same inputs: zero unless the model draws random numbers. */
+  readonly repeatError: number;
   readonly warnings: readonly string[];
 }
 
@@ -106,6 +108,7 @@ export function buildProbeReport({
   unfetched,
 }: ProbeResults): ProbeReport {
   const layers = results.layers.map((layer) => toProbeLayer(layer, results.outputs));
+  const outputs = results.outputs.map((output) => toProbeOutput(output, inputs));
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
@@ -123,10 +126,11 @@ export function buildProbeReport({
       layers: layers.filter(({ putBack }) => putBack).length,
       alone: layers.filter(({ contribution }) => contribution !== null).length,
     },
-    outputs: results.outputs.map((output) => toProbeOutput(output, inputs)),
+    outputs,
     layers,
     copyError: results.copyError,
-    warnings: listWarnings(audit, { inputs, results, layers, unfetched }),
+    repeatError: results.repeatError,
+    warnings: listWarnings(audit, { inputs, results, outputs, layers, unfetched }),
   };
 }
 
@@ -197,6 +201,7 @@ function toContribution(
 }
 
 interface WarningFacts {
+  readonly outputs: readonly ProbeOutput[];
   readonly inputs: InputRuns;
   readonly results: RunResults;
   readonly layers: readonly ProbeLayer[];
@@ -205,7 +210,7 @@ interface WarningFacts {
 
 function listWarnings(
   audit: AuditReport,
-  { inputs, results, layers, unfetched }: WarningFacts,
+  { inputs, results, outputs, layers, unfetched }: WarningFacts,
 ): readonly string[] {
   const left = layers.filter(
     ({ putBack, status }) => !putBack && status !== 'locked' && status !== 'held' && status !== 'drifted',
@@ -217,18 +222,29 @@ function listWarnings(
           'the inputs are random numbers: norm layers see statistics that no real data has, which as a rule exaggerates the differences; give real samples with --input',
         ]
       : []),
+    ...(results.repeatError === 0
+      ? []
+      : [
+          `the model gives other outputs each time it runs on the same inputs (relative L2 ${results.repeatError.toPrecision(2)}): it draws random numbers, and the differences hold those as well`,
+        ]),
     ...(results.copyError <= MAX_COPY_ERROR
       ? []
       : [
-          `the copy of after that was run differs from after itself by ${results.copyError.toPrecision(2)} (relative L2), more than rounding explains: does the model draw random numbers?`,
+          `the copy of after that was run differs from after itself by ${results.copyError.toPrecision(2)} (relative L2), more than rounding explains`,
         ]),
+    ...outputs
+      .filter(({ nonFinite }) => nonFinite !== null && nonFinite.after + nonFinite.restored > 0)
+      .map(
+        ({ name, nonFinite }) =>
+          `the output ${name} holds ${nonFinite?.after} values that are NaN or infinite in after, ${nonFinite?.restored} with the statistics put back`,
+      ),
     ...(left.length > 0
       ? [
           `${left.length} of ${layers.length} norm layers did more than drift (${statuses}) and keep after's statistics; --layer GLOB puts those of other layers back`,
         ]
       : []),
     ...unfetched.map((name) => `the output ${name} is no tensor and is not compared`),
-    ...layers.flatMap(({ name, notes }) => notes.map((note) => `${name}: ${note}`)),
+    ...groupNotes(layers),
     ...audit.warnings,
   ];
 }

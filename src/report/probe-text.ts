@@ -1,5 +1,5 @@
 import { formatBar, formatCount, formatMeasure } from './format-numbers.js';
-import { COLUMN_NOTES, describeInputs, describeProbe, formatCosine, formatShare } from './probe-answer.js';
+import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
 import { layOutCheckpoints, renderWarnings, type TextOptions } from './text.js';
 import { layOutTable, NO_VALUE, plain, showName, type TableColumn, wrapText } from './text-layout.js';
@@ -34,7 +34,7 @@ export function renderProbeText(report: ProbeReport, options: TextOptions = {}):
       ...wrapText(answer.explanation, { width, indent: '  ' }),
     ],
     renderOutputs(report.outputs, layout),
-    renderLayers(report.layers, layout),
+    renderLayers(report, layout),
     renderWarnings(report.warnings, layout),
   ];
   return `${blocks
@@ -43,11 +43,11 @@ export function renderProbeText(report: ProbeReport, options: TextOptions = {}):
     .join('\n\n')}\n`;
 }
 
-type Layout = Required<Pick<TextOptions, never>> & {
+interface Layout {
   readonly width: number;
   readonly paint: NonNullable<TextOptions['paint']>;
   readonly all: boolean;
-};
+}
 
 const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
   value == null ? NO_VALUE : show(value);
@@ -76,7 +76,7 @@ function renderOutputs(outputs: readonly ProbeOutput[], { width, paint }: Layout
 
 const LAYER_COLUMNS: readonly TableColumn<ProbeLayer>[] = [
   { title: 'layer, along the depth', align: 'left', cell: ({ name }) => showName(name) },
-  { title: 'status', align: 'left', cell: ({ status, putBack }) => (putBack ? NO_VALUE : status) },
+  { title: 'status', align: 'left', cell: ({ status, putBack }) => (putBack ? 'put back' : status) },
   { title: 'predicted', align: 'right', cell: ({ outputShift }) => measured(outputShift) },
   { title: 'alone', align: 'right', cell: ({ movement }) => measured(movement?.sameInput) },
   { title: 'in network', align: 'right', cell: ({ movement }) => measured(movement?.inNetwork) },
@@ -95,22 +95,25 @@ const LAYER_COLUMNS: readonly TableColumn<ProbeLayer>[] = [
   },
 ];
 
-function renderLayers(layers: readonly ProbeLayer[], { width, paint, all }: Layout): readonly string[] {
+function renderLayers(report: ProbeReport, { width, paint, all }: Layout): readonly string[] {
+  const { layers } = report;
+  const notes = explainColumns(report);
   const shown = all ? layers : layers.slice(0, SHOWN_LAYERS);
-  const columns = LAYER_COLUMNS.map((column) =>
+  const isMixed = layers.some(({ putBack }) => !putBack);
+  const columns = LAYER_COLUMNS.filter(({ title }) => title !== 'status' || isMixed).map((column) =>
     column.title === ''
       ? { ...column, cell: (row: ProbeLayer) => column.cell(row).replace(NO_VALUE, ' ') }
       : column,
   );
   const [header = '', ...lines] = layOutTable(shown, columns, width - 2);
   const more = layers.length - shown.length;
-  const termWidth = Math.max(...COLUMN_NOTES.map(([term]) => term.length));
+  const termWidth = Math.max(...notes.map(([term]) => term.length));
   return [
     paint('faint', `  ${header}`),
     ...lines.map((line) => `  ${line}`),
     ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more (--all)`)] : []),
     '',
-    ...COLUMN_NOTES.flatMap(([term, meaning]) =>
+    ...notes.flatMap(([term, meaning]) =>
       wrapText(meaning, { width, indent: ' '.repeat(termWidth + 4) }).map((line, index) =>
         paint('faint', index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
       ),

@@ -53,7 +53,7 @@ function driftColumns(
       cell: ({ logStdRatio }) => measure(logStdRatio?.rms, formatStdRatio),
     },
     {
-      title: 'output shift',
+      title: isStatusShown ? 'output' : 'output shift',
       align: isStatusShown ? 'right' : 'left',
       cell: ({ outputShift }) => bar(outputShift) + measure(outputShift, formatMeasure),
     },

@@ -38,8 +38,9 @@ export async function refold(
   const offsets = scales.map(
     (scale, channel) => at(beta, channel, 0) + scale * (at(bias, channel, 0) - at(mean, channel, Number.NaN)),
   );
-  const values = await readFloats(live.weight);
-  const scaled = new Float64Array(values.length);
+  const values = await readValues(live.weight);
+  const scaled =
+    folded.weight.dtype === 'F32' ? new Float32Array(values.length) : new Float64Array(values.length);
   forEachRun(
     layOutChannels(live.weight.shape, live),
     { start: 0, length: values.length },
@@ -49,7 +50,11 @@ export async function refold(
       return true;
     },
   );
-  return { edits: editFolding(before, { weight: scaled, bias: offsets }, { folded, side }), notes: [] };
+  const place = { folded, side };
+  return {
+    edits: editFolding(before, { weight: encode(scaled, folded.weight), bias: offsets }, place),
+    notes: [],
+  };
 }
 
 /** Where a folded convolution goes. */
@@ -65,19 +70,37 @@ export async function copyFolding(
   linear: LinearLayer,
   place: FoldingPlace,
 ): Promise<PartPlan> {
-  const weight = await readFloats(linear.weight);
+  const { weight: target } = place.folded;
+  const weight =
+    linear.weight.dtype === target.dtype
+      ? await readRange(linear.weight.range)
+      : encode(await readValues(linear.weight), target);
   const bias =
     linear.bias === null ? new Float64Array(linear.channels) : (await readChannelVector(linear.bias)).values;
   return { edits: editFolding(before, { weight, bias }, place), notes: [] };
 }
 
-async function readFloats({ range, dtype }: Tensor): Promise<Float64Array> {
-  return decodeFloats(await readRange(range), dtype);
+type Values = Float32Array | Float64Array;
+
+const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+
+async function readValues({ range, dtype }: Tensor): Promise<Values> {
+  const bytes = await readRange(range);
+  return dtype === 'F32' && IS_LITTLE_ENDIAN ? new Float32Array(bytes.buffer) : decodeFloats(bytes, dtype);
+}
+
+/** Values as the bytes of a tensor; null where one is too large for its type. */
+function encode(values: Values, { dtype }: Tensor): Uint8Array | null {
+  if (!values.every(Number.isFinite)) return null;
+  if (dtype === 'F32' && values instanceof Float32Array && IS_LITTLE_ENDIAN)
+    return new Uint8Array(values.buffer);
+  const bytes = encodeFloats(values, dtype);
+  return dtype === 'F64' || decodeFloats(bytes, dtype).every(Number.isFinite) ? bytes : null;
 }
 
 function editFolding(
   layer: NormLayer,
-  { weight, bias }: { readonly weight: Float64Array; readonly bias: Float64Array },
+  { weight, bias }: { readonly weight: Uint8Array | null; readonly bias: Float64Array },
   { folded, side }: FoldingPlace,
 ): readonly PartEdit[] {
   if (folded.bias === null && bias.some((value) => value !== 0))
@@ -86,12 +109,13 @@ function editFolding(
       side.checkpoint,
       'after has folded it into a convolution without a bias, and it needs one',
     );
-  const edit = (part: PartEdit['part'], tensor: Tensor, values: Float64Array, name: string): PartEdit => {
-    const bytes = encodeFloats(values, tensor.dtype);
-    if (decodeFloats(bytes, tensor.dtype).some((value) => !Number.isFinite(value)))
+  const edit = (part: PartEdit['part'], tensor: Tensor, bytes: Uint8Array | null, name: string): PartEdit => {
+    if (bytes === null)
       throw cannotRestore(layer, side.checkpoint, `its ${part} does not fit into ${tensor.dtype}`);
     return { part, tensor, bytes, preferredName: `${folded.path ?? layer.name}.${name}` };
   };
   const edits = [edit('folded weight', folded.weight, weight, 'weight')];
-  return folded.bias === null ? edits : [...edits, edit('folded bias', folded.bias, bias, 'bias')];
+  return folded.bias === null
+    ? edits
+    : [...edits, edit('folded bias', folded.bias, encode(bias, folded.bias), 'bias')];
 }

@@ -92,6 +92,8 @@ describe('under GitHub Actions', () => {
       { cwd: 'models' },
     );
     expect(annotations[0]?.properties['file']).toBe('pairs/requires-grad-leak/after.safetensors');
+    const several = await runInJob(['diff', `../${BEFORE}`, 'gone.pt', `../${BEFORE}`], { cwd: 'models' });
+    expect(several.annotations.map(({ properties }) => properties['file'])).toEqual(['models/gone.pt']);
   });
 
   test('inspect is announced as well', async () => {

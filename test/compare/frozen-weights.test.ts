@@ -23,7 +23,7 @@ test('a learned tensor that changed under a frozen module is an error about that
       kind: 'frozen-weights-changed',
       level: 'error',
       layer: 'backbone.conv',
-      message: 'its learned tensor weight changed, although --frozen says that it must not',
+      message: 'its learned tensor "weight" changed, although --frozen says that it must not',
       docs: 'docs/findings/frozen-weights-changed.md',
     },
   ]);

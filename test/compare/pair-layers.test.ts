@@ -142,7 +142,7 @@ describe('ambiguity', () => {
   test('two prefixes that fit equally well are refused, with the way out', async () => {
     const after = ['student', 'teacher'].flatMap((prefix) => PATHS.map((path) => `${prefix}.${path}`));
     expect(await failureOf(() => pair(PATHS, after))).toEqual({
-      message: '4 norm layers fit under the prefix "student" as well as under the prefix "teacher"',
+      message: '4 of its norm layers fit under the prefix "student" as well as under the prefix "teacher"',
       code: 'ambiguous',
       file: 'after.pt',
       hint: 'Say which is meant: --map =student, or --map =teacher',
@@ -152,7 +152,7 @@ describe('ambiguity', () => {
   test('likewise where before has both', async () => {
     const before = ['student', 'teacher'].flatMap((prefix) => PATHS.map((path) => `${prefix}.${path}`));
     expect((await failureOf(() => pair(before, PATHS))).message).toBe(
-      '4 norm layers fit under the names without "student" as well as under the names without "teacher"',
+      '4 of its norm layers fit under the names without "student" as well as under the names without "teacher"',
     );
   });
 

@@ -183,15 +183,15 @@ describe('a layer that has lost a statistic is found, and unresolved', () => {
 
   test('all channels', () => {
     expect(statisticsOf(tensorOf('bn.running_mean', []), tensorOf('bn.running_var', []))).toEqual([
-      'bn.running_mean has no channels',
-      'bn.running_var has no channels',
+      '"bn.running_mean" has no channels',
+      '"bn.running_var" has no channels',
     ]);
   });
 
   test('values that can be read', () => {
     expect(
       statisticsOf(tensorOf('bn.running_mean', [1, 2], { dtype: 'I32' }), vector('bn.running_var')),
-    ).toEqual(['bn.running_mean is stored as I32, which holds no readable floats', 'stored']);
+    ).toEqual(['"bn.running_mean" is stored as I32, which holds no readable floats', 'stored']);
   });
 });
 

@@ -6,8 +6,8 @@ import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { describe, expect, test } from 'vitest';
 import { CheckpointError, UsageError } from '../../src/errors.js';
 import { type AuditFailure, buildAuditSet, describeFailure } from '../../src/report/audit-set.js';
-import { MAX_ANNOTATIONS } from '../../src/report/github.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
+import { MAX_ANNOTATIONS } from '../../src/report/github.js';
 import { render } from '../../src/report/render.js';
 import {
   HOSTILE_NAMES,
@@ -183,6 +183,14 @@ describe('several audits', () => {
     const page = render(set, { format: 'html' });
     expect(page.match(/<iframe /g)).toHaveLength(3);
     expect(page).toContain('expected 8 bytes, found 3 (at byte 0)');
+  });
+
+  test('as HTML hold the pages of those that drifted most, and a line for the rest', () => {
+    const clean = Array.from({ length: 30 }, makeCleanReport);
+    const page = render(buildAuditSet([...clean, drifted('last.pt', 1)]), { format: 'html' });
+    expect(page.match(/<iframe /g)).toHaveLength(20);
+    expect(page.match(/Its page was left out/g)).toHaveLength(11);
+    expect(page).toMatch(/<iframe title="Drifted: last\.pt"/);
   });
 });
 

@@ -62,8 +62,8 @@ describe('wrapText', () => {
     ]);
   });
 
-  test('leaves a word that is longer than a line whole', () => {
-    expect(wrapText(`a ${'x'.repeat(30)} b`, { width: 10, indent: '' })).toEqual(['a', 'x'.repeat(30), 'b']);
+  test('takes the middle out of a word that is longer than a line', () => {
+    expect(wrapText(`a ${'x'.repeat(30)} b`, { width: 10, indent: '' })).toEqual(['a', 'xxx…xxxxxx', 'b']);
   });
 
   test('is nothing for an empty text', () => {

@@ -1,5 +1,5 @@
 import { CheckpointError } from '../../errors.js';
-import type { ByteRange } from '../../io/byte-source.js';
+import type { RangeMap } from '../../io/range-map.js';
 import type { ChannelLayout } from '../channel-grid.js';
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
@@ -26,7 +26,7 @@ export interface BaselineContents {
   readonly sourceName: string;
   readonly checkpoint: Checkpoint;
   /** What is kept of each tensor, by its range. */
-  readonly kept: ReadonlyMap<ByteRange, KeptRange>;
+  readonly kept: RangeMap<KeptRange>;
   /** Module paths whose facts an audit asks for. */
   readonly modules: ReadonlySet<string>;
 }
@@ -73,7 +73,12 @@ export function encodeBaseline(contents: BaselineContents): Uint8Array {
     ...(facts.size === 0 ? {} : { [METADATA_KEYS.modules]: toJson(facts) }),
     ...(graph === null
       ? {}
-      : { [METADATA_KEYS.graph]: toJson({ ...(graph as object), constants: constants }) }),
+      : {
+          [METADATA_KEYS.graph]: toJson({
+            ...graph,
+            constants: constants.size === 0 ? undefined : constants,
+          }),
+        }),
     ...(checkpoint.warnings.length === 0
       ? {}
       : { [METADATA_KEYS.warnings]: toJson({ warnings: checkpoint.warnings }) }),
@@ -86,7 +91,8 @@ function isEntryOf(tensor: Tensor, { tensors }: Checkpoint): boolean {
   const entry = tensors.get(tensor.name);
   return (
     entry !== undefined &&
-    entry.range === tensor.range &&
+    entry.range.source === tensor.range.source &&
+    entry.range.offset === tensor.range.offset &&
     entry.dtype === tensor.dtype &&
     entry.shape.join() === tensor.shape.join()
   );

@@ -22,7 +22,7 @@ const USUAL_SOURCE = 'initializer';
 const NORM_INPUTS = ['gamma', 'beta', 'mean', 'variance'] as const;
 
 /** A graph's nodes as JSON, constants aside. What is as usual is left out. */
-export function graphToJson({ producer, norms, linears }: Graph, names: ConstantNames): unknown {
+export function graphToJson({ producer, norms, linears }: Graph, names: ConstantNames): object {
   return {
     producer,
     norms: norms.map((norm) => normToJson(norm, names)),

@@ -68,12 +68,12 @@ class EntryReader {
     return new Map(
       [...entries.objects()].map(([name, fields]) => [
         name,
-        this.#readEntry(fields.stringOr('name', name), name, fields),
+        this.#readEntry(fields.stringOr('name', name), fields),
       ]),
     );
   }
 
-  #readEntry(name: string, key: string, fields: Fields): Tensor {
+  #readEntry(name: string, fields: Fields): Tensor {
     const dtype = fields.word('dtype', DTYPE_NAMES);
     const shape = fields.counts('shape');
     const elementCount = shape.reduce((product, size) => product * size, 1);
@@ -88,40 +88,39 @@ class EntryReader {
       ...(fields.has('isBuffer') ? { isBuffer: fields.boolean('isBuffer') } : {}),
       ...(fields.has('requiresGrad') ? { requiresGrad: fields.boolean('requiresGrad') } : {}),
     };
-    if (fields.has('values')) return { ...common, range: this.#findValues(common, key, fields) };
+    if (fields.has('values')) return { ...common, range: this.#findValues(common, fields) };
     const range = { source: withoutValues(this.#source.name, name, byteLength), offset: 0, byteLength };
-    const fingerprint = this.#readFingerprint(common, key, fields);
+    const fingerprint = this.#readFingerprint(common, fields);
     return fingerprint === null ? { ...common, range } : { ...common, range, fingerprint };
   }
 
   #findValues(
-    { dtype, elementCount }: Pick<Tensor, 'dtype' | 'elementCount'>,
-    key: string,
+    { name: own, dtype, elementCount }: Pick<Tensor, 'name' | 'dtype' | 'elementCount'>,
     fields: Fields,
   ): ByteRange {
-    const name = fields.members.get('values') === true ? key : fields.string('values');
+    const name = fields.members.get('values') === true ? own : fields.string('values');
     const stored = this.#stored.get(name);
     if (stored?.dtype !== dtype || stored.elementCount !== elementCount)
       return fields.fail('values', `a tensor of the file with ${elementCount} elements of ${dtype}`);
     return stored.range;
   }
 
-  #readFingerprint({ shape }: Pick<Tensor, 'shape'>, key: string, fields: Fields): Fingerprint | null {
+  #readFingerprint({ name, shape }: Pick<Tensor, 'name' | 'shape'>, fields: Fields): Fingerprint | null {
     const sha256 = fields.stringOr('sha256', null);
     if (sha256 === null) return null;
     if (!/^[0-9a-f]{64}$/.test(sha256)) fields.fail('sha256', '64 hexadecimal digits');
     const projections = fields.objectOr('projections', null);
     return {
       sha256,
-      projections: projections === null ? null : this.#readProjections(shape, key, projections),
+      projections: projections === null ? null : this.#readProjections(shape, nameTable(name), projections),
     };
   }
 
-  #readProjections(shape: readonly number[], key: string, fields: Fields): StoredProjections {
+  #readProjections(shape: readonly number[], usualTable: string, fields: Fields): StoredProjections {
     const layout = { outputAxis: fields.countOr('axis', 0), groups: fields.countOr('groups', 1) };
     if (!fitsShape(shape, layout)) fields.fail('axis', `an axis and groups that fit [${shape.join(', ')}]`);
     const { channels } = layOutChannels(shape, layout);
-    const table = this.#stored.get(fields.stringOr('table', nameTable(key)));
+    const table = this.#stored.get(fields.stringOr('table', usualTable));
     if (table?.dtype !== 'F32' || table.shape.join() !== `${channels},${TABLE_COLUMNS}`)
       return fields.fail('table', `a tensor of the file with F32 of shape [${channels}, ${TABLE_COLUMNS}]`);
     return { layout, table: table.range, weightsPerChannel: fields.count('weights') };

@@ -18,6 +18,10 @@ const BIAS_INPUT = 2;
 /** A matrix product may have its weight on either side. */
 const WEIGHT_INPUTS = [1, 0];
 
+/** Operators that hand a constant's values on; a parameter is looked for behind them. */
+const PASSED_OPERATORS = ['Tile', 'Transpose', 'Expand', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze'];
+const MAX_PASSED_NODES = 8;
+
 /** Before this version of the format every initializer is a graph input as well. */
 const FIRST_IR_WITH_FREE_INITIALIZERS = 4;
 
@@ -51,6 +55,8 @@ interface Slot {
   readonly index: number;
   readonly scope: Scope;
   readonly origin: Origin;
+  /** Operators from the norm or linear node down to {@link node}, where they are others. */
+  readonly passed: readonly OnnxNode[];
 }
 
 /** Names that stand for one stored or computed constant, and who wants what of it. */
@@ -105,27 +111,38 @@ function findSlots(edit: TensorEdit, { graph, located }: EditedModel): readonly 
   return slots.flatMap((slot) => slot ?? []);
 }
 
-/** The input itself, or that of the Tile or Transpose between it and the parameter. */
-function findSlot({ node, scope }: Site, index: number, tensor: Tensor): Slot | null {
-  const followed = followToOrigin(scope, node.inputs[index] ?? '');
-  if (followed?.origin == null) return null;
-  const { origin, found } = followed;
-  if ('op' in origin && (isStandard(origin, 'Tile') || isStandard(origin, 'Transpose'))) {
-    const behind = followToOrigin(found.scope, origin.inputs[0] ?? '');
-    if (behind?.origin != null && isStoredAt(behind.origin, tensor))
-      return { node: origin, index: 0, scope: found.scope, origin: behind.origin };
+/**
+ * The place where an input's constant is read: the input itself, or that of the first of the operators between them, which
+ * repeat the values or give them another shape.
+ */
+function findSlot(site: Site, index: number, tensor: Tensor): Slot | null {
+  const passed: OnnxNode[] = [];
+  let place: Pick<Slot, 'node' | 'index' | 'scope'> = { ...site, index };
+  let tiled: Slot | null = null;
+  let direct: Slot | null = null;
+  for (let depth = 0; depth <= MAX_PASSED_NODES; depth++) {
+    const followed = followToOrigin(place.scope, place.node.inputs[place.index] ?? '');
+    if (followed?.origin == null) break;
+    const { origin, found } = followed;
+    const slot: Slot = { ...place, origin, passed: [...passed] };
+    if (isStoredAt(origin, tensor)) return slot;
+    if (depth === 0) direct = slot;
+    if (depth === 1 && passed.some((node) => isStandard(node, 'Tile'))) tiled = slot;
+    if (!('op' in origin) || !PASSED_OPERATORS.some((op) => isStandard(origin, op))) break;
+    passed.push(origin);
+    place = { node: origin, index: 0, scope: found.scope };
   }
-  return { node, index, scope, origin };
+  // Computed: what the norm node reads, or, as the reader sees through one Tile, what that repeats.
+  return tiled ?? direct;
 }
 
 /** Whether a stored constant is where a tensor's bytes are. */
 function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): boolean {
   const stored = storedTensor(origin);
-  if (stored === null) return false;
+  const count = stored?.dims.reduce((product, dim) => product * Number(dim), 1);
+  if (stored === null || count !== elementCount) return false;
   if (!(range.source instanceof FileSource) || stored.external !== null) return stored.name === name;
-  const starts = stored.segments.map(({ offset }) => offset);
-  const count = stored.dims.reduce((product, dim) => product * Number(dim), 1);
-  return count === elementCount && starts.includes(range.offset);
+  return stored.segments.some(({ offset }) => offset === range.offset);
 }
 
 /** The tensor of an initializer or of a Constant node; null for what is computed or sparse. */
@@ -194,7 +211,7 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
     }
   }
   const origins = new Set([...groups.values()].flatMap((group) => [...group.origins]));
-  const passed = new Set([...slots.values()].flat().flatMap(({ node }) => (isPassed(node) ? [node] : [])));
+  const passed = new Set([...slots.values()].flat().flatMap((slot) => slot.passed));
   const readers = findReaders(parsed, mainGraph, {
     file: model.store.file.name,
     origins: new Set([...origins, ...passed]),
@@ -209,22 +226,18 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
   }));
 }
 
-/** A Tile or Transpose belongs to the input behind it, so nothing else may read its output. */
+/** An operator that was passed belongs to the input behind it, so nothing else may read its output. */
 function refuseOtherReaders(
   slots: ReadonlyMap<TensorEdit, readonly Slot[]>,
   readers: ReadonlyMap<Origin, readonly Reader[]>,
 ): void {
   for (const [edit, places] of slots) {
-    const passed = places.filter(({ node }) => isPassed(node));
-    for (const { node } of passed) {
-      if ((readers.get(node)?.length ?? 0) > passed.length)
+    for (const node of new Set(places.flatMap(({ passed }) => passed))) {
+      const own = places.filter(({ passed }) => passed.includes(node)).length;
+      if ((readers.get(node)?.length ?? 0) > own)
         throw cannotPlace(edit.tensor, `goes through a ${node.op} node that others read as well`);
     }
   }
-}
-
-function isPassed(node: OnnxNode): boolean {
-  return isStandard(node, 'Tile') || isStandard(node, 'Transpose');
 }
 
 /** Initializers of the main graph that lie at the same place of a data file. */
@@ -274,11 +287,26 @@ class Splitter implements Splits {
       group.edits.every((other) => haveSameBytes(other, edit)) &&
       group.readers.every((reader) => haveSameBytes(this.#wants.of(reader), edit));
     if (!isWantedByAll) await this.#split(group, edit);
-    else if (group.roots.every(({ origin }) => storedTensor(origin) !== null) && isPlaceable(edit)) {
-      this.inPlace.push(...group.edits);
-      for (const { name, range } of this.#model.tensors.values())
-        if (isSameRange(range, edit.tensor.range)) this.sharers.add(name);
+    else if (group.roots.every(({ origin }) => storedTensor(origin) !== null) && this.#isPlaceable(group)) {
+      for (const own of group.edits) {
+        const stored = this.#toStored(group, own);
+        this.inPlace.push(stored);
+        for (const { name, range } of this.#model.tensors.values())
+          if (isSameRange(range, stored.tensor.range)) this.sharers.add(name);
+      }
     } else for (const root of group.roots) this.#replaceRoot(root, edit);
+  }
+
+  #isPlaceable(group: Group): boolean {
+    return group.edits.every((edit) => isPlaceable(this.#toStored(group, edit)));
+  }
+
+  /** The edit of the initializer itself, where the reader sees it through operators that computed a copy. */
+  #toStored({ roots: [root] }: Group, edit: TensorEdit): TensorEdit {
+    const tensor = root === undefined ? undefined : this.#model.tensors.get(root.name);
+    const isCopy = !(edit.tensor.range.source instanceof FileSource);
+    const fits = tensor?.dtype === edit.tensor.dtype && tensor.range.byteLength === edit.bytes.byteLength;
+    return isCopy && tensor !== undefined && fits ? { ...edit, tensor } : edit;
   }
 
   /** Gives each name of the constant the value that its readers want. */

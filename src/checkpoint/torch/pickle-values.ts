@@ -6,18 +6,22 @@
  */
 export type PickleValue = null | boolean | number | bigint | string | Uint8Array | PickleNode;
 
+/** A value of its own identity: it may be shared, and hold itself. */
 export type PickleNode = ListNode | TupleNode | SetNode | DictNode | GlobalNode | ObjectNode | StorageNode;
 
+/** A list. */
 export interface ListNode {
   readonly kind: 'list';
   readonly items: PickleValue[];
 }
 
+/** A tuple. */
 export interface TupleNode {
   readonly kind: 'tuple';
   readonly items: readonly PickleValue[];
 }
 
+/** A set or frozenset, in the order in which it was filled. */
 export interface SetNode {
   readonly kind: 'set';
   readonly items: PickleValue[];

@@ -1,0 +1,101 @@
+import { describe, expect, test } from 'vitest';
+import type { Tensor } from '../../src/checkpoint/checkpoint.js';
+import { placeEdits, planPlainEdits } from '../../src/checkpoint/edit-plan.js';
+import { memorySource, type PlacedBytes } from '../../src/io/byte-source.js';
+import { byteSwappedSource } from '../../src/io/byte-swapped-source.js';
+import { stridedSource } from '../../src/io/strided-source.js';
+import { failureOf } from '../build/failure.js';
+
+const source = memorySource(
+  'm.bin',
+  Uint8Array.from({ length: 64 }, (_, at) => at),
+);
+
+function bytesAt(name: string, offset: number, byteLength: number): Tensor {
+  return {
+    name,
+    dtype: 'U8',
+    shape: [byteLength],
+    elementCount: byteLength,
+    range: { source, offset, byteLength },
+  };
+}
+
+const edit = (tensor: Tensor, ...bytes: readonly number[]) => ({
+  tensor,
+  bytes: Uint8Array.from(bytes),
+  preferredName: tensor.name,
+});
+
+const listed = (pieces: readonly PlacedBytes[] | undefined) =>
+  pieces?.map(({ offset, bytes }) => [offset, ...bytes]);
+
+describe('placeEdits', () => {
+  test('puts bytes where the tensors are, by offset', async () => {
+    const placed = await placeEdits([edit(bytesAt('b', 8, 2), 1, 2), edit(bytesAt('a', 4, 1), 3)], []);
+    expect(listed(placed.get(source))).toEqual([
+      [4, 3],
+      [8, 1, 2],
+    ]);
+  });
+
+  test('takes what two tensors say alike', async () => {
+    const placed = await placeEdits(
+      [edit(bytesAt('a', 4, 3), 1, 2, 3), edit(bytesAt('b', 5, 3), 2, 3, 4)],
+      [],
+    );
+    expect(listed(placed.get(source))).toEqual([
+      [4, 1, 2, 3],
+      [7, 4],
+    ]);
+  });
+
+  test('refuses two tensors that say different things of one byte', async () => {
+    const failure = await failureOf(() =>
+      placeEdits([edit(bytesAt('a', 4, 2), 1, 2), edit(bytesAt('b', 5, 2), 3, 4)], []),
+    );
+    expect(failure.message).toContain('"b" cannot be restored: it shares its bytes with "a"');
+  });
+
+  test('refuses to change a tensor that is not edited, unless it would not change', async () => {
+    const other = bytesAt('other', 6, 4);
+    const failure = await failureOf(() => placeEdits([edit(bytesAt('a', 4, 3), 1, 2, 3)], [other]));
+    expect(failure.message).toContain('shares its bytes with "other", which is not to be changed');
+    expect(await placeEdits([edit(bytesAt('a', 4, 3), 1, 2, 6)], [other])).toBeDefined();
+    expect(await placeEdits([edit(bytesAt('a', 4, 2), 1, 2)], [other])).toBeDefined();
+  });
+
+  test('looks at the elements of a strided neighbour, not at what lies between them', async () => {
+    const range = { source, offset: 0, byteLength: 16 };
+    const view = stridedSource(range, { shape: [4], strides: [4], firstElement: 0, elementByteLength: 1 });
+    const other = { ...bytesAt('other', 0, 4), range: { source: view, offset: 0, byteLength: 4 } };
+    expect(await placeEdits([edit(bytesAt('a', 5, 3), 1, 2, 3)], [other])).toBeDefined();
+    const failure = await failureOf(() => placeEdits([edit(bytesAt('a', 4, 3), 1, 2, 3)], [other]));
+    expect(failure.message).toContain('"other"');
+  });
+
+  test('sees through views: strided, byte-swapped, one over the other', async () => {
+    const range = { source, offset: 8, byteLength: 8 };
+    const strided = stridedSource(range, { shape: [2], strides: [2], firstElement: 0, elementByteLength: 2 });
+    const swapped = byteSwappedSource({ source: strided, offset: 0, byteLength: 4 }, 2);
+    const tensor = { ...bytesAt('a', 0, 4), range: { source: swapped, offset: 0, byteLength: 4 } };
+    const placed = await placeEdits([edit(tensor, 1, 2, 3, 4)], []);
+    expect(listed(placed.get(source))).toEqual([
+      [8, 2, 1],
+      [12, 4, 3],
+    ]);
+  });
+
+  test('refuses one element that is repeated and needs two values', async () => {
+    const range = { source, offset: 0, byteLength: 1 };
+    const view = stridedSource(range, { shape: [2], strides: [0], firstElement: 0, elementByteLength: 1 });
+    const tensor = { ...bytesAt('a', 0, 2), range: { source: view, offset: 0, byteLength: 2 } };
+    expect(await placeEdits([edit(tensor, 5, 5)], [])).toBeDefined();
+    await failureOf(() => placeEdits([edit(tensor, 5, 6)], []));
+  });
+});
+
+test('a checkpoint that is in no file cannot be copied', async () => {
+  const failure = await failureOf(() => planPlainEdits([edit(bytesAt('a', 4, 1), 1)], [], [source]));
+  expect(failure).toMatchObject({ code: 'unsupported', file: 'm.bin' });
+});

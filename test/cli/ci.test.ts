@@ -1,0 +1,122 @@
+import { copyFileSync, mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { makeWorkspace, run } from './run.js';
+import { runScript } from './shell.js';
+
+const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+
+/** A repository as the pages of docs/ci have it: a baseline, fine-tuned checkpoints that drifted, a policy. */
+function makeRepository(): string {
+  const policy = { pairs: { tuned: { before: 'models/backbone.bn.safetensors', after: 'models/tuned.pt' } } };
+  const workspace = makeWorkspace({ 'bn-audit.config.json': JSON.stringify(policy) });
+  mkdirSync(join(workspace, 'models'));
+  const copy = (from: string, ...names: readonly string[]) => {
+    for (const name of names)
+      copyFileSync(join(workspace, 'pairs/requires-grad-leak', from), join(workspace, name));
+  };
+  copy('before.pt', 'before.pt', 'models/backbone.pt');
+  copy('after.pt', 'models/tuned.pt', 'models/tuned-a.pt', 'models/tuned-b.pt');
+  return workspace;
+}
+
+/** Commands that a page shows: from `npx`, on through the lines that a folded YAML string joins. */
+function listCommands(page: string): readonly string[] {
+  return [...page.matchAll(/npx --(?:yes|no-install) bn-audit [^`\n]*(?:\n +--[^\n]*)*/g)].map(([command]) =>
+    command.replace(/\s+/g, ' ').trim(),
+  );
+}
+
+/** The command that a page starts with: it makes the baseline that all others compare with. */
+function findBaselineCommand(page: string): string {
+  return /npx bn-audit baseline .*/.exec(page)?.[0] ?? '';
+}
+
+describe.each(['github-actions', 'gitlab', 'pre-commit'])('docs/ci/%s.md', (name) => {
+  const page = read(`docs/ci/${name}.md`);
+  const baselineCommand = findBaselineCommand(page);
+
+  test.each(listCommands(page))('shows a command that runs, and finds the drift: %s', async (command) => {
+    const script = [baselineCommand, command].join('\n');
+    const { exitCode, stderr, stdout } = await runScript(script, { cwd: makeRepository() });
+    expect([exitCode, stderr.includes('could not')], stdout + stderr).toEqual([1, false]);
+  });
+
+  test('shows no option that the command line does not have', async () => {
+    const { stdout } = await runScript('bn-audit diff --help; bn-audit init --help', {
+      cwd: makeRepository(),
+    });
+    const options = [...page.matchAll(/bn-audit (?:diff|init)[^`]*?(?=`|\n\n)/g)].flatMap(
+      ([text]) => text.match(/ --[a-z-]+/g) ?? [],
+    );
+    for (const option of options) expect(stdout).toContain(option.trim());
+  });
+});
+
+test('the GitLab job leaves the reports that it names as artifacts', async () => {
+  const page = read('docs/ci/gitlab.md');
+  const cwd = makeRepository();
+  await runScript([findBaselineCommand(page), listCommands(page)[0]].join('\n'), { cwd });
+  const artifacts = [
+    ...new Set(
+      [...page.matchAll(/(?:codequality|junit): (\S+)|- (bn-audit\.html)/g)].map(([, a, b]) => a ?? b ?? ''),
+    ),
+  ];
+  expect(artifacts).toHaveLength(3);
+  for (const artifact of artifacts) expect(readFileSync(join(cwd, artifact), 'utf8')).not.toBe('');
+  expect(JSON.parse(readFileSync(join(cwd, 'gl-code-quality-report.json'), 'utf8'))).toHaveLength(8);
+});
+
+describe('.pre-commit-hooks.yaml', () => {
+  const hooks = read('.pre-commit-hooks.yaml');
+  const readKey = (key: string) => new RegExp(`^[ -] ${key}: (.*)$`, 'm').exec(hooks)?.[1] ?? '';
+
+  test('defines the hook, without file names and in one process', () => {
+    expect([
+      readKey('id'),
+      readKey('language'),
+      readKey('pass_filenames'),
+      readKey('require_serial'),
+    ]).toEqual(['bn-audit', 'node', 'false', 'true']);
+  });
+
+  const makeBaseline = findBaselineCommand(read('docs/ci/pre-commit.md'));
+  const hookCommand = (args: string) =>
+    [makeBaseline, [readKey('entry'), ...args.replace(/^\[|\]$/g, '').split(', ')].join(' ')].join('\n');
+
+  test('runs every pair of the policy unless it is told otherwise', async () => {
+    const { exitCode } = await runScript(hookCommand(readKey('args')), { cwd: makeRepository() });
+    expect(exitCode).toBe(1);
+  });
+
+  test.each([...read('docs/ci/pre-commit.md').matchAll(/args: (\[.*\])/g)].map(([, args = '']) => args))(
+    'runs with the arguments that its page shows: %s',
+    async (args) => {
+      const { exitCode } = await runScript(hookCommand(args), { cwd: makeRepository() });
+      expect(exitCode).toBe(1);
+    },
+  );
+
+  test.each<readonly [file: string, isChecked: boolean]>([
+    ['models/tuned.pt', true],
+    ['a.onnx', true],
+    ['model.safetensors', true],
+    ['models/tuned.pt.dvc', true],
+    ['dvc.lock', true],
+    ['sub/dvc.lock', true],
+    ['bn-audit.config.json', true],
+    ['train.py', false],
+    ['receipt', false],
+    ['my-bn-audit.config.json', false],
+  ])('is run for %s: %s', (file, isChecked) => {
+    expect(new RegExp(readKey('files')).test(file)).toBe(isChecked);
+  });
+});
+
+test('test/pull-request.sh: drift fails a pull request, a locked backbone passes, a missing baseline is no pass', async () => {
+  const script = fileURLToPath(new URL('../pull-request.sh', import.meta.url));
+  const { stdout, stderr, exitCode } = await run('bash', [script], makeWorkspace());
+  expect(exitCode, stdout + stderr).toBe(0);
+  expect(stdout).toMatch(/ok\n$/);
+});

@@ -1,0 +1,36 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { loadRuntime } from '../../src/probe/runtime.js';
+import { usageFailureOf } from '../build/failure.js';
+
+describe('loadRuntime', () => {
+  test('loads onnxruntime-node', async () => {
+    const runtime = await loadRuntime();
+    expect(runtime.env.versions.node).toMatch(/^\d+\.\d+/);
+  });
+
+  test('says how to install it where it is missing, and how to keep the install offline', async () => {
+    const empty = mkdtempSync(join(tmpdir(), 'bn-audit-empty-'));
+    const missing = pathToFileURL(join(empty, 'node_modules/onnxruntime-node/dist/index.js')).href;
+    const { message, hint } = await usageFailureOf(() =>
+      loadRuntime(() => import(/* @vite-ignore */ missing)),
+    );
+    rmSync(empty, { recursive: true });
+    expect(message).toBe('a probe runs the model with onnxruntime-node, which is not installed');
+    expect(hint).toContain('npm install onnxruntime-node');
+    expect(hint).toContain('onnxruntime-node-install=skip');
+  });
+
+  test('says so when it is there and does not load', async () => {
+    const broken = () => Promise.reject(new Error('libonnxruntime.so.1: cannot open\n    at dlopen'));
+    expect((await usageFailureOf(() => loadRuntime(broken))).message).toBe(
+      'onnxruntime-node could not be loaded: libonnxruntime.so.1: cannot open',
+    );
+    expect((await usageFailureOf(() => loadRuntime(async () => ({})))).message).toMatch(
+      /not what a probe needs/,
+    );
+  });
+});
