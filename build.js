@@ -1,10 +1,10 @@
 // Builds dist/: the CLI with its dependencies bundled and minified, the library entry likewise, and its types.
 import { execFileSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
+import { build, transform } from 'esbuild';
 import { esbuildBundleText } from './bundle-text.js';
 
 const root = dirname(fileURLToPath(import.meta.url));
@@ -14,10 +14,10 @@ rmSync(dist, { recursive: true, force: true });
 
 const common = {
   absWorkingDir: root,
-  outdir: dist,
   bundle: true,
   // Readers and renderers that a run does not need stay in chunks of their own, unread.
   splitting: true,
+  chunkNames: 'chunks/[name]-[hash]',
   minify: true,
   format: 'esm',
   platform: 'node',
@@ -26,15 +26,34 @@ const common = {
   plugins: [esbuildBundleText],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
-  // Bundled CommonJS packages call require for Node's own modules.
-  banner: { js: "import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);" },
   logLevel: 'warning',
 };
 
-// Two builds, not one with two entries: code that both shared would stand in yet more chunks, and every chunk costs
-// the command line a part of a millisecond at each start.
-await build({ ...common, entryPoints: { cli: 'src/cli/main.ts' }, chunkNames: 'cli-chunks/[name]-[hash]' });
-await build({ ...common, entryPoints: { index: 'src/index.ts' }, chunkNames: 'chunks/[name]-[hash]' });
+await build({
+  ...common,
+  entryPoints: ['src/index.ts'],
+  outdir: dist,
+  // Bundled CommonJS packages call require for Node's own modules.
+  banner: { js: "import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);" },
+});
+
+// The command line starts anew each time, and Node links CommonJS files in a fraction of the time that it takes for
+// as many ES modules. esbuild splits ES modules only, so each finished chunk is converted by itself.
+const cli = join(dist, 'cli');
+const { outputFiles } = await build({ ...common, entryPoints: ['src/cli/main.ts'], outdir: cli, write: false });
+for (const { path, text } of outputFiles) {
+  const { code } = await transform(text, {
+    format: 'cjs',
+    platform: 'node',
+    target: 'node20',
+    minify: true,
+    // `import()` becomes a promise of `require()`: a CommonJS file imported as an ES module would lose its names.
+    supported: { 'dynamic-import': false },
+  });
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, code);
+}
+writeFileSync(join(cli, 'package.json'), '{ "type": "commonjs" }\n');
 
 const typescript = createRequire(import.meta.url).resolve('typescript/package.json');
 execFileSync(process.execPath, [join(dirname(typescript), 'bin/tsc'), '--project', 'tsconfig.types.json'], {

@@ -5,6 +5,7 @@ import { compareLayers, type LayerComparison } from './compare/compare-layers.js
 import {
   compareLearnedTensors,
   type LearnedComparisons,
+  type LearnedOptions,
   type OnProgress,
 } from './compare/compare-learned.js';
 import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
@@ -91,7 +92,7 @@ export async function auditCheckpoints(
 export async function compareCheckpoints(
   beforeCheckpoint: Checkpoint,
   afterCheckpoint: Checkpoint,
-  options: AuditOptions = {},
+  options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
@@ -107,6 +108,7 @@ export async function compareCheckpoints(
   const learned = await compareLearnedTensors(before.learned, after.learned, {
     folded,
     onProgress: options.onProgress,
+    known: options.known,
   });
   const layers = inOrderOf(before, [
     ...(await compareLiveLayers(pairing, learned, options)),

@@ -12,7 +12,6 @@ const ROOMS: readonly (readonly string[])[] = [
   ['checkpoint/'],
   ['norm/'],
   ['compare/'],
-  ['restore/'],
   ['restore/', 'probe/'],
   ['report/'],
   ['audit.ts', 'inspect.ts', 'baseline.ts'],

@@ -100,7 +100,7 @@ describe('the packed tarball, installed into an empty folder', () => {
   test('holds what its manifest points to', () => {
     for (const path of [
       'bin/bn-audit.js',
-      'dist/cli.js',
+      'dist/cli/main.js',
       'dist/index.js',
       'dist/index.d.ts',
       'package.json',

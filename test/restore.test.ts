@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../src/audit.js';
+import { createBaseline } from '../src/baseline.js';
 import { openCheckpoint } from '../src/checkpoint/open.js';
 import { enclosingRange } from '../src/io/byte-source.js';
 import { FileSource } from '../src/io/file-source.js';
@@ -246,5 +247,36 @@ describe('external data', () => {
   test('has a name only where there is some', async () => {
     const failure = await usageFailureOf(() => restoreInto(BEFORE, AFTER, 'f', { dataName: 'x.data' }));
     expect(failure.message).toContain('no external data');
+  });
+});
+
+describe('a baseline', () => {
+  /** The baseline of a fixture, in a file. */
+  async function baselineOf(path: string): Promise<string> {
+    const checkpoint = await openCheckpoint(path);
+    const { bytes } = await createBaseline(checkpoint);
+    await checkpoint.close();
+    const target = join(freshDirectory(), 'base.bn');
+    writeFileSync(target, bytes);
+    return target;
+  }
+
+  test.each(['after.safetensors', 'after.pt', 'after.live.onnx', 'after.fold.onnx', 'after.dynamo.onnx'])(
+    'stands in for before with %s',
+    async (file) => {
+      const { report, fixed } = await restoreInto(
+        await baselineOf(BEFORE),
+        join(pairs, 'requires-grad-leak', file),
+        file,
+      );
+      expect(report.outcome).toBe('restored');
+      expect((await audit(BEFORE, fixed)).summary.byStatus).toMatchObject({ locked: 8 });
+    },
+  );
+
+  test('is no model to be restored', async () => {
+    const after = await baselineOf(AFTER);
+    const failure = await failureOf(() => restoreInto(BEFORE, after, 'f.bn'));
+    expect(failure).toMatchObject({ code: 'unsupported', file: after });
   });
 });

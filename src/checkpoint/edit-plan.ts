@@ -1,4 +1,4 @@
-import { dirname, relative, sep } from 'node:path';
+import { basename, dirname, relative, sep } from 'node:path';
 import { CheckpointError, quote } from '../errors.js';
 import {
   type ByteRange,
@@ -210,6 +210,16 @@ export async function planPlainEdits(
       splices: toSplices(pieces.get(source)),
     })),
   };
+}
+
+/**
+ * The plan of a checkpoint that is one file.
+ *
+ * @throws CheckpointError `unsupported` where it is in none.
+ */
+export function planOneFile(source: ByteSource, splices: readonly Splice[]): EditPlan {
+  const file = asFile(source);
+  return { files: [{ source: file, name: basename(file.path), splices }] };
 }
 
 /**

@@ -1,7 +1,9 @@
 import { Command } from 'commander';
+import type { Baseline } from '../baseline.js';
 import { type OpenOptions, openCheckpoint } from '../checkpoint/open.js';
-import { escapeControls } from '../errors.js';
+import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
+import { defuseCommands } from '../report/text-layout.js';
 import { chooseBaselineTarget, writeBaselineFile } from './baseline-file.js';
 import type { Terminal } from './terminal.js';
 
@@ -49,15 +51,16 @@ async function runBaseline(path: string, options: BaselineCommandOptions, termin
     terminal.finishProgress();
     writeBaselineFile(target, baseline.bytes);
     if (quiet === true) return;
-    const found = [
-      formatPlural(baseline.layers, 'norm layer'),
-      `the hashes of ${formatPlural(baseline.learned, 'learned tensor')}`,
-      `projections of ${formatPlural(baseline.projected, 'weight')}`,
-    ].join(', ');
-    terminal.writeError(
-      escapeControls(`${output}: ${found} in ${formatCount(baseline.bytes.byteLength)} bytes`),
-    );
+    terminal.writeError(defuseCommands(describe(baseline, path, output)));
   } finally {
     await checkpoint.close();
   }
+}
+
+function describe({ bytes, layers, learned, projected }: Baseline, source: string, output: string): string {
+  return [
+    `bn-audit: wrote ${quote(output)} (${formatCount(bytes.byteLength)} bytes)`,
+    `  ${formatPlural(layers, 'norm layer')}, the hashes of ${formatPlural(learned, 'learned tensor')}, projections of ${formatPlural(projected, 'weight')}`,
+    `  It stands in for ${quote(source)}: bn-audit diff ${quote(output)} AFTER`,
+  ].join('\n');
 }

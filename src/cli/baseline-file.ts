@@ -34,7 +34,7 @@ export async function chooseBaselineTarget(
       });
     case 'other':
       // A pipe or a device takes the bytes; nothing can be put in its place.
-      return { path: target.path, isRegular: false };
+      return { path, isRegular: false };
     case 'dangling link':
     case 'file':
       if (await isSameFile(path, source))

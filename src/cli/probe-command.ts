@@ -1,24 +1,23 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { InputShape } from '../probe/random-inputs.js';
-import { probe } from '../probe.js';
-import { PROBE_FORMATS, type ProbeFormat, renderProbe } from '../report/probe-render.js';
+import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
 import { collect, collectMap, parseNonNegative } from './options.js';
 import { writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
 /** What commander gives for a probe. */
 interface ProbeArguments {
-  readonly input: readonly string[];
+  readonly input?: readonly string[];
   readonly samples?: number;
   readonly seed?: number;
-  readonly shape: readonly InputShape[];
+  readonly shape?: readonly InputShape[];
   readonly batch?: number;
-  readonly layer: readonly string[];
+  readonly layer?: readonly string[];
   readonly layers?: number;
   /** False with `--no-ablation`. */
   readonly ablation: boolean;
-  readonly map: readonly PrefixEdit[];
+  readonly map?: readonly PrefixEdit[];
   readonly epsilon?: number;
   readonly select?: string;
   readonly allowExternalSymlinks?: boolean;
@@ -37,7 +36,6 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
       '-i, --input <file>',
       'input arrays: .npz by their names, .npy by NAME=FILE or in order (repeatable)',
       collect,
-      [],
     )
     .option('--samples <n>', 'without --input, how many random samples to draw (8)', parseWhole)
     .option('--seed <n>', 'the seed that random samples follow from (0)', parseWhole)
@@ -45,22 +43,19 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
       '--shape <name=dims>',
       'shape of a random input, such as NAME=1,3,224,224, for dimensions that the model leaves open (repeatable)',
       collectShape,
-      [],
     )
     .option('--batch <n>', 'samples that run at once, where the model leaves it open (4)', parseWhole)
     .option(
       '--layer <glob>',
       'put these layers back, instead of those that drifted or hold NaN (repeatable)',
       collect,
-      [],
     )
     .option('--layers <n>', 'put only so many layers back alone, those with the largest shift', parseWhole)
-    .option('--no-ablation', 'put no layer back alone: two runs in all')
+    .option('--no-ablation', 'put no layer back alone: much quicker')
     .option(
       '--map <from=to>',
       'names of before that start with FROM start with TO in after (repeatable)',
       collectMap,
-      [],
     )
     .option('--epsilon <e>', 'epsilon of every norm layer, where neither file tells', parseNonNegative)
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
@@ -75,17 +70,19 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
     .addHelpText(
       'after',
       `
-Needs onnxruntime-node beside bn-audit. Memory: one session of the model at a time, and the outputs of all
-norm layers for the samples that run at once (--batch), three times over.
+Needs onnxruntime-node beside bn-audit. Memory: one session of the model at a
+time, and the outputs of its norm layers for the samples that run at once
+(--batch), up to three times.
 
 Examples:
   bn-audit probe base.safetensors tuned.onnx --input samples.npy
   bn-audit probe base.onnx tuned.onnx -i image=images.npy -i mask=masks.npy
-  bn-audit probe base.pt tuned.onnx --samples 16 --shape input=1,3,224,224 --layers 10
+  bn-audit probe base.pt tuned.onnx --samples 16 --shape input=1,3,224,224
 
 Exit codes:
   0  done, whatever it found: a probe makes no verdict
-  2  it could not be done: usage, an unreadable file, a model or inputs that do not run`,
+  2  it could not be done: usage, an unreadable file, a model or inputs that do
+     not run`,
     )
     .action(async (before: string, after: string, options: ProbeArguments) => {
       await runProbeCommand(before, after, options, terminal);
@@ -101,6 +98,11 @@ async function runProbeCommand(
 ): Promise<void> {
   const { input, samples, seed, shape, batch, layer, ablation, layers, format, output, all } = options;
   const { map, epsilon, select, allowExternalSymlinks } = options;
+  // Loaded when needed: the other commands start the quicker for it.
+  const [{ probe }, { renderProbe }] = await Promise.all([
+    import('../probe.js'),
+    import('../report/probe-render.js'),
+  ]);
   const report = await probe(before, after, {
     inputs: input,
     samples,
@@ -124,7 +126,7 @@ function parseWhole(value: string): number {
 }
 
 /** `NAME=1,3,224,224`, or the sizes alone where the model has one input. Names may hold an equals sign. */
-function collectShape(value: string, previous: readonly InputShape[]): readonly InputShape[] {
+function collectShape(value: string, previous: readonly InputShape[] = []): readonly InputShape[] {
   const [, name, sizes] = /^(?:(.+)=)?([\d,\s]*)$/s.exec(value) ?? [];
   const dims = sizes === undefined || sizes.trim() === '' ? [] : sizes.split(',').map((size) => size.trim());
   if (sizes === undefined || !dims.every((size) => /^[1-9]\d{0,8}$/.test(size))) {

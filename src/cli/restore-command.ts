@@ -1,8 +1,6 @@
 import { Command, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { toJson } from '../report/json.js';
-import { renderRestoreText } from '../report/text-restore.js';
-import { restore } from '../restore.js';
 import { collect, collectMap, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';
 
@@ -78,6 +76,11 @@ async function runRestore(
   options: RestoreCommandOptions,
   terminal: Terminal,
 ): Promise<void> {
+  // Loaded when needed: the other commands start the quicker for it.
+  const [{ restore }, { renderRestoreText }] = await Promise.all([
+    import('../restore.js'),
+    import('../report/text-restore.js'),
+  ]);
   const report = await restore(before, after, options.output ?? null, {
     ...options,
     layers: options.layer,

@@ -37,16 +37,25 @@ export interface JudgedTensors {
   readonly edits: readonly PrefixEdit[];
 }
 
+/** What a comparison of learned tensors is told beside them. */
+export interface LearnedOptions {
+  readonly folded: JudgedTensors;
+  readonly onProgress?: OnProgress | undefined;
+  readonly known?: LearnedComparisons | undefined;
+}
+
 /**
  * Compares every learned tensor that both sides have and that was not judged already, in the order of before's file,
  * so that it is read once from front to back; in the order of after's where before is a baseline.
  *
  * @param allBefore learned tensors by dotted name, likewise `allAfter`.
+ * @param known what an earlier comparison found, where the caller knows that these bytes are the same still; such tensors
+ *   are not read.
  */
 export async function compareLearnedTensors(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
-  { folded, onProgress }: { folded: JudgedTensors; onProgress?: OnProgress | undefined },
+  { folded, onProgress, known }: LearnedOptions,
 ): Promise<LearnedComparisons> {
   const { edits } = folded;
   const before = withoutJudged(allBefore, folded.judgedBefore);
@@ -69,7 +78,9 @@ export async function compareLearnedTensors(
     return afterName === undefined || partner === undefined ? [] : [{ name, afterName, tensor, partner }];
   });
   for (const { name, afterName, tensor, partner } of inFileOrder(paired)) {
-    const equality = await comparer.compare(tensor, partner);
+    const earlier = known?.byBefore.get(name);
+    const equality =
+      earlier?.afterName === afterName ? earlier.equality : await comparer.compare(tensor, partner);
     results.set(name, {
       name,
       afterName,

@@ -221,7 +221,9 @@ export async function examineTarget(path: string): Promise<TargetFacts> {
   const facts = await statOrNull(() => stat(path));
   if (facts === null) return { path, found: 'dangling link' };
   const found = facts.isDirectory() ? 'directory' : facts.isFile() ? 'file' : 'other';
-  return { path: itself.isSymbolicLink() ? await realpath(path) : path, found };
+  // Such as /dev/stdout: a link to a pipe leads to no path.
+  const hasRealPath = itself.isSymbolicLink() && found !== 'other';
+  return { path: hasRealPath ? await realpath(path) : path, found };
 }
 
 /** Whether two paths lead to one file: by symbolic links, hard links, or spelled in two ways. */

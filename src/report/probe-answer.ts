@@ -15,7 +15,7 @@ export interface ProbeAnswer {
  */
 export function describeProbe(report: ProbeReport, showOutput: (name: string) => string): ProbeAnswer {
   const worst = findWorstOutput(report.outputs);
-  const { layers, alone } = report.putBack;
+  const { layers } = report.putBack;
   const outcome = worst === null || worst.relativeL2 === 0 ? 'still' : 'moved';
   return {
     outcome,
@@ -23,8 +23,15 @@ export function describeProbe(report: ProbeReport, showOutput: (name: string) =>
     explanation:
       layers === 0
         ? 'Both runs have the statistics of after.'
-        : `One run is after as it stands, the other after with before’s statistics in ${formatCount(layers)} of ${formatPlural(report.layers.length, 'norm layer')}; weights and inputs are the same, so the difference is that of the statistics alone.${alone < layers ? ` ${formatCount(alone)} of them were put back alone as well.` : ''}`,
+        : `One run is after as it stands, the other after with before’s statistics in ${formatCount(layers)} of ${formatPlural(report.layers.length, 'norm layer')}; weights and inputs are the same, so the difference is that of the statistics alone.${describeAlone(report)}`,
   };
+}
+
+function describeAlone({ putBack: { layers, alone } }: ProbeReport): string {
+  if (alone === layers) return '';
+  return alone === 0
+    ? ' No layer was put back alone.'
+    : ` ${formatCount(alone)} of them were put back alone as well.`;
 }
 
 function writeHeadline(
@@ -68,7 +75,7 @@ export function describeInputs({ inputs }: ProbeReport, showFile: (name: string)
   const samples = formatPlural(inputs.samples, 'sample');
   if (inputs.kind === 'random') return `${samples} of random numbers (standard normal, seed ${inputs.seed})`;
   const files = [...new Set(inputs.arrays.flatMap(({ file }) => file ?? []))];
-  return `${samples} from ${files.map(showFile).join(', ')}`;
+  return `${samples} from ${files.map((file) => showFile(file)).join(', ')}`;
 }
 
 /** A share with its sign, in per cent: `36 %`, `−4.1 %`. */

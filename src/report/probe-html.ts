@@ -16,11 +16,14 @@ const STYLE = `${pageStyle}
 .probe th.text,.probe td.text{text-align:left;white-space:normal;overflow-wrap:anywhere}
 .probe svg{width:120px;height:10px;vertical-align:middle}
 .probe .track{fill:var(--raised)}
-.probe .bar{fill:var(--drifted)}
+.probe .share{fill:var(--drifted)}
 .depth{padding:1rem}
 .depth svg{display:block;width:100%;height:180px}
 .depth .alone{fill:var(--drifted)}
 .depth .network{fill:var(--before);opacity:.45}
+.panel+.panel,.terms{margin-top:1.2rem}
+.answer .verdict{padding-inline:.85rem}
+.answer .lead{margin-top:1rem}
 .terms{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;color:var(--muted)}
 .terms dt{font-weight:600}
 .notes li{margin-block:.4rem}
@@ -119,7 +122,7 @@ ${rows.map((row) => html`<tr>${columns.map(([, cell, kind = '']) => html`<td cla
 
 function drawShare(share: number): Markup {
   const length = Number.isFinite(share) ? Math.max(0, Math.min(1, share)) * 120 : 0;
-  return html`<svg viewBox="0 0 120 10" aria-hidden="true"><rect class="track" width="120" height="10" rx="2"/><rect class="bar" width="${length.toFixed(1)}" height="10" rx="2"/></svg>`;
+  return html`<svg viewBox="0 0 120 10" aria-hidden="true"><rect class="track" width="120" height="10" rx="2"/><rect class="share" width="${length.toFixed(1)}" height="10" rx="2"/></svg>`;
 }
 
 /** Units of the chart's own; the page stretches it. */

@@ -31,17 +31,25 @@ export function renderRestoreText(report: RestoreReport, options: TextOptions = 
     .join('\n\n')}\n`;
 }
 
-function renderFiles({ before, after, files, outcome }: RestoreReport, { paint, width }: Layout): string[] {
+function renderFiles(
+  { before, after, files, outcome }: RestoreReport,
+  { paint, width }: Layout,
+): readonly string[] {
   const label = outcome === 'planned' ? 'would be' : 'fixed';
   const rows = [
-    ['before', before.path, before.format],
-    ['after', after.path, after.format],
-    ...files.map((path) => [label, path, '']),
-  ] as const;
-  const roleWidth = Math.max(...rows.map(([role = '']) => role.length));
-  return rows.map(([role = '', path = '', format = '']) =>
-    `${paint('faint', role.padEnd(roleWidth))}  ${showName(path, width - roleWidth - format.length - 4)}  ${paint('faint', format)}`.trimEnd(),
-  );
+    { role: 'before', path: before.path, format: before.format },
+    { role: 'after', path: after.path, format: after.format },
+    ...files.map((path) => ({ role: label, path, format: '' })),
+  ];
+  const roleWidth = Math.max(...rows.map(({ role }) => role.length));
+  const formatWidth = Math.max(...rows.map(({ format }) => format.length));
+  const names = rows.map(({ path }) => showName(path, width - roleWidth - formatWidth - 4));
+  const nameWidth = Math.max(...names.map((name) => [...name].length));
+  return rows.map(({ role, format }, index) => {
+    const name = names[index] ?? '';
+    const padding = format === '' ? '' : ' '.repeat(nameWidth - [...name].length + 2);
+    return `${paint('faint', role.padEnd(roleWidth))}  ${name}${padding}${paint('faint', format)}`.trimEnd();
+  });
 }
 
 function renderOutcome({ outcome, layers, files }: RestoreReport, layout: Layout): readonly string[] {
@@ -50,7 +58,7 @@ function renderOutcome({ outcome, layers, files }: RestoreReport, layout: Layout
   switch (outcome) {
     case 'restored':
       return wrapText(
-        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again; audited after writing, ${changed === 1 ? 'it is' : 'all are'} as before. Everything else is as in after.`,
+        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again, by an audit of the written file. Everything else is as in after.`,
         { ...layout, indent: '' },
       );
     case 'planned':

@@ -1,6 +1,7 @@
-import { forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
+import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
+import { type DType, decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
+import { compareChannelScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
 import { type ChannelVector, findInvalidValue, readChannelVector } from '../compare/statistics.js';
 import { readRange } from '../io/byte-source.js';
@@ -38,22 +39,13 @@ export async function refold(
   const offsets = scales.map(
     (scale, channel) => at(beta, channel, 0) + scale * (at(bias, channel, 0) - at(mean, channel, Number.NaN)),
   );
-  const values = await readValues(live.weight);
-  const scaled =
-    folded.weight.dtype === 'F32' ? new Float32Array(values.length) : new Float64Array(values.length);
-  forEachRun(
-    layOutChannels(live.weight.shape, live),
-    { start: 0, length: values.length },
-    (channel, from, to) => {
-      const scale = scales[channel] ?? Number.NaN;
-      for (let i = from; i < to; i++) scaled[i] = scale * (values[i] ?? Number.NaN);
-      return true;
-    },
-  );
-  const place = { folded, side };
+  const target = folded.weight.dtype;
+  const weight = hasValues(live.weight)
+    ? encode(await scaleChannels(live.weight, live, { factors: scales, target }), folded.weight)
+    : await rescale(before, { linear: live, scales }, { folded, side });
   return {
-    edits: editFolding(before, { weight: encode(scaled, folded.weight), bias: offsets }, place),
-    notes: [],
+    edits: editFolding(before, { weight, bias: offsets }, { folded, side }),
+    notes: noteRescaled(live),
   };
 }
 
@@ -71,13 +63,69 @@ export async function copyFolding(
   place: FoldingPlace,
 ): Promise<PartPlan> {
   const { weight: target } = place.folded;
-  const weight =
-    linear.weight.dtype === target.dtype
+  const ones = new Float64Array(linear.channels).fill(1);
+  const weight = !hasValues(linear.weight)
+    ? await rescale(before, { linear, scales: ones }, place)
+    : linear.weight.dtype === target.dtype
       ? await readRange(linear.weight.range)
       : encode(await readValues(linear.weight), target);
   const bias =
     linear.bias === null ? new Float64Array(linear.channels) : (await readChannelVector(linear.bias)).values;
-  return { edits: editFolding(before, { weight, bias }, place), notes: [] };
+  return { edits: editFolding(before, { weight, bias }, place), notes: noteRescaled(linear) };
+}
+
+/** A baseline keeps of a weight what tells whether another is a multiple of it, and not its values. */
+function hasValues({ fingerprint }: Tensor): boolean {
+  return fingerprint === undefined;
+}
+
+function noteRescaled({ weight }: LinearLayer): readonly string[] {
+  return hasValues(weight)
+    ? []
+    : ['before keeps no weights: those of after were rescaled channel by channel, to float32 rounding'];
+}
+
+/**
+ * Folds again without the weights of before: those of after are s_after · W, so that times scale / s_after they are what
+ * the scales of before make of W. A channel of zeros stays one.
+ */
+async function rescale(
+  layer: NormLayer,
+  { linear, scales }: { readonly linear: LinearLayer; readonly scales: Float64Array },
+  { folded, side }: FoldingPlace,
+): Promise<Uint8Array | null> {
+  const compared = await compareChannelScales(linear.weight, folded.weight, linear);
+  if (compared.kind !== 'proportional')
+    throw cannotRestore(layer, side.checkpoint, 'it is folded into a convolution that was trained');
+  const factors = scales.map((scale, channel) => {
+    const now = compared.scales[channel] ?? Number.NaN;
+    if (Number.isNaN(now) || (now === 0 && scale === 0)) return 1;
+    return scale / now;
+  });
+  return encode(
+    await scaleChannels(folded.weight, folded, { factors, target: folded.weight.dtype }),
+    folded.weight,
+  );
+}
+
+/** A weight with each output channel times a factor, rounded once where the target is float32, else not yet. */
+async function scaleChannels(
+  weight: Tensor,
+  layout: ChannelLayout,
+  { factors, target }: { readonly factors: Float64Array; readonly target: DType },
+): Promise<Values> {
+  const values = await readValues(weight);
+  const scaled = target === 'F32' ? new Float32Array(values.length) : new Float64Array(values.length);
+  forEachRun(
+    layOutChannels(weight.shape, layout),
+    { start: 0, length: values.length },
+    (channel, from, to) => {
+      const factor = factors[channel] ?? Number.NaN;
+      for (let i = from; i < to; i++) scaled[i] = factor * (values[i] ?? Number.NaN);
+      return true;
+    },
+  );
+  return scaled;
 }
 
 type Values = Float32Array | Float64Array;

@@ -37,6 +37,8 @@ mkdirSync(join(workspace, 'folder'));
 symlinkSync('loop', join(workspace, 'loop'));
 
 const LEAK = 'pairs/requires-grad-leak/before.safetensors pairs/requires-grad-leak/after.safetensors';
+const LEAK_ONNX = 'pairs/requires-grad-leak/before.safetensors pairs/requires-grad-leak/after.live.onnx';
+const LEAK_FOLDED = 'pairs/requires-grad-leak/before.safetensors pairs/requires-grad-leak/after.fold.onnx';
 const LOCKED = 'pairs/locked/before.safetensors pairs/locked/after.safetensors';
 
 /** Each line is a test and a file in transcripts/: its name, and the command as a user types it. */
@@ -90,6 +92,21 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
     ['inspect-reset', 'inspect pairs/stats-reset/after.safetensors --fail-on warning'],
     ['inspect-json', 'inspect pairs/mlp-bn1d/before.safetensors --format json --channels'],
     ['inspect-without-layers', 'inspect pairs/layernorm-only/before.safetensors'],
+  ],
+  probe: [
+    ['probe', `probe ${LEAK_ONNX} --input probe/input.npy`],
+    ['probe-folded', `probe ${LEAK_FOLDED} --input input=probe/input.npy --layers 2`],
+    ['probe-locked', 'probe pairs/locked/before.pt pairs/locked/after.live.onnx --samples 4'],
+    [
+      'probe-partly-frozen',
+      'probe pairs/partly-frozen/before.safetensors pairs/partly-frozen/after.live.onnx --no-ablation',
+    ],
+    ['probe-help', 'probe --help'],
+    ['probe-not-onnx', `probe ${LEAK}`],
+    ['probe-wrong-input', `probe ${LEAK_ONNX} --input image=probe/input.npy`],
+    ['probe-no-array', `probe ${LEAK_ONNX} --input pairs/locked/before.pt`],
+    ['probe-wrong-shape', `probe ${LEAK_ONNX} --shape input=1,1,8,8`],
+    ['probe-bad-shape', `probe ${LEAK_ONNX} --shape wide`],
   ],
   'help and usage': [
     ['no-arguments', ''],

@@ -1,13 +1,12 @@
-import { basename } from 'node:path';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { isInflated } from '../../io/inflated-source.js';
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint.js';
 import { isFloatingPoint } from '../dtype.js';
 import {
-  asFile,
   type EditPlan,
   placeEdits,
+  planOneFile,
   planPlainEdits,
   refuseOtherSources,
   type TensorEdit,
@@ -90,10 +89,9 @@ async function planTorchEdits(
 ): Promise<EditPlan> {
   const { planSplices } = container;
   if (planSplices === undefined) return planPlainEdits(edits, tensors.values(), [source]);
-  const file = asFile(source);
   const pieces = await placeEdits(edits, tensors.values());
   refuseOtherSources(pieces, new Set([source, ...[...pieces.keys()].filter(isInflated)]), edits);
-  return { files: [{ source: file, name: basename(file.path), splices: await planSplices(pieces) }] };
+  return planOneFile(source, await planSplices(pieces));
 }
 
 async function openContainer(source: ByteSource, file: string): Promise<TorchContainer> {
