@@ -142,10 +142,12 @@ async function orderIn(
   plan: EditPlan,
   { before, after, options }: Sides,
 ): Promise<WriteOrder> {
-  const ofBefore = (await before.planEdits?.([]))?.files ?? [];
-  const sources = [...plan.files, ...ofBefore].map(({ source }) => source.path);
+  const listSources = async () => {
+    const ofBefore = (await before.planEdits?.([]))?.files ?? [];
+    return [before.path, after.path, ...[...plan.files, ...ofBefore].map(({ source }) => source.path)];
+  };
   return orderFiles(plan, target, {
-    sources: [before.path, after.path, ...sources],
+    listSources,
     force: options.force === true,
   });
 }

@@ -11,8 +11,8 @@ export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' 
 
 /** What a target must not be, and may be. */
 export interface TargetRules {
-  /** Every file of the two checkpoints. */
-  readonly sources: readonly string[];
+  /** Every file of the two checkpoints; asked for only where a file is in the way. */
+  readonly listSources: () => Promise<readonly string[]>;
   /** Whether a file that exists may be replaced. */
   readonly force: boolean;
 }
@@ -120,10 +120,10 @@ export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRu
   return { ...target, files };
 }
 
-async function checkFile(path: string, { sources, force }: TargetRules): Promise<void> {
+async function checkFile(path: string, { listSources, force }: TargetRules): Promise<void> {
   const { found, path: real } = await examineTarget(path);
   if (found === 'nothing') return;
-  for (const source of sources) {
+  for (const source of await listSources()) {
     if (await isSameFile(real, source)) throw refuseSource(path, source);
   }
   if (found !== 'file') throw refuse(path, `expected a file to write, found a ${found}`);
