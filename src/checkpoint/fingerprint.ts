@@ -110,8 +110,32 @@ const SIGN_OF_32_BITS = new Int32Array(Uint8Array.of(0, 0, 0, 0x80).buffer)[0] ?
 const SIGN_OF_16_BITS = new Uint16Array(Uint8Array.of(0, 0x80, 0, 0).buffer)[0] ?? 0;
 const IS_LITTLE_ENDIAN = SIGN_OF_16_BITS === 0x8000;
 
+/** Negative zeros are rare: eight units are tested at a time, which is several times quicker than one by one. */
 function foldUnits(units: Int32Array | Uint16Array | Uint8Array, negativeZero: number): void {
-  for (let i = 0; i < units.length; i++) if (units[i] === negativeZero) units[i] = 0;
+  const whole = units.length - (units.length % 8);
+  for (let i = 0; i < whole; i += 8) {
+    if (
+      units[i] === negativeZero ||
+      units[i + 1] === negativeZero ||
+      units[i + 2] === negativeZero ||
+      units[i + 3] === negativeZero ||
+      units[i + 4] === negativeZero ||
+      units[i + 5] === negativeZero ||
+      units[i + 6] === negativeZero ||
+      units[i + 7] === negativeZero
+    )
+      foldOneByOne(units, negativeZero, i, i + 8);
+  }
+  foldOneByOne(units, negativeZero, whole, units.length);
+}
+
+function foldOneByOne(
+  units: Int32Array | Uint16Array | Uint8Array,
+  negativeZero: number,
+  from: number,
+  to: number,
+): void {
+  for (let i = from; i < to; i++) if (units[i] === negativeZero) units[i] = 0;
 }
 
 /** float64: a zero word and then the sign alone. */

@@ -27,6 +27,15 @@ describe('negative zeros', () => {
     },
   );
 
+  test('hash as zeros wherever they stand', async () => {
+    for (let at = 0; at < 21; at++) {
+      const values = Array.from({ length: 21 }, (_, i) => (i === at ? -0 : 1));
+      const folded = values.map((value) => value + 0);
+      for (const dtype of ['F32', 'F64', 'F16'] as const)
+        expect(await hash(tensorOf('t', values, { dtype }))).toBe(sha256(encodeFloats(folded, dtype)));
+    }
+  });
+
   test('of either part of C64 hash as zeros', async () => {
     const bytes = encodeFloats([-0, 1, 2, -0], 'F32');
     expect(await hash(tensorOfBytes('t', bytes, { dtype: 'C64', shape: [2] }))).toBe(
