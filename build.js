@@ -40,7 +40,12 @@ await build({
 // The command line starts anew each time, and Node links CommonJS files in a fraction of the time that it takes for
 // as many ES modules. esbuild splits ES modules only, so each finished chunk is converted by itself.
 const cli = join(dist, 'cli');
-const { outputFiles } = await build({ ...common, entryPoints: ['src/cli/main.ts'], outdir: cli, write: false });
+const { outputFiles } = await build({
+  ...common,
+  entryPoints: ['src/cli/main.ts'],
+  outdir: cli,
+  write: false,
+});
 for (const { path, text } of outputFiles) {
   const { code } = await transform(text, {
     format: 'cjs',

@@ -5,7 +5,9 @@ let cli;
 try {
   cli = require('../dist/cli/main.js');
 } catch (error) {
-  process.stderr.write(`bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`);
+  process.stderr.write(
+    `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,
+  );
   process.exitCode = 2;
 }
 if (cli !== undefined) cli.main(process.argv.slice(2));

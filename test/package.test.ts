@@ -29,7 +29,7 @@ describe('the manifest', () => {
     expect(manifest).not.toHaveProperty('dependencies');
     expect(manifest).not.toHaveProperty('optionalDependencies');
     expect(manifest).toMatchObject({
-      peerDependencies: { 'onnxruntime-node': '>=1.17' },
+      peerDependencies: { 'onnxruntime-node': '>=1.30' },
       peerDependenciesMeta: { 'onnxruntime-node': { optional: true } },
     });
   });

@@ -178,7 +178,7 @@ describe('action.yml', () => {
       // Everything allowed is no drift; what matters is that no file name took the place of the asterisk.
       if (hostile !== '*') expect(exitCode, input).not.toBe(0);
       expect(readdirSync(workspace).sort(), input).toEqual(
-        ['.bin', 'calls.txt', 'containers', 'output.txt', 'pairs', 'summary.md', 'temp'].sort(),
+        ['.bin', 'calls.txt', 'containers', 'output.txt', 'pairs', 'probe', 'summary.md', 'temp'].sort(),
       );
     });
     await Promise.all(runs);

@@ -156,5 +156,9 @@ describe.each(Object.entries(COMMANDS))('%s', (_, commands) => {
 
 test('every transcript has a name of its own, and no file is left of a command that is gone', () => {
   const names = Object.values(COMMANDS).flatMap((commands) => commands.map(([name]) => `${name}.txt`));
-  expect(readdirSync(new URL('transcripts', import.meta.url)).sort()).toEqual(names.sort());
+  // The transcripts of `restore` have a test file of their own.
+  const files = readdirSync(new URL('transcripts', import.meta.url)).filter(
+    (name) => !name.startsWith('restore'),
+  );
+  expect(files.sort()).toEqual(names.sort());
 });

@@ -47,7 +47,10 @@ describe('a buffered reader', () => {
     const source = countingBytes(1000 * KIB);
     const counted = {
       ...source,
-      readInto: (target: Uint8Array, at: number) => (reads++, source.readInto(target, at)),
+      readInto: (target: Uint8Array, at: number) => {
+        reads++;
+        return source.readInto(target, at);
+      },
     };
     const reader = new BufferedReader(counted);
     for (let i = 0; i < 1000 * KIB; i++) {

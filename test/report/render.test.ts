@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { inspectCheckpoint } from '../../src/inspect.js';
-import { renderJson } from '../../src/report/json.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
+import { renderJson } from '../../src/report/json.js';
 import { render } from '../../src/report/render.js';
 import { renderText } from '../../src/report/text.js';
 import { renderInspectText } from '../../src/report/text-inspect.js';
