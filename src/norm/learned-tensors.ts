@@ -24,19 +24,32 @@ export function findLearnedTensors(
   checkpoint: Checkpoint,
   layers: readonly NormLayer[],
 ): ReadonlyMap<string, Tensor> {
-  const statistics = new Set<Tensor['range']>();
-  for (const { mean, variance, batchCount } of layers) {
-    if (mean.kind === 'stored') statistics.add(mean.tensor.range);
-    if (variance.kind === 'stored') statistics.add(variance.tensor.range);
-    if (batchCount !== null) statistics.add(batchCount.range);
-  }
+  const statistics = listStatistics(checkpoint, layers);
   const learned = new Map<string, Tensor>();
   for (const [name, tensor] of checkpoint.tensors) {
-    if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(tensor.range)) continue;
+    if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) continue;
     const dotted = toDottedName(name);
     if (!isKnownBuffer(dotted, checkpoint)) learned.set(dotted, tensor);
   }
   return learned;
+}
+
+/**
+ * The names of tensors that are statistics or batch counts. A tensor that is γ or β of some layer too (exporters store
+ * equal ones once) is learned all the same.
+ */
+function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): ReadonlySet<string> {
+  const statistics = new Set<string>();
+  for (const { isFromGraph, mean, variance, batchCount } of layers) {
+    if (batchCount !== null) statistics.add(batchCount.name);
+    if (isFromGraph) continue;
+    if (mean.kind === 'stored') statistics.add(mean.tensor.name);
+    if (variance.kind === 'stored') statistics.add(variance.tensor.name);
+  }
+  const inputNames = (graph?.norms ?? []).map((norm) => norm.inputNames);
+  for (const [, , mean, variance] of inputNames) statistics.add(mean).add(variance);
+  for (const [gamma, beta] of inputNames) for (const name of [gamma, beta]) statistics.delete(name);
+  return statistics;
 }
 
 function isKnownBuffer(name: string, checkpoint: Checkpoint): boolean {

@@ -90,9 +90,9 @@ export function writeCommand(
   return `::${level} title=${escapeProperty(escapeControls(title))}${place}::${escapeData(escapeControls(message))}`;
 }
 
-/** As actions/toolkit escapes a command's message. */
+/** As actions/toolkit escapes a command's message; markup is shown, whatever a page makes of the message. */
 function escapeData(text: string): string {
-  return text.replaceAll('%', '%25').replaceAll('\r', '%0D').replaceAll('\n', '%0A');
+  return text.replaceAll('<', '\\x3c').replaceAll('%', '%25').replaceAll('\r', '%0D').replaceAll('\n', '%0A');
 }
 
 /** As actions/toolkit escapes a command's properties. */

@@ -1,7 +1,8 @@
-import { compareChannelScales, roundoffOf } from '../compare/channel-scales.js';
+import { compareChannelScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
 import { recoverStatistics } from '../compare/recover-statistics.js';
 import { readChannelVector, type Statistics } from '../compare/statistics.js';
+import { roundoffOf } from '../compare/weight-rounding.js';
 import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
 import { cannotRestore } from './cannot-restore.js';
 import type { RestoreSide } from './plan-layers.js';

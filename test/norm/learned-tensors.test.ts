@@ -3,6 +3,7 @@ import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { findLearnedTensors } from '../../src/norm/learned-tensors.js';
 import { findNamedLayers } from '../../src/norm/named-layers.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
+import { graphOf, normNodeOf } from '../build/layers.js';
 
 function learnedOf(...tensors: readonly Tensor[]): readonly string[] {
   const checkpoint = checkpointOf(tensors);
@@ -74,6 +75,16 @@ test('the weight_v of weight_norm is learned: it has no weight_u beside it', () 
 
 test('a scale without a zero point is learned', () => {
   expect(learnedOf(...floats('layer_scale.scale', 'scale'))).toEqual(['layer_scale.scale', 'scale']);
+});
+
+test('statistics of a graph are not learned, whatever their names, unless they are some affine as well', () => {
+  const checkpoint = checkpointOf(floats('1', '2', '3', '4', '5'), {
+    graph: graphOf([
+      normNodeOf('bn1', { inputNames: ['1', '2', '3', '4'] }),
+      normNodeOf('bn2', { inputNames: ['1', '2', '2', '5'] }),
+    ]),
+  });
+  expect([...findLearnedTensors(checkpoint, []).keys()]).toEqual(['1', '2']);
 });
 
 test('what the file itself calls a buffer is none', () => {
