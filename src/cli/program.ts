@@ -42,6 +42,11 @@ ${EXIT_CODE_HELP}`,
   program.addCommand(createBaselineCommand(terminal));
   program.addCommand(createRestore(terminal, onExitCode));
   program.addCommand(createProbe(terminal, onExitCode));
-  for (const command of program.commands) command.copyInheritedSettings(program).exitOverride();
+  for (const command of program.commands) {
+    command
+      .copyInheritedSettings(program)
+      .showHelpAfterError(`  Run bn-audit ${command.name()} --help for its options.`)
+      .exitOverride();
+  }
   return program;
 }

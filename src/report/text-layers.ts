@@ -11,8 +11,8 @@ interface Layout {
 /** Cells of the bar beside an output shift; none where the status takes their place. */
 const BAR_CELLS = 7;
 
-/** Below this width a table with statuses has no room for the batch counts. */
-const ROOMY_WIDTH = 80;
+/** Below these widths a table has no room for the batch counts and the bars, with statuses and without. */
+const ROOMY_WIDTH = { withStatus: 80, without: 72 } as const;
 
 /** Norm layers of an audit as a table: where, how large, how far they moved. */
 export function renderLayerTable(
@@ -34,9 +34,9 @@ function driftColumns(
   );
   const measure = (value: number | null | undefined, format: (value: number) => string) =>
     value == null ? NO_VALUE : format(value);
-  const isTight = isStatusShown && width < ROOMY_WIDTH;
+  const isTight = width < (isStatusShown ? ROOMY_WIDTH.withStatus : ROOMY_WIDTH.without);
   const bar = (value: number | null) =>
-    isStatusShown ? '' : `${formatBar(value ?? 0, { full, cells: BAR_CELLS }).padEnd(BAR_CELLS)} `;
+    isStatusShown || isTight ? '' : `${formatBar(value ?? 0, { full, cells: BAR_CELLS }).padEnd(BAR_CELLS)} `;
   const columns: readonly TableColumn<AuditLayer>[] = [
     { title: 'layer', align: 'left', cell: showLayer },
     { title: 'status', align: 'left', cell: ({ status, allowed }) => (allowed ? `${status}*` : status) },
@@ -53,8 +53,8 @@ function driftColumns(
       cell: ({ logStdRatio }) => measure(logStdRatio?.rms, formatStdRatio),
     },
     {
-      title: isStatusShown ? 'output' : 'output shift',
-      align: isStatusShown ? 'right' : 'left',
+      title: isStatusShown || isTight ? 'output' : 'output shift',
+      align: isStatusShown || isTight ? 'right' : 'left',
       cell: ({ outputShift }) => bar(outputShift) + measure(outputShift, formatMeasure),
     },
   ];
@@ -64,7 +64,9 @@ function driftColumns(
 }
 
 /** A layer's name, with its node's where the one does not tell the other: a graph is searched by its nodes. */
-function showLayer({ name, before, after }: AuditLayer): string {
+function showLayer({ name, before, after, via }: AuditLayer): string {
+  // The node of a folded layer is its convolution's: it would only hide the name.
+  if (via === 'folded') return showName(name);
   const node = after.node ?? before.node ?? '';
   const words = new Set(node.split(/[^\w]+/));
   const isTold =
