@@ -1,16 +1,35 @@
 // Builds dist/: the CLI with its dependencies bundled and minified, the library entry likewise, and its types.
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build, transform } from 'esbuild';
+import { build } from 'esbuild';
 import { esbuildBundleText } from './bundle-text.js';
+import { linkChunks } from './link-chunks.js';
 
 const root = dirname(fileURLToPath(import.meta.url));
 const dist = join(root, 'dist');
 
 rmSync(dist, { recursive: true, force: true });
+
+/**
+ * commander loads Node's child processes for subcommands that are programs of their own. There are none here, and with
+ * them comes the whole of Node's networking, which takes longer to load than all of commander: loaded when asked for.
+ */
+const lazyChildProcess = {
+  name: 'lazy-child-process',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
+      importer.includes('commander') ? { path: 'child_process', namespace: 'lazy' } : undefined,
+    );
+    onLoad({ filter: /.*/, namespace: 'lazy' }, () => ({
+      contents: "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
+    }));
+  },
+};
+
+process.chdir(root);
 
 const common = {
   absWorkingDir: root,
@@ -23,7 +42,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText],
+  plugins: [esbuildBundleText, lazyChildProcess],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',
@@ -38,26 +57,19 @@ await build({
 });
 
 // The command line starts anew each time, and Node links CommonJS files in a fraction of the time that it takes for
-// as many ES modules. esbuild splits ES modules only, so each finished chunk is converted by itself.
-const cli = join(dist, 'cli');
-const { outputFiles } = await build({
+// as many ES modules. esbuild splits ES modules only, so what it made is linked again.
+const parts = join(dist, 'parts');
+const { metafile } = await build({
   ...common,
   entryPoints: ['src/cli/main.ts'],
-  outdir: cli,
-  write: false,
+  outdir: parts,
+  metafile: true,
 });
-for (const { path, text } of outputFiles) {
-  const { code } = await transform(text, {
-    format: 'cjs',
-    platform: 'node',
-    target: 'node20',
-    minify: true,
-    // `import()` becomes a promise of `require()`: a CommonJS file imported as an ES module would lose its names.
-    supported: { 'dynamic-import': false },
-  });
-  mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, code);
-}
+// Not the package's "type": esbuild would take what a lazy chunk exports by default for the whole of that chunk.
+writeFileSync(join(parts, 'package.json'), '{}\n');
+const cli = join(dist, 'cli');
+await linkChunks({ entry: 'dist/parts/main.js', outputs: metafile.outputs, outdir: cli });
+rmSync(parts, { recursive: true });
 writeFileSync(join(cli, 'package.json'), '{ "type": "commonjs" }\n');
 
 const typescript = createRequire(import.meta.url).resolve('typescript/package.json');

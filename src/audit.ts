@@ -10,7 +10,7 @@ import {
 } from './compare/compare-learned.js';
 import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
-import { matchPaths } from './compare/globs.js';
+import type { PathMatcher } from './compare/globs.js';
 import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
 import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
@@ -96,7 +96,7 @@ export async function compareCheckpoints(
 ): Promise<AuditResults> {
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
-  const policy = makePolicy(options);
+  const policy = await makePolicy(options);
   const pairing = pairSides(before, after, options.map ?? []);
   const folded = await compareFolded(before, after, {
     pairing,
@@ -114,7 +114,7 @@ export async function compareCheckpoints(
     ...(await compareLiveLayers(pairing, learned, options)),
     ...folded.layers,
   ]);
-  checkGlobs(options.frozen ?? [], layers, learned);
+  await checkGlobs(options.frozen ?? [], layers, learned);
   return {
     before,
     after,
@@ -200,8 +200,16 @@ function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): reado
   );
 }
 
-function makePolicy({ frozen, allow, minShift }: AuditOptions): FindingPolicy {
-  return { isAllowed: matchPaths(allow ?? []), isFrozen: matchPaths(frozen ?? []), minShift: minShift ?? 0 };
+async function makePolicy({ frozen, allow, minShift }: AuditOptions): Promise<FindingPolicy> {
+  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozen ?? [])];
+  return { isAllowed, isFrozen, minShift: minShift ?? 0 };
+}
+
+/** Globs are loaded where there are any: most audits have none, and start the quicker for it. */
+async function makeMatcher(globs: readonly string[]): Promise<PathMatcher> {
+  if (globs.length === 0) return () => false;
+  const { matchPaths } = await import('./compare/globs.js');
+  return matchPaths(globs);
 }
 
 async function compareLiveLayers(
@@ -217,13 +225,13 @@ async function compareLiveLayers(
 }
 
 /** A glob that means nothing would be a silent pass. */
-function checkGlobs(
+async function checkGlobs(
   globs: readonly string[],
   layers: readonly LayerComparison[],
   learned: LearnedComparisons,
-): void {
+): Promise<void> {
   for (const glob of globs) {
-    const isMatch = matchPaths([glob]);
+    const isMatch = await makeMatcher([glob]);
     if (
       layers.some(({ before }) => isMatch(before.name)) ||
       learned.compared.some(({ name }) => isMatch(name))

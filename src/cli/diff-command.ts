@@ -86,10 +86,8 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   if (loaded !== null && options.config === undefined && options.quiet !== true)
     terminal.writeError(`bn-audit: the policy of ${quote(loaded.file)} holds`);
   const plan = { ...options, files: listReportFiles(options, loaded) };
-  const audits = planAudits(targets, pickRules(options), loaded).map((planned) => ({
-    ...planned,
-    options: addRunOptions(planned, plan, options, terminal),
-  }));
+  const planned = await planAudits(targets, pickRules(options), loaded);
+  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, plan, options, terminal) }));
   const { report, exitCode } = await runAudits(audits, options, terminal);
   await writeReports(report, plan, terminal);
   await announceReport(report, options, terminal);

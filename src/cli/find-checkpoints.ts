@@ -1,6 +1,5 @@
 import { type Dirent, lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
-import picomatch from 'picomatch';
 import { findShardIndex } from '../checkpoint/shards.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { compareNaturally } from '../norm/naming.js';
@@ -15,11 +14,14 @@ const MAX_ENTRIES = 200_000;
  * @param directory what relative paths and globs start from; the results do not.
  * @throws UsageError when a glob would look at too many files.
  */
-export function findCheckpoints(argument: string, directory = '.'): readonly string[] {
+export async function findCheckpoints(argument: string, directory = '.'): Promise<readonly string[]> {
   const locate = (path: string) => (isAbsolute(argument) || directory === '.' ? path : join(directory, path));
   const path = locate(argument);
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return [path];
+  // Loaded when needed: most arguments are paths, and the run starts the quicker for it.
+  const { default: picomatch } = await import('picomatch');
   const { base, isGlob, glob } = picomatch.scan(escapeParentheses(argument), GLOB_OPTIONS);
-  if (!isGlob || lstatSync(path, { throwIfNoEntry: false }) !== undefined) return [path];
+  if (!isGlob) return [path];
   const isMatch = picomatch(glob, GLOB_OPTIONS);
   const depth = glob.includes('**') ? Number.POSITIVE_INFINITY : glob.split('/').length;
   const start = locate(base === '' ? '.' : base.replace(/\\([()])/g, '$1'));

@@ -15,7 +15,7 @@ export const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
  * @param args the arguments after the program's name.
  */
 export async function main(args: readonly string[]): Promise<void> {
-  const terminal = createTerminal(process);
+  const terminal = createTerminal(process, endUnlessPipeClosed);
   // An uncaught error would exit with 1, which here means "drift found".
   const crash = (error: unknown) => {
     reportFailure(error, terminal, args);
@@ -23,7 +23,6 @@ export async function main(args: readonly string[]): Promise<void> {
   };
   process.once('uncaughtException', crash);
   process.once('unhandledRejection', crash);
-  handleClosedPipes();
   try {
     process.exitCode = await run(args, terminal);
   } catch (error) {
@@ -35,9 +34,10 @@ export async function main(args: readonly string[]): Promise<void> {
 
 async function run(args: readonly string[], terminal: Terminal): Promise<number> {
   let exitCode: number = EXIT_CODES.nothingFound;
-  const program = createProgram(terminal, (code) => {
+  const onExitCode = (code: number) => {
     exitCode = code;
-  });
+  };
+  const program = await createProgram(args, terminal, onExitCode);
   try {
     await program.parseAsync([...args], { from: 'user' });
     return exitCode;
@@ -50,12 +50,8 @@ async function run(args: readonly string[], terminal: Terminal): Promise<number>
 }
 
 /** A reader that closes the pipe early, such as `head`, has seen enough; the verdict stands. */
-function handleClosedPipes(): void {
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') process.exit(EXIT_CODES.failed);
-    });
-  }
+function endUnlessPipeClosed(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') process.exit(EXIT_CODES.failed);
 }
 
 /** Says on standard error what went wrong, and returns the sentence. */

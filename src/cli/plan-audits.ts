@@ -27,22 +27,24 @@ export interface PlannedAudit extends AuditRequest {
  *
  * @throws UsageError when a pair is unknown.
  */
-export function planAudits(
+export async function planAudits(
   targets: DiffTargets,
   rules: PolicyRules,
   loaded: LoadedPolicy | null,
-): readonly PlannedAudit[] {
+): Promise<readonly PlannedAudit[]> {
   const plan = (before: string, after: readonly string[], pair: PolicyRules): readonly PlannedAudit[] => {
     const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
     return after.map((path) => ({ before, after: path, options, failOn }));
   };
   if (targets.before !== undefined)
-    return plan(targets.before, expandAfter(targets.before, targets.after), {});
-  return listPairs(targets, loaded).flatMap(({ pair, policy }) => {
+    return plan(targets.before, await expandAfter(targets.before, targets.after), {});
+  const audits: PlannedAudit[] = [];
+  for (const { pair, policy } of listPairs(targets, loaded)) {
     const before = resolveFromPolicy(policy, pair.before);
     const { before: _, after, ...overrides } = pair;
-    return plan(before, expandAfter(before, after, policy.directory), overrides);
-  });
+    audits.push(...plan(before, await expandAfter(before, after, policy.directory), overrides));
+  }
+  return audits;
 }
 
 /** What the policy says about every audit. */
@@ -53,12 +55,18 @@ function pickRules(loaded: LoadedPolicy | null): PolicyRules {
 }
 
 /** Every after, globs expanded. A glob that catches before as well does not mean it. */
-function expandAfter(before: string, after: readonly string[], directory = '.'): readonly string[] {
-  return after.flatMap((argument) => {
-    const found = findCheckpoints(argument, directory);
+async function expandAfter(
+  before: string,
+  after: readonly string[],
+  directory = '.',
+): Promise<readonly string[]> {
+  const expanded: string[] = [];
+  for (const argument of after) {
+    const found = await findCheckpoints(argument, directory);
     const others = found.filter((path) => !areSameFile(path, before));
-    return found.length === 1 || others.length === 0 ? found : others;
-  });
+    expanded.push(...(found.length === 1 || others.length === 0 ? found : others));
+  }
+  return expanded;
 }
 
 function listPairs(

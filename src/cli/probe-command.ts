@@ -117,7 +117,7 @@ async function runProbeCommand(
     allowExternalSymlinks,
   });
   if (output !== undefined) writeReportFile(output, renderProbe(report, { format, all }));
-  else terminal.write(renderProbe(report, { format, all, width: terminal.width, paint: terminal.paint }));
+  else terminal.write(renderProbe(report, { format, all, ...(await terminal.readLooks()) }));
 }
 
 function parseWhole(value: string): number {

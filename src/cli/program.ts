@@ -1,20 +1,33 @@
 import { Command } from 'commander';
 import { VERSION } from '../version.js';
-import { createBaselineCommand } from './baseline-command.js';
 import { createDiff } from './diff-command.js';
-import { createInit } from './init-command.js';
-import { createInspect } from './inspect-command.js';
 import { EXIT_CODE_HELP } from './options.js';
-import { createProbe } from './probe-command.js';
-import { createRestore } from './restore-command.js';
 import type { Terminal } from './terminal.js';
 
+/** Makes a command; `onExitCode` is told the exit code of its run, where that is not 0. */
+type CreateCommand = (terminal: Terminal, onExitCode: (code: number) => void) => Command;
+
+/** The commands in the order of the help. All but the main job are loaded when they are needed: a run needs one. */
+const COMMANDS: ReadonlyMap<string, () => Promise<CreateCommand>> = new Map([
+  ['diff', async () => createDiff],
+  ['inspect', async () => (await import('./inspect-command.js')).createInspect],
+  ['init', async () => (await import('./init-command.js')).createInit],
+  ['baseline', async () => (await import('./baseline-command.js')).createBaselineCommand],
+  ['restore', async () => (await import('./restore-command.js')).createRestore],
+  ['probe', async () => (await import('./probe-command.js')).createProbe],
+]);
+
 /**
- * The command line. `onExitCode` is told the exit code of the command that ran.
+ * The command line, with the command that the arguments name; with all of them where they name none.
  *
+ * @param onExitCode is told the exit code of the command that ran.
  * @throws CommanderError for help, version and usage errors, after commander has printed them.
  */
-export function createProgram(terminal: Terminal, onExitCode: (code: number) => void): Command {
+export async function createProgram(
+  args: readonly string[],
+  terminal: Terminal,
+  onExitCode: (code: number) => void,
+): Promise<Command> {
   const program = new Command('bn-audit')
     .description('Finds frozen backbones whose BatchNorm running statistics drifted.')
     .version(VERSION, '-V, --version', 'print the version')
@@ -36,12 +49,7 @@ Examples:
   bn-audit init model.pt
 ${EXIT_CODE_HELP}`,
     );
-  program.addCommand(createDiff(terminal, onExitCode));
-  program.addCommand(createInspect(terminal, onExitCode));
-  program.addCommand(createInit(terminal));
-  program.addCommand(createBaselineCommand(terminal));
-  program.addCommand(createRestore(terminal, onExitCode));
-  program.addCommand(createProbe(terminal, onExitCode));
+  for (const create of await loadCommands(args)) program.addCommand(create(terminal, onExitCode));
   for (const command of program.commands) {
     command
       .copyInheritedSettings(program)
@@ -49,4 +57,10 @@ ${EXIT_CODE_HELP}`,
       .exitOverride();
   }
   return program;
+}
+
+async function loadCommands(args: readonly string[]): Promise<readonly CreateCommand[]> {
+  // No option before a command takes a value.
+  const load = COMMANDS.get(args.find((arg) => !arg.startsWith('-')) ?? '');
+  return Promise.all(load === undefined ? [...COMMANDS.values()].map((each) => each()) : [load()]);
 }

@@ -91,6 +91,6 @@ async function runRestore(
   terminal.write(
     options.format === 'json'
       ? toJson(report)
-      : renderRestoreText(report, { width: terminal.width, paint: terminal.paint, all: options.all }),
+      : renderRestoreText(report, { ...(await terminal.readLooks()), all: options.all }),
   );
 }

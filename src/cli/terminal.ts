@@ -1,12 +1,23 @@
-import { Chalk, type ColorSupportLevel } from 'chalk';
+import type { ColorSupportLevel } from 'chalk';
 import type { Paint } from '../report/text-layout.js';
 
-/** What the commands need of the process: two streams, their looks, and a progress bar. */
-export interface Terminal {
-  /** Columns of standard output; 80 where it is no terminal. */
+/** How standard output shows text. */
+export interface Looks {
+  /** Columns; 80 where it is no terminal. */
   readonly width: number;
-  /** Colours as standard output shows them. */
+  /** Colours, none where they cannot be shown. */
   readonly paint: Paint;
+}
+
+/**
+ * What the commands need of the process: two streams, their looks, and a progress bar.
+ *
+ * Node builds a stream when it is first asked for, which takes longer than reading a small checkpoint: a run that
+ * prints nothing asks for none.
+ */
+export interface Terminal {
+  /** Judges standard output. */
+  readonly readLooks: () => Promise<Looks>;
   /** Writes data to standard output. */
   readonly write: (text: string) => void;
   /** Writes a message and a line end to standard error. */
@@ -18,6 +29,9 @@ export interface Terminal {
 }
 
 type ProcessLike = Pick<NodeJS.Process, 'stdout' | 'stderr' | 'env'>;
+
+/** Told when a stream can no longer be written to. */
+type OnWriteError = (error: NodeJS.ErrnoException) => void;
 
 const DEFAULT_WIDTH = 80;
 const MAX_WIDTH = 120;
@@ -31,31 +45,53 @@ const PROGRESS_INTERVAL_MS = 100;
 const BAR_CELLS = 30;
 
 /** The terminal of a process, with colours judged for each stream by itself. */
-export function createTerminal({ stdout, stderr, env }: ProcessLike): Terminal {
-  const hasProgress = stderr.isTTY === true && env['TERM'] !== 'dumb';
-  const start = performance.now();
+export function createTerminal(process: ProcessLike, onWriteError: OnWriteError): Terminal {
+  const open = guardStreams(process, onWriteError);
+  const start = Date.now();
   let lastDrawn = 0;
   let isDrawn = false;
   return {
-    width: stdout.isTTY === true ? Math.min(stdout.columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
-    paint: createPaint(chooseColorLevel(stdout, env)),
+    readLooks: () => readLooks(open('stdout'), process.env),
     write: (text) => {
-      stdout.write(text);
+      open('stdout').write(text);
     },
     writeError: (message) => {
-      stderr.write(`${message}\n`);
+      open('stderr').write(`${message}\n`);
     },
     showProgress: ({ done, total }) => {
-      const now = performance.now();
-      if (!hasProgress || now - start < PROGRESS_DELAY_MS || now - lastDrawn < PROGRESS_INTERVAL_MS) return;
+      const now = Date.now();
+      if (now - start < PROGRESS_DELAY_MS || now - lastDrawn < PROGRESS_INTERVAL_MS) return;
       lastDrawn = now;
+      const stderr = open('stderr');
+      if (stderr.isTTY !== true || process.env['TERM'] === 'dumb') return;
       isDrawn = true;
       stderr.write(`\r${drawProgress(done, total)}\u001b[K`);
     },
     finishProgress: () => {
-      if (isDrawn) stderr.write('\r\u001b[K');
+      if (isDrawn) open('stderr').write('\r\u001b[K');
       isDrawn = false;
     },
+  };
+}
+
+/** Hands out the streams, each watched for write errors from the first time on. */
+function guardStreams(
+  process: ProcessLike,
+  onWriteError: OnWriteError,
+): (name: 'stdout' | 'stderr') => NodeJS.WriteStream {
+  const watched = new Set<string>();
+  return (name) => {
+    const stream = process[name];
+    if (!watched.has(name)) stream.on('error', onWriteError);
+    watched.add(name);
+    return stream;
+  };
+}
+
+async function readLooks(stdout: NodeJS.WriteStream, env: NodeJS.ProcessEnv): Promise<Looks> {
+  return {
+    width: stdout.isTTY === true ? Math.min(stdout.columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
+    paint: await createPaint(chooseColorLevel(stdout, env)),
   };
 }
 
@@ -73,7 +109,9 @@ export function chooseColorLevel(
   return stream.isTTY === true && env['TERM'] !== 'dumb' ? 1 : 0;
 }
 
-function createPaint(level: ColorSupportLevel): Paint {
+async function createPaint(level: ColorSupportLevel): Promise<Paint> {
+  if (level === 0) return (_tone, text) => text;
+  const { Chalk } = await import('chalk');
   const chalk = new Chalk({ level });
   const tones = {
     error: chalk.red.bold,

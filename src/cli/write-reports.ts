@@ -37,8 +37,7 @@ export async function writeReports(
   };
   for (const { format, file, within } of plan.files) writeReportFile(file, await renderAs(format), within);
   if (output !== undefined) writeReportFile(output, await renderAs(plan.format));
-  else if (quiet !== true)
-    terminal.write(await renderAs(plan.format, { width: terminal.width, paint: terminal.paint }));
+  else if (quiet !== true) terminal.write(await renderAs(plan.format, await terminal.readLooks()));
 }
 
 /** Formats whose readers look files up in a repository. */

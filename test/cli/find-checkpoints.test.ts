@@ -39,15 +39,15 @@ test.each<readonly [glob: string, found: readonly string[]]>([
   ['s*', ['shards']],
   ['loop/**', ['loop/a/last.pt', 'loop/b/deep/last.pt', 'loop/b/last.pt']],
   ['**/*last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
-])('%s means %j', (glob, found) => {
-  expect(findCheckpoints(glob, root)).toEqual(found.map((path) => join(root, path)));
-  expect(findCheckpoints(join(root, glob))).toEqual(found.map((path) => join(root, path)));
+])('%s means %j', async (glob, found) => {
+  expect(await findCheckpoints(glob, root)).toEqual(found.map((path) => join(root, path)));
+  expect(await findCheckpoints(join(root, glob))).toEqual(found.map((path) => join(root, path)));
 });
 
 test.each(['epoch9.pt', 'odd[1].pt', '!not.pt', 'gone.pt', 'gone*.pt', 'gone/**', 'empty', '.hidden.pt'])(
   '%s means itself: a file of that name, or one that opening will not find',
-  (path) => {
-    expect(findCheckpoints(path, root)).toEqual([join(root, path)]);
+  async (path) => {
+    expect(await findCheckpoints(path, root)).toEqual([join(root, path)]);
   },
 );
 

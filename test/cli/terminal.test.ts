@@ -1,3 +1,4 @@
+import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { chooseColorLevel, createTerminal } from '../../src/cli/terminal.js';
 
@@ -20,6 +21,8 @@ describe('chooseColorLevel', () => {
   });
 });
 
+const ignoreErrors = () => undefined;
+
 /** Streams that keep what is written to them. */
 function fakeProcess({
   isTTY,
@@ -35,6 +38,7 @@ function fakeProcess({
     ({
       isTTY,
       columns,
+      on: () => undefined,
       write: (text: string) => {
         written[name] += text;
         return true;
@@ -49,14 +53,55 @@ describe('width', () => {
     [true, 300, 120],
     [true, 0, 80],
     [false, 200, 80],
-  ])('terminal %j of %d columns: %d', (isTTY, columns, width) => {
-    expect(createTerminal(fakeProcess({ isTTY, columns }).process as never).width).toBe(width);
+  ])('terminal %j of %d columns: %d', async (isTTY, columns, width) => {
+    const { process } = fakeProcess({ isTTY, columns });
+    expect(await createTerminal(process as never, ignoreErrors).readLooks()).toMatchObject({ width });
+  });
+});
+
+describe('paint', () => {
+  test.each([
+    [true, '\u001b[31m\u001b[1mDRIFTED\u001b[22m\u001b[39m'],
+    [false, 'DRIFTED'],
+  ])('terminal %j: %j', async (isTTY, painted) => {
+    const { process } = fakeProcess({ isTTY });
+    const { paint } = await createTerminal(process as never, ignoreErrors).readLooks();
+    expect(paint('error', 'DRIFTED')).toBe(painted);
+  });
+});
+
+describe('streams', () => {
+  test('none is built until something is written to it', () => {
+    const untouched = {
+      env: {},
+      get stdout(): never {
+        throw new Error('stdout was built');
+      },
+      get stderr(): never {
+        throw new Error('stderr was built');
+      },
+    };
+    const terminal = createTerminal(untouched, ignoreErrors);
+    terminal.showProgress({ done: 1, total: 2 });
+    terminal.finishProgress();
+    expect(() => terminal.write('data')).toThrow('stdout was built');
+  });
+
+  test('the errors of each are heard, however often it is written to', () => {
+    const heard: string[] = [];
+    const stream = () => Object.assign(new PassThrough(), { isTTY: false, columns: 80 });
+    const process = { env: {}, stdout: stream(), stderr: stream() };
+    const terminal = createTerminal(process as never, (error) => heard.push(error.message));
+    terminal.write('once');
+    terminal.write('twice');
+    process.stdout.emit('error', new Error('EPIPE'));
+    expect(heard).toEqual(['EPIPE']);
   });
 });
 
 test('data goes to stdout and messages to stderr, with a line end', () => {
   const { process, written } = fakeProcess({ isTTY: false });
-  const terminal = createTerminal(process as never);
+  const terminal = createTerminal(process as never, ignoreErrors);
   terminal.write('data');
   terminal.writeError('message');
   expect(written).toEqual({ stdout: 'data', stderr: 'message\n' });
@@ -64,7 +109,7 @@ test('data goes to stdout and messages to stderr, with a line end', () => {
 
 describe('progress', () => {
   beforeEach(() => {
-    vi.useFakeTimers({ toFake: ['performance'] });
+    vi.useFakeTimers({ toFake: ['Date'] });
   });
   afterEach(() => {
     vi.useRealTimers();
@@ -74,7 +119,7 @@ describe('progress', () => {
 
   test('is not shown within the first second', () => {
     const { process, written } = fakeProcess({ isTTY: true });
-    const terminal = createTerminal(process as never);
+    const terminal = createTerminal(process as never, ignoreErrors);
     vi.advanceTimersByTime(999);
     terminal.showProgress(half);
     terminal.finishProgress();
@@ -83,7 +128,7 @@ describe('progress', () => {
 
   test('is shown after it on a terminal, and taken away at the end', () => {
     const { process, written } = fakeProcess({ isTTY: true });
-    const terminal = createTerminal(process as never);
+    const terminal = createTerminal(process as never, ignoreErrors);
     vi.advanceTimersByTime(1000);
     terminal.showProgress(half);
     expect(written.stderr).toBe(`\rcomparing ${'█'.repeat(15)}${'░'.repeat(15)} 50 %  50 of 100 MB\u001b[K`);
@@ -94,7 +139,7 @@ describe('progress', () => {
 
   test('is not drawn more often than every tenth of a second', () => {
     const { process, written } = fakeProcess({ isTTY: true });
-    const terminal = createTerminal(process as never);
+    const terminal = createTerminal(process as never, ignoreErrors);
     vi.advanceTimersByTime(1000);
     for (let i = 0; i < 50; i++) {
       terminal.showProgress(half);
@@ -108,7 +153,7 @@ describe('progress', () => {
     ['a dumb terminal', { isTTY: true, env: { TERM: 'dumb' } }],
   ])('is not shown on %s', (_, options) => {
     const { process, written } = fakeProcess(options);
-    const terminal = createTerminal(process as never);
+    const terminal = createTerminal(process as never, ignoreErrors);
     vi.advanceTimersByTime(5000);
     terminal.showProgress(half);
     terminal.finishProgress();
