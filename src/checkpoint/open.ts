@@ -4,8 +4,10 @@ import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
 import type { Checkpoint } from './checkpoint.js';
+import { looksLikeOnnx } from './onnx/sniff.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors.js';
 import { findShardIndex, looksLikeShardIndex, openShards } from './shards.js';
+import { looksLikeTorch } from './torch/sniff.js';
 
 /** How to open a checkpoint. */
 export interface OpenOptions {
@@ -48,16 +50,15 @@ export async function openSource(
   if (looksLikeShardIndex(head)) return openShards(source, path, options);
   if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
   // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
-  const { looksLikeTorch, openTorch } = await import('./torch/torch.js');
-  if (looksLikeTorch(head)) return openTorch(source, { path, select: options.select });
-  const { looksLikeOnnx, openOnnx } = await import('./onnx/onnx.js');
-  const openAsOnnx = () =>
-    openOnnx(source, { path, allowExternalSymlinks: options.allowExternalSymlinks ?? false });
-  if (looksLikeOnnx(head)) return openAsOnnx();
+  if (looksLikeTorch(head)) {
+    const { openTorch } = await import('./torch/torch.js');
+    return openTorch(source, { path, select: options.select });
+  }
+  if (looksLikeOnnx(head)) return openAsOnnx(source, path, options);
   // No magic number fits. The ending decides which reader may say what is wrong with the content.
   const ending = extname(source.name).toLowerCase();
   if (ending === '.safetensors') return openSafetensorsOrBaseline(source, path);
-  if (ending === '.onnx') return openAsOnnx();
+  if (ending === '.onnx') return openAsOnnx(source, path, options);
   throw new CheckpointError(
     'expected an ONNX, safetensors or PyTorch checkpoint, found none of them: unknown content',
     {
@@ -65,6 +66,15 @@ export async function openSource(
       file: source.name,
     },
   );
+}
+
+async function openAsOnnx(
+  source: ByteSource,
+  path: string,
+  { allowExternalSymlinks }: OpenOptions,
+): Promise<Checkpoint> {
+  const { openOnnx } = await import('./onnx/onnx.js');
+  return openOnnx(source, { path, allowExternalSymlinks });
 }
 
 async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {

@@ -46,7 +46,7 @@ export function findMovedChannels(before: Statistics, after: Statistics): readon
   const isMoved = (left: ChannelVector, right: ChannelVector, channel: number) =>
     !isEqualUpToRounding(at(left, channel), left.dtype, at(right, channel), right.dtype);
   return Array.from(
-    before.mean.values,
+    { length: before.mean.values.length },
     (_, channel) =>
       isMoved(before.mean, after.mean, channel) || isMoved(before.variance, after.variance, channel),
   );
@@ -128,9 +128,10 @@ export function measureDrift(
 
 /** σB / σA per channel. */
 export function findStdRatios(before: Statistics, after: Statistics, epsilon: number): readonly number[] {
+  const sigma = (variance: ChannelVector, channel: number) => Math.sqrt(at(variance, channel) + epsilon);
   return Array.from(
-    before.variance.values,
-    (variance, channel) => Math.sqrt(at(after.variance, channel) + epsilon) / Math.sqrt(variance + epsilon),
+    { length: before.variance.values.length },
+    (_, channel) => sigma(after.variance, channel) / sigma(before.variance, channel),
   );
 }
 

@@ -227,5 +227,3 @@ function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonl
   }
   return warnings;
 }
-
-export { looksLikeOnnx } from './sniff.js';

@@ -16,12 +16,6 @@ const MAX_MEMBERS = 64;
 /** Tensors and storages of one file, far more than torch 0.1 could train. */
 const MAX_RECORDS = 1024 * 1024;
 
-/** Whether the bytes start a tar archive: `ustar` at 257, or a header named like one of the members. */
-export function looksLikeTar(head: Uint8Array): boolean {
-  const text = String.fromCharCode(...head.subarray(0, BLOCK_BYTES));
-  return text.startsWith('ustar', 257) || /^(\.\/)?(sys_info|pickle|storages|tensors)\0/.test(text);
-}
-
 /**
  * Opens the tar archive that torch 0.1 wrote (torch/serialization.py, `_legacy_load`, `legacy_load`):
  *

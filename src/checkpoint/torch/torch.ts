@@ -16,13 +16,11 @@ import { openLegacyContainer } from './legacy-container.js';
 import { type NamedParts, type NamedTensor, nameTensors } from './named-tensors.js';
 import { Surveyor } from './object-tree.js';
 import { completeFacts } from './script-classes.js';
+import { isMobile, isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
 import { chooseStateDict } from './state-dict.js';
-import { looksLikeTar, openTarContainer } from './tar-container.js';
+import { openTarContainer } from './tar-container.js';
 import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
 import { openZipContainer } from './zip-container.js';
-
-/** Enough for the magic number of every container, the longest being that of tar at byte 257. */
-const HEAD_BYTES = 512;
 
 const STATISTIC = /(^|\.)(running_mean|running_var|num_batches_tracked)$/;
 
@@ -35,16 +33,6 @@ export interface OpenTorchOptions {
   readonly path: string;
   /** Which part of a nested checkpoint to audit: its keys, joined by dots or slashes. */
   readonly select?: string | undefined;
-}
-
-/**
- * Whether a file's first bytes are those of a PyTorch container: a zip archive, a pickle of any protocol, a tar archive,
- * a flatbuffer of PyTorch mobile. Zip and tar archives of other kinds are told apart when they are opened.
- *
- * @param head the first bytes, 512 where the file has so many.
- */
-export function looksLikeTorch(head: Uint8Array): boolean {
-  return isZip(head) || isPickle(head) || isMobile(head) || looksLikeTar(head);
 }
 
 /**
@@ -95,7 +83,7 @@ async function planTorchEdits(
 }
 
 async function openContainer(source: ByteSource, file: string): Promise<TorchContainer> {
-  const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
+  const head = new Uint8Array(Math.min(TORCH_HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
   if (isZip(head)) return openZipContainer(source, file);
   if (isMobile(head)) {
@@ -110,41 +98,6 @@ async function openContainer(source: ByteSource, file: string): Promise<TorchCon
   }
   return looksLikeTar(head) ? openTarContainer(source, file) : openLegacyContainer(source, file);
 }
-
-function startsWith(head: Uint8Array, text: string, at = 0): boolean {
-  return [...text].every((character, index) => head[at + index] === character.charCodeAt(0));
-}
-
-/** A local file header, or the end record of an empty archive. */
-function isZip(head: Uint8Array): boolean {
-  return startsWith(head, 'PK\x03\x04') || startsWith(head, 'PK\x05\x06');
-}
-
-function isMobile(head: Uint8Array): boolean {
-  return startsWith(head, 'PTMF', 4);
-}
-
-/** Protocols 2 to 5 start with PROTO; 0 and 1 with an opcode that a checkpoint's first value can have. */
-function isPickle(head: Uint8Array): boolean {
-  // The length of a safetensors header is eight bytes that may look like PROTO 2; its JSON follows.
-  if (startsWith(head, '{', 8) && head.subarray(5, 8).every((byte) => byte === 0)) return false;
-  const protocol = head[1];
-  if (head[0] === 0x80) return protocol !== undefined && protocol <= 5;
-  const text = String.fromCharCode(...head.subarray(0, 256));
-  return PLAIN_PICKLE.test(text);
-}
-
-/** GLOBAL; MARK and INST, LIST, DICT or TUPLE of protocol 0; UNICODE, STRING or LONG with its PUT; `I…`, alone. */
-const PLAIN_PICKLE = new RegExp(
-  [
-    String.raw`^c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n`,
-    String.raw`^\((?:[ldt]p?\d*\n|[ldit]|[SV]|c[A-Za-z_][\w.]*\n|\()`,
-    String.raw`^[VS][^\n]*\n(?:p\d+\n|\.)`,
-    String.raw`^[\]})](?:q.|p\d+\n|\()`,
-    String.raw`^[IL]-?\d+L?\n\.`,
-  ].join('|'),
-  's',
-);
 
 interface BuiltTensors {
   readonly tensors: ReadonlyMap<string, Tensor>;

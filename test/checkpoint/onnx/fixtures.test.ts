@@ -1,6 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { looksLikeOnnx, openOnnx } from '../../../src/checkpoint/onnx/onnx.js';
+import { openOnnx } from '../../../src/checkpoint/onnx/onnx.js';
+import { looksLikeOnnx } from '../../../src/checkpoint/onnx/sniff.js';
 import { readRange } from '../../../src/io/byte-source.js';
 import { openFileSource } from '../../../src/io/file-source.js';
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { looksLikeTorch, openTorch } from '../../../src/checkpoint/torch/torch.js';
+import { looksLikeTorch } from '../../../src/checkpoint/torch/sniff.js';
+import { openTorch } from '../../../src/checkpoint/torch/torch.js';
 import { bytesOf, f32, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { countingSource } from '../../build/sources.js';
