@@ -60,24 +60,55 @@ function findNamedLinear(layer: NormLayer, learned: ReadonlyMap<string, Tensor>)
   for (const name of layer.neighbours) {
     const tensor = learned.get(name);
     const [path, leaf] = splitPath(name);
-    if (tensor === undefined || leaf !== 'weight' || tensor.shape.length < 2) continue;
+    if (tensor === undefined || !WEIGHT_LEAVES.has(leaf) || tensor.shape.length < 2) continue;
     const axes = findOutputAxis(tensor.shape, layer.channels);
-    if (axes === null) continue;
-    const biasName = path === '' ? 'bias' : `${path}.bias`;
-    return {
-      path,
-      foldedNormPath: null,
-      nodeName: path,
-      weightName: name,
-      biasName: learned.has(biasName) ? biasName : '',
-      weight: tensor,
-      bias: learned.get(biasName) ?? null,
-      ...axes,
-      channels: layer.channels,
-      looksFolded: false,
-    };
+    if (axes !== null) return describeNamedLinear(path, leaf, learned, { ...axes, channels: layer.channels });
   }
   return null;
+}
+
+/** Names of weights that count their outputs as PyTorch does. */
+const WEIGHT_LEAVES: ReadonlySet<string> = new Set(['weight', 'w']);
+
+/**
+ * The linear layer at a module path of a file of names, with the layout that another file's graph tells.
+ *
+ * @param learned the checkpoint's learned tensors by dotted name.
+ * @returns null where no weight stands there, or one of another shape.
+ */
+export function findNamedLinearAt(
+  path: string,
+  learned: ReadonlyMap<string, Tensor>,
+  { weight: { shape }, outputAxis, groups, channels }: LinearLayer,
+): LinearLayer | null {
+  const linear = describeNamedLinear(path, 'weight', learned, { outputAxis, groups, channels });
+  const isSameShape =
+    linear?.weight.shape.length === shape.length &&
+    linear.weight.shape.every((size, axis) => size === shape[axis]);
+  return isSameShape ? linear : null;
+}
+
+function describeNamedLinear(
+  path: string,
+  leaf: string,
+  learned: ReadonlyMap<string, Tensor>,
+  layout: Pick<LinearLayer, 'outputAxis' | 'groups' | 'channels'>,
+): LinearLayer | null {
+  const at = (name: string) => (path === '' ? name : `${path}.${name}`);
+  const weight = learned.get(at(leaf));
+  if (weight === undefined) return null;
+  const biasName = at(leaf === 'w' ? 'b' : 'bias');
+  return {
+    path,
+    foldedNormPath: null,
+    nodeName: path,
+    weightName: at(leaf),
+    biasName: learned.has(biasName) ? biasName : '',
+    weight,
+    bias: learned.get(biasName) ?? null,
+    ...layout,
+    looksFolded: false,
+  };
 }
 
 /** PyTorch: Conv and Linear weights count outputs first; ConvTranspose's second, within each group. */

@@ -77,8 +77,8 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     framework: 'MXNet symbols',
     mean: '_moving_mean',
     variance: '_moving_var',
-    gamma: ['_gamma'],
-    beta: ['_beta'],
+    gamma: ['.gamma'],
+    beta: ['.beta'],
     count: null,
     epsilon: KERAS_EPSILON,
     isDistinctive: false,
@@ -87,8 +87,8 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     framework: 'MXNet Gluon',
     mean: '_running_mean',
     variance: '_running_var',
-    gamma: ['_gamma'],
-    beta: ['_beta'],
+    gamma: ['.gamma'],
+    beta: ['.beta'],
     count: null,
     epsilon: TORCH_EPSILON,
     isDistinctive: false,
@@ -98,23 +98,28 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     framework: 'Caffe2',
     mean: '_rm',
     variance: '_riv',
-    gamma: ['_s'],
-    beta: ['_b'],
+    gamma: ['.s'],
+    beta: ['.b'],
     count: null,
     epsilon: TORCH_EPSILON,
     isDistinctive: false,
   },
 ];
 
+/** How MXNet (`conv0_weight`) and Caffe2 (`conv1_w`) join what a layer has learned to its flat name. */
+const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
+
 /**
  * A tensor's name as a dotted module path: TensorFlow's `:0` and the collection that Flax or MXNet put in front
  * (`params/`, `batch_stats/`, `arg:`, `aux:`) go, and the slashes of names that have no dots become dots. A name with
- * dots has its separators already; a slash in it belongs to a component.
+ * dots has its separators already; a slash in it belongs to a component. A flat name keeps what it has learned apart
+ * from its layer by an underscore: `conv0_weight` is `conv0.weight`.
  */
 export function toDottedName(name: string): string {
   const bare = name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '');
   const dotted = bare.includes('.') ? bare : bare.replaceAll('/', '.');
-  return dotted.replace(/^(?:params|batch_stats)\./, '');
+  const path = dotted.replace(/^(?:params|batch_stats)\./, '');
+  return path.includes('.') ? path : path.replace(FLAT_LEAF, '.$1');
 }
 
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */

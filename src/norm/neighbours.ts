@@ -15,22 +15,27 @@ export interface Module {
   readonly path: string;
   readonly tensors: readonly string[];
   readonly weightShape: readonly number[];
+  /** How many output channels the weight has, if it is no transposed convolution's. */
+  readonly outputs: number;
 }
 
 /**
  * Names of the learned tensors that feed a norm layer, told from names alone. The first of these that yields any:
  *
- * 1. the nearest module before it, in module order, whose weight's first dimension is the channel count; where the
- *    file has lost the order, numbered siblings give it by their numbers, and `bn1` goes with `conv1`;
+ * 1. the nearest module before it, in module order, whose weight's first dimension is the channel count; where there
+ *    is none, the nearest before it that can be a transposed convolution with so many outputs; where the file has lost
+ *    the order, numbered siblings give it by their numbers, and `bn1` goes with `conv1`, `conv1_bn` with `conv1`;
  * 2. every sibling whose weight's first dimension is the channel count;
  * 3. every sibling whose weight has any such dimension;
  * 4. every learned tensor under the parent.
+ *
+ * Keras and Flax keep a kernel's outputs in its last dimension; for theirs, that is the first one meant here.
  */
 export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings): readonly string[] {
   const [parent] = splitPath(layer.name);
   const modules = surroundings.modules.filter(({ path }) => isUnder(path, parent));
   const siblings = modules.filter(({ path }) => path !== parent && splitPath(path)[0] === parent);
-  const feeds = ({ weightShape }: Module) => weightShape[0] === layer.channels;
+  const feeds = ({ outputs }: Module) => outputs === layer.channels;
   const rules: readonly (() => readonly Module[])[] = [
     () => findNearestBefore(layer, { modules, siblings }, { feeds, positions: surroundings.positions }),
     () => siblings.filter(feeds),
@@ -57,9 +62,23 @@ export function groupModules(
     else if (!isNormLayer(path)) tensorsByModule.set(path, [name]);
   }
   return [...tensorsByModule].map(([path, tensors]) => {
-    const weight = learned.get(path === '' ? 'weight' : `${path}.weight`) ?? learned.get(tensors[0] ?? '');
-    return { path, tensors, weightShape: weight?.shape ?? [] };
+    const name = WEIGHT_LEAVES.map((leaf) => (path === '' ? leaf : `${path}.${leaf}`)).find((each) =>
+      learned.has(each),
+    );
+    const weightShape = learned.get(name ?? tensors[0] ?? '')?.shape ?? [];
+    return { path, tensors, weightShape, outputs: countOutputs(name ?? '', weightShape) };
   });
+}
+
+/** What frameworks call a module's weight; of a separable convolution, the one that gives its outputs goes first. */
+const WEIGHT_LEAVES = ['weight', 'pointwise_kernel', 'kernel', 'depthwise_kernel', 'w'] as const;
+
+/** PyTorch and Caffe2 count outputs first. Keras and Flax count them last, and depthwise ones per input channel. */
+function countOutputs(name: string, shape: readonly number[]): number {
+  const [, leaf] = splitPath(name);
+  const [inputs = 0, last = 0] = shape.slice(-2);
+  if (leaf === 'depthwise_kernel') return inputs * last;
+  return (leaf.endsWith('kernel') ? shape.at(-1) : shape[0]) ?? 0;
 }
 
 /** The one module (or, by trailing number alone, the few) that comes right before the layer and can feed it. */
@@ -71,10 +90,14 @@ function findNearestBefore(
   if (positions !== null) {
     const position = ({ path }: { path: string }) => positions.get(path) ?? Number.POSITIVE_INFINITY;
     const own = position({ path: layer.name });
-    return last(
-      modules.filter((module) => feeds(module) && position(module) < own),
-      position,
-    );
+    const earlier = modules.filter((module) => position(module) < own);
+    const nearest = last(earlier.filter(feeds), position);
+    return nearest.length > 0
+      ? nearest
+      : last(
+          earlier.filter(({ weightShape }) => isTransposed(weightShape, layer.channels)),
+          position,
+        );
   }
   const [, leaf] = splitPath(layer.name);
   const leafOf = ({ path }: Module) => splitPath(path)[1];
@@ -86,9 +109,31 @@ function findNearestBefore(
       (module) => Number(leafOf(module)),
     );
   }
+  const feeding = siblings.filter(feeds);
+  const namesake = feeding.filter((module) => `${leafOf(module)}_` === leaf.replace(NORM_TAIL, ''));
+  return namesake.length > 0 ? namesake : findByNumber(leaf, feeding, leafOf);
+}
+
+/** A transposed convolution counts its outputs second. */
+function isTransposed(shape: readonly number[], channels: number): boolean {
+  return shape.length > 2 && shape[1] === channels;
+}
+
+/** What `conv1_bn` has more than `conv1`, the underscore aside. */
+const NORM_TAIL = /(?:bn|batchnorm|batch_norm|norm)$/i;
+
+/** `bn1` goes with `conv1`; where names are flat, `stage2_unit1_bn1` with the `conv1` of its own unit. */
+function findByNumber(
+  leaf: string,
+  modules: readonly Module[],
+  leafOf: (module: Module) => string,
+): readonly Module[] {
   const number = trailingNumber(leaf);
   if (number === null) return [];
-  return siblings.filter((module) => feeds(module) && trailingNumber(leafOf(module)) === number);
+  const stemOf = (name: string) => name.replace(/[a-z]*\d+$/i, '');
+  const numbered = modules.filter((module) => trailingNumber(leafOf(module)) === number);
+  const own = numbered.filter((module) => stemOf(leafOf(module)) === stemOf(leaf));
+  return own.length > 0 ? own : numbered;
 }
 
 function last(modules: readonly Module[], rank: (module: Module) => number): readonly Module[] {

@@ -4,7 +4,13 @@ import type { LinearLayer } from './linear-layers.js';
 
 /** A running mean or variance: a tensor that can be read, or why there is none. */
 export type Statistic =
-  | { readonly kind: 'stored'; readonly tensor: Tensor; readonly source: string }
+  | {
+      readonly kind: 'stored';
+      readonly tensor: Tensor;
+      readonly source: string;
+      /** The tensor in full, where it repeats the values of `tensor`, its beginning. */
+      readonly whole?: Tensor | undefined;
+    }
   | { readonly kind: 'unresolved'; readonly reason: string };
 
 /** A layer that carries running statistics, as one checkpoint shows it. */

@@ -85,6 +85,51 @@ describe('rule 1: the nearest before it whose weight’s first dimension is the 
   });
 });
 
+describe('rule 1: a transposed convolution before it, where no weight’s first dimension fits', () => {
+  test('in module order, though a later sibling’s first dimension is the channel count', () => {
+    const shapes: Shapes = { 'up.0.weight': [16, 8, 2, 2], 'up.3.weight': [8, 4, 2, 2] };
+    expect(neighboursOf('up.1', shapes, { order: ['up.0', 'up.1', 'up.3'] })).toEqual(['up.0.weight']);
+  });
+
+  test('a linear layer is none: its second dimension counts inputs', () => {
+    const shapes: Shapes = { 'a.weight': [4, 8], 'c.weight': [8, 2] };
+    expect(neighboursOf('norm', shapes, { order: ['a', 'norm', 'c'] })).toEqual(['c.weight']);
+  });
+});
+
+describe('rule 1: names that go together, where the file has lost the order', () => {
+  test('conv1_bn goes with conv1', () => {
+    const shapes: Shapes = { 'conv1.w': [8, 3, 3, 3], 'conv2.w': [8, 8, 3, 3], 'conv1.b': [8] };
+    expect(neighboursOf('conv1_bn', shapes)).toEqual(['conv1.w', 'conv1.b']);
+  });
+
+  test('stage2_unit1_bn1 goes with the conv1 of its own unit', () => {
+    const shapes: Shapes = { 'stage1_unit1_conv1.weight': [8, 8], 'stage2_unit1_conv1.weight': [8, 8] };
+    expect(neighboursOf('stage2_unit1_bn1', shapes)).toEqual(['stage2_unit1_conv1.weight']);
+  });
+});
+
+describe('kernels of Keras and Flax count their outputs last', () => {
+  test('so that a trained head of as many inputs is no neighbour', () => {
+    const shapes: Shapes = { 'conv_1.kernel': [3, 3, 3, 8], 'dense.kernel': [8, 10] };
+    expect(neighboursOf('bn_1', shapes)).toEqual(['conv_1.kernel']);
+    expect(neighboursOf('norm', shapes)).toEqual(['conv_1.kernel']);
+  });
+
+  test('depthwise ones per input channel, and the pointwise one decides where both stand', () => {
+    const shapes: Shapes = {
+      'dw.depthwise_kernel': [3, 3, 4, 2],
+      'separable.depthwise_kernel': [3, 3, 4, 1],
+      'separable.pointwise_kernel': [1, 1, 4, 16],
+    };
+    expect(neighboursOf('dw_bn', shapes)).toEqual(['dw.depthwise_kernel']);
+    expect(neighboursOf('separable_bn', shapes, { channels: 16 })).toEqual([
+      'separable.depthwise_kernel',
+      'separable.pointwise_kernel',
+    ]);
+  });
+});
+
 describe('rule 2: every sibling whose first dimension is the channel count', () => {
   test('where nothing tells which one comes before', () => {
     const shapes: Shapes = {
