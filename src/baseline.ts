@@ -94,7 +94,10 @@ function listLinears(
   learned: ReadonlyMap<string, Tensor>,
 ): readonly LinearLayer[] {
   const feeding = layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned) ?? []);
-  return [...feeding, ...findFreeLinears(checkpoint)];
+  const linears = [...feeding, ...findFreeLinears(checkpoint)];
+  // One layout is kept of each weight. Where names alone told who feeds whom, two layers may claim a weight by
+  // different axes; nearly all weights count their outputs first.
+  return linears.sort((x, y) => x.outputAxis - y.outputAxis);
 }
 
 /** The tensors whose values an audit reads, and PyTorch's names for them: statistics, affine, count, biases. */

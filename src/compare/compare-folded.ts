@@ -1,6 +1,11 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
-import { findFeedingLinear, findFreeLinears, type LinearLayer } from '../norm/linear-layers.js';
+import {
+  findFeedingLinear,
+  findFreeLinears,
+  findNamedLinearAt,
+  type LinearLayer,
+} from '../norm/linear-layers.js';
 import { toDottedName } from '../norm/naming.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
@@ -8,7 +13,7 @@ import type { LearnedComparison } from './compare-learned.js';
 import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
 import { judgeFoldedPair } from './judge-folded-pair.js';
 import { judgeRecoveredPair } from './judge-recovered-pair.js';
-import { type Pairing, type PrefixEdit, pairLayers } from './pair-layers.js';
+import { type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
 import { type LinearCandidate, type LinearPair, pairLinears } from './pair-linears.js';
 
 /** One side of an audit, as folding looks at it. */
@@ -65,9 +70,13 @@ export async function compareFolded(
   after: FoldingSide,
   { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
 ): Promise<FoldedResults> {
-  const left = listCandidates(before, pairing.onlyBefore);
-  const right = listCandidates(after, pairing.onlyAfter);
-  const edits = findEdits(left, right, { pairing, maps, afterPath: after.checkpoint.path });
+  const guesses = [
+    listCandidates(before, pairing.onlyBefore),
+    listCandidates(after, pairing.onlyAfter),
+  ] as const;
+  const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
+  const left = listCandidates(before, pairing.onlyBefore, locateFolded(after, before, edits.map(invert)));
+  const right = listCandidates(after, pairing.onlyAfter, locateFolded(before, after, edits));
   const pairs = isFoldingPossible(left, right) ? await pairLinears(left, right, edits) : [];
   const results: Mutable = {
     layers: [],
@@ -102,16 +111,51 @@ interface Mutable {
   readonly judgedAfter: Set<string>;
 }
 
+/** @param located what feeds a layer, by its name, where the other side's graph tells. */
 function listCandidates(
   { checkpoint, learned }: FoldingSide,
   layers: readonly NormLayer[],
+  located: ReadonlyMap<string, LinearLayer> = new Map(),
 ): readonly Candidate[] {
   const live = layers.flatMap((layer) => {
-    const linear = findFeedingLinear(layer, checkpoint, learned);
+    const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
     return linear === null ? [] : [{ linear, normName: layer.isNamed ? layer.name : null, layer }];
   });
   const free = findFreeLinears(checkpoint).map((linear) => ({ linear, normName: null, layer: null }));
   return [...live, ...free];
+}
+
+/**
+ * What feeds the norm layers of a file of names. From names and shapes alone that is a guess; a graph on the other side
+ * knows which convolution each layer was folded into, and how that one counts its outputs.
+ *
+ * @param edits how names of the graph read in the file of names.
+ */
+function locateFolded(
+  graphSide: FoldingSide,
+  namedSide: FoldingSide,
+  edits: readonly PrefixEdit[],
+): ReadonlyMap<string, LinearLayer> {
+  const located = new Map<string, LinearLayer>();
+  if (namedSide.checkpoint.graph !== null) return located;
+  const { learned } = namedSide;
+  for (const folded of findFreeLinears(graphSide.checkpoint)) {
+    if (folded.path === null || folded.foldedNormPath === null) continue;
+    const path = translateName(folded.path, edits, (name) =>
+      learned.has(name === '' ? 'weight' : `${name}.weight`),
+    );
+    const linear = path === null ? null : findNamedLinearAt(path, learned, folded);
+    if (linear === null) continue;
+    for (const edit of edits) {
+      const layerName = translateName(folded.foldedNormPath, [edit], () => true);
+      if (layerName !== null && !located.has(layerName)) located.set(layerName, linear);
+    }
+  }
+  return located;
+}
+
+function invert({ from, to }: PrefixEdit): PrefixEdit {
+  return { from: to, to: from };
 }
 
 function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate[]): boolean {
@@ -120,7 +164,7 @@ function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate
   );
 }
 
-/** Wrapper prefixes may show in the convolutions' names alone, when no norm layer has a live partner. */
+/** Wrapper prefixes show in the names of convolutions and folded norm layers, when no norm layer has a live partner. */
 function findEdits(
   left: readonly Candidate[],
   right: readonly Candidate[],
@@ -130,8 +174,10 @@ function findEdits(
   const toSide = (candidates: readonly Candidate[]) => ({
     path: afterPath,
     isOrdered: false,
-    layers: candidates.flatMap(({ linear: { path, channels } }) =>
-      path === null ? [] : [{ name: path, isNamed: true, channels }],
+    layers: candidates.flatMap(({ linear: { path, foldedNormPath, channels }, normName }) =>
+      [path, normName ?? foldedNormPath].flatMap((name) =>
+        name === null ? [] : [{ name, isNamed: true, channels }],
+      ),
     ),
   });
   return pairLayers(toSide(left), toSide(right), maps).edits;

@@ -119,6 +119,37 @@ export function normNodeOf(path: string, overrides: Partial<NormNode> = {}): Nor
   };
 }
 
+/** A convolution whose weight and bias bear the state dict's names under `path`. */
+export function linearNodeOf(
+  path: string,
+  { weight, shape, bias }: { weight: readonly number[]; shape: readonly number[]; bias?: readonly number[] },
+  overrides: Partial<LinearNode> = {},
+): LinearNode {
+  const constant = (name: string, values: readonly number[], sizes: readonly number[]): ConstantInput => ({
+    kind: 'constant',
+    tensor: tensorOf(name, values, { shape: sizes }),
+    source: 'initializer',
+    overridable: false,
+  });
+  return {
+    op: 'Conv',
+    nodeName: `/${path}/Conv`,
+    path,
+    foldedNormPath: null,
+    looksFolded: false,
+    scope: [],
+    weightName: `${path}.weight`,
+    biasName: bias === undefined ? '' : `${path}.bias`,
+    weight: constant(`${path}.weight`, weight, shape),
+    bias: bias === undefined ? { kind: 'absent' } : constant(`${path}.bias`, bias, [bias.length]),
+    outputAxis: 0,
+    groups: 1,
+    outputChannels: shape[0] ?? 0,
+    feedsNorm: false,
+    ...overrides,
+  };
+}
+
 /** A computation graph. */
 export function graphOf(norms: readonly NormNode[], linears: readonly LinearNode[] = []): Graph {
   return { producer: 'pytorch 2.13.0', norms, linears };

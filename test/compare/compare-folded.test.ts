@@ -1,0 +1,87 @@
+import { describe, expect, test } from 'vitest';
+import { auditCheckpoints } from '../../src/audit.js';
+import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
+import type { LinearNode } from '../../src/checkpoint/graph.js';
+import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
+import { graphOf, linearNodeOf } from '../build/layers.js';
+
+const EPSILON = 1e-5;
+
+interface Norm {
+  readonly gamma: readonly number[];
+  readonly beta: readonly number[];
+  readonly mean: readonly number[];
+  readonly variance: readonly number[];
+}
+
+/** A weight and bias with a norm layer folded in; `channelOf` tells the output channel of a weight's element. */
+function fold(
+  weight: readonly number[],
+  channelOf: (index: number) => number,
+  { gamma, beta, mean, variance }: Norm,
+): { readonly weight: readonly number[]; readonly bias: readonly number[] } {
+  const at = (values: readonly number[], channel: number) => values[channel] ?? Number.NaN;
+  const scale = gamma.map((factor, channel) => factor / Math.sqrt(at(variance, channel) + EPSILON));
+  return {
+    weight: weight.map((value, index) => value * at(scale, channelOf(index))),
+    bias: beta.map((shift, channel) => shift - at(mean, channel) * at(scale, channel)),
+  };
+}
+
+const weights = (count: number) => Array.from({ length: count }, (_, i) => Math.sin(i + 1));
+
+function exported(...linears: readonly LinearNode[]): Checkpoint {
+  return checkpointOf([], { path: 'after.onnx', format: 'ONNX', graph: graphOf([], linears) });
+}
+
+const norm: Norm = {
+  gamma: [1.5, 0.5, 2],
+  beta: [0.25, -0.5, 1],
+  mean: [0.1, 0.2, -0.3],
+  variance: [2, 3, 0.5],
+};
+const drifted: Norm = { ...norm, mean: [0.2, 0.2, -0.3], variance: [2, 4, 0.5] };
+
+const namedNorm = (path: string) =>
+  normTensors(path, { mean: norm.mean, variance: norm.variance, weight: norm.gamma, bias: norm.beta });
+
+describe('a transposed convolution that only the graph knows', () => {
+  // By names and shapes, `up2` feeds `bn1`: its first dimension counts three channels too.
+  const [weight, shape] = [weights(2 * 3 * 4), [2, 3, 2, 2]];
+  const channelOf = (index: number) => Math.floor(index / 4) % 3;
+  const exportOf = (state: Norm) => {
+    const folded = fold(weight, channelOf, state);
+    const overrides = {
+      op: 'ConvTranspose' as const,
+      foldedNormPath: 'net.bn1',
+      looksFolded: true,
+      outputAxis: 1,
+      outputChannels: 3,
+    };
+    return exported(linearNodeOf('net.up1', { ...folded, shape }, overrides));
+  };
+  const named = (prefix: string) =>
+    checkpointOf(
+      [
+        tensorOf(`${prefix}net.up2.weight`, weights(3 * 5 * 4), { shape: [3, 5, 2, 2] }),
+        ...namedNorm(`${prefix}net.bn1`),
+        tensorOf(`${prefix}net.up1.weight`, weight, { shape }),
+      ],
+      { path: 'before.safetensors' },
+    );
+
+  test.each(['', 'module.'])('is found by its own name under the prefix %j', async (prefix) => {
+    const { layers, regions } = await auditCheckpoints(named(prefix), exportOf(norm));
+    expect(layers).toMatchObject([{ name: `${prefix}net.bn1`, status: 'locked', via: 'folded' }]);
+    expect(regions).toMatchObject([{ status: 'frozen' }]);
+  });
+
+  test('and its drift is recovered, also where the export stands before', async () => {
+    expect((await auditCheckpoints(named(''), exportOf(drifted))).layers).toMatchObject([
+      { status: 'drifted', channelsMoved: 2 },
+    ]);
+    expect((await auditCheckpoints(exportOf(drifted), named('module.'))).layers).toMatchObject([
+      { status: 'drifted', channelsMoved: 2 },
+    ]);
+  });
+});
