@@ -160,6 +160,40 @@ export function roundToFloat(value: number, dtype: DType): number {
   return rounded > format.maxValue ? overflowed : Math.sign(value) * rounded;
 }
 
+/** Whether every value of `narrow` is a value of `wide` too. Neither of float16 and bfloat16 holds all of the other's. */
+export function holdsAllOf(wide: DType, narrow: DType): boolean {
+  const [one, other] = [FLOATS[wide], FLOATS[narrow]];
+  // F8_E8M0 has powers of two alone.
+  if (one === undefined || other === undefined) return other === undefined;
+  return (
+    one.significandBits >= other.significandBits &&
+    one.maxValue >= other.maxValue &&
+    quantumOf(wide) <= quantumOf(narrow)
+  );
+}
+
+/**
+ * The interval of numbers that {@link roundToFloat} may take to a value of the type, its ends included: half the way to
+ * the neighbouring values.
+ *
+ * @param value one that the type can hold; no NaN.
+ */
+export function findPreimage(value: number, dtype: DType): readonly [low: number, high: number] {
+  const format = FLOATS[dtype];
+  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  const quantumAt = (exponent: number) => 2 ** (exponent - format.significandBits);
+  const magnitude = Math.abs(value);
+  if (magnitude === 0) return [-quantumAt(format.minExponent) / 2, quantumAt(format.minExponent) / 2];
+  const isInfinite = magnitude === Number.POSITIVE_INFINITY;
+  const exponent = Math.max(exponentOf(isInfinite ? format.maxValue : magnitude), format.minExponent);
+  const half = quantumAt(exponent) / 2;
+  // Below a power of two, neighbours stand half as far apart.
+  const isPower = magnitude === 2 ** exponent && exponent > format.minExponent;
+  const near = isInfinite ? format.maxValue + half : magnitude - (isPower ? half / 2 : half);
+  const far = isInfinite ? magnitude : magnitude + half;
+  return value > 0 ? [near, far] : [-far, -near];
+}
+
 /**
  * Encodes float64 values as little-endian elements, each rounded to nearest even.
  *

@@ -3,10 +3,11 @@ import {
   bitsOf,
   type DType,
   decodeFloats,
+  findPreimage,
+  holdsAllOf,
   isDecodable,
   isFloatingPoint,
   roundToFloat,
-  significandBitsOf,
 } from '../checkpoint/dtype.js';
 import type { HashComparer } from './hashed-equality.js';
 
@@ -113,12 +114,11 @@ function chooseElementTest(before: DType, after: DType): ElementTest {
     const elementBytes = before === 'C64' ? 4 : bitsOf(before) / 8;
     return (left, right) => haveEqualBytes(left, right) || differInZeroSignOnly(left, right, elementBytes);
   }
+  const isEqual = chooseValueTest(before, after);
   return (left, right) => {
     const leftValues = decodeFloats(left, before);
     const rightValues = decodeFloats(right, after);
-    return leftValues.every((value, i) =>
-      isEqualUpToRounding(value, before, rightValues[i] ?? Number.NaN, after),
-    );
+    return leftValues.every((value, i) => isEqual(value, rightValues[i] ?? Number.NaN));
   };
 }
 
@@ -141,15 +141,35 @@ function differInZeroSignOnly(left: Uint8Array, right: Uint8Array, elementBytes:
   return true;
 }
 
-/**
- * Whether two decoded values are equal up to storage rounding: same type, same value (−0 = 0, NaN = NaN); else the
- * one of the type with more significand bits, rounded into the other type, is the other value.
- */
+/** Whether two decoded values are equal up to storage rounding. */
+type ValueTest = (left: number, right: number) => boolean;
+
+/** As {@link chooseValueTest}, for a single pair of values. */
 export function isEqualUpToRounding(left: number, leftType: DType, right: number, rightType: DType): boolean {
-  if (left === right || (Number.isNaN(left) && Number.isNaN(right))) return true;
-  if (leftType === rightType) return false;
-  const isLeftWider = significandBitsOf(leftType) >= significandBitsOf(rightType);
-  const [wide, narrow, narrowType] = isLeftWider ? [left, right, rightType] : [right, left, leftType];
-  const rounded = roundToFloat(wide, narrowType);
-  return rounded === narrow || (Number.isNaN(rounded) && Number.isNaN(narrow));
+  return left === right || chooseValueTest(leftType, rightType)(left, right);
+}
+
+/**
+ * What storage rounding means between two types. Same type: same value (−0 = 0, NaN = NaN). One type holds all values
+ * of the other: a value of the wider, rounded into the narrower, is the other value. Neither does (float16 and bfloat16,
+ * both rounded from float32, say): some number rounds to both values.
+ */
+function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
+  const isSame: ValueTest = (left, right) => left === right || (Number.isNaN(left) && Number.isNaN(right));
+  if (leftType === rightType) return isSame;
+  if (holdsAllOf(leftType, rightType))
+    return (left, right) => isSame(left, right) || isSame(roundToFloat(left, rightType), right);
+  if (holdsAllOf(rightType, leftType))
+    return (left, right) => isSame(left, right) || isSame(roundToFloat(right, leftType), left);
+  return (left, right) => {
+    if (isSame(left, right)) return true;
+    // An 8-bit type without infinity has NaN for what is beyond it.
+    if (Number.isNaN(left)) return Number.isNaN(roundToFloat(right, leftType));
+    if (Number.isNaN(right)) return Number.isNaN(roundToFloat(left, rightType));
+    const [[low, high], [otherLow, otherHigh]] = [
+      findPreimage(left, leftType),
+      findPreimage(right, rightType),
+    ];
+    return low <= otherHigh && otherLow <= high;
+  };
 }

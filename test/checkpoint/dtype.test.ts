@@ -6,6 +6,8 @@ import {
   type DType,
   decodeFloats,
   encodeFloats,
+  findPreimage,
+  holdsAllOf,
   isDecodable,
   isDType,
   isFloatingPoint,
@@ -358,6 +360,29 @@ describe('what a type is', () => {
     expect(widths).toEqual([...widths].sort((x, y) => x - y));
     expect(new Set(widths).size).toBe(widths.length);
   });
+
+  test('a type holds all of another where precision, range and smallest value allow', () => {
+    expect(holdsAllOf('F32', 'F16') && holdsAllOf('F32', 'BF16') && holdsAllOf('F16', 'F8_E5M2')).toBe(true);
+    expect(holdsAllOf('F16', 'BF16') || holdsAllOf('BF16', 'F16') || holdsAllOf('F16', 'F32')).toBe(false);
+    expect([holdsAllOf('F32', 'F8_E8M0'), holdsAllOf('F8_E8M0', 'F32')]).toEqual([true, false]);
+  });
+
+  test.each(['F16', 'BF16', 'F8_E5M2', 'F8_E4M3'] as const)(
+    'every number lies among those that may round to its %s value, and the ends do not reach the next but one',
+    (dtype) => {
+      fc.assert(
+        fc.property(fc.double({ min: -1e5, max: 1e5, noNaN: true }), (number) => {
+          const value = roundToFloat(number, dtype);
+          if (Number.isNaN(value)) return;
+          const [low, high] = findPreimage(value, dtype);
+          expect(low).toBeLessThanOrEqual(number);
+          expect(high).toBeGreaterThanOrEqual(number);
+          const inside = low + (high - low) / 3;
+          if (Number.isFinite(inside)) expect(roundToFloat(inside, dtype) === value).toBe(true);
+        }),
+      );
+    },
+  );
 
   test.each(['I32', 'F4', 'BOOL'] as const)('decoding, encoding or rounding %s is refused', (dtype) => {
     expect(() => roundToFloat(1, dtype)).toThrow(RangeError);

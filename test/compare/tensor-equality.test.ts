@@ -80,7 +80,6 @@ describe('two types: the wider one rounds to the narrower one', () => {
     ['F64', 'F16'],
     ['F32', 'F16'],
     ['F32', 'BF16'],
-    ['F16', 'BF16'],
     ['F16', 'F8_E5M2'],
     ['BF16', 'F8_E4M3'],
     ['F32', 'F8_E4M3FNUZ'],
@@ -119,6 +118,42 @@ describe('two types: the wider one rounds to the narrower one', () => {
   test('NaN stays NaN', async () => {
     expect(await compare(floats([Number.NaN]), floats([Number.NaN], 'F16'))).toBe('equal');
     expect(await compare(floats([1]), floats([Number.NaN], 'F16'))).toBe('changed');
+  });
+
+  describe('neither of which holds all values of the other', () => {
+    test.each([
+      ['F16', 'BF16'],
+      ['F8_E4M3', 'F8_E5M2'],
+      ['F8_E4M3FNUZ', 'F8_E4M3'],
+    ] as const)('%s and %s copies of the same numbers are equal', async (one, other) => {
+      const value = fc.oneof(
+        fc.double({ noNaN: true }),
+        fc.double({ min: -500, max: 500, noNaN: true }),
+        fc.double({ min: -1e-6, max: 1e-6, noNaN: true }),
+      );
+      await fc.assert(
+        fc.asyncProperty(fc.array(value, { minLength: 1 }), async (values) => {
+          expect(await compare(floats(values, one), floats(values, other))).toBe('equal');
+          expect(await compare(floats(values, other), floats(values, one))).toBe('equal');
+        }),
+      );
+    });
+
+    test('though rounding twice gives another value', async () => {
+      // Up to 1 + 2^-8 in float16, and from there to even in bfloat16; down to 1 at once.
+      const value = 1 + 2 ** -8 - 2 ** -13;
+      expect(await compare(floats([value], 'F16'), floats([value], 'BF16'))).toBe('equal');
+    });
+
+    test('values that no number rounds to are a change', async () => {
+      expect(await compare(floats([1 + 2 ** -7], 'F16'), floats([1], 'BF16'))).toBe('changed');
+      expect(await compare(floats([1], 'F16'), floats([1 - 2 ** -8], 'BF16'))).toBe('changed');
+      expect(await compare(floats([Number.POSITIVE_INFINITY], 'F16'), floats([65024], 'BF16'))).toBe(
+        'changed',
+      );
+      expect(await compare(floats([Number.NaN], 'F16'), floats([1], 'BF16'))).toBe('changed');
+      expect(await compare(floats([0], 'F16'), floats([2 ** -20], 'BF16'))).toBe('changed');
+    });
   });
 
   test.each([
