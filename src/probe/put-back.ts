@@ -2,6 +2,7 @@ import { encodeFloats } from '../checkpoint/dtype.js';
 import type { LocatedNodes } from '../checkpoint/onnx/onnx.js';
 import { findAttribute, opsetOf, type Site } from '../checkpoint/onnx/scope.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
+import { repeatValues } from '../compare/pair-repeated.js';
 import { readChannelVector } from '../compare/statistics.js';
 import { readRange } from '../io/byte-source.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
@@ -90,7 +91,10 @@ class Planner {
   findSites({ after }: LayerComparison): readonly Site[] {
     const { nodes, layersOfAfter, linearWeights } = this.#request;
     const { foldedInto } = after;
-    if (foldedInto === undefined) return nodes.norms[layersOfAfter.indexOf(after)] ?? [];
+    if (foldedInto === undefined) {
+      // By name: what a layer repeats may have been taken away from it.
+      return nodes.norms[layersOfAfter.findIndex(({ name }) => name === after.name)] ?? [];
+    }
     return nodes.linears.filter((_, index) => linearWeights[index] === foldedInto.weight);
   }
 
@@ -130,6 +134,7 @@ class Planner {
   ): Promise<readonly FedStatistic[] | string> {
     const before = comparison.perChannel?.before ?? null;
     if (before === null) return comparison.problem ?? 'those of before cannot be told';
+    if (sites.length === 0) return 'its node was not found';
     if (sites.some(isPositional)) return 'they differ from position to position (spatial = 0)';
     const name = (role: string) => `bn-audit/${index}/${role}`;
     const mean = await feed(name('mean'), comparison.after.mean, before.mean);
@@ -237,19 +242,20 @@ async function feed(
   before: readonly number[],
 ): Promise<FedStatistic | string> {
   if (statistic.kind === 'unresolved') return statistic.reason;
-  const { dtype, elementCount } = statistic.tensor;
+  const whole = statistic.whole ?? statistic.tensor;
+  const { dtype, elementCount } = whole;
   if (!isFedType(dtype)) return `ONNX Runtime takes no ${dtype} from JavaScript`;
   const own = await readChannelVector(statistic.tensor);
   // A channel that folding hides on before's side has no value there; it keeps after's.
-  const values = before.map((value, channel) =>
+  const values = Float64Array.from(before, (value, channel) =>
     Number.isFinite(value) ? value : (own.values[channel] ?? value),
   );
   return {
     name,
     dtype,
     shape: [elementCount],
-    after: await readRange(statistic.tensor.range),
-    before: encodeFloats(values, dtype),
+    after: await readRange(whole.range),
+    before: encodeFloats(repeatValues(values, whole), dtype),
   };
 }
 

@@ -2,9 +2,10 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, encodeFloats, isDecodable, isFloatingPoint } from '../checkpoint/dtype.js';
 import type { TensorEdit } from '../checkpoint/edit-plan.js';
 import { type LayerComparison, readBatchCount, readStatistics } from '../compare/compare-layers.js';
+import { repeatValues } from '../compare/pair-repeated.js';
 import { type ChannelVector, findInvalidValue, type Statistics } from '../compare/statistics.js';
 import { readRange } from '../io/byte-source.js';
-import type { NormLayer } from '../norm/norm-layer.js';
+import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
 import { recoverLayer } from './recover-layer.js';
 import { copyFolding, refold } from './refold.js';
@@ -99,6 +100,8 @@ async function readKnown(layer: NormLayer, { checkpoint }: RestoreSide): Promise
   return statistics;
 }
 
+type Stored = Extract<Statistic, { readonly kind: 'stored' }>;
+
 function encodeStatistics(
   { before, after, channels }: LayerComparison,
   { mean, variance }: Statistics,
@@ -113,13 +116,19 @@ function encodeStatistics(
       checkpoint,
       `it has ${channels} channels in before and ${after.channels} in after`,
     );
-  const encode = (part: Part, tensor: Tensor, vector: ChannelVector, suffix: string): PartEdit => {
-    const bytes = encodeFloats(vector.values, tensor.dtype);
+  const encode = (
+    part: Part,
+    { tensor: own, whole }: Stored,
+    vector: ChannelVector,
+    suffix: string,
+  ): PartEdit => {
+    const tensor = whole ?? own;
+    const bytes = encodeFloats(repeatValues(vector.values, tensor), tensor.dtype);
     return { part, tensor, bytes, preferredName: `${after.name}.${suffix}` };
   };
   const edits = [
-    encode('running mean', after.mean.tensor, mean, 'running_mean'),
-    encode('running variance', after.variance.tensor, variance, 'running_var'),
+    encode('running mean', after.mean, mean, 'running_mean'),
+    encode('running variance', after.variance, variance, 'running_var'),
   ] as const;
   const decode = ({ bytes, tensor: { dtype } }: PartEdit) => ({ values: decodeFloats(bytes, dtype), dtype });
   const overflow = findInvalidValue({ mean: decode(edits[0]), variance: decode(edits[1]) });
