@@ -11,7 +11,8 @@ import {
 import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import type { PathMatcher } from './compare/globs.js';
-import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
+import { type Pairing, type PrefixEdit, pairLayers, translateName } from './compare/pair-layers.js';
+import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
 import { findNormLayers } from './norm/find-layers.js';
@@ -97,7 +98,7 @@ export async function compareCheckpoints(
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
   const policy = await makePolicy(options);
-  const pairing = pairSides(before, after, options.map ?? []);
+  const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFolded(before, after, {
     pairing,
     maps: options.map ?? [],
@@ -128,6 +129,14 @@ export async function compareCheckpoints(
       ...findChangedFrozenWeights(learned, policy),
     ],
     isAllowed: policy.isAllowed,
+    unusedOptions: [
+      ...(await findUnusedAllows(options.allow ?? [], [
+        ...layers,
+        ...folded.onlyBefore,
+        ...folded.onlyAfter,
+      ])),
+      ...findUnusedMaps(options.map ?? [], before, after),
+    ],
   };
 }
 
@@ -222,6 +231,33 @@ async function compareLiveLayers(
     layers.push(await compareLayers(pair, { learned, epsilon, keepChannels: channels === true }));
   }
   return layers;
+}
+
+/** A glob of `allow` excuses nothing here; in a policy for several checkpoints that is no error. */
+async function findUnusedAllows(
+  globs: readonly string[],
+  layers: readonly (NormLayer | LayerComparison)[],
+): Promise<readonly string[]> {
+  const names = layers.map((layer) => ('name' in layer ? layer.name : layer.before.name));
+  const unused: string[] = [];
+  for (const glob of globs) {
+    const isMatch = await makeMatcher([glob]);
+    if (!names.some(isMatch)) unused.push(`--allow ${quote(glob)} matches no norm layer`);
+  }
+  return unused;
+}
+
+function findUnusedMaps(maps: readonly PrefixEdit[], before: AuditSide, after: AuditSide): readonly string[] {
+  const namesOf = ({ layers, learned }: AuditSide) => [...layers.map(({ name }) => name), ...learned.keys()];
+  const names = new Set(namesOf(after));
+  return maps
+    .filter(
+      (map) => !namesOf(before).some((name) => translateName(name, [map], (to) => names.has(to)) !== null),
+    )
+    .map(
+      ({ from, to }) =>
+        `--map ${quote(`${from}=${to}`)} leads from no name of before to one of after: nothing was paired by it`,
+    );
 }
 
 /** A glob that means nothing would be a silent pass. */

@@ -56,6 +56,18 @@ describe('options', () => {
     });
   });
 
+  test('allow and map that mean nothing are said', async () => {
+    const maps = [
+      { from: 'nekc', to: 'net' },
+      { from: '', to: '' },
+    ];
+    const { warnings } = await auditCheckpoints(before, after, { allow: ['net', 'nekc'], map: maps });
+    expect(warnings).toEqual([
+      '--allow "nekc" matches no norm layer',
+      '--map "nekc=net" leads from no name of before to one of after: nothing was paired by it',
+    ]);
+  });
+
   test('epsilon is every layer’s', async () => {
     const [layer] = (await auditCheckpoints(before, after, { epsilon: 0.5 })).layers;
     expect([layer?.epsilon, layer?.epsilonFrom]).toEqual([0.5, 'option']);

@@ -304,6 +304,18 @@ test('a ResNet-50’s baseline is under a megabyte', async () => {
   expect(bytes.byteLength).toBeLessThan(1_000_000);
 });
 
+test('a weight that two layers claim is projected on its first dimension', async () => {
+  // Pre-activation: `norm1` stands before the convolution, whose second dimension fits it, and `norm2` behind.
+  const weights = Array.from({ length: 24 }, (_, i) => Math.sin(i + 1));
+  const source = checkpointOf([
+    tensorOf('conv1.weight', weights, { shape: [2, 3, 2, 2] }),
+    ...normTensors('norm1', { mean: [1, 2, 3] }),
+    ...normTensors('norm2'),
+  ]);
+  const weight = (await baselineOf(source)).tensors.get('conv1.weight');
+  expect(weight?.fingerprint?.projections?.layout).toEqual({ outputAxis: 0, groups: 1 });
+});
+
 describe('a learned tensor whose type changed since', () => {
   const weights = Array.from({ length: 72 }, (_, i) => Math.sin(i + 1) / 3);
   const model = (dtype: 'F32' | 'F16', change: (weight: number) => number = (weight) => weight) => [
@@ -318,7 +330,7 @@ describe('a learned tensor whose type changed since', () => {
     const report = await audit(model('F16'));
     expect(report.summary.learned).toMatchObject({ equal: 2, incomparable: 2, changed: 0 });
     expect(report.warnings).toEqual([
-      '2 learned tensors changed their type since the baseline, whose hashes then tell nothing about them; the affine of norm layers is compared by its values: conv1.weight (F32, now F16), fc.weight (F32, now F16)',
+      '2 learned tensors changed type since the baseline, whose hashes then tell nothing; the affine of norm layers is compared by its values: conv1.weight (F32, now F16), fc.weight (F32, now F16)',
     ]);
     expect(report.layers[0]).toMatchObject({ status: 'drifted', affine: 'equal', neighbours: 'none' });
   });
@@ -326,7 +338,7 @@ describe('a learned tensor whose type changed since', () => {
   test('is changed where its projections prove more than rounding', async () => {
     const report = await audit(model('F16', (weight) => weight * 1.01 + 0.01));
     expect(report.layers[0]).toMatchObject({ status: 'affine-frozen', neighbours: 'changed' });
-    expect(report.warnings[0]).toMatch(/^1 learned tensors .*: fc.weight \(F32, now F16\)$/);
+    expect(report.warnings[0]).toMatch(/^1 learned tensor .*: fc.weight \(F32, now F16\)$/);
   });
 
   test('of many only some are named', async () => {

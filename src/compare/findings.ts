@@ -204,7 +204,10 @@ function findResets(layer: LayerComparison): readonly Finding[] {
 
 function findBatchStatistics({ before, status, batches }: LayerComparison): readonly Finding[] {
   if ((status !== 'locked' && status !== 'held') || batches === null || batches === 0n) return [];
-  const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
+  const message =
+    batches > 0n
+      ? `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`
+      : `the batch count went down by ${-batches} while the statistics stood still: after was not trained on from before, unless the count was reset; are the two swapped?`;
   return [makeFinding('batch-stats-while-frozen', before.name, message)];
 }
 

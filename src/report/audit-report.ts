@@ -8,6 +8,7 @@ import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { TOOL_NAME, VERSION } from '../version.js';
+import { formatPlural } from './format-numbers.js';
 
 /** A count that may exceed 2^53; a string of digits then. */
 export type Count = number | string;
@@ -99,6 +100,8 @@ export interface AuditResults {
   readonly regions: readonly Region[];
   readonly findings: readonly Finding[];
   readonly isAllowed: (layer: string) => boolean;
+  /** Options that meant nothing in these checkpoints, as sentences. */
+  readonly unusedOptions: readonly string[];
 }
 
 interface SideResults {
@@ -232,15 +235,18 @@ export function toCount(count: bigint): Count {
   return Number.isSafeInteger(number) ? number : count.toString();
 }
 
-function listWarnings({ before, after, learned, layers }: AuditResults): readonly string[] {
+function listWarnings({ before, after, learned, layers, unusedOptions }: AuditResults): readonly string[] {
   const incomparable = learned.compared.filter(
     ({ equality, retyped }) => equality === 'incomparable' && retyped === undefined,
   ).length;
   return [
+    ...unusedOptions,
     ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
     ...(incomparable > 0
-      ? [`${incomparable} learned tensors are stored in types that cannot be compared with each other`]
+      ? [
+          `${formatPlural(incomparable, 'learned tensor')} cannot be compared: of a type that is not decoded, or known from a baseline that holds no projections of it`,
+        ]
       : []),
     ...describeRetyped(learned.compared),
     ...groupNotes(
@@ -264,7 +270,7 @@ function describeRetyped(compared: LearnedComparisons['compared']): readonly str
   const named = retyped.slice(0, MAX_NAMED_TENSORS).join(', ');
   const more = retyped.length > MAX_NAMED_TENSORS ? ` and ${retyped.length - MAX_NAMED_TENSORS} more` : '';
   return [
-    `${retyped.length} learned tensors changed their type since the baseline, whose hashes then tell nothing about them; the affine of norm layers is compared by its values: ${named}${more}`,
+    `${formatPlural(retyped.length, 'learned tensor')} changed type since the baseline, whose hashes then tell nothing; the affine of norm layers is compared by its values: ${named}${more}`,
   ];
 }
 

@@ -152,6 +152,12 @@ describe('beside the status', () => {
     },
   );
 
+  test('a batch count that went down proves no training', () => {
+    const findings = findingsOf({ status: 'locked', batches: -3n });
+    expect(kindsOf(findings)).toEqual(['warning batch-stats-while-frozen']);
+    expect(messageOf(findings)).toMatch(/^the batch count went down by 3 .* are the two swapped\?$/);
+  });
+
   test('a node in training mode is an error in after and a warning in before', () => {
     const node = layerOf('backbone.bn', { isFromGraph: true, mode: 'batch' });
     expect(kindsOf(findingsOf({ status: 'trained', after: node }))).toEqual(['error training-mode-graph']);
