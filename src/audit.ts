@@ -8,7 +8,8 @@ import {
   type LearnedOptions,
   type OnProgress,
 } from './compare/compare-learned.js';
-import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
+import { findFaults } from './compare/examine-layer.js';
+import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import type { PathMatcher } from './compare/globs.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from './compare/pair-layers.js';
@@ -20,6 +21,7 @@ import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
 import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
+import { formatPlural } from './report/format-numbers.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -124,8 +126,8 @@ export async function compareCheckpoints(
     regions: findRegions(learned.compared, layers),
     findings: [
       ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
-      ...folded.onlyBefore.flatMap((layer) => findUnpaired(layer, 'before', policy)),
-      ...folded.onlyAfter.flatMap((layer) => findUnpaired(layer, 'after', policy)),
+      ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
+      ...(await findNewLayers(folded.onlyAfter, policy)),
       ...findChangedFrozenWeights(learned, policy),
     ],
     isAllowed: policy.isAllowed,
@@ -195,7 +197,7 @@ const EXPORT_LIVE_HINT =
 
 function listFirst({ layers, checkpoint }: AuditSide): string {
   if (layers.length === 0)
-    return `${findFreeLinears(checkpoint).length} convolutions, which may hold folded ones`;
+    return `none; folded ones may be in ${formatPlural(findFreeLinears(checkpoint).length, 'convolution')}`;
   const names = layers.slice(0, 2).map(({ name }) => quote(name));
   return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
 }
@@ -207,6 +209,16 @@ function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): reado
     (x, y) =>
       (order.get(x.before) ?? Number.MAX_SAFE_INTEGER) - (order.get(y.before) ?? Number.MAX_SAFE_INTEGER),
   );
+}
+
+async function findNewLayers(
+  layers: readonly NormLayer[],
+  policy: FindingPolicy,
+): Promise<readonly Finding[]> {
+  const findings: Finding[] = [];
+  for (const layer of layers)
+    findings.push(findUnpaired(layer, 'after', policy), ...(await findFaults(layer)));
+  return findings;
 }
 
 async function makePolicy({ frozen, allow, minShift }: AuditOptions): Promise<FindingPolicy> {

@@ -240,32 +240,14 @@ function excuse(finding: Finding, { before, measures }: LayerComparison, policy:
 }
 
 /** The finding about a layer that only one checkpoint has. */
-export function findUnpaired(
-  layer: NormLayer,
-  side: 'before' | 'after',
-  policy: FindingPolicy,
-): readonly Finding[] {
+export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy: FindingPolicy): Finding {
   const isNew = side === 'after';
   const message = isNew ? 'the layer is new in after' : 'after has no such layer: it was not audited';
   const isAllowed = !isNew && policy.isAllowed(layer.name);
-  const finding = makeFinding(
+  return makeFinding(
     'unpaired-layer',
     layer.name,
     isAllowed ? `allowed: ${message}` : message,
     isNew || isAllowed ? 'note' : 'warning',
   );
-  return [finding, ...(isNew ? findHealth(layer) : [])];
-}
-
-/** What is wrong with a layer of after by itself, whatever before holds. */
-function findHealth(layer: NormLayer): readonly Finding[] {
-  return isBatchGraph(layer)
-    ? [
-        makeFinding(
-          'training-mode-graph',
-          layer.name,
-          'the node in after runs in training mode: it normalises by batch statistics wherever it is deployed',
-        ),
-      ]
-    : [];
 }

@@ -14,7 +14,6 @@ import { WIRE_VARINT } from './wire.js';
 /** Which inputs of a BatchNormalization and of a linear node an edit is for. */
 const MEAN_INPUT = 3;
 const VARIANCE_INPUT = 4;
-const BIAS_INPUT = 2;
 /** A matrix product may have its weight on either side. */
 const WEIGHT_INPUTS = [1, 0];
 
@@ -102,7 +101,9 @@ function findSlots(edit: TensorEdit, { graph, located }: EditedModel): readonly 
   for (const [layer, { weight, bias }] of graph.linears.entries()) {
     const site = located.linears[layer];
     if (site === undefined) continue;
-    if (bias.kind === 'constant' && bias.tensor === tensor) slots.push(findSlot(site, BIAS_INPUT, tensor));
+    const slot = located.biases[layer];
+    if (bias.kind === 'constant' && bias.tensor === tensor && slot !== undefined)
+      slots.push(findSlot(slot.site, slot.index, tensor));
     if (weight.kind === 'constant' && weight.tensor === tensor) {
       const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
       slots.push(found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0] ?? null);
