@@ -27,3 +27,14 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
     notes: [],
   };
 }
+
+/**
+ * A folded layer with a note on the channels that folding hides: where a scale γ is zero, so are the folded weights,
+ * whatever the statistics are.
+ */
+export function noteHiddenChannels(layer: NormLayer, hidden: number): NormLayer {
+  // Where all are hidden, the layer's status says so.
+  if (hidden === 0 || hidden === layer.channels) return layer;
+  const note = `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${layer.channels} were not audited`;
+  return { ...layer, notes: [...layer.notes, note] };
+}

@@ -2,7 +2,7 @@ import type { LinearLayer } from '../norm/linear-layers.js';
 import { compareChannelScales } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import type { LayerComparison } from './compare-layers.js';
-import { toFoldedLayer } from './folded-layer.js';
+import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
@@ -66,8 +66,9 @@ export async function judgeFoldedPair(pair: FoldedPair, context: FoldedContext):
       ? { before: null, after: null, stdRatio: [...factors].map((factor) => 1 / factor) }
       : null,
   };
+  const hidden = factors.filter(Number.isNaN).length;
   const conclude = (layer: LayerComparison | null, equality: Judgement['equality'] = 'equal'): Judgement => ({
-    layer,
+    layer: layer === null ? null : { ...layer, after: noteHiddenChannels(layer.after, hidden) },
     equality,
     epsilonEvidence: null,
   });

@@ -3,7 +3,7 @@ import type { NormLayer } from '../norm/norm-layer.js';
 import { compareChannelScales } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
-import { toFoldedLayer } from './folded-layer.js';
+import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
 import { findInvalidValue, measureDrift, readChannelVector, type Statistics } from './statistics.js';
@@ -86,6 +86,7 @@ export async function judgeRecoveredPair(
     layer: {
       ...judgement.layer,
       ...verdict,
+      after: noteHiddenChannels(judgement.layer.after, recovered.hidden.filter(Boolean).length),
       ...(foldedSide === 'before' && findInvalidValue(after) !== null
         ? { status: 'invalid', problem: findInvalidValue(after) }
         : {}),
