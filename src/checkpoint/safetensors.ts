@@ -18,8 +18,8 @@ const LENGTH_BYTES = 8;
 /** The reference reader's own limit (`MAX_HEADER_SIZE`). */
 export const MAX_HEADER_BYTES = 100_000_000n;
 
-/** Far above any real file (the largest mixture-of-experts models have some 100,000), so that memory stays bounded. */
-const MAX_TENSORS = 500_000;
+/** Twice what the largest mixture-of-experts models have in all their shards; each is kept in memory. */
+const MAX_TENSORS = 200_000;
 
 /** Far above any real tensor; a shape is kept in memory. */
 const MAX_RANK = 64;
