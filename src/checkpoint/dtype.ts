@@ -89,6 +89,11 @@ export function isFloatingPoint(dtype: DType): boolean {
   return dtype.startsWith('F') || dtype === 'BF16' || dtype === 'C64';
 }
 
+/** Whether a float type has a negative zero; in some its pattern is NaN or a number. */
+export function hasSignedZero(dtype: DType): boolean {
+  return FLOATS[dtype]?.signedZero ?? dtype !== 'F8_E8M0';
+}
+
 /** Whether {@link decodeFloats} can read the type. */
 export function isDecodable(dtype: DType): boolean {
   return FLOATS[dtype] !== undefined || dtype === 'F8_E8M0';

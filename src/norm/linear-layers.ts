@@ -1,4 +1,4 @@
-import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import type { ConstantInput } from '../checkpoint/graph.js';
 import { dottedNameOf } from './dotted-names.js';
 import { splitPath } from './naming.js';
@@ -81,13 +81,10 @@ const WEIGHT_LEAVES: ReadonlySet<string> = new Set(['weight', 'w']);
 export function findNamedLinearAt(
   path: string,
   learned: ReadonlyMap<string, Tensor>,
-  { weight: { shape }, outputAxis, groups, channels }: LinearLayer,
+  { weight, outputAxis, groups, channels }: LinearLayer,
 ): LinearLayer | null {
   const linear = describeNamedLinear(path, 'weight', learned, { outputAxis, groups, channels });
-  const isSameShape =
-    linear?.weight.shape.length === shape.length &&
-    linear.weight.shape.every((size, axis) => size === shape[axis]);
-  return isSameShape ? linear : null;
+  return linear !== null && haveSameShape(linear.weight, weight) ? linear : null;
 }
 
 function describeNamedLinear(
