@@ -1,6 +1,6 @@
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
-import { compareFolded } from './compare/compare-folded.js';
+import type { FoldedResults } from './compare/compare-folded.js';
 import { compareLayers, type LayerComparison } from './compare/compare-layers.js';
 import {
   compareLearnedTensors,
@@ -101,12 +101,7 @@ export async function compareCheckpoints(
   refuseWithoutLayers(before, after);
   const policy = await makePolicy(options);
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
-  const folded = await compareFolded(before, after, {
-    pairing,
-    maps: options.map ?? [],
-    epsilon: options.epsilon,
-    keepChannels: options.channels === true,
-  });
+  const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
   const learned = await compareLearnedTensors(before.learned, after.learned, {
     folded,
@@ -231,6 +226,26 @@ async function makeMatcher(globs: readonly string[]): Promise<PathMatcher> {
   if (globs.length === 0) return () => false;
   const { matchPaths } = await import('./compare/globs.js');
   return matchPaths(globs);
+}
+
+/** Only a graph tells of convolutions that norm layers may have been folded into; all about them is loaded for one. */
+async function compareFoldedLayers(
+  { before, after }: { readonly before: AuditSide; readonly after: AuditSide },
+  pairing: Pairing,
+  { map, epsilon, channels }: AuditOptions,
+): Promise<FoldedResults> {
+  const { onlyBefore, onlyAfter, edits } = pairing;
+  if (before.checkpoint.graph === null && after.checkpoint.graph === null) {
+    const none = { layers: [], learned: [], judgedBefore: new Set<string>(), judgedAfter: new Set<string>() };
+    return { ...none, onlyBefore, onlyAfter, edits };
+  }
+  const { compareFolded } = await import('./compare/compare-folded.js');
+  return compareFolded(before, after, {
+    pairing,
+    maps: map ?? [],
+    epsilon,
+    keepChannels: channels === true,
+  });
 }
 
 async function compareLiveLayers(

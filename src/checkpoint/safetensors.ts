@@ -2,7 +2,6 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { bitsOf, DTYPE_NAMES, type DType, isDType } from './dtype.js';
-import { planPlainEdits } from './edit-plan.js';
 import {
   describeJson,
   isJsonArray,
@@ -79,7 +78,10 @@ export async function openSafetensors(
     graph: null,
     modules: new Map(),
     warnings: [],
-    planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
+    planEdits: async (edits) => {
+      const { planPlainEdits } = await import('./edit-plan.js');
+      return planPlainEdits(edits, tensors.values(), [source]);
+    },
     close: () => source.close(),
   };
 }

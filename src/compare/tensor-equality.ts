@@ -126,19 +126,14 @@ function differInZeroSignOnly(left: Uint8Array, right: Uint8Array, elementBytes:
 }
 
 /** Whether two decoded values are equal up to storage rounding. */
-type ValueTest = (left: number, right: number) => boolean;
-
-/** As {@link chooseValueTest}, for a single pair of values. */
-export function isEqualUpToRounding(left: number, leftType: DType, right: number, rightType: DType): boolean {
-  return left === right || chooseValueTest(leftType, rightType)(left, right);
-}
+export type ValueTest = (left: number, right: number) => boolean;
 
 /**
  * What storage rounding means between two types. Same type: same value (−0 = 0, NaN = NaN). One type holds all values
  * of the other: a value of the wider, rounded into the narrower, is the other value. Neither does (float16 and bfloat16,
  * both rounded from float32, say): some number rounds to both values.
  */
-function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
+export function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
   const isSame: ValueTest = (left, right) => left === right || (Number.isNaN(left) && Number.isNaN(right));
   if (leftType === rightType) return isSame;
   if (holdsAllOf(leftType, rightType))
