@@ -54,6 +54,7 @@ for (const { path, text } of outputFiles) {
     minify: true,
     // `import()` becomes a promise of `require()`: a CommonJS file imported as an ES module would lose its names.
     supported: { 'dynamic-import': false },
+    define: { 'import.meta.dirname': '__dirname' },
   });
   mkdirSync(dirname(path), { recursive: true });
   writeFileSync(path, code);

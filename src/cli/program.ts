@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { VERSION } from '../version.js';
 import { createBaselineCommand } from './baseline-command.js';
 import { createDiff } from './diff-command.js';
+import { createExplain } from './explain-command.js';
 import { createInit } from './init-command.js';
 import { createInspect } from './inspect-command.js';
 import { EXIT_CODE_HELP } from './options.js';
@@ -34,6 +35,7 @@ Examples:
   bn-audit diff before.pt exported.onnx --frozen backbone
   bn-audit inspect model.onnx
   bn-audit init model.pt
+  bn-audit explain frozen-stats-drift
 ${EXIT_CODE_HELP}`,
     );
   program.addCommand(createDiff(terminal, onExitCode));
@@ -42,6 +44,7 @@ ${EXIT_CODE_HELP}`,
   program.addCommand(createBaselineCommand(terminal));
   program.addCommand(createRestore(terminal, onExitCode));
   program.addCommand(createProbe(terminal, onExitCode));
+  program.addCommand(createExplain(terminal));
   for (const command of program.commands) {
     command
       .copyInheritedSettings(program)
