@@ -12,8 +12,8 @@ import {
   formatPlural,
   formatStdRatio,
 } from './format-numbers.js';
+import { type FindingGroup, groupFindings } from './group-findings.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-import { LEVEL_RANKS } from './ranked-findings.js';
 
 /** How a Markdown report is laid out. */
 export interface MarkdownOptions {
@@ -57,7 +57,9 @@ export function renderMarkdown(report: AnyReport, { all = false }: MarkdownOptio
   const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
   const head = [`### ${SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`, answer.explanation];
-  const foot = `<sub>${report.tool.name} ${report.tool.version}</sub>`;
+  const pages =
+    report.findings.length > 0 ? ' · `bn-audit explain KIND` prints the page about a kind of finding' : '';
+  const foot = `<sub>${report.tool.name} ${report.tool.version}${pages}</sub>`;
   return `${fitBlocks([...head, ...blocks], limit - 200).join('\n\n')}\n\n${foot}\n`;
 }
 
@@ -109,7 +111,8 @@ function renderCheckpoints(
 }
 
 function renderDrift(report: AuditReport, all: boolean): readonly string[] {
-  const drifted = new Set(report.findings.filter(isLeading).map(({ layer }) => layer));
+  const leading = report.findings.filter(isLeading);
+  const drifted = new Set(leading.map(({ layer }) => layer));
   const rows = sortByShift(all ? report.layers : report.layers.filter(({ name }) => drifted.has(name)));
   if (rows.length === 0) return [];
   const shown = rows.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
@@ -118,7 +121,11 @@ function renderDrift(report: AuditReport, all: boolean): readonly string[] {
     LAYER_COLUMNS.filter(([title]) => all || title !== 'status'),
   );
   const rest = rows.length - shown.length;
-  return rest > 0 ? [table, `… and ${formatPlural(rest, 'more layer')} that moved less.`] : [table];
+  return [
+    ...leading.slice(0, 1).map(nameSort),
+    table,
+    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')} that moved less.`] : []),
+  ];
 }
 
 const measured = (value: number | null | undefined, show: (value: number) => string) =>
@@ -152,26 +159,21 @@ function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
 
 /** Findings grouped by level and kind, errors first, a few of each. */
 function renderFindings(findings: readonly Finding[], all: boolean): readonly string[] {
-  const groups = new Map<string, Finding[]>();
-  for (const finding of findings) {
-    const key = `${finding.level} ${finding.kind}`;
-    const group = groups.get(key);
-    if (group === undefined) groups.set(key, [finding]);
-    else group.push(finding);
-  }
-  return [...groups.values()]
-    .sort(([x], [y]) => LEVEL_RANKS[x?.level ?? 'note'] - LEVEL_RANKS[y?.level ?? 'note'])
-    .map((group) => renderFindingGroup(group, all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS));
+  const limit = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
+  return groupFindings(findings).map((group) => renderFindingGroup(group, limit));
 }
 
 const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const;
 
-function renderFindingGroup(group: readonly Finding[], limit: number): string {
-  const [first] = group;
-  if (first === undefined) return '';
+/** What a sort of findings is about, and the page that explains it. */
+function nameSort({ level, kind, docs }: Finding): string {
+  return `${LEVEL_SIGNS[level]} **${FINDING_TITLES[kind]}** (${level} \`${kind}\`, \`${docs}\`)`;
+}
+
+function renderFindingGroup(group: FindingGroup, limit: number): string {
   const rest = group.length - limit;
   return [
-    `${LEVEL_SIGNS[first.level]} **${FINDING_TITLES[first.kind]}** (${first.level} \`${first.kind}\`, \`${first.docs}\`)`,
+    nameSort(group[0]),
     '',
     ...group.slice(0, limit).map(({ layer, message }) => `- ${showCode(layer)}: ${showText(message)}`),
     ...(rest > 0 ? [`- … and ${formatCount(rest)} more`] : []),

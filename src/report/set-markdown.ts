@@ -1,6 +1,8 @@
+import { makeFinding } from '../compare/findings.js';
 import { type Answer, describeAnswer } from './answer.js';
 import { type AuditSet, countOutcomes, findWorstReport, getCommonBefore } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
+import { listKinds } from './group-findings.js';
 import {
   MAX_COMMENT_LENGTH,
   MAX_SUMMARY_LENGTH,
@@ -33,6 +35,7 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
     `### ${sign} ${countOutcomes(set)}`,
     ...(before === null ? [] : [`Compared with ${showCode(before)}.`]),
     ...renderRows(set, before === null),
+    ...namePages(set),
   ].join('\n\n');
   let text = `${head}\n`;
   for (const report of listDetails(set, options)) {
@@ -43,6 +46,13 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
     text += details;
   }
   return text;
+}
+
+/** The pages of all kinds of finding: a row of the table tells what was found, and not where to read on. */
+function namePages({ reports }: AuditSet): readonly string[] {
+  const kinds = listKinds(reports.flatMap(({ findings }) => findings));
+  const pages = kinds.map((kind) => `\`${makeFinding(kind, '', '').docs}\``);
+  return pages.length === 0 ? [] : [`What these findings mean: ${pages.join(', ')}.`];
 }
 
 function listDetails(set: AuditSet, { all }: MarkdownOptions): AuditSet['reports'] {

@@ -1,6 +1,6 @@
 import { type Answer, describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
-import { type Paint, showName, type Tone, wrapText } from './text-layout.js';
+import { showName, type TextLayout, type Tone, wrapText } from './text-layout.js';
 
 const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
   drifted: '✖',
@@ -19,10 +19,7 @@ const TONES: Readonly<Record<Answer['outcome'], Tone>> = {
 const NAME_WIDTH = 50;
 
 /** The answer of an audit: a headline, and a few lines that a human can act on. */
-export function renderAnswer(
-  report: AuditReport,
-  { paint, width }: { readonly paint: Paint; readonly width: number },
-): readonly string[] {
+export function renderAnswer(report: AuditReport, { paint, width }: TextLayout): readonly string[] {
   const { outcome, word, headline, explanation } = describeAnswer(report, (name) =>
     showName(name, NAME_WIDTH),
   );

@@ -1,12 +1,6 @@
 import type { AuditLayer } from './audit-report.js';
 import { formatBar, formatBatches, formatCount, formatMeasure, formatStdRatio } from './format-numbers.js';
-import { layOutTable, NO_VALUE, type Paint, showName, type TableColumn } from './text-layout.js';
-
-/** How a table of layers is laid out. */
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-}
+import { layOutTable, NO_VALUE, showName, type TableColumn, type TextLayout } from './text-layout.js';
 
 /** Cells of the bar beside an output shift; none where the status takes their place. */
 const BAR_CELLS = 7;
@@ -17,7 +11,7 @@ const ROOMY_WIDTH = { withStatus: 80, without: 72 } as const;
 /** Norm layers of an audit as a table: where, how large, how far they moved. */
 export function renderLayerTable(
   rows: readonly AuditLayer[],
-  { width, paint }: Layout,
+  { width, paint }: TextLayout,
   isStatusShown: boolean,
 ): readonly string[] {
   const [header = '', ...lines] = layOutTable(rows, driftColumns(rows, isStatusShown, width), width - 2);

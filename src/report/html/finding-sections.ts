@@ -1,11 +1,12 @@
-import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
-import { escapeControls } from '../../errors.js';
-import { type AnyReport, breakCommands } from '../any-report.js';
+import { FINDING_TITLES } from '../../compare/findings.js';
+import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { FINDING_HELP } from '../finding-help.js';
 import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
+import { type FindingGroup, groupFindings } from '../group-findings.js';
 import { rankFindings } from '../ranked-findings.js';
+import { defuseCommands } from '../text-layout.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup } from './markup.js';
 
@@ -21,30 +22,23 @@ const MAX_MODULE_LENGTH = 300;
 export function renderFindings(report: AnyReport): Markup | null {
   if (report.findings.length === 0) return null;
   const positions = new Map(report.layers.map(({ name }, index) => [name, index]));
-  const groups = new Map<string, Finding[]>();
-  for (const { finding } of rankFindings(report)) {
-    const key = `${finding.level} ${finding.kind}`;
-    const group = groups.get(key);
-    if (group === undefined) groups.set(key, [finding]);
-    else group.push(finding);
-  }
+  const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
-${[...groups.values()].map((group) => renderGroup(group, positions))}
+${groups.map((group) => renderGroup(group, positions))}
 </section>`;
 }
 
-function renderGroup(group: readonly Finding[], positions: ReadonlyMap<string, number>): Markup | null {
+function renderGroup(group: FindingGroup, positions: ReadonlyMap<string, number>): Markup {
   const [first] = group;
-  if (first === undefined) return null;
   const { meaning, remedy } = FINDING_HELP[first.kind];
   const rest = group.length - SHOWN_FINDINGS;
   return html`<article class="panel finding">
 <h3><span class="level ${first.level}">${first.level}</span> ${FINDING_TITLES[first.kind]} <small>${formatCount(group.length)}</small></h3>
 <p>${meaning}</p>
-<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${first.docs}</code>.</span></p>
+<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${first.docs}</code>, or from <code>bn-audit explain ${first.kind}</code>.</span></p>
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
-${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${shorten(message)}</span></li>`)}
+${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul></details>
 </article>`;
@@ -57,10 +51,6 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
     : html`<a href="#layer-${position}">${renderName(name)}</a>`;
 }
 
-function shorten(message: string): string {
-  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH).toWellFormed();
-}
-
 /** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
 export function renderAdvice(report: AuditReport): Markup | null {
   const isDrifted = report.findings.some(
@@ -69,7 +59,8 @@ export function renderAdvice(report: AuditReport): Markup | null {
   const modules = findModulesToFreeze(report);
   if (!isDrifted || modules.length === 0 || modules.some(({ length }) => length > MAX_MODULE_LENGTH))
     return null;
-  const code = (lines: readonly string[]) => html`<pre><code>${breakCommands(lines.join('\n'))}</code></pre>`;
+  const code = (lines: readonly string[]) =>
+    html`<pre><code>${defuseCommands(lines.join('\n'))}</code></pre>`;
   return html`<section id="fix" aria-labelledby="fix-title">
 <h2 id="fix-title">How to keep it frozen</h2>
 <p class="lead"><code>requires_grad=False</code> and <code>lr=0</code> do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode.</p>
@@ -87,7 +78,7 @@ export function renderNotes({ warnings }: AnyReport): Markup | null {
   return html`<section id="notes" aria-labelledby="notes-title">
 <h2 id="notes-title">Notes</h2>
 <ul class="notes">
-${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${shorten(warning)}</li>`)}
+${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${showMessage(warning, MAX_MESSAGE_LENGTH)}</li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul>
 </section>`;
