@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { AnyReport } from '../../src/report/any-report.js';
-import { renderHtml } from '../../src/report/html.js';
+import { render } from '../../src/report/render.js';
 import {
   HOSTILE_NAMES,
   makeDeepReport,
@@ -57,7 +57,7 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     options: BrowserContextOptions = {},
   ): Promise<{ readonly page: Page; readonly problems: readonly string[] }> {
     const path = join(directory, 'report.html');
-    writeFileSync(path, renderHtml(report));
+    writeFileSync(path, render(report, { format: 'html' }));
     const page = await (
       await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })
     ).newPage();
@@ -83,15 +83,16 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     await page.reload();
     const { metrics } = await session.send('Performance.getMetrics');
     expect(metrics.find(({ name }) => name === 'TaskDuration')?.value).toBeLessThan(1);
-    expect(await page.locator('#layer-table tbody tr[data-index]').count()).toBe(300);
-    expect(await page.locator('#depth-chart rect[class^=fill]').count()).toBeGreaterThan(300);
+    await page.locator('#layer-table:not(.opening)').waitFor();
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(300);
+    expect(await page.locator('#depth-chart rect[class^=is-]').count()).toBeGreaterThan(300);
     expect(problems).toEqual([]);
   });
 
   test('sorts by a column, and says so', async () => {
     const { page } = await openReport(makeDeepReport(40));
     const header = page.locator('th', { hasText: 'Channels' });
-    const channels = () => page.locator('#layer-table tbody tr[data-index] td:nth-child(4)').allInnerTexts();
+    const channels = () => page.locator('#layer-table tbody tr[id] td:nth-child(4)').allInnerTexts();
     const sorted = (sign: number) => async () => {
       const numbers = (await channels()).map((text) => Number(text.replace(/,|.* of /g, '')));
       expect(numbers).toEqual([...numbers].sort((x, y) => sign * (x - y)));
@@ -110,14 +111,14 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     const output = page.locator('#layer-filter output');
     await page.getByRole('searchbox').fill('LAYER1 bn2');
     expect(await output.textContent()).toMatch(/^\d+ of 300 layers$/);
-    for (const name of await page.locator('#layer-table tbody tr[data-index]:visible th').allInnerTexts()) {
+    for (const name of await page.locator('#layer-table tbody tr[id]:visible th').allInnerTexts()) {
       expect(name).toMatch(/layer1.*bn2/);
     }
     await page.getByRole('searchbox').fill('');
     const chip = page.getByRole('button', { name: /^trained/ });
     await chip.click();
     expect(await chip.getAttribute('aria-pressed')).toBe('true');
-    expect(await page.locator('#layer-table tbody tr[data-index]:visible').count()).toBe(14);
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(14);
   });
 
   test('opens a layer from the chart by keyboard, with its plots and their table', async () => {
@@ -137,7 +138,9 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     expect(page.url()).toMatch(/#layer-38$/);
     expect(await detail.locator('.plot path.after').count()).toBe(2);
     await detail.getByText('These channels as a table').click();
-    expect(await detail.locator('.channel-table tbody tr').count()).toBe(1024);
+    const channels = detail.locator('.channel-table tbody tr');
+    await channels.last().waitFor();
+    expect(await channels.count()).toBe(1024);
     const plot = detail.getByRole('slider', { name: 'Running mean by channel' });
     await plot.focus();
     await plot.press('ArrowRight');
@@ -176,6 +179,25 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
   test.each([320, 768])('does not scroll sideways at a width of %d', async (width) => {
     const { page } = await openReport(makeMixedReport(), { viewport: { width, height: 800 } });
     expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width);
+  });
+
+  test('opens at a layer that the address names, however far down the table', async () => {
+    const { page } = await openReport(makeDeepReport(300));
+    const address = page.url();
+    await page.goto('about:blank');
+    await page.goto(`${address}#layer-0`);
+    await page.locator('#layer-0').waitFor({ state: 'visible' });
+    expect(await page.locator('#layer-0 .open').getAttribute('aria-expanded')).toBe('true');
+    await expect.poll(() => page.evaluate('scrollY')).toBeGreaterThan(2000);
+  });
+
+  test.each([
+    ['without scripts', { javaScriptEnabled: false }],
+    ['on paper', {}],
+  ] as const)('shows all rows %s', async (_, options) => {
+    const { page } = await openReport(makeDeepReport(60), options);
+    await page.emulateMedia({ media: 'print' });
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(60);
   });
 
   test('prints', async () => {

@@ -1,4 +1,4 @@
-import { FINDING_TITLES } from '../../compare/findings.js';
+import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
 import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { FINDING_HELP } from '../finding-help.js';
@@ -12,6 +12,7 @@ import { html, type Markup } from './markup.js';
 
 /** So many findings of a kind are spelled out; the table marks the others. */
 const SHOWN_FINDINGS = 50;
+const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
 const MAX_MESSAGE_LENGTH = 600;
 
@@ -31,17 +32,37 @@ ${groups.map((group) => renderGroup(group, positions))}
 
 function renderGroup(group: FindingGroup, positions: ReadonlyMap<string, number>): Markup {
   const [first] = group;
-  const { meaning, remedy } = FINDING_HELP[first.kind];
   const rest = group.length - SHOWN_FINDINGS;
   return html`<article class="panel finding">
-<h3><span class="level ${first.level}">${first.level}</span> ${FINDING_TITLES[first.kind]} <small>${formatCount(group.length)}</small></h3>
-<p>${meaning}</p>
-<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${first.docs}</code>, or from <code>bn-audit explain ${first.kind}</code>.</span></p>
+<h3>${renderSort(group)}</h3>
+${renderHelp(first)}
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
 ${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul></details>
 </article>`;
+}
+
+/** What sort of findings these are, and how many. */
+export function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
+  return html`<span class="level ${level}">${level}</span> ${FINDING_TITLES[kind]} <small>${formatCount(length)}</small>`;
+}
+
+/** What a finding of its kind means, what to do about it, and where to read on. */
+export function renderHelp({ kind, docs }: Finding): Markup {
+  const { meaning, remedy } = FINDING_HELP[kind];
+  return html`<p>${meaning}</p>
+<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
+}
+
+/** What was found, with a few of its layers: what a page that explains the kinds elsewhere says of one checkpoint. */
+export function renderGroupInBrief(group: FindingGroup): Markup {
+  const rest = group.length - BRIEF_FINDINGS;
+  return html`<div class="said"><p>${renderSort(group)}</p><ul>
+${group.slice(0, BRIEF_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
+${rest > 0 ? html`<li class="faint">… and ${formatCount(rest)} more</li>` : null}
+</ul></div>
+`;
 }
 
 function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup {
@@ -72,14 +93,20 @@ export function renderAdvice(report: AuditReport): Markup | null {
 }
 
 /** What a reader should know beyond the findings. */
-export function renderNotes({ warnings }: AnyReport): Markup | null {
-  if (warnings.length === 0) return null;
-  const rest = warnings.length - SHOWN_NOTES;
+export function renderNotes(report: AnyReport): Markup | null {
+  if (report.warnings.length === 0) return null;
   return html`<section id="notes" aria-labelledby="notes-title">
 <h2 id="notes-title">Notes</h2>
-<ul class="notes">
+${renderNoteList(report)}
+</section>`;
+}
+
+/** The same as a list without a heading. */
+export function renderNoteList({ warnings }: AnyReport): Markup | null {
+  if (warnings.length === 0) return null;
+  const rest = warnings.length - SHOWN_NOTES;
+  return html`<ul class="notes">
 ${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${showMessage(warning, MAX_MESSAGE_LENGTH)}</li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
-</ul>
-</section>`;
+</ul>`;
 }
