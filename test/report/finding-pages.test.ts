@@ -35,11 +35,7 @@ function readFinding(format: ReportFormat, text: string): string {
     case 'markdown':
       return text;
     case 'html':
-      // Pages within a page stand in attributes.
-      return text
-        .replaceAll('&lt;', '<')
-        .replaceAll('&gt;', '>')
-        .replace(/<(script|style)[\s\S]*?<\/\1>/g, '');
+      return text.replace(/<(script|style)[\s\S]*?<\/\1>/g, '');
     case 'json': {
       const report = JSON.parse(text);
       return [report, ...(report.reports ?? [])]

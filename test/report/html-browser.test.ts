@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { AnyReport } from '../../src/report/any-report.js';
+import { type AuditSet, buildAuditSet } from '../../src/report/audit-set.js';
 import { render } from '../../src/report/render.js';
 import {
   HOSTILE_NAMES,
+  makeCleanReport,
   makeDeepReport,
   makeHostileReport,
   makeInspectReport,
@@ -37,6 +39,19 @@ const CHROMIUM_OPTIONS = [
   '--disable-sync',
 ];
 
+/** Several audits: drift, nothing, and one that could not be done. */
+const SET = buildAuditSet([
+  { ...makeMixedReport(), after: { ...makeMixedReport().after, path: 'runs/epoch-2.pt' } },
+  makeCleanReport(),
+  {
+    before: 'runs/base.pt',
+    after: 'runs/broken.pt',
+    code: 'truncated',
+    message: 'runs/broken.pt: expected 8 bytes, found 3',
+    hint: 'Was the download interrupted?',
+  },
+]);
+
 describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { timeout: 60_000 }, () => {
   let browser: Browser;
   let directory: string;
@@ -53,7 +68,7 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
 
   /** Opens a report from a file; collects what the console says and what the page asks the network for. */
   async function openReport(
-    report: AnyReport,
+    report: AnyReport | AuditSet,
     options: BrowserContextOptions = {},
   ): Promise<{ readonly page: Page; readonly problems: readonly string[] }> {
     const path = join(directory, 'report.html');
@@ -229,11 +244,64 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     ['light', makeMixedReport()],
     ['dark', makeDeepReport(20)],
     ['light', makeInspectReport()],
+    ['light', SET],
+    ['dark', SET],
   ] as const)('has nothing that axe finds inaccessible, %s', async (colorScheme, report) => {
     const { page } = await openReport(report, { colorScheme });
+    for (const summary of await page.locator('.audit > summary').all()) await summary.click();
     await page.evaluate(AXE_SOURCE);
     const violations = await page.evaluate(LIST_VIOLATIONS);
     expect(violations).toEqual([]);
+  });
+
+  describe('of several checkpoints', () => {
+    test('opens a checkpoint by keyboard to its findings and its worst layers', async () => {
+      const { page, problems } = await openReport(SET);
+      const audit = page.locator('.audit', { hasText: 'epoch-2.pt' });
+      await audit.locator('summary').press('Enter');
+      expect(await audit.locator('.said').first().textContent()).toMatch(
+        /^error Statistics of a frozen layer/,
+      );
+      const names = await audit.locator('.layers tbody th').allInnerTexts();
+      expect(names).toHaveLength(6);
+      expect(names[0]).toBe('backbone.layer1.bn1');
+      expect(problems).toEqual([]);
+    });
+
+    test('reads without scripts', async () => {
+      const { page } = await openReport(SET, { javaScriptEnabled: false });
+      expect(await page.locator('h1').textContent()).toBe(
+        '1 of 3 checkpoints with errors, 1 could not be audited',
+      );
+      expect(await page.locator('.audit').count()).toBe(3);
+    });
+
+    test('is light or dark as the reader chooses', async () => {
+      const { page } = await openReport(SET, { colorScheme: 'dark' });
+      await page.getByRole('radio', { name: 'Light' }).check({ force: true });
+      expect(await page.evaluate<number>(READ_BRIGHTNESS)).toBeGreaterThan(200);
+    });
+
+    test.each([320, 768])('does not scroll sideways at a width of %d', async (width) => {
+      const { page } = await openReport(SET, { viewport: { width, height: 800 } });
+      for (const summary of await page.locator('.audit > summary').all()) await summary.click();
+      expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width);
+    });
+
+    test('prints what each opens to', async () => {
+      const { page } = await openReport(SET);
+      const table = page.locator('.audit .layers').first();
+      expect(await table.isVisible()).toBe(false);
+      await page.emulateMedia({ media: 'print' });
+      expect(await table.isVisible()).toBe(true);
+    });
+
+    test('shows hostile names as text', async () => {
+      const { page, problems } = await openReport(buildAuditSet([makeHostileReport(), makeHostileReport()]));
+      expect(await page.locator('img, iframe, object, embed, link, base, form').count()).toBe(0);
+      expect(await page.locator('script').count()).toBe(1);
+      expect(problems).toEqual([]);
+    });
   });
 });
 
