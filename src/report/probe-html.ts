@@ -1,5 +1,5 @@
 import { showSafely } from './any-report.js';
-import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { formatCount, formatMeasure, formatOptional, formatPlural } from './format-numbers.js';
 import { renderVerdict } from './html/answer-section.js';
 import { renderDocument } from './html/document.js';
 import { encloseName, html, type Markup, markNames, unmarkNames } from './html/markup.js';
@@ -69,15 +69,12 @@ function capitalize(text: string): string {
 
 type Column<Row> = readonly [title: string, cell: (row: Row) => Markup | string, isText?: 'text'];
 
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? '–' : show(value);
-
 const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
   ['Output', ({ name }) => html`<code><bdi>${showSafely(name)}</bdi></code>`, 'text'],
   ['Shape', ({ shape }) => shape.join(' × '), 'text'],
-  ['Relative L2', ({ relativeL2 }) => measured(relativeL2)],
-  ['Cosine', ({ cosine }) => measured(cosine, formatCosine)],
-  ['Largest difference', ({ maxDifference }) => measured(maxDifference)],
+  ['Relative L2', ({ relativeL2 }) => formatOptional(relativeL2)],
+  ['Cosine', ({ cosine }) => formatOptional(cosine, formatCosine)],
+  ['Largest difference', ({ maxDifference }) => formatOptional(maxDifference)],
   [
     'Top-1 changed',
     ({ top1 }) =>
@@ -90,10 +87,10 @@ const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
 const LAYER_COLUMNS: readonly Column<ProbeLayer>[] = [
   ['Layer', ({ name }) => html`<code><bdi>${showSafely(name)}</bdi></code>`, 'text'],
   ['Status', ({ status, putBack }) => (putBack ? `${status}, put back` : status), 'text'],
-  ['Predicted', ({ outputShift }) => measured(outputShift)],
-  ['Alone', ({ movement }) => measured(movement?.sameInput)],
-  ['In network', ({ movement }) => measured(movement?.inNetwork)],
-  ['Explains', ({ contribution }) => measured(contribution?.explained, formatShare)],
+  ['Predicted', ({ outputShift }) => formatOptional(outputShift)],
+  ['Alone', ({ movement }) => formatOptional(movement?.sameInput)],
+  ['In network', ({ movement }) => formatOptional(movement?.inNetwork)],
+  ['Explains', ({ contribution }) => formatOptional(contribution?.explained, formatShare)],
   ['', ({ contribution }) => (contribution === null ? '' : drawShare(contribution.explained))],
 ];
 

@@ -1,4 +1,4 @@
-import { formatBar, formatCount, formatMeasure } from './format-numbers.js';
+import { formatBar, formatCount, formatOptional } from './format-numbers.js';
 import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
 import { layOutCheckpoints, renderWarnings } from './text.js';
@@ -47,15 +47,12 @@ export function renderProbeText(report: ProbeReport, options: TextOptions = {}):
   ]);
 }
 
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? NO_VALUE : show(value);
-
 const OUTPUT_COLUMNS: readonly TableColumn<ProbeOutput>[] = [
   { title: 'output', align: 'left', cell: ({ name }) => showName(name) },
   { title: 'shape', align: 'left', cell: ({ shape }) => `[${shape.join(', ')}]` },
-  { title: 'relative L2', align: 'right', cell: ({ relativeL2 }) => measured(relativeL2) },
-  { title: 'cosine', align: 'right', cell: ({ cosine }) => measured(cosine, formatCosine) },
-  { title: 'largest diff', align: 'right', cell: ({ maxDifference }) => measured(maxDifference) },
+  { title: 'relative L2', align: 'right', cell: ({ relativeL2 }) => formatOptional(relativeL2) },
+  { title: 'cosine', align: 'right', cell: ({ cosine }) => formatOptional(cosine, formatCosine) },
+  { title: 'largest diff', align: 'right', cell: ({ maxDifference }) => formatOptional(maxDifference) },
   {
     title: 'top-1 changed',
     align: 'right',
@@ -75,13 +72,13 @@ function renderOutputs(outputs: readonly ProbeOutput[], { width, paint }: TextLa
 const LAYER_COLUMNS: readonly TableColumn<ProbeLayer>[] = [
   { title: 'layer, along the depth', align: 'left', cell: ({ name }) => showName(name) },
   { title: 'status', align: 'left', cell: ({ status, putBack }) => (putBack ? 'put back' : status) },
-  { title: 'predicted', align: 'right', cell: ({ outputShift }) => measured(outputShift) },
-  { title: 'alone', align: 'right', cell: ({ movement }) => measured(movement?.sameInput) },
-  { title: 'in network', align: 'right', cell: ({ movement }) => measured(movement?.inNetwork) },
+  { title: 'predicted', align: 'right', cell: ({ outputShift }) => formatOptional(outputShift) },
+  { title: 'alone', align: 'right', cell: ({ movement }) => formatOptional(movement?.sameInput) },
+  { title: 'in network', align: 'right', cell: ({ movement }) => formatOptional(movement?.inNetwork) },
   {
     title: 'explains',
     align: 'right',
-    cell: ({ contribution }) => measured(contribution?.explained, formatShare),
+    cell: ({ contribution }) => formatOptional(contribution?.explained, formatShare),
   },
   {
     title: '',

@@ -1,5 +1,5 @@
 import { makeFinding } from '../compare/findings.js';
-import { type Answer, describeAnswer } from './answer.js';
+import { describeAnswer } from './answer.js';
 import { type AuditSet, countOutcomes, findWorstReport, getCommonBefore } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
 import { listKinds } from './group-findings.js';
@@ -7,6 +7,7 @@ import {
   MAX_COMMENT_LENGTH,
   MAX_SUMMARY_LENGTH,
   type MarkdownOptions,
+  OUTCOME_SIGNS,
   renderMarkdown,
   showCode,
 } from './markdown.js';
@@ -15,13 +16,6 @@ import {
 const MAX_ROWS = 60;
 
 const MAX_MESSAGE_LENGTH = 400;
-
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '❌',
-  failed: '❌',
-  warned: '⚠️',
-  clean: '✅',
-};
 
 /**
  * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
@@ -73,7 +67,7 @@ function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): re
     ]),
     ...reports.map((report) => {
       const { outcome, word, headline } = describeAnswer(report, showCode);
-      return [`${SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
+      return [`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
     }),
   ];
   const shown = rows.slice(0, MAX_ROWS);

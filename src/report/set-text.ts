@@ -1,5 +1,5 @@
 import { escapeControls } from '../errors.js';
-import { type Answer, describeAnswer } from './answer.js';
+import { describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
 import {
   type AuditFailure,
@@ -9,6 +9,7 @@ import {
   getCommonBefore,
 } from './audit-set.js';
 import { layOutAudit } from './text.js';
+import { OUTCOME_SIGNS } from './text-answer.js';
 import { renderPages } from './text-findings.js';
 import {
   chooseLayout,
@@ -27,13 +28,6 @@ interface Row {
   readonly name: string;
   readonly reason: string;
 }
-
-const SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
-  drifted: ['✖', 'error'],
-  failed: ['✖', 'error'],
-  warned: ['!', 'warning'],
-  clean: ['✔', 'good'],
-};
 
 /**
  * Several audits as text: a line for each checkpoint, then the whole report of the one that drifted most, or, with
@@ -77,7 +71,7 @@ function listDetails(set: AuditSet, { all }: TextOptions): readonly AuditReport[
 
 function describeReport(report: AuditReport, name: string): Row {
   const { outcome, word, headline } = describeAnswer(report, (module) => showName(module, 40));
-  const [sign, tone] = SIGNS[outcome];
+  const [sign, tone] = OUTCOME_SIGNS[outcome];
   return { word: `${sign} ${word.toLowerCase()}`, tone, name, reason: headline };
 }
 

@@ -2,17 +2,12 @@ import { type Answer, describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
 import { showName, type TextLayout, type Tone, wrapText } from './text-layout.js';
 
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '✖',
-  failed: '✖',
-  warned: '!',
-  clean: '✔',
-};
-const TONES: Readonly<Record<Answer['outcome'], Tone>> = {
-  drifted: 'error',
-  failed: 'error',
-  warned: 'warning',
-  clean: 'good',
+/** The sign and the colour of an outcome. */
+export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
+  drifted: ['✖', 'error'],
+  failed: ['✖', 'error'],
+  warned: ['!', 'warning'],
+  clean: ['✔', 'good'],
 };
 
 /** Names in the answer's sentences are cut to this many characters. */
@@ -23,10 +18,11 @@ export function renderAnswer(report: AuditReport, { paint, width }: TextLayout):
   const { outcome, word, headline, explanation } = describeAnswer(report, (name) =>
     showName(name, NAME_WIDTH),
   );
-  const label = `${SIGNS[outcome]} ${word.toUpperCase()}`;
+  const [sign, tone] = OUTCOME_SIGNS[outcome];
+  const label = `${sign} ${word.toUpperCase()}`;
   const [first = '', ...rest] = wrapText(headline, { width, indent: ' '.repeat(label.length + 2) });
   return [
-    `${paint(TONES[outcome], label)}  ${paint('strong', first.trimStart())}`,
+    `${paint(tone, label)}  ${paint('strong', first.trimStart())}`,
     ...rest.map((line) => paint('strong', line)),
     ...wrapText(explanation, { width, indent: '  ' }),
   ];

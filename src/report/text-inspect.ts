@@ -1,5 +1,5 @@
 import { groupNotes } from './audit-report.js';
-import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { formatCount, formatOptional, formatPlural } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
 import { layOutCheckpoints, renderWarnings } from './text.js';
 import { renderFindingGroups, renderPages } from './text-findings.js';
@@ -39,8 +39,6 @@ export function renderInspectText(report: InspectReport, options: TextOptions = 
   ]);
 }
 
-const measured = (value: number | undefined) => (value === undefined ? NO_VALUE : formatMeasure(value));
-
 /** The kind is worth a column only where there are several. */
 function columnsFor(layers: readonly InspectLayer[]): readonly TableColumn<InspectLayer>[] {
   const kinds = new Set(layers.map(({ kind }) => kind));
@@ -55,8 +53,8 @@ const COLUMNS: readonly TableColumn<InspectLayer>[] = [
     cell: ({ kind }) => showName(kind.replace('BatchNormalization', 'BatchNorm'), 14),
   },
   { title: 'ch', align: 'right', cell: ({ channels }) => formatCount(channels) },
-  { title: 'mean rms', align: 'right', cell: ({ mean }) => measured(mean?.rms) },
-  { title: 'variance', align: 'right', cell: ({ variance }) => measured(variance?.geometricMean) },
+  { title: 'mean rms', align: 'right', cell: ({ mean }) => formatOptional(mean?.rms) },
+  { title: 'variance', align: 'right', cell: ({ variance }) => formatOptional(variance?.geometricMean) },
   {
     title: 'batches',
     align: 'right',

@@ -1,12 +1,17 @@
-import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { isLeadingDrift } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { isBiasOnly } from './answer.js';
-import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
-import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
+import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import {
+  findModulesToFreeze,
+  isFrozenDrift,
+  writeTrainingLoopFix,
+  writeTrainOverride,
+} from './fix-advice.js';
 import { formatCount, formatPlural } from './format-numbers.js';
 import { renderAnswer } from './text-answer.js';
 import { renderFindingGroups, renderPages } from './text-findings.js';
-import { renderLayerTable, sortByShift } from './text-layers.js';
+import { renderLayerTable } from './text-layers.js';
 import {
   chooseLayout,
   joinBlocks,
@@ -36,7 +41,7 @@ export function layOutAudit(report: AuditReport, layout: TextLayout): readonly (
     renderAnswer(report, layout),
     renderDriftTable(report, layout),
     ...renderFindingGroups(
-      report.findings.filter((finding) => !isTabled(finding)),
+      report.findings.filter((finding) => !isFrozenDrift(finding)),
       layout,
     ),
     renderRegions(report, layout),
@@ -83,11 +88,6 @@ function describeContents({ format, layers, folded, learned }: CheckpointSummary
     ...(folded > 0 ? [formatPlural(folded, 'folded norm layer')] : []),
   ];
   return [format, ...norms, formatPlural(learned, 'learned tensor')].join(', ');
-}
-
-/** Findings that the table of drifted layers shows already, but for those whose message the table cannot hold. */
-function isTabled(finding: Finding): boolean {
-  return isLeadingDrift(finding) && finding.kind === 'frozen-stats-drift';
 }
 
 function renderDriftTable(report: AuditReport, layout: TextLayout): readonly string[] {
@@ -163,9 +163,7 @@ export function renderWarnings(
 }
 
 function renderAdvice(report: AuditReport, { width, paint }: TextLayout): readonly string[] {
-  const isDrifted = report.findings.some(
-    ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'error',
-  );
+  const isDrifted = report.findings.some(isFrozenDrift);
   const modules = findModulesToFreeze(report);
   if (!isDrifted || modules.length === 0) return [];
   const code = (lines: readonly string[]) => lines.map((line) => `      ${line}`);

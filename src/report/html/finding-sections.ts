@@ -2,7 +2,12 @@ import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
 import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { FINDING_HELP } from '../finding-help.js';
-import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from '../fix-advice.js';
+import {
+  findModulesToFreeze,
+  isFrozenDrift,
+  writeTrainingLoopFix,
+  writeTrainOverride,
+} from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
 import { type FindingGroup, groupFindings } from '../group-findings.js';
 import { rankFindings } from '../ranked-findings.js';
@@ -74,9 +79,7 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
 
 /** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
 export function renderAdvice(report: AuditReport): Markup | null {
-  const isDrifted = report.findings.some(
-    ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'error',
-  );
+  const isDrifted = report.findings.some(isFrozenDrift);
   const modules = findModulesToFreeze(report);
   if (!isDrifted || modules.length === 0 || modules.some(({ length }) => length > MAX_MODULE_LENGTH))
     return null;

@@ -1,7 +1,13 @@
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditLayer, AuditReport } from '../audit-report.js';
-import { formatBatches, formatCount, formatMeasure, formatStdRatio } from '../format-numbers.js';
+import {
+  formatBatches,
+  formatCount,
+  formatMeasure,
+  formatOptional,
+  formatStdRatio,
+} from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
 import { html, type Markup } from './markup.js';
 
@@ -158,9 +164,6 @@ export function renderBar(value: number | null, scale: number): Markup {
   return html`<svg class="bar" aria-hidden="true">${width > 0 ? html`<rect width="${Math.max(width, 1).toFixed()}%" height="7"/>` : null}</svg>`;
 }
 
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? '–' : show(value);
-
 const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
   { title: 'Layer', isNumber: false, cell: ({ name }) => renderName(name) },
   {
@@ -191,14 +194,14 @@ const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
     title: 'Mean shift',
     hint: 'root mean square over channels, in standard deviations of before',
     isNumber: true,
-    cell: ({ meanShift }) => measured(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
+    cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
     value: ({ meanShift }) => meanShift?.rms ?? null,
   },
   {
     title: 'Std ratio',
     hint: 'typical ratio of the standard deviations, the larger over the smaller',
     isNumber: true,
-    cell: ({ logStdRatio }) => measured(logStdRatio?.rms, formatStdRatio),
+    cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
     value: ({ logStdRatio }) => logStdRatio?.rms ?? null,
   },
   {
@@ -206,7 +209,8 @@ const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
     hint: 'how far the layer’s output moves, relative to its own size',
     isNumber: true,
     isWide: true,
-    cell: ({ outputShift }, scale) => html`${renderBar(outputShift, scale)}<b>${measured(outputShift)}</b>`,
+    cell: ({ outputShift }, scale) =>
+      html`${renderBar(outputShift, scale)}<b>${formatOptional(outputShift)}</b>`,
     value: ({ outputShift }) => outputShift,
   },
 ];
@@ -230,14 +234,14 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
     title: 'Mean',
     hint: 'root mean square of the running mean over channels',
     isNumber: true,
-    cell: ({ mean }) => measured(mean?.rms),
+    cell: ({ mean }) => formatOptional(mean?.rms),
     value: ({ mean }) => mean?.rms ?? null,
   },
   {
     title: 'Variance',
     hint: 'geometric mean of the running variance over channels',
     isNumber: true,
-    cell: ({ variance }) => measured(variance?.geometricMean),
+    cell: ({ variance }) => formatOptional(variance?.geometricMean),
     value: ({ variance }) => variance?.geometricMean ?? null,
   },
   { title: 'Mode', isNumber: false, class: 'text', cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
