@@ -29,6 +29,7 @@ const READS_FILES = [
   'checkpoint/onnx/external-data.ts',
   'policy/find-policy.ts',
   'cli/baseline-file.ts',
+  'cli/explain-command.ts',
   'cli/find-checkpoints.ts',
   'cli/job-summary.ts',
   'cli/output-file.ts',

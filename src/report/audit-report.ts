@@ -91,6 +91,13 @@ export interface AuditReport {
   readonly warnings: readonly string[];
 }
 
+/** Worst first; layers without a measure come last, in the order of the model. */
+export function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
+  const shiftOf = ({ outputShift }: AuditLayer) =>
+    outputShift === null || Number.isNaN(outputShift) ? -1 : outputShift;
+  return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
+}
+
 /** Everything that an audit found out, before it is put in the report's form. */
 export interface AuditResults {
   readonly before: SideResults;

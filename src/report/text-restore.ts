@@ -1,39 +1,37 @@
 import { escapeControls } from '../errors.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import type { LeftLayer, RestoredLayer, RestoreReport } from './restore-report.js';
-import type { TextOptions } from './text.js';
-import { layOutTable, type Paint, plain, showName, type TableColumn, wrapText } from './text-layout.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  layOutTable,
+  showName,
+  type TableColumn,
+  type TextLayout,
+  type TextOptions,
+  wrapText,
+} from './text-layout.js';
 
 /** So many layers are shown unless all are asked for. */
 const SHOWN_LAYERS = 20;
 const SHOWN_NAMES = 5;
 
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-  readonly all: boolean;
-}
-
 /** A restoration as text for a terminal: what was written, each layer, and what was left as it is. */
 export function renderRestoreText(report: RestoreReport, options: TextOptions = {}): string {
-  const layout = { width: options.width ?? 80, paint: options.paint ?? plain, all: options.all === true };
-  const blocks = [
+  const layout = chooseLayout(options);
+  return joinBlocks([
     renderFiles(report, layout),
     renderOutcome(report, layout),
     renderLayers(report, layout),
     renderNotes(report, layout),
     renderLeft(report.left, layout),
     report.warnings.flatMap((warning) => wrapMarked('warning', `${escapeControls(warning)}`, layout)),
-  ];
-  return `${blocks
-    .filter((lines) => lines.length > 0)
-    .map((lines) => lines.join('\n'))
-    .join('\n\n')}\n`;
+  ]);
 }
 
 function renderFiles(
   { before, after, files, outcome }: RestoreReport,
-  { paint, width }: Layout,
+  { paint, width }: TextLayout,
 ): readonly string[] {
   const label = outcome === 'planned' ? 'would be' : 'fixed';
   const rows = [
@@ -52,7 +50,7 @@ function renderFiles(
   });
 }
 
-function renderOutcome({ outcome, layers, files }: RestoreReport, layout: Layout): readonly string[] {
+function renderOutcome({ outcome, layers, files }: RestoreReport, layout: TextLayout): readonly string[] {
   const changed = layers.filter(({ parts }) => parts.length > 0).length;
   const { paint } = layout;
   switch (outcome) {
@@ -106,7 +104,7 @@ const COLUMNS: readonly TableColumn<RestoredLayer>[] = [
   },
 ];
 
-function renderLayers({ layers }: RestoreReport, { width, paint, all }: Layout): readonly string[] {
+function renderLayers({ layers }: RestoreReport, { width, paint, all }: TextLayout): readonly string[] {
   const changed = layers.filter(({ parts }) => parts.length > 0);
   if (changed.length === 0) return [];
   const shown = all ? changed : changed.slice(0, SHOWN_LAYERS);
@@ -120,7 +118,7 @@ function renderLayers({ layers }: RestoreReport, { width, paint, all }: Layout):
 }
 
 /** Notes that several layers share are said once. */
-function renderNotes({ layers }: RestoreReport, layout: Layout): readonly string[] {
+function renderNotes({ layers }: RestoreReport, layout: TextLayout): readonly string[] {
   const byNote = new Map<string, string[]>();
   for (const { name, notes } of layers)
     for (const note of notes) byNote.set(note, [...(byNote.get(note) ?? []), name]);
@@ -129,7 +127,7 @@ function renderNotes({ layers }: RestoreReport, layout: Layout): readonly string
   );
 }
 
-function renderLeft(left: readonly LeftLayer[], layout: Layout): readonly string[] {
+function renderLeft(left: readonly LeftLayer[], layout: TextLayout): readonly string[] {
   const byStatus = new Map<string, string[]>();
   for (const { name, status } of left) byStatus.set(status, [...(byStatus.get(status) ?? []), name]);
   return [...byStatus].flatMap(([status, names]) =>
@@ -148,7 +146,7 @@ function listNames(names: readonly string[]): string {
     : shown.join(', ');
 }
 
-function wrapMarked(mark: string, text: string, { width, paint }: Layout): readonly string[] {
+function wrapMarked(mark: string, text: string, { width, paint }: TextLayout): readonly string[] {
   const indent = ' '.repeat(mark.length + 2);
   const [first = '', ...rest] = wrapText(text, { width, indent });
   return [`${paint('warning', mark)}  ${first.trimStart()}`, ...rest];
