@@ -2,8 +2,8 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, encodeFloats, isDecodable, isFloatingPoint } from '../checkpoint/dtype.js';
 import type { TensorEdit } from '../checkpoint/edit-plan.js';
 import { type LayerComparison, readBatchCount, readStatistics } from '../compare/compare-layers.js';
-import { type ChannelVector, findInvalidValue, type Statistics } from '../compare/statistics.js';
-import { readRange } from '../io/byte-source.js';
+import { findInvalidValue, type Statistics } from '../compare/statistics.js';
+import { haveSameBytes, holdBytes } from '../io/byte-source.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
 import { recoverLayer } from './recover-layer.js';
@@ -52,8 +52,7 @@ export async function planLayer(comparison: LayerComparison, context: LayerPlanC
   const counts = await planBatchCount(before, after, context.keepBatches);
   const edits: PartEdit[] = [];
   for (const edit of [...found.edits, ...counts.edits]) {
-    const held = await readRange(edit.tensor.range);
-    if (Buffer.compare(held, edit.bytes) !== 0) edits.push(edit);
+    if (!(await haveSameBytes(edit.tensor.range, edit.content))) edits.push(edit);
   }
   return { comparison, edits, batches: counts.batches, notes: [...found.notes, ...counts.notes] };
 }
@@ -113,23 +112,39 @@ function encodeStatistics(
       checkpoint,
       `it has ${channels} channels in before and ${after.channels} in after`,
     );
-  const encode = (part: Part, tensor: Tensor, vector: ChannelVector, suffix: string): PartEdit => {
-    const bytes = encodeFloats(vector.values, tensor.dtype);
-    return { part, tensor, bytes, preferredName: `${after.name}.${suffix}` };
+  const [meanTensor, varianceTensor] = [after.mean.tensor, after.variance.tensor];
+  const bytes = {
+    mean: encodeFloats(mean.values, meanTensor.dtype),
+    variance: encodeFloats(variance.values, varianceTensor.dtype),
   };
-  const edits = [
-    encode('running mean', after.mean.tensor, mean, 'running_mean'),
-    encode('running variance', after.variance.tensor, variance, 'running_var'),
-  ] as const;
-  const decode = ({ bytes, tensor: { dtype } }: PartEdit) => ({ values: decodeFloats(bytes, dtype), dtype });
-  const overflow = findInvalidValue({ mean: decode(edits[0]), variance: decode(edits[1]) });
+  const decode = (encoded: Uint8Array, { dtype }: Tensor) => ({
+    values: decodeFloats(encoded, dtype),
+    dtype,
+  });
+  const overflow = findInvalidValue({
+    mean: decode(bytes.mean, meanTensor),
+    variance: decode(bytes.variance, varianceTensor),
+  });
   if (overflow !== null)
     throw cannotRestore(
       before,
       checkpoint,
-      `rounded to the types of after (${edits[0].tensor.dtype}, ${edits[1].tensor.dtype}), ${overflow}`,
+      `rounded to the types of after (${meanTensor.dtype}, ${varianceTensor.dtype}), ${overflow}`,
     );
-  return edits;
+  return [
+    {
+      part: 'running mean',
+      tensor: meanTensor,
+      content: holdBytes(bytes.mean),
+      preferredName: `${after.name}.running_mean`,
+    },
+    {
+      part: 'running variance',
+      tensor: varianceTensor,
+      content: holdBytes(bytes.variance),
+      preferredName: `${after.name}.running_var`,
+    },
+  ];
 }
 
 async function planBatchCount(
@@ -152,7 +167,7 @@ async function planBatchCount(
     };
   const preferredName = `${after.name}.num_batches_tracked`;
   return {
-    edits: [{ part: 'batch count', tensor, bytes, preferredName }],
+    edits: [{ part: 'batch count', tensor, content: holdBytes(bytes), preferredName }],
     notes: [],
     batches: from === to ? null : { from, to },
   };
