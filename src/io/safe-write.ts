@@ -54,6 +54,9 @@ const TEMPORARY_SUFFIX = '.tmp';
 /** Random bytes in a temporary name. */
 const RANDOM_BYTES = 6;
 
+/** As much of the target's name as fits into 255 bytes with the rest, the usual limit of file systems. */
+const MAX_LABEL_BYTES = 200;
+
 /**
  * Files that are written, but not where they belong: in a temporary file beside the target, or in a temporary directory
  * where they are several. Whatever happens before {@link commit}, the target is as it was.
@@ -67,7 +70,7 @@ export interface StagedFiles {
   sync(): Promise<void>;
   /** Moves the files to their places, in order. */
   commit(): Promise<void>;
-  /** Removes everything that was not committed. */
+  /** Removes everything that was not committed, as far as the file system lets it. */
   discard(): Promise<void>;
 }
 
@@ -92,7 +95,8 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
   }));
   const discard = async () => {
     await closeAll();
-    await rm(temporary, { recursive: true, force: true });
+    // Why it failed says more than why this did; what is left behind, the next run names.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
   };
   try {
     if (!isSingle) await mkdir(temporary);
@@ -134,7 +138,14 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
 
 function temporaryName(label: string): string {
   const random = crypto.getRandomValues(new Uint8Array(RANDOM_BYTES));
-  return `.${label}${TEMPORARY_PREFIX}${Buffer.from(random).toString('hex')}${TEMPORARY_SUFFIX}`;
+  return `${temporaryStart(label)}${Buffer.from(random).toString('hex')}${TEMPORARY_SUFFIX}`;
+}
+
+/** How every temporary name of a target starts. */
+function temporaryStart(label: string): string {
+  let kept = label;
+  while (Buffer.byteLength(kept) > MAX_LABEL_BYTES) kept = [...kept].slice(0, -1).join('');
+  return `.${kept}${TEMPORARY_PREFIX}`;
 }
 
 async function moveInto(from: string, to: string): Promise<void> {
@@ -258,11 +269,15 @@ export interface TargetFacts {
   readonly found: 'nothing' | 'file' | 'directory' | 'other' | 'dangling link';
 }
 
-/** Looks at a path that is to be written, through symbolic links. */
+/**
+ * Looks at a path that is to be written, through symbolic links.
+ *
+ * @throws CheckpointError `unwritable` where it may not even be looked at.
+ */
 export async function examineTarget(path: string): Promise<TargetFacts> {
-  const itself = await statOrNull(() => lstat(path));
+  const itself = await statOrNull(() => lstat(path), path);
   if (itself === null) return { path, found: 'nothing' };
-  const facts = await statOrNull(() => stat(path));
+  const facts = await statOrNull(() => stat(path), path);
   if (facts === null) return { path, found: 'dangling link' };
   const found = facts.isDirectory() ? 'directory' : facts.isFile() ? 'file' : 'other';
   // Such as /dev/stdout: a link to a pipe leads to no path.
@@ -272,7 +287,7 @@ export async function examineTarget(path: string): Promise<TargetFacts> {
 
 /** Whether two paths lead to one file: by symbolic links, hard links, or spelled in two ways. */
 export async function isSameFile(one: string, other: string): Promise<boolean> {
-  const [x, y] = [await statOrNull(() => stat(one)), await statOrNull(() => stat(other))];
+  const [x, y] = [await stat(one).catch(() => null), await stat(other).catch(() => null)];
   return x !== null && y !== null && x.dev === y.dev && x.ino === y.ino;
 }
 
@@ -281,12 +296,18 @@ export async function isSameDirectory(one: string, other: string): Promise<boole
   return isSameFile(one === '' ? '.' : one, other === '' ? '.' : other);
 }
 
-async function statOrNull(look: () => Promise<Stats>): Promise<Stats | null> {
+/** Whether a path leads to a directory; false also where it may not be looked at. */
+export async function isDirectory(path: string): Promise<boolean> {
+  const facts = await stat(path).catch(() => null);
+  return facts?.isDirectory() === true;
+}
+
+async function statOrNull(look: () => Promise<Stats>, path: string): Promise<Stats | null> {
   try {
     return await look();
   } catch (error) {
     if (['ENOENT', 'ENOTDIR', 'ELOOP'].includes(codeOf(error))) return null;
-    throw error;
+    throw explainWriteError(error, path);
   }
 }
 
@@ -294,7 +315,7 @@ async function statOrNull(look: () => Promise<Stats>): Promise<Stats | null> {
 export async function findLeftovers(directory: string, label: string): Promise<readonly string[]> {
   const names = await readdir(directory === '' ? '.' : directory).catch(() => []);
   return names
-    .filter((name) => name.startsWith(`.${label}${TEMPORARY_PREFIX}`) && name.endsWith(TEMPORARY_SUFFIX))
+    .filter((name) => name.startsWith(temporaryStart(label)) && name.endsWith(TEMPORARY_SUFFIX))
     .sort()
     .map((name) => join(directory, name));
 }

@@ -1,7 +1,13 @@
 import { basename, dirname, join, resolve } from 'node:path';
 import type { EditOptions, EditPlan } from '../checkpoint/edit-plan.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { examineTarget, isSameDirectory, isSameFile, type WriteOrder } from '../io/safe-write.js';
+import {
+  examineTarget,
+  isDirectory,
+  isSameDirectory,
+  isSameFile,
+  type WriteOrder,
+} from '../io/safe-write.js';
 
 /** Where the restored checkpoint goes. */
 export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
@@ -30,7 +36,7 @@ const FILE_NAME = /\.(json|safetensors|onnx|bin|pt|pth|ckpt)$/i;
  */
 export async function chooseTarget(fixedPath: string, afterPath: string): Promise<Target> {
   const { path, found } = await examineTarget(fixedPath);
-  const isSet = (await examineTarget(afterPath)).found === 'directory' || INDEX_NAME.test(afterPath);
+  const isSet = (await isDirectory(afterPath)) || INDEX_NAME.test(afterPath);
   if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
   if (found === 'dangling link')
     throw refuse(fixedPath, 'expected a file, found a symbolic link that leads nowhere');
@@ -40,8 +46,7 @@ export async function chooseTarget(fixedPath: string, afterPath: string): Promis
       'expected a file to write, found a directory',
       'Name the file: -o DIRECTORY/NAME',
     );
-  const isDirectory = isSet && (found === 'directory' || (found === 'nothing' && !FILE_NAME.test(path)));
-  if (isDirectory) {
+  if (isSet && (found === 'directory' || (found === 'nothing' && !FILE_NAME.test(path)))) {
     const label = basename(resolve(path));
     return { directory: path, isNewDirectory: found === 'nothing', label, mainName: null };
   }
