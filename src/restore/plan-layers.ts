@@ -157,12 +157,12 @@ async function planBatchCount(
   if (keepBatches || from === null || tensor === null) return { edits: [], notes: [], batches: null };
   const to = await readBatchCount(before);
   if (to === null)
-    return { edits: [], notes: [`its batch count stays ${from}: before has none`], batches: null };
+    return { edits: [], notes: [`the batch count stays ${from}: before has none`], batches: null };
   const bytes = encodeCount(to, tensor);
   if (bytes === null)
     return {
       edits: [],
-      notes: [`its batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
+      notes: [`the batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
       batches: null,
     };
   const preferredName = `${after.name}.num_batches_tracked`;
