@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -7,26 +7,18 @@ import { createBaseline } from '../src/baseline.js';
 import { openCheckpoint } from '../src/checkpoint/open.js';
 import { type RestoreOptions, restore } from '../src/restore.js';
 import { failureOf, usageFailureOf } from './build/failure.js';
-import { makeTempDirectory } from './build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from './build/sources.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 const pairs = join(fixtures, 'pairs');
 const out = makeTempDirectory();
-let runs = 0;
 
 const BEFORE = join(pairs, 'requires-grad-leak/before.safetensors');
 const AFTER = join(pairs, 'requires-grad-leak/after.safetensors');
 
-/** A place of its own for what a test writes. */
-function freshDirectory(): string {
-  const directory = join(out, String(runs++));
-  mkdirSync(directory);
-  return directory;
-}
-
 /** Restores a fixture, and audits the result against before. */
 async function restoreInto(before: string, after: string, name: string, options: RestoreOptions = {}) {
-  const fixed = join(freshDirectory(), name);
+  const fixed = join(makeSubdirectory(out), name);
   const report = await restore(before, after, fixed, options);
   const verdict = report.outcome === 'restored' ? await audit(before, fixed, options) : null;
   return { fixed, report, verdict };
@@ -123,10 +115,10 @@ describe('what is restored', () => {
   });
 
   test('a dry run says the same and writes nothing', async () => {
-    const directory = freshDirectory();
+    const directory = makeSubdirectory(out);
     const fixed = join(directory, 'f.safetensors');
     const planned = await restore(BEFORE, AFTER, fixed, { dryRun: true });
-    const done = await restore(BEFORE, AFTER, join(freshDirectory(), 'f.safetensors'));
+    const done = await restore(BEFORE, AFTER, join(makeSubdirectory(out), 'f.safetensors'));
     expect(readdirSync(directory)).toEqual([]);
     expect(planned).toMatchObject({ outcome: 'planned', files: [fixed], layers: done.layers });
     expect(await restore(BEFORE, AFTER, null, { dryRun: true })).toMatchObject({
@@ -201,7 +193,7 @@ describe('a baseline', () => {
     const checkpoint = await openCheckpoint(path);
     const { bytes } = await createBaseline(checkpoint);
     await checkpoint.close();
-    const target = join(freshDirectory(), 'base.bn');
+    const target = join(makeSubdirectory(out), 'base.bn');
     writeFileSync(target, bytes);
     return target;
   }

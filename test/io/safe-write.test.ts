@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
@@ -6,18 +6,18 @@ import { type ByteRange, holdBytes } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
 import { type FileCopy, stageFiles } from '../../src/io/safe-write.js';
 import { failureOf } from '../build/failure.js';
-import { makeTempDirectory } from '../build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 
 const directory = makeTempDirectory();
-let runs = 0;
 
 /** Longer than what is written at a time. */
 const ORIGINAL = Uint8Array.from({ length: 3_000_000 }, (_, at) => at % 251);
 
 /** Stages a copy of the original in a directory of its own, without putting it in place. */
-async function stage(splices: FileCopy['splices'], mode = 0o644) {
-  const place = join(directory, String(runs++));
-  mkdirSync(place);
+async function stage(
+  splices: FileCopy['splices'],
+  { mode = 0o644, place = makeSubdirectory(directory) } = {},
+) {
   const path = join(place, 'original');
   writeFileSync(path, ORIGINAL);
   chmodSync(path, mode);
@@ -82,7 +82,7 @@ describe('a copy', () => {
     ['cloned', []],
     ['assembled', [{ offset: 0, deleted: 3_000_000, content: filled(3_000_000, 1) }]],
   ])('%s has the permissions of its original, and can be written', async (_, splices) => {
-    const { place, staged } = await stage(splices, 0o440);
+    const { place, staged } = await stage(splices, { mode: 0o440 });
     await staged.commit();
     expect(statSync(join(place, 'f')).mode & 0o777).toBe(0o640);
   });
@@ -105,8 +105,9 @@ describe('a copy', () => {
         },
       },
     };
-    const failure = await failureOf(() => stage([{ offset: 0, deleted: 2_500_000, content }]));
+    const place = makeSubdirectory(directory);
+    const failure = await failureOf(() => stage([{ offset: 0, deleted: 2_500_000, content }], { place }));
     expect(failure.message).toBe('gone');
-    expect(readdirSync(join(directory, String(runs - 1)))).toEqual(['original']);
+    expect(readdirSync(place)).toEqual(['original']);
   });
 });

@@ -1,12 +1,12 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { encodeFloats } from '../../src/checkpoint/dtype.js';
 import { probe } from '../../src/probe.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
+import { makeTempDirectory } from '../build/sources.js';
 import {
   attribute,
   call,
@@ -28,8 +28,7 @@ const pairs = `${fixtures}/pairs`;
 const leak = `${pairs}/requires-grad-leak`;
 const input = `${fixtures}/probe/input.npy`;
 
-const folder = mkdtempSync(join(tmpdir(), 'bn-audit-probe-'));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = makeTempDirectory();
 
 type Rows = readonly (readonly number[])[];
 interface Expected {

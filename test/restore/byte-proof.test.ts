@@ -1,10 +1,10 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
 import { CheckpointError } from '../../src/errors.js';
 import { restore } from '../../src/restore.js';
-import { makeTempDirectory } from '../build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 import { proveRestored } from './byte-proof.js';
 
 const FIXTURES = resolve(import.meta.dirname, '../../fixtures/pairs');
@@ -52,7 +52,7 @@ describe.each([
     const [one, other] = [join(root, pair, before), join(root, pair, file)];
     const first = await auditOrNull(one, other);
     if (first === null) return;
-    const place = mkdtempSync(join(out, 'run-'));
+    const place = makeSubdirectory(out);
     const fixed = join(place, file);
     const report = await restore(one, other, fixed);
     const { drifted, locked } = first.summary.byStatus;
@@ -79,7 +79,7 @@ describe('the proof fails', () => {
   /** Restores a fixture, and changes a byte of the result that is not to change. */
   async function restoreWrongly(file: string, at: (fixed: Buffer) => number) {
     const after = join(pair, file);
-    const fixed = join(mkdtempSync(join(out, 'wrong-')), file);
+    const fixed = join(makeSubdirectory(out), file);
     await restore(before, after, fixed);
     await proveRestored(before, after, fixed);
     const bytes = readFileSync(fixed);

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
@@ -7,17 +7,10 @@ import { openCheckpoint } from '../../src/checkpoint/open.js';
 import { readRange } from '../../src/io/byte-source.js';
 import { restore } from '../../src/restore.js';
 import { failureOf } from '../build/failure.js';
-import { makeTempDirectory } from '../build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 import { INPUTS, scaleOf, WEIGHTS, writeBefore, writeFolded } from './folded-pair.js';
 
 const directory = makeTempDirectory();
-let runs = 0;
-
-function freshDirectory(): string {
-  const place = join(directory, String(runs++));
-  mkdirSync(place);
-  return place;
-}
 
 /** The values of a tensor of a file. */
 async function readValues(path: string, name: string): Promise<Float64Array> {
@@ -33,7 +26,7 @@ const roundTo = (values: ArrayLike<number>, dtype: DType) => decodeFloats(encode
 
 describe('a convolution is folded again', () => {
   test.each(['F32', 'F16', 'F64'] as const)('into %s, every value rounded once', async (dtype) => {
-    const place = freshDirectory();
+    const place = makeSubdirectory(directory);
     const variances = [0.3, 7] as const;
     const before = writeBefore(place, [...variances]);
     const fixed = join(place, 'fixed.onnx');
@@ -47,7 +40,7 @@ describe('a convolution is folded again', () => {
   });
 
   test('where its weight is computed: an initializer takes the place of the Cast', async () => {
-    const place = freshDirectory();
+    const place = makeSubdirectory(directory);
     const before = writeBefore(place, [0.3, 7]);
     const fixed = join(place, 'fixed.onnx');
     await restore(before, writeFolded(place, 'F64', true), fixed);
@@ -68,7 +61,7 @@ describe('a weight that does not fit', () => {
   const variances = [1, 1e-11] as const;
 
   test.each([{ dryRun: false }, { dryRun: true }])('is refused and nothing is left: %j', async (options) => {
-    const place = freshDirectory();
+    const place = makeSubdirectory(directory);
     const before = writeBefore(place, [...variances]);
     const after = writeFolded(place, 'F16');
     const failure = await failureOf(() =>

@@ -1,13 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import {
-  linkSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { linkSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +9,7 @@ import { stageFiles } from '../../src/io/safe-write.js';
 import { restore } from '../../src/restore.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
-import { makeTempDirectory } from '../build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 import { writeBefore, writeFolded } from './folded-pair.js';
 import { makeLargePair } from './large-pair.js';
 
@@ -29,12 +21,10 @@ const SHARDED = fileURLToPath(new URL('../../fixtures/containers/sharded', impor
 const INDEX = 'model.safetensors.index.json';
 const SHARD = readdirSync(SHARDED).find((name) => name !== INDEX) ?? '';
 const directory = makeTempDirectory();
-let runs = 0;
 
 /** An empty directory with some files in it. */
 function workspace(files: Readonly<Record<string, string>> = {}): string {
-  const path = join(directory, String(runs++));
-  mkdirSync(path);
+  const path = makeSubdirectory(directory);
   for (const [name, content] of Object.entries(files)) writeFileSync(join(path, name), content);
   return path;
 }
