@@ -204,7 +204,7 @@ async function cloneFile(source: FileSource, path: string): Promise<FileHandle> 
 /** A new file with the mode of another, as a copy has it. */
 async function createLike(source: FileSource, path: string): Promise<FileHandle> {
   const { mode } = await stat(source.path);
-  const handle = await open(path, 'wx+');
+  const handle = await open(path, 'wx+', constants.S_IRUSR | constants.S_IWUSR);
   try {
     await handle.chmod(writable(mode));
     return handle;
@@ -237,7 +237,10 @@ async function writeRanges(
   ranges: readonly ByteRange[],
   position: number,
 ): Promise<void> {
-  const longest = Math.min(CHUNK_BYTES, Math.max(...ranges.map(({ byteLength }) => byteLength)));
+  const longest = ranges.reduce(
+    (most, { byteLength }) => Math.max(most, Math.min(byteLength, CHUNK_BYTES)),
+    0,
+  );
   let [free, busy] = [new Uint8Array(longest), new Uint8Array(longest)];
   let written = Promise.resolve();
   let end = position;

@@ -39,9 +39,9 @@ export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
       const first = Math.floor(position / width);
       const skipped = position - first * width;
       if (skipped === 0 && target.byteLength % width === 0 && target.byteOffset % width === 0)
-        return fill(weight, scaling, target, first);
+        return fill(weight, scaling, { target, first });
       const elements = new Uint8Array(Math.ceil((skipped + target.byteLength) / width) * width);
-      await fill(weight, scaling, elements, first);
+      await fill(weight, scaling, { target: elements, first });
       target.set(elements.subarray(skipped, skipped + target.byteLength));
     },
     async close() {},
@@ -49,12 +49,18 @@ export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
   return { source, offset: 0, byteLength: source.byteLength };
 }
 
-/** Reads float32 straight to where the products belong. `target` is aligned and holds whole elements. */
+/** Whole elements to be filled with products, the first of them by its index in the weight. */
+interface Part {
+  /** Aligned to its elements. */
+  readonly target: Uint8Array;
+  readonly first: number;
+}
+
+/** Reads float32 straight to where the products belong. */
 async function scaleInPlace(
   { range, shape }: Tensor,
   { layout, factors, fail }: WeightScaling,
-  target: Uint8Array,
-  first: number,
+  { target, first }: Part,
 ): Promise<void> {
   await range.source.readInto(target, range.offset + 4 * first);
   const values = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
@@ -77,12 +83,11 @@ function multiply(values: Float32Array, from: number, to: number, factor: number
   return true;
 }
 
-/** From any type to any other. `target` holds whole elements. */
+/** From any type to any other. */
 async function convert(
   { range, shape, dtype: from }: Tensor,
   { layout, factors, dtype, fail }: WeightScaling,
-  target: Uint8Array,
-  first: number,
+  { target, first }: Part,
 ): Promise<void> {
   const [width, widthBefore] = [bitsOf(dtype) / 8, bitsOf(from) / 8];
   const grid = layOutChannels(shape, layout);
