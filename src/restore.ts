@@ -42,6 +42,9 @@ export interface RestoreOptions extends OpenOptions {
   readonly onProgress?: OnProgress | undefined;
 }
 
+/** Bytes that a dry run reads at a time. */
+const READ_BYTES = 1024 * 1024;
+
 /** The two checkpoints, open, and what they are compared with. */
 interface Sides {
   readonly before: Checkpoint;
@@ -90,7 +93,8 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);
   const order = edits === null || target === null ? null : await orderIn(target, edits, sides);
-  if (order !== null && options.dryRun !== true) await write(order, { ...sides, audit, plans });
+  if (options.dryRun === true) await readContents(plans);
+  else if (order !== null) await write(order, { ...sides, audit, plans });
   return buildRestoreReport({
     outcome: edits === null ? 'nothing' : options.dryRun === true ? 'planned' : 'restored',
     before,
@@ -111,6 +115,16 @@ async function planLayers(
   for (const comparison of chosen)
     plans.push(await planLayer(comparison, { before, after, keepBatches: keepBatches === true }));
   return addAliases(plans, { after: after.checkpoint, learned: after.learned, layers });
+}
+
+/** Reads what would be written, since a computed value that does not fit its type shows only then. */
+async function readContents(plans: readonly LayerPlan[]): Promise<void> {
+  const buffer = new Uint8Array(READ_BYTES);
+  for (const { source, offset, byteLength } of plans.flatMap((plan) =>
+    plan.edits.map((edit) => edit.content),
+  ))
+    for (let done = 0; done < byteLength; done += READ_BYTES)
+      await source.readInto(buffer.subarray(0, Math.min(READ_BYTES, byteLength - done)), offset + done);
 }
 
 /** How after's files change; null where they do not. */
@@ -181,7 +195,7 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
   try {
     // A copy that keeps its layout holds every learned tensor where after does: their comparison stands.
     const keepsLayout = order.files.every(({ splices }) =>
-      splices.every(({ deleted, bytes }) => deleted === bytes.byteLength),
+      splices.every(({ deleted, content }) => deleted === content.byteLength),
     );
     const known = keepsLayout ? audit.learned : undefined;
     const { layers } = await compareCheckpoints(before, fixed, { ...options, known });

@@ -33,7 +33,7 @@ function renderFiles(
   { before, after, files, outcome }: RestoreReport,
   { paint, width }: TextLayout,
 ): readonly string[] {
-  const label = outcome === 'planned' ? 'would be' : 'fixed';
+  const label = outcome === 'planned' ? 'to write' : 'fixed';
   const rows = [
     { role: 'before', path: before.path, format: before.format },
     { role: 'after', path: after.path, format: after.format },
@@ -56,7 +56,7 @@ function renderOutcome({ outcome, layers, files }: RestoreReport, layout: TextLa
   switch (outcome) {
     case 'restored':
       return wrapText(
-        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again, by an audit of the written file. Everything else is as in after.`,
+        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again, as an audit of what was written confirms. Everything else is as in after.`,
         { ...layout, indent: '' },
       );
     case 'planned':
@@ -122,9 +122,13 @@ function renderNotes({ layers }: RestoreReport, layout: TextLayout): readonly st
   const byNote = new Map<string, string[]>();
   for (const { name, notes } of layers)
     for (const note of notes) byNote.set(note, [...(byNote.get(note) ?? []), name]);
-  return [...byNote].flatMap(([note, names]) =>
-    wrapMarked('note', `${listNames(names)}: ${escapeControls(note)}`, layout),
-  );
+  return [...byNote].flatMap(([note, names]) => {
+    const who =
+      names.length > 1 && names.length === layers.length
+        ? `all ${formatPlural(names.length, 'norm layer')}`
+        : listNames(names);
+    return wrapMarked('note', `${who}: ${escapeControls(note)}`, layout);
+  });
 }
 
 function renderLeft(left: readonly LeftLayer[], layout: TextLayout): readonly string[] {
@@ -133,7 +137,7 @@ function renderLeft(left: readonly LeftLayer[], layout: TextLayout): readonly st
   return [...byStatus].flatMap(([status, names]) =>
     wrapMarked(
       'left',
-      `${formatPlural(names.length, 'norm layer')} ${names.length === 1 ? 'is' : 'are'} ${status} and not restored: ${listNames(names)}. To restore ${names.length === 1 ? 'it' : 'them'} as well: --layer GLOB`,
+      `${formatPlural(names.length, 'norm layer')} ${names.length === 1 ? 'is' : 'are'} ${status} and not restored: ${listNames(names)}. To restore ${names.length === 1 ? 'it' : 'them'} too, name every layer that you want: --layer GLOB`,
       layout,
     ),
   );

@@ -34,6 +34,11 @@ export function countingSource(name: string, bytes: Uint8Array): CountingSource 
   };
 }
 
+/** An empty directory in another one, such as that of {@link makeTempDirectory}. */
+export function makeSubdirectory(parent: string): string {
+  return mkdtempSync(join(parent, 'run-'));
+}
+
 /** A directory of its own for one test file, removed when that is done. */
 export function makeTempDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
