@@ -39,9 +39,16 @@ export function makeSubdirectory(parent: string): string {
   return mkdtempSync(join(parent, 'run-'));
 }
 
-/** A directory of its own for one test file, removed when that is done. */
+/** Where the directories of this test file are: every file has its own copy of this module. */
+let place: string | null = null;
+
+// Here, as the file is collected: within a test it would be too late to ask for it.
+afterAll(() => {
+  if (place !== null) rmSync(place, { recursive: true, force: true });
+});
+
+/** A new empty directory, removed when the test file is done. */
 export function makeTempDirectory(): string {
-  const directory = mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
-  afterAll(() => rmSync(directory, { recursive: true, force: true }));
-  return directory;
+  place ??= mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
+  return makeSubdirectory(place);
 }
