@@ -5,6 +5,7 @@ import type { EditPlan } from './checkpoint/edit-plan.js';
 import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
+import { describeUnpaired } from './compare/findings.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
@@ -102,7 +103,10 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
     files: order === null ? [] : order.files.map(({ name }) => join(order.directory, name)),
     plans,
     left,
-    warnings: target === null ? [] : await describeLeftovers(target),
+    warnings: [
+      ...describeUnpaired(audit.findings, 'not restored'),
+      ...(target === null ? [] : await describeLeftovers(target)),
+    ],
   });
 }
 

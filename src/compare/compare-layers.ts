@@ -41,6 +41,8 @@ export interface LayerComparison {
   readonly neighbours: Relation;
   readonly channels: number;
   readonly channelsMoved: number | null;
+  /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
+  readonly channelsHidden?: number | undefined;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
   /** Batch count of after less that of before; null where either has none. */

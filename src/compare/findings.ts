@@ -1,3 +1,4 @@
+import { quote } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 
@@ -87,6 +88,11 @@ const DRIFT_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>([
 /** Whether a finding is drift that stands. */
 export function isLeadingDrift({ kind, level }: Finding): boolean {
   return level === 'error' && DRIFT_KINDS.has(kind);
+}
+
+/** Whether a finding is drift that the user's policy accepts. */
+export function isExcusedDrift({ kind, level }: Finding): boolean {
+  return level === 'note' && (DRIFT_KINDS.has(kind) || kind === 'stats-reset');
 }
 
 /** Makes a finding with its kind's level and docs page. */
@@ -250,4 +256,22 @@ export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy:
     isAllowed ? `allowed: ${message}` : message,
     isNew || isAllowed ? 'note' : 'warning',
   );
+}
+
+/** At most so many of the layers without a counterpart are named; the rest is counted. */
+const MAX_NAMED_LAYERS = 5;
+
+/**
+ * What else than an audit has to say of layers that only before has.
+ *
+ * @param consequence what did not happen to them, such as `not restored`.
+ */
+export function describeUnpaired(findings: readonly Finding[], consequence: string): readonly string[] {
+  const names = findings
+    .filter(({ kind, level }) => kind === 'unpaired-layer' && level === 'warning')
+    .map(({ layer }) => quote(layer));
+  if (names.length === 0) return [];
+  const more = names.length > MAX_NAMED_LAYERS ? ` and ${names.length - MAX_NAMED_LAYERS} more` : '';
+  const named = `${names.slice(0, MAX_NAMED_LAYERS).join(', ')}${more}`;
+  return [`norm layers that after does not have were ${consequence}: ${named}`];
 }

@@ -64,10 +64,8 @@ function judgeFactors(
   const isRescaled = [...factors].map((factor) => Math.abs(factor - 1) > tolerance);
   const isBiasMoved = findMovedBiases(pair, biases);
   const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
-  const describeAs = (verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>) => {
-    const layer = describe(pair, verdict);
-    return { ...layer, after: noteHiddenChannels(layer.after, factors.filter(Number.isNaN).length) };
-  };
+  const describeAs = (verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>) =>
+    noteHiddenChannels(describe(pair, verdict), factors.filter(Number.isNaN).length);
   const moved = {
     neighbours: 'equal' as const,
     channelsMoved,

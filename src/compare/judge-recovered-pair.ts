@@ -99,22 +99,22 @@ async function judgeScales(
   const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
   const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'equal');
   const isEpsilonKnown = layer.epsilon !== null || context.epsilon !== undefined;
+  const compared: LayerComparison = {
+    ...judgement.layer,
+    affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
+    neighbours: 'equal',
+    channelsMoved: recovered.moved.filter(Boolean).length,
+    measures: measureDrift(before, after, {
+      moved: recovered.moved,
+      gamma: gamma?.values ?? null,
+      epsilon,
+    }),
+    isUniformScale: isUniform(recovered, statistics, epsilon),
+    perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
+  };
   return {
     ...judgement,
-    layer: {
-      ...judgement.layer,
-      after: noteHiddenChannels(judgement.layer.after, recovered.hidden.filter(Boolean).length),
-      affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
-      neighbours: 'equal',
-      channelsMoved: recovered.moved.filter(Boolean).length,
-      measures: measureDrift(before, after, {
-        moved: recovered.moved,
-        gamma: gamma?.values ?? null,
-        epsilon,
-      }),
-      isUniformScale: isUniform(recovered, statistics, epsilon),
-      perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
-    },
+    layer: noteHiddenChannels(compared, recovered.hidden.filter(Boolean).length),
     epsilonEvidence: isEpsilonKnown ? null : collectEvidence(recovered, epsilon),
   };
 }

@@ -43,6 +43,8 @@ export interface AuditLayer {
   readonly allowed: boolean;
   readonly channels: number;
   readonly channelsMoved: number | null;
+  /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
+  readonly channelsHidden?: number;
   readonly affine: Relation;
   readonly neighbours: Relation;
   readonly epsilon: number;
@@ -208,6 +210,7 @@ function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => bool
     allowed: isAllowed(before.name),
     channels: layer.channels,
     channelsMoved: layer.channelsMoved,
+    ...(layer.channelsHidden === undefined ? {} : { channelsHidden: layer.channelsHidden }),
     affine: layer.affine,
     neighbours: layer.neighbours,
     epsilon: layer.epsilon,

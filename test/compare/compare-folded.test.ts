@@ -112,7 +112,11 @@ describe('channels whose scale γ is zero', () => {
 
   test('are said not to be audited, whatever the others did', async () => {
     const still = await auditCheckpoints(named, exportOf([0.1, 9, 9]));
-    expect([still.layers[0]?.status, still.warnings]).toEqual(['locked', note]);
+    expect([still.layers[0]?.status, still.layers[0]?.channelsHidden, still.warnings]).toEqual([
+      'locked',
+      2,
+      note,
+    ]);
     const moved = await auditCheckpoints(named, exportOf([0.2, 9, 9]));
     expect([moved.layers[0]?.status, moved.layers[0]?.channelsMoved, moved.warnings]).toEqual([
       'drifted',

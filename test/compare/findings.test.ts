@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
 import {
+  describeUnpaired,
   FINDING_KINDS,
   FINDING_TITLES,
   type Finding,
@@ -274,5 +275,22 @@ describe('a layer that only one checkpoint has', () => {
       level: 'note',
       message: 'allowed: after has no such layer: it was not audited',
     });
+  });
+});
+
+describe('describeUnpaired', () => {
+  const missing = (count: number) =>
+    Array.from({ length: count }, (_, i) => findUnpaired(layerOf(`bn${i}`), 'before', policyOf()));
+
+  test('names the layers that after does not have, and counts the rest', () => {
+    expect(describeUnpaired(missing(1), 'not restored')).toEqual([
+      'norm layers that after does not have were not restored: "bn0"',
+    ]);
+    expect(describeUnpaired(missing(7), 'not put back')[0]).toMatch(/: "bn0", .*"bn4" and 2 more$/);
+  });
+
+  test('says nothing where every layer has its counterpart, or is new', () => {
+    const isNew = findUnpaired(layerOf('bn'), 'after', policyOf());
+    expect(describeUnpaired([isNew], 'not restored')).toEqual([]);
   });
 });
