@@ -24,12 +24,13 @@ const ROOMS: readonly (readonly string[])[] = [
 const READS_FILES = [
   'io/file-source.ts',
   'io/safe-write.ts',
-  'io/safe-write.ts',
   'checkpoint/shards.ts',
   'checkpoint/onnx/external-data.ts',
   'policy/find-policy.ts',
   'cli/baseline-file.ts',
+  'cli/earlier-report.ts',
   'cli/find-checkpoints.ts',
+  'cli/input-guard.ts',
   'cli/job-summary.ts',
   'cli/output-file.ts',
 ];

@@ -15,6 +15,8 @@ export interface OpenOptions {
   readonly select?: string | undefined;
   /** Follow external data and shards that are symbolic links out of the checkpoint's directory. */
   readonly allowExternalSymlinks?: boolean | undefined;
+  /** Told of every file that is opened for the checkpoint, by its path. What it throws ends the opening. */
+  readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
@@ -31,6 +33,7 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   const inDirectory = findShardIndex(path);
   const source = openFileSource(inDirectory ?? path);
   try {
+    options.onOpenFile?.(source.path);
     return await openSource(source, path, options);
   } catch (error) {
     await source.close();
@@ -71,10 +74,10 @@ export async function openSource(
 async function openAsOnnx(
   source: ByteSource,
   path: string,
-  { allowExternalSymlinks }: OpenOptions,
+  { allowExternalSymlinks, onOpenFile }: OpenOptions,
 ): Promise<Checkpoint> {
   const { openOnnx } = await import('./onnx/onnx.js');
-  return openOnnx(source, { path, allowExternalSymlinks });
+  return openOnnx(source, { path, allowExternalSymlinks, onOpenFile });
 }
 
 async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {

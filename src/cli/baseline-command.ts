@@ -5,6 +5,7 @@ import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { chooseBaselineTarget, writeBaselineFile } from './baseline-file.js';
+import { guardInputs } from './input-guard.js';
 import type { Terminal } from './terminal.js';
 
 interface BaselineCommandOptions extends OpenOptions {
@@ -42,13 +43,15 @@ Exit codes:
 async function runBaseline(path: string, options: BaselineCommandOptions, terminal: Terminal): Promise<void> {
   const { output, force, quiet } = options;
   const target = await chooseBaselineTarget(output, { source: path, mayReplace: force === true });
-  const checkpoint = await openCheckpoint(path, options);
+  const guard = guardInputs([output], [path]);
+  const checkpoint = await openCheckpoint(path, { ...options, onOpenFile: guard.onOpenFile });
   try {
     const { createBaseline } = await import('../baseline.js');
     const baseline = await createBaseline(checkpoint, {
       onProgress: quiet === true ? undefined : terminal.showProgress,
     });
     terminal.finishProgress();
+    guard.refuseHarm();
     writeBaselineFile(target, baseline.bytes);
     if (quiet === true) return;
     terminal.writeError(defuseCommands(describe(baseline, path, output)));

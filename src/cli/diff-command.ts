@@ -15,7 +15,13 @@ import type { ReportFile } from './output-file.js';
 import { type DiffTargets, type PlannedAudit, planAudits } from './plan-audits.js';
 import { runAudits } from './run-audits.js';
 import type { Terminal } from './terminal.js';
-import { needsChannels, type ReportPlan, writeReports } from './write-reports.js';
+import {
+  guardReports,
+  type InputGuard,
+  needsChannels,
+  type ReportPlan,
+  writeReports,
+} from './write-reports.js';
 
 interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly frozen?: readonly string[];
@@ -86,31 +92,38 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   if (loaded !== null && options.config === undefined && options.quiet !== true)
     terminal.writeError(`bn-audit: the policy of ${quote(loaded.file)} holds`);
   const plan = { ...options, files: listReportFiles(options, loaded) };
-  const planned = await planAudits(targets, pickRules(options), loaded);
-  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, plan, options, terminal) }));
-  const { report, exitCode } = await runAudits(audits, options, terminal);
-  await writeReports(report, plan, terminal);
+  const planned = await planAudits(targets, takeRules(options), loaded);
+  const inputs = [
+    ...(loaded === null ? [] : [loaded.file]),
+    ...planned.flatMap(({ before, after }) => [before, after]),
+  ];
+  const guard = await guardReports(plan, inputs);
+  const guarded = { ...plan, guard };
+  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, guarded, options, terminal) }));
+  const { report, exitCode } = await runAudits(audits, { ...options, guard }, terminal);
+  await writeReports(report, guarded, terminal);
   await announceReport(report, options, terminal);
   return exitCode;
 }
 
 /** What the command line says itself; what it leaves out is the policy's to say. */
-function pickRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
+function takeRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
   const rules = { frozen, allow, failOn, minShift, epsilon, map };
   return Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined));
 }
 
 function addRunOptions(
   { options: rules }: PlannedAudit,
-  plan: ReportPlan,
+  plan: ReportPlan & { readonly guard: InputGuard },
   { select, allowExternalSymlinks, quiet }: DiffOptions,
   terminal: Terminal,
 ): PlannedAudit['options'] {
   const onProgress = quiet === true ? undefined : terminal.showProgress;
-  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress };
+  const { onOpenFile } = plan.guard;
+  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress, onOpenFile };
 }
 
-/** The policy's reports, then those of the command line, which win where both name a file. */
+/** The policy's reports, then those of the command line. */
 function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | null): readonly ReportFile[] {
   if (loaded === null) return report;
   const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({

@@ -14,6 +14,7 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
+import { guardInputs } from './input-guard.js';
 import { writePolicyFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
@@ -56,8 +57,17 @@ interface InitTargets {
 }
 
 async function runInit(targets: InitTargets, options: InitOptions, terminal: Terminal): Promise<void> {
-  const found = await findParts(targets, options);
-  writePolicyFile(options.output, toJson(makePolicy(targets, found, options.output)), options.force === true);
+  const guard = guardInputs(
+    [options.output],
+    [targets.before, targets.after].flatMap((path) => path ?? []),
+  );
+  const found = await findParts(targets, { ...options, onOpenFile: guard.onOpenFile });
+  guard.refuseHarm();
+  await writePolicyFile(
+    options.output,
+    toJson(makePolicy(targets, found, options.output)),
+    options.force === true,
+  );
   terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
 }
 
