@@ -59,7 +59,7 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
   return command.action(
     async (before: string | undefined, after: readonly string[], options: DiffOptions) => {
       const targets = { before, after, pair: options.pair, allPairs: options.allPairs };
-      requireTargets(targets, command);
+      requireTargets(targets, options, command);
       onExitCode(await runDiff(targets, options, terminal));
     },
   );
@@ -77,10 +77,18 @@ Examples:
 ${EXIT_CODE_HELP}`;
 
 /** Commander cannot say that BEFORE and AFTER are needed unless the policy names them. */
-function requireTargets({ before, after, pair, allPairs }: DiffTargets, command: Command): void {
+function requireTargets(
+  { before, after, pair, allPairs }: DiffTargets,
+  { config }: DiffOptions,
+  command: Command,
+): void {
   const isNamed = pair !== undefined || allPairs === true;
   if (isNamed && before !== undefined)
     command.error("error: checkpoints cannot be given together with '--pair' or '--all-pairs'");
+  if (isNamed && config === false) {
+    const named = allPairs === true ? '--all-pairs' : '--pair <name>';
+    command.error(`error: option '--no-config' cannot be used with option '${named}'`);
+  }
   if (isNamed) return;
   if (before === undefined || before === '') command.error("error: missing required argument 'before'");
   if (after.length === 0) command.error("error: missing required argument 'after'");
@@ -90,7 +98,7 @@ function requireTargets({ before, after, pair, allPairs }: DiffTargets, command:
 async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
   const loaded = await loadPolicy(options.config);
   if (loaded !== null && options.config === undefined && options.quiet !== true)
-    terminal.writeError(`bn-audit: the policy of ${quote(loaded.file)} holds`);
+    terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);
   const plan = { ...options, files: listReportFiles(options, loaded) };
   const planned = await planAudits(targets, takeRules(options), loaded);
   const inputs = [

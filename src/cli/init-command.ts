@@ -15,6 +15,7 @@ import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { guardInputs } from './input-guard.js';
+import { parseFileName } from './options.js';
 import { writePolicyFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
@@ -33,7 +34,7 @@ export function createInit(terminal: Terminal): Command {
     .description('Write a policy file, with the parts of the model that it would keep frozen.')
     .argument('<checkpoint>', 'checkpoint from before the freeze')
     .argument('[after]', 'checkpoint from after it: what did not change is frozen, and the two become a pair')
-    .option('-o, --output <file>', 'where to write the policy', POLICY_FILE_NAME)
+    .option('-o, --output <file>', 'where to write the policy', parseFileName, POLICY_FILE_NAME)
     .option('--force', 'replace the file if there is one')
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")

@@ -2,7 +2,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { InputShape } from '../probe/random-inputs.js';
 import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
-import { collect, collectMap, parseNonNegative } from './options.js';
+import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import { writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 import { guardReports } from './write-reports.js';
@@ -64,7 +64,7 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
     .addOption(
       new Option('-f, --format <format>', 'how to print the report').choices(PROBE_FORMATS).default('text'),
     )
-    .option('-o, --output <file>', 'write the report to a file instead of standard output')
+    .option('-o, --output <file>', 'write the report to a file instead of standard output', parseFileName)
     .option('--all', 'show every layer and note')
     .option('--debug', 'print stack traces of errors')
     .showHelpAfterError('  Run bn-audit probe --help for its options.')
