@@ -1,4 +1,5 @@
 import { extname } from 'node:path';
+import { checkOptions } from '../check-options.js';
 import { CheckpointError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
@@ -28,8 +29,10 @@ const HEAD_BYTES = 1024;
  *
  * @param path a file, or a directory with `model.safetensors` or `*.safetensors.index.json`.
  * @throws CheckpointError with the file's name, what was expected and what was found.
+ * @throws UsageError when an option is not what it must be.
  */
 export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
+  checkOptions(options);
   const inDirectory = findShardIndex(path);
   const source = openFileSource(inDirectory ?? path);
   try {

@@ -1,3 +1,4 @@
+import { failUnreachable } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 
@@ -147,7 +148,7 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'locked':
       return [];
     default:
-      return layer.status satisfies never;
+      return failUnreachable(layer.status);
   }
 }
 
