@@ -6,7 +6,7 @@ import { createProgram } from './program.js';
 import { createTerminal, type Terminal } from './terminal.js';
 
 /** What the process says with its exit code, as diff(1) does. */
-export const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
+const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
 
 /**
  * Runs the command line and sets the process's exit code: 0 nothing found, 1 a finding at or above --fail-on, 2 the
