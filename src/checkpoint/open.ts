@@ -151,6 +151,11 @@ const FOREIGN_KINDS: readonly ForeignKind[] = [
     found: 'a TensorFlow Lite model, not a format that is read here',
   },
   {
+    starts: looksLikeSavedModel,
+    found: 'a TensorFlow SavedModel, not a format that is read here',
+    hint: 'Convert it to ONNX first: python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx',
+  },
+  {
     starts: (_, text) => text.slice(4, 8) === 'PTMF',
     found: 'a PyTorch mobile flatbuffer, not a format that is read here',
     hint: 'Audit the checkpoint that it was made from.',
@@ -174,6 +179,17 @@ function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
   const text = String.fromCharCode(...head);
   const kind = FOREIGN_KINDS.find(({ starts }) => starts(head, text));
   if (kind !== undefined) refuse(kind.found, kind.hint);
+}
+
+/**
+ * Whether a file is a SavedModel (tensorflow/core/protobuf/saved_model.proto), which is a protobuf message as an ONNX
+ * model is and begins with the same tags: saved_model_schema_version = 1, then a MetaGraphDef, which begins with its
+ * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
+ */
+function looksLikeSavedModel(head: Uint8Array): boolean {
+  if (!startsWith(head, [0x08, 0x01, 0x12])) return false;
+  const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
+  return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;
 }
 
 function startsWith(head: Uint8Array, magic: readonly number[]): boolean {

@@ -23,7 +23,7 @@ export async function writeReportFile(report: ReportFile, text: string): Promise
   try {
     writeFileSync(report.file, text);
   } catch (error) {
-    throw await explainWriteError(error, report.file, 'the report');
+    throw await toWriteError(error, report.file, 'the report');
   }
 }
 
@@ -40,7 +40,7 @@ export async function checkReportFile({ file, format, within }: ReportFile): Pro
     refuseOutside(file, within);
     await refuseForeign(file, format);
   } catch (error) {
-    throw error instanceof CheckpointError ? error : await explainWriteError(error, file, 'the report');
+    throw error instanceof CheckpointError ? error : await toWriteError(error, file, 'the report');
   }
 }
 
@@ -57,11 +57,11 @@ export async function writePolicyFile(path: string, text: string, mayReplace: bo
   } catch (error) {
     if (getErrorCode(error) === 'EEXIST')
       throw new UsageError(`${path}: there is such a file already`, 'To replace it: --force');
-    throw await explainWriteError(error, path, 'the policy');
+    throw await toWriteError(error, path, 'the policy');
   }
 }
 
-async function explainWriteError(error: unknown, file: string, what: string): Promise<CheckpointError> {
+async function toWriteError(error: unknown, file: string, what: string): Promise<CheckpointError> {
   // Loaded when needed: a run that writes its reports starts the quicker for it.
   const { describeWriteError } = await import('../io/safe-write.js');
   return new CheckpointError(`${what} could not be written: ${describeWriteError(error)}`, {
