@@ -28,6 +28,19 @@ export async function writeReportFile(report: ReportFile, text: string): Promise
 }
 
 /**
+ * Checks that a report has a directory to lie in.
+ *
+ * @throws CheckpointError `unwritable` when it has none.
+ */
+export async function checkDirectory(file: string): Promise<void> {
+  try {
+    realpathSync(dirname(resolve(file)));
+  } catch (error) {
+    throw await toWriteError(error, file, 'the report');
+  }
+}
+
+/**
  * Checks whether a report that a policy file asks for may be written: the policy may come with a checkout that nobody
  * has read yet.
  *

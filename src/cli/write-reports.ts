@@ -5,7 +5,7 @@ import { type AuditSet, isAuditSet } from '../report/audit-set.js';
 import type { RenderOptions, ReportFormat } from '../report/formats.js';
 import { isPlain, renderPlain } from '../report/render-plain.js';
 import type { CommonOptions } from './options.js';
-import { checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
+import { checkDirectory, checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
 /** Keeps a run from writing to what it reads. */
@@ -38,7 +38,7 @@ export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'a
 
 /**
  * Makes sure, before any work goes into them, that the reports may be written: none replaces what the run reads, no two
- * are one file, and those of a policy stay within their bounds.
+ * are one file, all have a directory to lie in, and those of a policy stay within their bounds.
  *
  * @param inputs what the run is known to read.
  * @returns the guard to tell of the other files that the run opens.
@@ -54,6 +54,7 @@ export async function guardReports(
   const { guardInputs } = await import('./input-guard.js');
   const guard = guardInputs(outputs, inputs);
   for (const file of files) await checkReportFile(file);
+  for (const file of outputs) await checkDirectory(file);
   return guard;
 }
 

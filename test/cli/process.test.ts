@@ -42,6 +42,17 @@ describe('--output', () => {
   });
 });
 
+test.each([
+  ['--output', 'gone/report.txt'],
+  ['--report', 'json=gone/report.txt'],
+])('%s into a directory that is not there fails before the audit', async (...option) => {
+  const { stderr, exitCode } = await runCli(['diff', 'a.pt', 'b.pt', ...option], workspace);
+  expect({ stderr, exitCode }).toEqual({
+    stderr: 'bn-audit: gone/report.txt: the report could not be written: its directory does not exist\n',
+    exitCode: 2,
+  });
+});
+
 describe('a complaint about arguments', () => {
   test.each([
     [['diff', 'a', 'b', '--zz\u001b[31m'], "bn-audit: unknown option '--zz\\x1b[31m'"],
