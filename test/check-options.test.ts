@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit, auditCheckpoints } from '../src/audit.js';
+import { createBaseline } from '../src/baseline.js';
 import { openCheckpoint } from '../src/checkpoint/open.js';
 import { inspect, inspectCheckpoint } from '../src/inspect.js';
 import { probe } from '../src/probe.js';
@@ -44,6 +45,10 @@ describe('an option that is none', () => {
     await expect(inspectCheckpoint(checkpoint, options)).rejects.toMatchObject(failure);
     await expect(restore('gone', 'gone', 'new', options)).rejects.toMatchObject(failure);
     await expect(probe('gone', 'gone', options)).rejects.toMatchObject(failure);
+    const onProgress = 'often' as unknown as () => void;
+    await expect(createBaseline(checkpoint, { onProgress })).rejects.toMatchObject({
+      message: 'onProgress: expected a function, found "often"',
+    });
     await checkpoint.close();
     const select = { select: 3 } as object;
     await expect(openCheckpoint('gone', select)).rejects.toMatchObject({ name: 'UsageError' });
