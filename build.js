@@ -14,18 +14,35 @@ const dist = join(root, 'dist');
 rmSync(dist, { recursive: true, force: true });
 
 /**
+ * What packages load by tricks or for nothing, by the package and what it asks for:
+ *
  * commander loads Node's child processes for subcommands that are programs of their own. There are none here, and with
  * them comes the whole of Node's networking, which takes longer to load than all of commander: loaded when asked for.
+ *
+ * protobufjs looks for optional packages behind the bundler's back, and would find other ones wherever the file lies.
  */
-const lazyChildProcess = {
-  name: 'lazy-child-process',
+const STAND_INS = new Map([
+  [
+    'commander node:child_process',
+    "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
+  ],
+  [
+    'protobufjs @protobufjs/inquire',
+    "const known = { buffer: require('node:buffer') }; module.exports = (name) => known[name] ?? null;",
+  ],
+]);
+
+const standIns = {
+  name: 'stand-ins',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
-      importer.includes('commander') ? { path: 'child_process', namespace: 'lazy' } : undefined,
-    );
-    onLoad({ filter: /.*/, namespace: 'lazy' }, () => ({
-      contents: "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
-    }));
+    onResolve({ filter: /^(node:child_process|@protobufjs\/inquire)$/ }, ({ path, importer }) => {
+      const key = [...STAND_INS.keys()].find((each) => {
+        const [owner, wanted] = each.split(' ');
+        return wanted === path && importer.includes(`node_modules/${owner}/`);
+      });
+      return key === undefined ? undefined : { path: key, namespace: 'stand-in' };
+    });
+    onLoad({ filter: /.*/, namespace: 'stand-in' }, ({ path }) => ({ contents: STAND_INS.get(path) }));
   },
 };
 
@@ -42,7 +59,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText, lazyChildProcess],
+  plugins: [esbuildBundleText, standIns],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',

@@ -15,6 +15,7 @@ const COMMON_JS = {
   minify: true,
   // `import()` becomes a promise of `require()`: a CommonJS file imported as an ES module would lose its names.
   supported: { 'dynamic-import': false },
+  define: { 'import.meta.dirname': '__dirname' },
 };
 
 /**

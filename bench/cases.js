@@ -1,7 +1,7 @@
 // What is measured, and against what: each case is a set of commands that run in turn, and the bars to reach.
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { preparePair } from './data.js';
+import { chooseTarget, preparePair } from './data.js';
 
 /** @typedef {import('./measure.js').Command} Command */
 /** @typedef {import('./measure.js').Measurement} Measurement */
@@ -36,6 +36,8 @@ import { preparePair } from './data.js';
 const NODE = 'node -e 0';
 const CMP = 'cmp';
 const DIFF = 'bn-audit diff';
+const RESTORE = 'bn-audit restore';
+const COPY = 'cp + sync';
 
 const MAX_PEAK_MEGABYTES = 120;
 /** How much slower the inspection of a large file may look before it is more than noise. */
@@ -67,6 +69,10 @@ const PEER_BARS = {
 /** The size that the bars against `cmp` are for. */
 const CMP_BAR_MEGABYTES = 500;
 
+/** The size that the bars against `cp` and `sync` are for, and how many times their time a restoration may take. */
+const COPY_BAR_MEGABYTES = 500;
+const COPY_BAR_FACTOR = 1.5;
+
 /**
  * Every case by name, not yet prepared: files are written when a case is made.
  *
@@ -86,6 +92,9 @@ export function listCases(setting) {
       cases.set(`inspect-${format}-${megabytes}`, () => makeInspectCase(format, megabytes, setting));
     }
     cases.set(`baseline-${megabytes}`, () => makeBaselineCase(megabytes, setting));
+    for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt', 'folded'])) {
+      cases.set(`restore-${format}-${megabytes}`, () => makeRestoreCase(format, megabytes, setting));
+    }
   }
   return cases;
 }
@@ -255,6 +264,58 @@ function makeBaselineCase(megabytes, { cli }) {
   };
 }
 
+/**
+ * @param {Format} format
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeRestoreCase(format, megabytes, { cli }) {
+  const { before, after } = preparePair(format, megabytes);
+  const target = chooseTarget(after);
+  // Folded again from weights that are not folded, and copied from those that are.
+  const befores =
+    format === 'folded'
+      ? { ', live before': preparePair('onnx', megabytes).before, ', folded before': before }
+      : { '': before };
+  const restored = Object.entries(befores).map(([kind, path]) => ({
+    diff: audit(cli, `${DIFF}${kind}`, ['diff', path, after, '-q']),
+    restore: writing(target, {
+      label: `${RESTORE}${kind}`,
+      argv: [process.execPath, cli, 'restore', path, after, '-o', target, '-q'],
+    }),
+  }));
+  return {
+    name: `restore-${format}-${megabytes}`,
+    title: `Restoring a ${format === 'folded' ? 'folded ONNX' : format} file of ${megabytes} MB`,
+    files: [...Object.values(befores), after],
+    commands: [
+      nodeStart(),
+      writing(target, {
+        label: COPY,
+        argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
+      }),
+      ...restored.flatMap(({ diff, restore }) => [diff, restore]),
+    ],
+    bars: restored.flatMap(({ diff, restore }) => [
+      ...(megabytes >= COPY_BAR_MEGABYTES ? [copyBar(restore.label, diff.label)] : []),
+      memoryBar(restore.label),
+    ]),
+    missing: [],
+  };
+}
+
+/**
+ * A command that writes a file, which is removed around each run.
+ *
+ * @param {string} target
+ * @param {{label: string, argv: readonly string[]}} command
+ * @returns {Command}
+ */
+function writing(target, { label, argv }) {
+  return { label, argv, exitCodes: [0], target };
+}
+
 /** @returns {Command} */
 function nodeStart() {
   return { label: NODE, argv: [process.execPath, '-e', '0'], exitCodes: [0] };
@@ -290,6 +351,19 @@ function cmpBar(label, factor) {
   return {
     claim: `${label} within ${factor} × ${CMP} + ${NODE}`,
     judge: (take) => ratioBar(take(label).seconds, factor * take(CMP).seconds + take(NODE).seconds, 1),
+  };
+}
+
+/**
+ * @param {string} label
+ * @param {string} diff
+ * @returns {Bar}
+ */
+function copyBar(label, diff) {
+  return {
+    claim: `${label} within ${COPY_BAR_FACTOR} × (${COPY}) + ${diff}`,
+    judge: (take) =>
+      ratioBar(take(label).seconds, COPY_BAR_FACTOR * take(COPY).seconds + take(diff).seconds, 1),
   };
 }
 

@@ -9,7 +9,7 @@ import {
   renameSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { planNetwork } from './network.js';
 import { listStateDict } from './values.js';
@@ -72,6 +72,16 @@ export function preparePair(format, megabytes) {
   writeOnce(after, (path) => writePieces(path, write(megabytes, 'after')));
   writeOnce(copy, (path) => copyFileSync(before, path));
   return { before, after, copy };
+}
+
+/**
+ * Where a command writes what it makes of a file: on the same file system.
+ *
+ * @param {string} path
+ * @returns {string}
+ */
+export function chooseTarget(path) {
+  return join(DIRECTORY, `written${extname(path)}`);
 }
 
 /**

@@ -11,6 +11,8 @@ import { join } from 'node:path';
  * @property {string} label
  * @property {readonly string[]} argv
  * @property {readonly number[]} exitCodes those that mean that it did its work
+ * @property {string} [target] a file that it writes: removed before each run, so that each makes it anew, and after it,
+ *   so that no other command waits for its pages to reach the disk
  */
 
 /**
@@ -71,8 +73,10 @@ function summarize(label, runs) {
  * @param {Command} command
  * @returns {Promise<Run>}
  */
-async function runOnce({ label, argv, exitCodes }) {
+async function runOnce({ label, argv, exitCodes, target }) {
   const scratch = mkdtempSync(join(tmpdir(), 'bn-audit-bench-'));
+  const removeTarget = () => target !== undefined && rmSync(target, { force: true });
+  removeTarget();
   try {
     const peakFile = join(scratch, 'peak');
     const [program = '', ...args] = wrapForMemory === null ? argv : wrapForMemory(argv, peakFile);
@@ -89,6 +93,7 @@ async function runOnce({ label, argv, exitCodes }) {
       innerSeconds: inner === undefined ? null : Number(inner),
     };
   } finally {
+    removeTarget();
     rmSync(scratch, { recursive: true, force: true });
   }
 }

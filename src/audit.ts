@@ -1,7 +1,7 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
-import { compareFolded } from './compare/compare-folded.js';
+import type { FoldedResults } from './compare/compare-folded.js';
 import { compareLayers, type LayerComparison } from './compare/compare-layers.js';
 import {
   compareLearnedTensors,
@@ -9,7 +9,8 @@ import {
   type LearnedOptions,
   type OnProgress,
 } from './compare/compare-learned.js';
-import { type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
+import { findFaults } from './compare/examine-layer.js';
+import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import type { PathMatcher } from './compare/globs.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from './compare/pair-layers.js';
@@ -21,6 +22,7 @@ import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
 import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
+import { formatPlural } from './report/format-numbers.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -102,12 +104,7 @@ export async function compareCheckpoints(
   refuseWithoutLayers(before, after);
   const policy = await makePolicy(options);
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
-  const folded = await compareFolded(before, after, {
-    pairing,
-    maps: options.map ?? [],
-    epsilon: options.epsilon,
-    keepChannels: options.channels === true,
-  });
+  const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
   const learned = await compareLearnedTensors(before.learned, after.learned, {
     folded,
@@ -127,8 +124,8 @@ export async function compareCheckpoints(
     regions: findRegions(learned.compared, layers),
     findings: [
       ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
-      ...folded.onlyBefore.flatMap((layer) => findUnpaired(layer, 'before', policy)),
-      ...folded.onlyAfter.flatMap((layer) => findUnpaired(layer, 'after', policy)),
+      ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
+      ...(await findNewLayers(folded.onlyAfter, policy)),
       ...findChangedFrozenWeights(learned, policy),
     ],
     isAllowed: policy.isAllowed,
@@ -198,7 +195,7 @@ const EXPORT_LIVE_HINT =
 
 function listFirst({ layers, checkpoint }: AuditSide): string {
   if (layers.length === 0)
-    return `${findFreeLinears(checkpoint).length} convolutions, which may hold folded ones`;
+    return `none; folded ones may be in ${formatPlural(findFreeLinears(checkpoint).length, 'convolution')}`;
   const names = layers.slice(0, 2).map(({ name }) => quote(name));
   return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
 }
@@ -212,6 +209,16 @@ function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): reado
   );
 }
 
+async function findNewLayers(
+  layers: readonly NormLayer[],
+  policy: FindingPolicy,
+): Promise<readonly Finding[]> {
+  const findings: Finding[] = [];
+  for (const layer of layers)
+    findings.push(findUnpaired(layer, 'after', policy), ...(await findFaults(layer)));
+  return findings;
+}
+
 async function makePolicy({ frozen, allow, minShift }: AuditOptions): Promise<FindingPolicy> {
   const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozen ?? [])];
   return { isAllowed, isFrozen, minShift: minShift ?? 0 };
@@ -222,6 +229,26 @@ async function makeMatcher(globs: readonly string[]): Promise<PathMatcher> {
   if (globs.length === 0) return () => false;
   const { matchPaths } = await import('./compare/globs.js');
   return matchPaths(globs);
+}
+
+/** Only a graph tells of convolutions that norm layers may have been folded into; all about them is loaded for one. */
+async function compareFoldedLayers(
+  { before, after }: { readonly before: AuditSide; readonly after: AuditSide },
+  pairing: Pairing,
+  { map, epsilon, channels }: AuditOptions,
+): Promise<FoldedResults> {
+  const { onlyBefore, onlyAfter, edits } = pairing;
+  if (before.checkpoint.graph === null && after.checkpoint.graph === null) {
+    const none = { layers: [], learned: [], judgedBefore: new Set<string>(), judgedAfter: new Set<string>() };
+    return { ...none, onlyBefore, onlyAfter, edits };
+  }
+  const { compareFolded } = await import('./compare/compare-folded.js');
+  return compareFolded(before, after, {
+    pairing,
+    maps: map ?? [],
+    epsilon,
+    keepChannels: channels === true,
+  });
 }
 
 async function compareLiveLayers(

@@ -6,6 +6,7 @@ import type { EditPlan } from './checkpoint/edit-plan.js';
 import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
+import { describeUnpaired } from './compare/findings.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
@@ -42,6 +43,9 @@ export interface RestoreOptions extends OpenOptions {
   readonly epsilon?: number | undefined;
   readonly onProgress?: OnProgress | undefined;
 }
+
+/** Bytes that a dry run reads at a time. */
+const READ_BYTES = 1024 * 1024;
 
 /** The two checkpoints, open, and what they are compared with. */
 interface Sides {
@@ -92,7 +96,8 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);
   const order = edits === null || target === null ? null : await orderIn(target, edits, sides);
-  if (order !== null && options.dryRun !== true) await write(order, { ...sides, audit, plans });
+  if (options.dryRun === true) await readContents(plans);
+  else if (order !== null) await write(order, { ...sides, audit, plans });
   return buildRestoreReport({
     outcome: edits === null ? 'nothing' : options.dryRun === true ? 'planned' : 'restored',
     before,
@@ -100,7 +105,10 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
     files: order === null ? [] : order.files.map(({ name }) => join(order.directory, name)),
     plans,
     left,
-    warnings: target === null ? [] : await describeLeftovers(target),
+    warnings: [
+      ...describeUnpaired(audit.findings, 'not restored'),
+      ...(target === null ? [] : await describeLeftovers(target)),
+    ],
   });
 }
 
@@ -113,6 +121,16 @@ async function planLayers(
   for (const comparison of chosen)
     plans.push(await planLayer(comparison, { before, after, keepBatches: keepBatches === true }));
   return addAliases(plans, { after: after.checkpoint, learned: after.learned, layers });
+}
+
+/** Reads what would be written, since a computed value that does not fit its type shows only then. */
+async function readContents(plans: readonly LayerPlan[]): Promise<void> {
+  const buffer = new Uint8Array(READ_BYTES);
+  for (const { source, offset, byteLength } of plans.flatMap((plan) =>
+    plan.edits.map((edit) => edit.content),
+  ))
+    for (let done = 0; done < byteLength; done += READ_BYTES)
+      await source.readInto(buffer.subarray(0, Math.min(READ_BYTES, byteLength - done)), offset + done);
 }
 
 /** How after's files change; null where they do not. */
@@ -183,7 +201,7 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
   try {
     // A copy that keeps its layout holds every learned tensor where after does: their comparison stands.
     const keepsLayout = order.files.every(({ splices }) =>
-      splices.every(({ deleted, bytes }) => deleted === bytes.byteLength),
+      splices.every(({ deleted, content }) => deleted === content.byteLength),
     );
     const known = keepsLayout ? audit.learned : undefined;
     const { layers } = await compareCheckpoints(before, fixed, { ...options, known });

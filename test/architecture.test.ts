@@ -29,6 +29,7 @@ const READS_FILES = [
   'policy/find-policy.ts',
   'cli/baseline-file.ts',
   'cli/earlier-report.ts',
+  'cli/explain-command.ts',
   'cli/find-checkpoints.ts',
   'cli/input-guard.ts',
   'cli/job-summary.ts',

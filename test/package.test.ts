@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { FINDING_KINDS } from '../src/compare/findings.js';
 import { VERSION } from '../src/version.js';
 import { makeTempDirectory } from './build/sources.js';
 
@@ -95,6 +96,16 @@ describe('the packed tarball, installed into an empty folder', () => {
     expect(readdirSync(join(consumer, 'node_modules')).filter((name) => !name.startsWith('.'))).toEqual([
       'bn-audit',
     ]);
+  });
+
+  test('explains every kind of finding from its own docs', () => {
+    for (const kind of FINDING_KINDS) {
+      const page = execFileSync(process.execPath, [join(installed, 'bin/bn-audit.js'), 'explain', kind], {
+        cwd: directory,
+        encoding: 'utf8',
+      });
+      expect(page).toMatch(new RegExp(`^# ${kind}\n`));
+    }
   });
 
   test('holds what its manifest points to', () => {

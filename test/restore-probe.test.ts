@@ -1,18 +1,17 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { loadRuntime, type RuntimeTensor } from '../src/probe/runtime.js';
 import { probe } from '../src/probe.js';
 import { restore } from '../src/restore.js';
+import { makeSubdirectory, makeTempDirectory } from './build/sources.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 const leak = `${fixtures}/pairs/requires-grad-leak`;
 const input = `${fixtures}/probe/input.npy`;
 
-const folder = mkdtempSync(join(tmpdir(), 'bn-audit-restored-'));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = makeTempDirectory();
 
 type Rows = readonly (readonly number[])[];
 const expected: { readonly outputs: Readonly<Record<'after' | 'restored', Rows>> } = JSON.parse(
@@ -43,7 +42,7 @@ describe.each(['live.onnx', 'external.onnx', 'dynamo-live.onnx', 'fold.onnx', 'd
   '%s',
   (file) => {
     test('restored, computes what PyTorch computed with the statistics of before', async () => {
-      const fixed = join(mkdtempSync(join(folder, 'run-')), file);
+      const fixed = join(makeSubdirectory(folder), file);
       await restore(`${leak}/before.pt`, `${leak}/after.${file}`, fixed);
       const [after, restored] = [await runFile(`${leak}/after.${file}`), await runFile(fixed)];
       for (const [i, value] of expected.outputs.after.flat().entries())
@@ -53,7 +52,7 @@ describe.each(['live.onnx', 'external.onnx', 'dynamo-live.onnx', 'fold.onnx', 'd
     });
 
     test('restored, has nothing left that a probe could put back', async () => {
-      const fixed = join(mkdtempSync(join(folder, 'probed-')), file);
+      const fixed = join(makeSubdirectory(folder), file);
       await restore(`${leak}/before.pt`, `${leak}/after.${file}`, fixed);
       const report = await probe(`${leak}/before.pt`, fixed, { inputs: [input] });
       expect(report.putBack.layers).toBe(0);

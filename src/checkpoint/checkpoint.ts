@@ -1,6 +1,6 @@
 import type { ByteRange } from '../io/byte-source.js';
 import type { ChannelLayout } from './channel-grid.js';
-import type { DType } from './dtype.js';
+import { bitsOf, type DType } from './dtype.js';
 import type { EditOptions, EditPlan, TensorEdit } from './edit-plan.js';
 import type { Graph } from './graph.js';
 
@@ -29,6 +29,35 @@ export interface Tensor {
   readonly requiresGrad?: boolean | undefined;
   /** Whether the file itself calls it a buffer; only pickled modules tell. */
   readonly isBuffer?: boolean | undefined;
+}
+
+/** Whether two tensors have the same sizes in the same order. */
+export function haveSameShape({ shape: one }: Tensor, { shape: other }: Tensor): boolean {
+  return one.length === other.length && one.every((size, axis) => size === other[axis]);
+}
+
+/** Elements that stand side by side: the index of the first, and how many. */
+export interface ElementSpan {
+  readonly start: number;
+  readonly count: number;
+}
+
+/**
+ * Reads some of a tensor's elements into the start of a buffer that is reused; types of less than a byte count in
+ * bytes.
+ *
+ * @returns the part of the buffer that holds them.
+ * @throws CheckpointError when the range cannot be read.
+ */
+export async function readElements(
+  { dtype, range }: Tensor,
+  buffer: Uint8Array,
+  { start, count }: ElementSpan,
+): Promise<Uint8Array> {
+  const elementBytes = Math.max(bitsOf(dtype), 8) / 8;
+  const target = buffer.subarray(0, count * elementBytes);
+  await range.source.readInto(target, range.offset + start * elementBytes);
+  return target;
 }
 
 /** What a baseline keeps of a tensor's values. */

@@ -89,6 +89,11 @@ export function isFloatingPoint(dtype: DType): boolean {
   return dtype.startsWith('F') || dtype === 'BF16' || dtype === 'C64';
 }
 
+/** Whether a float type has a negative zero; in some its pattern is NaN or a number. */
+export function hasSignedZero(dtype: DType): boolean {
+  return FLOATS[dtype]?.signedZero ?? dtype !== 'F8_E8M0';
+}
+
 /** Whether {@link decodeFloats} can read the type. */
 export function isDecodable(dtype: DType): boolean {
   return FLOATS[dtype] !== undefined || dtype === 'F8_E8M0';
@@ -202,11 +207,16 @@ export function findPreimage(value: number, dtype: DType): readonly [low: number
 export function encodeFloats(values: ArrayLike<number>, dtype: DType): Uint8Array {
   const bytes = new Uint8Array((values.length * BITS[dtype]) / 8);
   const view = new DataView(bytes.buffer);
+  const half = dtype === 'F16' || dtype === 'BF16' ? FLOATS[dtype] : undefined;
+  if (half !== undefined) {
+    for (let i = 0; i < values.length; i++)
+      view.setUint16(2 * i, encodeHalf(values[i] ?? Number.NaN, half), true);
+    return bytes;
+  }
   for (let i = 0; i < values.length; i++) {
     const value = values[i] ?? Number.NaN;
     if (dtype === 'F64') view.setFloat64(8 * i, value, true);
     else if (dtype === 'F32') view.setFloat32(4 * i, value, true);
-    else if (BITS[dtype] === 16) view.setUint16(2 * i, encodeSmallFloat(value, dtype), true);
     else view.setUint8(i, encodeSmallFloat(value, dtype));
   }
   return bytes;
@@ -286,6 +296,38 @@ function byteTable(dtype: DType): Float64Array {
   const format = FLOATS[dtype];
   if (format === undefined || format.byteLength !== 1) throw new RangeError(`${dtype} has no float values`);
   return tableOf(dtype, 256, (bits) => decodeSmallFloat(bits, format));
+}
+
+const float64Scratch = new Float64Array(1);
+const wordScratch = new Uint32Array(float64Scratch.buffer);
+/** Which half of a float64 holds the sign, the exponent and the first 20 bits of the significand. */
+const HIGH_WORD = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1 ? 1 : 0;
+
+/**
+ * The pattern of a 16-bit format with infinities, straight from the bits of the float64: whole weights are written so.
+ *
+ * The upper word's 20 bits, with the hidden one before them, are shifted right until the format's quantum stands at bit 0;
+ * what falls off is compared with one half, and the lower word only says whether there is more.
+ */
+function encodeHalf(value: number, { significandBits, exponentBias, minExponent }: FloatFormat): number {
+  float64Scratch[0] = value;
+  const high = wordScratch[HIGH_WORD] as number;
+  const exponent = ((high >>> 20) & 0x7ff) - 1023;
+  const signBit = (high >>> 31) << 15;
+  const infinity = ((1 << (15 - significandBits)) - 1) << significandBits;
+  if (exponent === 1024)
+    return Number.isNaN(value) ? infinity | (1 << (significandBits - 1)) : signBit | infinity;
+  const significand = (high & 0xfffff) | 0x100000;
+  // A significand shifted by 22 is less than one half, however far below it lies.
+  const shift = Math.min(20 - significandBits + Math.max(minExponent - exponent, 0), 22);
+  const kept = significand >>> shift;
+  const dropped = significand - (kept << shift);
+  const half = 1 << (shift - 1);
+  const isAbove = dropped > half || (dropped === half && wordScratch[1 - HIGH_WORD] !== 0);
+  const rounded = kept + (isAbove || (dropped === half && kept % 2 === 1) ? 1 : 0);
+  // The hidden bit, and a carry into it, count as one step of the exponent.
+  const base = Math.max(exponent + exponentBias - 1, 0) << significandBits;
+  return signBit | Math.min(base + rounded, infinity);
 }
 
 function encodeSmallFloat(value: number, dtype: DType): number {

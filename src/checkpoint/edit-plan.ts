@@ -4,17 +4,19 @@ import {
   type ByteRange,
   type ByteSource,
   enclosingRange,
-  type PlacedBytes,
-  placeBytes,
-  readRange,
+  haveSameBytes,
+  type PlacedContent,
+  placeContent,
+  sliceRange,
 } from '../io/byte-source.js';
 import { FileSource } from '../io/file-source.js';
 import type { Tensor } from './checkpoint.js';
 
-/** A tensor of a checkpoint and the bytes that it shall hold: as many as it has, little-endian and row-major. */
+/** A tensor of a checkpoint and what it shall hold: as many bytes as it has, little-endian and row-major. */
 export interface TensorEdit {
   readonly tensor: Tensor;
-  readonly bytes: Uint8Array;
+  /** In memory, in another file, or computed as it is read: whoever writes it reads it in pieces. */
+  readonly content: ByteRange;
   /** What to call a tensor of its own, where the one that it shares with others has to be split. */
   readonly preferredName: string;
 }
@@ -23,7 +25,7 @@ export interface TensorEdit {
 export interface Splice {
   readonly offset: number;
   readonly deleted: number;
-  readonly bytes: Uint8Array;
+  readonly content: ByteRange;
 }
 
 /** One file of a checkpoint and how it changes; without splices it is copied as it is. */
@@ -47,7 +49,7 @@ export interface EditOptions {
 }
 
 /** A piece with the tensor that wants it. */
-interface OwnedPiece extends PlacedBytes {
+interface OwnedPiece extends PlacedContent {
   readonly tensor: Tensor;
 }
 
@@ -61,10 +63,10 @@ interface OwnedPiece extends PlacedBytes {
 export async function placeEdits(
   edits: readonly TensorEdit[],
   tensors: Iterable<Tensor>,
-): Promise<ReadonlyMap<ByteSource, readonly PlacedBytes[]>> {
+): Promise<ReadonlyMap<ByteSource, readonly PlacedContent[]>> {
   const pieces = new Map<ByteSource, OwnedPiece[]>();
-  for (const { tensor, bytes } of edits) {
-    const placed = placeBytes(tensor.range, bytes);
+  for (const { tensor, content } of edits) {
+    const placed = await placeContent(tensor.range, content);
     if (placed === null)
       throw cannotPlace(tensor, 'is a view of bytes in another order, which cannot be written back');
     for (const piece of placed) {
@@ -73,7 +75,8 @@ export async function placeEdits(
       pieces.set(piece.source, list);
     }
   }
-  const disjoint = new Map([...pieces].map(([source, list]) => [source, mergePieces(list)]));
+  const disjoint = new Map<ByteSource, readonly OwnedPiece[]>();
+  for (const [source, list] of pieces) disjoint.set(source, await mergePieces(list));
   const edited = new Set(edits.map(({ tensor }) => tensor.name));
   for (const tensor of tensors) {
     if (!edited.has(tensor.name)) await checkUntouched(tensor, disjoint);
@@ -82,30 +85,42 @@ export async function placeEdits(
 }
 
 /** Sorts pieces and drops what two of them say alike. */
-function mergePieces(pieces: readonly OwnedPiece[]): readonly OwnedPiece[] {
+async function mergePieces(pieces: readonly OwnedPiece[]): Promise<readonly OwnedPiece[]> {
   const merged: OwnedPiece[] = [];
   for (const piece of [...pieces].sort((x, y) => x.offset - y.offset)) {
+    const { content } = piece;
     const last = merged.at(-1);
-    const overlap = last === undefined ? 0 : last.offset + last.bytes.byteLength - piece.offset;
+    const overlap = last === undefined ? 0 : endOf(last) - piece.offset;
     if (last === undefined || overlap <= 0) {
       merged.push(piece);
       continue;
     }
-    if (findDifference(last, piece))
+    if (await differWhereTheyMeet(last, piece))
       throw cannotPlace(piece.tensor, `shares its bytes with ${quote(last.tensor.name)}, which needs others`);
-    if (overlap >= piece.bytes.byteLength) continue;
-    merged.push({ ...piece, offset: piece.offset + overlap, bytes: piece.bytes.subarray(overlap) });
+    if (overlap >= content.byteLength) continue;
+    merged.push({
+      ...piece,
+      offset: piece.offset + overlap,
+      content: sliceRange(content, overlap, content.byteLength),
+    });
   }
   return merged;
 }
 
-/** Whether two pieces of one source overlap and say different bytes there. */
-function findDifference(one: PlacedBytes, other: PlacedBytes): boolean {
+function endOf({ offset, content }: PlacedContent): number {
+  return offset + content.byteLength;
+}
+
+function doMeet(one: PlacedContent, other: PlacedContent): boolean {
+  return one.offset < endOf(other) && other.offset < endOf(one);
+}
+
+/** Whether two pieces of one source that meet say different bytes there. */
+async function differWhereTheyMeet(one: PlacedContent, other: PlacedContent): Promise<boolean> {
   const start = Math.max(one.offset, other.offset);
-  const end = Math.min(one.offset + one.bytes.byteLength, other.offset + other.bytes.byteLength);
-  if (start >= end) return false;
-  const cut = ({ offset, bytes }: PlacedBytes) => bytes.subarray(start - offset, end - offset);
-  return Buffer.compare(cut(one), cut(other)) !== 0;
+  const end = Math.min(endOf(one), endOf(other));
+  const cut = ({ offset, content }: PlacedContent) => sliceRange(content, start - offset, end - offset);
+  return !(await haveSameBytes(cut(one), cut(other)));
 }
 
 async function checkUntouched(
@@ -115,12 +130,10 @@ async function checkUntouched(
   const enclosing = enclosingRange(tensor.range);
   const touching = findOverlaps(pieces.get(enclosing.source) ?? [], enclosing);
   if (touching.length === 0) return;
-  const current =
-    tensor.range.source.backing === undefined
-      ? await readOverlaps(touching, enclosing)
-      : placeBytes(tensor.range, await readRange(tensor.range));
+  const held = await placeContent(tensor.range, tensor.range);
   for (const piece of touching) {
-    if (current === null || current.some((held) => findDifference(held, piece))) {
+    const isKept = held !== null && (await saysTheSame(piece, held));
+    if (!isKept) {
       throw cannotPlace(
         piece.tensor,
         `shares its bytes with ${quote(tensor.name)}, which is not to be changed`,
@@ -129,13 +142,19 @@ async function checkUntouched(
   }
 }
 
+async function saysTheSame(piece: PlacedContent, held: readonly PlacedContent[]): Promise<boolean> {
+  for (const other of held)
+    if (doMeet(other, piece) && (await differWhereTheyMeet(other, piece))) return false;
+  return true;
+}
+
 /** The pieces that reach into a range: a binary search, since pieces are sorted and disjoint. */
 function findOverlaps(pieces: readonly OwnedPiece[], range: ByteRange): readonly OwnedPiece[] {
   let [low, high] = [0, pieces.length];
   while (low < high) {
     const middle = (low + high) >>> 1;
     const piece = pieces[middle];
-    if (piece !== undefined && piece.offset + piece.bytes.byteLength <= range.offset) low = middle + 1;
+    if (piece !== undefined && endOf(piece) <= range.offset) low = middle + 1;
     else high = middle;
   }
   const found: OwnedPiece[] = [];
@@ -147,20 +166,9 @@ function findOverlaps(pieces: readonly OwnedPiece[], range: ByteRange): readonly
   return found;
 }
 
-async function readOverlaps(pieces: readonly OwnedPiece[], range: ByteRange): Promise<PlacedBytes[]> {
-  const read: PlacedBytes[] = [];
-  for (const { source, offset, bytes } of pieces) {
-    const start = Math.max(offset, range.offset);
-    const end = Math.min(offset + bytes.byteLength, range.offset + range.byteLength);
-    const held = await readRange({ source, offset: start, byteLength: end - start });
-    read.push({ source, offset: start, bytes: held });
-  }
-  return read;
-}
-
 /** Pieces of a file as splices that leave its size as it is. */
-export function toSplices(pieces: readonly PlacedBytes[] = []): readonly Splice[] {
-  return pieces.map(({ offset, bytes }) => ({ offset, deleted: bytes.byteLength, bytes }));
+export function toSplices(pieces: readonly PlacedContent[] = []): readonly Splice[] {
+  return pieces.map(({ offset, content }) => ({ offset, deleted: content.byteLength, content }));
 }
 
 /**
@@ -169,7 +177,7 @@ export function toSplices(pieces: readonly PlacedBytes[] = []): readonly Splice[
  * @throws CheckpointError `unsupported` naming what the tensor's bytes come from otherwise.
  */
 export function refuseOtherSources(
-  pieces: ReadonlyMap<ByteSource, readonly PlacedBytes[]>,
+  pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
   files: ReadonlySet<ByteSource>,
   edits: readonly TensorEdit[],
 ): void {

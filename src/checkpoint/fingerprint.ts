@@ -1,7 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { type ChannelLayout, layOutChannels } from './channel-grid.js';
 import type { Tensor } from './checkpoint.js';
-import { bitsOf, type DType, decodeFloats, isDecodable, isFloatingPoint } from './dtype.js';
+import { bitsOf, type DType, decodeFloats, hasSignedZero, isDecodable, isFloatingPoint } from './dtype.js';
 import { type ChannelProjections, Projector } from './projections.js';
 
 /** What one reading of a tensor tells, in place of its values. */
@@ -14,9 +14,6 @@ export interface TensorSummary {
 
 /** Two buffers of this size take turns: one is read into while the other is hashed. */
 const CHUNK_BYTES = 256 * 1024;
-
-/** Formats without a negative zero: their one pattern that looks like it is NaN or a number. */
-const WITHOUT_SIGNED_ZERO: ReadonlySet<DType> = new Set(['F8_E5M2FNUZ', 'F8_E4M3FNUZ', 'F8_E8M0']);
 
 /** Reads tensors once, from front to back, through buffers that are made once and reused. */
 export class TensorSummarizer {
@@ -91,7 +88,7 @@ function toValues(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array 
 
 /** Hashes bytes after turning their negative zeros, in place, into positive ones. */
 function hashFolded(hash: Hash, bytes: Uint8Array, dtype: DType): void {
-  if (isFloatingPoint(dtype) && !WITHOUT_SIGNED_ZERO.has(dtype)) foldZeros(bytes, dtype);
+  if (isFloatingPoint(dtype) && hasSignedZero(dtype)) foldZeros(bytes, dtype);
   hash.update(bytes);
 }
 

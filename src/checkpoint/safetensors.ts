@@ -2,7 +2,6 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { bitsOf, DTYPE_NAMES, type DType, isDType } from './dtype.js';
-import { planPlainEdits } from './edit-plan.js';
 import {
   describeJson,
   isJsonArray,
@@ -18,8 +17,8 @@ const LENGTH_BYTES = 8;
 /** The reference reader's own limit (`MAX_HEADER_SIZE`). */
 export const MAX_HEADER_BYTES = 100_000_000n;
 
-/** Far above any real file (the largest mixture-of-experts models have some 100,000), so that memory stays bounded. */
-const MAX_TENSORS = 500_000;
+/** Twice what the largest mixture-of-experts models have in all their shards; each is kept in memory. */
+const MAX_TENSORS = 200_000;
 
 /** Far above any real tensor; a shape is kept in memory. */
 const MAX_RANK = 64;
@@ -79,7 +78,10 @@ export async function openSafetensors(
     graph: null,
     modules: new Map(),
     warnings: [],
-    planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
+    planEdits: async (edits) => {
+      const { planPlainEdits } = await import('./edit-plan.js');
+      return planPlainEdits(edits, tensors.values(), [source]);
+    },
     close: () => source.close(),
   };
 }

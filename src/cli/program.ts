@@ -17,6 +17,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CreateCommand>> = new Map([
   ['baseline', async () => (await import('./baseline-command.js')).createBaselineCommand],
   ['restore', async () => (await import('./restore-command.js')).createRestore],
   ['probe', async () => (await import('./probe-command.js')).createProbe],
+  ['explain', async () => (await import('./explain-command.js')).createExplain],
 ]);
 
 /**
@@ -51,6 +52,7 @@ Examples:
   bn-audit diff before.pt exported.onnx --frozen backbone
   bn-audit inspect model.onnx
   bn-audit init model.pt
+  bn-audit explain frozen-stats-drift
 ${EXIT_CODE_HELP}`,
     );
   for (const create of await loadCommands(args)) program.addCommand(create(terminal, onExitCode));

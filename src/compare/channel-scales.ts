@@ -4,7 +4,7 @@ import {
   forEachRun,
   layOutChannels,
 } from '../checkpoint/channel-grid.js';
-import type { Tensor } from '../checkpoint/checkpoint.js';
+import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
 import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
@@ -109,8 +109,8 @@ class BlockReader {
     if (start >= total) return null;
     const end = Math.min(total, start + (start === 0 ? this.#firstStep : this.#step));
     return {
-      left: await readElements(this.#before, this.#left, start, end - start),
-      right: await readElements(this.#after, this.#right, start, end - start),
+      left: await readValues(this.#before, this.#left, { start, count: end - start }),
+      right: await readValues(this.#after, this.#right, { start, count: end - start }),
       start,
       end,
     };
@@ -273,25 +273,11 @@ function areMultiples(
   return true;
 }
 
-async function readElements(
-  { dtype, range }: Tensor,
-  buffer: Uint8Array,
-  start: number,
-  count: number,
-): Promise<Values> {
-  const elementBytes = bitsOf(dtype) / 8;
-  const bytes = buffer.subarray(0, count * elementBytes);
-  await range.source.readInto(bytes, range.offset + start * elementBytes);
-  return dtype === 'F32' && IS_LITTLE_ENDIAN
-    ? new Float32Array(buffer.buffer, 0, count)
-    : decodeFloats(bytes, dtype);
+async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
+  const bytes = await readElements(tensor, buffer, span);
+  return tensor.dtype === 'F32' && IS_LITTLE_ENDIAN
+    ? new Float32Array(buffer.buffer, 0, span.count)
+    : decodeFloats(bytes, tensor.dtype);
 }
 
 const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
-
-function haveSameShape(before: Tensor, after: Tensor): boolean {
-  return (
-    before.shape.length === after.shape.length &&
-    before.shape.every((size, axis) => size === after.shape[axis])
-  );
-}

@@ -1,12 +1,13 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
+import { dottedNameOf } from '../norm/dotted-names.js';
 import {
   findFeedingLinear,
   findFreeLinears,
   findNamedLinearAt,
   type LinearLayer,
 } from '../norm/linear-layers.js';
-import { toDottedName } from '../norm/naming.js';
+
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
@@ -48,6 +49,7 @@ export interface FoldedContext {
 /** A candidate with the live norm layer behind it, where there is one. */
 interface Candidate extends LinearCandidate {
   readonly layer: NormLayer | null;
+  readonly checkpoint: Checkpoint;
 }
 
 /** A judged pair of convolutions: the layer's comparison, unless it proves to be no norm layer's. */
@@ -119,9 +121,16 @@ function listCandidates(
 ): readonly Candidate[] {
   const live = layers.flatMap((layer) => {
     const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
-    return linear === null ? [] : [{ linear, normName: layer.isNamed ? layer.name : null, layer }];
+    return linear === null
+      ? []
+      : [{ linear, normName: layer.isNamed ? layer.name : null, layer, checkpoint }];
   });
-  const free = findFreeLinears(checkpoint).map((linear) => ({ linear, normName: null, layer: null }));
+  const free = findFreeLinears(checkpoint).map((linear) => ({
+    linear,
+    normName: null,
+    layer: null,
+    checkpoint,
+  }));
   return [...live, ...free];
 }
 
@@ -233,12 +242,9 @@ function record({ layer, equality }: Judgement, one: Candidate, other: Candidate
     [other, results.judgedAfter],
   ] as const) {
     if (candidate.layer !== null) results.joined.add(candidate.layer);
-    for (const name of [
-      candidate.linear.biasName,
-      candidate.layer?.gamma?.name,
-      candidate.layer?.beta?.name,
-    ]) {
-      if (name != null) judged.add(toDottedName(name));
+    judged.add(candidate.linear.biasName);
+    for (const tensor of [candidate.layer?.gamma, candidate.layer?.beta]) {
+      if (tensor != null) judged.add(dottedNameOf(tensor.name, candidate.checkpoint));
     }
   }
 }

@@ -16,7 +16,7 @@ import {
   type Statistics,
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
-import { isEqualUpToRounding } from './tensor-equality.js';
+import { chooseValueTest } from './tensor-equality.js';
 
 /** Where an epsilon comes from. */
 export type EpsilonFrom = 'graph' | 'default' | 'option';
@@ -41,6 +41,8 @@ export interface LayerComparison {
   readonly neighbours: Relation;
   readonly channels: number;
   readonly channelsMoved: number | null;
+  /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
+  readonly channelsHidden?: number | undefined;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
   /** Batch count of after less that of before; null where either has none. */
@@ -168,9 +170,8 @@ function isConstant(vector: ChannelVector | null, constant: number): boolean {
 
 function haveEqualValues(left: ChannelVector | null, right: ChannelVector | null, absent: number): boolean {
   if (left === null || right === null) return isConstant(left, absent) && isConstant(right, absent);
-  return left.values.every((value, channel) =>
-    isEqualUpToRounding(value, left.dtype, right.values[channel] ?? Number.NaN, right.dtype),
-  );
+  const isEqual = chooseValueTest(left.dtype, right.dtype);
+  return left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN));
 }
 
 /** A graph knows what feeds a layer; names only suggest it. Either side's graph will do. */

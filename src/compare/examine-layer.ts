@@ -68,6 +68,20 @@ export async function examineLayer(
   };
 }
 
+/**
+ * What is wrong with a layer of after by itself, whatever before holds.
+ *
+ * @throws CheckpointError when its statistics cannot be read.
+ */
+export async function findFaults(layer: NormLayer): Promise<readonly Finding[]> {
+  const { findings } = await examineLayer(layer, { keepChannels: false });
+  return findings.flatMap(({ kind, message }) =>
+    kind === 'invalid-stats' || kind === 'training-mode-graph'
+      ? [makeFinding(kind, layer.name, `the layer is new in after: ${message}`)]
+      : [],
+  );
+}
+
 async function listValues(
   { gamma, beta }: NormLayer,
   { mean, variance }: Statistics,

@@ -1,4 +1,4 @@
-import { failUnreachable } from '../errors.js';
+import { failUnreachable, quote } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 
@@ -88,6 +88,11 @@ const DRIFT_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>([
 /** Whether a finding is drift that stands. */
 export function isLeadingDrift({ kind, level }: Finding): boolean {
   return level === 'error' && DRIFT_KINDS.has(kind);
+}
+
+/** Whether a finding is drift that the user's policy accepts. */
+export function isExcusedDrift({ kind, level }: Finding): boolean {
+  return level === 'note' && (DRIFT_KINDS.has(kind) || kind === 'stats-reset');
 }
 
 /** Makes a finding with its kind's level and docs page. */
@@ -241,32 +246,32 @@ function excuse(finding: Finding, { before, measures }: LayerComparison, policy:
 }
 
 /** The finding about a layer that only one checkpoint has. */
-export function findUnpaired(
-  layer: NormLayer,
-  side: 'before' | 'after',
-  policy: FindingPolicy,
-): readonly Finding[] {
+export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy: FindingPolicy): Finding {
   const isNew = side === 'after';
   const message = isNew ? 'the layer is new in after' : 'after has no such layer: it was not audited';
   const isAllowed = !isNew && policy.isAllowed(layer.name);
-  const finding = makeFinding(
+  return makeFinding(
     'unpaired-layer',
     layer.name,
     isAllowed ? `allowed: ${message}` : message,
     isNew || isAllowed ? 'note' : 'warning',
   );
-  return [finding, ...(isNew ? findHealth(layer) : [])];
 }
 
-/** What is wrong with a layer of after by itself, whatever before holds. */
-function findHealth(layer: NormLayer): readonly Finding[] {
-  return isBatchGraph(layer)
-    ? [
-        makeFinding(
-          'training-mode-graph',
-          layer.name,
-          'the node in after runs in training mode: it normalises by batch statistics wherever it is deployed',
-        ),
-      ]
-    : [];
+/** At most so many of the layers without a counterpart are named; the rest is counted. */
+const MAX_NAMED_LAYERS = 5;
+
+/**
+ * What else than an audit has to say of layers that only before has.
+ *
+ * @param consequence what did not happen to them, such as `not restored`.
+ */
+export function describeUnpaired(findings: readonly Finding[], consequence: string): readonly string[] {
+  const names = findings
+    .filter(({ kind, level }) => kind === 'unpaired-layer' && level === 'warning')
+    .map(({ layer }) => quote(layer));
+  if (names.length === 0) return [];
+  const more = names.length > MAX_NAMED_LAYERS ? ` and ${names.length - MAX_NAMED_LAYERS} more` : '';
+  const named = `${names.slice(0, MAX_NAMED_LAYERS).join(', ')}${more}`;
+  return [`norm layers that after does not have were ${consequence}: ${named}`];
 }

@@ -1,5 +1,6 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
+import type { LayerComparison } from './compare-layers.js';
 
 /** A norm layer that was folded into a convolution, as a layer whose statistics cannot be read from the file. */
 export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLayer {
@@ -26,4 +27,16 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
     feedingLinear: null,
     notes: [],
   };
+}
+
+/**
+ * A comparison that says which channels folding hides: where a scale γ is zero, so are the folded weights, whatever the
+ * statistics are.
+ */
+export function noteHiddenChannels(layer: LayerComparison, hidden: number): LayerComparison {
+  const { channels, after } = layer;
+  // Where all are hidden, the layer's status says so.
+  if (hidden === 0 || hidden === channels) return layer;
+  const note = `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`;
+  return { ...layer, channelsHidden: hidden, after: { ...after, notes: [...after.notes, note] } };
 }

@@ -1,8 +1,8 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
-import { compareChannelScales } from './channel-scales.js';
+import { compareChannelScales, type ScaleComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import type { LayerComparison } from './compare-layers.js';
-import { toFoldedLayer } from './folded-layer.js';
+import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
@@ -32,60 +32,65 @@ export async function judgeFoldedPair(pair: FoldedPair, context: FoldedContext):
   const { before, after } = pair;
   const looksFolded = before.looksFolded || after.looksFolded;
   const compared = await compareChannelScales(before.weight, after.weight, before);
-  if (compared.kind === 'incomparable')
-    return { layer: null, equality: 'incomparable', epsilonEvidence: null };
-  const [biasBefore, biasAfter] = [await readBias(before), await readBias(after)];
-  const invalid = biasAfter?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
+  if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
+  const biases = { before: await readBias(before), after: await readBias(after) };
+  const invalid = biases.after?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
   if (invalid >= 0 && looksFolded) {
-    const problem = `the folded bias of channel ${invalid} is ${biasAfter?.values[invalid]}: not finite`;
-    return {
-      layer: describe(pair, { status: 'invalid', problem }),
-      equality: 'changed',
-      epsilonEvidence: null,
-    };
+    const problem = `the folded bias of channel ${invalid} is ${biases.after?.values[invalid]}: not finite`;
+    return conclude(describe(pair, { status: 'invalid', problem }), 'changed');
   }
-  if (compared.kind === 'changed') {
-    return {
-      layer: looksFolded ? describe(pair, { status: 'trained' }) : null,
-      equality: 'changed',
-      epsilonEvidence: null,
-    };
-  }
-  const tolerance = SAFETY * (FOLDING_ROUNDINGS + compared.uncertainty);
-  const factors = compared.scales;
+  return compared.kind === 'changed'
+    ? conclude(looksFolded ? describe(pair, { status: 'trained' }) : null, 'changed')
+    : judgeFactors(pair, context, { ...compared, biases, looksFolded });
+}
+
+/** Factors between output channels, and what goes with them. */
+type Factors = Extract<ScaleComparison, { readonly kind: 'proportional' }> & {
+  readonly biases: Biases;
+  readonly looksFolded: boolean;
+};
+
+interface Biases {
+  readonly before: ChannelVector | null;
+  readonly after: ChannelVector | null;
+}
+
+function judgeFactors(
+  pair: FoldedPair,
+  { keepChannels }: FoldedContext,
+  { scales: factors, uncertainty, weightsPerChannel, biases, looksFolded }: Factors,
+): Judgement {
+  const tolerance = SAFETY * (FOLDING_ROUNDINGS + uncertainty);
   const isRescaled = [...factors].map((factor) => Math.abs(factor - 1) > tolerance);
-  const isBiasMoved = findMovedBiases(biasBefore, biasAfter, before, after);
-  const movedChannels = [...factors.keys()].filter(
-    (channel) => isRescaled[channel] === true || isBiasMoved(channel),
-  ).length;
+  const isBiasMoved = findMovedBiases(pair, biases);
+  const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
+  const describeAs = (verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>) =>
+    noteHiddenChannels(describe(pair, verdict), factors.filter(Number.isNaN).length);
   const moved = {
     neighbours: 'equal' as const,
-    channelsMoved: movedChannels,
+    channelsMoved,
     measures: measureFactors(factors, isRescaled),
-    perChannel: context.keepChannels
+    perChannel: keepChannels
       ? { before: null, after: null, stdRatio: [...factors].map((factor) => 1 / factor) }
       : null,
   };
-  const conclude = (layer: LayerComparison | null, equality: Judgement['equality'] = 'equal'): Judgement => ({
-    layer,
-    equality,
-    epsilonEvidence: null,
-  });
   if (!isRescaled.some(Boolean)) {
-    if (movedChannels > 0) return conclude(describe(pair, { ...moved, status: 'ambiguous' }));
-    return conclude(looksFolded ? describe(pair, { ...moved, status: 'locked' }) : null);
+    if (channelsMoved > 0) return conclude(describeAs({ ...moved, status: 'ambiguous' }), 'equal');
+    return conclude(looksFolded ? describeAs({ ...moved, status: 'locked' }) : null, 'equal');
   }
-  if (factors.some((factor) => factor <= 0)) {
-    return conclude(looksFolded ? describe(pair, { status: 'trained' }) : null, 'changed');
-  }
-  if (compared.weightsPerChannel === 1) {
+  if (factors.some((factor) => factor <= 0))
+    return conclude(looksFolded ? describeAs({ status: 'trained' }) : null, 'changed');
+  if (weightsPerChannel === 1) {
     const problem =
       'its convolution has one weight per channel, so that training it looks the same as moved statistics';
-    return conclude(looksFolded ? describe(pair, { status: 'unresolved', problem }) : null, 'incomparable');
+    return conclude(looksFolded ? describeAs({ status: 'unresolved', problem }) : null, 'incomparable');
   }
-  return conclude(
-    describe(pair, { ...moved, status: 'drifted', isUniformScale: isUniform(factors, tolerance) }),
-  );
+  const isUniformScale = isUniform(factors, tolerance);
+  return conclude(describeAs({ ...moved, status: 'drifted', isUniformScale }), 'equal');
+}
+
+function conclude(layer: LayerComparison | null, equality: Judgement['equality']): Judgement {
+  return { layer, equality, epsilonEvidence: null };
 }
 
 async function readBias({ bias }: LinearLayer): Promise<ChannelVector | null> {
@@ -93,18 +98,13 @@ async function readBias({ bias }: LinearLayer): Promise<ChannelVector | null> {
 }
 
 /** Whether a channel's bias differs by more than its type's rounding. Absent biases are zeros. */
-function findMovedBiases(
-  biasBefore: ChannelVector | null,
-  biasAfter: ChannelVector | null,
-  before: LinearLayer,
-  after: LinearLayer,
-): (channel: number) => boolean {
+function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channel: number) => boolean {
   const isSameType = before.bias?.dtype === after.bias?.dtype;
   const roundoff = isSameType
     ? 0
     : Math.max(...[before.bias, after.bias].map((bias) => (bias === null ? 0 : roundoffOf(bias))));
   return (channel) => {
-    const [x, y] = [biasBefore?.values[channel] ?? 0, biasAfter?.values[channel] ?? 0];
+    const [x, y] = [biases.before?.values[channel] ?? 0, biases.after?.values[channel] ?? 0];
     return !(Math.abs(y - x) <= 2 * roundoff * Math.abs(x));
   };
 }

@@ -1,12 +1,20 @@
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { failUnreachable } from '../errors.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import { compareChannelScales } from './channel-scales.js';
+import { compareChannelScales, type ScaleComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
-import { toFoldedLayer } from './folded-layer.js';
+import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
-import { findInvalidValue, measureDrift, readChannelVector, type Statistics } from './statistics.js';
+import {
+  type ChannelVector,
+  findInvalidValue,
+  measureDrift,
+  readChannelVector,
+  type Statistics,
+} from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
 
 /** A norm layer that is live or named on one side and was folded away on the other. */
@@ -35,74 +43,85 @@ export async function judgeRecoveredPair(
 ): Promise<Judgement | null> {
   const { layer, live, folded, foldedSide } = pair;
   const compared = await compareChannelScales(live.weight, folded.weight, live);
-  if (
-    compared.kind === 'proportional' &&
-    !folded.looksFolded &&
-    compared.scales.every((scale) => scale === 1)
-  )
-    return null;
+  const isSame = compared.kind === 'proportional' && compared.scales.every((scale) => scale === 1);
+  if (isSame && !folded.looksFolded) return null;
   const unread = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
-  if (unread?.kind === 'unresolved') {
+  if (unread?.kind === 'unresolved')
     return conclude(pair, context, { status: 'unresolved', problem: unread.reason });
-  }
-  const bias = folded.bias === null ? null : await readChannelVector(folded.bias);
+  const bias = await readOptional(folded.bias);
   const invalid = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
   if (invalid >= 0 && foldedSide === 'after') {
     const problem = `the folded bias of channel ${invalid} is ${bias?.values[invalid]}: not finite`;
     return conclude(pair, context, { status: 'invalid', problem });
   }
-  if (compared.kind === 'incomparable') {
-    return conclude(pair, context, {
-      status: 'unresolved',
-      problem: 'its convolution cannot be compared with the folded one',
-    });
+  switch (compared.kind) {
+    case 'incomparable': {
+      const problem = 'its convolution cannot be compared with the folded one';
+      return conclude(pair, context, { status: 'unresolved', problem });
+    }
+    case 'changed':
+      return conclude(pair, context, { status: 'trained', problem: null }, 'changed');
+    case 'proportional':
+      return judgeScales(pair, context, { ...compared, bias });
+    default:
+      return failUnreachable(compared);
   }
-  if (compared.kind === 'changed')
-    return conclude(pair, context, { status: 'trained', problem: null }, 'changed');
+}
+
+/** What a frozen convolution's folding shows: its channels' scales and the folded bias. */
+type Folding = Extract<ScaleComparison, { readonly kind: 'proportional' }> & {
+  readonly bias: ChannelVector | null;
+};
+
+/** Solves for the folded side's statistics and compares them with the live side's. */
+async function judgeScales(
+  pair: RecoveredPair,
+  context: FoldedContext,
+  { scales, uncertainty, weightsPerChannel, bias }: Folding,
+): Promise<Judgement> {
+  const { layer, live, folded, foldedSide } = pair;
   const statistics = await readStatistics(layer);
-  const gamma = layer.gamma === null ? null : await readChannelVector(layer.gamma);
+  const gamma = await readOptional(layer.gamma);
   const { epsilon } = chooseEpsilon(layer, layer, context.epsilon);
   const recovered = recoverStatistics(
     {
       statistics,
       gamma,
-      beta: layer.beta === null ? null : await readChannelVector(layer.beta),
-      bias: live.bias === null ? null : await readChannelVector(live.bias),
+      beta: await readOptional(layer.beta),
+      bias: await readOptional(live.bias),
       epsilon,
     },
-    {
-      scales: compared.scales,
-      uncertainty: compared.uncertainty,
-      bias,
-      biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias),
-    },
+    { scales, uncertainty, bias, biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias) },
   );
-  const verdict = decide(recovered, compared.weightsPerChannel);
   const [before, after] =
     foldedSide === 'after' ? [statistics, recovered.statistics] : [recovered.statistics, statistics];
-  const judgement = conclude(pair, context, verdict, verdict.status === 'trained' ? 'changed' : 'equal');
+  const invalid = foldedSide === 'before' ? findInvalidValue(after) : null;
+  const solved = decide(recovered, weightsPerChannel);
+  const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
+  const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'equal');
+  const isEpsilonKnown = layer.epsilon !== null || context.epsilon !== undefined;
+  const compared: LayerComparison = {
+    ...judgement.layer,
+    affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
+    neighbours: 'equal',
+    channelsMoved: recovered.moved.filter(Boolean).length,
+    measures: measureDrift(before, after, {
+      moved: recovered.moved,
+      gamma: gamma?.values ?? null,
+      epsilon,
+    }),
+    isUniformScale: isUniform(recovered, statistics, epsilon),
+    perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
+  };
   return {
     ...judgement,
-    layer: {
-      ...judgement.layer,
-      ...verdict,
-      ...(foldedSide === 'before' && findInvalidValue(after) !== null
-        ? { status: 'invalid', problem: findInvalidValue(after) }
-        : {}),
-      affine: verdict.status === 'locked' && gamma !== null ? 'equal' : 'none',
-      neighbours: 'equal',
-      channelsMoved: recovered.moved.filter(Boolean).length,
-      measures: measureDrift(before, after, {
-        moved: recovered.moved,
-        gamma: gamma?.values ?? null,
-        epsilon,
-      }),
-      isUniformScale: isUniform(recovered, statistics, epsilon),
-      perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
-    },
-    epsilonEvidence:
-      layer.epsilon === null && context.epsilon === undefined ? collectEvidence(recovered, epsilon) : null,
+    layer: noteHiddenChannels(compared, recovered.hidden.filter(Boolean).length),
+    epsilonEvidence: isEpsilonKnown ? null : collectEvidence(recovered, epsilon),
   };
+}
+
+async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
+  return tensor === null ? null : readChannelVector(tensor);
 }
 
 function decide({ moved, hidden, contradicted }: RecoveredStatistics, weightsPerChannel: number): Verdict {

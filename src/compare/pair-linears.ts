@@ -1,3 +1,4 @@
+import { haveSameShape } from '../checkpoint/checkpoint.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import { compareChannelScales } from './channel-scales.js';
 import { type PairedBy, type PrefixEdit, translateName } from './pair-layers.js';
@@ -43,7 +44,7 @@ export async function pairLinears(
         const translated = translateName(name, edits, (candidate) => byName.has(candidate));
         return translated === null ? [] : (byName.get(translated) ?? []);
       })[0];
-      if (other !== undefined && right.has(other) && haveSameShape(at(before, one), at(after, other)))
+      if (other !== undefined && right.has(other) && haveSameLayout(at(before, one), at(after, other)))
         join(one, other, 'name');
     }
   }
@@ -87,7 +88,7 @@ async function findProportional(
 ): Promise<number | null> {
   for (const index of candidates) {
     const other = at(after, index);
-    if (!haveSameShape({ linear, normName: null }, other)) continue;
+    if (!haveSameLayout({ linear, normName: null }, other)) continue;
     const compared = await compareChannelScales(linear.weight, other.linear.weight, linear);
     // One weight per channel is always proportional: no proof.
     if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return index;
@@ -107,20 +108,15 @@ function matchPositions(
   if (!areNamesLost || left.length !== right.length) return [];
   const pairs = left.flatMap((one, position) => {
     const other = right[position];
-    return other !== undefined && haveSameShape(at(before, one), at(after, other))
+    return other !== undefined && haveSameLayout(at(before, one), at(after, other))
       ? [[one, other] as const]
       : [];
   });
   return pairs.length === left.length ? pairs : [];
 }
 
-function haveSameShape({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
-  const { shape } = one.weight;
-  return (
-    one.outputAxis === other.outputAxis &&
-    shape.length === other.weight.shape.length &&
-    shape.every((size, axis) => size === other.weight.shape[axis])
-  );
+function haveSameLayout({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
+  return one.outputAxis === other.outputAxis && haveSameShape(one.weight, other.weight);
 }
 
 function at(candidates: readonly LinearCandidate[], index: number): LinearCandidate {

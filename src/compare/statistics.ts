@@ -1,7 +1,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { type DType, decodeFloats } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
-import { isEqualUpToRounding } from './tensor-equality.js';
+import { chooseValueTest } from './tensor-equality.js';
 
 /** A vector of one value per channel, decoded to float64, with the type that it is stored in. */
 export interface ChannelVector {
@@ -43,12 +43,13 @@ export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> 
 
 /** Which channels moved: those whose mean or variance is not equal up to storage rounding. */
 export function findMovedChannels(before: Statistics, after: Statistics): readonly boolean[] {
-  const isMoved = (left: ChannelVector, right: ChannelVector, channel: number) =>
-    !isEqualUpToRounding(at(left, channel), left.dtype, at(right, channel), right.dtype);
+  const areMeansEqual = chooseValueTest(before.mean.dtype, after.mean.dtype);
+  const areVariancesEqual = chooseValueTest(before.variance.dtype, after.variance.dtype);
   return Array.from(
     { length: before.mean.values.length },
     (_, channel) =>
-      isMoved(before.mean, after.mean, channel) || isMoved(before.variance, after.variance, channel),
+      !areMeansEqual(at(before.mean, channel), at(after.mean, channel)) ||
+      !areVariancesEqual(at(before.variance, channel), at(after.variance, channel)),
   );
 }
 

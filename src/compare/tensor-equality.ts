@@ -1,9 +1,10 @@
-import type { Tensor } from '../checkpoint/checkpoint.js';
+import { readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
   decodeFloats,
   findPreimage,
+  hasSignedZero,
   holdsAllOf,
   isDecodable,
   isFloatingPoint,
@@ -26,9 +27,6 @@ const FIRST_CHUNK_BYTES = 16 * 1024;
  */
 const CHUNK_BYTES = 96 * 1024;
 
-/** Formats without a negative zero: their one pattern that looks like it is NaN or a number. */
-const WITHOUT_SIGNED_ZERO: ReadonlySet<DType> = new Set(['F8_E5M2FNUZ', 'F8_E4M3FNUZ', 'F8_E8M0']);
-
 /** Reads two tensors side by side through buffers that are made once and reused. */
 export class TensorComparer {
   readonly #left = new Uint8Array(CHUNK_BYTES);
@@ -46,7 +44,7 @@ export class TensorComparer {
    * @throws CheckpointError when a range cannot be read.
    */
   async compare(before: Tensor, after: Tensor): Promise<Equality> {
-    if (!haveSameShape(before.shape, after.shape)) return 'changed';
+    if (!haveLikeShapes(before.shape, after.shape)) return 'changed';
     if (isSameRange(before, after)) return 'equal';
     if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
       const { HashComparer } = await import('./hashed-equality.js');
@@ -64,8 +62,8 @@ export class TensorComparer {
     const isEqual = chooseElementTest(before.dtype, after.dtype);
     for (let start = 0; start < total; ) {
       const count = chunkLength(start, total, elementBytes);
-      const left = await readElements(before, this.#left, start, count);
-      const right = await readElements(after, this.#right, start, count);
+      const left = await readElements(before, this.#left, { start, count });
+      const right = await readElements(after, this.#right, { start, count });
       if (!isEqual(left, right)) return false;
       start += count;
     }
@@ -73,25 +71,12 @@ export class TensorComparer {
   }
 }
 
-/** Reads elements into the start of a buffer; types of less than a byte count in bytes. */
-async function readElements(
-  { dtype, range }: Tensor,
-  buffer: Uint8Array,
-  start: number,
-  count: number,
-): Promise<Uint8Array> {
-  const elementBytes = Math.max(bitsOf(dtype), 8) / 8;
-  const target = buffer.subarray(0, count * elementBytes);
-  await range.source.readInto(target, range.offset + start * elementBytes);
-  return target;
-}
-
 function chunkLength(start: number, total: number, elementBytes: number): number {
   return Math.min((start === 0 ? FIRST_CHUNK_BYTES : CHUNK_BYTES) / elementBytes, total - start);
 }
 
 /** Whether shapes agree when dimensions of size 1 are left out. */
-function haveSameShape(left: readonly number[], right: readonly number[]): boolean {
+function haveLikeShapes(left: readonly number[], right: readonly number[]): boolean {
   const squeeze = (shape: readonly number[]) => shape.filter((size) => size !== 1);
   const [x, y] = [squeeze(left), squeeze(right)];
   return x.length === y.length && x.every((size, axis) => size === y[axis]);
@@ -109,8 +94,7 @@ type ElementTest = (left: Uint8Array, right: Uint8Array) => boolean;
 
 function chooseElementTest(before: DType, after: DType): ElementTest {
   if (before === after) {
-    if (!isFloatingPoint(before) || bitsOf(before) < 8 || WITHOUT_SIGNED_ZERO.has(before))
-      return haveEqualBytes;
+    if (!isFloatingPoint(before) || bitsOf(before) < 8 || !hasSignedZero(before)) return haveEqualBytes;
     const elementBytes = before === 'C64' ? 4 : bitsOf(before) / 8;
     return (left, right) => haveEqualBytes(left, right) || differInZeroSignOnly(left, right, elementBytes);
   }
@@ -142,19 +126,14 @@ function differInZeroSignOnly(left: Uint8Array, right: Uint8Array, elementBytes:
 }
 
 /** Whether two decoded values are equal up to storage rounding. */
-type ValueTest = (left: number, right: number) => boolean;
-
-/** As {@link chooseValueTest}, for a single pair of values. */
-export function isEqualUpToRounding(left: number, leftType: DType, right: number, rightType: DType): boolean {
-  return left === right || chooseValueTest(leftType, rightType)(left, right);
-}
+export type ValueTest = (left: number, right: number) => boolean;
 
 /**
  * What storage rounding means between two types. Same type: same value (−0 = 0, NaN = NaN). One type holds all values
  * of the other: a value of the wider, rounded into the narrower, is the other value. Neither does (float16 and bfloat16,
  * both rounded from float32, say): some number rounds to both values.
  */
-function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
+export function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
   const isSame: ValueTest = (left, right) => left === right || (Number.isNaN(left) && Number.isNaN(right));
   if (leftType === rightType) return isSame;
   if (holdsAllOf(leftType, rightType))

@@ -38,13 +38,30 @@ export interface PlacedBytes {
   readonly bytes: Uint8Array;
 }
 
+/** Where in a source the bytes of a range belong, which are read only when they are written. */
+export interface PlacedContent {
+  readonly source: ByteSource;
+  readonly offset: number;
+  readonly content: ByteRange;
+}
+
 /**
  * Follows a range down to the sources that hold its bytes themselves, and says what has to stand there for the range to
- * read `bytes`.
+ * read `content`. Read into memory only where a source on the way presents the bytes in another order.
  *
  * @returns null where a source on the way presents more than the range: then the answer would be a part of its own.
  */
-export function placeBytes(range: ByteRange, bytes: Uint8Array): readonly PlacedBytes[] | null {
+export async function placeContent(
+  range: ByteRange,
+  content: ByteRange,
+): Promise<readonly PlacedContent[] | null> {
+  const { source, offset } = range;
+  if (source.backing === undefined) return [{ source, offset, content }];
+  const placed = placeBytes(range, await readRange(content));
+  return placed?.map(({ bytes, ...place }) => ({ ...place, content: holdBytes(bytes) })) ?? null;
+}
+
+function placeBytes(range: ByteRange, bytes: Uint8Array): readonly PlacedBytes[] | null {
   const { source, offset, byteLength } = range;
   if (source.backing === undefined) return [{ source, offset, bytes }];
   if (offset !== 0 || byteLength !== source.byteLength) return null;
@@ -78,6 +95,34 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
   const bytes = new Uint8Array(range.byteLength);
   await range.source.readInto(bytes, range.offset);
   return bytes;
+}
+
+/** Bytes that are in memory already, as a range. `bytes` is not copied. */
+export function holdBytes(bytes: Uint8Array): ByteRange {
+  return { source: memorySource('memory', bytes), offset: 0, byteLength: bytes.byteLength };
+}
+
+/** Bytes `start` up to `end` of a range. */
+export function sliceRange({ source, offset }: ByteRange, start: number, end: number): ByteRange {
+  return { source, offset: offset + start, byteLength: end - start };
+}
+
+/** Two ranges are compared in pieces of this size; the first is small, since what differs does so at its start. */
+const COMPARED_BYTES = 64 * 1024;
+const FIRST_COMPARED_BYTES = 4 * 1024;
+
+/** Whether two ranges hold the same bytes. Reads no further than the first piece that differs. */
+export async function haveSameBytes(one: ByteRange, other: ByteRange): Promise<boolean> {
+  const { byteLength } = one;
+  if (byteLength !== other.byteLength) return false;
+  if (one.source === other.source && one.offset === other.offset) return true;
+  for (let start = 0, end = 0; start < byteLength; start = end) {
+    end = Math.min(byteLength, start + (start === 0 ? FIRST_COMPARED_BYTES : COMPARED_BYTES));
+    const left = await readRange(sliceRange(one, start, end));
+    const right = await readRange(sliceRange(other, start, end));
+    if (Buffer.compare(left, right) !== 0) return false;
+  }
+  return true;
 }
 
 /**

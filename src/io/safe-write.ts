@@ -14,6 +14,7 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CheckpointError } from '../errors.js';
+import { type ByteRange, sliceRange } from './byte-source.js';
 import type { FileSource } from './file-source.js';
 
 /** A file to be written: another one, with pieces of it replaced. */
@@ -25,7 +26,7 @@ export interface FileCopy {
   readonly splices: readonly {
     readonly offset: number;
     readonly deleted: number;
-    readonly bytes: Uint8Array;
+    readonly content: ByteRange;
   }[];
 }
 
@@ -40,8 +41,11 @@ export interface WriteOrder {
   readonly files: readonly FileCopy[];
 }
 
-/** Bytes copied at a time where a file changes its size. */
-const CHUNK_BYTES = 4 * 1024 * 1024;
+/** Bytes written at a time: few calls, and what was just computed is still in the processor's cache. */
+const CHUNK_BYTES = 1024 * 1024;
+
+/** Where a larger share of a file is replaced, copying all of it first would write most of it twice. */
+const MAX_REPLACED_SHARE = 0.5;
 
 /** `.NAME.bn-audit-RANDOM.tmp` beside the target. */
 const TEMPORARY_PREFIX = '.bn-audit-';
@@ -49,6 +53,9 @@ const TEMPORARY_SUFFIX = '.tmp';
 
 /** Random bytes in a temporary name. */
 const RANDOM_BYTES = 6;
+
+/** As much of the target's name as fits into 255 bytes with the rest, the usual limit of file systems. */
+const MAX_LABEL_BYTES = 200;
 
 /**
  * Files that are written, but not where they belong: in a temporary file beside the target, or in a temporary directory
@@ -63,7 +70,7 @@ export interface StagedFiles {
   sync(): Promise<void>;
   /** Moves the files to their places, in order. */
   commit(): Promise<void>;
-  /** Removes everything that was not committed. */
+  /** Removes everything that was not committed, as far as the file system lets it. */
   discard(): Promise<void>;
 }
 
@@ -88,7 +95,8 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
   }));
   const discard = async () => {
     await closeAll();
-    await rm(temporary, { recursive: true, force: true });
+    // Why it failed says more than why this did; what is left behind, the next run names.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
   };
   try {
     if (!isSingle) await mkdir(temporary);
@@ -130,7 +138,14 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
 
 function temporaryName(label: string): string {
   const random = crypto.getRandomValues(new Uint8Array(RANDOM_BYTES));
-  return `.${label}${TEMPORARY_PREFIX}${Buffer.from(random).toString('hex')}${TEMPORARY_SUFFIX}`;
+  return `${temporaryStart(label)}${Buffer.from(random).toString('hex')}${TEMPORARY_SUFFIX}`;
+}
+
+/** How every temporary name of a target starts. */
+function temporaryStart(label: string): string {
+  let kept = label;
+  while (Buffer.byteLength(kept) > MAX_LABEL_BYTES) kept = [...kept].slice(0, -1).join('');
+  return `.${kept}${TEMPORARY_PREFIX}`;
 }
 
 async function moveInto(from: string, to: string): Promise<void> {
@@ -151,12 +166,12 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-async function writeCopy({ source, splices }: FileCopy, path: string): Promise<FileHandle> {
-  const keepsSize = splices.every(({ deleted, bytes }) => deleted === bytes.byteLength);
-  const handle = keepsSize ? await cloneFile(source, path) : await open(path, 'wx+');
+async function writeCopy(copy: FileCopy, path: string): Promise<FileHandle> {
+  const isClone = isMostlyKept(copy);
+  const handle = isClone ? await cloneFile(copy.source, path) : await createLike(copy.source, path);
   try {
-    if (keepsSize) for (const { offset, bytes } of splices) await writeFully(handle, bytes, offset);
-    else await assemble(handle, source, splices);
+    if (isClone) for (const { offset, content } of copy.splices) await writeRanges(handle, [content], offset);
+    else await writeRanges(handle, listParts(copy), 0);
     return handle;
   } catch (error) {
     await handle.close();
@@ -164,9 +179,17 @@ async function writeCopy({ source, splices }: FileCopy, path: string): Promise<F
   }
 }
 
+/** Whether a copy of a file needs only some of its bytes replaced, each by as many others. */
+function isMostlyKept({ source, splices }: FileCopy): boolean {
+  const replaced = splices.reduce((sum, { deleted }) => sum + deleted, 0);
+  return (
+    splices.every(({ deleted, content }) => deleted === content.byteLength) &&
+    replaced <= MAX_REPLACED_SHARE * source.byteLength
+  );
+}
+
 async function cloneFile(source: FileSource, path: string): Promise<FileHandle> {
   await copyFile(source.path, path, constants.COPYFILE_FICLONE | constants.COPYFILE_EXCL);
-  // The copy takes on the mode of its original, which may forbid writing.
   const { mode, size } = await stat(path);
   if (size !== source.byteLength) {
     throw new CheckpointError(
@@ -174,29 +197,64 @@ async function cloneFile(source: FileSource, path: string): Promise<FileHandle> 
       { code: 'truncated', file: source.name },
     );
   }
-  await chmod(path, mode | constants.S_IRUSR | constants.S_IWUSR);
+  await chmod(path, writable(mode));
   return open(path, 'r+');
 }
 
-async function assemble(handle: FileHandle, source: FileSource, splices: FileCopy['splices']): Promise<void> {
-  const buffer = new Uint8Array(CHUNK_BYTES);
-  let [from, to] = [0, 0];
-  const copyUntil = async (end: number) => {
-    while (from < end) {
-      const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, end - from));
-      await source.readInto(chunk, from);
-      await writeFully(handle, chunk, to);
-      from += chunk.byteLength;
-      to += chunk.byteLength;
-    }
-  };
-  for (const { offset, deleted, bytes } of splices) {
-    await copyUntil(offset);
-    await writeFully(handle, bytes, to);
-    to += bytes.byteLength;
-    from = offset + deleted;
+/** A new file with the mode of another, as a copy has it. */
+async function createLike(source: FileSource, path: string): Promise<FileHandle> {
+  const { mode } = await stat(source.path);
+  const handle = await open(path, 'wx+', constants.S_IRUSR | constants.S_IWUSR);
+  try {
+    await handle.chmod(writable(mode));
+    return handle;
+  } catch (error) {
+    await handle.close();
+    throw error;
   }
-  await copyUntil(source.byteLength);
+}
+
+/** A copy takes on the mode of its original, which may forbid writing. */
+function writable(mode: number): number {
+  return mode | constants.S_IRUSR | constants.S_IWUSR;
+}
+
+/** Everything that a file consists of once its splices are in it. */
+function listParts({ source, splices }: FileCopy): readonly ByteRange[] {
+  const whole = { source, offset: 0, byteLength: source.byteLength };
+  const parts: ByteRange[] = [];
+  let kept = 0;
+  for (const { offset, deleted, content } of splices) {
+    parts.push(sliceRange(whole, kept, offset), content);
+    kept = offset + deleted;
+  }
+  return [...parts, sliceRange(whole, kept, source.byteLength)];
+}
+
+/** Writes ranges one after the other. While one piece is on its way to the file, the next is read or computed. */
+async function writeRanges(
+  handle: FileHandle,
+  ranges: readonly ByteRange[],
+  position: number,
+): Promise<void> {
+  const longest = ranges.reduce(
+    (most, { byteLength }) => Math.max(most, Math.min(byteLength, CHUNK_BYTES)),
+    0,
+  );
+  let [free, busy] = [new Uint8Array(longest), new Uint8Array(longest)];
+  let written = Promise.resolve();
+  let end = position;
+  for (const { source, offset, byteLength } of ranges) {
+    for (let done = 0; done < byteLength; ) {
+      const chunk = free.subarray(0, Math.min(longest, byteLength - done));
+      await Promise.all([source.readInto(chunk, offset + done), written]);
+      written = writeFully(handle, chunk, end);
+      [free, busy] = [busy, free];
+      done += chunk.byteLength;
+      end += chunk.byteLength;
+    }
+  }
+  await written;
 }
 
 /** A write may take a part only, as it does before a disk is full. */
@@ -214,11 +272,15 @@ export interface TargetFacts {
   readonly found: 'nothing' | 'file' | 'directory' | 'other' | 'dangling link';
 }
 
-/** Looks at a path that is to be written, through symbolic links. */
+/**
+ * Looks at a path that is to be written, through symbolic links.
+ *
+ * @throws CheckpointError `unwritable` where it may not even be looked at.
+ */
 export async function examineTarget(path: string): Promise<TargetFacts> {
-  const itself = await statOrNull(() => lstat(path));
+  const itself = await statOrNull(() => lstat(path), path);
   if (itself === null) return { path, found: 'nothing' };
-  const facts = await statOrNull(() => stat(path));
+  const facts = await statOrNull(() => stat(path), path);
   if (facts === null) return { path, found: 'dangling link' };
   const found = facts.isDirectory() ? 'directory' : facts.isFile() ? 'file' : 'other';
   // Such as /dev/stdout: a link to a pipe leads to no path.
@@ -228,7 +290,7 @@ export async function examineTarget(path: string): Promise<TargetFacts> {
 
 /** Whether two paths lead to one file: by symbolic links, hard links, or spelled in two ways. */
 export async function isSameFile(one: string, other: string): Promise<boolean> {
-  const [x, y] = [await statOrNull(() => stat(one)), await statOrNull(() => stat(other))];
+  const [x, y] = [await stat(one).catch(() => null), await stat(other).catch(() => null)];
   return x !== null && y !== null && x.dev === y.dev && x.ino === y.ino;
 }
 
@@ -237,12 +299,18 @@ export async function isSameDirectory(one: string, other: string): Promise<boole
   return isSameFile(one === '' ? '.' : one, other === '' ? '.' : other);
 }
 
-async function statOrNull(look: () => Promise<Stats>): Promise<Stats | null> {
+/** Whether a path leads to a directory; false also where it may not be looked at. */
+export async function isDirectory(path: string): Promise<boolean> {
+  const facts = await stat(path).catch(() => null);
+  return facts?.isDirectory() === true;
+}
+
+async function statOrNull(look: () => Promise<Stats>, path: string): Promise<Stats | null> {
   try {
     return await look();
   } catch (error) {
     if (['ENOENT', 'ENOTDIR', 'ELOOP'].includes(codeOf(error))) return null;
-    throw error;
+    throw explainWriteError(error, path);
   }
 }
 
@@ -250,7 +318,7 @@ async function statOrNull(look: () => Promise<Stats>): Promise<Stats | null> {
 export async function findLeftovers(directory: string, label: string): Promise<readonly string[]> {
   const names = await readdir(directory === '' ? '.' : directory).catch(() => []);
   return names
-    .filter((name) => name.startsWith(`.${label}${TEMPORARY_PREFIX}`) && name.endsWith(TEMPORARY_SUFFIX))
+    .filter((name) => name.startsWith(temporaryStart(label)) && name.endsWith(TEMPORARY_SUFFIX))
     .sort()
     .map((name) => join(directory, name));
 }

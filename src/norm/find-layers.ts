@@ -4,6 +4,9 @@ import { findGraphLayers } from './graph-layers.js';
 import { findNamedLayers } from './named-layers.js';
 import type { NormLayer } from './norm-layer.js';
 
+/** Ten times as many as the deepest networks in use have; each is compared, reported and kept in memory. */
+const MAX_LAYERS = 10_000;
+
 /** Wider than any layer in use by two orders of magnitude; a layer's statistics stand in memory at once. */
 const MAX_CHANNELS = 1 << 24;
 
@@ -11,11 +14,18 @@ const MAX_CHANNELS = 1 << 24;
  * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
  * whose statistics cannot be read is among them, with the reason.
  *
- * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels.
+ * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels, `limit-exceeded` for
+ *   too many layers or channels.
  */
 export function findNormLayers(checkpoint: Checkpoint): readonly NormLayer[] {
   const layers =
     checkpoint.graph === null ? findNamedLayers(checkpoint) : findGraphLayers(checkpoint, checkpoint.graph);
+  if (layers.length > MAX_LAYERS) {
+    throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${layers.length}`, {
+      code: 'limit-exceeded',
+      file: checkpoint.path,
+    });
+  }
   for (const layer of layers) checkChannels(layer, checkpoint.path);
   return layers;
 }

@@ -2,6 +2,7 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
 import { failUnreachable } from '../errors.js';
+import { dottedNameOf } from './dotted-names.js';
 import { NAMING_CONVENTIONS, toDottedName } from './naming.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
 
@@ -46,7 +47,7 @@ function describeNode(node: NormNode, name: string, isNamed: boolean, checkpoint
     mode: node.mode,
     nodeName: node.nodeName,
     isFromGraph: true,
-    neighbours: node.neighbours.map(toDottedName),
+    neighbours: node.neighbours.map((neighbour) => dottedNameOf(neighbour, checkpoint)),
     feedingLinear: node.feedingLinear,
     notes: node.notes,
   };

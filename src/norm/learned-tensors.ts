@@ -1,6 +1,7 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../checkpoint/dtype.js';
-import { splitPath, toDottedName } from './naming.js';
+import { dottedNameOf } from './dotted-names.js';
+import { splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** Buffers that are floats and no parameters, by the last component of their name. */
@@ -28,7 +29,7 @@ export function findLearnedTensors(
   const learned = new Map<string, Tensor>();
   for (const [name, tensor] of checkpoint.tensors) {
     if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) continue;
-    const dotted = toDottedName(name);
+    const dotted = dottedNameOf(name, checkpoint);
     if (!isKnownBuffer(dotted, checkpoint)) learned.set(dotted, tensor);
   }
   return learned;

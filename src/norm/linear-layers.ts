@@ -1,6 +1,7 @@
-import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import type { ConstantInput } from '../checkpoint/graph.js';
-import { splitPath, toDottedName } from './naming.js';
+import { dottedNameOf } from './dotted-names.js';
+import { splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** A convolution or linear layer with a readable weight: what a norm layer can be folded into. */
@@ -29,12 +30,12 @@ export interface LinearLayer {
  * The linear layers of a graph that no live norm layer follows, in topological order: where norm layers may have been
  * folded. Empty without a graph.
  */
-export function findFreeLinears({ graph }: Checkpoint): readonly LinearLayer[] {
-  return (graph?.linears ?? []).flatMap((node) => {
+export function findFreeLinears(checkpoint: Checkpoint): readonly LinearLayer[] {
+  return (checkpoint.graph?.linears ?? []).flatMap((node) => {
     const { weight, bias, feedsNorm } = node;
     // A bias that is computed at run time says nothing; the layer is no ground to stand on.
     if (feedsNorm || weight.kind !== 'constant' || bias.kind === 'unresolved') return [];
-    return [toLinearLayer(node, weight.tensor, toTensor(bias))];
+    return [toLinearLayer(node, { weight: weight.tensor, bias: toTensor(bias), checkpoint })];
   });
 }
 
@@ -46,13 +47,14 @@ export function findFreeLinears({ graph }: Checkpoint): readonly LinearLayer[] {
  */
 export function findFeedingLinear(
   layer: NormLayer,
-  { graph }: Checkpoint,
+  checkpoint: Checkpoint,
   learned: ReadonlyMap<string, Tensor>,
 ): LinearLayer | null {
+  const { graph } = checkpoint;
   if (graph === null) return findNamedLinear(layer, learned);
   const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
   return node?.weight.kind === 'constant'
-    ? toLinearLayer(node, node.weight.tensor, toTensor(node.bias))
+    ? toLinearLayer(node, { weight: node.weight.tensor, bias: toTensor(node.bias), checkpoint })
     : null;
 }
 
@@ -79,13 +81,10 @@ const WEIGHT_LEAVES: ReadonlySet<string> = new Set(['weight', 'w']);
 export function findNamedLinearAt(
   path: string,
   learned: ReadonlyMap<string, Tensor>,
-  { weight: { shape }, outputAxis, groups, channels }: LinearLayer,
+  { weight, outputAxis, groups, channels }: LinearLayer,
 ): LinearLayer | null {
   const linear = describeNamedLinear(path, 'weight', learned, { outputAxis, groups, channels });
-  const isSameShape =
-    linear?.weight.shape.length === shape.length &&
-    linear.weight.shape.every((size, axis) => size === shape[axis]);
-  return isSameShape ? linear : null;
+  return linear !== null && haveSameShape(linear.weight, weight) ? linear : null;
 }
 
 function describeNamedLinear(
@@ -126,14 +125,17 @@ function findOutputAxis(
 
 type LinearNode = NonNullable<Checkpoint['graph']>['linears'][number];
 
-function toLinearLayer(node: LinearNode, weight: Tensor, bias: Tensor | null): LinearLayer {
+function toLinearLayer(
+  node: LinearNode,
+  { weight, bias, checkpoint }: { weight: Tensor; bias: Tensor | null; checkpoint: Checkpoint },
+): LinearLayer {
   const { path, foldedNormPath, nodeName, outputAxis, outputChannels, looksFolded } = node;
   return {
     path,
     foldedNormPath,
     nodeName,
-    weightName: toDottedName(node.weightName),
-    biasName: toDottedName(node.biasName),
+    weightName: dottedNameOf(node.weightName, checkpoint),
+    biasName: dottedNameOf(node.biasName, checkpoint),
     weight,
     bias,
     outputAxis,

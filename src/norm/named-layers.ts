@@ -1,8 +1,9 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { quote } from '../errors.js';
+import { dottedNameOf } from './dotted-names.js';
 import { findLearnedTensors } from './learned-tensors.js';
-import { NAMING_CONVENTIONS, type NamingConvention, splitPath, toDottedName } from './naming.js';
+import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours, groupModules } from './neighbours.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
 
@@ -13,7 +14,9 @@ import type { NormLayer, Statistic } from './norm-layer.js';
  * In the order of the file.
  */
 export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
-  const tensors = new Map([...checkpoint.tensors].map(([name, tensor]) => [toDottedName(name), tensor]));
+  const tensors = new Map(
+    [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
+  );
   const layers = new Map<string, NormLayer>();
   for (const name of tensors.keys()) {
     const layer = findLayerAt(name, tensors, checkpoint);

@@ -87,7 +87,7 @@ class Planner {
     this.#outputs = new Set(request.nodes.mainGraph.outputs);
   }
 
-  /** The nodes of after that are the layer. */
+  /** The nodes of after whose outputs are the layer's. */
   findSites({ after }: LayerComparison): readonly Site[] {
     const { nodes, layersOfAfter, linearWeights } = this.#request;
     const { foldedInto } = after;
@@ -95,7 +95,10 @@ class Planner {
       // By name: what a layer repeats may have been taken away from it.
       return nodes.norms[layersOfAfter.findIndex(({ name }) => name === after.name)] ?? [];
     }
-    return nodes.linears.filter((_, index) => linearWeights[index] === foldedInto.weight);
+    // The layer's output is that of the node which adds the bias.
+    return nodes.linears.flatMap((site, index) =>
+      linearWeights[index] === foldedInto.weight ? [nodes.biases[index]?.site ?? site] : [],
+    );
   }
 
   async planLayer(comparison: LayerComparison, sites: readonly Site[], index: number): Promise<LayerPlan> {

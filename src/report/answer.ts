@@ -1,4 +1,4 @@
-import { FINDING_TITLES, isLeadingDrift } from '../compare/findings.js';
+import { FINDING_TITLES, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
@@ -14,7 +14,7 @@ import type { InspectReport } from './inspect-report.js';
 /** What a report says first. */
 export interface Answer {
   readonly outcome: 'drifted' | 'failed' | 'warned' | 'clean';
-  /** One word for the outcome, in capitals nowhere. */
+  /** One word for the outcome; formats that shout write it in capitals. */
   readonly word: string;
   /** A clause without a full stop. */
   readonly headline: string;
@@ -111,16 +111,20 @@ function describeBatches({ summary: { batches } }: AuditReport): string {
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
 }
 
-function headlineOfClean({ summary, findings }: AuditReport): string {
+function headlineOfClean({ summary, findings, layers }: AuditReport): string {
   const { byStatus } = summary;
-  const excused = findings.filter(
-    ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'note',
-  ).length;
+  const excused = new Set(findings.filter(isExcusedDrift).map(({ layer }) => layer)).size;
   if (excused > 0) return `no drift beyond what was accepted (${formatPlural(excused, 'layer')} excused)`;
   const warnings = findings.filter(({ level }) => level === 'warning');
+  const unpaired = warnings.filter(({ kind }) => kind === 'unpaired-layer').length;
+  if (unpaired > 0)
+    return `no error in ${formatCount(summary.layers)} of ${formatPlural(summary.layers + unpaired, 'norm layer')}; the ${unpaired === 1 ? 'other was' : 'others were'} not audited`;
   if (warnings.length > 0)
     return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listKinds(warnings)}`;
-  if (byStatus.locked === summary.layers) return 'every norm layer stood still';
+  if (byStatus.locked === summary.layers) {
+    const isHidden = layers.some(({ channelsHidden }) => channelsHidden !== undefined);
+    return `every norm layer stood still${isHidden ? ', as far as folding shows it' : ''}`;
+  }
   if (byStatus.trained === summary.layers) return 'nothing was frozen: statistics moved with the weights';
   return 'no frozen layer’s statistics moved';
 }

@@ -1,6 +1,7 @@
+import { escapeControls } from '../errors.js';
 import type { AuditReport, CheckpointSummary } from './audit-report.js';
 import type { InspectReport } from './inspect-report.js';
-import { showName } from './text-layout.js';
+import { defuseCommands, showName } from './text-layout.js';
 
 /** What every renderer takes: the report of a `diff` or of an `inspect`. */
 export type AnyReport = AuditReport | InspectReport;
@@ -20,10 +21,10 @@ export function getJudgedCheckpoint(report: AnyReport): CheckpointSummary {
  * CI runner which reads the report from its log would take for a command.
  */
 export function showSafely(name: string, width = 160): string {
-  return breakCommands(showName(name, width));
+  return defuseCommands(showName(name, width));
 }
 
-/** Takes the older form of GitHub's workflow commands out of text; the newer one must stand at a line's start. */
-export function breakCommands(text: string): string {
-  return text.replaceAll('##[', '##\\u{5b}');
+/** The beginning of a sentence that may hold names from files, made safe in the same way. */
+export function showMessage(message: string, length: number): string {
+  return defuseCommands(escapeControls(message)).slice(0, length).toWellFormed();
 }

@@ -43,6 +43,8 @@ export interface AuditLayer {
   readonly allowed: boolean;
   readonly channels: number;
   readonly channelsMoved: number | null;
+  /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
+  readonly channelsHidden?: number;
   readonly affine: Relation;
   readonly neighbours: Relation;
   readonly epsilon: number;
@@ -89,6 +91,13 @@ export interface AuditReport {
   readonly findings: readonly Finding[];
   /** What the user should know beyond the findings; plain sentences. */
   readonly warnings: readonly string[];
+}
+
+/** Worst first; layers without a measure come last, in the order of the model. */
+export function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
+  const shiftOf = ({ outputShift }: AuditLayer) =>
+    outputShift === null || Number.isNaN(outputShift) ? -1 : outputShift;
+  return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
 }
 
 /** Everything that an audit found out, before it is put in the report's form. */
@@ -201,6 +210,7 @@ function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => bool
     allowed: isAllowed(before.name),
     channels: layer.channels,
     channelsMoved: layer.channelsMoved,
+    ...(layer.channelsHidden === undefined ? {} : { channelsHidden: layer.channelsHidden }),
     affine: layer.affine,
     neighbours: layer.neighbours,
     epsilon: layer.epsilon,

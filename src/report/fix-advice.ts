@@ -1,5 +1,10 @@
-import { isLeadingDrift } from '../compare/findings.js';
+import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
+
+/** Whether a finding is a frozen layer's drift that stands: what tables of drifted layers show, and advice is about. */
+export function isFrozenDrift({ kind, level }: Finding): boolean {
+  return kind === 'frozen-stats-drift' && level === 'error';
+}
 
 /**
  * Where statistics must be kept still: module paths whose `eval()` freezes all that drifted and nothing that was

@@ -22,6 +22,14 @@ export function formatMeasure(value: number): string {
   return text.replace('-', magnitude < 1e-3 && value > 0 ? '-' : '−').replace('e+', 'e');
 }
 
+/** A measure that a layer may lack, where a dash stands for it. */
+export function formatOptional(
+  value: number | null | undefined,
+  format: (value: number) => string = formatMeasure,
+): string {
+  return value == null ? '–' : format(value);
+}
+
 /** A standard-deviation ratio from its absolute logarithm: `× 1.38`. */
 export function formatStdRatio(logStdRatio: number): string {
   return Number.isFinite(logStdRatio)

@@ -1,6 +1,6 @@
 import { quote, UsageError } from '../errors.js';
 import type { LocationOptions } from './sarif.js';
-import type { TextOptions } from './text.js';
+import type { TextOptions } from './text-layout.js';
 
 /** The forms that a report can be printed in. */
 export const REPORT_FORMATS = [

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, breakCommands, getJudgedCheckpoint, showSafely } from './any-report.js';
+import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
 import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
@@ -55,7 +55,7 @@ function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issu
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
     check_name: kind,
-    description: `${FINDING_TITLES[kind]}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message)}`,
+    description: `${FINDING_TITLES[kind]}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
     content: {
       body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
     },
@@ -70,15 +70,11 @@ function describeFailedAudit({ after, message, hint, code }: AuditFailure, { roo
   return {
     type: 'issue',
     check_name: 'not-audited',
-    description: `${FAILURE_TITLE}: ${showMessage(message)}`,
-    content: { body: showMessage(hint ?? message) },
+    description: `${FAILURE_TITLE}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
+    content: { body: showMessage(hint ?? message, MAX_MESSAGE_LENGTH) },
     categories: ['Bug Risk'],
     severity: SEVERITIES.error,
     fingerprint: code,
     location: { path: escapeControls(findArtifactPath(after, root)), lines: { begin: 1 } },
   };
-}
-
-function showMessage(message: string): string {
-  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
 }

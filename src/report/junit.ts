@@ -1,9 +1,8 @@
 import { FINDING_TITLES, type Finding } from '../compare/findings.js';
-import { escapeControls } from '../errors.js';
-import { type AnyReport, breakCommands, getJudgedCheckpoint, isAudit, showSafely } from './any-report.js';
+import { type AnyReport, getJudgedCheckpoint, isAudit, showMessage, showSafely } from './any-report.js';
 import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import { LEVEL_RANKS } from './ranked-findings.js';
+import { LEVEL_RANKS } from './group-findings.js';
 
 /** Test reports show names and messages in full; beyond this they are no longer read. */
 const MAX_NAME_LENGTH = 500;
@@ -67,7 +66,7 @@ function describeSuite(report: AnyReport): Suite {
 
 function describeFailedSuite(tool: string, { after, message, hint, code }: AuditFailure): Suite {
   const path = escapeXml(showSafely(after, MAX_NAME_LENGTH));
-  const show = (text: string) => escapeXml(breakCommands(escapeControls(text)).slice(0, MAX_MESSAGE_LENGTH));
+  const show = (text: string) => escapeXml(showMessage(text, MAX_MESSAGE_LENGTH));
   const lines = [
     `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
     `    <testcase name="${path}" classname="(checkpoint)" time="0">`,
@@ -132,12 +131,14 @@ function renderTestCase(testCase: TestCase): readonly string[] {
       '    </testcase>',
     ];
   }
-  if (isSkipped(testCase)) return [`${open}>`, `      <skipped message="${message}"/>`, '    </testcase>'];
+  if (isSkipped(testCase)) {
+    return [`${open}>`, `      <skipped message="${message}">${body}</skipped>`, '    </testcase>'];
+  }
   return [`${open}>`, `      <system-out>${body}</system-out>`, '    </testcase>'];
 }
 
 function describe({ message }: Finding): string {
-  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
+  return showMessage(message, MAX_MESSAGE_LENGTH);
 }
 
 function explain(finding: Finding): string {

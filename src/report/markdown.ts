@@ -2,18 +2,24 @@ import { FINDING_TITLES, type Finding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { type Answer, describeAnswer } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
-import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
-import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
+import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import {
+  findModulesToFreeze,
+  isFrozenDrift,
+  writeTrainingLoopFix,
+  writeTrainOverride,
+} from './fix-advice.js';
 import {
   formatBatches,
   formatCount,
   formatMagnitude,
   formatMeasure,
+  formatOptional,
   formatPlural,
   formatStdRatio,
 } from './format-numbers.js';
+import { type FindingGroup, groupFindings } from './group-findings.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-import { LEVEL_RANKS } from './ranked-findings.js';
 
 /** How a Markdown report is laid out. */
 export interface MarkdownOptions {
@@ -39,7 +45,8 @@ const MAX_MESSAGE_LENGTH = 400;
 /** Code must hold names whole; with longer ones it is of no use to a reader. */
 const MAX_MODULE_LENGTH = 300;
 
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
+/** What stands before an outcome's word. */
+export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], string>> = {
   drifted: '❌',
   failed: '❌',
   warned: '⚠️',
@@ -56,8 +63,13 @@ export function renderMarkdown(report: AnyReport, { all = false }: MarkdownOptio
   const answer = describeAnswer(report, (name) => showCode(name));
   const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
-  const head = [`### ${SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`, answer.explanation];
-  const foot = `<sub>${report.tool.name} ${report.tool.version}</sub>`;
+  const head = [
+    `### ${OUTCOME_SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`,
+    answer.explanation,
+  ];
+  const pages =
+    report.findings.length > 0 ? ' · `bn-audit explain KIND` prints the page about a kind of finding' : '';
+  const foot = `<sub>${report.tool.name} ${report.tool.version}${pages}</sub>`;
   return `${fitBlocks([...head, ...blocks], limit - 200).join('\n\n')}\n\n${foot}\n`;
 }
 
@@ -82,18 +94,13 @@ function renderAudit(report: AuditReport, all: boolean): readonly string[] {
     ]),
     ...renderDrift(report, all),
     ...renderFindings(
-      report.findings.filter((finding) => !isLeading(finding)),
+      report.findings.filter((finding) => !isFrozenDrift(finding)),
       all,
     ),
     ...renderRegions(report),
     ...renderWarnings(report.warnings),
     ...renderAdvice(report),
   ];
-}
-
-/** Findings that the table of drifted layers shows already. */
-function isLeading({ kind, level }: Finding): boolean {
-  return kind === 'frozen-stats-drift' && level === 'error';
 }
 
 function renderCheckpoints(
@@ -109,7 +116,8 @@ function renderCheckpoints(
 }
 
 function renderDrift(report: AuditReport, all: boolean): readonly string[] {
-  const drifted = new Set(report.findings.filter(isLeading).map(({ layer }) => layer));
+  const leading = report.findings.filter(isFrozenDrift);
+  const drifted = new Set(leading.map(({ layer }) => layer));
   const rows = sortByShift(all ? report.layers : report.layers.filter(({ name }) => drifted.has(name)));
   if (rows.length === 0) return [];
   const shown = rows.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
@@ -118,11 +126,12 @@ function renderDrift(report: AuditReport, all: boolean): readonly string[] {
     LAYER_COLUMNS.filter(([title]) => all || title !== 'status'),
   );
   const rest = rows.length - shown.length;
-  return rest > 0 ? [table, `… and ${formatPlural(rest, 'more layer')} that moved less.`] : [table];
+  return [
+    ...leading.slice(0, 1).map(nameSort),
+    table,
+    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')} that moved less.`] : []),
+  ];
 }
-
-const measured = (value: number | null | undefined, show: (value: number) => string) =>
-  value == null ? '–' : show(value);
 
 /** A column: its title, which ends in a colon for numbers, and its cell. */
 export type Column<Row> = readonly [title: string, cell: (row: Row) => string];
@@ -132,9 +141,12 @@ const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
   ['status', ({ status, allowed }) => (allowed ? `${status} (allowed)` : status)],
   ['channels:', ({ channels, channelsMoved }) => describeChannels(channels, channelsMoved)],
   ['batches:', ({ batches }) => formatBatches(batches)],
-  ['mean shift:', ({ meanShift }) => measured(meanShift?.rms, (value) => `${formatMeasure(value)} σ`)],
-  ['std ratio:', ({ logStdRatio }) => measured(logStdRatio?.rms, formatStdRatio)],
-  ['output shift:', ({ outputShift }) => measured(outputShift, (value) => `**${formatMeasure(value)}**`)],
+  ['mean shift:', ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`)],
+  ['std ratio:', ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio)],
+  [
+    'output shift:',
+    ({ outputShift }) => formatOptional(outputShift, (value) => `**${formatMeasure(value)}**`),
+  ],
 ];
 
 function describeChannels(channels: number, moved: number | null): string {
@@ -143,35 +155,23 @@ function describeChannels(channels: number, moved: number | null): string {
     : `${formatCount(moved)} of ${formatCount(channels)}`;
 }
 
-/** Worst first; layers without a measure come last, in the order of the model. */
-function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
-  const shiftOf = ({ outputShift }: AuditLayer) =>
-    outputShift === null || Number.isNaN(outputShift) ? -1 : outputShift;
-  return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
-}
-
 /** Findings grouped by level and kind, errors first, a few of each. */
 function renderFindings(findings: readonly Finding[], all: boolean): readonly string[] {
-  const groups = new Map<string, Finding[]>();
-  for (const finding of findings) {
-    const key = `${finding.level} ${finding.kind}`;
-    const group = groups.get(key);
-    if (group === undefined) groups.set(key, [finding]);
-    else group.push(finding);
-  }
-  return [...groups.values()]
-    .sort(([x], [y]) => LEVEL_RANKS[x?.level ?? 'note'] - LEVEL_RANKS[y?.level ?? 'note'])
-    .map((group) => renderFindingGroup(group, all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS));
+  const limit = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
+  return groupFindings(findings).map((group) => renderFindingGroup(group, limit));
 }
 
 const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const;
 
-function renderFindingGroup(group: readonly Finding[], limit: number): string {
-  const [first] = group;
-  if (first === undefined) return '';
+/** What a sort of findings is about, and the page that explains it. */
+function nameSort({ level, kind, docs }: Finding): string {
+  return `${LEVEL_SIGNS[level]} **${FINDING_TITLES[kind]}** (${level} \`${kind}\`, \`${docs}\`)`;
+}
+
+function renderFindingGroup(group: FindingGroup, limit: number): string {
   const rest = group.length - limit;
   return [
-    `${LEVEL_SIGNS[first.level]} **${FINDING_TITLES[first.kind]}** (${first.level} \`${first.kind}\`, \`${first.docs}\`)`,
+    nameSort(group[0]),
     '',
     ...group.slice(0, limit).map(({ layer, message }) => `- ${showCode(layer)}: ${showText(message)}`),
     ...(rest > 0 ? [`- … and ${formatCount(rest)} more`] : []),
@@ -202,16 +202,17 @@ function renderRegions({ regions }: AuditReport): readonly string[] {
   ];
 }
 
-function renderWarnings(warnings: readonly string[]): readonly string[] {
+/** What a reader should know beyond the findings: so many of the sentences. */
+export function renderWarnings(warnings: readonly string[], count = SHOWN_FINDINGS): readonly string[] {
   if (warnings.length === 0) return [];
-  const rest = warnings.length - SHOWN_FINDINGS;
-  const lines = warnings.slice(0, SHOWN_FINDINGS).map((warning) => `> - ${showText(warning)}`);
+  const rest = warnings.length - count;
+  const lines = warnings.slice(0, count).map((warning) => `> - ${showText(warning)}`);
   return [['> **Note**', ...lines, ...(rest > 0 ? [`> - … and ${formatCount(rest)} more`] : [])].join('\n')];
 }
 
 function renderAdvice(report: AuditReport): readonly string[] {
   const modules = findModulesToFreeze(report);
-  if (!report.findings.some(isLeading) || modules.length === 0) return [];
+  if (!report.findings.some(isFrozenDrift) || modules.length === 0) return [];
   if (modules.some(({ length }) => length > MAX_MODULE_LENGTH)) return [];
   return [
     fold('How to keep it frozen', [
@@ -239,8 +240,8 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
   ['layer', ({ name }) => showCode(name)],
   ['status', ({ status }) => status],
   ['channels:', ({ channels }) => formatCount(channels)],
-  ['mean rms:', ({ mean }) => measured(mean?.rms, formatMeasure)],
-  ['variance:', ({ variance }) => measured(variance?.geometricMean, formatMeasure)],
+  ['mean rms:', ({ mean }) => formatOptional(mean?.rms, formatMeasure)],
+  ['variance:', ({ variance }) => formatOptional(variance?.geometricMean, formatMeasure)],
   ['batches:', ({ batches }) => (batches === null ? '–' : formatCount(batches))],
   ['mode', ({ mode }) => (mode === 'unknown' ? '–' : mode)],
 ];

@@ -103,7 +103,7 @@ export function explainColumns({
 const COLUMN_NOTES = [
   ['predicted', 'the output shift that the statistics alone tell (docs/measures.md)'],
   ['alone', 'how far the layer’s output moves on these inputs when its own statistics are put back'],
-  ['in network', 'how far it moves when all are put back'],
+  ['in network', 'how far the layer’s output moves when all statistics are put back'],
   [
     'explains',
     'how much of the outputs’ difference goes when this layer alone is put back; layers act on each other, so that shares may be negative and need not add up to 100 %',

@@ -1,4 +1,4 @@
-import type { TextOptions } from './text.js';
+import type { TextOptions } from './text-layout.js';
 
 /** The forms that a probe can be printed in. */
 export const PROBE_FORMATS = ['text', 'json', 'markdown', 'html'] as const;

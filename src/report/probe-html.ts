@@ -1,7 +1,8 @@
-import { createHash } from 'node:crypto';
 import { showSafely } from './any-report.js';
-import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
-import { encloseName, html, type Markup, markNames, trustMarkup, unmarkNames } from './html/markup.js';
+import { formatCount, formatMeasure, formatOptional, formatPlural } from './format-numbers.js';
+import { renderVerdict } from './html/answer-section.js';
+import { renderDocument } from './html/document.js';
+import { encloseName, html, type Markup, markNames, unmarkNames } from './html/markup.js';
 import pageStyle from './html/page/style.css?bundle';
 import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
@@ -22,7 +23,6 @@ const STYLE = `${pageStyle}
 .depth .alone{fill:var(--drifted)}
 .depth .network{fill:var(--before);opacity:.45}
 .panel+.panel,.terms{margin-top:1.2rem}
-.answer .verdict{padding-inline:.85rem}
 .answer .lead{margin-top:1rem}
 .terms{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.2rem;color:var(--muted)}
 .terms dt{font-weight:600}
@@ -33,21 +33,14 @@ const STYLE = `${pageStyle}
 export function renderProbeHtml(report: ProbeReport): string {
   const answer = describeProbe(report, (name) => encloseName(showSafely(name, 60)));
   const outcome = answer.outcome === 'moved' ? 'drifted' : 'clean';
-  const page = html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '${hashSource(STYLE)}'; base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="${report.tool.name} ${report.tool.version}">
-<title>Probe: ${unmarkNames(answer.headline)} – bn-audit</title>
-<style>${trustMarkup(STYLE)}</style>
-</head>
-<body>
-<main>
+  return renderDocument({
+    tool: report.tool,
+    title: `Probe: ${unmarkNames(answer.headline)}`,
+    style: STYLE,
+    madeWith: ` with ${report.runtime.name} ${showSafely(report.runtime.version)}`,
+    body: html`<main>
 <section class="answer ${outcome}">
-<p class="verdict">${answer.outcome === 'moved' ? 'Moved' : 'Still'}</p>
+<p>${renderVerdict(outcome, answer.outcome === 'moved' ? 'Moved' : 'Still')}</p>
 <h1>${markNames(capitalize(answer.headline))}</h1>
 <p class="explanation">${answer.explanation}</p>
 <p class="lead">Before: <code><bdi>${showSafely(report.before.path)}</bdi></code> (${report.before.format}). After: <code><bdi>${showSafely(report.after.path)}</bdi></code>. Inputs: ${markNames(describeInputs(report, (file) => encloseName(showSafely(file))))}.</p>
@@ -66,16 +59,8 @@ ${
     ? null
     : html`<section><h2>Notes</h2><ul class="notes">${report.warnings.map((warning) => html`<li>${showSafely(warning, 600)}</li>`)}</ul></section>`
 }
-</main>
-<footer>Made by ${report.tool.name} ${report.tool.version} with ${report.runtime.name} ${showSafely(report.runtime.version)}. Everything in this page is in this file; it loads nothing.</footer>
-</body>
-</html>
-`;
-  return page.markup;
-}
-
-function hashSource(text: string): string {
-  return `sha256-${createHash('sha256').update(text).digest('base64')}`;
+</main>`,
+  });
 }
 
 function capitalize(text: string): string {
@@ -84,15 +69,12 @@ function capitalize(text: string): string {
 
 type Column<Row> = readonly [title: string, cell: (row: Row) => Markup | string, isText?: 'text'];
 
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? '–' : show(value);
-
 const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
   ['Output', ({ name }) => html`<code><bdi>${showSafely(name)}</bdi></code>`, 'text'],
   ['Shape', ({ shape }) => shape.join(' × '), 'text'],
-  ['Relative L2', ({ relativeL2 }) => measured(relativeL2)],
-  ['Cosine', ({ cosine }) => measured(cosine, formatCosine)],
-  ['Largest difference', ({ maxDifference }) => measured(maxDifference)],
+  ['Relative L2', ({ relativeL2 }) => formatOptional(relativeL2)],
+  ['Cosine', ({ cosine }) => formatOptional(cosine, formatCosine)],
+  ['Largest difference', ({ maxDifference }) => formatOptional(maxDifference)],
   [
     'Top-1 changed',
     ({ top1 }) =>
@@ -105,10 +87,10 @@ const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
 const LAYER_COLUMNS: readonly Column<ProbeLayer>[] = [
   ['Layer', ({ name }) => html`<code><bdi>${showSafely(name)}</bdi></code>`, 'text'],
   ['Status', ({ status, putBack }) => (putBack ? `${status}, put back` : status), 'text'],
-  ['Predicted', ({ outputShift }) => measured(outputShift)],
-  ['Alone', ({ movement }) => measured(movement?.sameInput)],
-  ['In network', ({ movement }) => measured(movement?.inNetwork)],
-  ['Explains', ({ contribution }) => measured(contribution?.explained, formatShare)],
+  ['Predicted', ({ outputShift }) => formatOptional(outputShift)],
+  ['Alone', ({ movement }) => formatOptional(movement?.sameInput)],
+  ['In network', ({ movement }) => formatOptional(movement?.inNetwork)],
+  ['Explains', ({ contribution }) => formatOptional(contribution?.explained, formatShare)],
   ['', ({ contribution }) => (contribution === null ? '' : drawShare(contribution.explained))],
 ];
 

@@ -1,5 +1,5 @@
-import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
-import { type Column, renderTable, showCode, showText } from './markdown.js';
+import { formatCount, formatOptional, formatPlural } from './format-numbers.js';
+import { type Column, renderTable, renderWarnings, showCode, showText } from './markdown.js';
 import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
 
@@ -31,21 +31,18 @@ export function renderProbeMarkdown(report: ProbeReport): string {
     explainColumns(report)
       .map(([term, meaning]) => `- **${term}**: ${meaning}`)
       .join('\n'),
-    ...renderWarnings(report.warnings),
+    ...renderWarnings(report.warnings, SHOWN_WARNINGS),
     `<sub>${report.tool.name} ${report.tool.version}, ${report.runtime.name} ${showText(report.runtime.version)}</sub>`,
   ];
   return `${blocks.join('\n\n')}\n`;
 }
 
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? '–' : show(value);
-
 const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
   ['output', ({ name }) => showCode(name)],
   ['shape', ({ shape }) => `${shape.join(' × ')}`],
-  ['relative L2:', ({ relativeL2 }) => measured(relativeL2)],
-  ['cosine:', ({ cosine }) => measured(cosine, formatCosine)],
-  ['largest difference:', ({ maxDifference }) => measured(maxDifference)],
+  ['relative L2:', ({ relativeL2 }) => formatOptional(relativeL2)],
+  ['cosine:', ({ cosine }) => formatOptional(cosine, formatCosine)],
+  ['largest difference:', ({ maxDifference }) => formatOptional(maxDifference)],
   [
     'top-1 changed:',
     ({ top1 }) =>
@@ -58,15 +55,8 @@ const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
 const LAYER_COLUMNS: readonly Column<ProbeLayer>[] = [
   ['layer, along the depth', ({ name }) => showCode(name)],
   ['status', ({ status, putBack }) => (putBack ? `${status}, put back` : status)],
-  ['predicted:', ({ outputShift }) => measured(outputShift)],
-  ['alone:', ({ movement }) => measured(movement?.sameInput)],
-  ['in network:', ({ movement }) => measured(movement?.inNetwork)],
-  ['explains:', ({ contribution }) => measured(contribution?.explained, formatShare)],
+  ['predicted:', ({ outputShift }) => formatOptional(outputShift)],
+  ['alone:', ({ movement }) => formatOptional(movement?.sameInput)],
+  ['in network:', ({ movement }) => formatOptional(movement?.inNetwork)],
+  ['explains:', ({ contribution }) => formatOptional(contribution?.explained, formatShare)],
 ];
-
-function renderWarnings(warnings: readonly string[]): readonly string[] {
-  if (warnings.length === 0) return [];
-  const rest = warnings.length - SHOWN_WARNINGS;
-  const lines = warnings.slice(0, SHOWN_WARNINGS).map((warning) => `> - ${showText(warning)}`);
-  return [['> **Note**', ...lines, ...(rest > 0 ? [`> - … and ${formatCount(rest)} more`] : [])].join('\n')];
-}

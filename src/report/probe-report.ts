@@ -1,4 +1,5 @@
 import type { DType } from '../checkpoint/dtype.js';
+import { describeUnpaired } from '../compare/findings.js';
 import type { LayerStatus } from '../compare/status.js';
 import type { InputRuns } from '../probe/model-inputs.js';
 import type { LayerResult, OutputResult, RunResults } from '../probe/run.js';
@@ -245,6 +246,7 @@ function listWarnings(
       : []),
     ...unfetched.map((name) => `the output ${name} is no tensor and is not compared`),
     ...groupNotes(layers),
+    ...describeUnpaired(audit.findings, 'not put back'),
     ...audit.warnings,
   ];
 }

@@ -1,8 +1,18 @@
-import { formatBar, formatCount, formatMeasure } from './format-numbers.js';
+import { formatBar, formatCount, formatOptional } from './format-numbers.js';
 import { describeInputs, describeProbe, explainColumns, formatCosine, formatShare } from './probe-answer.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from './probe-report.js';
-import { layOutCheckpoints, renderWarnings, type TextOptions } from './text.js';
-import { layOutTable, NO_VALUE, plain, showName, type TableColumn, wrapText } from './text-layout.js';
+import { layOutCheckpoints, renderWarnings } from './text.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  layOutTable,
+  NO_VALUE,
+  showName,
+  type TableColumn,
+  type TextLayout,
+  type TextOptions,
+  wrapText,
+} from './text-layout.js';
 
 /** So many layers are shown unless all are asked for; those that were put back come first. */
 const SHOWN_LAYERS = 60;
@@ -10,13 +20,11 @@ const BAR_CELLS = 6;
 
 /** A probe as text for a terminal: the answer, the outputs, the layers along the depth. */
 export function renderProbeText(report: ProbeReport, options: TextOptions = {}): string {
-  const width = options.width ?? 80;
-  const paint = options.paint ?? plain;
-  const all = options.all === true;
-  const layout = { width, paint, all };
+  const layout = chooseLayout(options);
+  const { width, paint } = layout;
   const answer = describeProbe(report, (name) => showName(name, 40));
   const sign = answer.outcome === 'moved' ? paint('error', '✖ MOVED') : paint('good', '✔ STILL');
-  const blocks = [
+  return joinBlocks([
     [
       ...layOutCheckpoints(
         [
@@ -36,28 +44,15 @@ export function renderProbeText(report: ProbeReport, options: TextOptions = {}):
     renderOutputs(report.outputs, layout),
     renderLayers(report, layout),
     renderWarnings(report.warnings, layout),
-  ];
-  return `${blocks
-    .filter((block) => block.length > 0)
-    .map((block) => block.join('\n'))
-    .join('\n\n')}\n`;
+  ]);
 }
-
-interface Layout {
-  readonly width: number;
-  readonly paint: NonNullable<TextOptions['paint']>;
-  readonly all: boolean;
-}
-
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? NO_VALUE : show(value);
 
 const OUTPUT_COLUMNS: readonly TableColumn<ProbeOutput>[] = [
   { title: 'output', align: 'left', cell: ({ name }) => showName(name) },
   { title: 'shape', align: 'left', cell: ({ shape }) => `[${shape.join(', ')}]` },
-  { title: 'relative L2', align: 'right', cell: ({ relativeL2 }) => measured(relativeL2) },
-  { title: 'cosine', align: 'right', cell: ({ cosine }) => measured(cosine, formatCosine) },
-  { title: 'largest diff', align: 'right', cell: ({ maxDifference }) => measured(maxDifference) },
+  { title: 'relative L2', align: 'right', cell: ({ relativeL2 }) => formatOptional(relativeL2) },
+  { title: 'cosine', align: 'right', cell: ({ cosine }) => formatOptional(cosine, formatCosine) },
+  { title: 'largest diff', align: 'right', cell: ({ maxDifference }) => formatOptional(maxDifference) },
   {
     title: 'top-1 changed',
     align: 'right',
@@ -68,7 +63,7 @@ const OUTPUT_COLUMNS: readonly TableColumn<ProbeOutput>[] = [
   },
 ];
 
-function renderOutputs(outputs: readonly ProbeOutput[], { width, paint }: Layout): readonly string[] {
+function renderOutputs(outputs: readonly ProbeOutput[], { width, paint }: TextLayout): readonly string[] {
   if (outputs.length === 0) return [];
   const [header = '', ...lines] = layOutTable(outputs, OUTPUT_COLUMNS, width - 2);
   return [paint('faint', `  ${header}`), ...lines.map((line) => `  ${line}`)];
@@ -77,13 +72,13 @@ function renderOutputs(outputs: readonly ProbeOutput[], { width, paint }: Layout
 const LAYER_COLUMNS: readonly TableColumn<ProbeLayer>[] = [
   { title: 'layer, along the depth', align: 'left', cell: ({ name }) => showName(name) },
   { title: 'status', align: 'left', cell: ({ status, putBack }) => (putBack ? 'put back' : status) },
-  { title: 'predicted', align: 'right', cell: ({ outputShift }) => measured(outputShift) },
-  { title: 'alone', align: 'right', cell: ({ movement }) => measured(movement?.sameInput) },
-  { title: 'in network', align: 'right', cell: ({ movement }) => measured(movement?.inNetwork) },
+  { title: 'predicted', align: 'right', cell: ({ outputShift }) => formatOptional(outputShift) },
+  { title: 'alone', align: 'right', cell: ({ movement }) => formatOptional(movement?.sameInput) },
+  { title: 'in network', align: 'right', cell: ({ movement }) => formatOptional(movement?.inNetwork) },
   {
     title: 'explains',
     align: 'right',
-    cell: ({ contribution }) => measured(contribution?.explained, formatShare),
+    cell: ({ contribution }) => formatOptional(contribution?.explained, formatShare),
   },
   {
     title: '',
@@ -95,7 +90,7 @@ const LAYER_COLUMNS: readonly TableColumn<ProbeLayer>[] = [
   },
 ];
 
-function renderLayers(report: ProbeReport, { width, paint, all }: Layout): readonly string[] {
+function renderLayers(report: ProbeReport, { width, paint, all }: TextLayout): readonly string[] {
   const { layers } = report;
   const notes = explainColumns(report);
   const shown = all ? layers : layers.slice(0, SHOWN_LAYERS);

@@ -1,9 +1,7 @@
 import { createHash } from 'node:crypto';
-import type { Finding, FindingLevel } from '../compare/findings.js';
+import type { Finding } from '../compare/findings.js';
 import { type AnyReport, isAudit } from './any-report.js';
-
-/** Rank of a level: what weighs more comes first. */
-export const LEVEL_RANKS: Readonly<Record<FindingLevel, number>> = { error: 0, warning: 1, note: 2 };
+import { LEVEL_RANKS } from './group-findings.js';
 
 /** A finding as CI systems track it from run to run. */
 export interface TrackedFinding {

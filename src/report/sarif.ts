@@ -1,6 +1,5 @@
 import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
-import { escapeControls } from '../errors.js';
-import { type AnyReport, breakCommands, getJudgedCheckpoint, showSafely } from './any-report.js';
+import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath, toUriReference } from './artifact-path.js';
 import type { AuditFailure, AuditSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
@@ -64,7 +63,7 @@ function describeFailedRun(
   { after, message }: AuditFailure,
   { root }: LocationOptions,
 ): object {
-  const text = breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH);
+  const text = showMessage(message, MAX_MESSAGE_LENGTH);
   const uri = toUriReference(findArtifactPath(after, root));
   return {
     tool: describeTool(tool),
@@ -113,7 +112,7 @@ function toPascalCase(kind: string): string {
 
 function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): object {
   const layer = showSafely(finding.layer, MAX_NAME_LENGTH);
-  const message = breakCommands(escapeControls(finding.message)).slice(0, MAX_MESSAGE_LENGTH);
+  const message = showMessage(finding.message, MAX_MESSAGE_LENGTH);
   return {
     ruleId: finding.kind,
     ruleIndex: FINDING_KINDS.indexOf(finding.kind),
@@ -143,9 +142,7 @@ function listNotifications({ warnings }: AnyReport, dropped: number): readonly o
     ...(dropped > 0
       ? [`${formatPlural(dropped, 'finding')} beyond the first ${MAX_SARIF_RESULTS} left out`]
       : []),
-    ...warnings
-      .slice(0, MAX_NOTIFICATIONS)
-      .map((text) => breakCommands(escapeControls(text)).slice(0, MAX_MESSAGE_LENGTH)),
+    ...warnings.slice(0, MAX_NOTIFICATIONS).map((text) => showMessage(text, MAX_MESSAGE_LENGTH)),
   ];
   return texts.map((text) => ({ level: 'warning', message: { text: escapeMessage(text) } }));
 }

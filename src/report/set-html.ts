@@ -1,85 +1,192 @@
+import { FINDING_TITLES } from '../compare/findings.js';
 import { type Answer, describeAnswer } from './answer.js';
-import { showSafely } from './any-report.js';
+import { showMessage, showSafely } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
-import { type AuditFailure, type AuditSet, countOutcomes, getCommonBefore, getShift } from './audit-set.js';
+import {
+  type AuditFailure,
+  type AuditSet,
+  countOutcomes,
+  findWorstReport,
+  getCommonBefore,
+  getShift,
+} from './audit-set.js';
+import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { groupFindings } from './group-findings.js';
+import { type Figure, renderFigures, renderVerdict } from './html/answer-section.js';
+import { renderDocument, renderTop } from './html/document.js';
+import { renderAdvice, renderGroupInBrief, renderHelp, renderNoteList } from './html/finding-sections.js';
+import { renderBar, renderName, renderWorstLayers } from './html/layer-rows.js';
 import { encloseName, html, type Markup, markNames } from './html/markup.js';
-import { renderHtml } from './html.js';
+import setStyle from './html/page/set.css?bundle';
+import script from './html/page/set-page.ts?bundle';
+import style from './html/page/style.css?bundle';
 
 const MAX_NAME_LENGTH = 160;
 const MAX_MESSAGE_LENGTH = 1000;
 
-/** Each page weighs up to a megabyte and a half. */
-const MAX_PAGES = 20;
+/** Checkpoints keep their rows and lose their contents beyond this length, in characters: the page is to open at once. */
+const MAX_CONTENTS_LENGTH = 700_000;
 
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '✖',
-  failed: '✖',
-  warned: '!',
-  clean: '✔',
-};
+/** So many layers of a checkpoint are shown; a page of its own has them all. */
+const SHOWN_LAYERS = 10;
 
 /**
- * Several audits as one HTML page that needs no network: a list of the checkpoints, each of which opens to its own
- * report, a page within the page.
+ * Several audits as one HTML page that needs no network: the answer over all, then a row for each checkpoint, which
+ * opens to what was found in it and to the layers that moved most. Reads without scripts.
  */
 export function renderSetHtml(set: AuditSet): string {
-  const before = getCommonBefore(set);
-  const withPage = choosePages(set);
-  return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="${set.tool.name} ${set.tool.version}">
-<title>${countOutcomes(set)} – bn-audit</title>
-<style>${STYLE}</style>
-</head>
-<body>
+  const outcome = set.verdict;
+  const hasAnyFinding = set.reports.some(({ findings }) => findings.length > 0);
+  const worst = findWorstReport(set);
+  return renderDocument({
+    tool: set.tool,
+    title: countOutcomes(set),
+    style: `${style}${setStyle}`,
+    body: html`<a class="skip" href="#checkpoints">Skip to the checkpoints</a>
+${renderTop(set.tool, outcome, [
+  ['checkpoints', 'Checkpoints'],
+  ...(hasAnyFinding ? ([['findings', 'Findings']] as const) : []),
+])}
 <main>
-<h1>${countOutcomes(set)}</h1>
-${before === null ? null : html`<p>Compared with ${showPath(before)}.</p>`}
-${set.failures.map((failure) => renderFailure(failure, before === null))}
-${set.reports.map((report) => renderReport(report, { isBeforeShown: before === null, hasPage: withPage.has(report) }))}
-</main>
-</body>
-</html>
-`.markup;
+${renderSetAnswer(set, worst)}
+${renderCheckpoints(set)}
+${hasAnyFinding ? renderKinds(set) : null}
+${worst === null ? null : renderAdvice(worst)}
+</main>`,
+    script,
+  });
 }
 
-/** The reports that drifted most, then the others: a page for each, as many as one file should hold. */
-function choosePages({ reports }: AuditSet): ReadonlySet<AuditReport> {
-  const byShift = [...reports].sort((x, y) => getShift(y) - getShift(x));
-  const failing = (report: AuditReport) => report.verdict === 'drifted';
-  const ranked = [...byShift.filter(failing), ...byShift.filter((report) => !failing(report))];
-  return new Set(ranked.slice(0, MAX_PAGES));
+const WORDS: Readonly<Record<AuditSet['verdict'], string>> = {
+  clean: 'Clean',
+  drifted: 'Drifted',
+  failed: 'Not all audited',
+};
+
+function renderSetAnswer(set: AuditSet, worst: AuditReport | null): Markup {
+  const before = getCommonBefore(set);
+  return html`<section class="answer ${set.verdict}" aria-labelledby="headline">
+<p>${renderVerdict(set.verdict, WORDS[set.verdict])}</p>
+<h1 id="headline">${countOutcomes(set).replace(/\.$/, '')}</h1>
+${worst === null ? null : renderWorst(worst)}
+${renderFigures(listFigures(set, worst))}
+${before === null ? null : html`<div class="checkpoints"><div class="checkpoint"><p class="role">All compared with</p><p class="path"><bdi>${showSafely(before, MAX_NAME_LENGTH)}</bdi></p></div></div>`}
+</section>`;
+}
+
+function renderWorst(report: AuditReport): Markup {
+  const { headline, explanation } = describe(report);
+  return html`<p class="explanation">The worst is ${showPath(report.after.path)}: ${markNames(headline)}. ${markNames(explanation)}</p>`;
+}
+
+function listFigures({ reports, failures }: AuditSet, worst: AuditReport | null): readonly Figure[] {
+  const count = reports.length + failures.length;
+  const withErrors = reports.filter(({ verdict }) => verdict === 'drifted').length;
+  return [
+    ['With errors', formatCount(withErrors), `of ${formatPlural(count, 'checkpoint')}`],
+    ['Not audited', formatCount(failures.length), `of ${formatPlural(count, 'checkpoint')}`],
+    [
+      'Worst output shift',
+      worst?.summary.worst == null ? '–' : formatMeasure(worst.summary.worst.outputShift),
+      worst?.summary.worst == null ? 'nothing drifted' : 'of the layer’s own size',
+    ],
+  ];
+}
+
+function describe(report: AuditReport): Answer {
+  return describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
+}
+
+/** What could not be audited comes first: it is easily overlooked. */
+function renderCheckpoints(set: AuditSet): Markup {
+  const isBeforeShown = getCommonBefore(set) === null;
+  const scale = set.reports.reduce((most, report) => Math.max(most, finiteShift(report)), 0);
+  const contents = renderContents(set);
+  return html`<section id="checkpoints" aria-labelledby="checkpoints-title">
+<h2 id="checkpoints-title">Checkpoints</h2>
+<p class="lead">Each opens to what was found in it. Charts, and every layer and channel, are in the page of one: <code>bn-audit diff BEFORE AFTER -f html</code></p>
+${set.failures.map((failure) => renderFailure(failure, isBeforeShown))}
+${set.reports.map((report) => renderReport(report, { isBeforeShown, scale, contents: contents.get(report) ?? null }))}
+</section>`;
+}
+
+function finiteShift(report: AuditReport): number {
+  const shift = getShift(report);
+  return Number.isFinite(shift) ? shift : 0;
 }
 
 function renderFailure({ before, after, message, hint }: AuditFailure, isBeforeShown: boolean): Markup {
-  return html`<section class="failed">
-<h2>✖ not audited ${nameAudit(before, after, isBeforeShown)}</h2>
-<p>${showSafely(message, MAX_MESSAGE_LENGTH)}</p>
-${hint === null ? null : html`<p>${showSafely(hint, MAX_MESSAGE_LENGTH)}</p>`}
-</section>
+  return html`<div class="panel audit failed">
+<div class="row">${renderVerdict('failed', 'Not audited')}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
+<p>${showMessage(message, MAX_MESSAGE_LENGTH)}</p>
+${hint === null ? null : html`<p class="faint">${showMessage(hint, MAX_MESSAGE_LENGTH)}</p>`}
+</div>
 `;
 }
 
-function renderReport(
-  report: AuditReport,
-  { isBeforeShown, hasPage }: { readonly isBeforeShown: boolean; readonly hasPage: boolean },
-): Markup {
-  const { outcome, word, headline } = describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
-  const name = nameAudit(report.before.path, report.after.path, isBeforeShown);
-  const answer = html`${SIGNS[outcome]} ${word.toLowerCase()} ${name} <span>${markNames(headline)}</span>`;
-  if (!hasPage) {
-    return html`<section class="${outcome}"><h2>${answer}</h2><p>Its page was left out: this file would be too large. Audit it alone.</p></section>
-`;
-  }
-  return html`<details class="${outcome}">
-<summary>${answer}</summary>
-<iframe title="${word}: ${showSafely(report.after.path, MAX_NAME_LENGTH)}" loading="lazy" srcdoc="${renderHtml(report)}"></iframe>
+interface RowOptions {
+  readonly isBeforeShown: boolean;
+  /** The output shift of a full bar. */
+  readonly scale: number;
+  /** Null where the page has no room for them. */
+  readonly contents: Markup | null;
+}
+
+function renderReport(report: AuditReport, { isBeforeShown, scale, contents }: RowOptions): Markup {
+  const { outcome, word, headline } = describe(report);
+  const { worst, byStatus, layers } = report.summary;
+  const row = html`${renderVerdict(outcome, word)}<span class="which">${nameAudit(report.before.path, report.after.path, isBeforeShown)} <span class="faint">${markNames(headline)}</span></span><span class="moved">${formatCount(byStatus.drifted)} of ${formatPlural(layers, 'norm layer')} drifted${worst === null ? null : html`, <span class="worst">worst ${renderName(worst.layer)}</span>`}</span><span class="measure is-drifted"><span class="unseen">output shift </span>${worst === null ? html`<b>–</b>` : html`${renderBar(worst.outputShift, scale)}<b>${formatMeasure(worst.outputShift)}</b>`}</span>`;
+  return contents === null
+    ? html`<div class="panel audit ${outcome}">
+<div class="row">${row}</div>
+<p class="faint">What was found in it is left out here: the page would be too large. Audit it alone.</p>
+</div>
+`
+    : html`<details class="panel audit ${outcome}">
+<summary class="row">${row}</summary>
+${contents}
 </details>
 `;
+}
+
+/** What the reports open to: those that drifted most first, then the others, as many as one page should hold. */
+function renderContents({ reports }: AuditSet): ReadonlyMap<AuditReport, Markup> {
+  const rank = ({ verdict }: AuditReport) => (verdict === 'drifted' ? 0 : 1);
+  const ranked = [...reports].sort((x, y) => rank(x) - rank(y) || getShift(y) - getShift(x));
+  const contents = new Map<AuditReport, Markup>();
+  let length = 0;
+  for (const report of ranked) {
+    const markup = renderOpened(report);
+    length += markup.markup.length;
+    if (length > MAX_CONTENTS_LENGTH) break;
+    contents.set(report, markup);
+  }
+  return contents;
+}
+
+function renderOpened(report: AuditReport): Markup {
+  const rest = report.layers.length - SHOWN_LAYERS;
+  return html`<p class="explanation">${markNames(describe(report).explanation)}</p>
+${groupFindings(report.findings).map(renderGroupInBrief)}
+${renderWorstLayers(report, SHOWN_LAYERS)}
+${rest > 0 ? html`<p class="faint">… and ${formatPlural(rest, 'more layer')}</p>` : null}
+${renderNoteList(report)}`;
+}
+
+/** What each kind of finding means, once for all checkpoints. */
+function renderKinds({ reports }: AuditSet): Markup {
+  const kinds = new Map(
+    groupFindings(reports.flatMap(({ findings }) => findings)).map(([first]) => [first.kind, first]),
+  );
+  return html`<section id="findings" aria-labelledby="findings-title">
+<h2 id="findings-title">Findings</h2>
+${[...kinds.values()].map(
+  (finding) => html`<article class="panel finding">
+<h3>${FINDING_TITLES[finding.kind]}</h3>
+${renderHelp(finding)}
+</article>
+`,
+)}</section>`;
 }
 
 function nameAudit(before: string, after: string, isBeforeShown: boolean): Markup {
@@ -87,21 +194,5 @@ function nameAudit(before: string, after: string, isBeforeShown: boolean): Marku
 }
 
 function showPath(path: string): Markup {
-  return html`<code><bdi>${showSafely(path, MAX_NAME_LENGTH)}</bdi></code>`;
+  return html`<bdi class="path">${showSafely(path, MAX_NAME_LENGTH)}</bdi>`;
 }
-
-const STYLE = {
-  markup: `
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
-body { margin: 0; }
-main { max-width: 80rem; margin: 0 auto; padding: 1.5rem 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 0; }
-details, section { border: 1px solid color-mix(in srgb, currentColor 25%, transparent); border-left-width: 4px; border-radius: 6px; margin: .6rem 0; padding: .5rem .8rem; }
-.drifted, .failed { border-left-color: light-dark(#c62828, #ff7b72); }
-.warned { border-left-color: light-dark(#b26a00, #e3b341); }
-.clean { border-left-color: light-dark(#2e7d32, #56d364); }
-summary { cursor: pointer; } summary span { opacity: .75; }
-code { overflow-wrap: anywhere; }
-iframe { width: 100%; height: 85vh; border: 0; margin-top: .6rem; }
-`,
-} as const satisfies Markup;

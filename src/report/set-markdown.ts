@@ -1,10 +1,13 @@
-import { type Answer, describeAnswer } from './answer.js';
+import { makeFinding } from '../compare/findings.js';
+import { describeAnswer } from './answer.js';
 import { type AuditSet, countOutcomes, findWorstReport, getCommonBefore } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
+import { listKinds } from './group-findings.js';
 import {
   MAX_COMMENT_LENGTH,
   MAX_SUMMARY_LENGTH,
   type MarkdownOptions,
+  OUTCOME_SIGNS,
   renderMarkdown,
   showCode,
 } from './markdown.js';
@@ -13,13 +16,6 @@ import {
 const MAX_ROWS = 60;
 
 const MAX_MESSAGE_LENGTH = 400;
-
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '❌',
-  failed: '❌',
-  warned: '⚠️',
-  clean: '✅',
-};
 
 /**
  * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
@@ -33,6 +29,7 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
     `### ${sign} ${countOutcomes(set)}`,
     ...(before === null ? [] : [`Compared with ${showCode(before)}.`]),
     ...renderRows(set, before === null),
+    ...namePages(set),
   ].join('\n\n');
   let text = `${head}\n`;
   for (const report of listDetails(set, options)) {
@@ -43,6 +40,13 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
     text += details;
   }
   return text;
+}
+
+/** The pages of all kinds of finding: a row of the table tells what was found, and not where to read on. */
+function namePages({ reports }: AuditSet): readonly string[] {
+  const kinds = listKinds(reports.flatMap(({ findings }) => findings));
+  const pages = kinds.map((kind) => `\`${makeFinding(kind, '', '').docs}\``);
+  return pages.length === 0 ? [] : [`What these findings mean: ${pages.join(', ')}.`];
 }
 
 function listDetails(set: AuditSet, { all }: MarkdownOptions): AuditSet['reports'] {
@@ -63,7 +67,7 @@ function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): re
     ]),
     ...reports.map((report) => {
       const { outcome, word, headline } = describeAnswer(report, showCode);
-      return [`${SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
+      return [`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
     }),
   ];
   const shown = rows.slice(0, MAX_ROWS);

@@ -1,5 +1,5 @@
 import { escapeControls } from '../errors.js';
-import { type Answer, describeAnswer } from './answer.js';
+import { describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
 import {
   type AuditFailure,
@@ -8,13 +8,18 @@ import {
   findWorstReport,
   getCommonBefore,
 } from './audit-set.js';
-import { renderText, type TextOptions } from './text.js';
-import { defuseCommands, type Paint, plain, showName, type Tone, wrapText } from './text-layout.js';
-
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-}
+import { layOutAudit } from './text.js';
+import { OUTCOME_SIGNS } from './text-answer.js';
+import { renderPages } from './text-findings.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  showName,
+  type TextLayout,
+  type TextOptions,
+  type Tone,
+  wrapText,
+} from './text-layout.js';
 
 /** A checkpoint's row: what it came to, and a few words why. */
 interface Row {
@@ -24,19 +29,12 @@ interface Row {
   readonly reason: string;
 }
 
-const SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
-  drifted: ['✖', 'error'],
-  failed: ['✖', 'error'],
-  warned: ['!', 'warning'],
-  clean: ['✔', 'good'],
-};
-
 /**
  * Several audits as text: a line for each checkpoint, then the whole report of the one that drifted most, or, with
  * `all`, of every one that drifted.
  */
 export function renderSetText(set: AuditSet, options: TextOptions = {}): string {
-  const layout: Layout = { width: options.width ?? 80, paint: options.paint ?? plain };
+  const layout = chooseLayout(options);
   const before = getCommonBefore(set);
   const nameOf = (one: { before: string; after: string }) =>
     before === null ? `${one.before} → ${one.after}` : one.after;
@@ -44,19 +42,21 @@ export function renderSetText(set: AuditSet, options: TextOptions = {}): string 
     ...set.reports.map((report) => describeReport(report, nameOf(toPaths(report)))),
     ...set.failures.map((failure) => describeFailure(failure, nameOf(failure))),
   ];
-  const blocks = [
+  return joinBlocks([
     ...(before === null
       ? []
       : [[`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`]]),
     layOutRows(rows, layout),
     [layout.paint('strong', countOutcomes(set))],
-  ];
-  const head = blocks.map((lines) => lines.join('\n')).join('\n\n');
-  const details = listDetails(set, options).map((report) => {
-    const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
-    return `\n${layout.paint('faint', title.padEnd(layout.width, '─'))}\n\n${renderText(report, options)}`;
-  });
-  return defuseCommands(`${head}\n${details.join('')}`);
+    ...listDetails(set, options).flatMap((report) => {
+      const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
+      return [[layout.paint('faint', title.padEnd(layout.width, '─'))], ...layOutAudit(report, layout)];
+    }),
+    renderPages(
+      set.reports.flatMap(({ findings }) => findings),
+      layout,
+    ),
+  ]);
 }
 
 function toPaths({ before, after }: AuditReport): { before: string; after: string } {
@@ -71,7 +71,7 @@ function listDetails(set: AuditSet, { all }: TextOptions): readonly AuditReport[
 
 function describeReport(report: AuditReport, name: string): Row {
   const { outcome, word, headline } = describeAnswer(report, (module) => showName(module, 40));
-  const [sign, tone] = SIGNS[outcome];
+  const [sign, tone] = OUTCOME_SIGNS[outcome];
   return { word: `${sign} ${word.toLowerCase()}`, tone, name, reason: headline };
 }
 
@@ -81,7 +81,7 @@ function describeFailure({ message, hint }: AuditFailure, name: string): Row {
 }
 
 /** The reason stands in the line where it fits, else in lines of its own. */
-function layOutRows(rows: readonly Row[], { width, paint }: Layout): readonly string[] {
+function layOutRows(rows: readonly Row[], { width, paint }: TextLayout): readonly string[] {
   const wordWidth = Math.max(...rows.map(({ word }) => word.length));
   const indent = ' '.repeat(wordWidth + 2);
   const shown = rows.map((row) => ({ ...row, name: showName(row.name, width - indent.length) }));

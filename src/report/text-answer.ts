@@ -1,35 +1,28 @@
 import { type Answer, describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
-import { type Paint, showName, type Tone, wrapText } from './text-layout.js';
+import { showName, type TextLayout, type Tone, wrapText } from './text-layout.js';
 
-const SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '✖',
-  failed: '✖',
-  warned: '!',
-  clean: '✔',
-};
-const TONES: Readonly<Record<Answer['outcome'], Tone>> = {
-  drifted: 'error',
-  failed: 'error',
-  warned: 'warning',
-  clean: 'good',
+/** The sign and the colour of an outcome. */
+export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
+  drifted: ['✖', 'error'],
+  failed: ['✖', 'error'],
+  warned: ['!', 'warning'],
+  clean: ['✔', 'good'],
 };
 
 /** Names in the answer's sentences are cut to this many characters. */
 const NAME_WIDTH = 50;
 
 /** The answer of an audit: a headline, and a few lines that a human can act on. */
-export function renderAnswer(
-  report: AuditReport,
-  { paint, width }: { readonly paint: Paint; readonly width: number },
-): readonly string[] {
+export function renderAnswer(report: AuditReport, { paint, width }: TextLayout): readonly string[] {
   const { outcome, word, headline, explanation } = describeAnswer(report, (name) =>
     showName(name, NAME_WIDTH),
   );
-  const label = `${SIGNS[outcome]} ${word.toUpperCase()}`;
+  const [sign, tone] = OUTCOME_SIGNS[outcome];
+  const label = `${sign} ${word.toUpperCase()}`;
   const [first = '', ...rest] = wrapText(headline, { width, indent: ' '.repeat(label.length + 2) });
   return [
-    `${paint(TONES[outcome], label)}  ${paint('strong', first.trimStart())}`,
+    `${paint(tone, label)}  ${paint('strong', first.trimStart())}`,
     ...rest.map((line) => paint('strong', line)),
     ...wrapText(explanation, { width, indent: '  ' }),
   ];

@@ -1,31 +1,34 @@
 import { FINDING_TITLES, type Finding, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type Paint, showName, wrapText } from './text-layout.js';
-
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-  readonly all: boolean;
-}
+import { type FindingGroup, groupFindings, groupFindingsBy, listKinds } from './group-findings.js';
+import { showName, type TextLayout, wrapText } from './text-layout.js';
 
 /** So many layers of one sort are named unless all are asked for. */
 const NAMED_LAYERS = 6;
 
-const RANKS: Readonly<Record<FindingLevel, number>> = { error: 0, warning: 1, note: 2 };
 const SIGNS: Readonly<Record<FindingLevel, string>> = { error: '✖', warning: '!', note: '·' };
 const TONES = { error: 'error', warning: 'warning', note: 'faint' } as const;
 
 /** Findings as blocks of lines, one block a kind and level, errors first. */
 export function renderFindingGroups(
   findings: readonly Finding[],
-  layout: Layout,
+  layout: TextLayout,
 ): readonly (readonly string[])[] {
-  return groupBy(findings, ({ level, kind }) => `${level} ${kind}`)
-    .sort(([x], [y]) => RANKS[x.level] - RANKS[y.level])
-    .map((group) => renderGroup(group, layout));
+  return groupFindings(findings).map((group) => renderGroup(group, layout));
 }
 
-function renderGroup(group: Group, layout: Layout): readonly string[] {
+/** Where to read on: the command that prints the page of each kind, in a line each. */
+export function renderPages(
+  findings: readonly Finding[],
+  { paint }: Pick<TextLayout, 'paint'>,
+): readonly string[] {
+  return listKinds(findings).map((kind, index) => {
+    const label = index === 0 ? 'more' : '    ';
+    return `${paint('faint', label)}  bn-audit explain ${kind}`;
+  });
+}
+
+function renderGroup(group: FindingGroup, layout: TextLayout): readonly string[] {
   const [{ level, kind }] = group;
   const label = `${SIGNS[level]} ${level}`;
   const indent = ' '.repeat(label.length + 2);
@@ -34,11 +37,11 @@ function renderGroup(group: Group, layout: Layout): readonly string[] {
     indent,
   });
   const head = [layout.paint(TONES[level], label) + first.slice(label.length), ...rest];
-  return [...head, ...groupBy(group, shapeOf).flatMap((alike) => renderAlike(alike, layout))];
+  return [...head, ...groupFindingsBy(group, shapeOf).flatMap((alike) => renderAlike(alike, layout))];
 }
 
 /** Messages that differ in their numbers alone are one message: the first is shown, the layers of all are named. */
-function renderAlike([first, ...others]: Group, { width, paint, all }: Layout): readonly string[] {
+function renderAlike([first, ...others]: FindingGroup, { width, paint, all }: TextLayout): readonly string[] {
   const lines = wrapText(`${showName(first.layer, 60)}: ${escapeControls(first.message)}`, {
     width,
     indent: '    ',
@@ -58,16 +61,4 @@ function renderAlike([first, ...others]: Group, { width, paint, all }: Layout): 
 
 function shapeOf({ message }: Finding): string {
   return message.replace(/\d[\d.e+-]*/g, '#');
-}
-
-type Group = readonly [Finding, ...Finding[]];
-
-function groupBy(findings: readonly Finding[], keyOf: (finding: Finding) => string): Group[] {
-  const groups = new Map<string, [Finding, ...Finding[]]>();
-  for (const finding of findings) {
-    const group = groups.get(keyOf(finding));
-    if (group === undefined) groups.set(keyOf(finding), [finding]);
-    else group.push(finding);
-  }
-  return [...groups.values()];
 }

@@ -1,16 +1,17 @@
 import { groupNotes } from './audit-report.js';
-import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { formatCount, formatOptional, formatPlural } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-import { layOutCheckpoints, renderWarnings, type TextOptions } from './text.js';
-import { renderFindingGroups } from './text-findings.js';
+import { layOutCheckpoints, renderWarnings } from './text.js';
+import { renderFindingGroups, renderPages } from './text-findings.js';
 import {
-  defuseCommands,
+  chooseLayout,
+  joinBlocks,
   layOutTable,
   NO_VALUE,
-  type Paint,
-  plain,
   showName,
   type TableColumn,
+  type TextLayout,
+  type TextOptions,
 } from './text-layout.js';
 
 /** So many layers are shown unless all are asked for. */
@@ -18,11 +19,11 @@ const SHOWN_LAYERS = 60;
 
 /** An inspection as text for a terminal: every norm layer of the checkpoint, then what is wrong. */
 export function renderInspectText(report: InspectReport, options: TextOptions = {}): string {
-  const layout = { width: options.width ?? 80, paint: options.paint ?? plain, all: options.all === true };
+  const layout = chooseLayout(options);
   const shown = layout.all ? report.layers : report.layers.slice(0, SHOWN_LAYERS);
   const [header = '', ...lines] = layOutTable(shown, columnsFor(shown), layout.width);
   const more = report.layers.length - shown.length;
-  const blocks = [
+  return joinBlocks([
     layOutCheckpoints([['checkpoint', report.checkpoint]], layout),
     shown.length === 0
       ? []
@@ -34,16 +35,9 @@ export function renderInspectText(report: InspectReport, options: TextOptions = 
     ...renderFindingGroups(report.findings, layout),
     renderHealth(report, layout),
     renderWarnings([...report.warnings, ...groupNotes(report.layers)], layout),
-  ];
-  return defuseCommands(
-    `${blocks
-      .filter((block) => block.length > 0)
-      .map((block) => block.join('\n'))
-      .join('\n\n')}\n`,
-  );
+    renderPages(report.findings, layout),
+  ]);
 }
-
-const measured = (value: number | undefined) => (value === undefined ? NO_VALUE : formatMeasure(value));
 
 /** The kind is worth a column only where there are several. */
 function columnsFor(layers: readonly InspectLayer[]): readonly TableColumn<InspectLayer>[] {
@@ -56,11 +50,11 @@ const COLUMNS: readonly TableColumn<InspectLayer>[] = [
   {
     title: 'kind',
     align: 'left',
-    cell: ({ kind }) => kind.replace('BatchNormalization', 'BatchNorm').slice(0, 14),
+    cell: ({ kind }) => showName(kind.replace('BatchNormalization', 'BatchNorm'), 14),
   },
   { title: 'ch', align: 'right', cell: ({ channels }) => formatCount(channels) },
-  { title: 'mean rms', align: 'right', cell: ({ mean }) => measured(mean?.rms) },
-  { title: 'variance', align: 'right', cell: ({ variance }) => measured(variance?.geometricMean) },
+  { title: 'mean rms', align: 'right', cell: ({ mean }) => formatOptional(mean?.rms) },
+  { title: 'variance', align: 'right', cell: ({ variance }) => formatOptional(variance?.geometricMean) },
   {
     title: 'batches',
     align: 'right',
@@ -71,7 +65,7 @@ const COLUMNS: readonly TableColumn<InspectLayer>[] = [
 ];
 
 /** One line of relief where nothing was found. */
-function renderHealth({ findings, layers }: InspectReport, { paint }: { paint: Paint }): readonly string[] {
+function renderHealth({ findings, layers }: InspectReport, { paint }: TextLayout): readonly string[] {
   if (findings.length > 0 || layers.length === 0) return [];
   return [
     `${paint('good', '✔ healthy')}  ${formatPlural(layers.length, 'norm layer')}, all statistics finite`,

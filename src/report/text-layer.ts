@@ -1,7 +1,13 @@
 import type { AuditLayer } from './audit-report.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
-import type { TextOptions } from './text.js';
-import { defuseCommands, layOutTable, plain, showName, type TableColumn } from './text-layout.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  layOutTable,
+  showName,
+  type TableColumn,
+  type TextOptions,
+} from './text-layout.js';
 
 /** So many channels are shown unless all are asked for: those that moved most. */
 const SHOWN_CHANNELS = 32;
@@ -24,24 +30,25 @@ interface ChannelRow {
  * @returns a sentence instead of the table where folding or an unreadable statistic hides the channels.
  */
 export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): string {
-  const paint = options.paint ?? plain;
-  const head = `${paint('strong', showName(layer.name))}  ${layer.kind}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}`;
+  const { width, paint, all } = chooseLayout(options);
+  const head = `${paint('strong', showName(layer.name))}  ${showName(layer.kind, 40)}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}`;
   const rows = listRows(layer);
-  if (rows.length === 0) return defuseCommands(`${head}\n  Its statistics cannot be read on both sides.\n`);
+  if (rows.length === 0) return joinBlocks([[head, '  Its statistics cannot be read on both sides.']]);
   const sorted = [...rows].sort((x, y) => severity(y) - severity(x));
-  const shown = options.all === true ? rows : sorted.slice(0, SHOWN_CHANNELS);
-  const [header = '', ...table] = layOutTable(shown, columnsFor(shown), (options.width ?? 80) - 2);
+  const shown = all ? rows : sorted.slice(0, SHOWN_CHANNELS);
+  const [header = '', ...table] = layOutTable(shown, columnsFor(shown), width - 2);
   const more = rows.length - shown.length;
-  const lines = [
-    head,
-    `  ${formatCount(layer.channelsMoved ?? 0)} of ${formatPlural(layer.channels, 'channel')} moved; output shift ${layer.outputShift === null ? '–' : formatMeasure(layer.outputShift)}`,
-    '',
-    paint('faint', `  ${header}`),
-    ...table.map((line) => `  ${line}`),
-    ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more channels that moved less (--all)`)] : []),
-    '',
-  ];
-  return defuseCommands(lines.join('\n'));
+  return joinBlocks([
+    [
+      head,
+      `  ${formatCount(layer.channelsMoved ?? 0)} of ${formatPlural(layer.channels, 'channel')} moved; output shift ${layer.outputShift === null ? '–' : formatMeasure(layer.outputShift)}`,
+    ],
+    [
+      paint('faint', `  ${header}`),
+      ...table.map((line) => `  ${line}`),
+      ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more channels that moved less (--all)`)] : []),
+    ],
+  ]);
 }
 
 function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {

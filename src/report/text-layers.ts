@@ -1,12 +1,13 @@
 import type { AuditLayer } from './audit-report.js';
-import { formatBar, formatBatches, formatCount, formatMeasure, formatStdRatio } from './format-numbers.js';
-import { layOutTable, NO_VALUE, type Paint, showName, type TableColumn } from './text-layout.js';
-
-/** How a table of layers is laid out. */
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-}
+import {
+  formatBar,
+  formatBatches,
+  formatCount,
+  formatMeasure,
+  formatOptional,
+  formatStdRatio,
+} from './format-numbers.js';
+import { layOutTable, showName, type TableColumn, type TextLayout } from './text-layout.js';
 
 /** Cells of the bar beside an output shift; none where the status takes their place. */
 const BAR_CELLS = 7;
@@ -17,7 +18,7 @@ const ROOMY_WIDTH = { withStatus: 80, without: 72 } as const;
 /** Norm layers of an audit as a table: where, how large, how far they moved. */
 export function renderLayerTable(
   rows: readonly AuditLayer[],
-  { width, paint }: Layout,
+  { width, paint }: TextLayout,
   isStatusShown: boolean,
 ): readonly string[] {
   const [header = '', ...lines] = layOutTable(rows, driftColumns(rows, isStatusShown, width), width - 2);
@@ -32,8 +33,6 @@ function driftColumns(
   const full = Math.max(
     ...rows.map(({ outputShift }) => (Number.isFinite(outputShift) ? (outputShift ?? 0) : 0)),
   );
-  const measure = (value: number | null | undefined, format: (value: number) => string) =>
-    value == null ? NO_VALUE : format(value);
   const isTight = width < (isStatusShown ? ROOMY_WIDTH.withStatus : ROOMY_WIDTH.without);
   const bar = (value: number | null) =>
     isStatusShown || isTight ? '' : `${formatBar(value ?? 0, { full, cells: BAR_CELLS }).padEnd(BAR_CELLS)} `;
@@ -45,17 +44,17 @@ function driftColumns(
     {
       title: 'mean shift',
       align: 'right',
-      cell: ({ meanShift }) => measure(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
+      cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
     },
     {
       title: 'std ratio',
       align: 'right',
-      cell: ({ logStdRatio }) => measure(logStdRatio?.rms, formatStdRatio),
+      cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
     },
     {
       title: isStatusShown || isTight ? 'output' : 'output shift',
       align: isStatusShown || isTight ? 'right' : 'left',
-      cell: ({ outputShift }) => bar(outputShift) + measure(outputShift, formatMeasure),
+      cell: ({ outputShift }) => bar(outputShift) + formatOptional(outputShift),
     },
   ];
   return columns.filter(
@@ -75,11 +74,4 @@ function showLayer({ name, before, after, via }: AuditLayer): string {
     node === name ||
     name.split('.').every((part) => words.has(part));
   return isTold ? showName(name) : `${showName(name)} (${showName(node)})`;
-}
-
-/** Worst first; layers without a measure come last, in the order of the model. */
-export function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[] {
-  const shiftOf = ({ outputShift }: AuditLayer) =>
-    outputShift === null || Number.isNaN(outputShift) ? -1 : outputShift;
-  return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
 }

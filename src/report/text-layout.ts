@@ -9,6 +9,33 @@ export type Paint = (tone: Tone, text: string) => string;
 /** No colour. */
 export const plain: Paint = (_, text) => text;
 
+/** How a text report is laid out. */
+export interface TextOptions {
+  /** Columns; 80 unless given. */
+  readonly width?: number | undefined;
+  readonly paint?: Paint | undefined;
+  /** Show every layer and finding, not the worst alone. */
+  readonly all?: boolean | undefined;
+}
+
+/** {@link TextOptions} with what was left out filled in. */
+export interface TextLayout {
+  readonly width: number;
+  readonly paint: Paint;
+  readonly all: boolean;
+}
+
+/** Fills in what options leave out. */
+export function chooseLayout({ width = 80, paint = plain, all = false }: TextOptions): TextLayout {
+  return { width, paint, all };
+}
+
+/** Blocks of lines as a whole text, an empty line between them; empty blocks are left out. */
+export function joinBlocks(blocks: readonly (readonly string[])[]): string {
+  const texts = blocks.filter((lines) => lines.length > 0).map((lines) => lines.join('\n'));
+  return defuseCommands(`${texts.join('\n\n')}\n`);
+}
+
 /** A column of a text table. */
 export interface TableColumn<Row> {
   readonly title: string;
@@ -76,8 +103,8 @@ export function showName(name: string, width = 120): string {
 }
 
 /**
- * A whole text in which no line is a workflow command: a CI runner acts on lines that begin with `::`, and on `##[`
- * anywhere, also when they come from a name in a file.
+ * Text in which no line is a workflow command: a CI runner that reads it from a log acts on lines that begin with `::`,
+ * and on `##[` anywhere, also when they come from a name in a file.
  */
 export function defuseCommands(text: string): string {
   return text.replace(/^([ \t]*):(?=:)/gm, '$1\\x3a').replaceAll('##[', '#\\x23[');

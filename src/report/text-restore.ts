@@ -1,41 +1,39 @@
 import { escapeControls, failUnreachable } from '../errors.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import type { LeftLayer, RestoredLayer, RestoreReport } from './restore-report.js';
-import type { TextOptions } from './text.js';
-import { layOutTable, type Paint, plain, showName, type TableColumn, wrapText } from './text-layout.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  layOutTable,
+  showName,
+  type TableColumn,
+  type TextLayout,
+  type TextOptions,
+  wrapText,
+} from './text-layout.js';
 
 /** So many layers are shown unless all are asked for. */
 const SHOWN_LAYERS = 20;
 const SHOWN_NAMES = 5;
 
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-  readonly all: boolean;
-}
-
 /** A restoration as text for a terminal: what was written, each layer, and what was left as it is. */
 export function renderRestoreText(report: RestoreReport, options: TextOptions = {}): string {
-  const layout = { width: options.width ?? 80, paint: options.paint ?? plain, all: options.all === true };
-  const blocks = [
+  const layout = chooseLayout(options);
+  return joinBlocks([
     renderFiles(report, layout),
     renderOutcome(report, layout),
     renderLayers(report, layout),
     renderNotes(report, layout),
     renderLeft(report.left, layout),
     report.warnings.flatMap((warning) => wrapMarked('warning', `${escapeControls(warning)}`, layout)),
-  ];
-  return `${blocks
-    .filter((lines) => lines.length > 0)
-    .map((lines) => lines.join('\n'))
-    .join('\n\n')}\n`;
+  ]);
 }
 
 function renderFiles(
   { before, after, files, outcome }: RestoreReport,
-  { paint, width }: Layout,
+  { paint, width }: TextLayout,
 ): readonly string[] {
-  const label = outcome === 'planned' ? 'would be' : 'fixed';
+  const label = outcome === 'planned' ? 'to write' : 'fixed';
   const rows = [
     { role: 'before', path: before.path, format: before.format },
     { role: 'after', path: after.path, format: after.format },
@@ -52,13 +50,13 @@ function renderFiles(
   });
 }
 
-function renderOutcome({ outcome, layers, files }: RestoreReport, layout: Layout): readonly string[] {
+function renderOutcome({ outcome, layers, files }: RestoreReport, layout: TextLayout): readonly string[] {
   const changed = layers.filter(({ parts }) => parts.length > 0).length;
   const { paint } = layout;
   switch (outcome) {
     case 'restored':
       return wrapText(
-        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again, by an audit of the written file. Everything else is as in after.`,
+        `${paint('good', '✔ restored')}  ${formatPlural(changed, 'norm layer')} ${changed === 1 ? 'has' : 'have'} the statistics of before again, as an audit of what was written confirms. Everything else is as in after.`,
         { ...layout, indent: '' },
       );
     case 'planned':
@@ -106,7 +104,7 @@ const COLUMNS: readonly TableColumn<RestoredLayer>[] = [
   },
 ];
 
-function renderLayers({ layers }: RestoreReport, { width, paint, all }: Layout): readonly string[] {
+function renderLayers({ layers }: RestoreReport, { width, paint, all }: TextLayout): readonly string[] {
   const changed = layers.filter(({ parts }) => parts.length > 0);
   if (changed.length === 0) return [];
   const shown = all ? changed : changed.slice(0, SHOWN_LAYERS);
@@ -120,22 +118,26 @@ function renderLayers({ layers }: RestoreReport, { width, paint, all }: Layout):
 }
 
 /** Notes that several layers share are said once. */
-function renderNotes({ layers }: RestoreReport, layout: Layout): readonly string[] {
+function renderNotes({ layers }: RestoreReport, layout: TextLayout): readonly string[] {
   const byNote = new Map<string, string[]>();
   for (const { name, notes } of layers)
     for (const note of notes) byNote.set(note, [...(byNote.get(note) ?? []), name]);
-  return [...byNote].flatMap(([note, names]) =>
-    wrapMarked('note', `${listNames(names)}: ${escapeControls(note)}`, layout),
-  );
+  return [...byNote].flatMap(([note, names]) => {
+    const who =
+      names.length > 1 && names.length === layers.length
+        ? `all ${formatPlural(names.length, 'norm layer')}`
+        : listNames(names);
+    return wrapMarked('note', `${who}: ${escapeControls(note)}`, layout);
+  });
 }
 
-function renderLeft(left: readonly LeftLayer[], layout: Layout): readonly string[] {
+function renderLeft(left: readonly LeftLayer[], layout: TextLayout): readonly string[] {
   const byStatus = new Map<string, string[]>();
   for (const { name, status } of left) byStatus.set(status, [...(byStatus.get(status) ?? []), name]);
   return [...byStatus].flatMap(([status, names]) =>
     wrapMarked(
       'left',
-      `${formatPlural(names.length, 'norm layer')} ${names.length === 1 ? 'is' : 'are'} ${status} and not restored: ${listNames(names)}. To restore ${names.length === 1 ? 'it' : 'them'} as well: --layer GLOB`,
+      `${formatPlural(names.length, 'norm layer')} ${names.length === 1 ? 'is' : 'are'} ${status} and not restored: ${listNames(names)}. To restore ${names.length === 1 ? 'it' : 'them'} too, name every layer that you want: --layer GLOB`,
       layout,
     ),
   );
@@ -148,7 +150,7 @@ function listNames(names: readonly string[]): string {
     : shown.join(', ');
 }
 
-function wrapMarked(mark: string, text: string, { width, paint }: Layout): readonly string[] {
+function wrapMarked(mark: string, text: string, { width, paint }: TextLayout): readonly string[] {
   const indent = ' '.repeat(mark.length + 2);
   const [first = '', ...rest] = wrapText(text, { width, indent });
   return [`${paint('warning', mark)}  ${first.trimStart()}`, ...rest];

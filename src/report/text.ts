@@ -1,28 +1,25 @@
-import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { isLeadingDrift } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { isBiasOnly } from './answer.js';
-import type { AuditLayer, AuditReport, CheckpointSummary } from './audit-report.js';
-import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from './fix-advice.js';
+import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import {
+  findModulesToFreeze,
+  isFrozenDrift,
+  writeTrainingLoopFix,
+  writeTrainOverride,
+} from './fix-advice.js';
 import { formatCount, formatPlural } from './format-numbers.js';
 import { renderAnswer } from './text-answer.js';
-import { renderFindingGroups } from './text-findings.js';
-import { renderLayerTable, sortByShift } from './text-layers.js';
-import { defuseCommands, type Paint, plain, showName, wrapText } from './text-layout.js';
-
-/** How a text report is laid out. */
-export interface TextOptions {
-  /** Columns; 80 unless given. */
-  readonly width?: number | undefined;
-  readonly paint?: Paint | undefined;
-  /** Show every layer and finding, not the worst alone. */
-  readonly all?: boolean | undefined;
-}
-
-interface Layout {
-  readonly width: number;
-  readonly paint: Paint;
-  readonly all: boolean;
-}
+import { renderFindingGroups, renderPages } from './text-findings.js';
+import { renderLayerTable } from './text-layers.js';
+import {
+  chooseLayout,
+  joinBlocks,
+  showName,
+  type TextLayout,
+  type TextOptions,
+  wrapText,
+} from './text-layout.js';
 
 /** So many layers or findings of a kind are shown unless all are asked for. */
 const SHOWN_ROWS = 10;
@@ -33,17 +30,18 @@ const SHOWN_FINDINGS = 5;
  * and how to keep the frozen part still.
  */
 export function renderText(report: AuditReport, options: TextOptions = {}): string {
-  const layout: Layout = {
-    width: options.width ?? 80,
-    paint: options.paint ?? plain,
-    all: options.all === true,
-  };
-  const blocks = [
+  const layout = chooseLayout(options);
+  return joinBlocks([...layOutAudit(report, layout), renderPages(report.findings, layout)]);
+}
+
+/** The blocks of an audit's text but for the last, which names the pages of the kinds of finding. */
+export function layOutAudit(report: AuditReport, layout: TextLayout): readonly (readonly string[])[] {
+  return [
     renderCheckpoints(report, layout),
     renderAnswer(report, layout),
     renderDriftTable(report, layout),
     ...renderFindingGroups(
-      report.findings.filter((finding) => !isTabled(finding)),
+      report.findings.filter((finding) => !isFrozenDrift(finding)),
       layout,
     ),
     renderRegions(report, layout),
@@ -51,15 +49,9 @@ export function renderText(report: AuditReport, options: TextOptions = {}): stri
     renderWarnings(report.warnings, layout),
     renderAdvice(report, layout),
   ];
-  return defuseCommands(
-    `${blocks
-      .filter((lines) => lines.length > 0)
-      .map((lines) => lines.join('\n'))
-      .join('\n\n')}\n`,
-  );
 }
 
-function renderCheckpoints({ before, after }: AuditReport, layout: Layout): readonly string[] {
+function renderCheckpoints({ before, after }: AuditReport, layout: TextLayout): readonly string[] {
   return layOutCheckpoints(
     [
       ['before', before],
@@ -72,7 +64,7 @@ function renderCheckpoints({ before, after }: AuditReport, layout: Layout): read
 /** A checkpoint's role, path and what it holds: on one line each where all fit, else on two. */
 export function layOutCheckpoints(
   rows: readonly (readonly [role: string, checkpoint: CheckpointSummary])[],
-  { width, paint }: Pick<Layout, 'width' | 'paint'>,
+  { width, paint }: Pick<TextLayout, 'width' | 'paint'>,
 ): readonly string[] {
   const roleWidth = Math.max(...rows.map(([role]) => role.length));
   const indent = ' '.repeat(roleWidth + 2);
@@ -98,12 +90,7 @@ function describeContents({ format, layers, folded, learned }: CheckpointSummary
   return [format, ...norms, formatPlural(learned, 'learned tensor')].join(', ');
 }
 
-/** Findings that the table of drifted layers shows already, but for those whose message the table cannot hold. */
-function isTabled(finding: Finding): boolean {
-  return isLeadingDrift(finding) && finding.kind === 'frozen-stats-drift';
-}
-
-function renderDriftTable(report: AuditReport, layout: Layout): readonly string[] {
+function renderDriftTable(report: AuditReport, layout: TextLayout): readonly string[] {
   // Of an ambiguous layer no measure is known.
   if (layout.all || isBiasOnly(report)) return [];
   const names = new Set(report.findings.filter(isLeadingDrift).map(({ layer }) => layer));
@@ -119,7 +106,10 @@ function renderDriftTable(report: AuditReport, layout: Layout): readonly string[
 }
 
 /** Regions without drift, in one line each: what is fine. */
-function renderRegions({ regions, layers }: AuditReport, { width, paint, all }: Layout): readonly string[] {
+function renderRegions(
+  { regions, layers }: AuditReport,
+  { width, paint, all }: TextLayout,
+): readonly string[] {
   const fine = regions.filter(({ drifted }) => drifted === 0);
   const shown = all
     ? fine
@@ -144,7 +134,7 @@ function describeInside(path: string, count: number, layers: readonly AuditLayer
   return `${formatPlural(count, 'norm layer')} ${statuses.join(', ')}`;
 }
 
-function renderAllLayers(report: AuditReport, layout: Layout): readonly string[] {
+function renderAllLayers(report: AuditReport, layout: TextLayout): readonly string[] {
   if (!layout.all) return [];
   const isAnyAllowed = report.layers.some(({ allowed }) => allowed);
   return [
@@ -160,7 +150,7 @@ function renderAllLayers(report: AuditReport, layout: Layout): readonly string[]
 /** What the user should know beyond the findings. */
 export function renderWarnings(
   warnings: readonly string[],
-  { width, paint, all }: Layout,
+  { width, paint, all }: TextLayout,
 ): readonly string[] {
   const shown = all ? warnings : warnings.slice(0, SHOWN_FINDINGS);
   const lines = shown.flatMap((warning) => {
@@ -172,10 +162,8 @@ export function renderWarnings(
     : lines;
 }
 
-function renderAdvice(report: AuditReport, { width, paint }: Layout): readonly string[] {
-  const isDrifted = report.findings.some(
-    ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'error',
-  );
+function renderAdvice(report: AuditReport, { width, paint }: TextLayout): readonly string[] {
+  const isDrifted = report.findings.some(isFrozenDrift);
   const modules = findModulesToFreeze(report);
   if (!isDrifted || modules.length === 0) return [];
   const code = (lines: readonly string[]) => lines.map((line) => `      ${line}`);

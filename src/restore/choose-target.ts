@@ -1,7 +1,13 @@
-import { basename, dirname, extname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import type { EditOptions, EditPlan } from '../checkpoint/edit-plan.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { examineTarget, isSameDirectory, isSameFile, type WriteOrder } from '../io/safe-write.js';
+import {
+  examineTarget,
+  isDirectory,
+  isSameDirectory,
+  isSameFile,
+  type WriteOrder,
+} from '../io/safe-write.js';
 
 /** Where the restored checkpoint goes. */
 export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
@@ -17,6 +23,12 @@ export interface TargetRules {
   readonly force: boolean;
 }
 
+/** What an index of shards is called, so that loaders find it. */
+const INDEX_NAME = /\.index\.json$/;
+
+/** Names that mean a file even where after is a directory; others may have dots as well. */
+const FILE_NAME = /\.(json|safetensors|onnx|bin|pt|pth|ckpt)$/i;
+
 /**
  * Finds out where FIXED is: a file, or a directory where after is a directory or an index of shards.
  *
@@ -24,7 +36,7 @@ export interface TargetRules {
  */
 export async function chooseTarget(fixedPath: string, afterPath: string): Promise<Target> {
   const { path, found } = await examineTarget(fixedPath);
-  const isSet = (await examineTarget(afterPath)).found === 'directory' || afterPath.endsWith('.index.json');
+  const isSet = (await isDirectory(afterPath)) || INDEX_NAME.test(afterPath);
   if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
   if (found === 'dangling link')
     throw refuse(fixedPath, 'expected a file, found a symbolic link that leads nowhere');
@@ -34,8 +46,7 @@ export async function chooseTarget(fixedPath: string, afterPath: string): Promis
       'expected a file to write, found a directory',
       'Name the file: -o DIRECTORY/NAME',
     );
-  const isDirectory = isSet && (found === 'directory' || (found === 'nothing' && extname(path) === ''));
-  if (isDirectory) {
+  if (isSet && (found === 'directory' || (found === 'nothing' && !FILE_NAME.test(path)))) {
     const label = basename(resolve(path));
     return { directory: path, isNewDirectory: found === 'nothing', label, mainName: null };
   }
@@ -104,10 +115,17 @@ export async function chooseDataNames(
 /**
  * Puts a plan and a target together.
  *
- * @throws CheckpointError `refused` where a file is before's or after's, or exists and must not be replaced.
+ * @throws CheckpointError `refused` where a file is before's or after's, exists and must not be replaced, or has a name
+ *   that an index cannot have.
  */
 export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRules): Promise<WriteOrder> {
   const last = plan.files.length - 1;
+  if (INDEX_NAME.test(plan.files[last]?.name ?? '') && !INDEX_NAME.test(target.mainName ?? '.index.json'))
+    throw refuse(
+      join(target.directory, target.mainName ?? ''),
+      'expected a directory or the name of an index, since after is a set of shards',
+      'Give a name without an ending, or one that ends in .index.json',
+    );
   const files = plan.files.map((file, index) =>
     index === last && target.mainName !== null ? { ...file, name: target.mainName } : file,
   );

@@ -3,9 +3,9 @@ import { bitsOf, decodeFloats, encodeFloats, isDecodable, isFloatingPoint } from
 import type { TensorEdit } from '../checkpoint/edit-plan.js';
 import { type LayerComparison, readBatchCount, readStatistics } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-repeated.js';
-import { type ChannelVector, findInvalidValue, type Statistics } from '../compare/statistics.js';
-import { readRange } from '../io/byte-source.js';
-import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import { findInvalidValue, type Statistics } from '../compare/statistics.js';
+import { haveSameBytes, holdBytes } from '../io/byte-source.js';
+import type { NormLayer } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
 import { recoverLayer } from './recover-layer.js';
 import { copyFolding, refold } from './refold.js';
@@ -53,8 +53,7 @@ export async function planLayer(comparison: LayerComparison, context: LayerPlanC
   const counts = await planBatchCount(before, after, context.keepBatches);
   const edits: PartEdit[] = [];
   for (const edit of [...found.edits, ...counts.edits]) {
-    const held = await readRange(edit.tensor.range);
-    if (Buffer.compare(held, edit.bytes) !== 0) edits.push(edit);
+    if (!(await haveSameBytes(edit.tensor.range, edit.content))) edits.push(edit);
   }
   return { comparison, edits, batches: counts.batches, notes: [...found.notes, ...counts.notes] };
 }
@@ -100,8 +99,6 @@ async function readKnown(layer: NormLayer, { checkpoint }: RestoreSide): Promise
   return statistics;
 }
 
-type Stored = Extract<Statistic, { readonly kind: 'stored' }>;
-
 function encodeStatistics(
   { before, after, channels }: LayerComparison,
   { mean, variance }: Statistics,
@@ -116,29 +113,42 @@ function encodeStatistics(
       checkpoint,
       `it has ${channels} channels in before and ${after.channels} in after`,
     );
-  const encode = (
-    part: Part,
-    { tensor: own, whole }: Stored,
-    vector: ChannelVector,
-    suffix: string,
-  ): PartEdit => {
-    const tensor = whole ?? own;
-    const bytes = encodeFloats(repeatValues(vector.values, tensor), tensor.dtype);
-    return { part, tensor, bytes, preferredName: `${after.name}.${suffix}` };
+  const [meanTensor, varianceTensor] = [
+    after.mean.whole ?? after.mean.tensor,
+    after.variance.whole ?? after.variance.tensor,
+  ];
+  const bytes = {
+    mean: encodeFloats(repeatValues(mean.values, meanTensor), meanTensor.dtype),
+    variance: encodeFloats(repeatValues(variance.values, varianceTensor), varianceTensor.dtype),
   };
-  const edits = [
-    encode('running mean', after.mean, mean, 'running_mean'),
-    encode('running variance', after.variance, variance, 'running_var'),
-  ] as const;
-  const decode = ({ bytes, tensor: { dtype } }: PartEdit) => ({ values: decodeFloats(bytes, dtype), dtype });
-  const overflow = findInvalidValue({ mean: decode(edits[0]), variance: decode(edits[1]) });
+  const decode = (encoded: Uint8Array, { dtype }: Tensor) => ({
+    values: decodeFloats(encoded, dtype),
+    dtype,
+  });
+  const overflow = findInvalidValue({
+    mean: decode(bytes.mean, meanTensor),
+    variance: decode(bytes.variance, varianceTensor),
+  });
   if (overflow !== null)
     throw cannotRestore(
       before,
       checkpoint,
-      `rounded to the types of after (${edits[0].tensor.dtype}, ${edits[1].tensor.dtype}), ${overflow}`,
+      `rounded to the types of after (${meanTensor.dtype}, ${varianceTensor.dtype}), ${overflow}`,
     );
-  return edits;
+  return [
+    {
+      part: 'running mean',
+      tensor: meanTensor,
+      content: holdBytes(bytes.mean),
+      preferredName: `${after.name}.running_mean`,
+    },
+    {
+      part: 'running variance',
+      tensor: varianceTensor,
+      content: holdBytes(bytes.variance),
+      preferredName: `${after.name}.running_var`,
+    },
+  ];
 }
 
 async function planBatchCount(
@@ -151,17 +161,17 @@ async function planBatchCount(
   if (keepBatches || from === null || tensor === null) return { edits: [], notes: [], batches: null };
   const to = await readBatchCount(before);
   if (to === null)
-    return { edits: [], notes: [`its batch count stays ${from}: before has none`], batches: null };
+    return { edits: [], notes: [`the batch count stays ${from}: before has none`], batches: null };
   const bytes = encodeCount(to, tensor);
   if (bytes === null)
     return {
       edits: [],
-      notes: [`its batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
+      notes: [`the batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
       batches: null,
     };
   const preferredName = `${after.name}.num_batches_tracked`;
   return {
-    edits: [{ part: 'batch count', tensor, bytes, preferredName }],
+    edits: [{ part: 'batch count', tensor, content: holdBytes(bytes), preferredName }],
     notes: [],
     batches: from === to ? null : { from, to },
   };

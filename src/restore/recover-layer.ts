@@ -64,7 +64,7 @@ export async function recoverLayer(
       },
     },
     notes: [
-      'before has folded the layer away: its statistics were solved for, to float32 rounding',
+      'folded away in before: the statistics were solved for, to float32 rounding',
       ...(count === 0
         ? []
         : [`${count} of ${hidden.length} channels keep the values of after: folding hides those of before`]),

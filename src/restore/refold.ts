@@ -1,14 +1,14 @@
-import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { type DType, decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
+import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
 import { compareChannelScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
 import { type ChannelVector, findInvalidValue, readChannelVector } from '../compare/statistics.js';
-import { readRange } from '../io/byte-source.js';
+import { type ByteRange, holdBytes } from '../io/byte-source.js';
 import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
-import type { PartEdit, PartPlan, RestoreSide } from './plan-layers.js';
+import type { Part, PartEdit, PartPlan, RestoreSide } from './plan-layers.js';
+import { scaleWeight } from './scaled-weight.js';
 
 /**
  * Folds a layer again, from the convolution and the statistics of before: with s = γ / √(v + ε),
@@ -39,14 +39,11 @@ export async function refold(
   const offsets = scales.map(
     (scale, channel) => at(beta, channel, 0) + scale * (at(bias, channel, 0) - at(mean, channel, Number.NaN)),
   );
-  const target = folded.weight.dtype;
+  const place = { folded, side };
   const weight = hasValues(live.weight)
-    ? encode(await scaleChannels(live.weight, live, { factors: scales, target }), folded.weight)
-    : await rescale(before, { linear: live, scales }, { folded, side });
-  return {
-    edits: editFolding(before, { weight, bias: offsets }, { folded, side }),
-    notes: noteRescaled(live),
-  };
+    ? scaleInto(place, before, { linear: live, factors: scales })
+    : await rescale(before, { linear: live, scales }, place);
+  return { edits: editFolding(before, { weight, bias: offsets }, place), notes: noteRescaled(live) };
 }
 
 /** Where a folded convolution goes. */
@@ -67,8 +64,8 @@ export async function copyFolding(
   const weight = !hasValues(linear.weight)
     ? await rescale(before, { linear, scales: ones }, place)
     : linear.weight.dtype === target.dtype
-      ? await readRange(linear.weight.range)
-      : encode(await readValues(linear.weight), target);
+      ? linear.weight.range
+      : scaleInto(place, before, { linear, factors: ones });
   const bias =
     linear.bias === null ? new Float64Array(linear.channels) : (await readChannelVector(linear.bias)).values;
   return { edits: editFolding(before, { weight, bias }, place), notes: noteRescaled(linear) };
@@ -92,8 +89,9 @@ function noteRescaled({ weight }: LinearLayer): readonly string[] {
 async function rescale(
   layer: NormLayer,
   { linear, scales }: { readonly linear: LinearLayer; readonly scales: Float64Array },
-  { folded, side }: FoldingPlace,
-): Promise<Uint8Array | null> {
+  place: FoldingPlace,
+): Promise<ByteRange> {
+  const { folded, side } = place;
   const compared = await compareChannelScales(linear.weight, folded.weight, linear);
   if (compared.kind !== 'proportional')
     throw cannotRestore(layer, side.checkpoint, 'it is folded into a convolution that was trained');
@@ -102,53 +100,33 @@ async function rescale(
     if (Number.isNaN(now) || (now === 0 && scale === 0)) return 1;
     return scale / now;
   });
-  return encode(
-    await scaleChannels(folded.weight, folded, { factors, target: folded.weight.dtype }),
-    folded.weight,
-  );
+  return scaleInto(place, layer, { linear: folded, factors });
 }
 
-/** A weight with each output channel times a factor, rounded once where the target is float32, else not yet. */
-async function scaleChannels(
-  weight: Tensor,
-  layout: ChannelLayout,
-  { factors, target }: { readonly factors: Float64Array; readonly target: DType },
-): Promise<Values> {
-  const values = await readValues(weight);
-  const scaled = target === 'F32' ? new Float32Array(values.length) : new Float64Array(values.length);
-  forEachRun(
-    layOutChannels(weight.shape, layout),
-    { start: 0, length: values.length },
-    (channel, from, to) => {
-      const factor = factors[channel] ?? Number.NaN;
-      for (let i = from; i < to; i++) scaled[i] = factor * (values[i] ?? Number.NaN);
-      return true;
-    },
-  );
-  return scaled;
+/** A weight times its channels' factors as what after's convolution is to hold. */
+function scaleInto(
+  { folded, side }: FoldingPlace,
+  layer: NormLayer,
+  { linear, factors }: { readonly linear: LinearLayer; readonly factors: Float64Array },
+): ByteRange {
+  const { dtype } = folded.weight;
+  const fail = () => doesNotFit(layer, side, 'folded weight', folded.weight);
+  return scaleWeight(linear.weight, { layout: linear, factors, dtype, fail });
 }
 
-type Values = Float32Array | Float64Array;
-
-const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
-
-async function readValues({ range, dtype }: Tensor): Promise<Values> {
-  const bytes = await readRange(range);
-  return dtype === 'F32' && IS_LITTLE_ENDIAN ? new Float32Array(bytes.buffer) : decodeFloats(bytes, dtype);
+function doesNotFit(layer: NormLayer, side: RestoreSide, part: Part, { dtype }: Tensor): Error {
+  return cannotRestore(layer, side.checkpoint, `its ${part} does not fit into ${dtype}`);
 }
 
 /** Values as the bytes of a tensor; null where one is too large for its type. */
-function encode(values: Values, { dtype }: Tensor): Uint8Array | null {
-  if (!values.every(Number.isFinite)) return null;
-  if (dtype === 'F32' && values instanceof Float32Array && IS_LITTLE_ENDIAN)
-    return new Uint8Array(values.buffer);
+function encode(values: Float64Array, { dtype }: Tensor): Uint8Array | null {
   const bytes = encodeFloats(values, dtype);
-  return dtype === 'F64' || decodeFloats(bytes, dtype).every(Number.isFinite) ? bytes : null;
+  return decodeFloats(bytes, dtype).every(Number.isFinite) ? bytes : null;
 }
 
 function editFolding(
   layer: NormLayer,
-  { weight, bias }: { readonly weight: Uint8Array | null; readonly bias: Float64Array },
+  { weight, bias }: { readonly weight: ByteRange; readonly bias: Float64Array },
   { folded, side }: FoldingPlace,
 ): readonly PartEdit[] {
   if (folded.bias === null && bias.some((value) => value !== 0))
@@ -157,13 +135,21 @@ function editFolding(
       side.checkpoint,
       'after has folded it into a convolution without a bias, and it needs one',
     );
-  const edit = (part: PartEdit['part'], tensor: Tensor, bytes: Uint8Array | null, name: string): PartEdit => {
-    if (bytes === null)
-      throw cannotRestore(layer, side.checkpoint, `its ${part} does not fit into ${tensor.dtype}`);
-    return { part, tensor, bytes, preferredName: `${folded.path ?? layer.name}.${name}` };
+  const nameOf = (leaf: string) => `${folded.path ?? layer.name}.${leaf}`;
+  const weightEdit: PartEdit = {
+    part: 'folded weight',
+    tensor: folded.weight,
+    content: weight,
+    preferredName: nameOf('weight'),
   };
-  const edits = [edit('folded weight', folded.weight, weight, 'weight')];
-  return folded.bias === null
-    ? edits
-    : [...edits, edit('folded bias', folded.bias, encode(bias, folded.bias), 'bias')];
+  if (folded.bias === null) return [weightEdit];
+  const bytes = encode(bias, folded.bias);
+  if (bytes === null) throw doesNotFit(layer, side, 'folded bias', folded.bias);
+  const biasEdit: PartEdit = {
+    part: 'folded bias',
+    tensor: folded.bias,
+    content: holdBytes(bytes),
+    preferredName: nameOf('bias'),
+  };
+  return [weightEdit, biasEdit];
 }

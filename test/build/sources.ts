@@ -34,9 +34,21 @@ export function countingSource(name: string, bytes: Uint8Array): CountingSource 
   };
 }
 
-/** A directory of its own for one test file, removed when that is done. */
+/** An empty directory in another one, such as that of {@link makeTempDirectory}. */
+export function makeSubdirectory(parent: string): string {
+  return mkdtempSync(join(parent, 'run-'));
+}
+
+/** Where the directories of this test file are: every file has its own copy of this module. */
+let place: string | null = null;
+
+// Here, as the file is collected: within a test it would be too late to ask for it.
+afterAll(() => {
+  if (place !== null) rmSync(place, { recursive: true, force: true });
+});
+
+/** A new empty directory, removed when the test file is done. */
 export function makeTempDirectory(): string {
-  const directory = mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
-  afterAll(() => rmSync(directory, { recursive: true, force: true }));
-  return directory;
+  place ??= mkdtempSync(join(tmpdir(), 'bn-audit-test-'));
+  return makeSubdirectory(place);
 }

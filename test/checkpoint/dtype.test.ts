@@ -151,6 +151,7 @@ function nearestByTable(
 describe.each(SPECIFICATIONS)('$dtype', (specification) => {
   const { dtype, bits } = specification;
   const values = listValues(specification);
+  const hasNegativeZero = specification.negativeZero === 'zero';
 
   test(`decodes all ${2 ** bits} patterns to the values of its definition`, () => {
     const decoded = decodeFloats(allPatterns(bits), dtype);
@@ -192,6 +193,22 @@ describe.each(SPECIFICATIONS)('$dtype', (specification) => {
         expect(roundToFloat(value, dtype)).toBe(nearestByTable(value, values, specification));
       }),
     );
+  });
+
+  test('encodes every number as the value that it rounds to, next to ties as well', () => {
+    // The middles between neighbours, and the float64 on either side of each.
+    const ties = Array.from({ length: specification.finiteCount - 1 }, (_, i) => {
+      const tie = ((values[i] ?? 0) + (values[i + 1] ?? 0)) / 2;
+      return [tie, tie * (1 + 2 ** -52), tie * (1 - 2 ** -53)];
+    }).flat();
+    const anything = fc.sample(fc.double({ noNaN: true }), { numRuns: 2000, seed: 1 });
+    const given = [...ties, ...ties.map((tie) => -tie), ...anything, 5e-324, -0];
+    const decoded = decodeFloats(encodeFloats(given, dtype), dtype);
+    const wrong = given.filter((value, i) => {
+      const rounded = roundToFloat(value, dtype);
+      return !Object.is(decoded[i], Object.is(rounded, -0) && !hasNegativeZero ? 0 : rounded);
+    });
+    expect(wrong).toEqual([]);
   });
 
   test('leaves NaN what it is', () => {

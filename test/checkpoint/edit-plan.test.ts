@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { placeEdits, planPlainEdits } from '../../src/checkpoint/edit-plan.js';
-import { memorySource, type PlacedBytes } from '../../src/io/byte-source.js';
+import { holdBytes, memorySource, type PlacedContent, readRange } from '../../src/io/byte-source.js';
 import { byteSwappedSource } from '../../src/io/byte-swapped-source.js';
 import { stridedSource } from '../../src/io/strided-source.js';
 import { failureOf } from '../build/failure.js';
@@ -23,17 +23,17 @@ function bytesAt(name: string, offset: number, byteLength: number): Tensor {
 
 const edit = (tensor: Tensor, ...bytes: readonly number[]) => ({
   tensor,
-  bytes: Uint8Array.from(bytes),
+  content: holdBytes(Uint8Array.from(bytes)),
   preferredName: tensor.name,
 });
 
-const listed = (pieces: readonly PlacedBytes[] | undefined) =>
-  pieces?.map(({ offset, bytes }) => [offset, ...bytes]);
+const listed = (pieces: readonly PlacedContent[] = []) =>
+  Promise.all(pieces.map(async ({ offset, content }) => [offset, ...(await readRange(content))]));
 
 describe('placeEdits', () => {
   test('puts bytes where the tensors are, by offset', async () => {
     const placed = await placeEdits([edit(bytesAt('b', 8, 2), 1, 2), edit(bytesAt('a', 4, 1), 3)], []);
-    expect(listed(placed.get(source))).toEqual([
+    expect(await listed(placed.get(source))).toEqual([
       [4, 3],
       [8, 1, 2],
     ]);
@@ -44,7 +44,7 @@ describe('placeEdits', () => {
       [edit(bytesAt('a', 4, 3), 1, 2, 3), edit(bytesAt('b', 5, 3), 2, 3, 4)],
       [],
     );
-    expect(listed(placed.get(source))).toEqual([
+    expect(await listed(placed.get(source))).toEqual([
       [4, 1, 2, 3],
       [7, 4],
     ]);
@@ -80,7 +80,7 @@ describe('placeEdits', () => {
     const swapped = byteSwappedSource({ source: strided, offset: 0, byteLength: 4 }, 2);
     const tensor = { ...bytesAt('a', 0, 4), range: { source: swapped, offset: 0, byteLength: 4 } };
     const placed = await placeEdits([edit(tensor, 1, 2, 3, 4)], []);
-    expect(listed(placed.get(source))).toEqual([
+    expect(await listed(placed.get(source))).toEqual([
       [8, 2, 1],
       [12, 4, 3],
     ]);

@@ -15,6 +15,10 @@ describe('restore', () => {
     ['restore-dry-run', `restore ${LEAK} -o fixed.safetensors --dry-run`],
     ['restore-layer', `restore ${LEAK} -o fixed.safetensors --layer backbone.stem --keep-batches`],
     ['restore-folded', `restore ${FOLDED} -o fixed.onnx`],
+    [
+      'restore-notes',
+      'restore pairs/requires-grad-leak/before.fold.onnx pairs/requires-grad-leak/after.pt -o fixed.pt',
+    ],
     ['restore-json', `restore ${LEAK} -o fixed.safetensors --layer backbone.stem --format json`],
     ['restore-nothing', 'restore pairs/locked/before.pt pairs/locked/after.pt -o fixed.pt'],
     ['restore-without-target', `restore ${LEAK}`],

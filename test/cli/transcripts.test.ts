@@ -108,6 +108,11 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
     ['probe-wrong-shape', `probe ${LEAK_ONNX} --shape input=1,1,8,8`],
     ['probe-bad-shape', `probe ${LEAK_ONNX} --shape wide`],
   ],
+  explain: [
+    ['explain', 'explain'],
+    ['explain-unknown', 'explain frozen-drift'],
+    ['explain-help', 'explain --help'],
+  ],
   'help and usage': [
     ['no-arguments', ''],
     ['help', '--help'],

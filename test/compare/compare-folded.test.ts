@@ -85,3 +85,48 @@ describe('a transposed convolution that only the graph knows', () => {
     ]);
   });
 });
+
+describe('channels whose scale γ is zero', () => {
+  const weight = weights(3 * 2 * 9);
+  const state = (mean: readonly number[]): Norm => ({ ...norm, gamma: [1.5, 0, 0], mean });
+  const exportOf = (mean: readonly number[]) => {
+    const folded = fold(weight, (index) => Math.floor(index / 18), state(mean));
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    return exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, overrides));
+  };
+  const named = checkpointOf(
+    [
+      tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }),
+      ...normTensors('bn', {
+        mean: norm.mean,
+        variance: norm.variance,
+        weight: [1.5, 0, 0],
+        bias: norm.beta,
+      }),
+    ],
+    { inModuleOrder: true },
+  );
+  const note = [
+    'bn: folding hides the statistics of channels whose scale is zero or too near it: 2 of 3 were not audited',
+  ];
+
+  test('are said not to be audited, whatever the others did', async () => {
+    const still = await auditCheckpoints(named, exportOf([0.1, 9, 9]));
+    expect([still.layers[0]?.status, still.layers[0]?.channelsHidden, still.warnings]).toEqual([
+      'locked',
+      2,
+      note,
+    ]);
+    const moved = await auditCheckpoints(named, exportOf([0.2, 9, 9]));
+    expect([moved.layers[0]?.status, moved.layers[0]?.channelsMoved, moved.warnings]).toEqual([
+      'drifted',
+      1,
+      note,
+    ]);
+  });
+
+  test('also between two folded files', async () => {
+    const { layers, warnings } = await auditCheckpoints(exportOf([0.1, 0, 0]), exportOf([0.1, 9, 9]));
+    expect([layers[0]?.status, warnings]).toEqual(['locked', note]);
+  });
+});

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { examineLayer } from '../../src/compare/examine-layer.js';
+import { examineLayer, findFaults } from '../../src/compare/examine-layer.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { layerOf, layerWith } from '../build/layers.js';
@@ -82,5 +82,33 @@ test('values per channel are kept when they are asked for, with the affine', asy
     variance: [2, 3],
     gamma: [2, 3],
     beta: null,
+  });
+});
+
+describe('the faults of a layer that is new in after', () => {
+  test('are NaN and training mode, as errors', async () => {
+    const broken = layerWith(
+      'bn',
+      { mean: [Number.NaN], variance: [1] },
+      { isFromGraph: true, mode: 'batch' },
+    );
+    expect((await findFaults(broken)).map(({ kind, level, message }) => [kind, level, message])).toEqual([
+      [
+        'invalid-stats',
+        'error',
+        'the layer is new in after: the running mean of channel 0 is NaN (not a number)',
+      ],
+      [
+        'training-mode-graph',
+        'error',
+        'the layer is new in after: the node runs in training mode: it normalises by batch statistics wherever it is deployed',
+      ],
+    ]);
+  });
+
+  test('are neither initial values nor what cannot be read', async () => {
+    expect(await findFaults(layerWith('bn', { mean: [0], variance: [1] }))).toEqual([]);
+    const unread = layerOf('bn', { mean: { kind: 'unresolved', reason: 'computed' } });
+    expect(await findFaults(unread)).toEqual([]);
   });
 });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
 import {
+  describeUnpaired,
   FINDING_KINDS,
   FINDING_TITLES,
   type Finding,
@@ -255,29 +256,41 @@ describe('--min-shift', () => {
 
 describe('a layer that only one checkpoint has', () => {
   test('is a warning when after lacks it', () => {
-    const findings = findUnpaired(layerOf('bn'), 'before', policyOf());
-    expect(kindsOf(findings)).toEqual(['warning unpaired-layer']);
-    expect(messageOf(findings)).toBe('after has no such layer: it was not audited');
+    expect(findUnpaired(layerOf('bn'), 'before', policyOf())).toMatchObject({
+      kind: 'unpaired-layer',
+      level: 'warning',
+      message: 'after has no such layer: it was not audited',
+    });
   });
 
   test('is a note when it is new', () => {
-    const findings = findUnpaired(layerOf('bn'), 'after', policyOf());
-    expect(kindsOf(findings)).toEqual(['note unpaired-layer']);
-    expect(messageOf(findings)).toBe('the layer is new in after');
+    expect(findUnpaired(layerOf('bn'), 'after', policyOf())).toMatchObject({
+      level: 'note',
+      message: 'the layer is new in after',
+    });
   });
 
   test('is a note that says so when it is allowed', () => {
-    const findings = findUnpaired(layerOf('bn'), 'before', policyOf({ allow: ['bn'] }));
-    expect(kindsOf(findings)).toEqual(['note unpaired-layer']);
-    expect(messageOf(findings)).toBe('allowed: after has no such layer: it was not audited');
+    expect(findUnpaired(layerOf('bn'), 'before', policyOf({ allow: ['bn'] }))).toMatchObject({
+      level: 'note',
+      message: 'allowed: after has no such layer: it was not audited',
+    });
+  });
+});
+
+describe('describeUnpaired', () => {
+  const missing = (count: number) =>
+    Array.from({ length: count }, (_, i) => findUnpaired(layerOf(`bn${i}`), 'before', policyOf()));
+
+  test('names the layers that after does not have, and counts the rest', () => {
+    expect(describeUnpaired(missing(1), 'not restored')).toEqual([
+      'norm layers that after does not have were not restored: "bn0"',
+    ]);
+    expect(describeUnpaired(missing(7), 'not put back')[0]).toMatch(/: "bn0", .*"bn4" and 2 more$/);
   });
 
-  test('fails all the same when it is new and runs in training mode', () => {
-    const node = layerOf('bn', { isFromGraph: true, mode: 'batch' });
-    expect(kindsOf(findUnpaired(node, 'after', policyOf()))).toEqual([
-      'note unpaired-layer',
-      'error training-mode-graph',
-    ]);
-    expect(kindsOf(findUnpaired(node, 'before', policyOf()))).toEqual(['warning unpaired-layer']);
+  test('says nothing where every layer has its counterpart, or is new', () => {
+    const isNew = findUnpaired(layerOf('bn'), 'after', policyOf());
+    expect(describeUnpaired([isNew], 'not restored')).toEqual([]);
   });
 });

@@ -1,6 +1,14 @@
 import { describe, expect, test } from 'vitest';
-import { checkBounds, memorySource, readRange } from '../../src/io/byte-source.js';
+import {
+  checkBounds,
+  haveSameBytes,
+  holdBytes,
+  memorySource,
+  readRange,
+  sliceRange,
+} from '../../src/io/byte-source.js';
 import { failureOf } from '../build/failure.js';
+import { countingSource } from '../build/sources.js';
 
 const TEN_BYTES = Uint8Array.from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 
@@ -62,5 +70,36 @@ describe('checkBounds', () => {
 
   test('accepts a read that ends exactly at the end', () => {
     expect(() => checkBounds({ name: 'f', byteLength: 10 }, 7, 3)).not.toThrow();
+  });
+});
+
+describe('haveSameBytes', () => {
+  const LONG = 300_000;
+  const bytesWith = (at: number) => {
+    const bytes = new Uint8Array(LONG);
+    bytes[at] = 1;
+    return bytes;
+  };
+
+  test.each([0, 4095, 4096, 70_000, LONG - 1])('sees one byte that differs, at %i', async (at) => {
+    const [one, other] = [holdBytes(new Uint8Array(LONG)), holdBytes(bytesWith(at))];
+    expect(await haveSameBytes(one, other)).toBe(false);
+    expect(await haveSameBytes(other, holdBytes(bytesWith(at)))).toBe(true);
+  });
+
+  test('takes ranges of different lengths for different', async () => {
+    const ten = holdBytes(TEN_BYTES);
+    expect(await haveSameBytes(ten, sliceRange(ten, 0, 9))).toBe(false);
+    expect(await haveSameBytes(sliceRange(ten, 2, 2), sliceRange(ten, 9, 9))).toBe(true);
+  });
+
+  test('reads no further than the piece that differs, and nothing of one range twice', async () => {
+    const source = countingSource('long', bytesWith(0));
+    const range = { source, offset: 0, byteLength: LONG };
+    expect(await haveSameBytes(range, holdBytes(new Uint8Array(LONG)))).toBe(false);
+    expect(source.bytesRead).toBeLessThan(LONG / 10);
+    const read = source.bytesRead;
+    expect(await haveSameBytes(range, { ...range })).toBe(true);
+    expect(source.bytesRead).toBe(read);
   });
 });

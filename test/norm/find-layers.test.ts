@@ -45,3 +45,16 @@ test('more than 2^24 channels are refused before they are read', async () => {
     file: 'memory.safetensors',
   });
 });
+
+test('more than 10000 norm layers are refused', async () => {
+  const layers = Array.from({ length: 10_001 }, (_, i) =>
+    normTensors(`bn${i}`, { weight: null, bias: null }),
+  );
+  expect(
+    await failureOf(() => findNormLayers(checkpointOf(layers.flat(), { path: 'm.safetensors' }))),
+  ).toEqual({
+    message: 'expected at most 10000 norm layers, found 10001',
+    code: 'limit-exceeded',
+    file: 'm.safetensors',
+  });
+});

@@ -1,15 +1,14 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { InputFiles } from '../../src/probe/input-files.js';
 import type { ModelInput } from '../../src/probe/model-inputs.js';
 import { bytesOf, f32, f64 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
+import { makeTempDirectory } from '../build/sources.js';
 import { npy } from './build-npy.js';
 
-const folder = mkdtempSync(join(tmpdir(), 'bn-audit-inputs-'));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = makeTempDirectory();
 
 const files = new InputFiles();
 afterEach(() => files.close());

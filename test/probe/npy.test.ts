@@ -1,11 +1,10 @@
-import { deflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { decodeFloats } from '../../src/checkpoint/dtype.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
-import { crc32 } from '../../src/io/crc32.js';
 import { readNpy, readNpz } from '../../src/probe/npy.js';
 import { bytesOf, f32, f64 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
+import { zip } from '../checkpoint/torch/build/zip-writer.js';
 import { npy } from './build-npy.js';
 
 function fail(): never {
@@ -112,38 +111,13 @@ describe('readNpy', () => {
   });
 });
 
-/** A zip file of one entry; its directory may claim any size. */
-function zip(
-  name: string,
-  content: Uint8Array,
-  { claims = content.length, isDeflated = false } = {},
-): Uint8Array {
-  const data = isDeflated ? Uint8Array.from(deflateRawSync(content)) : content;
-  const u16 = (value: number) => [value & 255, value >> 8];
-  const u32 = (value: number) => [...u16(value & 0xffff), ...u16(value >>> 16)];
-  const common = [
-    ...[20, 0, 0, 0],
-    ...u16(isDeflated ? 8 : 0),
-    ...[0, 0, 0, 0],
-    ...u32(crc32(content)),
-    ...u32(data.length),
-    ...u32(claims),
-    ...u16(name.length),
-    ...[0, 0],
-  ];
-  const local = bytesOf('PK', 3, 4, ...common, name, data);
-  const central = bytesOf('PK', 1, 2, 20, 0, ...common, ...new Array<number>(14).fill(0), name);
-  const end = bytesOf('PK', 5, 6, 0, 0, 0, 0, 1, 0, 1, 0, ...u32(central.length), ...u32(local.length), 0, 0);
-  return bytesOf(local, central, end);
-}
-
 describe('readNpz', () => {
   const openZip = (bytes: Uint8Array) =>
     readNpz({ source: memorySource('x.npz', bytes), offset: 0, byteLength: bytes.byteLength });
   const array = npy('<f4', '(2,)', f32(1, 2));
 
   test.each([false, true])('reads arrays by their names (deflated: %s)', async (isDeflated) => {
-    const arrays = await openZip(zip('input:0.npy', array, { isDeflated }));
+    const arrays = await openZip(zip([{ name: 'input:0.npy', bytes: array, deflate: isDeflated }]));
     expect([...arrays.keys()]).toEqual(['input:0']);
     const tensor = await arrays.get('input:0')?.();
     expect(tensor?.shape).toEqual([2]);
@@ -151,19 +125,19 @@ describe('readNpz', () => {
   });
 
   test('refuses an entry that is no array', async () => {
-    expect((await failureOf(() => openZip(zip('evil.pkl', array)))).message).toMatch(
+    expect((await failureOf(() => openZip(zip([{ name: 'evil.pkl', bytes: array }])))).message).toMatch(
       /found the entry "evil\.pkl"/,
     );
   });
 
   test('refuses an entry that claims to inflate beyond what deflate can', async () => {
-    const bomb = zip('x.npy', array, { isDeflated: true, claims: 0x7fffffff });
+    const bomb = zip([{ name: 'x.npy', bytes: array, deflate: true, byteLength: 0x7fffffff }]);
     const read = async () => (await openZip(bomb)).get('x')?.();
     expect((await failureOf(read)).message).toMatch(/can inflate to|at most \d+ bytes/);
   });
 
   test('refuses an entry that inflates to more than it claims', async () => {
-    const lie = zip('x.npy', array, { isDeflated: true, claims: array.length - 1 });
+    const lie = zip([{ name: 'x.npy', bytes: array, deflate: true, byteLength: array.length - 1 }]);
     expect((await failureOf(async () => (await openZip(lie)).get('x')?.())).message).toMatch(/found more/);
   });
 });

@@ -1,12 +1,12 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { encodeFloats } from '../../src/checkpoint/dtype.js';
 import { probe } from '../../src/probe.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
+import { makeTempDirectory } from '../build/sources.js';
 import {
   attribute,
   call,
@@ -22,14 +22,15 @@ import {
   normTensors,
   tensor,
 } from '../checkpoint/onnx/build-onnx.js';
+import { zip } from '../checkpoint/torch/build/zip-writer.js';
+import { npy } from './build-npy.js';
 
 const fixtures = fileURLToPath(new URL('../../fixtures', import.meta.url));
 const pairs = `${fixtures}/pairs`;
 const leak = `${pairs}/requires-grad-leak`;
 const input = `${fixtures}/probe/input.npy`;
 
-const folder = mkdtempSync(join(tmpdir(), 'bn-audit-probe-'));
-afterAll(() => rmSync(folder, { recursive: true }));
+const folder = makeTempDirectory();
 
 type Rows = readonly (readonly number[])[];
 interface Expected {
@@ -288,6 +289,22 @@ test('statistics that a call hands to a local function are put back at the call'
   for (const { contribution } of report.layers) expect(contribution?.explained).not.toBe(0);
 });
 
+/** Two norm layers with parameters alike, each between an input and an output of its own. */
+function buildTwoInputs(tensors: (path: string) => readonly Uint8Array[]): Uint8Array {
+  return model(
+    Buffer.concat([
+      graph({
+        nodes: [norm('one', 'x', 'y'), norm('two', 'z', 'w')],
+        initializers: [...tensors('one'), ...tensors('two')],
+      }),
+      inX,
+      value(11, 'z', ['N', 2]),
+      value(12, 'y', ['N', 2]),
+      value(12, 'w', ['N', 2]),
+    ]),
+  );
+}
+
 test('several outputs are compared each by itself; a layer that feeds one explains nothing of the other', async () => {
   const report = await probeModel('outputs', (tensors) =>
     model(
@@ -311,6 +328,30 @@ test('several outputs are compared each by itself; a layer that feeds one explai
   ]);
   const [one] = report.layers;
   expect(one?.contribution?.outputs.slice(0, 2)).toMatchObject([{ explained: 1 }, { explained: 0 }]);
+});
+
+test('each of several inputs gets the array of its name, from .npy files and from one .npz', async () => {
+  const arrays = { x: npy('<f4', '(2, 2)', f32(1, 2, 3, 4)), z: npy('<f4', '(2, 2)', f32(-9, 7, 0.5, 20)) };
+  const files = Object.entries(arrays).map(([name, bytes]) => {
+    const path = join(folder, `${name}.npy`);
+    writeFileSync(path, bytes);
+    return path;
+  });
+  const [x = '', z = ''] = files;
+  const archive = join(folder, 'both.npz');
+  writeFileSync(
+    archive,
+    zip(Object.entries(arrays).map(([name, bytes]) => ({ name: `${name}.npy`, bytes }))),
+  );
+  const run = async (...inputs: readonly string[]) => {
+    const report = await probeModel('inputs', buildTwoInputs, { inputs });
+    return report.outputs.map(({ relativeL2 }) => relativeL2);
+  };
+  const [first, second] = await run(x, z);
+  expect(first).not.toBe(second);
+  expect(await run(`z=${z}`, x)).toEqual([first, second]);
+  expect(await run(archive)).toEqual([first, second]);
+  expect(await run(`z=${x}`, `x=${z}`)).toEqual([second, first]);
 });
 
 test('a layer that is called twice is put back and tapped at both places', async () => {

@@ -1,10 +1,11 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { loadRuntime } from '../../src/probe/runtime.js';
 import { usageFailureOf } from '../build/failure.js';
+import { makeTempDirectory } from '../build/sources.js';
+
+const empty = makeTempDirectory();
 
 describe('loadRuntime', () => {
   test('loads onnxruntime-node', async () => {
@@ -13,12 +14,10 @@ describe('loadRuntime', () => {
   });
 
   test('says how to install it where it is missing, and how to keep the install offline', async () => {
-    const empty = mkdtempSync(join(tmpdir(), 'bn-audit-empty-'));
     const missing = pathToFileURL(join(empty, 'node_modules/onnxruntime-node/dist/index.js')).href;
     const { message, hint } = await usageFailureOf(() =>
       loadRuntime(() => import(/* @vite-ignore */ missing)),
     );
-    rmSync(empty, { recursive: true });
     expect(message).toBe('a probe runs the model with onnxruntime-node, which is not installed');
     expect(hint).toContain('npm install onnxruntime-node');
     expect(hint).toContain('onnxruntime-node-install=skip');

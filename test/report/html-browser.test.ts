@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { AnyReport } from '../../src/report/any-report.js';
-import { renderHtml } from '../../src/report/html.js';
+import { type AuditSet, buildAuditSet } from '../../src/report/audit-set.js';
+import { render } from '../../src/report/render.js';
 import {
   HOSTILE_NAMES,
+  makeCleanReport,
   makeDeepReport,
   makeHostileReport,
   makeInspectReport,
@@ -37,6 +39,19 @@ const CHROMIUM_OPTIONS = [
   '--disable-sync',
 ];
 
+/** Several audits: drift, nothing, and one that could not be done. */
+const SET = buildAuditSet([
+  { ...makeMixedReport(), after: { ...makeMixedReport().after, path: 'runs/epoch-2.pt' } },
+  makeCleanReport(),
+  {
+    before: 'runs/base.pt',
+    after: 'runs/broken.pt',
+    code: 'truncated',
+    message: 'runs/broken.pt: expected 8 bytes, found 3',
+    hint: 'Was the download interrupted?',
+  },
+]);
+
 describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { timeout: 60_000 }, () => {
   let browser: Browser;
   let directory: string;
@@ -53,11 +68,11 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
 
   /** Opens a report from a file; collects what the console says and what the page asks the network for. */
   async function openReport(
-    report: AnyReport,
+    report: AnyReport | AuditSet,
     options: BrowserContextOptions = {},
   ): Promise<{ readonly page: Page; readonly problems: readonly string[] }> {
     const path = join(directory, 'report.html');
-    writeFileSync(path, renderHtml(report));
+    writeFileSync(path, render(report, { format: 'html' }));
     const page = await (
       await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })
     ).newPage();
@@ -83,15 +98,16 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     await page.reload();
     const { metrics } = await session.send('Performance.getMetrics');
     expect(metrics.find(({ name }) => name === 'TaskDuration')?.value).toBeLessThan(1);
-    expect(await page.locator('#layer-table tbody tr[data-index]').count()).toBe(300);
-    expect(await page.locator('#depth-chart rect[class^=fill]').count()).toBeGreaterThan(300);
+    await page.locator('#layer-table:not(.opening)').waitFor();
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(300);
+    expect(await page.locator('#depth-chart rect[class^=is-]').count()).toBeGreaterThan(300);
     expect(problems).toEqual([]);
   });
 
   test('sorts by a column, and says so', async () => {
     const { page } = await openReport(makeDeepReport(40));
     const header = page.locator('th', { hasText: 'Channels' });
-    const channels = () => page.locator('#layer-table tbody tr[data-index] td:nth-child(4)').allInnerTexts();
+    const channels = () => page.locator('#layer-table tbody tr[id] td:nth-child(4)').allInnerTexts();
     const sorted = (sign: number) => async () => {
       const numbers = (await channels()).map((text) => Number(text.replace(/,|.* of /g, '')));
       expect(numbers).toEqual([...numbers].sort((x, y) => sign * (x - y)));
@@ -110,14 +126,14 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     const output = page.locator('#layer-filter output');
     await page.getByRole('searchbox').fill('LAYER1 bn2');
     expect(await output.textContent()).toMatch(/^\d+ of 300 layers$/);
-    for (const name of await page.locator('#layer-table tbody tr[data-index]:visible th').allInnerTexts()) {
+    for (const name of await page.locator('#layer-table tbody tr[id]:visible th').allInnerTexts()) {
       expect(name).toMatch(/layer1.*bn2/);
     }
     await page.getByRole('searchbox').fill('');
     const chip = page.getByRole('button', { name: /^trained/ });
     await chip.click();
     expect(await chip.getAttribute('aria-pressed')).toBe('true');
-    expect(await page.locator('#layer-table tbody tr[data-index]:visible').count()).toBe(14);
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(14);
   });
 
   test('opens a layer from the chart by keyboard, with its plots and their table', async () => {
@@ -137,7 +153,10 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     expect(page.url()).toMatch(/#layer-38$/);
     expect(await detail.locator('.plot path.after').count()).toBe(2);
     await detail.getByText('These channels as a table').click();
-    expect(await detail.locator('.channel-table tbody tr').count()).toBe(1024);
+    const rows = detail.locator('.channel-table tbody tr');
+    // The rows come with the event that follows the opening, not with the click.
+    await rows.first().waitFor();
+    expect(await rows.count()).toBe(1024);
     const plot = detail.getByRole('slider', { name: 'Running mean by channel' });
     await plot.focus();
     await plot.press('ArrowRight');
@@ -178,6 +197,25 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width);
   });
 
+  test('opens at a layer that the address names, however far down the table', async () => {
+    const { page } = await openReport(makeDeepReport(300));
+    const address = page.url();
+    await page.goto('about:blank');
+    await page.goto(`${address}#layer-0`);
+    await page.locator('#layer-0').waitFor({ state: 'visible' });
+    expect(await page.locator('#layer-0 .open').getAttribute('aria-expanded')).toBe('true');
+    await expect.poll(() => page.evaluate('scrollY')).toBeGreaterThan(2000);
+  });
+
+  test.each([
+    ['without scripts', { javaScriptEnabled: false }],
+    ['on paper', {}],
+  ] as const)('shows all rows %s', async (_, options) => {
+    const { page } = await openReport(makeDeepReport(60), options);
+    await page.emulateMedia({ media: 'print' });
+    expect(await page.locator('#layer-table tbody tr[id]:visible').count()).toBe(60);
+  });
+
   test('prints', async () => {
     const { page } = await openReport(makeMixedReport());
     expect((await page.pdf({ format: 'A4' })).subarray(0, 5).toString()).toBe('%PDF-');
@@ -207,11 +245,64 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     ['light', makeMixedReport()],
     ['dark', makeDeepReport(20)],
     ['light', makeInspectReport()],
+    ['light', SET],
+    ['dark', SET],
   ] as const)('has nothing that axe finds inaccessible, %s', async (colorScheme, report) => {
     const { page } = await openReport(report, { colorScheme });
+    for (const summary of await page.locator('.audit > summary').all()) await summary.click();
     await page.evaluate(AXE_SOURCE);
     const violations = await page.evaluate(LIST_VIOLATIONS);
     expect(violations).toEqual([]);
+  });
+
+  describe('of several checkpoints', () => {
+    test('opens a checkpoint by keyboard to its findings and its worst layers', async () => {
+      const { page, problems } = await openReport(SET);
+      const audit = page.locator('.audit', { hasText: 'epoch-2.pt' });
+      await audit.locator('summary').press('Enter');
+      expect(await audit.locator('.said').first().textContent()).toMatch(
+        /^error Statistics of a frozen layer/,
+      );
+      const names = await audit.locator('.layers tbody th').allInnerTexts();
+      expect(names).toHaveLength(6);
+      expect(names[0]).toBe('backbone.layer1.bn1');
+      expect(problems).toEqual([]);
+    });
+
+    test('reads without scripts', async () => {
+      const { page } = await openReport(SET, { javaScriptEnabled: false });
+      expect(await page.locator('h1').textContent()).toBe(
+        '1 of 3 checkpoints with errors, 1 could not be audited',
+      );
+      expect(await page.locator('.audit').count()).toBe(3);
+    });
+
+    test('is light or dark as the reader chooses', async () => {
+      const { page } = await openReport(SET, { colorScheme: 'dark' });
+      await page.getByRole('radio', { name: 'Light' }).check({ force: true });
+      expect(await page.evaluate<number>(READ_BRIGHTNESS)).toBeGreaterThan(200);
+    });
+
+    test.each([320, 768])('does not scroll sideways at a width of %d', async (width) => {
+      const { page } = await openReport(SET, { viewport: { width, height: 800 } });
+      for (const summary of await page.locator('.audit > summary').all()) await summary.click();
+      expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(width);
+    });
+
+    test('prints what each opens to', async () => {
+      const { page } = await openReport(SET);
+      const table = page.locator('.audit .layers').first();
+      expect(await table.isVisible()).toBe(false);
+      await page.emulateMedia({ media: 'print' });
+      expect(await table.isVisible()).toBe(true);
+    });
+
+    test('shows hostile names as text', async () => {
+      const { page, problems } = await openReport(buildAuditSet([makeHostileReport(), makeHostileReport()]));
+      expect(await page.locator('img, iframe, object, embed, link, base, form').count()).toBe(0);
+      expect(await page.locator('script').count()).toBe(1);
+      expect(problems).toEqual([]);
+    });
   });
 });
 

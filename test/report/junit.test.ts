@@ -1,15 +1,7 @@
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { describe, expect, test } from 'vitest';
-import type { AnyReport } from '../../src/report/any-report.js';
 import { renderJunit } from '../../src/report/junit.js';
-import {
-  HOSTILE_NAMES,
-  makeCleanReport,
-  makeDeepReport,
-  makeHostileReport,
-  makeInspectReport,
-  makeMixedReport,
-} from './sample-reports.js';
+import { makeMixedReport, SAMPLE_REPORTS } from './sample-reports.js';
 
 interface XmlNode {
   readonly name: string;
@@ -83,27 +75,18 @@ function findAll(nodes: readonly XmlNode[], name: string): readonly XmlNode[] {
   return nodes.flatMap((node) => [...(node.name === name ? [node] : []), ...findAll(node.children, name)]);
 }
 
-const REPORTS: readonly (readonly [string, AnyReport])[] = [
-  ['a mixed report', makeMixedReport()],
-  ['a clean report', makeCleanReport()],
-  ['a deep report', makeDeepReport(300)],
-  ['an inspection', makeInspectReport()],
-  ['an inspection of hostile names', makeInspectReport(Object.values(HOSTILE_NAMES))],
-  ['a report of hostile names', makeHostileReport()],
-];
-
 describe('JUnit', () => {
   test('has a test case for each layer and for what else was found', async () => {
     await expect(renderJunit(makeMixedReport())).toMatchFileSnapshot('__snapshots__/mixed.junit.xml');
   });
 
-  test.each(REPORTS)('follows the schema of Jenkins and Ant in %s', (_, report) => {
+  test.each(SAMPLE_REPORTS)('follows the schema of Jenkins and Ant in %s', (_, report) => {
     const roots = parseXml(renderJunit(report));
     expect(roots.map(({ name }) => name)).toEqual(['testsuites']);
     for (const root of roots) checkRules(root);
   });
 
-  test.each(REPORTS)('counts what it holds in %s', (_, report) => {
+  test.each(SAMPLE_REPORTS)('counts what it holds in %s', (_, report) => {
     const roots = parseXml(renderJunit(report));
     const [suite] = findAll(roots, 'testsuite');
     expect(suite?.attributes).toMatchObject({
@@ -114,7 +97,7 @@ describe('JUnit', () => {
     });
   });
 
-  test.each(REPORTS)('holds no character that XML 1.0 forbids in %s', (_, report) => {
+  test.each(SAMPLE_REPORTS)('holds no character that XML 1.0 forbids in %s', (_, report) => {
     expect(renderJunit(report)).not.toMatch(/[^\t\n\r\u{20}-\u{d7ff}\u{e000}-\u{fffd}\u{10000}-\u{10ffff}]/u);
   });
 

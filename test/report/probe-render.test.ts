@@ -143,7 +143,7 @@ describe('renderProbe', () => {
 
   test('the page loads nothing and runs nothing', () => {
     const page = renderProbe(reportOf(), { format: 'html' });
-    expect(page).toContain("default-src 'none'; style-src 'sha256-");
+    expect(page).toContain('default-src &#39;none&#39;; style-src &#39;sha256-');
     expect(page).not.toMatch(/<script|https?:|style=/);
   });
 

@@ -6,6 +6,7 @@ import {
 } from '../../src/compare/findings.js';
 import type { LayerStatus } from '../../src/compare/status.js';
 import { LAYER_STATUSES } from '../../src/compare/status.js';
+import type { AnyReport } from '../../src/report/any-report.js';
 import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
 import type { InspectReport } from '../../src/report/inspect-report.js';
 
@@ -378,3 +379,13 @@ export function makeInspectReport(names: readonly string[] = ['stem.bn', 'head.b
     warnings: [],
   };
 }
+
+/** Reports of every sort, for what must hold in all of them. */
+export const SAMPLE_REPORTS: readonly (readonly [what: string, report: AnyReport])[] = [
+  ['a mixed report', makeMixedReport()],
+  ['a clean report', makeCleanReport()],
+  ['a deep report', makeDeepReport(300)],
+  ['an inspection', makeInspectReport()],
+  ['an inspection of hostile names', makeInspectReport(Object.values(HOSTILE_NAMES))],
+  ['a report of hostile names', makeHostileReport()],
+];

@@ -4,18 +4,8 @@ import AjvDraft4 from 'ajv-draft-04';
 import addFormats from 'ajv-formats';
 import { describe, expect, test } from 'vitest';
 import { FINDING_KINDS, makeFinding } from '../../src/compare/findings.js';
-import type { AnyReport } from '../../src/report/any-report.js';
 import { MAX_SARIF_RESULTS, renderSarif } from '../../src/report/sarif.js';
-import {
-  HOSTILE_NAMES,
-  makeCleanReport,
-  makeDeepReport,
-  makeHostileReport,
-  makeInspectReport,
-  makeLayer,
-  makeMixedReport,
-  makeReport,
-} from './sample-reports.js';
+import { makeCleanReport, makeLayer, makeMixedReport, makeReport, SAMPLE_REPORTS } from './sample-reports.js';
 
 /** The JSON schema of OASIS for SARIF 2.1.0, as Microsoft's package carries it. */
 const schemaPath = createRequire(import.meta.url).resolve(
@@ -25,25 +15,17 @@ const ajv = new AjvDraft4.default({ strict: false, allErrors: true, unicodeRegEx
 addFormats.default(ajv);
 const validate = ajv.compile(JSON.parse(readFileSync(schemaPath, 'utf8')));
 
-const REPORTS: readonly (readonly [string, AnyReport])[] = [
-  ['a mixed report', makeMixedReport()],
-  ['a clean report', makeCleanReport()],
-  ['a deep report', makeDeepReport(300)],
-  ['an inspection', makeInspectReport(Object.values(HOSTILE_NAMES))],
-  ['a report of hostile names', makeHostileReport()],
-];
-
 describe('SARIF', () => {
   test('has a result for each finding and a rule for each kind', async () => {
     await expect(renderSarif(makeMixedReport())).toMatchFileSnapshot('__snapshots__/mixed.sarif.json');
   });
 
-  test.each(REPORTS)('follows the schema of version 2.1.0 in %s', (_, report) => {
+  test.each(SAMPLE_REPORTS)('follows the schema of version 2.1.0 in %s', (_, report) => {
     validate(JSON.parse(renderSarif(report)));
     expect(validate.errors ?? []).toEqual([]);
   });
 
-  test.each(REPORTS)(
+  test.each(SAMPLE_REPORTS)(
     'points each result at a rule, a relative file, a region and a fingerprint in %s',
     (_, report) => {
       const [run] = JSON.parse(renderSarif(report)).runs;

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { makeFinding } from '../../src/compare/findings.js';
-import { renderText, type TextOptions } from '../../src/report/text.js';
-import type { Paint } from '../../src/report/text-layout.js';
+import { renderText } from '../../src/report/text.js';
+import type { Paint, TextOptions } from '../../src/report/text-layout.js';
 import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
 
 const region = (path: string, status: 'frozen' | 'trained', drifted: number) => ({

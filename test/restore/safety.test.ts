@@ -1,13 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import {
-  linkSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { linkSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,21 +7,24 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { openFileSource } from '../../src/io/file-source.js';
 import { stageFiles } from '../../src/io/safe-write.js';
 import { restore } from '../../src/restore.js';
+import { f32 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
-import { makeTempDirectory } from '../build/sources.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
+import { writeBefore, writeFolded } from './folded-pair.js';
 import { makeLargePair } from './large-pair.js';
 
 const pair = fileURLToPath(new URL('../../fixtures/pairs/requires-grad-leak', import.meta.url));
 const BEFORE = join(pair, 'before.safetensors');
 const AFTER = join(pair, 'after.safetensors');
 const EXTERNAL = join(pair, 'after.external.onnx');
+const SHARDED = fileURLToPath(new URL('../../fixtures/containers/sharded', import.meta.url));
+const INDEX = 'model.safetensors.index.json';
+const SHARD = readdirSync(SHARDED).find((name) => name !== INDEX) ?? '';
 const directory = makeTempDirectory();
-let runs = 0;
 
 /** An empty directory with some files in it. */
 function workspace(files: Readonly<Record<string, string>> = {}): string {
-  const path = join(directory, String(runs++));
-  mkdirSync(path);
+  const path = makeSubdirectory(directory);
   for (const [name, content] of Object.entries(files)) writeFileSync(join(path, name), content);
   return path;
 }
@@ -82,6 +77,36 @@ describe('the target', () => {
     expect(readdirSync(place)).toHaveLength(2);
   });
 
+  test('is not one of the files of after by way of a link', async () => {
+    const place = workspace();
+    linkSync(`${EXTERNAL}.data`, join(place, 'after.external.onnx.data'));
+    symlinkSync(SHARDED, join(place, 'shards'));
+    const own = readFileSync(`${EXTERNAL}.data`);
+    for (const [after, target] of [
+      [EXTERNAL, join(place, 'f.onnx')],
+      [SHARDED, join(place, 'shards')],
+      [SHARDED, SHARDED],
+      [join(SHARDED, INDEX), join(place, 'shards', INDEX)],
+      [join(SHARDED, INDEX), join(place, 'shards', `other.${INDEX}`)],
+    ] as const) {
+      const failure = await failureOf(() => restore(BEFORE, after, target, { force: true }));
+      expect(failure).toMatchObject({ code: 'refused' });
+      expect(failure.message).toContain('before and after are never written to');
+    }
+    expect(readFileSync(`${EXTERNAL}.data`).equals(own)).toBe(true);
+    expect(readdirSync(place).sort()).toEqual(['after.external.onnx.data', 'shards']);
+  });
+
+  test('is not replaced where one of several files is there', async () => {
+    const place = workspace({ [SHARD]: 'precious' });
+    const failure = await failureOf(() => restore(BEFORE, SHARDED, place));
+    expect(failure).toMatchObject({ code: 'refused', file: join(place, SHARD) });
+    expect(readdirSync(place)).toEqual([SHARD]);
+    expect(readFileSync(join(place, SHARD), 'utf8')).toBe('precious');
+    await restore(BEFORE, SHARDED, place, { force: true });
+    expect(readdirSync(place).sort()).toEqual(readdirSync(SHARDED).sort());
+  });
+
   test('is a file, not a directory, where after is one', async () => {
     const place = workspace();
     const failure = await failureOf(() => restore(BEFORE, AFTER, place));
@@ -103,13 +128,44 @@ describe('the target', () => {
     expect(failure.message).toContain('its directory does not exist');
   });
 
-  test.skipIf(process.getuid?.() === 0)('needs permission to write', async () => {
+  test.each([
+    ['to write', 0o555],
+    ['to look into the directory', 0o600],
+  ])('needs permission %s', async (_, mode) => {
     const place = workspace();
-    await chmod(place, 0o500);
-    const failure = await failureOf(() => restore(BEFORE, AFTER, join(place, 'f.safetensors')));
+    await chmod(directory, 0o755);
+    await chmod(place, mode);
+    const failure = await failureOf(() =>
+      asOrdinaryUser(() => restore(BEFORE, AFTER, join(place, 'f.safetensors'))),
+    );
     await chmod(place, 0o700);
     expect(failure).toMatchObject({ code: 'unwritable' });
     expect(failure.message).toContain('no permission');
+    expect(readdirSync(place)).toEqual([]);
+  });
+
+  test.each([
+    ['a part of its path is no directory', () => join(AFTER, 'f.safetensors')],
+    ['its name is too long', () => join(workspace(), 'n'.repeat(256))],
+    ['found a device, pipe or socket', () => '/dev/null'],
+  ])('is refused where %s', async (why, target) => {
+    const failure = await failureOf(() => restore(BEFORE, AFTER, target(), { force: true }));
+    expect(failure.message).toContain(why);
+  });
+
+  test('is not a symbolic link that leads nowhere', async () => {
+    const place = workspace();
+    symlinkSync('nowhere', join(place, 'link'));
+    const failure = await failureOf(() => restore(BEFORE, AFTER, join(place, 'link'), { force: true }));
+    expect(failure).toMatchObject({ code: 'refused' });
+    expect(readdirSync(place)).toEqual(['link']);
+  });
+
+  test('may have the longest name that the file system takes', async () => {
+    const place = workspace();
+    const name = `${'ä'.repeat(120)}.st`;
+    await restore(BEFORE, AFTER, join(place, name));
+    expect(readdirSync(place)).toEqual([name]);
   });
 
   test('may be copied from a file that is read-only', async () => {
@@ -147,21 +203,69 @@ describe('a run that fails leaves nothing behind', () => {
   });
 
   const disk = mountSmallDisk();
-  test.skipIf(disk === null)('when the disk is full', async () => {
-    const target = join(disk ?? '', 'f.safetensors');
-    const large = makeLargePair(workspace());
-    const failure = await failureOf(() => restore(large.before, large.after, target));
+  test.skipIf(disk === null).each([
+    ['a copy', (place: string) => makeLargePair(place), 'f.safetensors'],
+    [
+      'a model that is folded again',
+      (place: string) => ({ before: writeBefore(place, [0.3, 7]), after: writeFolded(place, 'F32') }),
+      'f.onnx',
+    ],
+    ['a set of shards', () => ({ before: BEFORE, after: SHARDED }), 'f'],
+  ])('when the disk is full: %s', async (_, make, name) => {
+    const { before, after } = make(workspace());
+    const failure = await failureOf(() => restore(before, after, join(disk ?? '', name)));
     expect(failure).toMatchObject({ code: 'unwritable' });
     expect(failure.message).toContain('the disk is full');
     expect(readdirSync(disk ?? '')).toEqual([]);
   });
+
+  test('when before changes meanwhile: the audit of what was written finds it', async () => {
+    const place = workspace();
+    const { before, after } = makeLargePair(place, 64);
+    const meanwhile = whenTemporary(place, () => {
+      const bytes = readFileSync(before);
+      // The value 1 of every statistic becomes 2.
+      for (let at = bytes.indexOf(ONE); at >= 0; at = bytes.indexOf(ONE, at)) TWO.copy(bytes, at);
+      writeFileSync(before, bytes);
+    });
+    const failure = await failureOf(() => restore(before, after, join(place, 'f.safetensors')));
+    expect(await meanwhile).toBe(true);
+    expect(failure.message).toContain('expected the layer "bn" to be locked, found drifted');
+    expect(readdirSync(place).sort()).toEqual(['after.safetensors', 'before.safetensors']);
+  });
 });
 
-/** A tmpfs of two megabytes; null where mounting is not allowed. */
+const [ONE, TWO] = [Buffer.from(f32(1)), Buffer.from(f32(2))];
+
+/** Acts as soon as a temporary file appears in a directory; false where none does. */
+async function whenTemporary(place: string, act: () => void): Promise<boolean> {
+  const end = performance.now() + 10_000;
+  while (performance.now() < end) {
+    if (readdirSync(place).some((name) => name.endsWith('.tmp'))) {
+      act();
+      return true;
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return false;
+}
+
+/** Runs something without the powers of root, which may write anywhere. */
+async function asOrdinaryUser<Result>(action: () => Promise<Result>): Promise<Result> {
+  if (process.geteuid?.() !== 0) return action();
+  process.seteuid?.(65534);
+  try {
+    return await action();
+  } finally {
+    process.seteuid?.(0);
+  }
+}
+
+/** A tmpfs of a few pages; null where mounting is not allowed. */
 function mountSmallDisk(): string | null {
   const path = workspace();
   try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', path], { stdio: 'ignore' });
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16k', 'tmpfs', path], { stdio: 'ignore' });
   } catch {
     return null;
   }

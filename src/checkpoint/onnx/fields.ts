@@ -1,6 +1,6 @@
 import { CheckpointError } from '../../errors.js';
 import { BufferedReader } from '../../io/buffered-reader.js';
-import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteSource, holdBytes, readRange } from '../../io/byte-source.js';
 import type { Splice } from '../edit-plan.js';
 import { ProtoWriter } from './proto-writer.js';
 import { type MessageSchema, MODEL, TENSOR } from './schema.js';
@@ -105,14 +105,14 @@ export async function renewLengths(
     const inner = isWhole
       ? inside
       : await renewLengths(source, { start: field.payloadStart, end: field.end }, inside);
-    const growth = inner.reduce((sum, { deleted, bytes }) => sum + bytes.byteLength - deleted, 0);
+    const growth = inner.reduce((sum, { deleted, content }) => sum + content.byteLength - deleted, 0);
     if (first.offset >= field.payloadStart && growth !== 0) {
       const length = new ProtoWriter();
       length.writeVarint(field.end - field.payloadStart + growth);
       renewed.push({
         offset: field.lengthStart,
         deleted: field.payloadStart - field.lengthStart,
-        bytes: length.written.slice(),
+        content: holdBytes(length.written.slice()),
       });
     }
     renewed.push(...inner);

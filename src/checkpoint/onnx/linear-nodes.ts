@@ -27,6 +27,9 @@ const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
   ['FusedMatMul', 'MatMul'],
 ]);
 
+/** The input of Conv, ConvTranspose and Gemm that is their bias. */
+export const BIAS_INPUT = 2;
+
 /** The linear operator that a node is; null for any other node. */
 export function linearOpOf(node: OnnxNode): LinearOp | null {
   if (node.domain === 'com.microsoft') return FUSED_OPERATORS.get(node.op) ?? null;
@@ -60,14 +63,14 @@ export async function buildLinear(
   op: LinearOp,
 ): Promise<LinearDraft | null> {
   const { node, scope } = site;
-  const weight = await readWeight(evaluator, site, op);
+  const weight = refuseScaled(await readWeight(evaluator, site, op), site);
   if (op === 'MatMul' && (weight.constant.kind !== 'constant' || weight.constant.tensor.shape.length !== 2))
     return null;
   const groups =
     op === 'Conv' || op === 'ConvTranspose' ? Number(findAttribute(site, 'group')?.int ?? 1n) : 1;
   const shape = weight.constant.kind === 'constant' ? weight.constant.tensor.shape : [];
   const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
-  const biasInput = op === 'MatMul' ? '' : (node.inputs[2] ?? '');
+  const biasInput = op === 'MatMul' ? '' : (node.inputs[BIAS_INPUT] ?? '');
   const bias = biasInput === '' ? null : await evaluateQuietly(evaluator, { scope, name: biasInput });
   const biasName = findTrueName(scope, biasInput);
   return {
@@ -83,6 +86,13 @@ export async function buildLinear(
     groups,
     outputChannels,
   };
+}
+
+/** Gemm may scale its product: then the weight alone is not what the layer multiplies by. */
+function refuseScaled(weight: Weight, site: Site): Weight {
+  const factors = ['alpha', 'beta'].map((name) => findAttribute(site, name)?.float ?? 1);
+  if (site.node.op !== 'Gemm' || factors.every((factor) => factor === 1)) return weight;
+  return { ...weight, constant: unresolved('its Gemm scales it by alpha or beta') };
 }
 
 /** Weights keep their shape; only biases are vectors. */

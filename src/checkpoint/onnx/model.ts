@@ -99,7 +99,8 @@ export async function decodeModel(skeleton: Uint8Array, file: string): Promise<O
   const proto = library.default.onnx;
   let model: onnx.ModelProto;
   try {
-    model = proto.ModelProto.decode(skeleton);
+    // protobufjs reads names out of a Buffer with native code.
+    model = proto.ModelProto.decode(Buffer.from(skeleton.buffer, skeleton.byteOffset, skeleton.byteLength));
   } catch (cause) {
     throw new CheckpointError('expected an ONNX model, found malformed protobuf', {
       code: 'malformed',

@@ -4,9 +4,10 @@ import type { FileSource } from '../../io/file-source.js';
 import type { Checkpoint, Tensor } from '../checkpoint.js';
 import { isFloatingPoint } from '../dtype.js';
 import type { Graph } from '../graph.js';
+import { type InputSlot, LinearReaders, takeAddedBias } from './added-bias.js';
 import { ConstantEvaluator } from './constants.js';
 import { ExternalData } from './external-data.js';
-import { buildLinear, constantParameters, type LinearDraft, linearOpOf } from './linear-nodes.js';
+import { BIAS_INPUT, buildLinear, constantParameters, type LinearDraft, linearOpOf } from './linear-nodes.js';
 import { type BuiltNorm, groupCalls, mergeCalls } from './merge-calls.js';
 import { decodeModel, type OnnxGraph, type OnnxModel, type OnnxNode } from './model.js';
 import { NeighbourSearch } from './neighbours.js';
@@ -102,6 +103,8 @@ export interface LocatedNodes {
   readonly norms: readonly (readonly Site[])[];
   /** The node of each of the graph's linears. */
   readonly linears: readonly Site[];
+  /** Where each of the graph's linears reads its bias, if it has one: an input of its own, or of the Add behind it. */
+  readonly biases: readonly InputSlot[];
 }
 
 /** Whether a checkpoint is an ONNX model. */
@@ -115,7 +118,8 @@ async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
   const norms = groupCalls(nodes.built).map((calls) =>
     calls.flatMap((call) => nodes.sites.norms[call] ?? []),
   );
-  return { model, mainGraph, norms, linears: nodes.sites.linears };
+  const { linears, biases } = nodes.sites;
+  return { model, mainGraph, norms, linears, biases };
 }
 
 async function readModel(source: ByteSource): Promise<{ model: OnnxModel; mainGraph: OnnxGraph }> {
@@ -149,8 +153,12 @@ function readTensors(graph: OnnxGraph, store: TensorStore): Map<string, Tensor> 
 interface ReadNodes {
   readonly built: readonly BuiltNorm[];
   readonly linears: readonly LinearDraft[];
-  /** Nodes of `built` and of `linears`. */
-  readonly sites: { readonly norms: readonly Site[]; readonly linears: readonly Site[] };
+  /** Nodes of `built` and of `linears`, and where the latter read their biases. */
+  readonly sites: {
+    readonly norms: readonly Site[];
+    readonly linears: readonly Site[];
+    readonly biases: readonly InputSlot[];
+  };
   /** Norm-like operators of other domains. */
   readonly foreign: readonly string[];
 }
@@ -163,7 +171,7 @@ async function readNodes(
 ): Promise<ReadNodes> {
   const sites = collectSites(model, mainGraph, store.file.name);
   const evaluator = new ConstantEvaluator(store);
-  const { linears, linearSites, indexOf } = await readLinears(evaluator, sites.linears);
+  const { linears, linearSites, biases, indexOf } = await readLinears(evaluator, sites);
   for (const tensor of linears.flatMap(constantParameters)) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
   }
@@ -176,22 +184,31 @@ async function readNodes(
   for (const site of sites.norms) {
     built.push(await buildNorm({ evaluator, neighbours, linearIndex: indexOf }, site));
   }
-  return { built, linears, sites: { norms: sites.norms, linears: linearSites }, foreign: sites.foreign };
+  return {
+    built,
+    linears,
+    sites: { norms: sites.norms, linears: linearSites, biases },
+    foreign: sites.foreign,
+  };
 }
 
 interface Sites {
   readonly norms: Site[];
   readonly linears: Site[];
+  readonly readers: LinearReaders;
   /** Norm-like operators of other domains. */
   readonly foreign: string[];
 }
 
 function collectSites(model: OnnxModel, graph: OnnxGraph, file: string): Sites {
-  const sites: Sites = { norms: [], linears: [], foreign: [] };
+  const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [] };
   visitNodes(model, graph, file, (site) => {
+    sites.readers.note(site);
     if (site.node.domain === '' && site.node.op === 'BatchNormalization') sites.norms.push(site);
-    else if (linearOpOf(site.node) !== null) sites.linears.push(site);
-    else {
+    else if (linearOpOf(site.node) !== null) {
+      sites.linears.push(site);
+      if ((site.node.inputs[BIAS_INPUT] ?? '') === '') sites.readers.watch(site);
+    } else {
       const foreign = describeForeignNorm(site);
       if (foreign !== null) sites.foreign.push(foreign);
     }
@@ -199,9 +216,10 @@ function collectSites(model: OnnxModel, graph: OnnxGraph, file: string): Sites {
   return sites;
 }
 
-async function readLinears(evaluator: ConstantEvaluator, sites: readonly Site[]) {
+async function readLinears(evaluator: ConstantEvaluator, { linears: sites, readers }: Sites) {
   const linears: LinearDraft[] = [];
   const linearSites: Site[] = [];
+  const biases: InputSlot[] = [];
   const indices = new Map<Scope, Map<OnnxNode, number>>();
   for (const site of sites) {
     const op = linearOpOf(site.node);
@@ -209,10 +227,16 @@ async function readLinears(evaluator: ConstantEvaluator, sites: readonly Site[])
     if (linear === null) continue;
     const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
     indices.set(site.scope, inScope.set(site.node, linears.length));
-    linears.push(linear);
+    const add = readers.findAdd(site);
+    const biased = add === null ? null : await takeAddedBias(evaluator, linear, add);
+    // What the Add gives is the layer's output: a norm layer behind it is fed by the linear node.
+    if (add !== null && biased !== null) inScope.set(add.site.node, linears.length);
+    biases.push(add !== null && biased !== null ? add : { site, index: BIAS_INPUT });
+    linears.push(biased ?? linear);
     linearSites.push(site);
   }
-  return { linears, linearSites, indexOf: ({ node, scope }: Site) => indices.get(scope)?.get(node) ?? null };
+  const indexOf = ({ node, scope }: Site) => indices.get(scope)?.get(node) ?? null;
+  return { linears, linearSites, biases, indexOf };
 }
 
 function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonly string[] {

@@ -1,7 +1,14 @@
 import { basename } from 'node:path';
 import { CheckpointError, quote } from '../../errors.js';
-import { memorySource, type PlacedBytes, readRange } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  holdBytes,
+  memorySource,
+  type PlacedContent,
+  readRange,
+} from '../../io/byte-source.js';
 import type { FileSource } from '../../io/file-source.js';
+import { joinRanges } from '../../io/joined-source.js';
 import type { Tensor } from '../checkpoint.js';
 import {
   asFile,
@@ -16,7 +23,7 @@ import {
 import type { Graph } from '../graph.js';
 import { findGraphFields, findLocations, type LocationField, readFields, renewLengths } from './fields.js';
 import type { LocatedNodes } from './onnx.js';
-import { ProtoWriter } from './proto-writer.js';
+import { encodeFieldHead, ProtoWriter } from './proto-writer.js';
 import { planSplits, type Rewrite } from './split-constants.js';
 import type { TensorStore } from './stored-tensor.js';
 import { WIRE_LENGTH } from './wire.js';
@@ -108,14 +115,15 @@ function renameLocations(
   return locations.flatMap(({ location, payload }) => {
     const name = names.get(location) ?? location;
     if (name === location) return [];
-    return [{ offset: payload.start, deleted: payload.end - payload.start, bytes: encoder.encode(name) }];
+    const content = holdBytes(encoder.encode(name));
+    return [{ offset: payload.start, deleted: payload.end - payload.start, content }];
   });
 }
 
 /** What changes in the model file. */
 interface ModelChanges {
   readonly file: FileSource;
-  readonly pieces: readonly PlacedBytes[];
+  readonly pieces: readonly PlacedContent[];
   readonly rewrite: Rewrite;
   readonly renames: readonly Splice[];
   readonly located: LocatedNodes;
@@ -143,11 +151,11 @@ async function rewriteFields({ file, rewrite, located }: ModelChanges): Promise<
   const fields = await findGraphFields(file);
   const splices: Splice[] = [];
   for (const [index, { name }] of mainGraph.initializers.entries()) {
-    const content = initializers.get(name);
+    const tensor = initializers.get(name);
     const field = fields.initializers[index];
-    if (content === undefined || field === undefined) continue;
-    const bytes = writeFields([[INITIALIZER_FIELD, content]]);
-    splices.push({ offset: field.start, deleted: field.end - field.start, bytes });
+    if (tensor === undefined || field === undefined) continue;
+    const content = joinFields(file, [[INITIALIZER_FIELD, tensor]]);
+    splices.push({ offset: field.start, deleted: field.end - field.start, content });
   }
   for (const [index, node] of mainGraph.nodes.entries()) {
     const field = fields.nodes[index];
@@ -156,17 +164,26 @@ async function rewriteFields({ file, rewrite, located }: ModelChanges): Promise<
     if (field === undefined || (added === undefined && renamed === undefined)) continue;
     const kept =
       renamed === undefined ? [] : [[NODE_FIELD, await renameInputs(file, field, renamed.names)] as const];
-    const contents = [...(added === undefined ? [] : [added]), ...(renamed?.initializers ?? [])];
-    const bytes = writeFields([...kept, ...contents.map((content) => [INITIALIZER_FIELD, content] as const)]);
-    splices.push({ offset: field.start, deleted: field.end - field.start, bytes });
+    const tensors = [...(added === undefined ? [] : [added]), ...(renamed?.initializers ?? [])];
+    const content = joinFields(file, [
+      ...kept,
+      ...tensors.map((tensor) => [INITIALIZER_FIELD, tensor] as const),
+    ]);
+    splices.push({ offset: field.start, deleted: field.end - field.start, content });
   }
   return splices.sort(byOffset);
 }
 
-function writeFields(fields: readonly (readonly [number: number, content: Uint8Array])[]): Uint8Array {
-  const writer = new ProtoWriter();
-  for (const [number, content] of fields) writer.writeField(number, content);
-  return writer.written.slice();
+/** Length-delimited fields one after the other. */
+function joinFields(
+  { name }: FileSource,
+  fields: readonly (readonly [number: number, content: ByteRange])[],
+): ByteRange {
+  const parts = fields.flatMap(([number, content]) => [
+    holdBytes(encodeFieldHead(number, content.byteLength)),
+    content,
+  ]);
+  return joinRanges(name, parts);
 }
 
 /** A node's content with other names for some of its inputs. */
@@ -174,7 +191,7 @@ async function renameInputs(
   file: FileSource,
   field: { readonly payloadStart: number; readonly end: number },
   names: ReadonlyMap<number, string>,
-): Promise<Uint8Array> {
+): Promise<ByteRange> {
   const byteLength = field.end - field.payloadStart;
   if (byteLength > MAX_NODE_BYTES) {
     throw new CheckpointError(
@@ -191,5 +208,5 @@ async function renameInputs(
     if (name === undefined) writer.writeBytes(bytes.subarray(part.start, part.end));
     else writer.writeText(NODE_INPUT_FIELD, name);
   }
-  return writer.written.slice();
+  return holdBytes(writer.written.slice());
 }

@@ -72,3 +72,11 @@ export class ProtoWriter {
     this.#bytes[this.#length++] = byte;
   }
 }
+
+/** The tag and the length that stand before the content of a length-delimited field. */
+export function encodeFieldHead(field: number, byteLength: number): Uint8Array {
+  const writer = new ProtoWriter();
+  writer.writeTag(field, WIRE_LENGTH);
+  writer.writeVarint(byteLength);
+  return writer.written.slice();
+}

@@ -1,12 +1,13 @@
-import { type ByteRange, placeBytes, readRange } from '../../io/byte-source.js';
+import { type ByteRange, haveSameBytes, holdBytes, placeContent } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
+import { joinRanges } from '../../io/joined-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { cannotPlace, type TensorEdit } from '../edit-plan.js';
 import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
 import { isStandard } from './follow.js';
 import type { OnnxNode, OnnxTensor } from './model.js';
 import type { EditedModel } from './plan-edits.js';
-import { ProtoWriter } from './proto-writer.js';
+import { encodeFieldHead, ProtoWriter } from './proto-writer.js';
 import type { Scope, Site } from './scope.js';
 import { dataTypeOf } from './stored-tensor.js';
 import { WIRE_VARINT } from './wire.js';
@@ -14,7 +15,6 @@ import { WIRE_VARINT } from './wire.js';
 /** Which inputs of a BatchNormalization and of a linear node an edit is for. */
 const MEAN_INPUT = 3;
 const VARIANCE_INPUT = 4;
-const BIAS_INPUT = 2;
 /** A matrix product may have its weight on either side. */
 const WEIGHT_INPUTS = [1, 0];
 
@@ -28,9 +28,9 @@ const FIRST_IR_WITH_FREE_INITIALIZERS = 4;
 /** Fields of the main graph that take another form. Tensors are encoded TensorProtos. */
 export interface Rewrite {
   /** Initializers with another value, by name. */
-  readonly initializers: ReadonlyMap<string, Uint8Array>;
+  readonly initializers: ReadonlyMap<string, ByteRange>;
   /** Nodes that an initializer of their output's name takes the place of. */
-  readonly replacedNodes: ReadonlyMap<OnnxNode, Uint8Array>;
+  readonly replacedNodes: ReadonlyMap<OnnxNode, ByteRange>;
   /** Nodes that read initializers of their own in some inputs. */
   readonly inputNames: ReadonlyMap<OnnxNode, RenamedInputs>;
 }
@@ -38,7 +38,7 @@ export interface Rewrite {
 /** Other names for inputs of a node, and the initializers that bear them. */
 export interface RenamedInputs {
   readonly names: ReadonlyMap<number, string>;
-  readonly initializers: readonly Uint8Array[];
+  readonly initializers: readonly ByteRange[];
 }
 
 /** Which edits can be written where the constant is stored, and what has to be rewritten for the others. */
@@ -80,7 +80,7 @@ interface Root {
  */
 export async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
   const slots = new Map<TensorEdit, readonly Slot[]>(edits.map((edit) => [edit, findSlots(edit, model)]));
-  const wants = new Wants(slots);
+  const wants = await collectWants(slots);
   const splitter = new Splitter(model, wants);
   for (const group of groupEdits(slots, model)) await splitter.decide(group);
   return splitter;
@@ -102,7 +102,9 @@ function findSlots(edit: TensorEdit, { graph, located }: EditedModel): readonly 
   for (const [layer, { weight, bias }] of graph.linears.entries()) {
     const site = located.linears[layer];
     if (site === undefined) continue;
-    if (bias.kind === 'constant' && bias.tensor === tensor) slots.push(findSlot(site, BIAS_INPUT, tensor));
+    const slot = located.biases[layer];
+    if (bias.kind === 'constant' && bias.tensor === tensor && slot !== undefined)
+      slots.push(findSlot(slot.site, slot.index, tensor));
     if (weight.kind === 'constant' && weight.tensor === tensor) {
       const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
       slots.push(found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0] ?? null);
@@ -152,25 +154,28 @@ function storedTensor(origin: Origin): OnnxTensor | null {
   return isStandard(origin, 'Constant') ? (origin.attributes.get('value')?.tensor ?? null) : null;
 }
 
+/** @throws CheckpointError `unsupported` where two layers want different values at one place. */
+async function collectWants(slots: ReadonlyMap<TensorEdit, readonly Slot[]>): Promise<Wants> {
+  const wants = new Wants();
+  for (const [edit, places] of slots) for (const place of places) await wants.add(place, edit);
+  return wants;
+}
+
 /** What each input of a node shall read. */
 class Wants {
   readonly #bySlot = new Map<string, TensorEdit>();
   readonly #ids = new Map<OnnxNode, number>();
 
-  constructor(slots: ReadonlyMap<TensorEdit, readonly Slot[]>) {
-    for (const [edit, places] of slots) {
-      for (const { node, index, scope } of places) {
-        const key = this.#keyOf(node, index, scope);
-        const other = this.#bySlot.get(key);
-        if (other !== undefined && !haveSameBytes(other, edit)) {
-          throw cannotPlace(
-            edit.tensor,
-            'is read at one place of the graph by two layers that need other values',
-          );
-        }
-        this.#bySlot.set(key, edit);
-      }
+  async add({ node, index, scope }: Slot, edit: TensorEdit): Promise<void> {
+    const key = this.#keyOf(node, index, scope);
+    const other = this.#bySlot.get(key);
+    if (other !== undefined && !(await wantTheSame(other, edit))) {
+      throw cannotPlace(
+        edit.tensor,
+        'is read at one place of the graph by two layers that need other values',
+      );
     }
+    this.#bySlot.set(key, edit);
   }
 
   /** The edit that a reader wants; null where it wants the value to stay. */
@@ -185,9 +190,9 @@ class Wants {
   }
 }
 
-function haveSameBytes(one: TensorEdit | null, other: TensorEdit | null): boolean {
+async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Promise<boolean> {
   if (one === null || other === null) return one === other;
-  return one.bytes === other.bytes || Buffer.compare(one.bytes, other.bytes) === 0;
+  return haveSameBytes(one.content, other.content);
 }
 
 /** Brings together the edits of one constant, and finds all that read it. */
@@ -261,9 +266,9 @@ class Splitter implements Splits {
   readonly inPlace: TensorEdit[] = [];
   readonly sharers = new Set<string>();
   readonly rewrite = {
-    initializers: new Map<string, Uint8Array>(),
-    replacedNodes: new Map<OnnxNode, Uint8Array>(),
-    inputNames: new Map<OnnxNode, { names: Map<number, string>; initializers: Uint8Array[] }>(),
+    initializers: new Map<string, ByteRange>(),
+    replacedNodes: new Map<OnnxNode, ByteRange>(),
+    inputNames: new Map<OnnxNode, { names: Map<number, string>; initializers: ByteRange[] }>(),
   };
   readonly #model: EditedModel;
   readonly #wants: Wants;
@@ -283,11 +288,11 @@ class Splitter implements Splits {
   async decide(group: Group): Promise<void> {
     const [edit] = group.edits;
     if (edit === undefined) return;
-    const isWantedByAll =
-      group.edits.every((other) => haveSameBytes(other, edit)) &&
-      group.readers.every((reader) => haveSameBytes(this.#wants.of(reader), edit));
-    if (!isWantedByAll) await this.#split(group, edit);
-    else if (group.roots.every(({ origin }) => storedTensor(origin) !== null) && this.#isPlaceable(group)) {
+    if (!(await this.#isWantedByAll(group, edit))) await this.#split(group, edit);
+    else if (
+      group.roots.every(({ origin }) => storedTensor(origin) !== null) &&
+      (await this.#isPlaceable(group))
+    ) {
       for (const own of group.edits) {
         const stored = this.#toStored(group, own);
         this.inPlace.push(stored);
@@ -297,22 +302,29 @@ class Splitter implements Splits {
     } else for (const root of group.roots) this.#replaceRoot(root, edit);
   }
 
-  #isPlaceable(group: Group): boolean {
-    return group.edits.every((edit) => isPlaceable(this.#toStored(group, edit)));
+  async #isWantedByAll({ edits, readers }: Group, edit: TensorEdit): Promise<boolean> {
+    for (const other of edits) if (!(await wantTheSame(other, edit))) return false;
+    for (const reader of readers) if (!(await wantTheSame(this.#wants.of(reader), edit))) return false;
+    return true;
+  }
+
+  async #isPlaceable(group: Group): Promise<boolean> {
+    for (const edit of group.edits) if (!(await isPlaceable(this.#toStored(group, edit)))) return false;
+    return true;
   }
 
   /** The edit of the initializer itself, where the reader sees it through operators that computed a copy. */
   #toStored({ roots: [root] }: Group, edit: TensorEdit): TensorEdit {
     const tensor = root === undefined ? undefined : this.#model.tensors.get(root.name);
     const isCopy = !(edit.tensor.range.source instanceof FileSource);
-    const fits = tensor?.dtype === edit.tensor.dtype && tensor.range.byteLength === edit.bytes.byteLength;
+    const fits = tensor?.dtype === edit.tensor.dtype && tensor.range.byteLength === edit.content.byteLength;
     return isCopy && tensor !== undefined && fits ? { ...edit, tensor } : edit;
   }
 
   /** Gives each name of the constant the value that its readers want. */
   async #split(group: Group, edit: TensorEdit): Promise<void> {
-    const values = this.#chooseValues(group, edit);
-    const old: TensorEdit = { ...edit, bytes: await readRange(edit.tensor.range) };
+    const values = await this.#chooseValues(group, edit);
+    const old: TensorEdit = { ...edit, content: edit.tensor.range };
     const tree = new Map<string, TensorEdit | null>();
     for (const root of group.roots) {
       if (root.name === '')
@@ -327,7 +339,7 @@ class Splitter implements Splits {
       if (parent === undefined) continue;
       const value = values.has(name) ? (values.get(name) ?? null) : parent;
       tree.set(name, value);
-      if (!haveSameBytes(value, parent)) this.#replaceNode(node, value ?? old);
+      if (!(await wantTheSame(value, parent))) this.#replaceNode(node, value ?? old);
     }
     for (const [name, value] of values) {
       if (!tree.has(name) && value !== null)
@@ -336,7 +348,7 @@ class Splitter implements Splits {
   }
 
   /** What each name of the main graph shall stand for; null for the value that it has. */
-  #chooseValues(group: Group, edit: TensorEdit): ReadonlyMap<string, TensorEdit | null> {
+  async #chooseValues(group: Group, edit: TensorEdit): Promise<ReadonlyMap<string, TensorEdit | null>> {
     const values = new Map<string, TensorEdit | null>();
     const readers = [...group.readers].sort(
       (x, y) => Number(this.#wants.of(x) !== null) - Number(this.#wants.of(y) !== null),
@@ -348,7 +360,7 @@ class Splitter implements Splits {
       const want = this.#wants.of(reader);
       const value = values.get(mainName);
       if (value === undefined) values.set(mainName, want);
-      else if (!haveSameBytes(value, want)) this.#giveOwnInput(reader, want, edit);
+      else if (!(await wantTheSame(value, want))) this.#giveOwnInput(reader, want, edit);
     }
     return values;
   }
@@ -361,7 +373,7 @@ class Splitter implements Splits {
         'shares its name with readers that need another value, inside a subgraph or function',
       );
     const name = this.#findFreeName(want.preferredName);
-    const none = { names: new Map<number, string>(), initializers: [] as Uint8Array[] };
+    const none = { names: new Map<number, string>(), initializers: [] as ByteRange[] };
     const renamed = this.rewrite.inputNames.get(node) ?? none;
     renamed.names.set(index, name);
     renamed.initializers.push(this.#encode(name, want));
@@ -379,7 +391,8 @@ class Splitter implements Splits {
     if ('op' in origin) this.#replaceNode(origin, edit);
     else if (name === '' || !('dataType' in origin)) {
       throw cannotPlace(edit.tensor, 'is a sparse initializer, or one inside a subgraph or function');
-    } else this.rewrite.initializers.set(name, encodeTensor(name, origin.dims, origin.dataType, edit.bytes));
+    } else
+      this.rewrite.initializers.set(name, encodeTensor(name, origin.dims, origin.dataType, edit.content));
   }
 
   #replaceNode(node: OnnxNode, edit: TensorEdit): void {
@@ -393,7 +406,7 @@ class Splitter implements Splits {
     this.rewrite.replacedNodes.set(node, this.#encode(name, edit));
   }
 
-  #encode(name: string, { tensor, bytes }: TensorEdit): Uint8Array {
+  #encode(name: string, { tensor, content }: TensorEdit): ByteRange {
     const { irVersion } = this.#model.located.model;
     const dataType = dataTypeOf(tensor.dtype);
     if (irVersion < FIRST_IR_WITH_FREE_INITIALIZERS || dataType === undefined)
@@ -401,13 +414,14 @@ class Splitter implements Splits {
         tensor,
         `shares its value with others, and the model's ONNX IR version ${irVersion} has no place for one more initializer`,
       );
-    return encodeTensor(name, tensor.shape.map(BigInt), dataType, bytes);
+    return encodeTensor(name, tensor.shape.map(BigInt), dataType, content);
   }
 }
 
 /** Whether a tensor's bytes stand in files as they are. */
-function isPlaceable({ tensor, bytes }: TensorEdit): boolean {
-  return placeBytes(tensor.range, bytes)?.every(({ source }) => source instanceof FileSource) === true;
+async function isPlaceable({ tensor, content }: TensorEdit): Promise<boolean> {
+  const placed = await placeContent(tensor.range, content);
+  return placed?.every(({ source }) => source instanceof FileSource) === true;
 }
 
 function isSameRange(one: ByteRange, other: ByteRange): boolean {
@@ -419,8 +433,8 @@ function encodeTensor(
   name: string,
   dims: readonly bigint[],
   dataType: number,
-  bytes: Uint8Array,
-): Uint8Array {
+  content: ByteRange,
+): ByteRange {
   const writer = new ProtoWriter();
   for (const dim of dims) {
     writer.writeTag(1, WIRE_VARINT);
@@ -429,6 +443,6 @@ function encodeTensor(
   writer.writeTag(2, WIRE_VARINT);
   writer.writeVarint(dataType);
   writer.writeText(8, name);
-  writer.writeField(9, bytes);
-  return writer.written.slice();
+  writer.writeBytes(encodeFieldHead(9, content.byteLength));
+  return joinRanges(name, [holdBytes(writer.written.slice()), content]);
 }

@@ -1,4 +1,4 @@
-import type { ByteSource, PlacedBytes } from '../../io/byte-source.js';
+import type { ByteSource, PlacedContent } from '../../io/byte-source.js';
 import type { CheckpointFormat } from '../checkpoint.js';
 import type { Splice } from '../edit-plan.js';
 import type { PickleValue } from './pickle-values.js';
@@ -13,7 +13,7 @@ export interface TorchContainer {
   readonly readClassSource: (module: string) => Promise<string | null>;
   /** The splices that write pieces and renew what the container derives from them; absent where it derives nothing. */
   readonly planSplices?: (
-    pieces: ReadonlyMap<ByteSource, readonly PlacedBytes[]>,
+    pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
   ) => Promise<readonly Splice[]>;
 }
 

@@ -17,7 +17,7 @@ const MAX_OPERATIONS = 16 * 1024 * 1024;
 const MAX_NODES = 1024 * 1024;
 
 /** Values on the stack at a time; picklers flush lists and dicts every 1,000. */
-const MAX_STACK_DEPTH = 4 * 1024 * 1024;
+const MAX_STACK_DEPTH = 1024 * 1024;
 
 /** Open MARKs, which is how deep values nest; Python's own pickler gives up at its recursion limit of 1,000. */
 const MAX_OPEN_MARKS = 10_000;

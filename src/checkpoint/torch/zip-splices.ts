@@ -1,5 +1,5 @@
 import { quote } from '../../errors.js';
-import { type ByteSource, type PlacedBytes, readRange } from '../../io/byte-source.js';
+import { type ByteSource, holdBytes, type PlacedContent, readRange } from '../../io/byte-source.js';
 import { crc32 } from '../../io/crc32.js';
 import { isInflated } from '../../io/inflated-source.js';
 import { type Splice, toSplices } from '../edit-plan.js';
@@ -36,7 +36,7 @@ interface Renewal {
  */
 export async function planZipSplices(
   archive: ZipArchive,
-  pieces: ReadonlyMap<ByteSource, readonly PlacedBytes[]>,
+  pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
 ): Promise<readonly Splice[]> {
   const stored = pieces.get(archive.source) ?? [];
   const renewals: Renewal[] = [];
@@ -48,7 +48,7 @@ export async function planZipSplices(
   }
   const splices = [...toSplices(stored)];
   for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive, renewal)));
-  const inflated = new Map<ZipEntry, readonly PlacedBytes[]>();
+  const inflated = new Map<ZipEntry, readonly PlacedContent[]>();
   for (const [source, inRecord] of pieces) {
     if (isInflated(source)) inflated.set(entryAt(archive, source.deflated.range.offset), inRecord);
   }
@@ -61,9 +61,9 @@ export async function planZipSplices(
 
 function groupByRecord(
   archive: ZipArchive,
-  pieces: readonly PlacedBytes[],
-): ReadonlyMap<ZipEntry, readonly PlacedBytes[]> {
-  const groups = new Map<ZipEntry, PlacedBytes[]>();
+  pieces: readonly PlacedContent[],
+): ReadonlyMap<ZipEntry, readonly PlacedContent[]> {
+  const groups = new Map<ZipEntry, PlacedContent[]>();
   for (const piece of pieces) {
     const entry = entryAt(archive, piece.offset);
     const group = groups.get(entry) ?? [];
@@ -87,24 +87,30 @@ function entryAt(archive: ZipArchive, offset: number): ZipEntry {
 async function checksum(
   source: ByteSource,
   { offset, byteLength }: { readonly offset: number; readonly byteLength: number },
-  pieces: readonly PlacedBytes[],
+  pieces: readonly PlacedContent[],
 ): Promise<number> {
   const buffer = new Uint8Array(Math.min(CHUNK_BYTES, byteLength));
   let crc = 0;
   for (let at = 0; at < byteLength; at += buffer.byteLength) {
     const chunk = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - at));
     await source.readInto(chunk, offset + at);
-    for (const piece of pieces) overlay(chunk, offset + at, piece);
+    for (const piece of pieces) await overlay(chunk, offset + at, piece);
     crc = crc32(chunk, crc);
   }
   return crc;
 }
 
 /** Puts what a piece says of a chunk into it. */
-function overlay(chunk: Uint8Array, chunkOffset: number, { offset, bytes }: PlacedBytes): void {
+async function overlay(
+  chunk: Uint8Array,
+  chunkOffset: number,
+  { offset, content }: PlacedContent,
+): Promise<void> {
   const start = Math.max(offset, chunkOffset);
-  const end = Math.min(offset + bytes.byteLength, chunkOffset + chunk.byteLength);
-  if (start < end) chunk.set(bytes.subarray(start - offset, end - offset), start - chunkOffset);
+  const end = Math.min(offset + content.byteLength, chunkOffset + chunk.byteLength);
+  if (start >= end) return;
+  const target = chunk.subarray(start - chunkOffset, end - chunkOffset);
+  await content.source.readInto(target, content.offset + start - offset);
 }
 
 /**
@@ -136,13 +142,13 @@ async function readU32(source: ByteSource, offset: number): Promise<number | nul
 function spliceU32(offset: number, value: number): Splice {
   const view = new DataView(new ArrayBuffer(4));
   view.setUint32(0, value, true);
-  return { offset, deleted: 4, bytes: new Uint8Array(view.buffer) };
+  return { offset, deleted: 4, content: holdBytes(new Uint8Array(view.buffer)) };
 }
 
 /** One splice from the old directory to the end of the file: the new records, the directory, the end records. */
 async function planAppendedRecords(
   archive: ZipArchive,
-  inflated: ReadonlyMap<ZipEntry, readonly PlacedBytes[]>,
+  inflated: ReadonlyMap<ZipEntry, readonly PlacedContent[]>,
   renewals: readonly Renewal[],
 ): Promise<Splice> {
   const { source, extent } = archive;
@@ -176,8 +182,8 @@ async function planAppendedRecords(
   const directory = Buffer.concat(rewritten);
   const rest = await readRange({ source, offset: end, byteLength: source.byteLength - end });
   moveEndRecords(rest, { offset: position, byteLength: directory.byteLength });
-  const bytes = Buffer.concat([...parts, directory, rest]);
-  return { offset: extent.offset, deleted: source.byteLength - extent.offset, bytes };
+  const content = holdBytes(Buffer.concat([...parts, directory, rest]));
+  return { offset: extent.offset, deleted: source.byteLength - extent.offset, content };
 }
 
 interface StoredRecord {
@@ -189,13 +195,13 @@ interface StoredRecord {
 
 async function makeStoredRecord(
   entry: ZipEntry,
-  pieces: readonly PlacedBytes[],
+  pieces: readonly PlacedContent[],
   headerOffset: number,
 ): Promise<StoredRecord> {
   const source = pieces[0]?.source;
   if (source === undefined) throw new Error(`no piece changes the record ${quote(entry.name)}`);
   const data = await readRange({ source, offset: 0, byteLength: entry.byteLength });
-  for (const piece of pieces) overlay(data, 0, piece);
+  for (const piece of pieces) await overlay(data, 0, piece);
   const crc = entry.crc32 === 0 ? 0 : crc32(data);
   const header = new Uint8Array(LOCAL_HEADER_BYTES + entry.nameBytes.byteLength);
   const view = new DataView(header.buffer);

@@ -15,10 +15,10 @@ const ICONS: Readonly<Record<Answer['outcome'], string>> = {
 /** What the page says first: the verdict, the evidence in numbers, and which checkpoints were compared. */
 export function renderAnswer(report: AnyReport, { outcome, word, headline, explanation }: Answer): Markup {
   return html`<section class="answer ${outcome}" aria-labelledby="headline">
-<p class="verdict"><svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9"/><path d="${ICONS[outcome]}"/></svg>${word}</p>
+<p>${renderVerdict(outcome, word)}</p>
 <h1 id="headline">${markNames(headline.charAt(0).toUpperCase() + headline.slice(1))}</h1>
 <p class="explanation">${markNames(explanation)}</p>
-${isAudit(report) ? renderFigures(report) : null}
+${isAudit(report) ? renderEvidence(report) : null}
 <div class="checkpoints">
 ${
   isAudit(report)
@@ -29,14 +29,29 @@ ${
 </section>`;
 }
 
+/** A word for the outcome, with a sign that says the same. */
+export function renderVerdict(outcome: Answer['outcome'], word: string): Markup {
+  return html`<span class="verdict"><svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9"/><path d="${ICONS[outcome]}"/></svg>${word}</span>`;
+}
+
+/** A number that a page shows large. */
+export type Figure = readonly [label: string, value: string, note: string];
+
+/** Numbers in a row, each with its label and a note. */
+export function renderFigures(figures: readonly Figure[]): Markup {
+  return html`<dl class="figures">
+${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} <small>${note}</small></dd></div>`)}
+</dl>`;
+}
+
 function renderCheckpoint(role: string, { path, format, layers, learned }: CheckpointSummary): Markup {
   return html`<div class="checkpoint"><p class="role">${role}</p><p class="path"><bdi>${showSafely(path)}</bdi></p><p class="contents">${format}, ${formatPlural(layers, 'norm layer')}, ${formatPlural(learned, 'learned tensor')}</p></div>`;
 }
 
-function renderFigures(report: AuditReport): Markup {
+function renderEvidence(report: AuditReport): Markup {
   const { summary } = report;
   const { byStatus, batches, learned, worst } = summary;
-  const figures: readonly (readonly [label: string, value: string, note: string])[] = [
+  const figures: readonly Figure[] = [
     ['Norm layers drifted', formatCount(byStatus.drifted), `of ${formatCount(summary.layers)}`],
     [
       'Worst output shift',
@@ -50,9 +65,7 @@ function renderFigures(report: AuditReport): Markup {
     ],
     ['Learned tensors identical', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
   ];
-  return html`<dl class="figures">
-${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} <small>${note}</small></dd></div>`)}
-</dl>
+  return html`${renderFigures(figures)}
 ${renderComposition(summary)}`;
 }
 
@@ -68,10 +81,10 @@ function renderComposition({ byStatus, layers }: AuditReport['summary']): Markup
   let start = 0;
   const parts = present.map((status) => {
     const share = (byStatus[status] / layers) * 1000;
-    const part = html`<rect class="fill-${status}" x="${start.toFixed(1)}" width="${Math.max(share - 2, 1).toFixed(1)}" height="10"/>`;
+    const part = html`<rect class="is-${status}" x="${start.toFixed(1)}" width="${Math.max(share - 2, 1).toFixed(1)}" height="10"/>`;
     start += share;
     return part;
   });
   return html`<div class="composition"><svg viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">${parts}</svg>
-<ul class="key" aria-label="Norm layers by status">${present.map((status) => html`<li><i class="dot bg-${status}"></i>${formatCount(byStatus[status])} ${status}</li>`)}</ul></div>`;
+<ul class="key" aria-label="Norm layers by status">${present.map((status) => html`<li class="is-${status}"><i class="dot"></i>${formatCount(byStatus[status])} ${status}</li>`)}</ul></div>`;
 }

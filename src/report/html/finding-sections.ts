@@ -1,16 +1,23 @@
 import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
-import { escapeControls } from '../../errors.js';
-import { type AnyReport, breakCommands } from '../any-report.js';
+import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { FINDING_HELP } from '../finding-help.js';
-import { findModulesToFreeze, writeTrainingLoopFix, writeTrainOverride } from '../fix-advice.js';
+import {
+  findModulesToFreeze,
+  isFrozenDrift,
+  writeTrainingLoopFix,
+  writeTrainOverride,
+} from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
+import { type FindingGroup, groupFindings } from '../group-findings.js';
 import { rankFindings } from '../ranked-findings.js';
+import { defuseCommands } from '../text-layout.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup } from './markup.js';
 
 /** So many findings of a kind are spelled out; the table marks the others. */
 const SHOWN_FINDINGS = 50;
+const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
 const MAX_MESSAGE_LENGTH = 600;
 
@@ -21,33 +28,46 @@ const MAX_MODULE_LENGTH = 300;
 export function renderFindings(report: AnyReport): Markup | null {
   if (report.findings.length === 0) return null;
   const positions = new Map(report.layers.map(({ name }, index) => [name, index]));
-  const groups = new Map<string, Finding[]>();
-  for (const { finding } of rankFindings(report)) {
-    const key = `${finding.level} ${finding.kind}`;
-    const group = groups.get(key);
-    if (group === undefined) groups.set(key, [finding]);
-    else group.push(finding);
-  }
+  const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
-${[...groups.values()].map((group) => renderGroup(group, positions))}
+${groups.map((group) => renderGroup(group, positions))}
 </section>`;
 }
 
-function renderGroup(group: readonly Finding[], positions: ReadonlyMap<string, number>): Markup | null {
+function renderGroup(group: FindingGroup, positions: ReadonlyMap<string, number>): Markup {
   const [first] = group;
-  if (first === undefined) return null;
-  const { meaning, remedy } = FINDING_HELP[first.kind];
   const rest = group.length - SHOWN_FINDINGS;
   return html`<article class="panel finding">
-<h3><span class="level ${first.level}">${first.level}</span> ${FINDING_TITLES[first.kind]} <small>${formatCount(group.length)}</small></h3>
-<p>${meaning}</p>
-<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${first.docs}</code>.</span></p>
+<h3>${renderSort(group)}</h3>
+${renderHelp(first)}
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
-${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${shorten(message)}</span></li>`)}
+${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul></details>
 </article>`;
+}
+
+/** What sort of findings these are, and how many. */
+export function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
+  return html`<span class="level ${level}">${level}</span> ${FINDING_TITLES[kind]} <small>${formatCount(length)}</small>`;
+}
+
+/** What a finding of its kind means, what to do about it, and where to read on. */
+export function renderHelp({ kind, docs }: Finding): Markup {
+  const { meaning, remedy } = FINDING_HELP[kind];
+  return html`<p>${meaning}</p>
+<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
+}
+
+/** What was found, with a few of its layers: what a page that explains the kinds elsewhere says of one checkpoint. */
+export function renderGroupInBrief(group: FindingGroup): Markup {
+  const rest = group.length - BRIEF_FINDINGS;
+  return html`<div class="said"><p>${renderSort(group)}</p><ul>
+${group.slice(0, BRIEF_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
+${rest > 0 ? html`<li class="faint">… and ${formatCount(rest)} more</li>` : null}
+</ul></div>
+`;
 }
 
 function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup {
@@ -57,19 +77,14 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
     : html`<a href="#layer-${position}">${renderName(name)}</a>`;
 }
 
-function shorten(message: string): string {
-  return breakCommands(escapeControls(message)).slice(0, MAX_MESSAGE_LENGTH).toWellFormed();
-}
-
 /** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
 export function renderAdvice(report: AuditReport): Markup | null {
-  const isDrifted = report.findings.some(
-    ({ kind, level }) => kind === 'frozen-stats-drift' && level === 'error',
-  );
+  const isDrifted = report.findings.some(isFrozenDrift);
   const modules = findModulesToFreeze(report);
   if (!isDrifted || modules.length === 0 || modules.some(({ length }) => length > MAX_MODULE_LENGTH))
     return null;
-  const code = (lines: readonly string[]) => html`<pre><code>${breakCommands(lines.join('\n'))}</code></pre>`;
+  const code = (lines: readonly string[]) =>
+    html`<pre><code>${defuseCommands(lines.join('\n'))}</code></pre>`;
   return html`<section id="fix" aria-labelledby="fix-title">
 <h2 id="fix-title">How to keep it frozen</h2>
 <p class="lead"><code>requires_grad=False</code> and <code>lr=0</code> do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode.</p>
@@ -81,14 +96,20 @@ export function renderAdvice(report: AuditReport): Markup | null {
 }
 
 /** What a reader should know beyond the findings. */
-export function renderNotes({ warnings }: AnyReport): Markup | null {
-  if (warnings.length === 0) return null;
-  const rest = warnings.length - SHOWN_NOTES;
+export function renderNotes(report: AnyReport): Markup | null {
+  if (report.warnings.length === 0) return null;
   return html`<section id="notes" aria-labelledby="notes-title">
 <h2 id="notes-title">Notes</h2>
-<ul class="notes">
-${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${shorten(warning)}</li>`)}
-${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
-</ul>
+${renderNoteList(report)}
 </section>`;
+}
+
+/** The same as a list without a heading. */
+export function renderNoteList({ warnings }: AnyReport): Markup | null {
+  if (warnings.length === 0) return null;
+  const rest = warnings.length - SHOWN_NOTES;
+  return html`<ul class="notes">
+${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${showMessage(warning, MAX_MESSAGE_LENGTH)}</li>`)}
+${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
+</ul>`;
 }

@@ -1,7 +1,13 @@
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
-import type { AuditLayer } from '../audit-report.js';
-import { formatBatches, formatCount, formatMeasure, formatStdRatio } from '../format-numbers.js';
+import type { AuditLayer, AuditReport } from '../audit-report.js';
+import {
+  formatBatches,
+  formatCount,
+  formatMeasure,
+  formatOptional,
+  formatStdRatio,
+} from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
 import { html, type Markup } from './markup.js';
 
@@ -12,6 +18,8 @@ interface Column<Layer> {
   readonly title: string;
   readonly hint?: string;
   readonly isNumber: boolean;
+  /** What the style sheet knows its cells by; the others are left as they are, so that a row stays small. */
+  readonly class?: string;
   /** Whether the column has room for a bar. */
   readonly isWide?: boolean;
   readonly cell: (layer: Layer, scale: number) => Markup | string;
@@ -21,11 +29,7 @@ interface Column<Layer> {
 /** The table of layers. The page's script makes it sortable and opens rows; the order here is what sorts first. */
 export function renderLayerTable(report: AnyReport): Markup {
   return isAudit(report)
-    ? renderTable(report.layers, AUDIT_COLUMNS, {
-        sorted: 'Status',
-        groupOf: rankStatus,
-        sizeOf: ({ outputShift }) => outputShift,
-      })
+    ? renderTable(report.layers, AUDIT_COLUMNS, AUDIT_ORDER)
     : renderTable(report.layers, INSPECT_COLUMNS, { sorted: '#', groupOf: () => 0, sizeOf: () => null });
 }
 
@@ -37,11 +41,48 @@ interface Order<Layer> {
   readonly sizeOf: (layer: Layer) => number | null;
 }
 
+const AUDIT_ORDER: Order<AuditLayer> = {
+  sorted: 'Status',
+  groupOf: rankStatus,
+  sizeOf: ({ outputShift }) => outputShift,
+};
+
 function renderTable<Layer extends AuditLayer | InspectLayer>(
   layers: readonly Layer[],
   columns: readonly Column<Layer>[],
-  { sorted, groupOf, sizeOf }: Order<Layer>,
+  order: Order<Layer>,
 ): Markup {
+  const { ranked, scale } = rankLayers(layers, order);
+  return html`<section id="layers" aria-labelledby="layers-title">
+<h2 id="layers-title">Layers</h2>
+<div id="layer-filter"></div>
+<div class="panel scroll"><table id="layer-table" class="layers opening">
+<caption class="unseen">Norm layers</caption>
+${renderHead(columns, order.sorted)}
+<tbody>
+${ranked.map(({ layer, index }) => renderRow(layer, index, { columns, scale, isOpenable: true }))}</tbody>
+</table></div>
+</section>`;
+}
+
+/** The layers of an audit that come first in the order of its own page, without a script: a table of so many rows. */
+export function renderWorstLayers(report: AuditReport, count: number): Markup {
+  const { ranked, scale } = rankLayers(report.layers, AUDIT_ORDER);
+  return html`<div class="panel scroll"><table class="layers">
+<caption class="unseen">Norm layers, the worst first</caption>
+${renderHead(AUDIT_COLUMNS, null)}
+<tbody>
+${ranked.slice(0, count).map(({ layer, index }) => renderRow(layer, index, { columns: AUDIT_COLUMNS, scale, isOpenable: false }))}</tbody>
+</table></div>`;
+}
+
+interface RankedLayers<Layer> {
+  readonly ranked: readonly { readonly layer: Layer; readonly index: number }[];
+  /** The largest finite size: that of a full bar. */
+  readonly scale: number;
+}
+
+function rankLayers<Layer>(layers: readonly Layer[], { groupOf, sizeOf }: Order<Layer>): RankedLayers<Layer> {
   const ranked = layers.map((layer, index) => ({
     layer,
     index,
@@ -50,17 +91,13 @@ function renderTable<Layer extends AuditLayer | InspectLayer>(
   }));
   ranked.sort((x, y) => x.group - y.group || y.size - x.size || x.index - y.index);
   const scale = ranked.reduce((most, { size }) => (size < Number.MAX_VALUE ? Math.max(most, size) : most), 0);
+  return { ranked, scale };
+}
+
+/** Column titles; where the table sorts, the column that it is sorted by. */
+function renderHead<Layer>(columns: readonly Column<Layer>[], sorted: string | null): Markup {
   const sortOf = (title: string) => (title === sorted ? 'ascending' : 'none');
-  return html`<section id="layers" aria-labelledby="layers-title">
-<h2 id="layers-title">Layers</h2>
-<div id="layer-filter"></div>
-<div class="panel scroll"><table id="layer-table">
-<caption class="unseen">Norm layers</caption>
-<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, isWide }) => html`<th scope="col"${isNumber ? html` class="${isWide ? 'number wide' : 'number'}"` : null} aria-sort="${sortOf(title)}"${hint === undefined ? null : html` title="${hint}"`}>${title}</th>`)}</tr></thead>
-<tbody>
-${ranked.map(({ layer, index }) => renderRow(layer, index, { columns, scale }))}</tbody>
-</table></div>
-</section>`;
+  return html`<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, isWide }) => html`<th scope="col"${isNumber ? html` class="${isWide ? 'number wide' : 'number'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${title}</th>`)}</tr></thead>`;
 }
 
 /** What needs attention comes first. */
@@ -80,41 +117,60 @@ const POSITION: Pick<Column<never>, 'title' | 'hint' | 'isNumber' | 'isWide'> = 
   isNumber: true,
 };
 
+interface RowOptions<Layer> {
+  readonly columns: readonly Column<Layer>[];
+  readonly scale: number;
+  /** Whether the page's script makes a panel below the row, which its name opens. */
+  readonly isOpenable: boolean;
+}
+
 function renderRow<Layer extends AuditLayer | InspectLayer>(
   layer: Layer,
   index: number,
-  { columns, scale }: { readonly columns: readonly Column<Layer>[]; readonly scale: number },
+  { columns, scale, isOpenable }: RowOptions<Layer>,
 ): Markup {
-  const [name, ...others] = columns;
-  return html`<tr id="layer-${index}" data-index="${index}" data-status="${layer.status}"><td class="number faint" data-v="${index}">${index + 1}</td><th scope="row"><button type="button" class="open" aria-expanded="false">${name?.cell(layer, scale) ?? ''}</button></th>${others.map(({ isNumber, cell, value }) => html`<td${isNumber ? html` class="number"` : null}${value ? html` data-v="${String(value(layer) ?? '')}"` : null}>${cell(layer, scale)}</td>`)}</tr>
+  const [first, ...others] = columns;
+  const name = first?.cell(layer, scale) ?? '';
+  const id = isOpenable ? html` id="layer-${index}"` : null;
+  const head = isOpenable
+    ? html`<button type="button" class="open" aria-expanded="false">${name}</button>`
+    : name;
+  const cells = others.map(({ class: kind, value, cell }) => {
+    const attributes = [
+      kind === undefined ? null : html` class="${kind}"`,
+      value === undefined || !isOpenable ? null : html` data-v="${toSortKey(value(layer))}"`,
+    ];
+    return html`<td${attributes}>${cell(layer, scale)}</td>`;
+  });
+  return html`<tr${id} class="is-${layer.status}"><td>${index + 1}</td><th scope="row">${head}</th>${cells}</tr>
 `;
 }
 
-/** A module path with its last part set off, which may wrap after a dot. */
+/** A value as exactly as sorting needs it. */
+function toSortKey(value: number | null): string {
+  return value === null ? '' : String(Number(value.toPrecision(8)));
+}
+
+/** A module path with its last part set off, before which it may wrap. */
 export function renderName(name: string): Markup {
-  const parts = showSafely(name, MAX_NAME_LENGTH).split(/(?<=\.)/);
-  const last = parts.pop() ?? '';
-  return html`<bdi class="name"><span>${parts.map((part) => html`${part}<wbr>`)}</span>${last}</bdi>`;
+  const shown = showSafely(name, MAX_NAME_LENGTH);
+  const start = shown.lastIndexOf('.') + 1;
+  return html`<bdi class="name"><span>${shown.slice(0, start)}</span><wbr>${shown.slice(start)}</bdi>`;
 }
 
-/** A bar of a share of its width. */
-export function renderBar(value: number | null, scale: number, status: string): Markup {
+/** A bar of a share of its width, in the colour of the status that it stands in. */
+export function renderBar(value: number | null, scale: number): Markup {
   const width = value === null || !(scale > 0) ? 0 : Number.isFinite(value) ? (value / scale) * 100 : 100;
-  return html`<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">${width > 0 ? html`<rect class="fill-${status}" width="${Math.max(width, 1).toFixed()}" height="8"/>` : null}</svg>`;
+  return html`<svg class="bar" aria-hidden="true">${width > 0 ? html`<rect width="${Math.max(width, 1).toFixed()}%" height="7"/>` : null}</svg>`;
 }
-
-const measured = (value: number | null | undefined, show: (value: number) => string = formatMeasure) =>
-  value == null ? '–' : show(value);
-
-const statusCell = (status: string, note = '') =>
-  html`<span class="status"><i class="dot bg-${status}"></i>${status}${note}</span>`;
 
 const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
   { title: 'Layer', isNumber: false, cell: ({ name }) => renderName(name) },
   {
     title: 'Status',
     isNumber: false,
-    cell: ({ status, allowed }) => statusCell(status, allowed ? ' (allowed)' : ''),
+    class: 'status',
+    cell: ({ status, allowed }) => (allowed ? `${status} (allowed)` : status),
     value: rankStatus,
   },
   {
@@ -138,14 +194,14 @@ const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
     title: 'Mean shift',
     hint: 'root mean square over channels, in standard deviations of before',
     isNumber: true,
-    cell: ({ meanShift }) => measured(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
+    cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
     value: ({ meanShift }) => meanShift?.rms ?? null,
   },
   {
     title: 'Std ratio',
     hint: 'typical ratio of the standard deviations, the larger over the smaller',
     isNumber: true,
-    cell: ({ logStdRatio }) => measured(logStdRatio?.rms, formatStdRatio),
+    cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
     value: ({ logStdRatio }) => logStdRatio?.rms ?? null,
   },
   {
@@ -153,15 +209,15 @@ const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
     hint: 'how far the layer’s output moves, relative to its own size',
     isNumber: true,
     isWide: true,
-    cell: ({ outputShift, status }, scale) =>
-      html`<span class="measure">${renderBar(outputShift, scale, status)}<b>${measured(outputShift)}</b></span>`,
+    cell: ({ outputShift }, scale) =>
+      html`${renderBar(outputShift, scale)}<b>${formatOptional(outputShift)}</b>`,
     value: ({ outputShift }) => outputShift,
   },
 ];
 
 const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
   { title: 'Layer', isNumber: false, cell: ({ name }) => renderName(name) },
-  { title: 'Status', isNumber: false, cell: ({ status }) => statusCell(status) },
+  { title: 'Status', isNumber: false, class: 'status', cell: ({ status }) => status },
   {
     title: 'Channels',
     isNumber: true,
@@ -178,15 +234,15 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
     title: 'Mean',
     hint: 'root mean square of the running mean over channels',
     isNumber: true,
-    cell: ({ mean }) => measured(mean?.rms),
+    cell: ({ mean }) => formatOptional(mean?.rms),
     value: ({ mean }) => mean?.rms ?? null,
   },
   {
     title: 'Variance',
     hint: 'geometric mean of the running variance over channels',
     isNumber: true,
-    cell: ({ variance }) => measured(variance?.geometricMean),
+    cell: ({ variance }) => formatOptional(variance?.geometricMean),
     value: ({ variance }) => variance?.geometricMean ?? null,
   },
-  { title: 'Mode', isNumber: false, cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
+  { title: 'Mode', isNumber: false, class: 'text', cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
 ];

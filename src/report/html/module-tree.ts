@@ -117,7 +117,7 @@ function renderModule(module: Module, context: TreeContext): Markup | null {
   if (context.budget.left-- <= 0) return null;
   const isLeaf = module.children.size === 0 || (module.layers === 0 && module.region !== null);
   if (isLeaf || module.layer !== null)
-    return html`<li class="leaf">${renderHead(module, context)}</li>
+    return html`<li class="leaf${module.layer === null ? '' : ` is-${module.layer.layer.status}`}">${renderHead(module, context)}</li>
 `;
   const inner = { ...context, inRegion: context.inRegion || module.region !== null };
   // Open down to the regions: what is inside one is all frozen or all trained.
@@ -140,7 +140,7 @@ function renderHead(module: Module, { scale, inRegion }: TreeContext): Markup {
   if (layer !== null) {
     const { status, outputShift } = layer.layer;
     const shift = outputShift === null ? '' : formatMeasure(outputShift);
-    return html`<span class="head"><a href="#layer-${layer.index}">${name}</a><span class="status"><i class="dot bg-${status}"></i>${status}</span>${status === 'locked' ? null : html`<span class="measure">${renderBar(outputShift, scale, status)}<b>${shift}</b></span>`}</span>`;
+    return html`<a href="#layer-${layer.index}">${name}</a><span class="status">${status}</span>${status === 'locked' ? null : renderMeasure(renderBar(outputShift, scale), shift)}`;
   }
   const tag =
     region !== null && !inRegion ? html`<span class="tag ${region.status}">${region.status}</span>` : null;
@@ -152,5 +152,9 @@ function renderHead(module: Module, { scale, inRegion }: TreeContext): Markup {
     layers === 0
       ? 'no norm layer'
       : `${formatPlural(layers, 'norm layer')}${drifted > 0 ? '' : ', none drifted'}`;
-  return html`<span class="head">${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong><span class="measure">${renderBar(worst, scale, 'drifted')}<b>${formatMeasure(worst)}</b></span>` : null}</span>`;
+  return html`${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong>${renderMeasure(renderBar(worst, scale), formatMeasure(worst))}` : null}`;
+}
+
+function renderMeasure(bar: Markup, shift: string): Markup {
+  return html`<span class="measure">${bar}<b>${shift}</b></span>`;
 }

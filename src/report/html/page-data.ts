@@ -1,5 +1,4 @@
-import { escapeControls } from '../../errors.js';
-import { type AnyReport, isAudit, showSafely } from '../any-report.js';
+import { type AnyReport, isAudit, showMessage, showSafely } from '../any-report.js';
 import type { AuditLayer } from '../audit-report.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
@@ -9,6 +8,8 @@ import { rankFindings } from '../ranked-findings.js';
 export interface PageData {
   /** What the chart along the depth can show; the first is shown first. */
   readonly measures: readonly PageMeasure[];
+  /** What a layer's own panel tells, in its order. */
+  readonly facts: readonly string[];
   /** In the order of the model; index for index the rows of the page's table before it is sorted. */
   readonly layers: readonly PageLayer[];
   /** The layer that is open at first; null where none moved. */
@@ -30,8 +31,8 @@ export interface PageLayer {
   readonly status: string;
   /** One a measure; null where there is none, a string where it is not finite. */
   readonly values: readonly (number | string | null)[];
-  /** Labels and values for the layer's own panel. */
-  readonly facts: readonly (readonly [label: string, value: string])[];
+  /** One a label of the page's facts; null where the label does not apply. */
+  readonly facts: readonly (string | null)[];
   readonly findings: readonly { readonly level: string; readonly text: string }[];
 }
 
@@ -50,20 +51,22 @@ export function buildPageData(report: AnyReport): PageData {
   if (!isAudit(report)) {
     return {
       measures: INSPECT_MEASURES,
+      facts: INSPECT_FACTS.map(([label]) => label),
       layers: report.layers.map((layer) => ({
         ...toPage(layer),
         values: [layer.variance?.geometricMean, layer.mean?.rms].map(toJsonNumber),
-        facts: listInspectFacts(layer),
+        facts: INSPECT_FACTS.map(([, tell]) => tell(layer)),
       })),
       opened: null,
     };
   }
   return {
     measures: AUDIT_MEASURES,
+    facts: AUDIT_FACTS.map(([label]) => label),
     layers: report.layers.map((layer) => ({
       ...toPage(layer),
       values: [layer.outputShift, layer.meanShift?.rms, stdFactor(layer), layer.divergence].map(toJsonNumber),
-      facts: listAuditFacts(layer),
+      facts: AUDIT_FACTS.map(([, tell]) => tell(layer)),
     })),
     opened: findOpened(report.layers),
   };
@@ -112,7 +115,7 @@ function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findin
   for (const { finding } of rankFindings(report)) {
     const group = groups.get(finding.layer) ?? [];
     if (group.length >= MAX_FINDINGS_PER_LAYER) continue;
-    group.push({ level: finding.level, text: escapeControls(finding.message).slice(0, MAX_MESSAGE_LENGTH) });
+    group.push({ level: finding.level, text: showMessage(finding.message, MAX_MESSAGE_LENGTH) });
     groups.set(finding.layer, group);
   }
   return groups;
@@ -120,41 +123,42 @@ function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findin
 
 const RELATIONS = { equal: 'identical', changed: 'changed', none: 'none' } as const;
 
-function listAuditFacts(layer: AuditLayer): PageLayer['facts'] {
-  const { before, after, channels, channelsMoved, epsilon, epsilonFrom } = layer;
-  const tensor = (name: string | null) =>
-    name === null ? 'cannot be read' : showSafely(name, MAX_NAME_LENGTH);
-  const isRenamed = before.name !== after.name;
-  return [
-    ['Kind', showSafely(layer.kind, MAX_NAME_LENGTH)],
-    ['Channels moved', channelsMoved === null ? 'unknown' : `${channelsMoved} of ${channels}`],
-    ['Weight and bias', RELATIONS[layer.affine]],
-    ['Weights that feed it', RELATIONS[layer.neighbours]],
-    ['Batches', formatBatches(layer.batches)],
-    ['Divergence', layer.divergence === null ? '–' : `${formatMeasure(layer.divergence)} nats`],
-    ['Epsilon', `${epsilon} (${epsilonFrom})`],
-    ['Paired by', layer.pairedBy],
-    ...(isRenamed ? [['Name in after', showSafely(after.name, MAX_NAME_LENGTH)] as const] : []),
-    ['Mean in before', tensor(before.mean)],
-    ...(isRenamed ? [['Mean in after', tensor(after.mean)] as const] : []),
-  ];
-}
+/** A label, and what a layer has to tell under it. */
+type Fact<Layer> = readonly [label: string, tell: (layer: Layer) => string | null];
 
-function listInspectFacts(layer: InspectLayer): PageLayer['facts'] {
-  const range = (values: { min: number; max: number } | null) =>
-    values === null ? '–' : `${formatMeasure(values.min)} to ${formatMeasure(values.max)}`;
-  return [
-    ['Kind', showSafely(layer.kind, MAX_NAME_LENGTH)],
-    ['Mean', range(layer.mean)],
-    ['Variance', range(layer.variance)],
-    ['Affine', layer.affine ? 'yes' : 'no'],
-    ['Momentum', layer.momentum === null ? 'unknown' : String(layer.momentum)],
-    ['Epsilon', `${layer.epsilon} (${layer.epsilonFrom})`],
-    ...layer.notes
-      .slice(0, MAX_FINDINGS_PER_LAYER)
-      .map((note) => ['Note', showSafely(note, MAX_MESSAGE_LENGTH)] as const),
-  ];
-}
+const shown = (name: string | null) => (name === null ? 'cannot be read' : showSafely(name, MAX_NAME_LENGTH));
+
+const isRenamed = ({ before, after }: AuditLayer) => before.name !== after.name;
+
+const AUDIT_FACTS: readonly Fact<AuditLayer>[] = [
+  ['Kind', ({ kind }) => shown(kind)],
+  [
+    'Channels moved',
+    ({ channels, channelsMoved }) => (channelsMoved === null ? 'unknown' : `${channelsMoved} of ${channels}`),
+  ],
+  ['Weight and bias', ({ affine }) => RELATIONS[affine]],
+  ['Weights that feed it', ({ neighbours }) => RELATIONS[neighbours]],
+  ['Batches', ({ batches }) => formatBatches(batches)],
+  ['Divergence', ({ divergence }) => (divergence === null ? '–' : `${formatMeasure(divergence)} nats`)],
+  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
+  ['Paired by', ({ pairedBy }) => pairedBy],
+  ['Name in after', (layer) => (isRenamed(layer) ? shown(layer.after.name) : null)],
+  ['Mean in before', ({ before }) => shown(before.mean)],
+  ['Mean in after', (layer) => (isRenamed(layer) ? shown(layer.after.mean) : null)],
+];
+
+const describeRange = (values: { readonly min: number; readonly max: number } | null) =>
+  values === null ? '–' : `${formatMeasure(values.min)} to ${formatMeasure(values.max)}`;
+
+const INSPECT_FACTS: readonly Fact<InspectLayer>[] = [
+  ['Kind', ({ kind }) => shown(kind)],
+  ['Mean', ({ mean }) => describeRange(mean)],
+  ['Variance', ({ variance }) => describeRange(variance)],
+  ['Affine', ({ affine }) => (affine ? 'yes' : 'no')],
+  ['Momentum', ({ momentum }) => (momentum === null ? 'unknown' : String(momentum))],
+  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
+  ['Notes', ({ notes }) => (notes.length === 0 ? null : showMessage(notes.join('; '), MAX_MESSAGE_LENGTH))],
+];
 
 /** The drifted layer whose output moves most. */
 function findOpened(layers: readonly AuditLayer[]): number | null {

@@ -135,6 +135,71 @@ describe('a linear node', () => {
     expect(linear === undefined ? [] : await valuesOf(linear.bias)).toEqual([0, 0, 0]);
   });
 
+  describe('followed by an Add', () => {
+    const added = async (
+      nodes: readonly Uint8Array[],
+      bias: Uint8Array,
+      dims: readonly number[] = [2, 1, 1, 1],
+    ) => {
+      const [linear] = await readLinears(nodes, [weight('conv.weight', ...dims), bias]);
+      return linear === undefined
+        ? []
+        : [linear.biasName, linear.bias.kind === 'absent' ? 'absent' : await valuesOf(linear.bias)];
+    };
+    const conv = node('Conv', ['x', 'conv.weight'], ['c']);
+    const perChannel = tensor('b', [1, 2, 1, 1], FLOAT, field(9, floats(3, 4)));
+
+    test.each([
+      ['of one value per channel', [conv, node('Add', ['c', 'b'], ['y'])], perChannel],
+      ['with the bias on the left', [conv, node('Add', ['b', 'c'], ['y'])], perChannel],
+      [
+        'of a leading axis less',
+        [conv, node('Add', ['c', 'b'], ['y'])],
+        tensor('b', [2, 1, 1], FLOAT, field(9, floats(3, 4))),
+      ],
+    ])('%s has that as its bias', async (_, nodes, bias) => {
+      expect(await added(nodes, bias)).toEqual(['b', [3, 4]]);
+    });
+
+    test('a matrix product counts its channels last', async () => {
+      const nodes = [node('MatMul', ['x', 'conv.weight'], ['c']), node('Add', ['c', 'b'], ['y'])];
+      expect(await added(nodes, vector('b', 3, 4), [5, 2])).toEqual(['b', [3, 4]]);
+    });
+
+    test.each([
+      ['of other values than one per channel', [conv, node('Add', ['c', 'b'], ['y'])], vector('b', 3, 4)],
+      ['of a computed value', [conv, node('Relu', ['x'], ['r']), node('Add', ['c', 'r'], ['y'])], perChannel],
+      [
+        'when something else reads the output as well',
+        [conv, node('Add', ['c', 'b'], ['y']), node('Relu', ['c'], ['z'])],
+        perChannel,
+      ],
+      ['of a broken constant', [conv, node('Add', ['c', 'gone'], ['y'])], perChannel],
+    ])('%s has none', async (_, nodes, bias) => {
+      expect(await added(nodes, bias)).toEqual(['', 'absent']);
+    });
+
+    test('feeds the norm layer behind that', async () => {
+      const nodes = [
+        conv,
+        node('Add', ['c', 'b'], ['d']),
+        node('BatchNormalization', ['d', ...normNames('bn')], ['y']),
+      ];
+      const initializers = [weight('conv.weight', 2, 1, 1, 1), perChannel, ...normTensors('bn')];
+      const { graph: read } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+      expect(read.norms.map(({ feedingLinear }) => feedingLinear)).toEqual([0]);
+      expect(read.linears.map(({ feedsNorm }) => feedsNorm)).toEqual([true]);
+    });
+  });
+
+  test('that scales its product is unresolved', async () => {
+    const nodes = [
+      node('Gemm', ['x', 'conv.weight'], ['y'], { attributes: [attribute.float('alpha', 0.5)] }),
+    ];
+    const [linear] = await readLinears(nodes, [weight('conv.weight', 4, 6)]);
+    expect(linear?.weight).toEqual({ kind: 'unresolved', reason: 'its Gemm scales it by alpha or beta' });
+  });
+
   test('whose weights are Constant nodes makes these tensors of the checkpoint', async () => {
     const nodes = [
       node('Constant', [], ['w_0'], { attributes: [attribute.tensor('value', weight('', 2, 1, 1, 1))] }),

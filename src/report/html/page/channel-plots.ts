@@ -1,11 +1,9 @@
-import { axisLeft } from 'd3-axis';
-import { type ScaleContinuousNumeric, scaleLinear, scaleLog } from 'd3-scale';
-import { type Selection, select } from 'd3-selection';
-import { line } from 'd3-shape';
+import { scaleLinear, scaleLog } from 'd3-scale';
+import { select } from 'd3-selection';
 import { formatCount, formatMeasure } from '../../format-numbers.js';
 import { decodeNumbers } from '../channel-codec.js';
 import type { PageChannels, PageStatistics } from '../page-channels.js';
-import { chooseTicks, formatTick } from './axis.js';
+import { drawFrame, type Frame, findPosition, innerWidth, type Scale, type Svg } from './chart-frame.js';
 import { makeElement, makeSegments, watchWidth } from './dom.js';
 import { addCursor } from './plot-cursor.js';
 
@@ -139,10 +137,10 @@ function makePanel(title: string, statistic: Statistic): Panel {
   const plot = makeElement('div', { class: 'plot' });
   const heading = makeElement('h3', { text: title });
   const state = { channels: [] as readonly Channel[], width: 0 };
-  const innerWidth = () => Math.max(1, state.width - MARGIN.left - MARGIN.right);
+  const frame = (): Frame => ({ width: state.width, height: HEIGHT, margin: MARGIN });
   const draw = () => {
     if (state.width === 0) return;
-    const isLog = drawPanel(plot, { ...state, statistic });
+    const isLog = drawPanel(plot, frame(), { channels: state.channels, statistic });
     heading.textContent = isLog ? `${title}, logarithmic` : title;
   };
   const panel: Panel = {
@@ -157,19 +155,14 @@ function makePanel(title: string, statistic: Statistic): Panel {
   addCursor(plot, {
     label: `${title} by channel`,
     count: () => Math.max(1, state.channels.length),
-    positionAt: (x) =>
-      Math.max(
-        0,
-        Math.min(
-          state.channels.length - 1,
-          Math.floor(((x - MARGIN.left) / innerWidth()) * state.channels.length),
-        ),
-      ),
+    positionAt: (x) => findPosition(x, state.channels.length, frame()),
     describe: (position) => describeChannel(state.channels[position], statistic),
     onPoint: (position) => {
       const channel = position === null ? null : (state.channels[position] ?? null);
       const x =
-        position === null ? null : MARGIN.left + ((position + 0.5) / state.channels.length) * innerWidth();
+        position === null
+          ? null
+          : MARGIN.left + ((position + 0.5) / state.channels.length) * innerWidth(frame());
       select(plot)
         .select('.cursor')
         .attr('visibility', x === null ? 'hidden' : 'visible')
@@ -188,11 +181,10 @@ function makePanel(title: string, statistic: Statistic): Panel {
 interface PanelOptions {
   readonly channels: readonly Channel[];
   readonly statistic: Statistic;
-  readonly width: number;
 }
 
 /** Draws one statistic; tells whether its axis is logarithmic. */
-function drawPanel(plot: HTMLElement, { channels, statistic, width }: PanelOptions): boolean {
+function drawPanel(plot: HTMLElement, frame: Frame, { channels, statistic }: PanelOptions): boolean {
   const values = channels.flatMap(({ before, after }) => [
     before[statistic],
     after?.[statistic] ?? before[statistic],
@@ -202,7 +194,7 @@ function drawPanel(plot: HTMLElement, { channels, statistic, width }: PanelOptio
   const [min, max] = finite.length === 0 ? [0, 1] : [Math.min(...finite), Math.max(...finite)];
   const span = max === min ? Math.abs(max) || 1 : 0;
   const bottom = HEIGHT - MARGIN.bottom;
-  const y: ScaleContinuousNumeric<number, number> = isLog
+  const y: Scale = isLog
     ? scaleLog()
         .domain([min / 1.25, max * 1.25])
         .range([bottom, MARGIN.top])
@@ -210,26 +202,10 @@ function drawPanel(plot: HTMLElement, { channels, statistic, width }: PanelOptio
         .domain([min - span / 2, max + span / 2])
         .nice(5)
         .range([bottom, MARGIN.top]);
-  const inner = Math.max(1, width - MARGIN.left - MARGIN.right);
   const x = scaleLinear()
     .domain([0, channels.length])
-    .range([MARGIN.left, MARGIN.left + inner]);
-  const svg = select<HTMLElement, unknown>(plot)
-    .selectAll<SVGSVGElement, null>('svg')
-    .data([null])
-    .join('svg')
-    .attr('viewBox', `0 0 ${width} ${HEIGHT}`)
-    .attr('aria-hidden', 'true');
-  svg.selectAll('*').remove();
-  svg
-    .append('g')
-    .attr('transform', `translate(${MARGIN.left},0)`)
-    .call(
-      axisLeft(y)
-        .tickValues([...chooseTicks(y, isLog)])
-        .tickSize(-inner)
-        .tickFormat((value) => formatTick(Number(value))),
-    );
+    .range([MARGIN.left, MARGIN.left + innerWidth(frame)]);
+  const svg = drawFrame(plot, frame, { scale: y, isLog });
   drawSeries(svg, { channels, statistic, x: (position) => x(position + 0.5), y });
   svg
     .append('line')
@@ -248,21 +224,17 @@ interface SeriesOptions {
 }
 
 /** Before as a line, after as a dot on a stem from it: one path each, however many channels there are. */
-function drawSeries(
-  svg: Selection<SVGSVGElement, null, HTMLElement, unknown>,
-  { channels, statistic, x, y }: SeriesOptions,
-): void {
-  const path = line<Channel>()
-    .defined(({ before }) => Number.isFinite(before[statistic]))
-    .x((_, position) => x(position))
-    .y(({ before }) => y(before[statistic]));
-  const [stems, dots]: [string[], string[]] = [[], []];
-  channels.forEach(({ before, after }, position) => {
-    const value = after?.[statistic] ?? Number.NaN;
-    if (!Number.isFinite(value)) return;
-    const [left, top] = [x(position).toFixed(1), y(value).toFixed(1)];
-    if (Number.isFinite(before[statistic])) stems.push(`M${left} ${y(before[statistic]).toFixed(1)}V${top}`);
-    dots.push(`M${left} ${top}h.01`);
+function drawSeries(svg: Svg, { channels, statistic, x, y }: SeriesOptions): void {
+  const [steps, stems, dots]: [string[], string[], string[]] = [[], [], []];
+  channels.forEach((channel, position) => {
+    const [before, after] = [channel.before[statistic], channel.after?.[statistic] ?? Number.NaN];
+    const left = x(position).toFixed(1);
+    const top = y(before).toFixed(1);
+    if (Number.isFinite(before))
+      steps.push(`${isDrawn(channels[position - 1], statistic) ? 'L' : 'M'}${left} ${top}`);
+    if (!Number.isFinite(after)) return;
+    if (Number.isFinite(before)) stems.push(`M${left} ${top}V${y(after).toFixed(1)}`);
+    dots.push(`M${left} ${y(after).toFixed(1)}h.01`);
   });
   const size = Math.max(1.8, Math.min(5, 900 / Math.max(1, channels.length)));
   svg
@@ -270,11 +242,13 @@ function drawSeries(
     .attr('class', 'stem')
     .attr('stroke-width', Math.min(1.5, size / 2))
     .attr('d', stems.join(''));
-  svg
-    .append('path')
-    .attr('class', 'before')
-    .attr('d', path([...channels]));
+  svg.append('path').attr('class', 'before').attr('d', steps.join(''));
   svg.append('path').attr('class', 'after').attr('stroke-width', size).attr('d', dots.join(''));
+}
+
+/** Whether the line of before goes through a channel. */
+function isDrawn(channel: Channel | undefined, statistic: Statistic): boolean {
+  return channel !== undefined && Number.isFinite(channel.before[statistic]);
 }
 
 function describeChannel(channel: Channel | undefined, statistic: Statistic): string {

@@ -1,9 +1,8 @@
-import { axisLeft } from 'd3-axis';
-import { type ScaleContinuousNumeric, scaleLinear, scaleLog } from 'd3-scale';
-import { type Selection, select } from 'd3-selection';
+import { scaleLinear, scaleLog } from 'd3-scale';
+import { select } from 'd3-selection';
 import { formatMeasure } from '../../format-numbers.js';
 import type { PageData, PageLayer, PageMeasure } from '../page-data.js';
-import { chooseTicks, formatTick } from './axis.js';
+import { drawFrame, type Frame, findPosition, innerWidth, type Scale, type Svg } from './chart-frame.js';
 import { makeCheckbox, makeElement, makeSegments, watchWidth } from './dom.js';
 import { addCursor } from './plot-cursor.js';
 
@@ -28,23 +27,22 @@ export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (laye
   const meaning = makeElement('span', { class: 'meaning' });
   const plot = makeElement('div', { class: 'plot' });
   const readout = makeElement('p', { class: 'readout' });
+  const frame = (): Frame => ({ width: state.width, height: HEIGHT, margin: MARGIN });
   const redraw = () => {
     const measure = measures[state.measure];
     if (measure === undefined || state.width === 0) return;
     meaning.textContent = capitalize(measure.meaning);
-    drawBars(plot, { ...state, layers });
+    drawBars(plot, frame(), { ...state, layers });
     showReadout(readout, state.pointed === null ? null : (layers[state.pointed] ?? null), measures);
   };
-  const plotWidth = () => Math.max(1, state.width - MARGIN.left - MARGIN.right);
   const { moveTo } = addCursor(plot, {
     label: 'Layers along the depth of the network',
     count: () => layers.length,
-    positionAt: (x) =>
-      Math.max(0, Math.min(layers.length - 1, Math.floor(((x - MARGIN.left) / plotWidth()) * layers.length))),
+    positionAt: (x) => findPosition(x, layers.length, frame()),
     describe: (position) => describeLayer(layers[position], measures[state.measure], state.measure),
     onPoint: (position) => {
       state.pointed = position;
-      movePointer(plot, position, layers.length, plotWidth());
+      movePointer(plot, position, innerWidth(frame()) / layers.length);
       showReadout(readout, position === null ? null : (layers[position] ?? null), measures);
     },
     onChoose,
@@ -80,41 +78,23 @@ interface BarOptions {
   /** Which of a layer's values. */
   readonly measure: number;
   readonly isLog: boolean;
-  readonly width: number;
   readonly pointed: number | null;
 }
 
-function drawBars(plot: HTMLElement, options: BarOptions): void {
-  const { layers, measure, isLog, width } = options;
+function drawBars(plot: HTMLElement, frame: Frame, { layers, measure, isLog, pointed }: BarOptions): void {
   const values = layers.map((layer) => Math.abs(Number(layer.values[measure] ?? 0)));
-  const inner = Math.max(1, width - MARGIN.left - MARGIN.right);
   const bottom = HEIGHT - MARGIN.bottom;
   const scale = makeScale(values, isLog).range([bottom, MARGIN.top]);
-  const step = inner / layers.length;
+  const step = innerWidth(frame) / layers.length;
   const gap = step > 6 ? 2 : step > 3 ? 1 : 0;
   const barWidth = Math.min(MAX_BAR_WIDTH, Math.max(step - gap, 0.6));
-  const svg: Svg = select<HTMLElement, unknown>(plot)
-    .selectAll<SVGSVGElement, null>('svg')
-    .data([null])
-    .join('svg')
-    .attr('viewBox', `0 0 ${width} ${HEIGHT}`)
-    .attr('aria-hidden', 'true');
-  svg.selectAll('*').remove();
-  svg
-    .append('g')
-    .attr('transform', `translate(${MARGIN.left},0)`)
-    .call(
-      axisLeft(scale)
-        .tickValues([...chooseTicks(scale, isLog)])
-        .tickSize(-inner)
-        .tickFormat((value) => formatTick(Number(value))),
-    );
+  const svg = drawFrame(plot, frame, { scale, isLog });
   svg
     .append('g')
     .selectAll('rect')
     .data(layers)
     .join('rect')
-    .attr('class', ({ status }) => `fill-${status}`)
+    .attr('class', ({ status }) => `is-${status}`)
     .attr('x', (_, layer) => MARGIN.left + (layer + 0.5) * step - barWidth / 2)
     .attr('width', barWidth)
     .attr('y', (_, layer) => topOf(values[layer] ?? 0, scale))
@@ -124,7 +104,7 @@ function drawBars(plot: HTMLElement, options: BarOptions): void {
     .append('line')
     .attr('class', 'base')
     .attr('x1', MARGIN.left)
-    .attr('x2', width - MARGIN.right)
+    .attr('x2', MARGIN.left + innerWidth(frame))
     .attr('y1', bottom)
     .attr('y2', bottom);
   drawStrip(svg, { layers, step, top: bottom + 4 });
@@ -135,11 +115,11 @@ function drawBars(plot: HTMLElement, options: BarOptions): void {
     .attr('y', MARGIN.top)
     .attr('height', bottom - MARGIN.top)
     .attr('visibility', 'hidden');
-  movePointer(plot, options.pointed, layers.length, inner);
+  movePointer(plot, pointed, step);
 }
 
 /** From zero, or over as many decades as there are; a value that is not finite reaches the top. */
-function makeScale(values: readonly number[], isLog: boolean): ScaleContinuousNumeric<number, number> {
+function makeScale(values: readonly number[], isLog: boolean): Scale {
   const finite = values.filter((value) => Number.isFinite(value) && value > 0);
   const max = finite.length === 0 ? 1 : Math.max(...finite);
   if (!isLog) return scaleLinear().domain([0, max]).nice(5);
@@ -149,13 +129,11 @@ function makeScale(values: readonly number[], isLog: boolean): ScaleContinuousNu
     .clamp(true);
 }
 
-function topOf(value: number, scale: ScaleContinuousNumeric<number, number>): number {
+function topOf(value: number, scale: Scale): number {
   if (!Number.isFinite(value)) return MARGIN.top;
   if (value === 0) return scale.range()[0] ?? 0;
   return scale(value);
 }
-
-type Svg = Selection<SVGSVGElement, null, HTMLElement, unknown>;
 
 /** A thin strip of statuses: a layer that did not move has no bar, yet is there. */
 function drawStrip(
@@ -167,7 +145,7 @@ function drawStrip(
     .selectAll('rect')
     .data(findRuns(layers.map(({ status }) => status)))
     .join('rect')
-    .attr('class', ({ label }) => `fill-${label}`)
+    .attr('class', ({ label }) => `is-${label}`)
     .attr('x', ({ start }) => MARGIN.left + start * step)
     .attr('width', ({ length }) => Math.max(length * step - (step > 3 ? 1 : 0), 0.6))
     .attr('y', top)
@@ -234,13 +212,12 @@ function findRuns(labels: readonly string[]): readonly Run[] {
   return runs;
 }
 
-function movePointer(plot: HTMLElement, position: number | null, count: number, inner: number): void {
+function movePointer(plot: HTMLElement, position: number | null, step: number): void {
   const hover = select(plot).select('.hover');
   if (position === null) {
     hover.attr('visibility', 'hidden');
     return;
   }
-  const step = inner / count;
   const width = Math.max(step, 2);
   hover
     .attr('visibility', 'visible')

@@ -15,7 +15,9 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
   const body = table.tBodies[0];
   if (body === undefined) return { show: () => {} };
   const rows = [...body.rows];
-  const rowOf = new Map(rows.map((row) => [Number(row.dataset['index']), row]));
+  const showAllRows = () => table.classList.remove('opening');
+  addEventListener('load', () => requestAnimationFrame(() => setTimeout(showAllRows)));
+  const rowOf = new Map(rows.map((row) => [indexOf(row), row]));
   makeSortable(table, body, rows);
   const toggleRow = makeToggle(data);
   body.addEventListener('click', ({ target }) => {
@@ -27,12 +29,18 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
     show: (layer) => {
       const row = rowOf.get(layer);
       if (row === undefined) return;
+      showAllRows();
       if (row.hidden) clearFilter();
       toggleRow(row, true);
       row.scrollIntoView({ block: 'start' });
       row.querySelector<HTMLElement>('.open')?.focus({ preventScroll: true });
     },
   };
+}
+
+/** A row's layer, by its id. */
+function indexOf(row: HTMLTableRowElement): number {
+  return Number(row.id.slice('layer-'.length));
 }
 
 function makeSortable(
@@ -110,10 +118,10 @@ function findDetail(row: HTMLTableRowElement): HTMLElement | null {
 type ToggleRow = (row: HTMLTableRowElement, isOpen: boolean) => void;
 
 /** Opens and closes rows; a row's panel is made when it first opens, and the channels are parsed with the first. */
-function makeToggle({ layers }: PageData): ToggleRow {
+function makeToggle({ layers, facts }: PageData): ToggleRow {
   let channels: readonly (PageChannels | null)[] | null = null;
   return (row, isOpen) => {
-    const index = Number(row.dataset['index']);
+    const index = indexOf(row);
     const layer = layers[index];
     if (layer === undefined) return;
     let detail = findDetail(row);
@@ -121,7 +129,7 @@ function makeToggle({ layers }: PageData): ToggleRow {
       channels ??= JSON.parse(
         document.getElementById('channels')?.textContent ?? '[]',
       ) as (PageChannels | null)[];
-      detail = makeDetail(row.cells.length, layer, channels[index] ?? null);
+      detail = makeDetail(row.cells.length, { layer, labels: facts, channels: channels[index] ?? null });
       row.after(detail);
     }
     if (detail !== null) detail.hidden = !isOpen;
@@ -133,16 +141,23 @@ function makeToggle({ layers }: PageData): ToggleRow {
 /** Longer values, which are names, get the room of two. */
 const BROAD_LENGTH = 22;
 
-function makeDetail(columns: number, layer: PageLayer, channels: PageChannels | null): HTMLElement {
+interface DetailContents {
+  readonly layer: PageLayer;
+  /** What the layer's facts are called. */
+  readonly labels: readonly string[];
+  readonly channels: PageChannels | null;
+}
+
+function makeDetail(columns: number, { layer, labels, channels }: DetailContents): HTMLElement {
   const facts = makeElement(
     'dl',
     { class: 'facts' },
-    layer.facts.map(([label, value]) =>
-      makeElement('div', value.length > BROAD_LENGTH ? { class: 'broad' } : {}, [
-        makeElement('dt', { text: label }),
-        makeElement('dd', { text: value }),
-      ]),
-    ),
+    labels.flatMap((label, index) => {
+      const value = layer.facts[index] ?? null;
+      if (value === null) return [];
+      const parts = [makeElement('dt', { text: label }), makeElement('dd', { text: value })];
+      return [makeElement('div', value.length > BROAD_LENGTH ? { class: 'broad' } : {}, parts)];
+    }),
   );
   const said = layer.findings.map(({ level, text }) =>
     makeElement('p', { class: 'said' }, [
@@ -184,7 +199,7 @@ function addFilter(
       .filter((word) => word !== '');
     let count = 0;
     for (const row of rows) {
-      const layer = layers[Number(row.dataset['index'])];
+      const layer = layers[indexOf(row)];
       const name = layer?.name.toLowerCase() ?? '';
       row.hidden =
         !words.every((word) => name.includes(word)) ||
@@ -201,11 +216,8 @@ function addFilter(
   const chips = countStatuses(layers).map(([status, count]) => {
     const chip = makeElement(
       'button',
-      { class: 'chip', attributes: { type: 'button', 'aria-pressed': 'false' } },
-      [
-        makeElement('i', { class: `dot bg-${status}` }),
-        document.createTextNode(`${status} ${formatCount(count)}`),
-      ],
+      { class: `chip is-${status}`, attributes: { type: 'button', 'aria-pressed': 'false' } },
+      [makeElement('i', { class: 'dot' }), document.createTextNode(`${status} ${formatCount(count)}`)],
     );
     chip.addEventListener('click', () => {
       const isPressed = !pressed.delete(status);

@@ -1,0 +1,56 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { Argument, Command } from 'commander';
+import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
+import { UsageError } from '../errors.js';
+import { wrapText } from '../report/text-layout.js';
+import type { Looks, Terminal } from './terminal.js';
+
+/** `bn-audit explain [KIND]`: the page of a kind of finding, or which kinds there are. */
+export function createExplain(terminal: Terminal): Command {
+  return new Command('explain')
+    .description('Print the page about a kind of finding: what it means, how it happens, how to fix it.')
+    .addArgument(new Argument('[kind]', 'as a report names it; without it, all kinds').choices(FINDING_KINDS))
+    .option('--debug', 'print stack traces of errors')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  bn-audit explain
+  bn-audit explain frozen-stats-drift
+
+Exit codes:
+  0  printed
+  2  there is no such kind`,
+    )
+    .action(async (kind: FindingKind | undefined) => {
+      terminal.write(kind === undefined ? listKinds(await terminal.readLooks()) : readPage(kind));
+    });
+}
+
+function listKinds({ width, paint }: Looks): string {
+  const column = Math.max(...FINDING_KINDS.map(({ length }) => length));
+  const lines = FINDING_KINDS.flatMap((kind) => {
+    const [first = '', ...rest] = wrapText(FINDING_TITLES[kind], { width, indent: ' '.repeat(column + 2) });
+    return [paint('strong', kind) + first.slice(kind.length), ...rest];
+  });
+  return `${lines.join('\n')}\n\nbn-audit explain KIND prints the page of one.\n`;
+}
+
+function readPage(kind: FindingKind): string {
+  const { docs } = makeFinding(kind, '', '');
+  const path = findInPackage(docs, import.meta.dirname);
+  if (path !== null) return readFileSync(path, 'utf8');
+  throw new UsageError(
+    `expected ${docs} in the package, found none`,
+    'Install bn-audit as a whole, with its docs.',
+  );
+}
+
+/** A file of the package, looked for from a folder of it upwards: sources and bundles lie at different depths. */
+function findInPackage(path: string, directory: string): string | null {
+  const candidate = join(directory, path);
+  if (existsSync(candidate)) return candidate;
+  const parent = dirname(directory);
+  return parent === directory ? null : findInPackage(path, parent);
+}

@@ -1,0 +1,113 @@
+import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { CheckpointError } from '../../src/errors.js';
+import { type ByteRange, holdBytes } from '../../src/io/byte-source.js';
+import { openFileSource } from '../../src/io/file-source.js';
+import { type FileCopy, stageFiles } from '../../src/io/safe-write.js';
+import { failureOf } from '../build/failure.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
+
+const directory = makeTempDirectory();
+
+/** Longer than what is written at a time. */
+const ORIGINAL = Uint8Array.from({ length: 3_000_000 }, (_, at) => at % 251);
+
+/** Stages a copy of the original in a directory of its own, without putting it in place. */
+async function stage(
+  splices: FileCopy['splices'],
+  { mode = 0o644, place = makeSubdirectory(directory) } = {},
+) {
+  const path = join(place, 'original');
+  writeFileSync(path, ORIGINAL);
+  chmodSync(path, mode);
+  const source = openFileSource(path);
+  const order = {
+    directory: place,
+    isNewDirectory: false,
+    label: 'f',
+    files: [{ source, name: 'f', splices }],
+  };
+  try {
+    return { place, staged: await stageFiles(order), names: () => readdirSync(place).sort() };
+  } finally {
+    await source.close();
+  }
+}
+
+const filled = (byteLength: number, value: number) => holdBytes(new Uint8Array(byteLength).fill(value));
+
+/** The original with pieces replaced: the plain way. */
+function splice(splices: readonly { offset: number; deleted: number; content: ByteRange; value: number }[]) {
+  const parts: Uint8Array[] = [];
+  let kept = 0;
+  for (const { offset, deleted, content, value } of splices) {
+    parts.push(ORIGINAL.subarray(kept, offset), new Uint8Array(content.byteLength).fill(value));
+    kept = offset + deleted;
+  }
+  return Buffer.concat([...parts, ORIGINAL.subarray(kept)]);
+}
+
+describe('a copy', () => {
+  test.each([
+    ['that stays as it is', []],
+    ['with a few bytes replaced', [{ offset: 7, deleted: 5, content: filled(5, 255), value: 255 }]],
+    [
+      'with most bytes replaced',
+      [
+        { offset: 1, deleted: 1_500_000, content: filled(1_500_000, 252), value: 252 },
+        { offset: 1_500_001, deleted: 1_400_000, content: filled(1_400_000, 253), value: 253 },
+      ],
+    ],
+    [
+      'that grows here and shrinks there',
+      [
+        { offset: 0, deleted: 0, content: filled(2_000_000, 254), value: 254 },
+        { offset: 10, deleted: 1_200_000, content: filled(1, 255), value: 255 },
+        { offset: 3_000_000, deleted: 0, content: filled(3, 252), value: 252 },
+      ],
+    ],
+  ])('%s holds what was said, and appears at once', async (_, splices) => {
+    const { place, staged, names } = await stage(splices);
+    expect(names()).toHaveLength(2);
+    expect(names()).not.toContain('f');
+    await staged.sync();
+    await staged.commit();
+    expect(names()).toEqual(['f', 'original']);
+    expect(readFileSync(join(place, 'f')).equals(splice(splices))).toBe(true);
+    expect(readFileSync(join(place, 'original')).equals(ORIGINAL)).toBe(true);
+  });
+
+  test.each([
+    ['cloned', []],
+    ['assembled', [{ offset: 0, deleted: 3_000_000, content: filled(3_000_000, 1) }]],
+  ])('%s has the permissions of its original, and can be written', async (_, splices) => {
+    const { place, staged } = await stage(splices, { mode: 0o440 });
+    await staged.commit();
+    expect(statSync(join(place, 'f')).mode & 0o777).toBe(0o640);
+  });
+
+  test('that is discarded leaves nothing', async () => {
+    const { staged, names } = await stage([]);
+    await staged.discard();
+    expect(names()).toEqual(['original']);
+  });
+
+  test('whose content cannot be read leaves nothing', async () => {
+    const bytes = filled(2_500_000, 1);
+    const content: ByteRange = {
+      ...bytes,
+      source: {
+        ...bytes.source,
+        async readInto(target, position) {
+          if (position > 0) throw new CheckpointError('gone', { code: 'unsupported', file: 'm' });
+          await bytes.source.readInto(target, position);
+        },
+      },
+    };
+    const place = makeSubdirectory(directory);
+    const failure = await failureOf(() => stage([{ offset: 0, deleted: 2_500_000, content }], { place }));
+    expect(failure.message).toBe('gone');
+    expect(readdirSync(place)).toEqual(['original']);
+  });
+});

@@ -1,0 +1,67 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { encodeFloats } from '../../src/checkpoint/dtype.js';
+import { f32 } from '../build/bytes.js';
+import { safetensorsBytes } from '../build/safetensors.js';
+import {
+  attribute,
+  DOUBLE,
+  FLOAT,
+  FLOAT16,
+  field,
+  graph,
+  model,
+  node,
+  tensor,
+} from '../checkpoint/onnx/build-onnx.js';
+
+/** So many weights that the last ones are not among those that planning looks at. */
+export const INPUTS = 5000;
+export const WEIGHTS = Float64Array.from({ length: 2 * INPUTS }, (_, i) => Math.fround(Math.sin(i + 1)));
+const EPSILON = 1e-5;
+
+/** The scale of a channel whose γ is 1. */
+export const scaleOf = (variance: number) => 1 / Math.sqrt(variance + EPSILON);
+
+/** A convolution of two channels and its norm layer, with variances of its own. */
+export function writeBefore(place: string, variances: readonly [number, number]): string {
+  const path = join(place, 'before.safetensors');
+  const pair = (x: number, y: number) => ({ dtype: 'F32', shape: [2], data: f32(x, y) });
+  const bytes = safetensorsBytes({
+    'conv.weight': { dtype: 'F32', shape: [2, INPUTS, 1, 1], data: f32(...WEIGHTS) },
+    'bn.weight': pair(1, 1),
+    'bn.bias': pair(0, 0),
+    'bn.running_mean': pair(0.5, 1),
+    'bn.running_var': pair(...variances),
+  });
+  writeFileSync(path, bytes);
+  return path;
+}
+
+const DATA_TYPES = { F16: FLOAT16, F32: FLOAT, F64: DOUBLE } as const;
+
+/** The same layers after training, folded: means of 0, variances of 1 and 2. */
+export function writeFolded(place: string, dtype: keyof typeof DATA_TYPES, isCast = false): string {
+  const path = join(place, 'after.onnx');
+  const scales = [scaleOf(1), scaleOf(2)];
+  const weights = WEIGHTS.map((value, i) => value * (scales[Math.floor(i / INPUTS)] ?? 0));
+  const name = isCast ? 'stored' : 'conv.weight';
+  const bytes = model(
+    graph({
+      inputs: ['x'],
+      outputs: ['y'],
+      nodes: [
+        ...(isCast
+          ? [node('Cast', [name], ['conv.weight'], { attributes: [attribute.int('to', FLOAT)] })]
+          : []),
+        node('Conv', ['x', 'conv.weight', 'conv.bias'], ['y'], { name: 'conv' }),
+      ],
+      initializers: [
+        tensor(name, [2, INPUTS, 1, 1], DATA_TYPES[dtype], field(9, encodeFloats(weights, dtype))),
+        tensor('conv.bias', [2], FLOAT, field(9, f32(0, 0))),
+      ],
+    }),
+  );
+  writeFileSync(path, bytes);
+  return path;
+}
