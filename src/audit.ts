@@ -1,3 +1,4 @@
+import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import type { FoldedResults } from './compare/compare-folded.js';
@@ -51,13 +52,14 @@ interface AuditSide {
  * Audits two checkpoint files: opens them, audits, closes them.
  *
  * @throws CheckpointError when one cannot be read, neither has a norm layer, or nothing pairs.
- * @throws UsageError when an option cannot apply to these checkpoints.
+ * @throws UsageError when an option is not what it must be, or cannot apply to these checkpoints.
  */
 export async function audit(
   beforePath: string,
   afterPath: string,
   options: AuditOptions = {},
 ): Promise<AuditReport> {
+  checkOptions(options);
   const before = await openCheckpoint(beforePath, options);
   try {
     const after = await openCheckpoint(afterPath, options);
@@ -97,6 +99,7 @@ export async function compareCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
+  checkOptions(options);
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
   const policy = await makePolicy(options);

@@ -1,3 +1,4 @@
+import { checkOptions } from './check-options.js';
 import { encodeBaseline, type KeptRange } from './checkpoint/baseline/encode-baseline.js';
 import { type ChannelLayout, fitsShape } from './checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
@@ -41,8 +42,10 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
  *
  * @throws CheckpointError `no-norm-layers` where there is nothing to audit, `refused` for a baseline, and where a
  *   tensor cannot be read.
+ * @throws UsageError when an option is not what it must be.
  */
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
+  checkOptions(options);
   refuseBaseline(source);
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   const layers = findNormLayers(checkpoint);

@@ -59,6 +59,15 @@ export class UsageError extends Error {
   }
 }
 
+/**
+ * The end of a switch over a union: the compiler proves that no value gets here.
+ *
+ * @throws Error when one does, because a caller without types made it.
+ */
+export function failUnreachable(value: never): never {
+  throw new Error(`no case for ${JSON.stringify(value)}`);
+}
+
 /** Longer names are shortened in messages: a line stays a line. */
 const MAX_QUOTED_LENGTH = 160;
 

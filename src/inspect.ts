@@ -1,3 +1,4 @@
+import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
@@ -18,8 +19,10 @@ export interface InspectOptions extends OpenOptions {
  * Inspects one checkpoint file: every norm layer, its statistics and their health.
  *
  * @throws CheckpointError when it cannot be read or has no norm layer.
+ * @throws UsageError when an option is not what it must be.
  */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<InspectReport> {
+  checkOptions(options);
   const checkpoint = await openCheckpoint(path, options);
   try {
     return await inspectCheckpoint(checkpoint, options);
@@ -37,6 +40,7 @@ export async function inspectCheckpoint(
   checkpoint: Checkpoint,
   options: InspectOptions = {},
 ): Promise<InspectReport> {
+  checkOptions(options);
   const layers = findNormLayers(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);

@@ -1,4 +1,5 @@
 import { compareCheckpoints } from './audit.js';
+import { checkOptions } from './check-options.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from './checkpoint/onnx/onnx.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
@@ -68,6 +69,7 @@ export async function probe(
   options: ProbeOptions = {},
 ): Promise<ProbeReport> {
   checkOptions(options);
+  checkRequest(options);
   const runtime = await loadRuntime(options.importRuntime);
   const before = await openCheckpoint(beforePath, options);
   try {
@@ -217,7 +219,7 @@ function chooseAblated({ layers }: ProbePlan, limit: number | undefined): Readon
   return new Set(putBack.filter((layer) => chosen.has(layer)));
 }
 
-function checkOptions({ inputs, samples, seed, shapes, batch, ablations }: ProbeOptions): void {
+function checkRequest({ inputs, samples, seed, shapes, batch, ablations }: ProbeOptions): void {
   const isWhole = (value: number | undefined, least: number) =>
     value === undefined || (Number.isSafeInteger(value) && value >= least);
   if (!isWhole(samples, 1)) throw new UsageError(`expected 1 sample or more, found ${samples}`);

@@ -1,5 +1,6 @@
 import { dirname, join } from 'node:path';
 import { compareCheckpoints } from './audit.js';
+import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { EditPlan } from './checkpoint/edit-plan.js';
 import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.js';
@@ -70,6 +71,7 @@ export async function restore(
   fixedPath: string | null,
   options: RestoreOptions = {},
 ): Promise<RestoreReport> {
+  checkOptions(options);
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
   const target = fixedPath === null ? null : await chooseTarget(fixedPath, afterPath);

@@ -1,4 +1,5 @@
 import { extname } from 'node:path';
+import { checkOptions } from '../check-options.js';
 import { CheckpointError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
@@ -15,6 +16,8 @@ export interface OpenOptions {
   readonly select?: string | undefined;
   /** Follow external data and shards that are symbolic links out of the checkpoint's directory. */
   readonly allowExternalSymlinks?: boolean | undefined;
+  /** Told of every file that is opened for the checkpoint, by its path. What it throws ends the opening. */
+  readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
@@ -26,11 +29,14 @@ const HEAD_BYTES = 1024;
  *
  * @param path a file, or a directory with `model.safetensors` or `*.safetensors.index.json`.
  * @throws CheckpointError with the file's name, what was expected and what was found.
+ * @throws UsageError when an option is not what it must be.
  */
 export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
+  checkOptions(options);
   const inDirectory = findShardIndex(path);
   const source = openFileSource(inDirectory ?? path);
   try {
+    options.onOpenFile?.(source.path);
     return await openSource(source, path, options);
   } catch (error) {
     await source.close();
@@ -71,10 +77,10 @@ export async function openSource(
 async function openAsOnnx(
   source: ByteSource,
   path: string,
-  { allowExternalSymlinks }: OpenOptions,
+  { allowExternalSymlinks, onOpenFile }: OpenOptions,
 ): Promise<Checkpoint> {
   const { openOnnx } = await import('./onnx/onnx.js');
-  return openOnnx(source, { path, allowExternalSymlinks });
+  return openOnnx(source, { path, allowExternalSymlinks, onOpenFile });
 }
 
 async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {
@@ -145,6 +151,11 @@ const FOREIGN_KINDS: readonly ForeignKind[] = [
     found: 'a TensorFlow Lite model, not a format that is read here',
   },
   {
+    starts: looksLikeSavedModel,
+    found: 'a TensorFlow SavedModel, not a format that is read here',
+    hint: 'Convert it to ONNX first: python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx',
+  },
+  {
     starts: (_, text) => text.slice(4, 8) === 'PTMF',
     found: 'a PyTorch mobile flatbuffer, not a format that is read here',
     hint: 'Audit the checkpoint that it was made from.',
@@ -168,6 +179,17 @@ function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
   const text = String.fromCharCode(...head);
   const kind = FOREIGN_KINDS.find(({ starts }) => starts(head, text));
   if (kind !== undefined) refuse(kind.found, kind.hint);
+}
+
+/**
+ * Whether a file is a SavedModel (tensorflow/core/protobuf/saved_model.proto), which is a protobuf message as an ONNX
+ * model is and begins with the same tags: saved_model_schema_version = 1, then a MetaGraphDef, which begins with its
+ * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
+ */
+function looksLikeSavedModel(head: Uint8Array): boolean {
+  if (!startsWith(head, [0x08, 0x01, 0x12])) return false;
+  const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
+  return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;
 }
 
 function startsWith(head: Uint8Array, magic: readonly number[]): boolean {

@@ -85,6 +85,7 @@ export async function openShards(index: ByteSource, path: string, options: OpenO
     for (const name of shardNames) {
       const source = openShard(directory, name, index.name, options);
       sources.push(source);
+      options.onOpenFile?.(join(directory, name));
       shards.set(name, (await readSafetensorsHeader(source)).tensors);
     }
     const tensors = collectTensors(weightMap, shards, index.name);

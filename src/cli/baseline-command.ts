@@ -5,6 +5,8 @@ import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { chooseBaselineTarget, writeBaselineFile } from './baseline-file.js';
+import { guardInputs } from './input-guard.js';
+import { parseFileName } from './options.js';
 import type { Terminal } from './terminal.js';
 
 interface BaselineCommandOptions extends OpenOptions {
@@ -18,7 +20,7 @@ export function createBaselineCommand(terminal: Terminal): Command {
   return new Command('baseline')
     .description('Write a small file that stands in for a checkpoint: keep it, and the checkpoint can go.')
     .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint from before the freeze')
-    .requiredOption('-o, --output <file>', 'where to write the baseline')
+    .requiredOption('-o, --output <file>', 'where to write the baseline', parseFileName)
     .option('--force', 'replace the file if there is one')
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
@@ -42,13 +44,15 @@ Exit codes:
 async function runBaseline(path: string, options: BaselineCommandOptions, terminal: Terminal): Promise<void> {
   const { output, force, quiet } = options;
   const target = await chooseBaselineTarget(output, { source: path, mayReplace: force === true });
-  const checkpoint = await openCheckpoint(path, options);
+  const guard = guardInputs([output], [path]);
+  const checkpoint = await openCheckpoint(path, { ...options, onOpenFile: guard.onOpenFile });
   try {
     const { createBaseline } = await import('../baseline.js');
     const baseline = await createBaseline(checkpoint, {
       onProgress: quiet === true ? undefined : terminal.showProgress,
     });
     terminal.finishProgress();
+    guard.refuseHarm();
     writeBaselineFile(target, baseline.bytes);
     if (quiet === true) return;
     terminal.writeError(defuseCommands(describe(baseline, path, output)));

@@ -1,6 +1,6 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { CheckpointError, UsageError } from '../errors.js';
+import { CheckpointError, failUnreachable, UsageError } from '../errors.js';
 import { examineTarget, explainWriteError, isSameFile } from '../io/safe-write.js';
 
 /** What must be known of a file before it is written. */
@@ -43,7 +43,7 @@ export async function chooseBaselineTarget(
         throw new UsageError(`${path}: there is such a file already`, 'To replace it: --force');
       return { path: target.path, isRegular: true };
     default:
-      return target.found satisfies never;
+      return failUnreachable(target.found);
   }
 }
 

@@ -15,7 +15,13 @@ import type { ReportFile } from './output-file.js';
 import { type DiffTargets, type PlannedAudit, planAudits } from './plan-audits.js';
 import { runAudits } from './run-audits.js';
 import type { Terminal } from './terminal.js';
-import { needsChannels, type ReportPlan, writeReports } from './write-reports.js';
+import {
+  guardReports,
+  type InputGuard,
+  needsChannels,
+  type ReportPlan,
+  writeReports,
+} from './write-reports.js';
 
 interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly frozen?: readonly string[];
@@ -53,7 +59,7 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
   return command.action(
     async (before: string | undefined, after: readonly string[], options: DiffOptions) => {
       const targets = { before, after, pair: options.pair, allPairs: options.allPairs };
-      requireTargets(targets, command);
+      requireTargets(targets, options, command);
       onExitCode(await runDiff(targets, options, terminal));
     },
   );
@@ -71,10 +77,18 @@ Examples:
 ${EXIT_CODE_HELP}`;
 
 /** Commander cannot say that BEFORE and AFTER are needed unless the policy names them. */
-function requireTargets({ before, after, pair, allPairs }: DiffTargets, command: Command): void {
+function requireTargets(
+  { before, after, pair, allPairs }: DiffTargets,
+  { config }: DiffOptions,
+  command: Command,
+): void {
   const isNamed = pair !== undefined || allPairs === true;
   if (isNamed && before !== undefined)
     command.error("error: checkpoints cannot be given together with '--pair' or '--all-pairs'");
+  if (isNamed && config === false) {
+    const named = allPairs === true ? '--all-pairs' : '--pair <name>';
+    command.error(`error: option '--no-config' cannot be used with option '${named}'`);
+  }
   if (isNamed) return;
   if (before === undefined || before === '') command.error("error: missing required argument 'before'");
   if (after.length === 0) command.error("error: missing required argument 'after'");
@@ -84,33 +98,40 @@ function requireTargets({ before, after, pair, allPairs }: DiffTargets, command:
 async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
   const loaded = await loadPolicy(options.config);
   if (loaded !== null && options.config === undefined && options.quiet !== true)
-    terminal.writeError(`bn-audit: the policy of ${quote(loaded.file)} holds`);
+    terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);
   const plan = { ...options, files: listReportFiles(options, loaded) };
-  const planned = await planAudits(targets, pickRules(options), loaded);
-  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, plan, options, terminal) }));
-  const { report, exitCode } = await runAudits(audits, options, terminal);
-  await writeReports(report, plan, terminal);
+  const planned = await planAudits(targets, takeRules(options), loaded);
+  const inputs = [
+    ...(loaded === null ? [] : [loaded.file]),
+    ...planned.flatMap(({ before, after }) => [before, after]),
+  ];
+  const guard = await guardReports(plan, inputs);
+  const guarded = { ...plan, guard };
+  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, guarded, options, terminal) }));
+  const { report, exitCode } = await runAudits(audits, { ...options, guard }, terminal);
+  await writeReports(report, guarded, terminal);
   await announceReport(report, options, terminal);
   return exitCode;
 }
 
 /** What the command line says itself; what it leaves out is the policy's to say. */
-function pickRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
+function takeRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
   const rules = { frozen, allow, failOn, minShift, epsilon, map };
   return Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined));
 }
 
 function addRunOptions(
   { options: rules }: PlannedAudit,
-  plan: ReportPlan,
+  plan: ReportPlan & { readonly guard: InputGuard },
   { select, allowExternalSymlinks, quiet }: DiffOptions,
   terminal: Terminal,
 ): PlannedAudit['options'] {
   const onProgress = quiet === true ? undefined : terminal.showProgress;
-  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress };
+  const { onOpenFile } = plan.guard;
+  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress, onOpenFile };
 }
 
-/** The policy's reports, then those of the command line, which win where both name a file. */
+/** The policy's reports, then those of the command line. */
 function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | null): readonly ReportFile[] {
   if (loaded === null) return report;
   const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({

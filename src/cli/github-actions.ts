@@ -6,7 +6,8 @@ import { type PrintedReport, renderInRepository } from './write-reports.js';
 type AnnounceOptions = Pick<CommonOptions, 'ci' | 'all' | 'format' | 'output' | 'quiet'>;
 
 /**
- * Where a GitHub Actions runner looks on: annotations of the findings, and the report in the job's summary.
+ * Where a GitHub Actions runner looks on: annotations of the findings, unless the run is quiet, and the report in the
+ * job's summary.
  *
  * Annotations go to standard error, which the runner reads as well: standard output may be JSON, or a file.
  */
@@ -16,9 +17,11 @@ export async function announceReport(
   terminal: Terminal,
 ): Promise<void> {
   if (!ci || !isGithubActions()) return;
-  const arePrinted = format === 'github' && output === undefined && quiet !== true;
-  const annotations = arePrinted ? '' : await renderInRepository(report, { format: 'github' });
-  if (annotations !== '') terminal.writeError(annotations.trimEnd());
+  const arePrinted = format === 'github' && output === undefined;
+  if (quiet !== true && !arePrinted) {
+    const annotations = await renderInRepository(report, { format: 'github' });
+    if (annotations !== '') terminal.writeError(annotations.trimEnd());
+  }
   appendJobSummary(
     [
       await renderInRepository(report, { format: 'markdown', all }),
@@ -29,18 +32,24 @@ export async function announceReport(
 }
 
 /** The same where there is no report, because the work could not be done. */
-export async function announceFailure(message: string, terminal: Terminal): Promise<void> {
+export async function announceFailure(
+  message: string,
+  { isQuiet }: { readonly isQuiet: boolean },
+  terminal: Terminal,
+): Promise<void> {
   if (!isGithubActions()) return;
   const [{ writeCommand }, { showCode }] = await Promise.all([
     import('../report/github.js'),
     import('../report/markdown.js'),
   ]);
-  terminal.writeError(writeCommand('error', { title: 'bn-audit could not do its work', message }));
+  if (!isQuiet)
+    terminal.writeError(writeCommand('error', { title: 'bn-audit could not do its work', message }));
   appendJobSummary([`### ❌ Not audited\n\n${showCode(message, MAX_SHOWN_MESSAGE)}\n`], terminal);
 }
 
 const MAX_SHOWN_MESSAGE = 1000;
 
+/** GitHub documents that its runners set the variable to `true`, and to nothing else. */
 function isGithubActions(): boolean {
   return process.env['GITHUB_ACTIONS'] === 'true';
 }

@@ -1,9 +1,11 @@
-import { dirname, isAbsolute, relative, resolve } from 'node:path';
+import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { Command } from 'commander';
 import { audit } from '../audit.js';
 import { type OpenOptions, openCheckpoint } from '../checkpoint/open.js';
 import { matchPaths } from '../compare/globs.js';
+import type { Region } from '../compare/regions.js';
 import { CheckpointError, quote } from '../errors.js';
+import { findPolicyFile } from '../policy/find-policy.js';
 import { POLICY_FILE_NAME } from '../policy/policy.js';
 import {
   type FrozenSuggestion,
@@ -14,6 +16,8 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
+import { guardInputs } from './input-guard.js';
+import { parseFileName } from './options.js';
 import { writePolicyFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
@@ -22,8 +26,8 @@ interface InitOptions extends OpenOptions {
   readonly force?: boolean;
 }
 
-/** Where an installed package keeps the schema, for editors. */
-const SCHEMA_PATH = './node_modules/bn-audit/docs/bn-audit.config.schema.json';
+/** Where an installed package keeps the schema, for editors, from where the command runs. */
+const SCHEMA_PATH = 'node_modules/bn-audit/docs/bn-audit.config.schema.json';
 
 /** `bn-audit init CHECKPOINT [AFTER]`: writes a policy file to start from. */
 export function createInit(terminal: Terminal): Command {
@@ -32,7 +36,7 @@ export function createInit(terminal: Terminal): Command {
     .description('Write a policy file, with the parts of the model that it would keep frozen.')
     .argument('<checkpoint>', 'checkpoint from before the freeze')
     .argument('[after]', 'checkpoint from after it: what did not change is frozen, and the two become a pair')
-    .option('-o, --output <file>', 'where to write the policy', POLICY_FILE_NAME)
+    .option('-o, --output <file>', 'where to write the policy', parseFileName, POLICY_FILE_NAME)
     .option('--force', 'replace the file if there is one')
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
@@ -56,8 +60,17 @@ interface InitTargets {
 }
 
 async function runInit(targets: InitTargets, options: InitOptions, terminal: Terminal): Promise<void> {
-  const found = await findParts(targets, options);
-  writePolicyFile(options.output, toJson(makePolicy(targets, found, options.output)), options.force === true);
+  const guard = guardInputs(
+    [options.output],
+    [targets.before, targets.after].flatMap((path) => path ?? []),
+  );
+  const found = await findParts(targets, { ...options, onOpenFile: guard.onOpenFile });
+  guard.refuseHarm();
+  await writePolicyFile(
+    options.output,
+    toJson(makePolicy(targets, found, options.output)),
+    options.force === true,
+  );
   terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
 }
 
@@ -65,16 +78,11 @@ async function runInit(targets: InitTargets, options: InitOptions, terminal: Ter
 async function findParts({ before, after }: InitTargets, options: InitOptions): Promise<FrozenSuggestion> {
   if (after === undefined) return suggestFromNames(before, options);
   const { regions } = await audit(before, after, options);
-  const candidates = regions.map(({ path, layers, learned, status }) => ({
-    path,
-    layers,
-    learned: learned.tensors,
-    isFrozen: status === 'frozen' && layers > 0,
-  }));
-  return {
-    frozen: candidates.filter(({ isFrozen }) => isFrozen),
-    others: candidates.filter(({ isFrozen }) => !isFrozen),
-  };
+  const list = (wanted: Region['status']) =>
+    regions
+      .filter(({ status }) => status === wanted)
+      .map(({ path, layers, learned }) => ({ path, layers, learned: learned.tensors }));
+  return { frozen: list('frozen'), others: list('trained') };
 }
 
 async function suggestFromNames(path: string, options: InitOptions): Promise<FrozenSuggestion> {
@@ -97,9 +105,11 @@ async function suggestFromNames(path: string, options: InitOptions): Promise<Fro
 
 function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion, output: string): object {
   const directory = dirname(resolve(output));
-  const toPath = (path: string) => (isAbsolute(path) ? path : relative(directory, resolve(path)));
+  const toPath = (path: string) =>
+    isAbsolute(path) ? path : relative(directory, resolve(path)).replaceAll(sep, '/');
+  const schema = toPath(SCHEMA_PATH);
   return {
-    $schema: SCHEMA_PATH,
+    $schema: schema.startsWith('.') ? schema : `./${schema}`,
     frozen: frozen.map(({ path }) => path).flatMap(listGlob),
     allow: [],
     failOn: 'error',
@@ -133,10 +143,13 @@ function describeInit(
     ...(after === undefined
       ? ['  "frozen" was guessed from the names: keep what you freeze, and take out the rest.']
       : []),
-    after === undefined
-      ? `  Then: bn-audit diff ${quote(before)} AFTER`
-      : '  Then: bn-audit diff --pair main',
+    `  Then: bn-audit diff ${after === undefined ? `${quote(before)} AFTER` : '--pair main'}${nameConfig(output)}`,
   ];
+}
+
+/** What `diff` has to be told of a policy that it does not find by itself. */
+function nameConfig(output: string): string {
+  return findPolicyFile(process.cwd()) === resolve(output) ? '' : ` --config ${quote(output)}`;
 }
 
 function describePart({ path, layers, learned }: ModuleCandidate): string {

@@ -4,7 +4,7 @@ import { getExitCode } from './exit-code.js';
 import { announceReport } from './github-actions.js';
 import { addCommonOptions, type CommonOptions, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
-import { needsChannels, writeReports } from './write-reports.js';
+import { guardReports, needsChannels, writeReports } from './write-reports.js';
 
 /** `bn-audit inspect CHECKPOINT`. `onExitCode` is told the exit code. */
 export function createInspect(terminal: Terminal, onExitCode: (code: number) => void): Command {
@@ -27,8 +27,10 @@ ${EXIT_CODE_HELP}`,
 
 async function runInspect(path: string, options: CommonOptions, terminal: Terminal): Promise<number> {
   const plan = { ...options, files: options.report ?? [] };
-  const report = await inspect(path, { ...options, channels: needsChannels(plan) });
-  await writeReports(report, plan, terminal);
+  const guard = await guardReports(plan, [path]);
+  const { onOpenFile } = guard;
+  const report = await inspect(path, { ...options, channels: needsChannels(plan), onOpenFile });
+  await writeReports(report, { ...plan, guard }, terminal);
   await announceReport(report, options, terminal);
   return getExitCode(report.findings, options.failOn ?? 'error');
 }

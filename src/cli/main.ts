@@ -6,7 +6,7 @@ import { createProgram } from './program.js';
 import { createTerminal, type Terminal } from './terminal.js';
 
 /** What the process says with its exit code, as diff(1) does. */
-export const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
+const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
 
 /**
  * Runs the command line and sets the process's exit code: 0 nothing found, 1 a finding at or above --fail-on, 2 the
@@ -26,9 +26,7 @@ export async function main(args: readonly string[]): Promise<void> {
   try {
     process.exitCode = await run(args, terminal);
   } catch (error) {
-    process.exitCode = EXIT_CODES.failed;
-    const message = reportFailure(error, terminal, args);
-    if (!args.includes('--no-ci')) await announceFailure(message, terminal);
+    crash(error);
   }
 }
 
@@ -45,7 +43,12 @@ async function run(args: readonly string[], terminal: Terminal): Promise<number>
     // Commander has printed its help, version or complaint itself.
     if (error instanceof CommanderError)
       return error.exitCode === 0 ? EXIT_CODES.nothingFound : EXIT_CODES.failed;
-    throw error;
+    const message = reportFailure(error, terminal, args);
+    // The command that ran is the only one that was given options.
+    const options = program.commands.map((command) => command.opts());
+    const isQuiet = options.some(({ quiet }) => quiet === true);
+    if (options.every(({ ci }) => ci !== false)) await announceFailure(message, { isQuiet }, terminal);
+    return EXIT_CODES.failed;
   }
 }
 

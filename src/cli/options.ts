@@ -33,7 +33,7 @@ export function addCommonOptions(command: Command): Command {
     .addOption(
       new Option('-f, --format <format>', 'how to print the report').choices(REPORT_FORMATS).default('text'),
     )
-    .option('-o, --output <file>', 'write the report to a file instead of standard output')
+    .option('-o, --output <file>', 'write the report to a file instead of standard output', parseFileName)
     .option(
       '--report <format=file>',
       'write another report to a file, any number at once (repeatable)',
@@ -50,8 +50,8 @@ export function addCommonOptions(command: Command): Command {
     )
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
-    .option('--no-ci', 'no annotations and no job summary when GITHUB_ACTIONS is set')
-    .option('-q, --quiet', 'print no report; the exit code tells')
+    .option('--no-ci', 'no annotations and no job summary when GITHUB_ACTIONS is "true"')
+    .option('-q, --quiet', 'print no report and no annotations; the exit code tells')
     .option('--debug', 'print stack traces of errors')
     .showHelpAfterError(`  Run bn-audit ${command.name()} --help for its options.`);
 }
@@ -80,7 +80,13 @@ function collectReport(value: string, previous: readonly ReportTarget[] = []): r
       `It must be FORMAT=FILE, with a format of ${REPORT_FORMATS.join(', ')}: html=report.html`,
     );
   }
-  return [...previous, { format, file }];
+  return [...previous, { format, file: parseFileName(file) }];
+}
+
+/** A file to write. Elsewhere `-` means standard output: what is written to a file of that name would be missed. */
+export function parseFileName(value: string): string {
+  if (value === '-') throw new InvalidArgumentError('It must name a file: one that is called - is ./-');
+  return value;
 }
 
 /** A number from the command line, zero or larger. */

@@ -2,9 +2,10 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { InputShape } from '../probe/random-inputs.js';
 import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
-import { collect, collectMap, parseNonNegative } from './options.js';
+import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import { writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
+import { guardReports } from './write-reports.js';
 
 /** What commander gives for a probe. */
 interface ProbeArguments {
@@ -63,7 +64,7 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
     .addOption(
       new Option('-f, --format <format>', 'how to print the report').choices(PROBE_FORMATS).default('text'),
     )
-    .option('-o, --output <file>', 'write the report to a file instead of standard output')
+    .option('-o, --output <file>', 'write the report to a file instead of standard output', parseFileName)
     .option('--all', 'show every layer and note')
     .option('--debug', 'print stack traces of errors')
     .showHelpAfterError('  Run bn-audit probe --help for its options.')
@@ -103,6 +104,11 @@ async function runProbeCommand(
     import('../probe.js'),
     import('../report/probe-render.js'),
   ]);
+  const guard = await guardReports({ files: [], output }, [
+    before,
+    after,
+    ...(input ?? []).flatMap(listPaths),
+  ]);
   const report = await probe(before, after, {
     inputs: input,
     samples,
@@ -115,9 +121,18 @@ async function runProbeCommand(
     epsilon,
     select,
     allowExternalSymlinks,
+    onOpenFile: guard.onOpenFile,
   });
-  if (output !== undefined) writeReportFile(output, renderProbe(report, { format, all }));
+  guard.refuseHarm();
+  if (output !== undefined)
+    await writeReportFile({ file: output, format }, renderProbe(report, { format, all }));
   else terminal.write(renderProbe(report, { format, all, ...(await terminal.readLooks()) }));
+}
+
+/** The paths that an input may mean: `FILE` or `NAME=FILE`, where either may hold an equals sign. */
+function listPaths(input: string): readonly string[] {
+  const parts = input.split('=');
+  return parts.map((_, index) => parts.slice(index).join('='));
 }
 
 function parseWhole(value: string): number {

@@ -1,4 +1,6 @@
 import { Command } from 'commander';
+import { escapeControls } from '../errors.js';
+import { defuseCommands } from '../report/text-layout.js';
 import { VERSION } from '../version.js';
 import { createDiff } from './diff-command.js';
 import { EXIT_CODE_HELP } from './options.js';
@@ -37,8 +39,10 @@ export async function createProgram(
     .exitOverride()
     .configureOutput({
       writeOut: terminal.write,
-      writeErr: (text) => terminal.writeError(text.trimEnd().replace(/^error: /, 'bn-audit: ')),
+      writeErr: (text) => terminal.writeError(text.trimEnd()),
+      outputError: (message, write) => write(defuseCommands(toOneLine(message))),
     })
+    .helpCommand(false)
     .showHelpAfterError('  Run bn-audit --help for the commands and their options.')
     .addHelpText(
       'after',
@@ -52,6 +56,7 @@ Examples:
 ${EXIT_CODE_HELP}`,
     );
   for (const create of await loadCommands(args)) program.addCommand(create(terminal, onExitCode));
+  program.addCommand(createHelp(program));
   for (const command of program.commands) {
     command
       .copyInheritedSettings(program)
@@ -59,6 +64,25 @@ ${EXIT_CODE_HELP}`,
       .exitOverride();
   }
   return program;
+}
+
+/** `bn-audit help COMMAND`; commander's own shows the help of all, and no word of a command that there is not. */
+function createHelp(program: Command): Command {
+  return new Command('help')
+    .description('display help for command')
+    .argument('[command]')
+    .action((name: string | undefined) => {
+      if (name === undefined) program.help();
+      program.commands.find((command) => command.name() === name)?.help();
+      program.parse([name], { from: 'user' });
+    });
+}
+
+/** A complaint of commander's holds arguments as they were given, and its suggestion in a line of its own. */
+function toOneLine(message: string): string {
+  const [, complaint = message, suggestion] =
+    /^error: (.*?)(?:\n(\(Did you mean [^\n]*\)))?\n$/s.exec(message) ?? [];
+  return `bn-audit: ${escapeControls(complaint)}${suggestion === undefined ? '' : ` ${suggestion}`}`;
 }
 
 async function loadCommands(args: readonly string[]): Promise<readonly CreateCommand[]> {

@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { toJson } from '../report/json.js';
-import { collect, collectMap, parseNonNegative } from './options.js';
+import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';
 
 /** The exit code of every run that did what it was asked. */
@@ -29,7 +29,7 @@ export function createRestore(terminal: Terminal, onExitCode: (code: number) => 
     .description('Write after with the statistics of before in every norm layer that drifted.')
     .argument('<before>', 'checkpoint or baseline from before the freeze')
     .argument('<after>', 'checkpoint from after the fine-tune, which is left as it is')
-    .option('-o, --output <fixed>', 'the checkpoint to write')
+    .option('-o, --output <fixed>', 'the checkpoint to write', parseFileName)
     .option('--layer <glob>', 'restore these layers instead of those that drifted (repeatable)', collect)
     .option('--keep-batches', 'leave the batch counts (num_batches_tracked) of after')
     .option('--data-name <name>', 'file name of the external data of the restored ONNX model')

@@ -8,9 +8,12 @@ import { getExitCode } from './exit-code.js';
 import type { CommonOptions } from './options.js';
 import type { PlannedAudit } from './plan-audits.js';
 import type { Terminal } from './terminal.js';
+import type { InputGuard } from './write-reports.js';
 
 interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> {
   readonly layer?: string;
+  /** Asked after each of several audits: what it refuses ends them all. */
+  readonly guard: InputGuard;
 }
 
 /** What a run of `diff` came to. */
@@ -48,6 +51,7 @@ async function runSeveral(
   let exitCode = 0;
   for await (const { request, outcome } of auditEach(audits)) {
     terminal.finishProgress();
+    options.guard.refuseHarm();
     outcomes.push(outcome);
     exitCode = Math.max(exitCode, isFailure(outcome) ? 2 : getExitCode(outcome.findings, request.failOn));
     if (isFailure(outcome) && !isTextPrinted(options))

@@ -5,8 +5,27 @@ import { type AuditSet, isAuditSet } from '../report/audit-set.js';
 import type { RenderOptions, ReportFormat } from '../report/formats.js';
 import { isPlain, renderPlain } from '../report/render-plain.js';
 import type { CommonOptions } from './options.js';
-import { type ReportFile, writeReportFile } from './output-file.js';
+import { checkDirectory, checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
+
+/** Keeps a run from writing to what it reads. */
+export interface InputGuard {
+  /**
+   * To be told of each file that the run opens, the shards and data files that a checkpoint names included.
+   *
+   * @throws CheckpointError `refused` where one of the outputs is that file.
+   */
+  readonly onOpenFile: (path: string) => void;
+  /**
+   * To be asked before anything is written: a run over several checkpoints survives what fails in one of them.
+   *
+   * @throws CheckpointError as {@link onOpenFile} did.
+   */
+  readonly refuseHarm: () => void;
+}
+
+/** A guard for runs that write no file. */
+const NOTHING_TO_GUARD: InputGuard = { onOpenFile: () => {}, refuseHarm: () => {} };
 
 /** Any report that the command line prints. */
 export type PrintedReport = AnyReport | AuditSet;
@@ -17,27 +36,56 @@ export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'a
   readonly files: readonly ReportFile[];
 }
 
+/**
+ * Makes sure, before any work goes into them, that the reports may be written: none replaces what the run reads, no two
+ * are one file, all have a directory to lie in, and those of a policy stay within their bounds.
+ *
+ * @param inputs what the run is known to read.
+ * @returns the guard to tell of the other files that the run opens.
+ * @throws UsageError as guardInputs; CheckpointError as it and checkReportFile.
+ */
+export async function guardReports(
+  { files, output }: { readonly files: readonly ReportFile[]; readonly output?: string | undefined },
+  inputs: readonly string[],
+): Promise<InputGuard> {
+  const outputs = [...files.map(({ file }) => file), ...(output === undefined ? [] : [output])];
+  if (outputs.length === 0) return NOTHING_TO_GUARD;
+  // Loaded when needed: a run that only prints starts the quicker for it.
+  const { guardInputs } = await import('./input-guard.js');
+  const guard = guardInputs(outputs, inputs);
+  for (const file of files) await checkReportFile(file);
+  for (const file of outputs) await checkDirectory(file);
+  return guard;
+}
+
 /** Whether an audit must keep the values of every channel for the reports that are asked for. */
 export function needsChannels({ channels, layer, format, files }: ReportPlan): boolean {
   const formats = [format, ...files.map((file) => file.format)];
   return channels === true || layer !== undefined || formats.includes('html');
 }
 
-/** Renders a report in every form that was asked for: colour and width only for the terminal. */
+/**
+ * Renders a report in every form that was asked for: colour and width only for the terminal.
+ *
+ * @throws CheckpointError `refused` where the guard was told of a file that a report would replace; nothing is written
+ *   then.
+ */
 export async function writeReports(
   report: PrintedReport,
-  plan: ReportPlan,
+  plan: ReportPlan & { readonly guard: InputGuard },
   terminal: Terminal,
 ): Promise<void> {
+  plan.guard.refuseHarm();
   const { output, all, layer, quiet, channels } = plan;
   const keepsChannels = channels === true || layer !== undefined;
   const renderAs = (format: ReportFormat, looks: Pick<RenderOptions, 'width' | 'paint'> = {}) => {
     const fitting = format === 'json' && !keepsChannels ? mapReports(report, omitChannels) : report;
     return renderInRepository(fitting, { format, all, layer, ...looks });
   };
-  for (const { format, file, within } of plan.files) writeReportFile(file, await renderAs(format), within);
-  if (output !== undefined) writeReportFile(output, await renderAs(plan.format));
-  else if (quiet !== true) terminal.write(await renderAs(plan.format, await terminal.readLooks()));
+  const { format } = plan;
+  for (const file of plan.files) await writeReportFile(file, await renderAs(file.format));
+  if (output !== undefined) await writeReportFile({ file: output, format }, await renderAs(format));
+  else if (quiet !== true) terminal.write(await renderAs(format, await terminal.readLooks()));
 }
 
 /** Formats whose readers look files up in a repository. */

@@ -1,4 +1,4 @@
-import { quote } from '../errors.js';
+import { failUnreachable, quote } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 
@@ -153,7 +153,7 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'locked':
       return [];
     default:
-      return layer.status satisfies never;
+      return failUnreachable(layer.status);
   }
 }
 

@@ -1,4 +1,5 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
+import { failUnreachable } from '../errors.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import { compareChannelScales, type ScaleComparison } from './channel-scales.js';
@@ -63,7 +64,7 @@ export async function judgeRecoveredPair(
     case 'proportional':
       return judgeScales(pair, context, { ...compared, bias });
     default:
-      return compared satisfies never;
+      return failUnreachable(compared);
   }
 }
 

@@ -323,9 +323,8 @@ export async function findLeftovers(directory: string, label: string): Promise<r
     .map((name) => join(directory, name));
 }
 
-/** A file system error while writing, in plain words. */
-export function explainWriteError(error: unknown, target: string): unknown {
-  if (error instanceof CheckpointError || !(error instanceof Error) || !('code' in error)) return error;
+/** Why the file system refused to write, in plain words. */
+export function describeWriteError(error: unknown): string {
   const failures: Readonly<Record<string, string>> = {
     ENOSPC: 'the disk is full',
     EDQUOT: 'the disk quota is used up',
@@ -341,15 +340,18 @@ export function explainWriteError(error: unknown, target: string): unknown {
     EXDEV: 'its directory spans two file systems',
   };
   const code = codeOf(error);
-  return new CheckpointError(
-    `it could not be written: ${failures[code] ?? `the file system refused (${code})`}`,
-    {
-      code: 'unwritable',
-      file: basename(target) === '' ? dirname(target) : target,
-      hint: 'Nothing was changed.',
-      cause: error,
-    },
-  );
+  return failures[code] ?? `the file system refused (${code})`;
+}
+
+/** A file system error while nothing was in its place yet, in plain words. */
+export function explainWriteError(error: unknown, target: string): unknown {
+  if (error instanceof CheckpointError || !(error instanceof Error) || !('code' in error)) return error;
+  return new CheckpointError(`it could not be written: ${describeWriteError(error)}`, {
+    code: 'unwritable',
+    file: basename(target) === '' ? dirname(target) : target,
+    hint: 'Nothing was changed.',
+    cause: error,
+  });
 }
 
 function codeOf(error: unknown): string {

@@ -1,6 +1,7 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
+import { failUnreachable } from '../errors.js';
 import { dottedNameOf } from './dotted-names.js';
 import { NAMING_CONVENTIONS, toDottedName } from './naming.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
@@ -105,6 +106,6 @@ function toStatistic(input: ConstantInput, role: string): Statistic {
     case 'absent':
       return { kind: 'unresolved', reason: `the node has no ${role} input` };
     default:
-      return input satisfies never;
+      return failUnreachable(input);
   }
 }

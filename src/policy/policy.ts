@@ -220,12 +220,15 @@ function readReports(value: JsonValue, place: Place): readonly ReportTarget[] {
   });
 }
 
+/** `.git` in every spelling that some file system takes for it. */
+const GIT_DIRECTORY = /^(?:\.git[. ]*|git~\d+)$/i;
+
 /** A policy may come with a checkout that nobody has read yet: it must not write outside its directory. */
 function readReportPath(value: JsonValue, place: Place): string {
   const path = readPath(value, place);
   const components = path.split(/[\\/]/);
   const leads = /^[A-Za-z]:/.test(path) || components[0] === '' || components.includes('..');
-  if (leads || components.includes('.git'))
+  if (leads || components.some((component) => GIT_DIRECTORY.test(component)))
     failType(place, "a file in the policy file's directory or below", value);
   return path;
 }

@@ -1,3 +1,4 @@
+import { quote, UsageError } from '../errors.js';
 import type { LocationOptions } from './sarif.js';
 import type { TextOptions } from './text-layout.js';
 
@@ -22,4 +23,13 @@ export interface RenderOptions extends TextOptions, LocationOptions {
   readonly format?: ReportFormat | undefined;
   /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
   readonly layer?: string | undefined;
+}
+
+/**
+ * What a renderer says to a format that it does not know, which only callers without types can ask for.
+ *
+ * @throws UsageError always.
+ */
+export function refuseFormat(format: never, formats: readonly string[]): never {
+  throw new UsageError(`format: expected one of ${formats.join(', ')}, found ${quote(String(format))}`);
 }

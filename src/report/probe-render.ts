@@ -1,5 +1,6 @@
+import { refuseFormat } from './formats.js';
 import { toJson } from './json.js';
-import type { ProbeRenderOptions } from './probe-formats.js';
+import { PROBE_FORMATS, type ProbeRenderOptions } from './probe-formats.js';
 import { renderProbeHtml } from './probe-html.js';
 import { renderProbeMarkdown } from './probe-markdown.js';
 import type { ProbeReport } from './probe-report.js';
@@ -7,7 +8,11 @@ import { renderProbeText } from './probe-text.js';
 
 export type { ProbeFormat, ProbeRenderOptions } from './probe-formats.js';
 
-/** Renders a probe to a string that ends with a line end. Pure: the same report and options give the same text. */
+/**
+ * Renders a probe to a string that ends with a line end. Pure: the same report and options give the same text.
+ *
+ * @throws UsageError when `format` is none of {@link PROBE_FORMATS}.
+ */
 export function renderProbe(report: ProbeReport, options: ProbeRenderOptions = {}): string {
   const format = options.format ?? 'text';
   switch (format) {
@@ -20,6 +25,6 @@ export function renderProbe(report: ProbeReport, options: ProbeRenderOptions = {
     case 'html':
       return renderProbeHtml(report);
     default:
-      return format satisfies never;
+      return refuseFormat(format, PROBE_FORMATS);
   }
 }

@@ -1,6 +1,6 @@
 import type { AnyReport } from './any-report.js';
 import { type AuditSet, isAuditSet } from './audit-set.js';
-import type { RenderOptions, ReportFormat } from './formats.js';
+import { REPORT_FORMATS, type RenderOptions, type ReportFormat, refuseFormat } from './formats.js';
 import { renderGithub, renderGithubSet } from './github.js';
 import { renderGitlab, renderGitlabSet } from './gitlab.js';
 import { renderHtml } from './html.js';
@@ -17,6 +17,7 @@ export type { RenderOptions, ReportFormat } from './formats.js';
  * Renders a report, of one audit or inspection or of several audits, to a string that is empty or ends with a line
  * end. Pure: the same report and options give the same text.
  *
+ * @throws UsageError when `format` is none of {@link REPORT_FORMATS}.
  * @throws RangeError when `layer` names none of the report's layers.
  */
 export function render(report: AnyReport | AuditSet, options: RenderOptions = {}): string {
@@ -42,7 +43,7 @@ function renderOne(report: AnyReport, format: ReportFormat, options: RenderOptio
     case 'gitlab':
       return renderGitlab(report, options);
     default:
-      return format satisfies never;
+      return refuseFormat(format, REPORT_FORMATS);
   }
 }
 
@@ -64,6 +65,6 @@ function renderSet(set: AuditSet, format: ReportFormat, options: RenderOptions):
     case 'gitlab':
       return renderGitlabSet(set, options);
     default:
-      return format satisfies never;
+      return refuseFormat(format, REPORT_FORMATS);
   }
 }

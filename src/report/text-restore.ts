@@ -1,4 +1,4 @@
-import { escapeControls } from '../errors.js';
+import { escapeControls, failUnreachable } from '../errors.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import type { LeftLayer, RestoredLayer, RestoreReport } from './restore-report.js';
 import {
@@ -74,7 +74,7 @@ function renderOutcome({ outcome, layers, files }: RestoreReport, layout: TextLa
         { ...layout, indent: '' },
       );
     default:
-      return outcome satisfies never;
+      return failUnreachable(outcome);
   }
 }
 

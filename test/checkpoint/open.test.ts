@@ -74,6 +74,11 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a GGUF file, not a format that is read here', undefined, bytesOf('GGUF', 3, 0, 0, 0)],
     ['a TensorFlow Lite model, not a format that is read here', undefined, bytesOf(0x1c, 0, 0, 0, 'TFL3')],
     [
+      'a TensorFlow SavedModel, not a format that is read here',
+      'Convert it to ONNX first: python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx',
+      bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve'),
+    ],
+    [
       'a PyTorch mobile flatbuffer, not a format that is read here',
       'Audit the checkpoint that it was made from.',
       bytesOf(0x1c, 0, 0, 0, 'PTMF'),

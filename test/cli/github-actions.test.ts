@@ -53,10 +53,16 @@ describe('under GitHub Actions', () => {
     expect([parseWorkflowCommands(stdout).length, annotations.length]).toEqual([8, 0]);
   });
 
-  test('--quiet prints no report, but annotates', async () => {
-    const { stdout, annotations, summary } = await runInJob([...LEAK, '-q']);
-    expect([stdout, annotations.length]).toEqual(['', 8]);
-    expect(summary).not.toBe('');
+  test('--quiet prints nothing, annotations included, and the summary is written all the same', async () => {
+    const { stdout, stderr, summary, exitCode } = await runInJob([...LEAK, '-q']);
+    expect({ stdout, stderr, exitCode }).toEqual({ stdout: '', stderr: '', exitCode: 1 });
+    expect(summary).toMatch(/^### ❌ Drifted: /);
+  });
+
+  test('--quiet says what could not be audited in one line, without an annotation', async () => {
+    const { stdout, stderr, summary } = await runInJob(['diff', 'gone.pt', BEFORE, '-qf', 'json']);
+    expect({ stdout, stderr }).toEqual({ stdout: '', stderr: 'bn-audit: gone.pt: no such file\n' });
+    expect(summary).toMatch(/^### ❌ Not audited/);
   });
 
   test('--no-ci switches both off', async () => {
@@ -122,7 +128,7 @@ describe('under GitHub Actions', () => {
     expect(exitCode).toBe(0);
   });
 
-  test.each(['', 'false', '1'])('GITHUB_ACTIONS=%s is no runner', async (value) => {
+  test.each(['', 'false', '1', 'TRUE'])('GITHUB_ACTIONS=%s is no runner', async (value) => {
     const { stderr, summary } = await runInJob(LEAK, { env: { GITHUB_ACTIONS: value } });
     expect([stderr, summary]).toEqual(['', '']);
   });

@@ -1,8 +1,9 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv } from 'ajv';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { POLICY_FILE_NAME } from '../../src/policy/policy.js';
+import { safetensorsBytes } from '../build/safetensors.js';
 import { makeWorkspace, runCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
@@ -67,6 +68,68 @@ test('init from two checkpoints leaves out what was trained', async () => {
   expect(JSON.parse(stdout).findings.map(({ kind }: { kind: string }) => kind)).not.toContain(
     'frozen-weights-changed',
   );
+});
+
+test('init from two checkpoints takes every part that is identical, norm layers in it or not', async () => {
+  const workspace = makeWorkspace();
+  const frozen = ['conv1.weight', 'bn1.weight', 'bn1.bias', 'bn1.running_mean', 'bn1.running_var'];
+  const write = (name: string, head: number) => {
+    const values = [
+      ...frozen.map((tensor, index) => [tensor, index] as const),
+      ['head.weight', head] as const,
+    ];
+    const tensors = values.map(([tensor, value]) => [
+      tensor,
+      { dtype: 'F32', shape: [2], data: new Uint8Array(Float32Array.of(value + 2, value + 3).buffer) },
+    ]);
+    writeFileSync(join(workspace, name), safetensorsBytes(Object.fromEntries(tensors)));
+  };
+  write('before.safetensors', 10);
+  write('after.safetensors', 20);
+  const { stderr } = await runCli(['init', 'before.safetensors', 'after.safetensors'], workspace);
+  expect(readPolicy(workspace).frozen).toEqual(['conv1', 'bn1']);
+  expect(stderr).toContain('not     "head"');
+});
+
+describe('init that writes elsewhere', () => {
+  const initElsewhere = async (output: string, ...checkpoints: readonly string[]) => {
+    const workspace = makeWorkspace();
+    mkdirSync(join(workspace, 'ci', 'sub dir'), { recursive: true });
+    const { stderr } = await runCli(['init', ...checkpoints, '-o', output], workspace);
+    return { workspace, hint: stderr.trimEnd().split('\n').at(-1), policy: readPolicy(workspace, output) };
+  };
+
+  test.each([
+    ['ci/p.json', '--config "ci/p.json"', '../node_modules/bn-audit/docs/bn-audit.config.schema.json'],
+    [
+      'ci/bn-audit.config.json',
+      '--config "ci/bn-audit.config.json"',
+      '../node_modules/bn-audit/docs/bn-audit.config.schema.json',
+    ],
+    ['p.json', '--config "p.json"', './node_modules/bn-audit/docs/bn-audit.config.schema.json'],
+    [
+      'ci/sub dir/p.json',
+      '--config "ci/sub dir/p.json"',
+      '../../node_modules/bn-audit/docs/bn-audit.config.schema.json',
+    ],
+  ])(
+    'names the file in what to do next, and the schema as the file sees it: %s',
+    async (output, option, schema) => {
+      const { workspace, hint, policy } = await initElsewhere(output, BEFORE, AFTER);
+      expect(hint).toBe(`  Then: bn-audit diff --pair main ${option}`);
+      expect(policy.$schema).toBe(schema);
+      const { exitCode } = await runCli(['diff', '--pair', 'main', '--config', output], workspace);
+      expect(exitCode).toBe(1);
+      expect((await initElsewhere(output, BEFORE)).hint).toBe(
+        `  Then: bn-audit diff "${BEFORE}" AFTER ${option}`,
+      );
+    },
+  );
+
+  test('leaves it out where diff finds the file by itself', async () => {
+    const { hint } = await initElsewhere('./bn-audit.config.json', BEFORE, AFTER);
+    expect(hint).toBe('  Then: bn-audit diff --pair main');
+  });
 });
 
 test('init writes paths as the policy file sees them', async () => {

@@ -10,7 +10,7 @@ const locked = { before: 'pairs/locked/before.safetensors', after: 'pairs/locked
 
 const withPolicy = (policy: object, name = POLICY_FILE_NAME) =>
   makeWorkspace({ [name]: JSON.stringify(policy) });
-const HOLDS = `bn-audit: the policy of "${POLICY_FILE_NAME}" holds\n`;
+const HOLDS = `bn-audit: using the policy "${POLICY_FILE_NAME}"\n`;
 
 describe('a policy file', () => {
   test('in the working directory holds, and a line says so', async () => {
@@ -22,7 +22,7 @@ describe('a policy file', () => {
     const workspace = withPolicy({ pairs: { leak }, reports: { json: 'audit.json' } });
     mkdirSync(join(workspace, 'src'));
     const { stdout, stderr, exitCode } = await runCli(['diff', '--pair', 'leak'], join(workspace, 'src'));
-    expect(stderr).toBe(`bn-audit: the policy of "../${POLICY_FILE_NAME}" holds\n`);
+    expect(stderr).toBe(`bn-audit: using the policy "../${POLICY_FILE_NAME}"\n`);
     expect(stdout).toContain('../pairs/requires-grad-leak/before.safetensors');
     expect([exitCode, existsSync(join(workspace, 'audit.json'))]).toEqual([1, true]);
   });
@@ -187,6 +187,15 @@ describe('pairs', () => {
     expect(stderr).toMatch(
       /^bn-audit: --all-pairs needs a policy file, found no bn-audit\.config\.json here or above/,
     );
+  });
+
+  test.each([
+    ['--all-pairs', '--all-pairs'],
+    ['--pair=leak', '--pair <name>'],
+  ])('and --no-config contradict each other: %s', async (option, name) => {
+    const { stderr, exitCode } = await runCli(['diff', option, '--no-config'], withPolicy({ pairs }));
+    expect(exitCode).toBe(2);
+    expect(stderr).toMatch(`bn-audit: option '--no-config' cannot be used with option '${name}'\n`);
   });
 
   test('need to be in it: none is no pass', async () => {

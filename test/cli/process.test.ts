@@ -42,6 +42,61 @@ describe('--output', () => {
   });
 });
 
+test.each([
+  ['--output', 'gone/report.txt'],
+  ['--report', 'json=gone/report.txt'],
+])('%s into a directory that is not there fails before the audit', async (...option) => {
+  const { stderr, exitCode } = await runCli(['diff', 'a.pt', 'b.pt', ...option], workspace);
+  expect({ stderr, exitCode }).toEqual({
+    stderr: 'bn-audit: gone/report.txt: the report could not be written: its directory does not exist\n',
+    exitCode: 2,
+  });
+});
+
+describe('a complaint about arguments', () => {
+  test.each([
+    [['diff', 'a', 'b', '--zz\u001b[31m'], "bn-audit: unknown option '--zz\\x1b[31m'"],
+    [['diff', 'a', 'b', '--zz\n::error::x'], "bn-audit: unknown option '--zz\\n::error::x'"],
+    [['no\nsuch'], "bn-audit: unknown command 'no\\nsuch'"],
+    [['help', 'no\u009bsuch'], "bn-audit: unknown command 'no\\x9bsuch'"],
+    [['help', 'dif'], "bn-audit: unknown command 'dif' (Did you mean diff?)"],
+    [['diff', 'a', 'b', '--frosen', 'x'], "bn-audit: unknown option '--frosen' (Did you mean --frozen?)"],
+    [
+      ['diff', 'a', 'b', '--epsilon', '1\r\n2'],
+      "bn-audit: option '--epsilon <e>' argument '1\\r\\n2' is invalid. It must be a number, zero or larger.",
+    ],
+    [
+      ['inspect', 'a', '-o', '-'],
+      "bn-audit: option '-o, --output <file>' argument '-' is invalid. It must name a file: one that is called - is ./-",
+    ],
+  ])('is one line without control characters, and a way out: %j', async (args, message) => {
+    const { stdout, stderr, exitCode } = await runCli(args, workspace);
+    expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 2 });
+    expect(stderr.split('\n')).toEqual([message, expect.stringMatching(/^ {2}Run bn-audit /), '']);
+  });
+
+  test.each([
+    ['baseline', 'a.pt', '-o', '-'],
+    ['init', 'a.pt', '-o', '-'],
+    ['restore', 'a.pt', 'b.pt', '-o', '-'],
+    ['probe', 'a.pt', 'b.onnx', '-o', '-'],
+    ['diff', 'a.pt', 'b.pt', '--report', 'json=-'],
+  ])('%s: - is no file', async (...args) => {
+    const { stderr, exitCode } = await runCli(args, workspace);
+    expect([exitCode, existsSync(join(workspace, '-'))]).toEqual([2, false]);
+    expect(stderr).toContain('It must name a file: one that is called - is ./-');
+  });
+});
+
+test('help shows the help of a command', async () => {
+  const [one, other] = [
+    await runCli(['help', 'diff'], workspace),
+    await runCli(['diff', '--help'], workspace),
+  ];
+  expect(one).toEqual(other);
+  expect((await runCli(['help'], workspace)).stdout).toBe((await runCli(['--help'], workspace)).stdout);
+});
+
 describe('colours', () => {
   const stdoutWith = async (env: Readonly<Record<string, string>>) =>
     (await runCli(LEAK, workspace, { env })).stdout;

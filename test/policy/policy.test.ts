@@ -131,6 +131,9 @@ const INVALID: readonly (readonly [policy: object, message: string])[] = [
     'a\\..\\x',
     '.git/hooks/pre-commit',
     'a/.git/x',
+    '.GIT/x',
+    '.git./x',
+    'git~1/x',
   ].map(
     (file) =>
       [

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { UsageError } from '../../src/errors.js';
 import { PROBE_FORMATS } from '../../src/report/probe-formats.js';
 import { renderProbe } from '../../src/report/probe-render.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from '../../src/report/probe-report.js';
@@ -156,5 +157,12 @@ describe('renderProbe', () => {
         .split('\n')
         .filter((line) => [...line].length > 80),
     ).toEqual([]);
+  });
+
+  test('a format that there is not is refused', () => {
+    const options = { format: 'junit' } as unknown as { format: 'text' };
+    expect(() => renderProbe(reportOf(), options)).toThrow(
+      new UsageError('format: expected one of text, json, markdown, html, found "junit"'),
+    );
   });
 });

@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
+import { UsageError } from '../../src/errors.js';
 import { inspectCheckpoint } from '../../src/inspect.js';
+import { buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { renderJson } from '../../src/report/json.js';
 import { render } from '../../src/report/render.js';
@@ -38,4 +40,13 @@ test('a layer that the report does not have is refused', () => {
 test.each(REPORT_FORMATS)('%s is the same text each time, and ends with a line end', (format) => {
   expect(render(report, { format })).toBe(render(report, { format }));
   expect(render(report, { format })).toMatch(/\n$/);
+});
+
+test.each(['nope', '', 'toString'])('the format %j is refused', (name) => {
+  const options = { format: name } as unknown as { format: 'text' };
+  const failure = new UsageError(
+    `format: expected one of text, json, markdown, html, junit, sarif, github, gitlab, found "${name}"`,
+  );
+  expect(() => render(report, options)).toThrow(failure);
+  expect(() => render(buildAuditSet([report, report]), options)).toThrow(failure);
 });

@@ -1,3 +1,4 @@
+import { failUnreachable } from '../../errors.js';
 import type { Tensor } from '../checkpoint.js';
 import type { ConstantInput, Graph, LinearNode, NormNode } from '../graph.js';
 import type { Fields } from './json-fields.js';
@@ -90,7 +91,7 @@ function inputToJson(input: ConstantInput, names: ConstantNames): unknown {
       };
     }
     default:
-      return input satisfies never;
+      return failUnreachable(input);
   }
 }
 

@@ -1,3 +1,4 @@
+import { failUnreachable } from '../../errors.js';
 import { calledBody, nextName } from './constants.js';
 import { isStandard } from './follow.js';
 import type { OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './model.js';
@@ -57,7 +58,7 @@ function originOf({ definition }: Found): Origin | null {
     case 'bound':
       return null;
     default:
-      return definition satisfies never;
+      return failUnreachable(definition);
   }
 }
 

@@ -17,6 +17,8 @@ export interface ExternalDataOptions {
   readonly path: string;
   /** Whether symbolic links may lead out of the model's directory, as those of the Hugging Face cache do. */
   readonly allowSymlinks: boolean;
+  /** Told of every file that is opened, by its path. What it throws ends the opening. */
+  readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
 /** The files beside a model that hold tensors; each is opened once, when the first tensor names it. */
@@ -96,6 +98,7 @@ export class ExternalData {
       throw this.#error('limit-exceeded', message);
     }
     const realPath = this.#resolve(location, what);
+    this.#options.onOpenFile?.(realPath);
     try {
       const file = openFileSource(join(dirname(this.#options.path), location), realPath);
       this.#files.set(location, file);

@@ -22,6 +22,8 @@ export interface OnnxOptions {
   readonly path: string;
   /** Whether external data may be symbolic links that lead out of the model's directory. Default: no. */
   readonly allowExternalSymlinks?: boolean | undefined;
+  /** Told of every external data file that is opened, by its path. */
+  readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
 /** The newest version of the format that this reader was checked against (onnx 1.23). */
@@ -42,6 +44,7 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
   const external = new ExternalData({
     path: options.path,
     allowSymlinks: options.allowExternalSymlinks ?? false,
+    onOpenFile: options.onOpenFile,
   });
   const close = async () => {
     await external.close();
