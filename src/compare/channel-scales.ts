@@ -5,7 +5,7 @@ import {
   layOutChannels,
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, decodeFloats, isDecodable, quantumOf } from '../checkpoint/dtype.js';
+import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
 import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
 
@@ -356,5 +356,3 @@ async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan)
     ? new Float32Array(buffer.buffer, 0, span.count)
     : decodeFloats(bytes, tensor.dtype);
 }
-
-const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;

@@ -10,6 +10,7 @@ import {
   findInvalidValue,
   findMovedChannels,
   findStdRatios,
+  haveSameBits,
   type Measures,
   measureDrift,
   readChannelVector,
@@ -170,6 +171,7 @@ function isConstant(vector: ChannelVector | null, constant: number): boolean {
 
 function haveEqualValues(left: ChannelVector | null, right: ChannelVector | null, absent: number): boolean {
   if (left === null || right === null) return isConstant(left, absent) && isConstant(right, absent);
+  if (haveSameBits(left, right)) return true;
   const isEqual = chooseValueTest(left.dtype, right.dtype);
   return left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN));
 }

@@ -4,8 +4,7 @@ import type { NormLayer } from './norm-layer.js';
 
 /** What the search for neighbours looks at. */
 interface Surroundings {
-  /** Every module with learned tensors that is no norm layer, in file order. */
-  readonly modules: readonly Module[];
+  readonly modules: ModuleTree;
   /** Where each module stands in module order; null when the file has lost that order. */
   readonly positions: ReadonlyMap<string, number> | null;
 }
@@ -32,9 +31,7 @@ export interface Module {
  * Keras and Flax keep a kernel's outputs in its last dimension; for theirs, that is the first one meant here.
  */
 export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings): readonly string[] {
-  const [parent] = splitPath(layer.name);
-  const modules = surroundings.modules.filter(({ path }) => isUnder(path, parent));
-  const siblings = modules.filter(({ path }) => path !== parent && splitPath(path)[0] === parent);
+  const { modules, siblings } = surroundings.modules.under(splitPath(layer.name)[0]);
   const feeds = ({ outputs }: Module) => outputs === layer.channels;
   const rules: readonly (() => readonly Module[])[] = [
     () => findNearestBefore(layer, { modules, siblings }, { feeds, positions: surroundings.positions }),
@@ -49,11 +46,31 @@ export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings
   return [];
 }
 
+/** Modules with learned tensors that are no norm layers, in file order, by what they lie under. */
+export class ModuleTree {
+  readonly #modules: readonly Module[];
+  readonly #byParent = new Map<string, { modules: readonly Module[]; siblings: readonly Module[] }>();
+
+  constructor(modules: readonly Module[]) {
+    this.#modules = modules;
+  }
+
+  /** All modules under a path, and those right under it. Layers that share their parent share the answer. */
+  under(parent: string): { readonly modules: readonly Module[]; readonly siblings: readonly Module[] } {
+    const known = this.#byParent.get(parent);
+    if (known !== undefined) return known;
+    const modules = this.#modules.filter(({ path }) => isUnder(path, parent));
+    const siblings = modules.filter(({ path }) => path !== parent && splitPath(path)[0] === parent);
+    this.#byParent.set(parent, { modules, siblings });
+    return { modules, siblings };
+  }
+}
+
 /** Groups learned tensors by the module that owns them, norm layers left out. */
 export function groupModules(
   learned: ReadonlyMap<string, Tensor>,
   isNormLayer: (path: string) => boolean,
-): readonly Module[] {
+): ModuleTree {
   const tensorsByModule = new Map<string, string[]>();
   for (const name of learned.keys()) {
     const [path] = splitPath(name);
@@ -61,13 +78,14 @@ export function groupModules(
     if (tensors !== undefined) tensors.push(name);
     else if (!isNormLayer(path)) tensorsByModule.set(path, [name]);
   }
-  return [...tensorsByModule].map(([path, tensors]) => {
+  const modules = [...tensorsByModule].map(([path, tensors]) => {
     const name = WEIGHT_LEAVES.map((leaf) => (path === '' ? leaf : `${path}.${leaf}`)).find((each) =>
       learned.has(each),
     );
     const weightShape = learned.get(name ?? tensors[0] ?? '')?.shape ?? [];
     return { path, tensors, weightShape, outputs: countOutputs(name ?? '', weightShape) };
   });
+  return new ModuleTree(modules);
 }
 
 /** What frameworks call a module's weight; of a separable convolution, the one that gives its outputs goes first. */

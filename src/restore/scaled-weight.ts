@@ -1,6 +1,6 @@
 import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, type DType, decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
+import { bitsOf, type DType, decodeFloats, encodeFloats, IS_LITTLE_ENDIAN } from '../checkpoint/dtype.js';
 import { type ByteRange, type ByteSource, checkBounds } from '../io/byte-source.js';
 
 /** What becomes of a weight. */
@@ -20,8 +20,6 @@ const CHUNK_ELEMENTS = 16 * 1024;
 
 /** From here on float64 rounds to an infinity in float32: the middle between its largest number and 2^128. */
 const FLOAT32_OVERFLOW = 2 ** 128 - 2 ** 103;
-
-const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 
 /**
  * A weight with each output channel times a factor, as little-endian bytes of another type. The products are computed in
