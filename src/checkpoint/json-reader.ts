@@ -16,6 +16,10 @@ const MAX_DEPTH = 64;
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
+
+/** Printable ASCII without quotes and backslashes. */
+const PLAIN_STRING = /^[ !#-[\]-~]*$/;
+
 const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
 
 /**
@@ -136,14 +140,22 @@ export class JsonReader {
 
   #readString(): string {
     const start = this.#position + 1;
+    // Nearly every string is a plain name: found and read by native code.
+    const plainEnd = this.#bytes.indexOf(QUOTE, start);
+    const plain = plainEnd < 0 ? '' : this.#bytes.toString('latin1', start, plainEnd);
+    if (plainEnd < 0 || !PLAIN_STRING.test(plain)) return this.#readOtherString(start);
+    this.#position = plainEnd + 1;
+    return plain;
+  }
+
+  /** A string with escapes, characters beyond ASCII, or a fault. */
+  #readOtherString(start: number): string {
     let end = start;
     let escaped = false;
-    let union = 0;
     for (; ; end++) {
       const byte = this.#bytes[end];
       if (byte === undefined) this.#fail('expected the end of a JSON string, found the end of the text');
       if (byte === QUOTE) break;
-      union |= byte;
       if (byte < 0x20) {
         this.#position = end;
         this.#fail('found a control character in a JSON string');
@@ -155,11 +167,7 @@ export class JsonReader {
     }
     let text: string;
     try {
-      // Most strings are ASCII, which need no decoder.
-      text =
-        union < 0x80
-          ? this.#bytes.toString('latin1', start, end)
-          : this.#decoder.decode(this.#bytes.subarray(start, end));
+      text = this.#decoder.decode(this.#bytes.subarray(start, end));
     } catch {
       return this.#fail('expected UTF-8 in the JSON text, found other bytes');
     }

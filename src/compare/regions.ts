@@ -94,12 +94,3 @@ function collectUniform(node: Node, regions: Region[]): void {
     learned: { tensors, equal, elements },
   });
 }
-
-/** The region that a module path lies in; null where it lies in none. */
-export function regionOf(path: string, regions: readonly Region[]): Region | null {
-  for (let ancestor = path; ; ancestor = splitPath(ancestor)[0]) {
-    const region = regions.find((candidate) => candidate.path === ancestor);
-    if (region !== undefined) return region;
-    if (ancestor === '') return null;
-  }
-}

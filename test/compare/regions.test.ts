@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { findRegions, regionOf } from '../../src/compare/regions.js';
+import { findRegions } from '../../src/compare/regions.js';
 import { comparisonOf, learnedOf } from '../build/layers.js';
 
 const summaryOf = (regions: ReturnType<typeof findRegions>) =>
@@ -67,25 +67,4 @@ test('a name of 100,000 components does not exhaust the call stack', () => {
   const deep = Array<string>(100_000).fill('x').join('.');
   const learned = [learnedOf(`${deep}.a`), learnedOf(`${deep}.b`, 'changed')];
   expect(summaryOf(findRegions(learned, []))).toEqual([`${deep}.a: frozen`, `${deep}.b: trained`]);
-});
-
-describe('regionOf', () => {
-  const regions = findRegions(
-    [learnedOf('backbone.layer1.weight'), learnedOf('backbone.layer2.weight', 'changed')],
-    [],
-  );
-
-  test('is the region that a path lies in', () => {
-    expect(regionOf('backbone.layer1.0.bn1', regions)?.path).toBe('backbone.layer1');
-    expect(regionOf('backbone.layer2', regions)?.path).toBe('backbone.layer2');
-  });
-
-  test('is null outside of all, also where a name only begins alike', () => {
-    expect(regionOf('backbone.layer10.bn', regions)).toBeNull();
-    expect(regionOf('backbone', regions)).toBeNull();
-  });
-
-  test('is the whole model where that is one region', () => {
-    expect(regionOf('any.path', findRegions([learnedOf('a.w')], []))?.path).toBe('');
-  });
 });

@@ -65,11 +65,6 @@ export function bigUnsignedOf(varint: Varint): bigint {
   return (BigInt(varint.high) << 32n) | BigInt(varint.low);
 }
 
-/** A varint as a signed 64-bit bigint, exact. */
-export function bigSignedOf(varint: Varint): bigint {
-  return BigInt.asIntN(64, bigUnsignedOf(varint));
-}
-
 /** A field's number and wire type. */
 export interface Tag {
   readonly field: number;
