@@ -1,4 +1,4 @@
-import { isUnder, splitPath } from '../norm/naming.js';
+import { isUnder } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
 

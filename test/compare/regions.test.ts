@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { findRegions } from '../../src/compare/regions.js';
 import { comparisonOf, learnedOf } from '../build/layers.js';
 
