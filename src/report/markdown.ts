@@ -273,11 +273,11 @@ function breakFences(code: string): string {
 }
 
 /**
- * A name as a code span: nothing in it is markup, HTML, a mention or a link. Backticks would end the span and pipes the
- * cell, so both are escaped visibly.
+ * A name as a code span: nothing in it is markup, HTML, a mention or a link. Backticks would end the span, pipes the cell,
+ * and an angle bracket is HTML to whoever searches the text for it: all are escaped visibly.
  */
 export function showCode(name: string, width: number = MAX_NAME_LENGTH): string {
-  return `\`${showSafely(name, width).replace(/[`|]/g, escapeVisibly)}\``;
+  return `\`${showSafely(name, width).replace(/[`|<]/g, escapeVisibly)}\``;
 }
 
 function escapeVisibly(character: string): string {

@@ -23,7 +23,7 @@ interface PageParts {
 function splitPage(page: string): PageParts {
   const contents = (pattern: RegExp) => [...page.matchAll(pattern)].map(([, content = '']) => content);
   const [style = ''] = contents(/<style>([\s\S]*?)<\/style>/g);
-  const [script = ''] = contents(/<script>([\s\S]*?)<\/script>/g);
+  const [script = ''] = contents(/<script type="text\/javascript">([\s\S]*?)<\/script>/g);
   return {
     style,
     script,

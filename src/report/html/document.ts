@@ -26,6 +26,7 @@ export function renderDocument({
   style,
   ...scripts
 }: DocumentParts): string {
+  // Every script element of ours bears its type: a bare one is somebody else's.
   const { data = {}, script } = scripts;
   return html`<!doctype html>
 <html lang="en">
@@ -41,7 +42,7 @@ export function renderDocument({
 <body>
 ${body}
 <footer>Made by ${tool.name} ${tool.version}${madeWith}. Everything in this page is in this file; it loads nothing.</footer>
-${Object.entries(data).map(([id, json]) => html`<script type="application/json" id="${id}">${json}</script>\n`)}${script === undefined ? null : html`<script>${trustMarkup(script)}</script>\n`}</body>
+${Object.entries(data).map(([id, json]) => html`<script type="application/json" id="${id}">${json}</script>\n`)}${script === undefined ? null : html`<script type="text/javascript">${trustMarkup(script)}</script>\n`}</body>
 </html>
 `.markup;
 }
