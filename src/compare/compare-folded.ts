@@ -12,6 +12,7 @@ import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
 import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
+import { toFoldedLayer } from './folded-layer.js';
 import { judgeFoldedPair } from './judge-folded-pair.js';
 import { judgeRecoveredPair } from './judge-recovered-pair.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
@@ -99,10 +100,25 @@ export async function compareFolded(
   refuseWrongEpsilon(evidence, before.checkpoint);
   return {
     ...results,
-    onlyBefore: pairing.onlyBefore.filter((layer) => !results.joined.has(layer)),
-    onlyAfter: pairing.onlyAfter.filter((layer) => !results.joined.has(layer)),
+    onlyBefore: [
+      ...pairing.onlyBefore.filter((layer) => !results.joined.has(layer)),
+      ...listUnmatched(left, new Set(pairs.map((pair) => pair.before))),
+    ],
+    onlyAfter: [
+      ...pairing.onlyAfter.filter((layer) => !results.joined.has(layer)),
+      ...listUnmatched(right, new Set(pairs.map((pair) => pair.after))),
+    ],
     edits,
   };
+}
+
+/** Folded norm layers whose convolution has no partner: what was not audited is said. */
+function listUnmatched(candidates: readonly Candidate[], paired: ReadonlySet<number>): readonly NormLayer[] {
+  return candidates.flatMap(({ linear, layer }, index) =>
+    layer === null && linear.looksFolded && !paired.has(index)
+      ? [toFoldedLayer(linear, linear.weightName)]
+      : [],
+  );
 }
 
 interface Mutable {

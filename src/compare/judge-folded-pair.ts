@@ -17,6 +17,9 @@ export interface FoldedPair {
 /** A factor this many times further from 1, or from another, than rounding explains is another factor. */
 const SAFETY = 16;
 
+/** float32 roundings that two exporters may be apart in a folded bias. */
+const BIAS_ROUNDINGS = 4 * 2 ** -24;
+
 /** float32 roundings on the way to two folded scales. */
 const FOLDING_ROUNDINGS = 8 * 2 ** -24;
 
@@ -97,15 +100,21 @@ async function readBias({ bias }: LinearLayer): Promise<ChannelVector | null> {
   return bias === null ? null : readChannelVector(bias);
 }
 
-/** Whether a channel's bias differs by more than its type's rounding. Absent biases are zeros. */
+/**
+ * Whether a channel's bias differs by more than rounding: that of its type, and that of folding, whose sums are as large
+ * as the layer's biases; two exporters round them in another order. Absent biases are zeros.
+ */
 function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channel: number) => boolean {
-  const isSameType = before.bias?.dtype === after.bias?.dtype;
-  const roundoff = isSameType
-    ? 0
-    : Math.max(...[before.bias, after.bias].map((bias) => (bias === null ? 0 : roundoffOf(bias))));
+  const roundoff = Math.max(
+    ...[before.bias, after.bias].map((bias) => (bias === null ? 0 : roundoffOf(bias))),
+  );
+  const largest = [biases.before, biases.after].reduce(
+    (most, bias) => bias?.values.reduce((max, value) => Math.max(max, Math.abs(value)), most) ?? most,
+    0,
+  );
   return (channel) => {
     const [x, y] = [biases.before?.values[channel] ?? 0, biases.after?.values[channel] ?? 0];
-    return !(Math.abs(y - x) <= 2 * roundoff * Math.abs(x));
+    return !(Math.abs(y - x) <= 2 * roundoff * Math.abs(x) + BIAS_ROUNDINGS * largest);
   };
 }
 

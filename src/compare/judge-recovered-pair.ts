@@ -107,6 +107,7 @@ async function judgeScales(
     channelsMoved: recovered.moved.filter(Boolean).length,
     measures: measureDrift(before, after, {
       moved: recovered.moved,
+      hidden: recovered.hidden,
       gamma: gamma?.values ?? null,
       epsilon,
     }),

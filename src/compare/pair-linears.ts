@@ -51,7 +51,7 @@ export async function pairLinears(
   for (const one of [...left]) {
     const other = await findProportional(
       at(before, one),
-      [...right].filter((index) => isNameless(at(before, one), at(after, index))),
+      [...right].filter((index) => needsValues(at(before, one), at(after, index))),
       after,
     );
     if (other !== null) join(one, other, 'values');
@@ -75,9 +75,12 @@ function weightNames({ linear }: LinearCandidate): readonly string[] {
   return GENERATED_NAME.test(linear.weightName) ? [] : [linear.weightName];
 }
 
-/** Whether names cannot tell if two layers are the same: one side has lost its own. */
-function isNameless(one: LinearCandidate, other: LinearCandidate): boolean {
-  return one.linear.path === null || other.linear.path === null;
+/**
+ * Whether values may tell what names do not: one side has lost its own, or folding exporters gave theirs another start
+ * on either side.
+ */
+function needsValues({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
+  return one.path === null || other.path === null || one.looksFolded || other.looksFolded;
 }
 
 /** The one candidate whose channels are multiples of the layer's; the first where several are. */

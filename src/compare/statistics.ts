@@ -103,12 +103,24 @@ export function areInitial({ mean, variance }: Statistics): boolean {
 export function measureDrift(
   before: Statistics,
   after: Statistics,
-  { moved, gamma, epsilon }: { moved: readonly boolean[]; gamma: Float64Array | null; epsilon: number },
+  {
+    moved,
+    hidden,
+    gamma,
+    epsilon,
+  }: {
+    moved: readonly boolean[];
+    /** Channels that nothing is known of, which no measure counts. */
+    hidden?: readonly boolean[];
+    gamma: Float64Array | null;
+    epsilon: number;
+  },
 ): Measures {
-  const channels = moved.length;
+  const channels = moved.length - (hidden?.filter(Boolean).length ?? 0);
   let [shifts, ratios, divergences, outputs, gammas] = [0, 0, 0, 0, 0];
   let [largestShift, largestRatio] = [0, 0];
-  for (let channel = 0; channel < channels; channel++) {
+  for (let channel = 0; channel < moved.length; channel++) {
+    if (hidden?.[channel] === true) continue;
     const weight = (gamma?.[channel] ?? 1) ** 2;
     gammas += weight;
     if (moved[channel] !== true) continue;

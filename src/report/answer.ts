@@ -63,7 +63,13 @@ function headlineOfDrift(report: AuditReport, showName: ShowName): string {
   );
   const [first = ''] = modules;
   if (isBiasOnly(report)) return 'biases of frozen convolutions moved: means drifted, or biases were trained';
-  if (modules.length === 0) return 'statistics moved in layers that --frozen says must not move';
+  if (modules.length === 0) {
+    // Flat names tell of no module; without a drifted layer, all were trained against --frozen.
+    const isDrift = report.layers.some(({ status }) => status === 'drifted');
+    return isDrift
+      ? 'statistics of frozen layers moved'
+      : 'statistics moved in layers that --frozen says must not move';
+  }
   if (modules.length === 1) return `${first} was frozen, its statistics were not`;
   if (modules.length <= 3) return `${listNames(modules)} were frozen, their statistics were not`;
   return `${first} and ${modules.length - 1} more were frozen, their statistics were not`;

@@ -130,3 +130,38 @@ describe('channels whose scale γ is zero', () => {
     expect([layers[0]?.status, warnings]).toEqual(['locked', note]);
   });
 });
+
+describe('folded layers whose paths two exporters begin differently', () => {
+  const shape = [3, 2, 3, 3];
+  const weight = weights(54);
+  const exportOf = (path: string, state: Norm, from: readonly number[] = weight) => {
+    const folded = fold(from, (index) => Math.floor(index / 18), state);
+    return exported(linearNodeOf(path, { ...folded, shape }, { looksFolded: true }));
+  };
+
+  test('are paired by their values', async () => {
+    const { layers } = await auditCheckpoints(exportOf('conv0', norm), exportOf('net.conv0', drifted));
+    expect(layers).toMatchObject([{ status: 'drifted', via: 'folded' }]);
+  });
+
+  test('are said to be unpaired where no value proves it', async () => {
+    const other = weight.map((value, index) => value + Math.cos(index));
+    const stem = linearNodeOf('stem', { ...fold(weights(54), () => 0, norm), shape }, { looksFolded: true });
+    const before = exported(stem, ...(exportOf('conv0', norm, other).graph?.linears ?? []));
+    const { findings } = await auditCheckpoints(before, exported(stem));
+    expect(findings).toMatchObject([{ kind: 'unpaired-layer', level: 'warning', layer: 'conv0' }]);
+  });
+});
+
+test('a bias that two exporters rounded in another order did not move', async () => {
+  const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
+  const exportOf = (bias: readonly number[]) =>
+    exported(
+      linearNodeOf('conv', { weight: folded.weight, bias, shape: [3, 2, 3, 3] }, { looksFolded: true }),
+    );
+  const nudge = (by: number) => folded.bias.map((value, channel) => (channel === 0 ? value + by : value));
+  const statusOf = async (by: number) =>
+    (await auditCheckpoints(exportOf(folded.bias), exportOf(nudge(by)))).layers[0]?.status;
+  expect(await statusOf(1e-7)).toBe('locked');
+  expect(await statusOf(1e-5)).toBe('ambiguous');
+});

@@ -115,6 +115,17 @@ describe('measures', () => {
     });
   });
 
+  test('channels that nothing is known of count in no measure', () => {
+    const [before, after] = [statistics([0, 0], [1, 1]), statistics([0.5, 9], [1, 9])];
+    const measures = measureDrift(before, after, {
+      moved: [true, false],
+      hidden: [false, true],
+      gamma: null,
+      epsilon: 0,
+    });
+    expect(measures).toMatchObject({ meanShift: { rms: 0.5, max: 0.5 }, outputShift: 0.5 });
+  });
+
   test('NaN stays visible in every measure, also in the largest', () => {
     const measures = measure(statistics([0, 0], [1, 1]), statistics([Number.NaN, 5], [Number.NaN, 1]));
     expect(

@@ -44,3 +44,23 @@ describe('the headline of a clean audit', () => {
     },
   );
 });
+
+describe('the headline of drift that belongs to no module', () => {
+  const folded = (status: AuditLayer['status']) =>
+    makeLayer('conv0', {
+      status,
+      via: 'folded',
+      before: { name: 'conv0', node: null, mean: null, variance: null },
+      after: { name: 'conv0', node: null, mean: null, variance: null },
+    });
+  const headline = (layer: AuditLayer) => {
+    const finding = makeFinding('frozen-stats-drift', 'conv0', 'moved', 'error');
+    return describeAnswer(makeReport({ layers: [layer], findings: [finding], regions: [] }), (name) => name)
+      .headline;
+  };
+
+  test('blames --frozen for trained layers alone', () => {
+    expect(headline(folded('drifted'))).toBe('statistics of frozen layers moved');
+    expect(headline(folded('trained'))).toBe('statistics moved in layers that --frozen says must not move');
+  });
+});
