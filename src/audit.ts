@@ -195,7 +195,7 @@ const EXPORT_LIVE_HINT =
 
 function listFirst({ layers, checkpoint }: AuditSide): string {
   if (layers.length === 0)
-    return `none; folded ones may be in ${formatPlural(findFreeLinears(checkpoint).length, 'convolution')}`;
+    return `folded ones may be in ${formatPlural(findFreeLinears(checkpoint).length, 'convolution')}`;
   const names = layers.slice(0, 2).map(({ name }) => quote(name));
   return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
 }

@@ -1,6 +1,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
+import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
@@ -52,6 +53,8 @@ export interface LayerComparison {
   readonly measures: Measures | null;
   /** Whether after holds initial values and before does not, under an affine that was trained. */
   readonly isReset: boolean;
+  /** The convolution that the unfolded side has of a layer that the other has folded; absent for other layers. */
+  readonly liveLinear?: LinearLayer | undefined;
   /** Whether one factor explains every channel of a folded layer, as weight decay or rescaling would. */
   readonly isUniformScale: boolean;
   /** What is invalid or cannot be read; null for all other statuses. */

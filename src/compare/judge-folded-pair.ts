@@ -120,8 +120,9 @@ function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channe
 
 /** What factors tell of a drift: σB / σA = 1 / k. Channels that were not rescaled count as exactly unmoved. */
 function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): FactorMeasures {
-  const logs = [...factors].map((factor, channel) =>
-    isRescaled[channel] === true ? Math.abs(Math.log(factor)) : 0,
+  // A channel of zeros on both sides has no factor, and counts in no measure.
+  const logs = [...factors].flatMap((factor, channel) =>
+    Number.isNaN(factor) ? [] : isRescaled[channel] === true ? Math.abs(Math.log(factor)) : 0,
   );
   const squares = logs.reduce((sum, log) => sum + log * log, 0);
   return {

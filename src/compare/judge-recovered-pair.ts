@@ -180,7 +180,7 @@ function collectEvidence(
 }
 
 function conclude(
-  { layer, folded, foldedSide, pairedBy }: RecoveredPair,
+  { layer, live, folded, foldedSide, pairedBy }: RecoveredPair,
   context: FoldedContext,
   verdict: Verdict,
   equality: Judgement['equality'] = 'incomparable',
@@ -193,6 +193,7 @@ function conclude(
       after,
       pairedBy,
       via: 'folded',
+      liveLinear: live,
       ...verdict,
       affine: 'none',
       neighbours: equality === 'incomparable' ? 'none' : equality,

@@ -147,11 +147,15 @@ function findByNumber(
   leafOf: (module: Module) => string,
 ): readonly Module[] {
   const number = trailingNumber(leaf);
-  if (number === null) return [];
+  // Keras gives the first layer of a class no number.
+  if (number === null && leaf !== 'batch_normalization') return [];
   const stemOf = (name: string) => name.replace(/[a-z]*\d+$/i, '');
   const numbered = modules.filter((module) => trailingNumber(leafOf(module)) === number);
   const own = numbered.filter((module) => stemOf(leafOf(module)) === stemOf(leaf));
-  return own.length > 0 ? own : numbered;
+  const named = own.length > 0 ? own : numbered;
+  // Frameworks number each class by itself: `dense0` stands beside `conv0`, and batchnorm0 goes with the convolution.
+  const convolutions = named.filter(({ weightShape }) => weightShape.length > 2);
+  return convolutions.length > 0 ? convolutions : named;
 }
 
 function last(modules: readonly Module[], rank: (module: Module) => number): readonly Module[] {

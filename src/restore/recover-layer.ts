@@ -3,7 +3,7 @@ import { type LayerComparison, readStatistics } from '../compare/compare-layers.
 import { recoverStatistics } from '../compare/recover-statistics.js';
 import { readChannelVector, type Statistics } from '../compare/statistics.js';
 import { roundoffOf } from '../compare/weight-rounding.js';
-import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
+import type { LinearLayer } from '../norm/linear-layers.js';
 import { cannotRestore } from './cannot-restore.js';
 import type { RestoreSide } from './plan-layers.js';
 
@@ -20,13 +20,12 @@ export interface RecoveredLayer {
  * @throws CheckpointError `unsupported` where the two convolutions are no multiples of each other.
  */
 export async function recoverLayer(
-  { after, epsilon }: LayerComparison,
+  { after, epsilon, liveLinear: live }: LayerComparison,
   folded: LinearLayer,
   side: RestoreSide,
 ): Promise<RecoveredLayer> {
-  const live = findFeedingLinear(after, side.checkpoint, side.learned);
-  const compared = live === null ? null : await compareChannelScales(live.weight, folded.weight, live);
-  if (live === null || compared?.kind !== 'proportional')
+  const compared = live === undefined ? null : await compareChannelScales(live.weight, folded.weight, live);
+  if (live === undefined || compared?.kind !== 'proportional')
     throw cannotRestore(
       after,
       side.checkpoint,

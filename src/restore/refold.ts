@@ -4,7 +4,7 @@ import { compareChannelScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
 import { type ChannelVector, findInvalidValue, readChannelVector } from '../compare/statistics.js';
 import { type ByteRange, holdBytes } from '../io/byte-source.js';
-import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
+import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
 import type { Part, PartEdit, PartPlan, RestoreSide } from './plan-layers.js';
@@ -21,12 +21,11 @@ import { scaleWeight } from './scaled-weight.js';
  * @throws CheckpointError `unsupported` where before does not tell one of them.
  */
 export async function refold(
-  { before, epsilon }: LayerComparison,
+  { before, epsilon, liveLinear: live }: LayerComparison,
   folded: LinearLayer,
   side: RestoreSide,
 ): Promise<PartPlan> {
-  const live = findFeedingLinear(before, side.checkpoint, side.learned);
-  if (live === null)
+  if (live === undefined)
     throw cannotRestore(before, side.checkpoint, 'after has folded it, and before has no convolution for it');
   const { mean, variance } = await readStatistics(before);
   const invalid = findInvalidValue({ mean, variance });

@@ -109,6 +109,23 @@ describe('rule 1: names that go together, where the file has lost the order', ()
   });
 });
 
+describe('rule 1: frameworks that number each class by itself', () => {
+  test('batchnorm0 goes with conv0, and not with the dense0 of as many outputs', () => {
+    const shapes: Shapes = { 'conv0.weight': [8, 3, 3, 3], 'dense0.weight': [8, 20] };
+    expect(neighboursOf('batchnorm0', shapes)).toEqual(['conv0.weight']);
+  });
+
+  test('Keras’s first layer of a class has no number', () => {
+    const shapes: Shapes = {
+      'conv2d.kernel': [3, 3, 3, 8],
+      'conv2d_1.kernel': [3, 3, 8, 8],
+      'dense.kernel': [20, 8],
+    };
+    expect(neighboursOf('batch_normalization', shapes)).toEqual(['conv2d.kernel']);
+    expect(neighboursOf('batch_normalization_1', shapes)).toEqual(['conv2d_1.kernel']);
+  });
+});
+
 describe('kernels of Keras and Flax count their outputs last', () => {
   test('so that a trained head of as many inputs is no neighbour', () => {
     const shapes: Shapes = { 'conv_1.kernel': [3, 3, 3, 8], 'dense.kernel': [8, 10] };
