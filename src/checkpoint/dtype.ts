@@ -187,18 +187,28 @@ export function holdsAllOf(wide: DType, narrow: DType): boolean {
   );
 }
 
+/** Numbers from `low` to `high`, with or without the ends. */
+export interface Preimage {
+  readonly low: number;
+  readonly high: number;
+  readonly hasEnds: boolean;
+}
+
 /**
- * The interval of numbers that {@link roundToFloat} may take to a value of the type, its ends included: half the way to
- * the neighbouring values.
+ * The numbers that {@link roundToFloat} takes to a value of the type: from half the way to one neighbour to half the way
+ * to the other. Ties go to even, so the ends belong to it when its significand is even.
  *
  * @param value one that the type can hold; no NaN.
  */
-export function findPreimage(value: number, dtype: DType): readonly [low: number, high: number] {
+export function findPreimage(value: number, dtype: DType): Preimage {
   const format = FLOATS[dtype];
   if (format === undefined) throw new RangeError(`${dtype} has no float values`);
   const quantumAt = (exponent: number) => 2 ** (exponent - format.significandBits);
   const magnitude = Math.abs(value);
-  if (magnitude === 0) return [-quantumAt(format.minExponent) / 2, quantumAt(format.minExponent) / 2];
+  if (magnitude === 0) {
+    const half = quantumAt(format.minExponent) / 2;
+    return { low: -half, high: half, hasEnds: true };
+  }
   const isInfinite = magnitude === Number.POSITIVE_INFINITY;
   const exponent = Math.max(exponentOf(isInfinite ? format.maxValue : magnitude), format.minExponent);
   const half = quantumAt(exponent) / 2;
@@ -206,7 +216,8 @@ export function findPreimage(value: number, dtype: DType): readonly [low: number
   const isPower = magnitude === 2 ** exponent && exponent > format.minExponent;
   const near = isInfinite ? format.maxValue + half : magnitude - (isPower ? half / 2 : half);
   const far = isInfinite ? magnitude : magnitude + half;
-  return value > 0 ? [near, far] : [-far, -near];
+  const hasEnds = isInfinite || (magnitude / quantumAt(exponent)) % 2 === 0;
+  return value > 0 ? { low: near, high: far, hasEnds } : { low: -far, high: -near, hasEnds };
 }
 
 /**

@@ -3,6 +3,7 @@ import { bitsOf } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { type Pairing, translateName } from './pair-layers.js';
+import { readChannelVector } from './statistics.js';
 
 /**
  * Pairs layers of one name whose channel counts are multiples of each other, where the longer one repeats its values.
@@ -33,15 +34,18 @@ export async function pairRepeated(pairing: Pairing): Promise<Pairing> {
 /** A layer as its first channels, where the others repeat them; null where they do not, or cannot be read. */
 async function takePeriod(layer: NormLayer, channels: number): Promise<NormLayer | null> {
   if (layer.channels === channels) return layer;
-  if (channels === 0 || layer.channels % channels !== 0) return null;
+  // Only exporters repeat; in a file of names another width is another layer, freshly initialised perhaps.
+  if (!layer.isFromGraph || channels === 0 || layer.channels % channels !== 0) return null;
   const [mean, variance] = [await shorten(layer.mean, channels), await shorten(layer.variance, channels)];
   const [gamma, beta] = [
     await shortenTensor(layer.gamma, channels),
     await shortenTensor(layer.beta, channels),
   ];
+  // What is one value throughout has any period, and proves none.
+  const isVaried = (await varies(mean)) || (await varies(variance));
   const isWhole = (part: Tensor | null, full: Tensor | null) => (part === null) === (full === null);
-  if (mean === null || variance === null || !isWhole(gamma, layer.gamma) || !isWhole(beta, layer.beta))
-    return null;
+  if (mean === null || variance === null || !isVaried) return null;
+  if (!isWhole(gamma, layer.gamma) || !isWhole(beta, layer.beta)) return null;
   const repeats = layer.channels / channels;
   const note = `it repeats its ${channels} channels ${repeats} times, as exporters write InstanceNorm for a batch of ${repeats}`;
   return { ...layer, channels, mean, variance, gamma, beta, notes: [...layer.notes, note] };
@@ -51,6 +55,13 @@ async function shorten(statistic: Statistic, channels: number): Promise<Statisti
   if (statistic.kind === 'unresolved') return null;
   const tensor = await shortenTensor(statistic.tensor, channels);
   return tensor === null ? null : { ...statistic, tensor, whole: statistic.tensor };
+}
+
+/** Whether a statistic has more than one value. */
+async function varies(statistic: Statistic | null): Promise<boolean> {
+  if (statistic?.kind !== 'stored') return false;
+  const { values } = await readChannelVector(statistic.tensor);
+  return values.some((value) => value !== values[0]);
 }
 
 /** A vector's first elements, where the rest is copies of them. */

@@ -8,6 +8,7 @@ import {
   holdsAllOf,
   isDecodable,
   isFloatingPoint,
+  type Preimage,
   roundToFloat,
 } from '../checkpoint/dtype.js';
 import type { HashComparer } from './hashed-equality.js';
@@ -145,10 +146,13 @@ export function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
     // An 8-bit type without infinity has NaN for what is beyond it.
     if (Number.isNaN(left)) return Number.isNaN(roundToFloat(right, leftType));
     if (Number.isNaN(right)) return Number.isNaN(roundToFloat(left, rightType));
-    const [[low, high], [otherLow, otherHigh]] = [
-      findPreimage(left, leftType),
-      findPreimage(right, rightType),
-    ];
-    return low <= otherHigh && otherLow <= high;
+    return haveCommonNumber(findPreimage(left, leftType), findPreimage(right, rightType));
   };
+}
+
+function haveCommonNumber(one: Preimage, other: Preimage): boolean {
+  const [low, high] = [Math.max(one.low, other.low), Math.min(one.high, other.high)];
+  if (low !== high) return low < high;
+  const holds = ({ low: from, high: to, hasEnds }: Preimage) => hasEnds || (from < low && low < to);
+  return holds(one) && holds(other);
 }

@@ -1,27 +1,37 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
-import { toDottedName } from './naming.js';
+import { isFlatStatistic, toDottedName } from './naming.js';
 
-/** Names that dotted paths cannot tell apart, each checkpoint's once found. */
-const ambiguous = new WeakMap<Checkpoint['tensors'], ReadonlySet<string>>();
+/** How the names of a checkpoint are read. */
+interface Reading {
+  /** Whether its names are flat, as those of MXNet and Caffe2 are. */
+  readonly isFlat: boolean;
+  /** Dotted paths that more than one name comes to. */
+  readonly ambiguous: ReadonlySet<string>;
+}
+
+/** Each checkpoint's, once found. */
+const readings = new WeakMap<Checkpoint['tensors'], Reading>();
 
 /**
  * The dotted name of a tensor of a checkpoint, by {@link toDottedName}. Names that come to the same path (`bn.weight`
  * and `params.bn.weight`, `x:0` and `x:1`) stay as they are: none of them must hide another.
  */
 export function dottedNameOf(name: string, { tensors }: Pick<Checkpoint, 'tensors'>): string {
-  const known = ambiguous.get(tensors) ?? findAmbiguous(tensors);
-  ambiguous.set(tensors, known);
-  const dotted = toDottedName(name);
-  return known.has(dotted) && tensors.has(name) ? name : dotted;
+  const reading = readings.get(tensors) ?? findReading(tensors);
+  readings.set(tensors, reading);
+  const dotted = toDottedName(name, reading.isFlat);
+  return reading.ambiguous.has(dotted) && tensors.has(name) ? name : dotted;
 }
 
-function findAmbiguous(tensors: ReadonlyMap<string, Tensor>): ReadonlySet<string> {
+function findReading(tensors: ReadonlyMap<string, Tensor>): Reading {
+  const names = [...tensors.keys()];
+  const isFlat = names.some(isFlatStatistic);
   const seen = new Set<string>();
-  const twice = new Set<string>();
-  for (const name of tensors.keys()) {
-    const dotted = toDottedName(name);
-    if (seen.has(dotted)) twice.add(dotted);
+  const ambiguous = new Set<string>();
+  for (const name of names) {
+    const dotted = toDottedName(name, isFlat);
+    if (seen.has(dotted)) ambiguous.add(dotted);
     seen.add(dotted);
   }
-  return twice;
+  return { isFlat, ambiguous };
 }

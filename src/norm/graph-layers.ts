@@ -3,7 +3,7 @@ import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
 import { failUnreachable } from '../errors.js';
 import { dottedNameOf } from './dotted-names.js';
-import { NAMING_CONVENTIONS, toDottedName } from './naming.js';
+import { NAMING_CONVENTIONS } from './naming.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
 
 /** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
@@ -22,7 +22,7 @@ const ROLE_SUFFIXES: readonly (readonly string[])[] = [
 export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
   const taken = new Set<string>();
   return graph.norms.map((node, index) => {
-    const { name, isNamed } = nameLayer(node, index, taken);
+    const { name, isNamed } = nameLayer(node, index, { taken, checkpoint });
     taken.add(name);
     return describeNode(node, name, isNamed, checkpoint);
   });
@@ -61,11 +61,11 @@ function describeNode(node: NormNode, name: string, isNamed: boolean, checkpoint
 function nameLayer(
   node: NormNode,
   index: number,
-  taken: ReadonlySet<string>,
+  { taken, checkpoint }: { taken: ReadonlySet<string>; checkpoint: Checkpoint },
 ): { name: string; isNamed: boolean } {
   const votes = new Map<string, number>();
   node.inputNames.forEach((inputName, role) => {
-    const path = stripRole(toDottedName(inputName), role);
+    const path = stripRole(dottedNameOf(inputName, checkpoint), role);
     // The mean and the variance belong to the layer more surely than a scale or a bias, which may be shared.
     if (path !== null) votes.set(path, (votes.get(path) ?? 0) + (role >= 2 ? 1.1 : 1));
   });

@@ -106,20 +106,30 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
   },
 ];
 
+/** How MXNet and Caffe2 end the names of running statistics: a file with such names has flat ones. */
+const FLAT_STATISTIC = /_(?:running_mean|running_var|moving_mean|moving_var|rm|riv)$/;
+
 /** How MXNet (`conv0_weight`) and Caffe2 (`conv1_w`) join what a layer has learned to its flat name. */
 const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
 
 /**
  * A tensor's name as a dotted module path: TensorFlow's `:0` and the collection that Flax or MXNet put in front
  * (`params/`, `batch_stats/`, `arg:`, `aux:`) go, and the slashes of names that have no dots become dots. A name with
- * dots has its separators already; a slash in it belongs to a component. A flat name keeps what it has learned apart
- * from its layer by an underscore: `conv0_weight` is `conv0.weight`.
+ * dots has its separators already; a slash in it belongs to a component.
+ *
+ * @param isFlat whether the file follows {@link isFlatStatistic}: then `conv0_weight` is `conv0.weight`.
  */
-export function toDottedName(name: string): string {
+export function toDottedName(name: string, isFlat = false): string {
   const bare = name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '');
   const dotted = bare.includes('.') ? bare : bare.replaceAll('/', '.');
   const path = dotted.replace(/^(?:params|batch_stats)\./, '');
-  return path.includes('.') ? path : path.replace(FLAT_LEAF, '.$1');
+  return isFlat && !path.includes('.') ? path.replace(FLAT_LEAF, '.$1') : path;
+}
+
+/** Whether a tensor's name is that of a running statistic of a framework with flat names. */
+export function isFlatStatistic(name: string): boolean {
+  const dotted = toDottedName(name);
+  return !dotted.includes('.') && FLAT_STATISTIC.test(dotted);
 }
 
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */

@@ -391,7 +391,7 @@ describe('what a type is', () => {
         fc.property(fc.double({ min: -1e5, max: 1e5, noNaN: true }), (number) => {
           const value = roundToFloat(number, dtype);
           if (Number.isNaN(value)) return;
-          const [low, high] = findPreimage(value, dtype);
+          const { low, high } = findPreimage(value, dtype);
           expect(low).toBeLessThanOrEqual(number);
           expect(high).toBeGreaterThanOrEqual(number);
           const inside = low + (high - low) / 3;

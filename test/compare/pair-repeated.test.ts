@@ -5,6 +5,12 @@ import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { layerWith } from '../build/layers.js';
 
+const initial = layerWith(
+  'stem.norm',
+  { mean: [0, 0, 0, 0], variance: [1, 1, 1, 1] },
+  { gamma: null, beta: null, isFromGraph: true },
+);
+
 const short = layerWith('stem.norm', { mean: [1, 2], variance: [3, 4] });
 
 /** The same layer with every vector given whole, as a graph has it. */
@@ -49,6 +55,8 @@ describe('a layer that repeats its channels', () => {
 
 describe('layers of other widths stay unpaired', () => {
   test.each([
+    ['a file of names, which no exporter wrote', { ...longOf([1, 2, 1, 2]), isFromGraph: false }],
+    ['one value throughout, which has any period', initial],
     ['a statistic that does not repeat', longOf([1, 2, 1, 3])],
     ['a weight that does not repeat', longOf([1, 2, 1, 2], [7, 8, 7, 9])],
     ['a width that is no multiple', layerWith('stem.norm', { mean: [1, 2, 1], variance: [3, 4, 3] })],

@@ -145,6 +145,16 @@ describe('two types: the wider one rounds to the narrower one', () => {
       expect(await compare(floats([value], 'F16'), floats([value], 'BF16'))).toBe('equal');
     });
 
+    test('a tie belongs to the even one of two neighbours alone', async () => {
+      // Float16's subnormals from 2^-17 on stand as close as half a step of bfloat16.
+      let equal = 0;
+      for (let step = 128; step < 256; step++) {
+        const [one, other] = [step * 2 ** -24, (step + 1) * 2 ** -24];
+        if ((await compare(floats([one], 'F16'), floats([other], 'BF16'))) === 'equal') equal++;
+      }
+      expect(equal).toBe(0);
+    });
+
     test('values that no number rounds to are a change', async () => {
       expect(await compare(floats([1 + 2 ** -7], 'F16'), floats([1], 'BF16'))).toBe('changed');
       expect(await compare(floats([1], 'F16'), floats([1 - 2 ** -8], 'BF16'))).toBe('changed');

@@ -31,3 +31,10 @@ test('no norm layer and no learned tensor hides another', () => {
     'w:1',
   ]);
 });
+
+test('a flat name is taken apart only where running statistics have flat names as well', () => {
+  const torch = checkpointOf([tensorOf('attn_weight', [1]), ...normTensors('bn')]);
+  expect(dottedNameOf('attn_weight', torch)).toBe('attn_weight');
+  const mxnet = checkpointOf([tensorOf('arg:conv0_weight', [1]), tensorOf('aux:bn0_moving_mean', [1])]);
+  expect(dottedNameOf('arg:conv0_weight', mxnet)).toBe('conv0.weight');
+});

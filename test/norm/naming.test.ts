@@ -9,9 +9,8 @@ describe('toDottedName', () => {
     ['batch_stats/BatchNorm_0/mean', 'BatchNorm_0.mean'],
     ['params/Conv_0/kernel', 'Conv_0.kernel'],
     ['aux:bn0_moving_mean', 'bn0_moving_mean'],
-    ['arg:bn0_gamma', 'bn0.gamma'],
-    ['resnetv10_conv0_weight', 'resnetv10_conv0.weight'],
-    ['res2_0_branch2a_bn_s', 'res2_0_branch2a_bn.s'],
+    ['arg:bn0_gamma', 'bn0_gamma'],
+    ['attn_weight', 'attn_weight'],
     ['net.in_proj_weight', 'net.in_proj_weight'],
     ['weight', 'weight'],
     ['aux:params/x:12', 'x'],
@@ -19,6 +18,19 @@ describe('toDottedName', () => {
     ['', ''],
   ])('%j reads %j', (name, dotted) => {
     expect(toDottedName(name)).toBe(dotted);
+  });
+});
+
+describe('toDottedName in a file of flat names', () => {
+  test.each([
+    ['arg:bn0_gamma', 'bn0.gamma'],
+    ['resnetv10_conv0_weight', 'resnetv10_conv0.weight'],
+    ['res2_0_branch2a_bn_s', 'res2_0_branch2a_bn.s'],
+    ['bn0_running_mean', 'bn0_running_mean'],
+    ['net.in_proj_weight', 'net.in_proj_weight'],
+    ['weight', 'weight'],
+  ])('%j reads %j', (name, dotted) => {
+    expect(toDottedName(name, true)).toBe(dotted);
   });
 });
 

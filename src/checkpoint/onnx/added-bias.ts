@@ -11,6 +11,12 @@ export interface InputSlot {
   readonly index: number;
 }
 
+/** What an Add adds to a linear node's output. */
+export interface AddedInput extends InputSlot {
+  /** Whether the linear node is a product whose first factor is the weight: then its rows are the outputs. */
+  readonly isLeft: boolean;
+}
+
 /** Who reads the outputs of the linear nodes that have no bias of their own, noted as a model is walked. */
 export class LinearReaders {
   readonly #readers = new Map<Scope, Map<string, Site[]>>();
@@ -31,10 +37,10 @@ export class LinearReaders {
   }
 
   /** The Add that alone reads a watched node's output, and which of its inputs is the other one. */
-  findAdd({ node, scope }: Site): InputSlot | null {
+  findAdd({ node, scope }: Site, isLeft: boolean): AddedInput | null {
     const [reader, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
     if (reader === undefined || others.length > 0 || !isStandard(reader.node, 'Add')) return null;
-    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0 };
+    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0, isLeft };
   }
 }
 
@@ -47,11 +53,11 @@ export class LinearReaders {
 export async function takeAddedBias(
   evaluator: Evaluator,
   linear: LinearDraft,
-  { site: { node, scope }, index }: InputSlot,
+  { site: { node, scope }, index, isLeft }: AddedInput,
 ): Promise<LinearDraft | null> {
   const name = node.inputs[index] ?? '';
   const constant = await evaluateBias(evaluator, scope, name);
-  if (constant === null || !isPerChannel(constant.tensor.shape, linear)) return null;
+  if (constant === null || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
   const { tensor } = constant;
   return {
     ...linear,
@@ -71,10 +77,17 @@ async function evaluateBias(evaluator: Evaluator, scope: Scope, name: string) {
   }
 }
 
-/** Whether a shape broadcasts to one value for each output channel: the last axis of a matrix product, else axis 1. */
-function isPerChannel(shape: Tensor['shape'], { op, weight, outputChannels }: LinearDraft): boolean {
+/**
+ * Whether a shape broadcasts to one value for each output channel: axis 1 of a convolution, the last axis of a matrix
+ * product, and the one before that where the weight is its first factor.
+ */
+function isPerChannel(
+  shape: Tensor['shape'],
+  { op, weight, outputChannels }: LinearDraft,
+  isLeft: boolean,
+): boolean {
   const rank = weight.kind === 'constant' ? weight.tensor.shape.length : 0;
-  const behind = op === 'Conv' || op === 'ConvTranspose' ? rank - 2 : 0;
+  const behind = op === 'Conv' || op === 'ConvTranspose' ? rank - 2 : isLeft ? 1 : 0;
   const axis = shape.length - 1 - behind;
   return (
     outputChannels > 1 &&

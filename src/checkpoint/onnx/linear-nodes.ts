@@ -132,6 +132,17 @@ async function readMatrix(evaluator: Evaluator, at: ScopedName, isTransposed: bo
   return { constant, name: findTrueName(at.scope, at.name), outputAxis: isTransposed ? 0 : 1 };
 }
 
+/** Whether a linear node is a matrix product whose first factor is its weight, in front of a Transpose or not. */
+export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDraft): boolean {
+  const [left = ''] = node.inputs;
+  const producer = findProducer(scope, left);
+  const name =
+    producer !== null && isStandard(producer.node, 'Transpose')
+      ? findTrueName(producer.scope, producer.node.inputs[0] ?? '')
+      : findTrueName(scope, left);
+  return op === 'MatMul' && name === weightName;
+}
+
 async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
   try {
     return await evaluator.evaluate(scope, name);

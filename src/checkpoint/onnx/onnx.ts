@@ -7,7 +7,14 @@ import type { Graph } from '../graph.js';
 import { type InputSlot, LinearReaders, takeAddedBias } from './added-bias.js';
 import { ConstantEvaluator } from './constants.js';
 import { ExternalData } from './external-data.js';
-import { BIAS_INPUT, buildLinear, constantParameters, type LinearDraft, linearOpOf } from './linear-nodes.js';
+import {
+  BIAS_INPUT,
+  buildLinear,
+  constantParameters,
+  isWeightLeft,
+  type LinearDraft,
+  linearOpOf,
+} from './linear-nodes.js';
 import { type BuiltNorm, groupCalls, mergeCalls } from './merge-calls.js';
 import { decodeModel, type OnnxGraph, type OnnxModel, type OnnxNode } from './model.js';
 import { NeighbourSearch } from './neighbours.js';
@@ -207,7 +214,8 @@ function collectSites(model: OnnxModel, graph: OnnxGraph, file: string): Sites {
     if (site.node.domain === '' && site.node.op === 'BatchNormalization') sites.norms.push(site);
     else if (linearOpOf(site.node) !== null) {
       sites.linears.push(site);
-      if ((site.node.inputs[BIAS_INPUT] ?? '') === '') sites.readers.watch(site);
+      // An operator of another domain may have an activation in it: what is added behind that is no bias.
+      if (site.node.domain === '' && (site.node.inputs[BIAS_INPUT] ?? '') === '') sites.readers.watch(site);
     } else {
       const foreign = describeForeignNorm(site);
       if (foreign !== null) sites.foreign.push(foreign);
@@ -227,7 +235,7 @@ async function readLinears(evaluator: ConstantEvaluator, { linears: sites, reade
     if (linear === null) continue;
     const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
     indices.set(site.scope, inScope.set(site.node, linears.length));
-    const add = readers.findAdd(site);
+    const add = readers.findAdd(site, isWeightLeft(site, linear));
     const biased = add === null ? null : await takeAddedBias(evaluator, linear, add);
     // What the Add gives is the layer's output: a norm layer behind it is fed by the linear node.
     if (add !== null && biased !== null) inScope.set(add.site.node, linears.length);

@@ -166,6 +166,18 @@ describe('a linear node', () => {
       expect(await added(nodes, vector('b', 3, 4), [5, 2])).toEqual(['b', [3, 4]]);
     });
 
+    test('a product whose first factor is the weight counts them last but one', async () => {
+      const nodes = [node('MatMul', ['conv.weight', 'x'], ['c']), node('Add', ['c', 'b'], ['y'])];
+      const column = tensor('b', [2, 1], FLOAT, field(9, floats(3, 4)));
+      expect(await added(nodes, column, [2, 5])).toEqual(['b', [3, 4]]);
+      expect(await added(nodes, vector('b', 3, 4), [2, 5])).toEqual(['', 'absent']);
+    });
+
+    test('is no bias behind an operator that may hold an activation', async () => {
+      const fused = node('FusedConv', ['x', 'conv.weight'], ['c'], { domain: 'com.microsoft' });
+      expect(await added([fused, node('Add', ['c', 'b'], ['y'])], perChannel)).toEqual(['', 'absent']);
+    });
+
     test.each([
       ['of other values than one per channel', [conv, node('Add', ['c', 'b'], ['y'])], vector('b', 3, 4)],
       ['of a computed value', [conv, node('Relu', ['x'], ['r']), node('Add', ['c', 'r'], ['y'])], perChannel],
