@@ -38,7 +38,7 @@ const standIns = {
     onResolve({ filter: /^(node:child_process|@protobufjs\/inquire)$/ }, ({ path, importer }) => {
       const key = [...STAND_INS.keys()].find((each) => {
         const [owner, wanted] = each.split(' ');
-        return wanted === path && importer.includes(`node_modules/${owner}/`);
+        return wanted === path && importer.replaceAll('\\', '/').includes(`node_modules/${owner}/`);
       });
       return key === undefined ? undefined : { path: key, namespace: 'stand-in' };
     });

@@ -1,19 +1,32 @@
 import { closeSync, openSync, readSync } from 'node:fs';
+import { FINDING_TITLES } from '../compare/findings.js';
+import { FAILURE_TITLE } from '../report/audit-set.js';
 import type { ReportFormat } from '../report/formats.js';
 
 /** Every pattern below fits into the start of a file. */
 const HEAD_BYTES = 4096;
 
-/** How a report starts in each format. Other files do not. */
+/** What a report calls its outcome. */
+const OUTCOME = '(?:Drifted|Failed|Clean|Warning|Healthy|Not audited)';
+
+/** What annotations are titled, as properties write it. */
+const TITLES = [...Object.values(FINDING_TITLES), FAILURE_TITLE, 'bn-audit']
+  .map((title) => title.replaceAll(',', '%2C'))
+  .join('|');
+
+/** How a report starts in each format, in words that other files hardly start with. */
 const SIGNATURES: Readonly<Record<ReportFormat, RegExp>> = {
-  text: /^(?:(?:before|after|checkpoint) {2}|[✖!✔] )\S/u,
+  text: new RegExp(`^(?:(?:before|after|checkpoint) {2,}\\S[^]*\\n)?[✖!✔] ${OUTCOME} {2,}\\S`, 'iu'),
   json: /^\{\s*"schemaVersion": \d+,\s*"tool": \{\s*"name": "bn-audit"/,
-  markdown: /^### (?:❌|⚠️|✅) \S/u,
+  markdown: new RegExp(
+    `^### (?:❌|⚠️|✅) (?:${OUTCOME}: |(?:\\d[\\d,]* of )?\\d[\\d,]* checkpoints?[ ,])`,
+    'u',
+  ),
   html: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
   junit: /^<\?xml [^>]*\?>\s*<testsuites name="bn-audit"/,
   sarif:
     /^\{\s*"\$schema": "[^"]*",\s*"version": "[^"]*",\s*"runs": \[\s*\{\s*"tool": \{\s*"driver": \{\s*"name": "bn-audit"/,
-  github: /^::(?:error|warning|notice) title=/,
+  github: new RegExp(`^::(?:error|warning|notice) title=(?:${TITLES})[,:%]`),
   gitlab: /^\[\s*(?:\]\s*$|\{\s*"type": "issue",\s*"check_name": ")/,
 };
 

@@ -13,7 +13,7 @@ import {
   stat,
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { CheckpointError } from '../errors.js';
+import { CheckpointError, quote } from '../errors.js';
 import { type ByteRange, sliceRange } from './byte-source.js';
 import type { FileSource } from './file-source.js';
 
@@ -127,13 +127,30 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
       guard(directory, async () => {
         await closeAll();
         if (isNewDirectory) await rename(temporary, directory);
-        else for (const { from, to } of places) await moveInto(from, to);
+        else await moveAll(places);
         for (const path of new Set([parent, ...places.map(({ to }) => dirname(to))]))
           await syncDirectory(path);
         await discard();
       }),
     discard,
   };
+}
+
+/** Moves files to their places, one after the other; where one fails, those before it are there already. */
+async function moveAll(places: readonly { readonly from: string; readonly to: string }[]): Promise<void> {
+  const moved: string[] = [];
+  for (const { from, to } of places) {
+    try {
+      await moveInto(from, to);
+    } catch (error) {
+      const explained = explainWriteError(error, to);
+      if (moved.length === 0 || !(explained instanceof CheckpointError)) throw explained;
+      const { message, code, file } = explained;
+      const hint = `Already in place: ${moved.map(quote).join(', ')}.`;
+      throw new CheckpointError(message, { code, file, cause: error, hint });
+    }
+    moved.push(to);
+  }
 }
 
 function temporaryName(label: string): string {

@@ -195,6 +195,20 @@ describe('a report of a policy', () => {
     },
   );
 
+  test.each([
+    ['text', '✔ buy milk\n'],
+    ['text', 'before  lunch: notes\n'],
+    ['text', 'before  lunch\n✔ done  early\n'],
+    ['markdown', '### ✅ Done: all of it\n'],
+    ['github', '::error title=mine::message\n'],
+    ['gitlab', '[{"type": "issue", "mine": 1}]'],
+  ] as const)('of format %s replaces no file that only begins alike: %j', async (format, content) => {
+    const workspace = makeWorkspace({ reports: { [format]: 'out' } });
+    writeFileSync(join(workspace, 'out'), content);
+    expect((await run(workspace)).exitCode).toBe(2);
+    expect(readFileSync(join(workspace, 'out'), 'utf8')).toBe(content);
+  });
+
   test.each(REPORT_FORMATS)('of format %s replaces no report of another format', async (format) => {
     const other = format === 'json' ? 'sarif' : 'json';
     const workspace = makeWorkspace({ reports: { [format]: 'out' } });

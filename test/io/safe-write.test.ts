@@ -1,4 +1,4 @@
-import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
@@ -110,4 +110,20 @@ describe('a copy', () => {
     expect(failure.message).toBe('gone');
     expect(readdirSync(place)).toEqual(['original']);
   });
+});
+
+test('where a later file cannot be moved, those already in place are named', async () => {
+  const place = makeSubdirectory(directory);
+  const path = join(place, 'original');
+  writeFileSync(path, ORIGINAL);
+  const source = openFileSource(path);
+  const files = ['one', 'two'].map((name) => ({ source, name, splices: [] }));
+  const staged = await stageFiles({ directory: place, isNewDirectory: false, label: 'set', files });
+  // Comes into being between the check of the target and the move.
+  mkdirSync(join(place, 'two', 'full'), { recursive: true });
+  const failure = await failureOf(() => staged.commit());
+  await staged.discard();
+  await source.close();
+  expect(failure).toMatchObject({ code: 'unwritable', file: join(place, 'two') });
+  expect(failure.hint).toBe(`Already in place: "${join(place, 'one')}".`);
 });
