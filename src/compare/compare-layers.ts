@@ -8,6 +8,7 @@ import type { LayerPair, PairedBy } from './pair-layers.js';
 import {
   areInitial,
   type ChannelVector,
+  countTrue,
   findInvalidValue,
   findMovedChannels,
   findStdRatios,
@@ -98,7 +99,7 @@ export async function compareLayers(pair: LayerPair, context: LayerContext): Pro
   }
   const [before, after] = [await readStatistics(pair.before), await readStatistics(pair.after)];
   const moved = findMovedChannels(before, after);
-  const channelsMoved = moved.filter(Boolean).length;
+  const channelsMoved = countTrue(moved);
   const invalid = findInvalidValue(after);
   return {
     ...common,

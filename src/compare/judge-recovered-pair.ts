@@ -10,6 +10,7 @@ import type { PairedBy } from './pair-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
 import {
   type ChannelVector,
+  countTrue,
   findInvalidValue,
   measureDrift,
   readChannelVector,
@@ -104,7 +105,7 @@ async function judgeScales(
     ...judgement.layer,
     affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
     neighbours: 'equal',
-    channelsMoved: recovered.moved.filter(Boolean).length,
+    channelsMoved: countTrue(recovered.moved),
     measures: measureDrift(before, after, {
       moved: recovered.moved,
       hidden: recovered.hidden,
@@ -116,7 +117,7 @@ async function judgeScales(
   };
   return {
     ...judgement,
-    layer: noteHiddenChannels(compared, recovered.hidden.filter(Boolean).length),
+    layer: noteHiddenChannels(compared, countTrue(recovered.hidden)),
     epsilonEvidence: isEpsilonKnown ? null : collectEvidence(recovered, epsilon),
   };
 }
