@@ -96,13 +96,26 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
   const bytes = await readRange({ source, offset: LENGTH_BYTES, byteLength: headerLength });
   const entries: Entry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
-  new JsonReader(bytes, source.name, LENGTH_BYTES).readTopObject((key, value) => {
-    if (key === '__metadata__') metadata = parseMetadata(value, source.name);
-    else entries.push(parseEntry(key, value, source.name));
+  const addEntry = (entry: Entry) => {
+    entries.push(entry);
     if (entries.length > MAX_TENSORS) {
       fail(source.name, `more than ${MAX_TENSORS} tensors in one header`, 'limit-exceeded');
     }
-  });
+  };
+  new JsonReader(bytes, source.name, LENGTH_BYTES).readTopObject(
+    (key, value) => {
+      if (key === '__metadata__') metadata = parseMetadata(value, source.name);
+      else addEntry(parseEntry(key, value, source.name));
+    },
+    {
+      pattern: USUAL_ENTRY,
+      onMatch: (match) => {
+        const entry = toUsualEntry(match);
+        if (entry !== null) addEntry(entry);
+        return entry !== null;
+      },
+    },
+  );
   checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
   const tensors = new Map<string, Tensor>();
   for (const { name, dtype, shape, elementCount, begin, end } of entries) {
@@ -164,6 +177,21 @@ function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, stri
     metadata.set(key, text);
   }
   return metadata;
+}
+
+/** A tensor's member in the spelling of the reference writer: no spaces, this order of fields, plain names. */
+const USUAL_ENTRY =
+  /"([ !#-[\]-~]*)":\{"dtype":"(\w+)","shape":\[((?:(?:0|[1-9]\d{0,14}),)*(?:0|[1-9]\d{0,14})|)\],"data_offsets":\[(0|[1-9]\d{0,14}),(0|[1-9]\d{0,14})\]\}/y;
+
+/** A match of {@link USUAL_ENTRY} as an entry; null when {@link parseEntry} has something to say of it. */
+function toUsualEntry([, name = '', dtype = '', sizes = '', from, to]: RegExpExecArray): Entry | null {
+  const shape = sizes === '' ? [] : sizes.split(',').map(Number);
+  const [begin, end] = [Number(from), Number(to)];
+  if (name === '__metadata__' || !isDType(dtype) || shape.length > MAX_RANK) return null;
+  const elementCount = shape.reduce((product, size) => product * size, 1);
+  const bits = elementCount * bitsOf(dtype);
+  if (!Number.isSafeInteger(bits) || end - begin !== bits / 8) return null;
+  return { name, dtype, shape, elementCount, begin, end };
 }
 
 function parseEntry(name: string, value: JsonValue, file: string): Entry {

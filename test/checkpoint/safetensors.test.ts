@@ -1,7 +1,9 @@
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { looksLikeSafetensors, openSafetensors } from '../../src/checkpoint/safetensors.js';
+import { CheckpointError } from '../../src/errors.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
 import { bytesOf, f32, i64, u64, utf8 } from '../build/bytes.js';
@@ -83,6 +85,77 @@ describe('opening', () => {
     const source = countingSource('m', safetensorsWithHeader('{}'));
     await (await openSafetensors(source, 'm')).close();
     expect(source.isClosed).toBe(true);
+  });
+});
+
+describe('an entry as the reference writer spells it', () => {
+  const number = fc.constantFrom(
+    '0',
+    '1',
+    '2',
+    '3',
+    '8',
+    '007',
+    '-1',
+    '1.0',
+    '4294967296',
+    '999999999999999',
+    '1e3',
+  );
+  const entryText = fc
+    .record({
+      name: fc.constantFrom(
+        'a',
+        'b',
+        'layer1.0.bn.weight',
+        '__metadata__',
+        'é',
+        'x\\u0041',
+        'ba\\d',
+        'tab\t',
+        '',
+      ),
+      dtype: fc.constantFrom('F32', 'U8', 'F4', 'F6_E2M3', 'C64', 'f32', 'nope', ''),
+      shape: fc.oneof(fc.array(number, { maxLength: 4 }), fc.constant(Array<string>(65).fill('1'))),
+      offsets: fc.array(number, { minLength: 1, maxLength: 3 }),
+    })
+    .map(
+      ({ name, dtype, shape, offsets }) =>
+        `"${name}":{"dtype":"${dtype}","shape":[${shape}],"data_offsets":[${offsets}]}`,
+    );
+  const usual = fc.constantFrom(
+    '"c":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}',
+    '"d":{"dtype":"I64","shape":[],"data_offsets":[8,16]}',
+  );
+
+  test('is read as any other spelling of it is, or refused with the same words', async () => {
+    const outcomeOf = async (header: string) => {
+      try {
+        const { tensors } = await open(safetensorsWithHeader(header, 16));
+        return [...tensors.values()].map(({ range, ...tensor }) => ({ ...tensor, bytes: range.byteLength }));
+      } catch (error) {
+        return error instanceof CheckpointError ? `${error.code}: ${error.message}` : error;
+      }
+    };
+    const accepted = new Set<boolean>();
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.oneof(usual, entryText), { minLength: 1, maxLength: 3 }),
+        async (entries) => {
+          const outcome = await outcomeOf(`{${entries}}`);
+          accepted.add(Array.isArray(outcome));
+          expect(outcome).toEqual(await outcomeOf(`{${entries.map((text) => text.replace(':{', ': {'))}}`));
+        },
+      ),
+      { numRuns: 2000 },
+    );
+    expect(accepted).toEqual(new Set([true, false]));
+  });
+
+  test('may be of any length', async () => {
+    const name = 'x'.repeat(10_000);
+    const header = `{"${name}":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`;
+    expect([...(await open(safetensorsWithHeader(header, 1))).tensors.keys()]).toEqual([name]);
   });
 });
 
