@@ -5,8 +5,8 @@ import { isFlatStatistic, toDottedName } from './naming.js';
 interface Reading {
   /** Whether its names are flat, as those of MXNet and Caffe2 are. */
   readonly isFlat: boolean;
-  /** Dotted paths that more than one name comes to. */
-  readonly ambiguous: ReadonlySet<string>;
+  /** The dotted name of each tensor. */
+  readonly dotted: ReadonlyMap<string, string>;
 }
 
 /** Each checkpoint's, once found. */
@@ -17,21 +17,25 @@ const readings = new WeakMap<Checkpoint['tensors'], Reading>();
  * and `params.bn.weight`, `x:0` and `x:1`) stay as they are: none of them must hide another.
  */
 export function dottedNameOf(name: string, { tensors }: Pick<Checkpoint, 'tensors'>): string {
-  const reading = readings.get(tensors) ?? findReading(tensors);
-  readings.set(tensors, reading);
-  const dotted = toDottedName(name, reading.isFlat);
-  return reading.ambiguous.has(dotted) && tensors.has(name) ? name : dotted;
+  let reading = readings.get(tensors);
+  if (reading === undefined) {
+    reading = findReading(tensors);
+    readings.set(tensors, reading);
+  }
+  return reading.dotted.get(name) ?? toDottedName(name, reading.isFlat);
 }
 
 function findReading(tensors: ReadonlyMap<string, Tensor>): Reading {
   const names = [...tensors.keys()];
   const isFlat = names.some(isFlatStatistic);
-  const seen = new Set<string>();
-  const ambiguous = new Set<string>();
+  const dotted = new Map<string, string>();
+  const firstOf = new Map<string, string>();
   for (const name of names) {
-    const dotted = toDottedName(name, isFlat);
-    if (seen.has(dotted)) ambiguous.add(dotted);
-    seen.add(dotted);
+    const path = toDottedName(name, isFlat);
+    const first = firstOf.get(path);
+    if (first === undefined) firstOf.set(path, name);
+    else dotted.set(first, first);
+    dotted.set(name, first === undefined ? path : name);
   }
-  return { isFlat, ambiguous };
+  return { isFlat, dotted };
 }

@@ -56,11 +56,12 @@ function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): Re
 function isKnownBuffer(name: string, checkpoint: Checkpoint): boolean {
   const [module, leaf] = splitPath(name);
   if (BUFFER_NAMES.has(leaf)) return true;
+  const vector = /^(.+)_[uv]$/.exec(leaf);
+  if (vector === null && leaf !== 'scale') return false;
   const siblingOf = (sibling: string) =>
     checkpoint.tensors.has(module === '' ? sibling : `${module}.${sibling}`);
   // torch.nn.utils.spectral_norm: `weight_u` and `weight_v` beside `weight_orig`. weight_norm's `weight_v` is learned.
-  const vector = /^(.+)_[uv]$/.exec(leaf);
   if (vector !== null) return siblingOf(`${vector[1]}_orig`) || siblingOf(`${vector[1]}_u`);
   // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
-  return leaf === 'scale' && siblingOf('zero_point');
+  return siblingOf('zero_point');
 }

@@ -107,7 +107,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
 ];
 
 /** How MXNet and Caffe2 end the names of running statistics: a file with such names has flat ones. */
-const FLAT_STATISTIC = /_(?:running_mean|running_var|moving_mean|moving_var|rm|riv)$/;
+const FLAT_STATISTIC = /_(?:running_mean|running_var|moving_mean|moving_var|rm|riv)(?::\d+)?$/;
 
 /** How MXNet (`conv0_weight`) and Caffe2 (`conv1_w`) join what a layer has learned to its flat name. */
 const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
@@ -120,7 +120,7 @@ const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
  * @param isFlat whether the file follows {@link isFlatStatistic}: then `conv0_weight` is `conv0.weight`.
  */
 export function toDottedName(name: string, isFlat = false): string {
-  const bare = name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '');
+  const bare = name.includes(':') ? name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '') : name;
   const dotted = bare.includes('.') ? bare : bare.replaceAll('/', '.');
   const path = dotted.replace(/^(?:params|batch_stats)\./, '');
   return isFlat && !path.includes('.') ? path.replace(FLAT_LEAF, '.$1') : path;
@@ -128,8 +128,7 @@ export function toDottedName(name: string, isFlat = false): string {
 
 /** Whether a tensor's name is that of a running statistic of a framework with flat names. */
 export function isFlatStatistic(name: string): boolean {
-  const dotted = toDottedName(name);
-  return !dotted.includes('.') && FLAT_STATISTIC.test(dotted);
+  return FLAT_STATISTIC.test(name) && !toDottedName(name).includes('.');
 }
 
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */
