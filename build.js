@@ -1,6 +1,7 @@
 // Builds dist/: the CLI with its dependencies bundled and minified, the library entry likewise, and its types.
 import { execFileSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -13,39 +14,57 @@ const dist = join(root, 'dist');
 
 rmSync(dist, { recursive: true, force: true });
 
-/**
- * What packages load by tricks or for nothing, by the package and what it asks for:
- *
- * commander loads Node's child processes for subcommands that are programs of their own. There are none here, and with
- * them comes the whole of Node's networking, which takes longer to load than all of commander: loaded when asked for.
- *
- * protobufjs looks for optional packages behind the bundler's back, and would find other ones wherever the file lies.
- */
-const STAND_INS = new Map([
-  [
-    'commander node:child_process',
-    "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
-  ],
-  [
-    'protobufjs @protobufjs/inquire',
-    "const known = { buffer: require('node:buffer') }; module.exports = (name) => known[name] ?? null;",
-  ],
-]);
+/** What packages load by tricks or for nothing, and what they get instead. */
+const STAND_INS = [
+  {
+    // For subcommands that are programs of their own. There are none here, and with Node's child processes comes the
+    // whole of its networking, which takes longer to load than all of commander: loaded when asked for.
+    owner: 'commander',
+    wanted: 'node:child_process',
+    contents: "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
+  },
+  {
+    // protobufjs looks for optional packages behind the bundler's back, and would find others wherever the file lies.
+    owner: 'protobufjs',
+    wanted: '@protobufjs/inquire',
+    contents:
+      "const known = { buffer: require('node:buffer') }; module.exports = (name) => known[name] ?? null;",
+  },
+];
 
 const standIns = {
   name: 'stand-ins',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: /^(node:child_process|@protobufjs\/inquire)$/ }, ({ path, importer }) => {
-      const key = [...STAND_INS.keys()].find((each) => {
-        const [owner, wanted] = each.split(' ');
-        return wanted === path && importer.replaceAll('\\', '/').includes(`node_modules/${owner}/`);
-      });
-      return key === undefined ? undefined : { path: key, namespace: 'stand-in' };
+      const directory = importer.replaceAll('\\', '/');
+      const standIn = STAND_INS.find(
+        ({ owner, wanted }) => wanted === path && directory.includes(`node_modules/${owner}/`),
+      );
+      return standIn && { path, namespace: 'stand-in', pluginData: standIn.contents };
     });
-    onLoad({ filter: /.*/, namespace: 'stand-in' }, ({ path }) => ({ contents: STAND_INS.get(path) }));
+    onLoad({ filter: /.*/, namespace: 'stand-in' }, ({ pluginData }) => ({ contents: pluginData }));
   },
 };
 
+/**
+ * onnx-proto can write, check and convert every message besides reading it, in three quarters of its code. Nothing here
+ * calls that, and Node would parse it at every start.
+ */
+const decodeOnly = {
+  name: 'decode-only',
+  setup({ onLoad }) {
+    const unused =
+      /^( +)\w+\.(?:(?:en|de)codeDelimited|encode|verify|fromObject|toObject) = function [\s\S]*?^\1\};$/gm;
+    onLoad({ filter: /node_modules[\\/]onnx-proto[\\/].*\.js$/ }, async ({ path }) => {
+      const code = await readFile(path, 'utf8');
+      const contents = code.replaceAll(unused, '');
+      if (contents === code) throw new Error(`${path}: expected generated code, found none that is unused`);
+      return { contents };
+    });
+  },
+};
+
+// esbuild remembers where it was loaded; link-chunks.js reads its outputs, whose names are relative, from where it runs.
 process.chdir(root);
 
 const common = {
@@ -59,7 +78,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText, standIns],
+  plugins: [esbuildBundleText, standIns, decodeOnly],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',
