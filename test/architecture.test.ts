@@ -28,6 +28,7 @@ const READS_FILES = [
   'checkpoint/onnx/external-data.ts',
   'policy/find-policy.ts',
   'cli/baseline-file.ts',
+  'cli/direct-output.ts',
   'cli/earlier-report.ts',
   'cli/explain-command.ts',
   'cli/find-checkpoints.ts',

@@ -1,6 +1,7 @@
 import { CommanderError } from 'commander';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
 import { defuseCommands } from '../report/text-layout.js';
+import { openDirectOutput } from './direct-output.js';
 import { announceFailure } from './github-actions.js';
 import { createProgram } from './program.js';
 import { createTerminal, type Terminal } from './terminal.js';
@@ -15,7 +16,7 @@ const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
  * @param args the arguments after the program's name.
  */
 export async function main(args: readonly string[]): Promise<void> {
-  const terminal = createTerminal(process, endUnlessPipeClosed);
+  const terminal = createTerminal(process, endUnlessPipeClosed, openDirectOutput());
   // An uncaught error would exit with 1, which here means "drift found".
   const crash = (error: unknown) => {
     reportFailure(error, terminal, args);

@@ -1,5 +1,6 @@
 import type { ColorSupportLevel } from 'chalk';
 import type { Paint } from '../report/text-layout.js';
+import type { DirectWrite } from './direct-output.js';
 
 /** How standard output shows text. */
 export interface Looks {
@@ -44,16 +45,37 @@ const PROGRESS_INTERVAL_MS = 100;
 
 const BAR_CELLS = 30;
 
-/** The terminal of a process, with colours judged for each stream by itself. */
-export function createTerminal(process: ProcessLike, onWriteError: OnWriteError): Terminal {
+/**
+ * The terminal of a process, with colours judged for each stream by itself.
+ *
+ * @param writeDirectly writes to standard output where that needs no stream.
+ */
+export function createTerminal(
+  process: ProcessLike,
+  onWriteError: OnWriteError,
+  writeDirectly: DirectWrite | null = null,
+): Terminal {
   const open = guardStreams(process, onWriteError);
+  let direct = writeDirectly;
+  const tryDirect = (write: DirectWrite, text: string) => {
+    try {
+      return write(text);
+    } catch (error) {
+      onWriteError(error as NodeJS.ErrnoException);
+      return null;
+    }
+  };
   const start = Date.now();
   let lastDrawn = 0;
   let isDrawn = false;
   return {
-    readLooks: () => readLooks(open('stdout'), process.env),
+    readLooks: () => readLooks(direct === null ? open('stdout') : NO_TERMINAL, process.env),
     write: (text) => {
-      open('stdout').write(text);
+      const rest = direct === null ? text : tryDirect(direct, text);
+      if (rest === null) return;
+      // What follows must not overtake it.
+      direct = null;
+      open('stdout').write(rest);
     },
     writeError: (message) => {
       open('stderr').write(`${message}\n`);
@@ -88,7 +110,13 @@ function guardStreams(
   };
 }
 
-async function readLooks(stdout: NodeJS.WriteStream, env: NodeJS.ProcessEnv): Promise<Looks> {
+/** What is told of a terminal's size and kind, by a file or a pipe. */
+const NO_TERMINAL = { isTTY: false, columns: 0 };
+
+async function readLooks(
+  stdout: Pick<NodeJS.WriteStream, 'isTTY' | 'columns'>,
+  env: NodeJS.ProcessEnv,
+): Promise<Looks> {
   return {
     width: stdout.isTTY === true ? Math.min(stdout.columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
     paint: await createPaint(chooseColorLevel(stdout, env)),

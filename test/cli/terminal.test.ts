@@ -1,5 +1,6 @@
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { DirectWrite } from '../../src/cli/direct-output.js';
 import { chooseColorLevel, createTerminal } from '../../src/cli/terminal.js';
 
 describe('chooseColorLevel', () => {
@@ -96,6 +97,45 @@ describe('streams', () => {
     terminal.write('twice');
     process.stdout.emit('error', new Error('EPIPE'));
     expect(heard).toEqual(['EPIPE']);
+  });
+});
+
+describe('direct writing to stdout', () => {
+  const withDirect = (direct: DirectWrite, onWriteError: (error: Error) => void = ignoreErrors) => {
+    const { process, written } = fakeProcess({ isTTY: true });
+    return { terminal: createTerminal(process as never, onWriteError, direct), written };
+  };
+
+  test('leaves the stream alone, and looks like no terminal', async () => {
+    const seen: string[] = [];
+    const { terminal, written } = withDirect((text) => {
+      seen.push(text);
+      return null;
+    });
+    const { width, paint } = await terminal.readLooks();
+    terminal.write('one');
+    terminal.write('two');
+    expect([width, paint('error', 'plain')]).toEqual([80, 'plain']);
+    expect([seen, written.stdout]).toEqual([['one', 'two'], '']);
+  });
+
+  test('hands the stream what a full pipe did not take, and all that follows', () => {
+    const { terminal, written } = withDirect((text) => Buffer.from(text.slice(2)));
+    terminal.write('first');
+    terminal.write('second');
+    expect(written.stdout).toBe('rstsecond');
+  });
+
+  test('tells of its errors', () => {
+    const heard: string[] = [];
+    const { terminal, written } = withDirect(
+      () => {
+        throw new Error('EPIPE');
+      },
+      (error) => heard.push(error.message),
+    );
+    terminal.write('data');
+    expect([heard, written.stdout]).toEqual([['EPIPE'], '']);
   });
 });
 
