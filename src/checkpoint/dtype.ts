@@ -149,8 +149,9 @@ export const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] =
 
 /** The engine's own conversion, which runs at full speed from the first element on. Typed arrays want aligned bytes. */
 function widen(bytes: Uint8Array, dtype: 'F32' | 'F64'): Float64Array {
-  const { buffer } = new Uint8Array(bytes);
-  return dtype === 'F64' ? new Float64Array(buffer) : new Float64Array(new Float32Array(buffer));
+  if (dtype === 'F64') return new Float64Array(new Uint8Array(bytes).buffer);
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);
+  return new Float64Array(new Float32Array(buffer, byteOffset, byteLength / 4));
 }
 
 /**

@@ -9,6 +9,9 @@ import { type ByteSource, checkBounds } from './byte-source.js';
  */
 const YIELD_BYTES = 32 * 1024 * 1024;
 
+/** What most reads have to say; they are many, and one promise will do for all. */
+const DONE = Promise.resolve();
+
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
  *
@@ -59,7 +62,24 @@ export class FileSource implements ByteSource {
     return this.#bytesRead;
   }
 
-  async readInto(target: Uint8Array, position: number): Promise<void> {
+  readInto(target: Uint8Array, position: number): Promise<void> {
+    const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
+    try {
+      this.#fill(target, position);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    this.#bytesRead += target.byteLength;
+    return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? setImmediate() : DONE;
+  }
+
+  async close(): Promise<void> {
+    const descriptor = this.#descriptor;
+    this.#descriptor = null;
+    if (descriptor !== null) closeSync(descriptor);
+  }
+
+  #fill(target: Uint8Array, position: number): void {
     checkBounds(this, position, target.byteLength);
     let filled = 0;
     while (filled < target.byteLength) {
@@ -72,15 +92,6 @@ export class FileSource implements ByteSource {
       }
       filled += count;
     }
-    const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
-    this.#bytesRead += filled;
-    if (Math.floor(this.#bytesRead / YIELD_BYTES) > turns) await setImmediate();
-  }
-
-  async close(): Promise<void> {
-    const descriptor = this.#descriptor;
-    this.#descriptor = null;
-    if (descriptor !== null) closeSync(descriptor);
   }
 
   #readOnce(target: Uint8Array, filled: number, position: number): number {
