@@ -13,6 +13,7 @@ import { findFaults } from './compare/examine-layer.js';
 import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import type { PathMatcher } from './compare/globs.js';
+import { mayBeFolded } from './compare/may-be-folded.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from './compare/pair-layers.js';
 import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
@@ -238,7 +239,7 @@ async function compareFoldedLayers(
   { map, epsilon, channels }: AuditOptions,
 ): Promise<FoldedResults> {
   const { onlyBefore, onlyAfter, edits } = pairing;
-  if (before.checkpoint.graph === null && after.checkpoint.graph === null) {
+  if (!mayBeFolded(before, after, pairing)) {
     const none = { layers: [], learned: [], judgedBefore: new Set<string>(), judgedAfter: new Set<string>() };
     return { ...none, onlyBefore, onlyAfter, edits };
   }

@@ -7,7 +7,6 @@ import {
   findNamedLinearAt,
   type LinearLayer,
 } from '../norm/linear-layers.js';
-
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
@@ -15,6 +14,7 @@ import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
 import { toFoldedLayer } from './folded-layer.js';
 import { judgeFoldedPair } from './judge-folded-pair.js';
 import { judgeRecoveredPair } from './judge-recovered-pair.js';
+import { mayHideNorm } from './may-be-folded.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
 import { type LinearCandidate, type LinearPair, pairLinears } from './pair-linears.js';
 
@@ -208,17 +208,11 @@ function findEdits(
   return pairLayers(toSide(left), toSide(right), maps).edits;
 }
 
-/**
- * Whether a pair of convolutions may hide a norm layer. PyTorch's exporters leave signs where they fold, so without
- * any a convolution of theirs is an ordinary one; of other exporters only the values tell.
- */
+/** Whether a pair of convolutions may hide a norm layer. */
 function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, after: FoldingSide): boolean {
   if (one.layer !== null && other.layer !== null) return false;
   if (one.layer !== null || other.layer !== null) return true;
-  if (one.linear.looksFolded || other.linear.looksFolded) return true;
-  const isPyTorch = ({ checkpoint }: FoldingSide) =>
-    checkpoint.graph?.producer.startsWith('pytorch') === true;
-  return !isPyTorch(before) && !isPyTorch(after);
+  return mayHideNorm([one.linear, other.linear], before, after);
 }
 
 async function judgePair(

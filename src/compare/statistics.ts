@@ -137,38 +137,40 @@ export function measureDrift(
   const { values: meansAfter } = after.mean;
   const { values: variancesBefore } = before.variance;
   const { values: variancesAfter } = after.variance;
+  let gammas = 0;
   let shifts = 0;
   let largestShift = 0;
-  let ratios = 0;
-  let largestRatio = 0;
+  let logs = 0;
+  let largestLog = 0;
   let divergences = 0;
   let outputs = 0;
-  let gammas = 0;
+  // Squares throughout, with roots and constant factors taken from the sums: until the engine has compiled a loop, each
+  // of its results is an object.
   for (let channel = 0; channel < moved.length; channel++) {
     if (hidden?.[channel] === true) continue;
     const scale = gamma === null ? 1 : (gamma[channel] ?? 1);
-    gammas += scale * scale;
+    const weight = scale * scale;
+    gammas += weight;
     if (moved[channel] !== true) continue;
     const varianceBefore = (variancesBefore[channel] ?? Number.NaN) + epsilon;
     const varianceAfter = (variancesAfter[channel] ?? Number.NaN) + epsilon;
     const difference = (meansAfter[channel] ?? Number.NaN) - (meansBefore[channel] ?? Number.NaN);
-    const sigma = Math.sqrt(varianceBefore);
-    const shift = Math.abs(difference) / sigma;
-    const stdRatio = Math.sqrt(varianceAfter) / sigma;
-    const ratio = Math.abs(Math.log(stdRatio));
-    const square = difference * difference;
-    shifts += shift * shift;
-    ratios += ratio * ratio;
+    const shift = (difference * difference) / varianceBefore;
+    const ratio = varianceAfter / varianceBefore;
+    const log = Math.log(ratio);
+    const growth = Math.sqrt(ratio) - 1;
+    shifts += shift;
     if (shift > largestShift) largestShift = shift;
-    if (ratio > largestRatio) largestRatio = ratio;
-    divergences +=
-      ((varianceBefore + square) / varianceAfter + (varianceAfter + square) / varianceBefore - 2) / 4;
-    outputs += scale * scale * (shift * shift + (stdRatio - 1) * (stdRatio - 1));
+    logs += log * log;
+    if (log > largestLog) largestLog = log;
+    else if (-log > largestLog) largestLog = -log;
+    divergences += (1 + shift) / ratio + ratio + shift - 2;
+    outputs += weight * (shift + growth * growth);
   }
   return {
-    meanShift: { rms: Math.sqrt(shifts / channels), max: keepNaN(shifts, largestShift) },
-    logStdRatio: { rms: Math.sqrt(ratios / channels), max: keepNaN(ratios, largestRatio) },
-    divergence: divergences / channels,
+    meanShift: { rms: Math.sqrt(shifts / channels), max: Math.sqrt(keepNaN(shifts, largestShift)) },
+    logStdRatio: { rms: Math.sqrt(logs / channels) / 2, max: keepNaN(logs, largestLog) / 2 },
+    divergence: divergences / 4 / channels,
     outputShift: gammas === 0 ? 0 : Math.sqrt(outputs / gammas),
   };
 }

@@ -1,4 +1,4 @@
-import type { onnx } from 'onnx-proto';
+import onnxProto, { type onnx } from 'onnx-proto';
 import { CheckpointError } from '../../errors.js';
 import { decodeSegment, type Segment } from './segment.js';
 
@@ -90,17 +90,16 @@ export interface OnnxModel {
 }
 
 /**
- * Decodes a skeleton with onnx-proto, which is loaded only now, so that other formats do not pay for it.
+ * Decodes a skeleton with onnx-proto.
  *
  * @throws CheckpointError `malformed` when the library refuses; the skeleton pass has left it no reason to.
  */
-export async function decodeModel(skeleton: Uint8Array, file: string): Promise<OnnxModel> {
-  const library = await import('onnx-proto');
-  const proto = library.default.onnx;
+export function decodeModel(skeleton: Uint8Array, file: string): OnnxModel {
   let model: onnx.ModelProto;
   try {
     // protobufjs reads names out of a Buffer with native code.
-    model = proto.ModelProto.decode(Buffer.from(skeleton.buffer, skeleton.byteOffset, skeleton.byteLength));
+    const bytes = Buffer.from(skeleton.buffer, skeleton.byteOffset, skeleton.byteLength);
+    model = onnxProto.onnx.ModelProto.decode(bytes);
   } catch (cause) {
     throw new CheckpointError('expected an ONNX model, found malformed protobuf', {
       code: 'malformed',

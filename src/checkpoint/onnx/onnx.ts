@@ -130,7 +130,7 @@ async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
 }
 
 async function readModel(source: ByteSource): Promise<{ model: OnnxModel; mainGraph: OnnxGraph }> {
-  const model = await decodeModel(await readSkeleton(source), source.name);
+  const model = decodeModel(await readSkeleton(source), source.name);
   if (model.graph !== null) return { model, mainGraph: model.graph };
   throw new CheckpointError('expected an ONNX model, found no graph in it', {
     code: 'malformed',
