@@ -12,12 +12,12 @@ import {
 import { findFaults } from './compare/examine-layer.js';
 import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
-import type { PathMatcher } from './compare/globs.js';
+import { findIdleAllows, findIdleMaps, makeFindingPolicy, refuseIdleFrozen } from './compare/idle-options.js';
 import { mayBeFolded } from './compare/may-be-folded.js';
-import { type Pairing, type PrefixEdit, pairLayers, translateName } from './compare/pair-layers.js';
+import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
 import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
-import { CheckpointError, quote, UsageError } from './errors.js';
+import { CheckpointError, quote } from './errors.js';
 import { findNormLayers } from './norm/find-layers.js';
 import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFreeLinears } from './norm/linear-layers.js';
@@ -103,7 +103,7 @@ export async function compareCheckpoints(
   checkOptions(options);
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
-  const policy = await makePolicy(options);
+  const policy = await makeFindingPolicy(options);
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
@@ -116,7 +116,7 @@ export async function compareCheckpoints(
     ...(await compareLiveLayers(pairing, learned, options)),
     ...folded.layers,
   ]);
-  await checkGlobs(options.frozen ?? [], layers, learned);
+  await refuseIdleFrozen(options.frozen ?? [], layers, learned);
   return {
     before,
     after,
@@ -131,12 +131,8 @@ export async function compareCheckpoints(
     ],
     isAllowed: policy.isAllowed,
     unusedOptions: [
-      ...(await findUnusedAllows(options.allow ?? [], [
-        ...layers,
-        ...folded.onlyBefore,
-        ...folded.onlyAfter,
-      ])),
-      ...findUnusedMaps(options.map ?? [], before, after),
+      ...(await findIdleAllows(options.allow ?? [], [...layers, ...folded.onlyBefore, ...folded.onlyAfter])),
+      ...findIdleMaps(options.map ?? [], before, after),
     ],
   };
 }
@@ -220,19 +216,7 @@ async function findNewLayers(
   return findings;
 }
 
-async function makePolicy({ frozen, allow, minShift }: AuditOptions): Promise<FindingPolicy> {
-  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozen ?? [])];
-  return { isAllowed, isFrozen, minShift: minShift ?? 0 };
-}
-
-/** Globs are loaded where there are any: most audits have none, and start the quicker for it. */
-async function makeMatcher(globs: readonly string[]): Promise<PathMatcher> {
-  if (globs.length === 0) return () => false;
-  const { matchPaths } = await import('./compare/globs.js');
-  return matchPaths(globs);
-}
-
-/** Only a graph tells of convolutions that norm layers may have been folded into; all about them is loaded for one. */
+/** All about folding is loaded where there may be some. */
 async function compareFoldedLayers(
   { before, after }: { readonly before: AuditSide; readonly after: AuditSide },
   pairing: Pairing,
@@ -262,51 +246,4 @@ async function compareLiveLayers(
     layers.push(await compareLayers(pair, { learned, epsilon, keepChannels: channels === true }));
   }
   return layers;
-}
-
-/** A glob of `allow` excuses nothing here; in a policy for several checkpoints that is no error. */
-async function findUnusedAllows(
-  globs: readonly string[],
-  layers: readonly (NormLayer | LayerComparison)[],
-): Promise<readonly string[]> {
-  const names = layers.map((layer) => ('name' in layer ? layer.name : layer.before.name));
-  const unused: string[] = [];
-  for (const glob of globs) {
-    const isMatch = await makeMatcher([glob]);
-    if (!names.some(isMatch)) unused.push(`--allow ${quote(glob)} matches no norm layer`);
-  }
-  return unused;
-}
-
-function findUnusedMaps(maps: readonly PrefixEdit[], before: AuditSide, after: AuditSide): readonly string[] {
-  const namesOf = ({ layers, learned }: AuditSide) => [...layers.map(({ name }) => name), ...learned.keys()];
-  const names = new Set(namesOf(after));
-  return maps
-    .filter(
-      (map) => !namesOf(before).some((name) => translateName(name, [map], (to) => names.has(to)) !== null),
-    )
-    .map(
-      ({ from, to }) =>
-        `--map ${quote(`${from}=${to}`)} leads from no name of before to one of after: nothing was paired by it`,
-    );
-}
-
-/** A glob that means nothing would be a silent pass. */
-async function checkGlobs(
-  globs: readonly string[],
-  layers: readonly LayerComparison[],
-  learned: LearnedComparisons,
-): Promise<void> {
-  for (const glob of globs) {
-    const isMatch = await makeMatcher([glob]);
-    if (
-      layers.some(({ before }) => isMatch(before.name)) ||
-      learned.compared.some(({ name }) => isMatch(name))
-    )
-      continue;
-    throw new UsageError(
-      `--frozen ${quote(glob)} matches no norm layer and no learned tensor of both checkpoints`,
-      'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
-    );
-  }
 }

@@ -28,6 +28,9 @@ export type ScaleComparison =
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
 
+/** What is known of two weights of which one is a multiple of the other, channel by channel. */
+export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'proportional' }>;
+
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 

@@ -1,30 +1,15 @@
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { failUnreachable } from '../errors.js';
-import type { LinearLayer } from '../norm/linear-layers.js';
-import type { NormLayer } from '../norm/norm-layer.js';
-import { compareChannelScales, type ScaleComparison } from './channel-scales.js';
+import { compareChannelScales, type ProportionalScales } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
-import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
+import { chooseEpsilon, type LayerComparison, listChannels } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
-import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
-import {
-  type ChannelVector,
-  countTrue,
-  findInvalidValue,
-  measureDrift,
-  readChannelVector,
-  type Statistics,
-} from './statistics.js';
-import { roundoffOf } from './weight-rounding.js';
+import type { RecoveredStatistics } from './recover-statistics.js';
+import { type FoldedAway, readOptional, solveLayer } from './solve-layer.js';
+import { countTrue, findInvalidValue, measureDrift, type Statistics } from './statistics.js';
 
 /** A norm layer that is live or named on one side and was folded away on the other. */
-export interface RecoveredPair {
-  readonly layer: NormLayer;
-  /** The convolution that feeds it, unfolded. */
-  readonly live: LinearLayer;
-  /** The convolution that it was folded into. */
-  readonly folded: LinearLayer;
+export interface RecoveredPair extends FoldedAway {
   readonly foldedSide: 'before' | 'after';
   readonly pairedBy: PairedBy;
 }
@@ -63,41 +48,25 @@ export async function judgeRecoveredPair(
     case 'changed':
       return conclude(pair, context, { status: 'trained', problem: null }, 'changed');
     case 'proportional':
-      return judgeScales(pair, context, { ...compared, bias });
+      return judgeScales(pair, context, compared);
     default:
       return failUnreachable(compared);
   }
 }
 
-/** What a frozen convolution's folding shows: its channels' scales and the folded bias. */
-type Folding = Extract<ScaleComparison, { readonly kind: 'proportional' }> & {
-  readonly bias: ChannelVector | null;
-};
-
 /** Solves for the folded side's statistics and compares them with the live side's. */
 async function judgeScales(
   pair: RecoveredPair,
   context: FoldedContext,
-  { scales, uncertainty, weightsPerChannel, bias }: Folding,
+  scales: ProportionalScales,
 ): Promise<Judgement> {
-  const { layer, live, folded, foldedSide } = pair;
-  const statistics = await readStatistics(layer);
-  const gamma = await readOptional(layer.gamma);
+  const { layer, foldedSide } = pair;
   const { epsilon } = chooseEpsilon(layer, layer, context.epsilon);
-  const recovered = recoverStatistics(
-    {
-      statistics,
-      gamma,
-      beta: await readOptional(layer.beta),
-      bias: await readOptional(live.bias),
-      epsilon,
-    },
-    { scales, uncertainty, bias, biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias) },
-  );
+  const { held, gamma, recovered } = await solveLayer(pair, scales, epsilon);
   const [before, after] =
-    foldedSide === 'after' ? [statistics, recovered.statistics] : [recovered.statistics, statistics];
+    foldedSide === 'after' ? [held, recovered.statistics] : [recovered.statistics, held];
   const invalid = foldedSide === 'before' ? findInvalidValue(after) : null;
-  const solved = decide(recovered, weightsPerChannel);
+  const solved = decide(recovered, scales.weightsPerChannel);
   const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
   const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'equal');
   const isEpsilonKnown = layer.epsilon !== null || context.epsilon !== undefined;
@@ -112,7 +81,7 @@ async function judgeScales(
       gamma: gamma?.values ?? null,
       epsilon,
     }),
-    isUniformScale: isUniform(recovered, statistics, epsilon),
+    isUniformScale: isUniform(recovered, held, epsilon),
     perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
   };
   return {
@@ -120,10 +89,6 @@ async function judgeScales(
     layer: noteHiddenChannels(compared, countTrue(recovered.hidden)),
     epsilonEvidence: isEpsilonKnown ? null : collectEvidence(recovered, epsilon),
   };
-}
-
-async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
-  return tensor === null ? null : readChannelVector(tensor);
 }
 
 function decide({ moved, hidden, contradicted }: RecoveredStatistics, weightsPerChannel: number): Verdict {

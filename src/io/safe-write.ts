@@ -86,7 +86,8 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
   const isSingle = files.length === 1 && !isNewDirectory;
   const handles: FileHandle[] = [];
   const closeAll = async () => {
-    for (const handle of handles.splice(0)) await handle.close();
+    const outcomes = await Promise.allSettled(handles.splice(0).map((handle) => handle.close()));
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   };
   const places = files.map((file) => ({
     file,

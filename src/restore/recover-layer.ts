@@ -1,8 +1,7 @@
 import { compareChannelScales } from '../compare/channel-scales.js';
-import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
-import { recoverStatistics } from '../compare/recover-statistics.js';
-import { readChannelVector, type Statistics } from '../compare/statistics.js';
-import { roundoffOf } from '../compare/weight-rounding.js';
+import type { LayerComparison } from '../compare/compare-layers.js';
+import { solveLayer } from '../compare/solve-layer.js';
+import { countTrue, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import { cannotRestore } from './cannot-restore.js';
 import type { RestoreSide } from './plan-layers.js';
@@ -31,29 +30,13 @@ export async function recoverLayer(
       side.checkpoint,
       'before has folded it into a convolution, which was trained since',
     );
-  const read = (tensor: LinearLayer['bias']) => (tensor === null ? null : readChannelVector(tensor));
-  const held = await readStatistics(after);
-  const recovered = recoverStatistics(
-    {
-      statistics: held,
-      gamma: await read(after.gamma),
-      beta: await read(after.beta),
-      bias: await read(live.bias),
-      epsilon,
-    },
-    {
-      scales: compared.scales,
-      uncertainty: compared.uncertainty,
-      bias: await read(folded.bias),
-      biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias),
-    },
-  );
+  const { held, recovered } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
   const { statistics, hidden, contradicted } = recovered;
   if (contradicted.some(Boolean))
     throw cannotRestore(after, side.checkpoint, 'its scale has changed its sign, so it was trained');
   const merge = (solved: Float64Array, own: Float64Array) =>
     solved.map((value, channel) => (hidden[channel] === true ? (own[channel] ?? value) : value));
-  const count = hidden.filter(Boolean).length;
+  const count = countTrue(hidden);
   return {
     statistics: {
       mean: { ...statistics.mean, values: merge(statistics.mean.values, held.mean.values) },

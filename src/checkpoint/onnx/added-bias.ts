@@ -1,8 +1,7 @@
-import { CheckpointError } from '../../errors.js';
 import type { Tensor } from '../checkpoint.js';
 import type { Evaluator } from './constant.js';
 import { findTrueName, isStandard } from './follow.js';
-import type { LinearDraft } from './linear-nodes.js';
+import { evaluateQuietly, type LinearDraft } from './linear-nodes.js';
 import type { Scope, Site } from './scope.js';
 
 /** An input of a node. */
@@ -36,7 +35,7 @@ export class LinearReaders {
     for (const input of site.node.inputs) inScope.get(input)?.push(site);
   }
 
-  /** The Add that alone reads a watched node's output, and which of its inputs is the other one. */
+  /** The Add that alone of its scope's nodes reads a watched node's output, and which of its inputs is the other one. */
   findAdd({ node, scope }: Site, isLeft: boolean): AddedInput | null {
     const [reader, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
     if (reader === undefined || others.length > 0 || !isStandard(reader.node, 'Add')) return null;
@@ -56,25 +55,14 @@ export async function takeAddedBias(
   { site: { node, scope }, index, isLeft }: AddedInput,
 ): Promise<LinearDraft | null> {
   const name = node.inputs[index] ?? '';
-  const constant = await evaluateBias(evaluator, scope, name);
-  if (constant === null || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
+  const constant = await evaluateQuietly(evaluator, { scope, name });
+  if (constant.kind !== 'constant' || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
   const { tensor } = constant;
   return {
     ...linear,
     biasName: findTrueName(scope, name),
     bias: { ...constant, tensor: { ...tensor, shape: [tensor.elementCount] } },
   };
-}
-
-async function evaluateBias(evaluator: Evaluator, scope: Scope, name: string) {
-  try {
-    const constant = await evaluator.evaluate(scope, name);
-    return constant.kind === 'constant' ? constant : null;
-  } catch (error) {
-    // A constant that cannot be read is the business of whoever needs it: here it is no bias.
-    if (error instanceof CheckpointError) return null;
-    throw error;
-  }
 }
 
 /**

@@ -143,7 +143,8 @@ export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDr
   return op === 'MatMul' && name === weightName;
 }
 
-async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
+/** A constant that cannot be read is the business of whoever needs it: here it is no weight, or no bias. */
+export async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
   try {
     return await evaluator.evaluate(scope, name);
   } catch (error) {
