@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 /**
  * A command to measure.
@@ -12,8 +13,7 @@ import { join } from 'node:path';
  * @property {readonly string[]} argv
  * @property {readonly number[]} exitCodes those that mean that it did its work
  * @property {string} [target] a file that it writes: removed before each run, so that each makes it anew, and after it,
- *   so that no other command waits for its pages to reach the disk. A run that is not timed goes before each that is: a
- *   virtual machine gives idle memory back, and whoever writes next would wait until it has it again
+ *   so that no other command waits for its pages to reach the disk
  */
 
 /**
@@ -31,6 +31,13 @@ import { join } from 'node:path';
 
 /** What the scripts in peers/ print: seconds, tensors, changed tensors. */
 const PRINTED_SECONDS = /^(\d+\.\d+(?:e-\d+)?) \d+ \d+\s*$/;
+
+/**
+ * A virtual machine gives memory that was freed back to its host, and takes up to a second to get 500 MB again. This long
+ * after a file was removed, every command that writes one finds the machine in the same state; sooner, it depends on how
+ * long the command computes first.
+ */
+const SETTLING_MS = 3000;
 
 /** Wraps a command so that its peak resident set is written to a file, in kilobytes; null if nothing here can. */
 const wrapForMemory = chooseMemoryWrapper();
@@ -79,11 +86,7 @@ async function runOnce({ label, argv, exitCodes, target }) {
   const removeTarget = () => target !== undefined && rmSync(target, { force: true });
   removeTarget();
   try {
-    if (target !== undefined) {
-      const [program = '', ...args] = argv;
-      await spawnTimed(program, args);
-      removeTarget();
-    }
+    if (target !== undefined) await setTimeout(SETTLING_MS);
     const peakFile = join(scratch, 'peak');
     const [program = '', ...args] = wrapForMemory === null ? argv : wrapForMemory(argv, peakFile);
     const { seconds, exitCode, output, complaint } = await spawnTimed(program, args);
