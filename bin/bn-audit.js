@@ -3,7 +3,7 @@
 
 let cli;
 try {
-  cli = require('../dist/cli/main.js');
+  cli = require('./load-program.js').loadProgram();
 } catch (error) {
   process.stderr.write(
     `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,

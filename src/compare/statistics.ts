@@ -68,13 +68,16 @@ export function countTrue(flags: readonly boolean[]): number {
 
 function markUnequal(moved: boolean[], left: ChannelVector, right: ChannelVector): void {
   if (haveSameBits(left, right)) return;
+  const isOneType = left.dtype === right.dtype;
   const isEqual = chooseValueTest(left.dtype, right.dtype);
   const { values: one } = left;
   const { values: other } = right;
   for (let channel = 0; channel < moved.length; channel++) {
     const x = one[channel] ?? Number.NaN;
     const y = other[channel] ?? Number.NaN;
-    if (x !== y && !isEqual(x, y)) moved[channel] = true;
+    if (x === y) continue;
+    // Of one type, one value above the other says it all; NaN is above nothing.
+    if ((isOneType && (x > y || x < y)) || !isEqual(x, y)) moved[channel] = true;
   }
 }
 

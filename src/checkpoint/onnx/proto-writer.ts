@@ -38,7 +38,9 @@ export class ProtoWriter {
   }
 
   writeTag(field: number, wire: number): void {
-    this.writeVarint(field * 8 + wire);
+    const tag = field * 8 + wire;
+    if (tag < 0x80) this.#writeByte(tag);
+    else this.writeVarint(tag);
   }
 
   /** @param low the low 32 bits, or the whole value when that fits into 53 bits. */

@@ -369,17 +369,16 @@ function openFrame(
     const writer = new ProtoWriter();
     return { schema, field, rule, end, writer, merged: null, notes: null, defaults: null, run: null };
   }
+  reused.schema = schema;
+  reused.field = field;
+  reused.rule = rule;
+  reused.end = end;
   reused.writer.clear();
-  return Object.assign(reused, {
-    schema,
-    field,
-    rule,
-    end,
-    merged: null,
-    notes: null,
-    defaults: null,
-    run: null,
-  });
+  reused.merged = null;
+  reused.notes = null;
+  reused.defaults = null;
+  reused.run = null;
+  return reused;
 }
 
 /** Writes what had to wait for the end of the message: merged messages, attribute defaults and notes. */

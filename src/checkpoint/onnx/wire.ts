@@ -14,9 +14,6 @@ export const WIRE_FIXED32 = 5;
 /** A 64-bit value in groups of seven bits takes ten bytes; the format forbids an eleventh. */
 export const MAX_VARINT_BYTES = 10;
 
-/** The largest field number: a tag is a 32-bit varint whose low three bits are the wire type. */
-const MAX_TAG = 2 ** 32 - 1;
-
 /** A varint's 64 bits as two unsigned halves; reused, because one is read for every field of the file. */
 export interface Varint {
   low: number;
@@ -30,10 +27,17 @@ export interface Varint {
  * @throws CheckpointError `truncated` at the end of the file, `malformed` after ten bytes without an end.
  */
 export function readVarint(reader: BufferedReader, into: Varint): void {
-  const start = reader.position;
-  into.low = 0;
+  const first = reader.readByte();
+  into.low = first;
   into.high = 0;
-  for (let i = 0; i < MAX_VARINT_BYTES; i++) {
+  if (first >= 0x80) readLongVarint(reader, into);
+}
+
+/** Reads on where a varint's first byte, which `into` holds, is not its last. */
+function readLongVarint(reader: BufferedReader, into: Varint): void {
+  const start = reader.position - 1;
+  into.low &= 0x7f;
+  for (let i = 1; i < MAX_VARINT_BYTES; i++) {
     const byte = reader.readByte();
     const bits = byte & 0x7f;
     const shift = 7 * i;
@@ -57,7 +61,7 @@ export function readVarint(reader: BufferedReader, into: Varint): void {
 
 /** A varint as an unsigned number: exact below 2^53, rounded above, where every use has a smaller limit. */
 export function unsignedOf(varint: Varint): number {
-  return varint.high * 2 ** 32 + varint.low;
+  return varint.high === 0 ? varint.low : varint.high * 2 ** 32 + varint.low;
 }
 
 /** A varint as an unsigned bigint, exact. */
@@ -72,17 +76,17 @@ export interface Tag {
 }
 
 /**
- * Takes a tag apart.
+ * Takes a tag apart: a 32-bit varint whose low three bits are the wire type.
  *
  * @param offset where the tag stands.
  * @throws CheckpointError `malformed` for field number 0, one that is too large, and the wire types 6 and 7.
  */
 export function parseTag(varint: Varint, reader: BufferedReader, offset: number): Tag {
-  const tag = unsignedOf(varint);
-  const wire = tag % 8;
-  const field = (tag - wire) / 8;
-  if (field === 0 || tag > MAX_TAG || wire > WIRE_FIXED32) {
-    const found = wire > WIRE_FIXED32 ? `wire type ${wire}` : `field number ${field}`;
+  const wire = varint.low & 7;
+  const field = varint.low >>> 3;
+  if (field === 0 || wire > WIRE_FIXED32 || varint.high !== 0) {
+    const found =
+      wire > WIRE_FIXED32 ? `wire type ${wire}` : `field number ${(unsignedOf(varint) - wire) / 8}`;
     throw new CheckpointError(`expected a protobuf field, found ${found}, which does not exist`, {
       code: 'malformed',
       file: reader.source.name,

@@ -1,0 +1,27 @@
+// Has V8 compile what audits call, and leaves the bytecode in dist/ for the command line to start with. The commands that
+// run here decide what it holds.
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const { writeCodeCache } = createRequire(import.meta.url)('./bin/load-program.js');
+
+const pair = join(dirname(fileURLToPath(import.meta.url)), 'fixtures/pairs/requires-grad-leak');
+
+await writeCodeCache(async ({ main }) => {
+  for (const ending of ['safetensors', 'live.onnx', 'pt']) {
+    const [before, after] = ['before', 'after'].map((side) => join(pair, `${side}.${ending}`));
+    await run(main, ['diff', '--no-ci', before, after], 1);
+    await run(main, ['diff', '--no-ci', before, after, '--format', 'json'], 1);
+    await run(main, ['inspect', after], 0);
+  }
+});
+
+async function run(main, args, expectedCode) {
+  await main(args);
+  const { exitCode } = process;
+  process.exitCode = 0;
+  if (exitCode !== expectedCode) {
+    throw new Error(`bn-audit ${args.join(' ')}: expected exit code ${expectedCode}, found ${exitCode}`);
+  }
+}
