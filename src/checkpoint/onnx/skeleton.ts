@@ -32,6 +32,12 @@ import {
 /** Names and metadata that onnx-proto cannot carry; a module path is far shorter. */
 const MAX_NOTE_BYTES = 16 * 1024;
 
+/**
+ * Heads of fields that are copied as they stand. The varints of longer ones may be padded, and protobufjs takes one of
+ * more than five bytes for one of ten.
+ */
+const MAX_PLAIN_HEAD_BYTES = 6;
+
 /** Where the functions' attribute defaults go: a node of the function that only its notes tell from others. */
 const FUNCTION_NODE_FIELD = 7;
 const NODE_ATTRIBUTE_FIELD = 5;
@@ -84,6 +90,8 @@ class SkeletonPass {
   readonly #limits = new SkeletonLimits((message) => this.#error('limit-exceeded', message));
   /** Where the current field's tag stands. */
   #fieldStart = 0;
+  /** Where the fields before it begin that the innermost message keeps as they stand, not yet copied; -1 without any. */
+  #plainStart = -1;
 
   constructor(source: ByteSource) {
     this.#source = source;
@@ -100,13 +108,17 @@ class SkeletonPass {
         continue;
       }
       // A tag and a length, or a tag and a number.
-      if (!this.#reader.has(2 * MAX_VARINT_BYTES)) await this.#reader.fill(2 * MAX_VARINT_BYTES);
+      if (!this.#reader.has(2 * MAX_VARINT_BYTES)) {
+        this.#copyPlain(frame, this.#reader.position);
+        await this.#reader.fill(2 * MAX_VARINT_BYTES);
+      }
       const tag = this.#readTag(frame);
       const rule = frame.schema.fields.get(tag.field);
       const work = rule === undefined ? this.#skip(frame, tag) : this.#keep(frame, tag, rule);
       if (work !== undefined) await work;
       frame = this.#frames[this.#depth] ?? root;
     }
+    this.#copyPlain(root, root.end);
     finishFrame(root);
     return root.writer.written.slice();
   }
@@ -123,19 +135,19 @@ class SkeletonPass {
     switch (rule.keep) {
       case 'varint':
         if (tag.wire !== WIRE_VARINT) return this.#skip(frame, tag);
-        this.#copyVarint(frame, tag.field);
+        this.#keepVarint(frame, tag.field);
         return undefined;
       case 'varints':
         if (tag.wire === WIRE_LENGTH) return this.#copyPackedVarints(frame, tag.field);
         if (tag.wire !== WIRE_VARINT) return this.#skip(frame, tag);
-        this.#copyVarint(frame, tag.field);
+        this.#keepVarint(frame, tag.field);
         return undefined;
       case 'fixed32':
         if (tag.wire !== WIRE_FIXED32) return this.#skip(frame, tag);
-        return this.#copyBytes(frame, tag, this.#checkWithin(frame, 4));
+        return this.#keepBytes(frame, tag, this.#checkWithin(frame, 4));
       case 'bytes':
         if (tag.wire !== WIRE_LENGTH) return this.#skip(frame, tag);
-        return this.#copyBytes(frame, tag, this.#readLength(frame));
+        return this.#keepBytes(frame, tag, this.#readLength(frame));
       case 'note':
         if (tag.wire !== WIRE_LENGTH) return this.#skip(frame, tag);
         return this.#copyNote(frame, rule.note);
@@ -144,6 +156,7 @@ class SkeletonPass {
       case 'message':
       case 'default':
         if (tag.wire !== WIRE_LENGTH) return this.#skip(frame, tag);
+        this.#copyPlain(frame, this.#fieldStart);
         this.#openMessage(frame, tag.field, rule);
         return undefined;
       default: {
@@ -154,6 +167,7 @@ class SkeletonPass {
   }
 
   #skip(frame: Frame, tag: Tag): Promise<void> | undefined {
+    this.#copyPlain(frame, this.#fieldStart);
     switch (tag.wire) {
       case WIRE_VARINT:
         readVarint(this.#reader, this.#varint);
@@ -204,36 +218,65 @@ class SkeletonPass {
     }
   }
 
-  #copyVarint(frame: Frame, field: number): void {
+  /** Copies the fields before `end` that are kept as they stand: at once, and before their bytes leave the window. */
+  #copyPlain(frame: Frame, end: number): void {
+    if (this.#plainStart === -1) return;
+    frame.writer.writeBytes(this.#reader.viewBack(this.#plainStart, end));
+    this.#plainStart = -1;
+  }
+
+  #keepVarint(frame: Frame, field: number): void {
+    this.#readNumber(frame);
+    if (this.#reader.position - this.#fieldStart <= MAX_PLAIN_HEAD_BYTES) this.#keepPlain();
+    else {
+      this.#copyPlain(frame, this.#fieldStart);
+      this.#writeNumber(frame, field);
+    }
+  }
+
+  #keepPlain(): void {
+    if (this.#plainStart === -1) this.#plainStart = this.#fieldStart;
+  }
+
+  #readNumber(frame: Frame): void {
     readVarint(this.#reader, this.#varint);
     this.#checkWithin(frame, 0);
     this.#limits.countField(MAX_VARINT_BYTES);
+  }
+
+  #writeNumber(frame: Frame, field: number): void {
     frame.writer.writeTag(field, WIRE_VARINT);
     frame.writer.writeVarint(this.#varint.low, this.#varint.high);
   }
 
   async #copyPackedVarints(frame: Frame, field: number): Promise<void> {
     const end = this.#readLength(frame) + this.#reader.position;
+    this.#copyPlain(frame, this.#fieldStart);
     while (this.#reader.position < end) {
       if (!this.#reader.has(MAX_VARINT_BYTES)) await this.#reader.fill(MAX_VARINT_BYTES);
-      this.#copyVarint(frame, field);
+      this.#readNumber(frame);
+      this.#writeNumber(frame, field);
       if (this.#reader.position > end)
         throw this.#error('malformed', 'a packed number reaches beyond its field');
     }
   }
 
-  #copyBytes(frame: Frame, tag: Tag, byteLength: number): Promise<void> | undefined {
+  #keepBytes(frame: Frame, tag: Tag, byteLength: number): Promise<void> | undefined {
     this.#limits.countField(byteLength);
+    if (this.#reader.position - this.#fieldStart <= MAX_PLAIN_HEAD_BYTES && this.#reader.has(byteLength)) {
+      this.#reader.skip(byteLength);
+      this.#keepPlain();
+      return undefined;
+    }
+    this.#copyPlain(frame, this.#fieldStart);
     frame.writer.writeTag(tag.field, tag.wire);
     if (tag.wire === WIRE_LENGTH) frame.writer.writeVarint(byteLength);
-    const target = frame.writer.reserve(byteLength);
-    if (!this.#reader.has(byteLength)) return this.#reader.readInto(target);
-    target.set(this.#reader.takeView(byteLength));
-    return undefined;
+    return this.#reader.readInto(frame.writer.reserve(byteLength));
   }
 
   async #copyNote(frame: Frame, note: string): Promise<void> {
     const byteLength = this.#readLength(frame);
+    this.#copyPlain(frame, this.#fieldStart);
     const isUnwanted = note === 'value' && !METADATA_NOTES.has(frame.notes?.get('key') ?? '');
     if (byteLength > MAX_NOTE_BYTES || isUnwanted) {
       this.#reader.skip(byteLength);
@@ -248,6 +291,7 @@ class SkeletonPass {
   #noteSegment(frame: Frame, tag: Tag, wire: number | 'raw'): Promise<void> | undefined {
     if (tag.wire === WIRE_LENGTH) {
       const byteLength = this.#readLength(frame);
+      this.#copyPlain(frame, this.#fieldStart);
       this.#writeRun(frame);
       this.#writeSegment(frame, tag.field, false, this.#reader.position, byteLength, 0);
       this.#reader.skip(byteLength);
@@ -304,6 +348,7 @@ class SkeletonPass {
   }
 
   #closeFrame(frame: Frame): Frame {
+    this.#copyPlain(frame, frame.end);
     this.#writeRun(frame);
     finishFrame(frame);
     this.#depth--;

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { openOnnx } from '../../../src/checkpoint/onnx/onnx.js';
 import { CheckpointError } from '../../../src/errors.js';
 import { memorySource } from '../../../src/io/byte-source.js';
-import { bytesOf } from '../../build/bytes.js';
+import { bytesOf, utf8 } from '../../build/bytes.js';
 import { countingSource } from '../../build/sources.js';
 import {
   attribute,
@@ -68,6 +68,31 @@ describe('protobuf is read as its specification says', () => {
   test('varints may be padded', async () => {
     const bytes = bytesOf(varint(8, 3), varint(8, 10), normModel());
     expect(await statisticsOf(await openNorm(bytes))).toEqual(STATISTICS);
+  });
+
+  test.each([2, 3, 5, 6, 7, 9, 10])('tags, lengths and numbers may each take %i bytes', async (width) => {
+    const padded = (number: number, wire: number, value: number) =>
+      bytesOf(varint(number * 8 + wire, width), varint(value, width));
+    const paddedTensor = (name: string, values: readonly number[]) => {
+      const content = bytesOf(
+        padded(1, 0, values.length),
+        padded(2, 0, 1),
+        bytesOf(padded(8, 2, name.length), utf8(name)),
+        bytesOf(padded(9, 2, 4 * values.length), floats(...values)),
+      );
+      return bytesOf(padded(5, 2, content.byteLength), content);
+    };
+    const [gamma, beta] = normTensors();
+    const tensors = [paddedTensor('bn.running_mean', [3, -4]), paddedTensor('bn.running_var', [5, 6])];
+    const parts = { nodes: [norm()], initializers: [gamma, beta].filter((t) => t !== undefined) };
+    const bytes = bytesOf(field(7, graph(parts), ...tensors), field(8, int(2, 17)));
+    expect(await statisticsOf(await openNorm(bytes))).toEqual(STATISTICS);
+  });
+
+  test('fields larger than what is read at once keep their place among small ones', async () => {
+    const long = 'x'.repeat(70_000);
+    const read = await openNorm(normModel({ nodes: [norm(long)], initializers: [...normTensors(long)] }));
+    expect(await statisticsOf(read)).toEqual(STATISTICS);
   });
 
   test('doc_strings, types and stack traces do not reach memory, names of scopes do', async () => {
