@@ -84,7 +84,7 @@ function markUnequal(moved: boolean[], left: ChannelVector, right: ChannelVector
 /** Why statistics are not valid: the first value that is NaN, infinite, or a negative variance; null when all are. */
 export function findInvalidValue({ mean, variance }: Statistics): string | null {
   return (
-    describeFirstOutside(mean.values, Number.NEGATIVE_INFINITY, 'the running mean') ??
+    describeFirstOutside(mean.values, -Number.MAX_VALUE, 'the running mean') ??
     describeFirstOutside(variance.values, 0, 'the running variance')
   );
 }
@@ -92,7 +92,7 @@ export function findInvalidValue({ mean, variance }: Statistics): string | null 
 function describeFirstOutside(values: Float64Array, least: number, role: string): string | null {
   for (let channel = 0; channel < values.length; channel++) {
     const value = values[channel] ?? Number.NaN;
-    if (value >= least && value - value === 0) continue;
+    if (value >= least && value <= Number.MAX_VALUE) continue;
     return `${role} of channel ${channel} is ${describeValue(value)}`;
   }
   return null;

@@ -18,9 +18,15 @@ export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
     [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
   );
   const layers = new Map<string, NormLayer>();
-  for (const name of tensors.keys()) {
+  /** Statistics whose layer was found by the other one. */
+  const known = new Set<Tensor>();
+  for (const [name, tensor] of tensors) {
+    if (known.has(tensor)) continue;
     const layer = findLayerAt(name, tensors, checkpoint);
-    if (layer !== null && !layers.has(layer.name)) layers.set(layer.name, layer);
+    if (layer === null || layers.has(layer.name)) continue;
+    layers.set(layer.name, layer);
+    if (layer.mean.kind === 'stored') known.add(layer.mean.tensor);
+    if (layer.variance.kind === 'stored') known.add(layer.variance.tensor);
   }
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
