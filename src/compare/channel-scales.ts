@@ -328,8 +328,9 @@ function sumMultiples(
     oddProduct += nextX * nextY;
     evenSquare += x * x;
     oddSquare += nextX * nextX;
-    if (!(Math.abs(y - x * scale) <= relative * Math.abs(x) + absolute)) return false;
-    if (!(Math.abs(nextY - nextX * scale) <= relative * Math.abs(nextX) + absolute)) return false;
+    const excess = Math.abs(y - x * scale) - relative * Math.abs(x);
+    const nextExcess = Math.abs(nextY - nextX * scale) - relative * Math.abs(nextX);
+    if (!(excess <= absolute && nextExcess <= absolute)) return false;
   }
   if (paired < to) {
     const x = left[paired] as number;
