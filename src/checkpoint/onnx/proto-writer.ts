@@ -1,4 +1,4 @@
-import { WIRE_LENGTH } from './wire.js';
+import { MAX_VARINT_BYTES, WIRE_LENGTH } from './wire.js';
 
 const encoder = new TextEncoder();
 
@@ -53,6 +53,24 @@ export class ProtoWriter {
       upper = Math.floor(upper / 0x80);
     }
     this.#writeByte(rest);
+  }
+
+  /**
+   * Writes the number of a varint field, in five bytes or fewer where it fits, else in ten: of a number in 32 bits, which
+   * is the low half of whatever stands there, protobufjs reads one or the other.
+   */
+  writeNumber(low: number, high: number): void {
+    if (high < 8) {
+      this.writeVarint(low, high);
+      return;
+    }
+    const end = this.#length + MAX_VARINT_BYTES;
+    this.writeVarint(low, high);
+    if (this.#length === end) return;
+    // Groups of zeros after the last one say nothing.
+    this.#bytes[this.#length - 1] = (this.#bytes[this.#length - 1] ?? 0) | 0x80;
+    while (this.#length < end - 1) this.#writeByte(0x80);
+    this.#writeByte(0);
   }
 
   /** Writes a length-delimited field: a string, bytes or a message. */

@@ -33,10 +33,10 @@ import {
 const MAX_NOTE_BYTES = 16 * 1024;
 
 /**
- * Heads of fields that are copied as they stand. The varints of longer ones may be padded, and protobufjs takes one of
- * more than five bytes for one of ten.
+ * Fields whose tag and length, or tag and number, take no more are copied as they stand. Longer ones may be padded, and
+ * protobufjs takes every 32-bit varint of more than five bytes for one of ten.
  */
-const MAX_PLAIN_HEAD_BYTES = 6;
+const MAX_PLAIN_HEAD_BYTES = 5;
 
 /** Where the functions' attribute defaults go: a node of the function that only its notes tell from others. */
 const FUNCTION_NODE_FIELD = 7;
@@ -246,7 +246,7 @@ class SkeletonPass {
 
   #writeNumber(frame: Frame, field: number): void {
     frame.writer.writeTag(field, WIRE_VARINT);
-    frame.writer.writeVarint(this.#varint.low, this.#varint.high);
+    frame.writer.writeNumber(this.#varint.low, this.#varint.high);
   }
 
   async #copyPackedVarints(frame: Frame, field: number): Promise<void> {

@@ -70,23 +70,52 @@ describe('protobuf is read as its specification says', () => {
     expect(await statisticsOf(await openNorm(bytes))).toEqual(STATISTICS);
   });
 
-  test.each([2, 3, 5, 6, 7, 9, 10])('tags, lengths and numbers may each take %i bytes', async (width) => {
-    const padded = (number: number, wire: number, value: number) =>
+  describe.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])('tags, lengths and numbers of %i bytes', (width) => {
+    const padded = (number: number, wire: number, value: number | bigint) =>
       bytesOf(varint(number * 8 + wire, width), varint(value, width));
-    const paddedTensor = (name: string, values: readonly number[]) => {
-      const content = bytesOf(
-        padded(1, 0, values.length),
-        padded(2, 0, 1),
-        bytesOf(padded(8, 2, name.length), utf8(name)),
-        bytesOf(padded(9, 2, 4 * values.length), floats(...values)),
+    const paddedField = (number: number, content: Uint8Array) =>
+      bytesOf(padded(number, 2, content.byteLength), content);
+    const paddedTensor = (name: string, values: readonly number[], type: number | bigint = 1) =>
+      paddedField(
+        5,
+        bytesOf(
+          padded(1, 0, values.length),
+          padded(2, 0, type),
+          paddedField(8, utf8(name)),
+          paddedField(9, floats(...values)),
+        ),
       );
-      return bytesOf(padded(5, 2, content.byteLength), content);
+    const modelOf = (norm_: Uint8Array, ...tensors: readonly Uint8Array[]) => {
+      const initializers = normTensors().slice(0, 2);
+      return bytesOf(field(7, graph({ nodes: [norm_], initializers }), ...tensors), field(8, int(2, 17)));
     };
-    const [gamma, beta] = normTensors();
-    const tensors = [paddedTensor('bn.running_mean', [3, -4]), paddedTensor('bn.running_var', [5, 6])];
-    const parts = { nodes: [norm()], initializers: [gamma, beta].filter((t) => t !== undefined) };
-    const bytes = bytesOf(field(7, graph(parts), ...tensors), field(8, int(2, 17)));
-    expect(await statisticsOf(await openNorm(bytes))).toEqual(STATISTICS);
+
+    test('mean the same in a tensor', async () => {
+      const tensors = [paddedTensor('bn.running_mean', [3, -4]), paddedTensor('bn.running_var', [5, 6])];
+      expect(await statisticsOf(await openNorm(modelOf(norm(), ...tensors)))).toEqual(STATISTICS);
+    });
+
+    test('mean the same in an attribute', async () => {
+      const epsilon = bytesOf(
+        paddedField(1, utf8('epsilon')),
+        varint(2 * 8 + 5, width),
+        floats(0.25),
+        padded(20, 0, 1),
+      );
+      const tensors = normTensors()
+        .slice(2)
+        .map((content) => field(5, content));
+      const read = await openNorm(modelOf(norm('bn', { attributes: [epsilon] }), ...tensors));
+      expect(read.epsilon).toBe(0.25);
+      expect(await statisticsOf(read)).toEqual(STATISTICS);
+    });
+
+    test('of 64 bits where 32 are meant are cut', async () => {
+      const type = (1n << BigInt(7 * (width - 1))) * 2n ** 32n + 1n;
+      const tensors = [paddedTensor('bn.running_mean', [3, -4], BigInt.asUintN(64, type))];
+      const bytes = modelOf(norm(), ...tensors, paddedTensor('bn.running_var', [5, 6]));
+      expect(await statisticsOf(await openNorm(bytes))).toEqual(STATISTICS);
+    });
   });
 
   test('fields larger than what is read at once keep their place among small ones', async () => {
