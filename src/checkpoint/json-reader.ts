@@ -30,10 +30,10 @@ const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
  * pattern matcher, many times sooner than by their single signs; all others are read sign by sign.
  */
 export interface UsualMember {
-  /** Sticky; matches one member of JSON in printable ASCII, its key without escapes as the first group. */
+  /** Sticky; matches one member of JSON in printable ASCII, which starts with its key, without escapes the first group. */
   readonly pattern: RegExp;
-  /** Takes the match; false sends the member the general way, which finds out what is wrong with it. */
-  readonly onMatch: (match: RegExpExecArray) => boolean;
+  /** Takes the key and the match; false sends the member the general way, which finds out what is wrong with it. */
+  readonly onMatch: (key: string, match: RegExpExecArray) => boolean;
 }
 
 /**
@@ -99,8 +99,11 @@ export class JsonReader {
     pattern.lastIndex = 0;
     const text = this.#bytes.toString('latin1', this.#position, this.#position + USUAL_BYTES);
     const match = pattern.exec(text);
-    const key = match?.[1];
-    if (match === null || key === undefined || seen.has(key) || !onMatch(match)) return false;
+    if (match === null) return false;
+    const keyStart = this.#position + 1;
+    // A group of a match is a view that keeps the whole text alive.
+    const key = this.#bytes.toString('latin1', keyStart, keyStart + (match[1]?.length ?? 0));
+    if (seen.has(key) || !onMatch(key, match)) return false;
     seen.add(key);
     this.#position += match[0].length;
     return true;

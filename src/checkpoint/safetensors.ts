@@ -109,8 +109,8 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
     },
     {
       pattern: USUAL_ENTRY,
-      onMatch: (match) => {
-        const entry = toUsualEntry(match);
+      onMatch: (name, match) => {
+        const entry = toUsualEntry(name, match);
         if (entry !== null) addEntry(entry);
         return entry !== null;
       },
@@ -184,7 +184,7 @@ const USUAL_ENTRY =
   /"([ !#-[\]-~]*)":\{"dtype":"(\w+)","shape":\[((?:(?:0|[1-9]\d{0,14}),)*(?:0|[1-9]\d{0,14})|)\],"data_offsets":\[(0|[1-9]\d{0,14}),(0|[1-9]\d{0,14})\]\}/y;
 
 /** A match of {@link USUAL_ENTRY} as an entry; null when {@link parseEntry} has something to say of it. */
-function toUsualEntry([, name = '', dtype = '', sizes = '', from, to]: RegExpExecArray): Entry | null {
+function toUsualEntry(name: string, [, , dtype = '', sizes = '', from, to]: RegExpExecArray): Entry | null {
   const shape = sizes === '' ? [] : sizes.split(',').map(Number);
   const [begin, end] = [Number(from), Number(to)];
   if (name === '__metadata__' || !isDType(dtype) || shape.length > MAX_RANK) return null;

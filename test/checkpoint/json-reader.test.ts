@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
@@ -121,7 +123,7 @@ describe('refusing', () => {
   describe('members in their usual spelling', () => {
     const readBoth = (text: string, takes = true) => {
       const [usual, others]: [string[], string[]] = [[], []];
-      const onMatch = ([, key = '', digits = '']: RegExpExecArray) => {
+      const onMatch = (key: string, [, , digits = '']: RegExpExecArray) => {
         if (takes) usual.push(`${key}=${digits}`);
         return takes;
       };
@@ -139,6 +141,25 @@ describe('refusing', () => {
 
     test('go the general way where they are not taken', () => {
       expect(readBoth('{"a":1,"b":2}', false)).toEqual({ usual: [], others: ['a', 'b'] });
+    });
+
+    test('leave nothing in memory but their keys', () => {
+      const count = 20_000;
+      const name = (index: number) => `module.layer.${index}`;
+      const bytes = utf8(`{${Array.from({ length: count }, (_, index) => `"${name(index)}":1`).join(',')}}`);
+      setFlagsFromString('--expose-gc');
+      const collect: () => void = runInNewContext('gc');
+      const keys: string[] = [];
+      const onMatch = (key: string) => keys.push(key) > 0;
+      collect();
+      const before = process.memoryUsage().heapUsed;
+      new JsonReader(bytes, 'header').readTopObject(() => {}, { pattern: /"([a-z.0-9]*)":1/y, onMatch });
+      collect();
+      const perKey = (process.memoryUsage().heapUsed - before) / count;
+      expect(keys).toHaveLength(count);
+      expect(keys[count - 1]).toBe(name(count - 1));
+      // A key takes some 50 bytes; the text that it was found in would take 500 more.
+      expect(perKey).toBeLessThan(250);
     });
 
     test.each([
