@@ -135,6 +135,38 @@ describe('measures', () => {
     ).toEqual(Array(6).fill(Number.NaN));
   });
 
+  test('a negative variance has no standard deviation, on either side or on both', () => {
+    for (const [one, other] of [
+      [-1, -2],
+      [-1, 1],
+      [1, -1],
+    ] as const) {
+      const { meanShift, logStdRatio, outputShift } = measure(
+        statistics([0], [one]),
+        statistics([1], [other]),
+      );
+      const isKnown = one > 0;
+      expect(meanShift).toEqual(isKnown ? { rms: 1, max: 1 } : { rms: Number.NaN, max: Number.NaN });
+      expect(logStdRatio).toEqual({ rms: Number.NaN, max: Number.NaN });
+      expect(outputShift).toBeNaN();
+    }
+  });
+
+  test('a variance of zero, without ε, is infinitely far from any other', () => {
+    expect(measure(statistics([0], [0]), statistics([1], [1]))).toEqual({
+      meanShift: { rms: Number.POSITIVE_INFINITY, max: Number.POSITIVE_INFINITY },
+      logStdRatio: { rms: Number.POSITIVE_INFINITY, max: Number.POSITIVE_INFINITY },
+      divergence: Number.POSITIVE_INFINITY,
+      outputShift: Number.POSITIVE_INFINITY,
+    });
+  });
+
+  test('means whose squares are no float64 are measured', () => {
+    const { meanShift } = measure(statistics([1e200], [1e300], 'F64'), statistics([2e200], [1e300], 'F64'));
+    expect(meanShift?.max).toBeCloseTo(1e50, -40);
+    expect(meanShift?.rms).toBeCloseTo(1e50, -40);
+  });
+
   test('divergence is symmetric, and no measure is negative', () => {
     const channel = fc.tuple(
       fc.double({ min: -10, max: 10, noNaN: true }),
