@@ -8,12 +8,15 @@ const { writeCodeCache } = createRequire(import.meta.url)('./bin/load-program.js
 
 const pair = join(dirname(fileURLToPath(import.meta.url)), 'fixtures/pairs/requires-grad-leak');
 
+/** A build heeds no policy file of a directory above, and writes nothing to a CI system. */
+const PLAIN = ['--no-config', '--no-ci'];
+
 await writeCodeCache(async ({ main }) => {
   for (const ending of ['safetensors', 'live.onnx', 'pt']) {
     const [before, after] = ['before', 'after'].map((side) => join(pair, `${side}.${ending}`));
-    await run(main, ['diff', '--no-ci', before, after], 1);
-    await run(main, ['diff', '--no-ci', before, after, '--format', 'json'], 1);
+    await run(main, ['diff', ...PLAIN, before, after], 1);
     await run(main, ['inspect', after], 0);
+    if (ending === 'safetensors') await run(main, ['diff', ...PLAIN, before, after, '--format', 'json'], 1);
   }
 });
 

@@ -4,7 +4,8 @@
  * Loads the program that the build left in dist/. To compile what an audit calls takes as long as to audit a small
  * checkpoint, so the build keeps V8's bytecode too, for the Node that built. It fits that version of Node only, on that
  * kind of machine (https://nodejs.org/api/vm.html#scriptcreatecacheddata), and V8 takes none that other flags or a source
- * of another length made: it compiles the source then, as it does for every function that the bytecode lacks.
+ * of another length made: it compiles the source then, as it does for every function that the bytecode lacks. It trusts
+ * all other bytecode as it trusts the source: whoever changes dist/ by hand removes code-cache/.
  */
 const { existsSync, mkdirSync, readFileSync, writeFileSync } = require('node:fs');
 const { basename, dirname, join } = require('node:path');

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Script } from 'node:vm';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { VERSION } from '../../src/version.js';
 import { makeTempDirectory } from '../build/sources.js';
 import { type Run, run } from './run.js';
 
@@ -60,20 +61,34 @@ describe('the bytecode that a build keeps', () => {
     }
   });
 
-  test('stays out of what npm publishes', async () => {
-    const directory = makeTempDirectory();
+  test('is what runs: of the source, V8 looks at the length', async () => {
+    const directory = copyPackage();
+    const path = join(directory, 'dist', 'cli', 'main.js');
+    const changed = VERSION.replaceAll(/\d/g, '9');
+    writeFileSync(path, readFileSync(path, 'utf8').replaceAll(`"${VERSION}"`, `"${changed}"`));
+    expect(await runIn(directory, ['--version'])).toMatchObject({ stdout: `${VERSION}\n` });
+    rmSync(join(directory, 'dist/cli/code-cache'), { recursive: true });
+    expect(await runIn(directory, ['--version'])).toMatchObject({ stdout: `${changed}\n` });
+  });
+
+  test('stays out of what npm publishes, and heeds no policy file around the build', async () => {
+    const parent = makeTempDirectory();
+    const directory = join(parent, 'bn-audit');
     for (const name of readdirSync(root)) {
       if (['.git', 'dist', 'bench', 'test', 'node_modules'].includes(name)) continue;
       cpSync(join(root, name), join(directory, name), { recursive: true });
     }
     symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'));
+    const policy = { allow: ['**'], reports: { html: 'report.html' } };
+    writeFileSync(join(parent, 'bn-audit.config.json'), JSON.stringify(policy));
     const build = (env: Readonly<Record<string, string>>) =>
-      run(process.execPath, ['build.js'], directory, { npm_command: '', ...env });
+      run(process.execPath, ['build.js'], directory, env);
     expect(await build({ npm_command: 'publish' })).toMatchObject({ exitCode: 0 });
     expect(existsSync(join(directory, 'dist', 'cli', 'main.js'))).toBe(true);
     expect(existsSync(join(directory, 'dist', 'cli', 'code-cache'))).toBe(false);
     expect(await build({ npm_command: 'pack' })).toMatchObject({ exitCode: 0 });
     expect(readdirSync(join(directory, CODE_CACHE))).toContain('main.js.bin');
+    expect(existsSync(join(parent, 'report.html'))).toBe(false);
   }, 60_000);
 });
 
