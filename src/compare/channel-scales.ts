@@ -34,11 +34,8 @@ export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'prop
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 
-/** Weights that give a channel's first estimate: by their number its rounding has averaged out. */
-const ESTIMATE_WEIGHTS = 256;
-
-/** The part of the tolerance that is kept for the distance from the first estimate to the final scale. */
-const SLACK = 1 / 4;
+/** The part of the tolerance that a scale from a channel's beginning has to stay within. */
+const STRICT_SHARE = 3 / 4;
 
 /**
  * As large as the allocator keeps on its heap. Larger buffers would be mapped at page starts, and copying from page to
@@ -47,7 +44,8 @@ const SLACK = 1 / 4;
 const CHUNK_BYTES = 96 * 1024;
 
 /**
- * Fits one scale per output channel by least squares and checks every weight against it.
+ * Fits one scale per output channel by least squares and checks every weight against it. What a scale is uncertain by
+ * counts no more than {@link MAX_COUNTED_WEIGHTS} weights, so no more are fitted where these are there.
  *
  * A side whose values a baseline has left out is compared by its projections.
  *
@@ -201,39 +199,36 @@ class ScaleFit {
   }
 
   /**
-   * Adds a whole channel and checks it in one pass, which takes little more than half the time of two. The check is made
-   * against the scale of the channel's beginning and a tolerance that is smaller by SLACK: with |s − e| ≤ δ·|e|,
-   *
-   *     |y − s·x| ≤ |y − e·x| + δ·|e·x| ≤ ((1 − SLACK)·r + δ)·|e·x| ≤ r·|s·x|   for δ ≤ r·SLACK / 2, r ≤ 1.
-   *
-   * So what passes would pass against the final scale s. What does not is checked against that.
+   * Fits a whole channel by its beginning and checks all of it. Where the beginning holds zeros, or some weight is not
+   * well within the tolerance, all weights are fitted and checked again.
    */
   #fitRun(left: Values, right: Values, run: Run): boolean {
-    const { from, to } = run;
-    sumProducts(left, right, { from, to: Math.min(to, from + ESTIMATE_WEIGHTS) }, this.#sums);
-    const estimate = (this.#sums[1] ?? 0) === 0 ? 0 : (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
-    const bounds = this.#boundsOf(estimate, 1 - SLACK);
-    if (!sumMultiples(left, right, { from, to, ...bounds }, this.#sums)) {
-      this.#addRun(left, right, run);
-      return this.#isMultiple(left, right, run);
+    const { channel, from } = run;
+    const to = Math.min(run.to, from + MAX_COUNTED_WEIGHTS);
+    const count = countWeights(left, right, from, to);
+    if (count === to - from) {
+      sumProducts(left, right, { from, to }, this.#sums);
+      const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
+      if (areMultiples(left, right, { from, to: run.to, ...this.#boundsOf(scale, STRICT_SHARE) })) {
+        this.#keepSums(channel, count);
+        return true;
+      }
     }
-    this.#keepSums(left, right, run);
-    const distance = Math.abs(this.#scaleOf(run.channel) - estimate);
-    const isNear = distance <= (this.#tolerance.relative * SLACK * Math.abs(estimate)) / 2;
-    return isNear || this.#isMultiple(left, right, run);
+    this.#addRun(left, right, run);
+    return this.#isMultiple(left, right, run);
   }
 
   #addRun(left: Values, right: Values, run: Run): void {
     sumProducts(left, right, run, this.#sums);
-    this.#keepSums(left, right, run);
+    const isEnough = (this.#counts[run.channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
+    this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run.from, run.to));
   }
 
-  /** Adds the sums of a run to those of its channel. */
-  #keepSums(left: Values, right: Values, { channel, from, to }: Run): void {
+  /** Adds the sums of a run, and so many weights, to those of its channel. */
+  #keepSums(channel: number, count: number): void {
     this.#products[channel] = (this.#products[channel] ?? 0) + (this.#sums[0] ?? 0);
     this.#squares[channel] = (this.#squares[channel] ?? 0) + (this.#sums[1] ?? 0);
-    const counted = this.#counts[channel] ?? 0;
-    if (counted < MAX_COUNTED_WEIGHTS) this.#counts[channel] = counted + countWeights(left, right, from, to);
+    this.#counts[channel] = (this.#counts[channel] ?? 0) + count;
   }
 
   /** Least squares: the scale that takes x to y is Σxy / Σx². A channel of zeros has scale 0. */
@@ -310,51 +305,23 @@ interface Multiple extends Span {
   readonly absolute: number;
 }
 
-/** As {@link sumProducts}, as long as {@link areMultiples} holds; false, and no sums, where it does not. */
-function sumMultiples(
-  left: Values,
-  right: Values,
-  { from, to, scale, relative, absolute }: Multiple,
-  sums: Float64Array,
-): boolean {
-  let [evenProduct, oddProduct, evenSquare, oddSquare] = [0, 0, 0, 0];
-  const paired = to - ((to - from) % 2);
-  for (let i = from; i < paired; i += 2) {
-    const x = left[i] as number;
-    const y = right[i] as number;
-    const nextX = left[i + 1] as number;
-    const nextY = right[i + 1] as number;
-    evenProduct += x * y;
-    oddProduct += nextX * nextY;
-    evenSquare += x * x;
-    oddSquare += nextX * nextX;
-    const excess = Math.abs(y - x * scale) - relative * Math.abs(x);
-    const nextExcess = Math.abs(nextY - nextX * scale) - relative * Math.abs(nextX);
-    if (!(excess <= absolute && nextExcess <= absolute)) return false;
-  }
-  if (paired < to) {
-    const x = left[paired] as number;
-    const y = right[paired] as number;
-    evenProduct += x * y;
-    evenSquare += x * x;
-    if (!(Math.abs(y - x * scale) <= relative * Math.abs(x) + absolute)) return false;
-  }
-  sums[0] = evenProduct + oddProduct;
-  sums[1] = evenSquare + oddSquare;
-  return true;
-}
-
 /** Whether every element of `right` is `scale` times that of `left`, within tolerance. A NaN is not. */
 function areMultiples(
   left: Values,
   right: Values,
   { from, to, scale, relative, absolute }: Multiple,
 ): boolean {
-  for (let i = from; i < to; i++) {
+  const paired = to - ((to - from) % 2);
+  for (let i = from; i < paired; i += 2) {
     const x = left[i] as number;
-    if (!(Math.abs((right[i] as number) - x * scale) <= relative * Math.abs(x) + absolute)) return false;
+    const next = left[i + 1] as number;
+    const excess = Math.abs((right[i] as number) - x * scale) - relative * Math.abs(x);
+    const nextExcess = Math.abs((right[i + 1] as number) - next * scale) - relative * Math.abs(next);
+    if (!(excess <= absolute && nextExcess <= absolute)) return false;
   }
-  return true;
+  if (paired === to) return true;
+  const x = left[paired] as number;
+  return Math.abs((right[paired] as number) - x * scale) - relative * Math.abs(x) <= absolute;
 }
 
 async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
