@@ -6,17 +6,17 @@ import { fileURLToPath } from 'node:url';
 
 const { writeCodeCache } = createRequire(import.meta.url)('./bin/load-program.js');
 
-const pair = join(dirname(fileURLToPath(import.meta.url)), 'fixtures/pairs/requires-grad-leak');
+const fixtures = join(dirname(fileURLToPath(import.meta.url)), 'fixtures/pairs/requires-grad-leak');
 
 /** A build heeds no policy file of a directory above, and writes nothing to a CI system. */
-const PLAIN = ['--no-config', '--no-ci'];
+const DIFF = ['diff', '--no-config', '--no-ci'];
 
 await writeCodeCache(async ({ main }) => {
   for (const ending of ['safetensors', 'live.onnx', 'pt']) {
-    const [before, after] = ['before', 'after'].map((side) => join(pair, `${side}.${ending}`));
-    await run(main, ['diff', ...PLAIN, before, after], 1);
-    await run(main, ['inspect', after], 0);
-    if (ending === 'safetensors') await run(main, ['diff', ...PLAIN, before, after, '--format', 'json'], 1);
+    const pair = ['before', 'after'].map((side) => join(fixtures, `${side}.${ending}`));
+    await run(main, [...DIFF, ...pair], 1);
+    await run(main, [...DIFF, ...pair, '--format', 'json'], 1);
+    await run(main, ['inspect', pair[1]], 0);
   }
 });
 

@@ -30,7 +30,7 @@ const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
  * pattern matcher, many times sooner than by their single signs; all others are read sign by sign.
  */
 export interface UsualMember {
-  /** Sticky; matches one member of JSON in printable ASCII, which starts with its key, without escapes the first group. */
+  /** Sticky; matches one member of JSON in printable ASCII, from the quote before its key. First group: that key. */
   readonly pattern: RegExp;
   /** Takes the key and the match; false sends the member the general way, which finds out what is wrong with it. */
   readonly onMatch: (key: string, match: RegExpExecArray) => boolean;

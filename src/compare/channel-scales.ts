@@ -34,7 +34,7 @@ export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'prop
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 
-/** The part of the tolerance that a scale from a channel's beginning has to stay within. */
+/** The part of the tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
 const STRICT_SHARE = 3 / 4;
 
 /**

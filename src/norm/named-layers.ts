@@ -18,7 +18,7 @@ export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
     [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
   );
   const layers = new Map<string, NormLayer>();
-  /** Statistics whose layer was found by the other one. */
+  /** Statistics of these layers: the second one of each has nothing more to tell. */
   const known = new Set<Tensor>();
   for (const [name, tensor] of tensors) {
     if (known.has(tensor)) continue;

@@ -38,9 +38,7 @@ export class ProtoWriter {
   }
 
   writeTag(field: number, wire: number): void {
-    const tag = field * 8 + wire;
-    if (tag < 0x80) this.#writeByte(tag);
-    else this.writeVarint(tag);
+    this.writeVarint(field * 8 + wire);
   }
 
   /** @param low the low 32 bits, or the whole value when that fits into 53 bits. */
