@@ -6,6 +6,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { esbuildAssembleWat } from './assemble-wat.js';
 import { esbuildBundleText } from './bundle-text.js';
 import { linkChunks } from './link-chunks.js';
 
@@ -78,7 +79,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText, standIns, decodeOnly],
+  plugins: [esbuildBundleText, esbuildAssembleWat, standIns, decodeOnly],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',

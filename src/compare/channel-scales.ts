@@ -7,6 +7,15 @@ import {
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
+import { type Float32Screen, SCREENED_BYTES, withScreen } from './float32-screen.js';
+import {
+  areMultiples,
+  countWeights,
+  type Multiple,
+  type Span,
+  sumProducts,
+  type Values,
+} from './weight-loops.js';
 import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
 
 /**
@@ -34,14 +43,11 @@ export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'prop
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 
-/** The part of the tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
+/** The part of the relative tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
 const STRICT_SHARE = 3 / 4;
 
-/**
- * As large as the allocator keeps on its heap. Larger buffers would be mapped at page starts, and copying from page to
- * page at almost the same place is several times slower on some processors.
- */
-const CHUNK_BYTES = 96 * 1024;
+/** Where there is no screen: as large as the allocator keeps on its heap, away from the starts of pages as a screen's. */
+const CHUNK_BYTES = SCREENED_BYTES;
 
 /**
  * Fits one scale per output channel by least squares and checks every weight against it. What a scale is uncertain by
@@ -68,8 +74,23 @@ export async function compareChannelScales(
     const { compareProjectedScales } = await import('./projected-scales.js');
     return compareProjectedScales(before, after, layout);
   }
-  const fit = new ScaleFit(grid, toleranceFor(before, after));
-  const reader = new BlockReader(before, after, grid);
+  return isReadAsFloat32(before) && isReadAsFloat32(after)
+    ? withScreen((screen) => fitScales([before, after], grid, screen))
+    : fitScales([before, after], grid, null);
+}
+
+/** Whether a tensor's bytes are float32 numbers as they are read. */
+function isReadAsFloat32({ dtype }: Tensor): boolean {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN;
+}
+
+async function fitScales(
+  [before, after]: readonly [Tensor, Tensor],
+  grid: ChannelGrid,
+  screen: Float32Screen | null,
+): Promise<ScaleComparison> {
+  const fit = new ScaleFit(grid, toleranceFor(before, after), screen);
+  const reader = new BlockReader([before, after], grid, screen ?? makeBuffers());
   const everyBlock = async (visit: (block: Block) => boolean) => {
     for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
       if (!visit(block)) return false;
@@ -82,7 +103,12 @@ export async function compareChannelScales(
   return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
 }
 
-type Values = Float32Array | Float64Array;
+/** Where blocks of both sides are read to. */
+type Buffers = Pick<Float32Screen, 'left' | 'right'>;
+
+function makeBuffers(): Buffers {
+  return { left: new Uint8Array(CHUNK_BYTES), right: new Uint8Array(CHUNK_BYTES) };
+}
 
 /** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
 interface Block {
@@ -99,14 +125,18 @@ class BlockReader {
   readonly #after: Tensor;
   readonly #step: number;
   readonly #firstStep: number;
-  readonly #left = new Uint8Array(CHUNK_BYTES);
-  readonly #right = new Uint8Array(CHUNK_BYTES);
+  readonly #buffers: Buffers;
 
-  constructor(before: Tensor, after: Tensor, { inner, rowsPerGroup }: ChannelGrid) {
+  constructor(
+    [before, after]: readonly [Tensor, Tensor],
+    { inner, rowsPerGroup }: ChannelGrid,
+    buffers: Buffers,
+  ) {
     const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype)) / 8;
-    const capacity = Math.floor(CHUNK_BYTES / elementBytes);
+    const capacity = Math.floor(buffers.left.byteLength / elementBytes);
     this.#before = before;
     this.#after = after;
+    this.#buffers = buffers;
     this.holdsWholeChannels = rowsPerGroup === 0 && inner <= capacity;
     const unit = this.holdsWholeChannels ? inner : 1;
     this.#step = Math.floor(capacity / unit) * unit;
@@ -119,8 +149,8 @@ class BlockReader {
     if (start >= total) return null;
     const end = Math.min(total, start + (start === 0 ? this.#firstStep : this.#step));
     return {
-      left: await readValues(this.#before, this.#left, { start, count: end - start }),
-      right: await readValues(this.#after, this.#right, { start, count: end - start }),
+      left: await readValues(this.#before, this.#buffers.left, { start, count: end - start }),
+      right: await readValues(this.#after, this.#buffers.right, { start, count: end - start }),
       start,
       end,
     };
@@ -151,11 +181,15 @@ class ScaleFit {
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
-  readonly #sums = new Float64Array(2);
+  readonly #sums: Float64Array;
+  /** Where the blocks lie in its buffers. */
+  readonly #screen: Float32Screen | null;
 
-  constructor(grid: ChannelGrid, tolerance: Tolerance) {
+  constructor(grid: ChannelGrid, tolerance: Tolerance, screen: Float32Screen | null) {
     this.#grid = grid;
     this.#tolerance = tolerance;
+    this.#screen = screen;
+    this.#sums = screen?.sums ?? new Float64Array(2);
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
     this.#counts = new Uint32Array(grid.channels);
@@ -204,13 +238,12 @@ class ScaleFit {
    */
   #fitRun(left: Values, right: Values, run: Run): boolean {
     const { channel, from } = run;
-    const to = Math.min(run.to, from + MAX_COUNTED_WEIGHTS);
-    const count = countWeights(left, right, from, to);
-    if (count === to - from) {
-      sumProducts(left, right, { from, to }, this.#sums);
+    const beginning = { from, to: Math.min(run.to, from + MAX_COUNTED_WEIGHTS) };
+    if (this.#sumWithoutZeros(left, right, beginning)) {
       const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
-      if (areMultiples(left, right, { from, to: run.to, ...this.#boundsOf(scale, STRICT_SHARE) })) {
-        this.#keepSums(channel, count);
+      const multiple = this.#multipleOf(run, scale, STRICT_SHARE);
+      if (this.#screen?.areMultiples(multiple) === true || areMultiples(left, right, multiple)) {
+        this.#keepSums(channel, beginning.to - from);
         return true;
       }
     }
@@ -218,10 +251,18 @@ class ScaleFit {
     return this.#isMultiple(left, right, run);
   }
 
+  /** Sums a span; false where a pair is zero on both sides. */
+  #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
+    if (this.#screen?.sumProducts(span) === true) return true;
+    if (countWeights(left, right, span) < span.to - span.from) return false;
+    sumProducts(left, right, span, this.#sums);
+    return true;
+  }
+
   #addRun(left: Values, right: Values, run: Run): void {
     sumProducts(left, right, run, this.#sums);
     const isEnough = (this.#counts[run.channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
-    this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run.from, run.to));
+    this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run));
   }
 
   /** Adds the sums of a run, and so many weights, to those of its channel. */
@@ -237,26 +278,22 @@ class ScaleFit {
     return square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
   }
 
-  #isMultiple(left: Values, right: Values, { channel, from, to }: Run): boolean {
-    return areMultiples(left, right, { from, to, ...this.#boundsOf(this.#scaleOf(channel), 1) });
+  #isMultiple(left: Values, right: Values, run: Run): boolean {
+    return areMultiples(left, right, this.#multipleOf(run, this.#scaleOf(run.channel), 1));
   }
 
-  /** What a channel of a scale allows, times a share. */
-  #boundsOf(scale: number, share: number): Omit<Multiple, keyof Span> {
+  /** What a run is held against, with a share of the relative tolerance. */
+  #multipleOf({ from, to }: Span, scale: number, share: number): Multiple {
     const magnitude = Math.abs(scale);
     const { relative, before, after } = this.#tolerance;
     return {
+      from,
+      to,
       scale,
       relative: share * relative * magnitude,
-      absolute: share * (after + magnitude * before),
+      absolute: after + magnitude * before,
     };
   }
-}
-
-/** Elements of a block. */
-interface Span {
-  readonly from: number;
-  readonly to: number;
 }
 
 /** Elements of one channel in a block. */
@@ -264,69 +301,9 @@ interface Run extends Span {
   readonly channel: number;
 }
 
-// The loops over single weights are plain functions over plain arrays: they run a hundred million times.
-
-/** Σxy and Σx² of the elements from `from` up to `to`, in two chains each: an addition waits for the one before it. */
-function sumProducts(left: Values, right: Values, { from, to }: Span, sums: Float64Array): void {
-  let [evenProduct, oddProduct, evenSquare, oddSquare] = [0, 0, 0, 0];
-  const paired = to - ((to - from) % 2);
-  for (let i = from; i < paired; i += 2) {
-    const x = left[i] as number;
-    const next = left[i + 1] as number;
-    evenProduct += x * (right[i] as number);
-    oddProduct += next * (right[i + 1] as number);
-    evenSquare += x * x;
-    oddSquare += next * next;
-  }
-  if (paired < to) {
-    const x = left[paired] as number;
-    evenProduct += x * (right[paired] as number);
-    evenSquare += x * x;
-  }
-  sums[0] = evenProduct + oddProduct;
-  sums[1] = evenSquare + oddSquare;
-}
-
-/** Elements other than zero, up to as many as matter. */
-function countWeights(left: Values, right: Values, from: number, to: number): number {
-  // Read once: in the built file an imported constant is a property of another file.
-  const enough = MAX_COUNTED_WEIGHTS;
-  let count = 0;
-  for (let i = from; i < to && count < enough; i++) {
-    if (left[i] !== 0 || right[i] !== 0) count++;
-  }
-  return count;
-}
-
-interface Multiple extends Span {
-  readonly scale: number;
-  /** Allowed difference for each unit of x, and at least. */
-  readonly relative: number;
-  readonly absolute: number;
-}
-
-/** Whether every element of `right` is `scale` times that of `left`, within tolerance. A NaN is not. */
-function areMultiples(
-  left: Values,
-  right: Values,
-  { from, to, scale, relative, absolute }: Multiple,
-): boolean {
-  const paired = to - ((to - from) % 2);
-  for (let i = from; i < paired; i += 2) {
-    const x = left[i] as number;
-    const next = left[i + 1] as number;
-    const excess = Math.abs((right[i] as number) - x * scale) - relative * Math.abs(x);
-    const nextExcess = Math.abs((right[i + 1] as number) - next * scale) - relative * Math.abs(next);
-    if (!(excess <= absolute && nextExcess <= absolute)) return false;
-  }
-  if (paired === to) return true;
-  const x = left[paired] as number;
-  return Math.abs((right[paired] as number) - x * scale) - relative * Math.abs(x) <= absolute;
-}
-
 async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
   const bytes = await readElements(tensor, buffer, span);
-  return tensor.dtype === 'F32' && IS_LITTLE_ENDIAN
-    ? new Float32Array(buffer.buffer, 0, span.count)
+  return isReadAsFloat32(tensor)
+    ? new Float32Array(buffer.buffer, buffer.byteOffset, span.count)
     : decodeFloats(bytes, tensor.dtype);
 }

@@ -194,3 +194,15 @@ test('the same command prints the same bytes', async () => {
   const [first, second] = [await runCli(LEAK, workspace), await runCli(LEAK, workspace)];
   expect(first).toEqual(second);
 });
+
+test('without WebAssembly folded layers are judged as with it', async () => {
+  const folded = [
+    'diff',
+    'pairs/requires-grad-leak/before.fold.onnx',
+    'pairs/requires-grad-leak/after.fold.onnx',
+  ];
+  const usual = await runCli(folded, workspace);
+  const { stdout, exitCode } = await run(process.execPath, ['--jitless', BIN, ...folded], workspace);
+  expect(stdout).toContain('8 folded norm layers');
+  expect({ stdout, exitCode }).toEqual({ stdout: usual.stdout, exitCode: 1 });
+});

@@ -1,0 +1,313 @@
+import fc from 'fast-check';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { type Float32Screen, SCREENED_BYTES, withScreen } from '../../src/compare/float32-screen.js';
+import { areMultiples, type Multiple, type Span, sumProducts } from '../../src/compare/weight-loops.js';
+
+/** u: half the distance between neighbouring float32 numbers, relative. */
+const ROUNDOFF = 2 ** -24;
+const QUANTUM = 2 ** -149;
+
+/** A span of two sides in a screen's buffers, and as the loops of plain arrays see it. */
+interface Screened {
+  readonly screen: Float32Screen;
+  readonly left: Float32Array;
+  readonly right: Float32Array;
+  readonly span: Span;
+}
+
+/** Puts weights where a screen looks for them, with `from` other elements before them. */
+function screen<T>(
+  { x, y, from = 0 }: { x: readonly number[]; y: readonly number[]; from?: number },
+  use: (screened: Screened) => T,
+): Promise<T> {
+  return withScreen(async (found) => {
+    if (found === null) throw new Error('expected a screen: this processor has vectors');
+    const left = new Float32Array(found.left.buffer, found.left.byteOffset, SCREENED_BYTES / 4);
+    const right = new Float32Array(found.right.buffer, found.right.byteOffset, SCREENED_BYTES / 4);
+    left.fill(Number.NaN);
+    right.fill(Number.NaN);
+    left.set(x, from);
+    right.set(y, from);
+    return use({ screen: found, left, right, span: { from, to: from + x.length } });
+  });
+}
+
+/** What a channel of float32 weights is held against: 6 u of the product, and a quantum of either side. */
+function multipleBy(scale: number, { from, to }: Span): Multiple {
+  const magnitude = Math.abs(scale);
+  return { from, to, scale, relative: 6 * ROUNDOFF * magnitude, absolute: QUANTUM * (1 + magnitude) };
+}
+
+const anyFloat = fc.float();
+/** As weights are, and as small as they get. */
+const weight = fc.oneof(
+  fc.float({ min: -4, max: 4, noNaN: true }),
+  fc.float({ min: Math.fround(-1e-38), max: Math.fround(1e-38), noNaN: true }),
+  fc.integer({ min: -40, max: 40 }).map((quanta) => quanta * QUANTUM),
+);
+const scales = fc.oneof(
+  fc.double({ min: 0.001, max: 1000, noNaN: true }),
+  fc.double({ min: -2, max: -0.5, noNaN: true }),
+  fc.double({ noNaN: true }),
+);
+
+describe('sums of products', () => {
+  test('are those of the plain loop to the last bit, wherever the span lies', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(weight, weight), { minLength: 4, maxLength: 300 }),
+        fc.nat({ max: 9 }),
+        async (drawn, from) => {
+          const pairs = drawn.slice(0, drawn.length - (drawn.length % 4));
+          const weights = { x: pairs.map(([x]) => x), y: pairs.map(([, y]) => y), from };
+          const hasZeros = pairs.some(([x, y]) => Math.fround(x) === 0 && Math.fround(y) === 0);
+          await screen(weights, ({ screen, left, right, span }) => {
+            const plain = new Float64Array(2);
+            sumProducts(left, right, span, plain);
+            expect(screen.sumProducts(span)).toBe(!hasZeros);
+            if (!hasZeros) expect([...screen.sums]).toEqual([...plain]);
+          });
+        },
+      ),
+    );
+  });
+
+  test.each([
+    [0, 0],
+    [-0, 0],
+    [-0, -0],
+  ])('are refused where a pair is %d and %d', async (zero, other) => {
+    for (const at of [0, 1, 2, 3, 7]) {
+      const x = [1, 2, 3, 4, 5, 6, 7, 8].with(at, zero);
+      const refused = await screen({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ screen, span }) =>
+        screen.sumProducts(span),
+      );
+      expect(refused).toBe(false);
+    }
+  });
+
+  test('take a zero on one side and what is no number', async () => {
+    const taken = await screen({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ screen, span }) =>
+      screen.sumProducts(span),
+    );
+    expect(taken).toBe(true);
+  });
+
+  test.each([0, 1, 3, 5, 254])('are left to the plain loop where the weights are %i', async (count) => {
+    const ones = Array.from({ length: count }, () => 1);
+    expect(await screen({ x: ones, y: ones }, ({ screen, span }) => screen.sumProducts(span))).toBe(false);
+  });
+});
+
+describe('multiples', () => {
+  test('that are seen in float32 are multiples in float64', async () => {
+    let seen = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        // Four to a span: each decides. Errors around what is allowed, in roundings.
+        fc.array(fc.tuple(weight, fc.double({ min: -9, max: 9, noNaN: true })), {
+          minLength: 4,
+          maxLength: 6,
+        }),
+        scales,
+        fc.constantFrom(0, 0.2, 0.5, 1),
+        async (pairs, scale, share) => {
+          const x = pairs.map(([value]) => Math.fround(value));
+          const y = pairs.map(([, error], i) => (x[i] ?? 0) * scale * (1 + share * error * ROUNDOFF));
+          await screen({ x, y }, ({ screen, left, right, span }) => {
+            const multiple = multipleBy(scale, span);
+            if (!screen.areMultiples(multiple)) return;
+            seen++;
+            expect(areMultiples(left, right, multiple)).toBe(true);
+          });
+        },
+      ),
+      { numRuns: 4000 },
+    );
+    expect(seen).toBeGreaterThan(500);
+  });
+
+  test('with every rounding against them are multiples in float64 too', async () => {
+    let seen = 0;
+    for (let k = 1440; k < 1456; k++) {
+      // Just above 1, where a rounding is the largest part, and all but half a step from the neighbours.
+      const scale = 1 + (2 * k + 0.999) * ROUNDOFF;
+      for (let j = 0; j < 16; j++) {
+        // So that the product is just under 1, where steps are finest, and all but half a step from them.
+        const x = 1 - (2 * k + 2 + j) * ROUNDOFF;
+        for (let steps = -9; steps <= 9; steps++) {
+          const y = Math.fround(x * scale) + steps * ROUNDOFF;
+          await screen({ x: [x, x, x, x], y: [y, y, y, y] }, ({ screen, left, right, span }) => {
+            const multiple = multipleBy(scale, span);
+            if (!screen.areMultiples(multiple)) return;
+            seen++;
+            expect(areMultiples(left, right, multiple)).toBe(true);
+          });
+        }
+      }
+    }
+    expect(seen).toBeGreaterThan(1500);
+  });
+
+  test('of any numbers that float32 has are never seen where float64 sees none', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(anyFloat, anyFloat), { minLength: 4, maxLength: 4 }),
+        fc.oneof(scales, fc.constantFrom(1, 0, -1, Number.NaN, Infinity, 2 ** 99, 2 ** -99)),
+        async (pairs, scale) => {
+          const weights = { x: pairs.map(([x]) => x), y: pairs.map(([x, y]) => (y > 0 ? x : y)) };
+          await screen(weights, ({ screen, left, right, span }) => {
+            const multiple = multipleBy(scale, span);
+            if (screen.areMultiples(multiple)) expect(areMultiples(left, right, multiple)).toBe(true);
+          });
+        },
+      ),
+      { numRuns: 2000 },
+    );
+  });
+
+  test('of weights that were folded twice are seen, for nearly every scale', async () => {
+    const random = makeRandom(5);
+    let seen = 0;
+    for (let channel = 0; channel < 200; channel++) {
+      const [one, other] = [0.2 + random(), 0.2 + random()];
+      const weights = Array.from({ length: 1152 }, () => Math.fround(random() - 0.5));
+      const sides = {
+        x: weights.map((w) => w * Math.fround(one)),
+        y: weights.map((w) => w * Math.fround(other)),
+      };
+      const isSeen = await screen(sides, ({ screen, span }) =>
+        screen.areMultiples(multipleBy(Math.fround(other) / Math.fround(one), span)),
+      );
+      if (isSeen) seen++;
+    }
+    expect(seen).toBeGreaterThan(190);
+  });
+
+  test.each([4, 5, 6, 7, 8, 11])('of %i weights show each one that is none', async (count) => {
+    const x = Array.from({ length: count }, (_, i) => 0.1 + i);
+    const y = x.map((value) => 1.5 * value);
+    const decide = (other: readonly number[]) =>
+      screen({ x, y: other, from: 3 }, ({ screen, span }) => screen.areMultiples(multipleBy(1.5, span)));
+    expect(await decide(y)).toBe(true);
+    for (const index of x.keys()) {
+      expect(await decide(y.with(index, (y[index] ?? 0) * (1 + 10 * ROUNDOFF)))).toBe(false);
+      for (const wrong of [Number.NaN, Infinity, 0]) expect(await decide(y.with(index, wrong))).toBe(false);
+    }
+  });
+
+  test('of an infinity are not seen', async () => {
+    const decide = (x: number, y: number) =>
+      screen({ x: [1, 1, 1, x], y: [1, 1, 1, y] }, ({ screen, span }) =>
+        screen.areMultiples(multipleBy(1, span)),
+      );
+    expect(await decide(1, 1)).toBe(true);
+    for (const y of [0, 1, Infinity, -Infinity]) expect(await decide(Infinity, y)).toBe(false);
+  });
+
+  test('are left to the plain loop without four weights, beyond ordinary scales, and where a quantum is too much', async () => {
+    const ones = [1, 1, 1, 1];
+    const decide = (x: readonly number[], change: Partial<Multiple>) =>
+      screen({ x, y: x }, ({ screen, span }) => screen.areMultiples({ ...multipleBy(1, span), ...change }));
+    expect(await decide(ones, {})).toBe(true);
+    expect(await decide([1, 1, 1], {})).toBe(false);
+    expect(await decide([0, 0, 0, 0], { scale: 2 ** 101 })).toBe(false);
+    expect(await decide([0, 0, 0, 0], { scale: 2 ** -101 })).toBe(false);
+    expect(await decide(ones, { absolute: QUANTUM / 2 })).toBe(false);
+    expect(await decide(ones, { relative: ROUNDOFF })).toBe(false);
+  });
+});
+
+describe('a screen', () => {
+  test('serves one at a time, and again', async () => {
+    const lent = await withScreen(async (one) => {
+      const other = await withScreen(async (inner) => inner);
+      expect(other).not.toBe(one);
+      expect(await withScreen(async (again) => again)).toBe(other);
+      return one;
+    });
+    expect(await withScreen(async (again) => again)).toBe(lent);
+  });
+
+  test('comes back from what fails', async () => {
+    const lent = await withScreen(async (one) => one);
+    const failing = withScreen(async () => {
+      throw new Error('on purpose');
+    });
+    await expect(failing).rejects.toThrow('on purpose');
+    expect(await withScreen(async (again) => again)).toBe(lent);
+  });
+
+  describe('is not there', () => {
+    afterEach(() => {
+      vi.unstubAllGlobals();
+      vi.resetModules();
+    });
+
+    const refuse = (error: Error) => {
+      throw error;
+    };
+    test.each([
+      ['without WebAssembly', undefined],
+      [
+        'without vectors',
+        {
+          Module: class {
+            constructor() {
+              refuse(new Error('Wasm SIMD unsupported'));
+            }
+          },
+        },
+      ],
+      [
+        'without memory',
+        {
+          Module: class {},
+          Instance: class {
+            constructor() {
+              refuse(new RangeError('could not allocate memory'));
+            }
+          },
+        },
+      ],
+    ])('%s', async (_, stub) => {
+      vi.resetModules();
+      vi.stubGlobal('WebAssembly', stub);
+      const fresh = await import('../../src/compare/float32-screen.js');
+      expect(await fresh.withScreen(async (found) => found)).toBe(null);
+    });
+
+    test('and the scales of channels are the same to the last bit', async () => {
+      const { tensorOf } = await import('../build/checkpoints.js');
+      const random = makeRandom(11);
+      const shape = [40, 64, 3, 3];
+      const count = 40 * 576;
+      const x = Array.from({ length: count }, () => Math.fround(random() - 0.5));
+      const y = x.map((value, i) => value * (0.5 + Math.floor(i / 576)));
+      // A channel that begins with zeros, one of zeros, and one that the screen cannot decide.
+      for (let i = 0; i < 4; i++) [x[576 + i], y[576 + i]] = [0, 0];
+      x.fill(0, 1152, 1728);
+      y.fill(0, 1152, 1728);
+      y[1728 + 300] = (y[1728 + 300] ?? 0) * (1 + 5 * ROUNDOFF);
+      const compare = async () => {
+        vi.resetModules();
+        const { compareChannelScales } = await import('../../src/compare/channel-scales.js');
+        const tensors = [tensorOf('before', x, { shape }), tensorOf('after', y, { shape })] as const;
+        return compareChannelScales(...tensors, { outputAxis: 0, groups: 1 });
+      };
+      const screened = await compare();
+      vi.stubGlobal('WebAssembly', undefined);
+      expect(screened.kind).toBe('proportional');
+      expect(await compare()).toEqual(screened);
+    });
+  });
+});
+
+/** Numbers from 0 to 1, the same for a seed. */
+function makeRandom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
