@@ -2,13 +2,8 @@ import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import type { FoldedResults } from './compare/compare-folded.js';
-import { compareLayers, type LayerComparison } from './compare/compare-layers.js';
-import {
-  compareLearnedTensors,
-  type LearnedComparisons,
-  type LearnedOptions,
-  type OnProgress,
-} from './compare/compare-learned.js';
+import { type LayerComparison, planLayers } from './compare/compare-layers.js';
+import { type LearnedOptions, type OnProgress, planLearned } from './compare/compare-learned.js';
 import { findFaults } from './compare/examine-layer.js';
 import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
@@ -18,6 +13,7 @@ import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers
 import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote } from './errors.js';
+import { runInFileOrder } from './io/file-order.js';
 import { findNormLayers } from './norm/find-layers.js';
 import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFreeLinears } from './norm/linear-layers.js';
@@ -107,15 +103,12 @@ export async function compareCheckpoints(
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
-  const learned = await compareLearnedTensors(before.learned, after.learned, {
-    folded,
-    onProgress: options.onProgress,
-    known: options.known,
-  });
-  const layers = inOrderOf(before, [
-    ...(await compareLiveLayers(pairing, learned, options)),
-    ...folded.layers,
-  ]);
+  const { epsilon, channels, onProgress, known } = options;
+  const learning = planLearned(before.learned, after.learned, { folded, onProgress, known });
+  const live = planLayers(pairing.pairs, { epsilon, keepChannels: channels === true });
+  await runInFileOrder([...learning.works, ...live.works]);
+  const learned = learning.conclude();
+  const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
   await refuseIdleFrozen(options.frozen ?? [], layers, learned);
   return {
     before,
@@ -234,16 +227,4 @@ async function compareFoldedLayers(
     epsilon,
     keepChannels: channels === true,
   });
-}
-
-async function compareLiveLayers(
-  { pairs }: Pairing,
-  learned: LearnedComparisons,
-  { epsilon, channels }: AuditOptions,
-): Promise<readonly LayerComparison[]> {
-  const layers: LayerComparison[] = [];
-  for (const pair of pairs) {
-    layers.push(await compareLayers(pair, { learned, epsilon, keepChannels: channels === true }));
-  }
-  return layers;
 }

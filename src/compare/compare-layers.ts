@@ -1,6 +1,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
+import type { FileWork } from '../io/file-order.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
@@ -63,56 +64,94 @@ export interface LayerComparison {
   readonly perChannel: PerChannel | null;
 }
 
-/** What a comparison of layers needs beside the pair. */
-export interface LayerContext {
-  readonly learned: LearnedComparisons;
+/** How layers are compared. */
+export interface LayerOptions {
   /** Overrides every layer's own epsilon. */
   readonly epsilon?: number | undefined;
   readonly keepChannels: boolean;
 }
 
-/** Compares one pair of norm layers: reads their statistics, affine and counts, measures and decides the status. */
-export async function compareLayers(pair: LayerPair, context: LayerContext): Promise<LayerComparison> {
-  const affine = await compareAffine(pair);
-  const neighbours = relateNeighbours(pair, context.learned);
+/** A comparison of norm layers that is still to be done. */
+export interface LayerPlan {
+  /** One for each pair, by the place of its statistics in before's file. */
+  readonly works: readonly FileWork[];
+  /** What they found, in the order of the pairs, beside what the learned tensors say. Call it once all are done. */
+  readonly conclude: (learned: LearnedComparisons) => readonly LayerComparison[];
+}
+
+/** Plans to compare pairs of norm layers: their statistics, affine and counts, measures and statuses. */
+export function planLayers(pairs: readonly LayerPair[], options: LayerOptions): LayerPlan {
+  const readings = new Map<LayerPair, LayerReading>();
+  return {
+    works: pairs.map((pair) => ({
+      range: pair.before.mean.kind === 'stored' ? pair.before.mean.tensor.range : null,
+      run: async () => {
+        readings.set(pair, await readLayers(pair, options));
+      },
+    })),
+    conclude: (learned) =>
+      pairs.map((pair) => {
+        const reading = readings.get(pair);
+        if (reading === undefined) throw new Error(`${pair.before.name} is still to be compared`);
+        return concludeLayers(reading, learned);
+      }),
+  };
+}
+
+/** What a pair of norm layers says by itself. */
+interface LayerReading {
+  readonly known: Omit<LayerComparison, 'status' | 'neighbours'>;
+  /** The status, where it needs no more to be known. */
+  readonly fault: 'invalid' | 'unresolved' | null;
+  readonly isAffineInitial: boolean;
+}
+
+async function readLayers(pair: LayerPair, options: LayerOptions): Promise<LayerReading> {
+  const { relation: affine, isInitial: isAffineInitial, gammaAfter } = await compareAffine(pair);
   const common = {
     ...pair,
     via: 'live' as const,
     isUniformScale: false,
-    affine: affine.relation,
-    neighbours,
+    affine,
     channels: pair.before.channels || pair.after.channels,
-    ...chooseEpsilon(pair.before, pair.after, context.epsilon),
+    ...chooseEpsilon(pair.before, pair.after, options.epsilon),
     batches: await countBatches(pair),
   };
-  const problem = findUnresolved(pair);
-  if (problem !== null) {
-    return {
-      ...common,
-      status: 'unresolved',
-      channelsMoved: null,
-      measures: null,
-      isReset: false,
-      problem,
-      perChannel: null,
-    };
+  const unresolved = findUnresolved(pair);
+  if (unresolved !== null) {
+    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null };
+    return { known: { ...common, ...nothing, problem: unresolved }, fault: 'unresolved', isAffineInitial };
   }
   const [before, after] = [await readStatistics(pair.before), await readStatistics(pair.after)];
   const moved = findMovedChannels(before, after);
-  const channelsMoved = countTrue(moved);
-  const invalid = findInvalidValue(after);
+  const { epsilon } = common;
+  const problem = findInvalidValue(after);
   return {
-    ...common,
-    status:
-      invalid === null
-        ? decideStatus({ ...affine, neighbours, haveStatisticsMoved: channelsMoved > 0 })
-        : 'invalid',
-    channelsMoved,
-    measures: measureDrift(before, after, { moved, gamma: affine.gammaAfter, epsilon: common.epsilon }),
-    isReset: areInitial(after) && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
-    problem: invalid,
-    perChannel: context.keepChannels ? listChannels(before, after, common.epsilon) : null,
+    known: {
+      ...common,
+      channelsMoved: countTrue(moved),
+      measures: measureDrift(before, after, { moved, gamma: gammaAfter, epsilon }),
+      isReset: areInitial(after) && !areInitial(before) && affine !== 'none' && !isAffineInitial,
+      problem,
+      perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
+    },
+    fault: problem === null ? null : 'invalid',
+    isAffineInitial,
   };
+}
+
+function concludeLayers(
+  { known, fault, isAffineInitial }: LayerReading,
+  learned: LearnedComparisons,
+): LayerComparison {
+  const neighbours = relateNeighbours(known, learned);
+  const evidence = {
+    relation: known.affine,
+    isInitial: isAffineInitial,
+    neighbours,
+    haveStatisticsMoved: known.channelsMoved !== null && known.channelsMoved > 0,
+  };
+  return { ...known, neighbours, status: fault ?? decideStatus(evidence) };
 }
 
 /** Both sides' statistics per channel, in the form of reports. */
@@ -181,7 +220,10 @@ function haveEqualValues(left: ChannelVector | null, right: ChannelVector | null
 }
 
 /** A graph knows what feeds a layer; names only suggest it. Either side's graph will do. */
-function relateNeighbours({ before, after }: LayerPair, learned: LearnedComparisons): Relation {
+function relateNeighbours(
+  { before, after }: Pick<LayerPair, 'before' | 'after'>,
+  learned: LearnedComparisons,
+): Relation {
   const isAfterBetter = !before.isFromGraph && after.isFromGraph;
   const comparisons = isAfterBetter
     ? after.neighbours.map((name) => learned.byAfter.get(name))

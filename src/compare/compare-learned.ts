@@ -1,5 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import type { DType } from '../checkpoint/dtype.js';
+import type { FileWork } from '../io/file-order.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import { type Equality, TensorComparer } from './tensor-equality.js';
 
@@ -44,40 +45,34 @@ export interface LearnedOptions {
   readonly known?: LearnedComparisons | undefined;
 }
 
+/** A comparison of learned tensors that is still to be done. */
+export interface LearnedPlan {
+  /** One for each tensor that both sides have, by its place in before's file; in after's where before is a baseline. */
+  readonly works: readonly FileWork[];
+  /** What they found. Call it once all are done. */
+  readonly conclude: () => LearnedComparisons;
+}
+
 /**
- * Compares every learned tensor that both sides have and that was not judged already, in the order of before's file,
- * so that it is read once from front to back; in the order of after's where before is a baseline.
+ * Plans to compare every learned tensor that both sides have and that was not judged already.
  *
  * @param allBefore learned tensors by dotted name, likewise `allAfter`.
  * @param known what an earlier comparison found, where the caller knows that these bytes are the same still; such tensors
  *   are not read.
  */
-export async function compareLearnedTensors(
+export function planLearned(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
   { folded, onProgress, known }: LearnedOptions,
-): Promise<LearnedComparisons> {
-  const { edits } = folded;
+): LearnedPlan {
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
-  const partners = new Map<string, string>();
-  const taken = new Set<string>();
-  for (const name of before.keys()) {
-    const partner = translateName(name, edits, (candidate) => after.has(candidate) && !taken.has(candidate));
-    if (partner === null) continue;
-    partners.set(name, partner);
-    taken.add(partner);
-  }
+  const pairs = pairTensors(before, after, folded.edits);
   const results = new Map<string, LearnedComparison>();
   const comparer = new TensorComparer();
-  const total = sum([...partners.keys()].map((name) => before.get(name)?.range.byteLength ?? 0));
+  const total = sum([...pairs.values()].map(({ tensor }) => tensor.range.byteLength));
   let done = 0;
-  const paired = [...before].flatMap(([name, tensor]) => {
-    const afterName = partners.get(name);
-    const partner = afterName === undefined ? undefined : after.get(afterName);
-    return afterName === undefined || partner === undefined ? [] : [{ name, afterName, tensor, partner }];
-  });
-  for (const { name, afterName, tensor, partner } of inFileOrder(paired)) {
+  const compare = async ({ name, afterName, tensor, partner }: TensorPair) => {
     const earlier = known?.byBefore.get(name);
     const equality =
       earlier?.afterName === afterName ? earlier.equality : await comparer.compare(tensor, partner);
@@ -90,16 +85,54 @@ export async function compareLearnedTensors(
     });
     done += tensor.range.byteLength;
     onProgress?.({ done, total });
-  }
-  const compared = [...inOrderOf(before, results), ...folded.learned];
-  const byBefore = new Map(compared.map((comparison) => [comparison.name, comparison]));
-  return {
-    compared,
-    byBefore,
-    byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
-    onlyBefore: [...before.keys()].filter((name) => !partners.has(name)),
-    onlyAfter: [...after.keys()].filter((name) => !taken.has(name)),
   };
+  return {
+    works: [...pairs.values()].map((pair) => ({
+      range: (pair.tensor.fingerprint === undefined ? pair.tensor : pair.partner).range,
+      run: () => compare(pair),
+    })),
+    conclude: () => {
+      const compared = [...[...pairs.keys()].map((name) => take(results, name)), ...folded.learned];
+      const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
+      return {
+        compared,
+        byBefore: new Map(compared.map((comparison) => [comparison.name, comparison])),
+        byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
+        onlyBefore: [...before.keys()].filter((name) => !pairs.has(name)),
+        onlyAfter: [...after.keys()].filter((name) => !paired.has(name)),
+      };
+    },
+  };
+}
+
+/** A tensor of before and the one of after that goes with it. */
+interface TensorPair {
+  readonly name: string;
+  readonly afterName: string;
+  readonly tensor: Tensor;
+  readonly partner: Tensor;
+}
+
+/** Pairs by before's names. */
+function pairTensors(
+  before: ReadonlyMap<string, Tensor>,
+  after: ReadonlyMap<string, Tensor>,
+  edits: readonly PrefixEdit[],
+): ReadonlyMap<string, TensorPair> {
+  const pairs = new Map<string, TensorPair>();
+  const taken = new Set<string>();
+  for (const [name, tensor] of before) {
+    const afterName = translateName(
+      name,
+      edits,
+      (candidate) => after.has(candidate) && !taken.has(candidate),
+    );
+    const partner = afterName === null ? undefined : after.get(afterName);
+    if (afterName === null || partner === undefined) continue;
+    pairs.set(name, { name, afterName, tensor, partner });
+    taken.add(afterName);
+  }
+  return pairs;
 }
 
 function findRetyped(before: Tensor, after: Tensor): Pick<LearnedComparison, 'retyped'> {
@@ -109,22 +142,10 @@ function findRetyped(before: Tensor, after: Tensor): Pick<LearnedComparison, 're
     : {};
 }
 
-/** In the order of before's file, or of after's where before is a baseline. */
-function inFileOrder<Pair extends { readonly tensor: Tensor; readonly partner: Tensor }>(
-  pairs: readonly Pair[],
-): readonly Pair[] {
-  const rangeOf = ({ tensor, partner }: Pair) => (tensor.fingerprint === undefined ? tensor : partner).range;
-  const rank = new Map<unknown, number>();
-  for (const { source } of pairs.map(rangeOf)) if (!rank.has(source)) rank.set(source, rank.size);
-  const rankOf = (pair: Pair) => rank.get(rangeOf(pair).source) ?? 0;
-  return [...pairs].sort((x, y) => rankOf(x) - rankOf(y) || rangeOf(x).offset - rangeOf(y).offset);
-}
-
-function inOrderOf(
-  order: ReadonlyMap<string, unknown>,
-  results: ReadonlyMap<string, LearnedComparison>,
-): readonly LearnedComparison[] {
-  return [...order.keys()].flatMap((name) => results.get(name) ?? []);
+function take(results: ReadonlyMap<string, LearnedComparison>, name: string): LearnedComparison {
+  const result = results.get(name);
+  if (result === undefined) throw new Error(`${name} is still to be compared`);
+  return result;
 }
 
 function withoutJudged(

@@ -1,10 +1,12 @@
 import { describe, expect, test } from 'vitest';
 import {
-  compareLayers,
-  type LayerContext,
+  type LayerComparison,
+  type LayerOptions,
+  planLayers,
   readBatchCount,
   readStatistics,
 } from '../../src/compare/compare-layers.js';
+import type { LearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { layerOf, layerWith, learnedComparisons, learnedOf } from '../build/layers.js';
@@ -12,11 +14,21 @@ import { layerOf, layerWith, learnedComparisons, learnedOf } from '../build/laye
 const STILL = { mean: [0.5, -1], variance: [2, 3] };
 const MOVED = { mean: [0.5, -2], variance: [2, 3] };
 
-const compare = (before: NormLayer, after: NormLayer, context: Partial<LayerContext> = {}) =>
-  compareLayers(
-    { before, after, pairedBy: 'name' },
-    { learned: learnedComparisons(), keepChannels: false, ...context },
-  );
+async function compare(
+  before: NormLayer,
+  after: NormLayer,
+  {
+    learned = learnedComparisons(),
+    ...options
+  }: Partial<LayerOptions> & { learned?: LearnedComparisons } = {},
+): Promise<LayerComparison> {
+  const pair = { before, after, pairedBy: 'name' } as const;
+  const { works, conclude } = planLayers([pair], { keepChannels: false, ...options });
+  for (const { run } of works) await run();
+  const [comparison] = conclude(learned);
+  if (comparison === undefined) throw new Error('expected a comparison');
+  return comparison;
+}
 
 const layer = (values: typeof STILL, overrides: Partial<NormLayer> = {}) =>
   layerWith('bn', values, overrides);
@@ -216,4 +228,31 @@ test('reading statistics that are not stored is a defect of the caller', async (
   await expect(readStatistics(layerOf('bn', { mean: { kind: 'unresolved', reason: 'x' } }))).rejects.toThrow(
     'statistics that are not stored were read',
   );
+});
+
+describe('a plan', () => {
+  const pairOf = (before: NormLayer, after: NormLayer) => ({ before, after, pairedBy: 'name' }) as const;
+
+  test('places each pair where the running mean of before lies; one without has no place', () => {
+    const stored = layer(STILL);
+    const broken = layerOf('bn', { mean: { kind: 'unresolved', reason: 'it is computed' } });
+    const pairs = [pairOf(stored, layer(MOVED)), pairOf(broken, stored)];
+    const { works } = planLayers(pairs, { keepChannels: false });
+    const mean = stored.mean.kind === 'stored' ? stored.mean.tensor.range : undefined;
+    expect(mean).toBeDefined();
+    expect(works.map(({ range }) => range)).toEqual([mean, null]);
+    expect(works[0]?.range).toBe(mean);
+  });
+
+  test('concludes in the order of the pairs, in whatever order they were compared', async () => {
+    const pairs = ['a', 'b', 'c'].map((name) => pairOf(layerWith(name, STILL), layerWith(name, MOVED)));
+    const { works, conclude } = planLayers(pairs, { keepChannels: false });
+    for (const { run } of works.toReversed()) await run();
+    expect(conclude(learnedComparisons()).map(({ before }) => before.name)).toEqual(['a', 'b', 'c']);
+  });
+
+  test('concludes nothing before all is done', () => {
+    const { conclude } = planLayers([pairOf(layer(STILL), layer(STILL))], { keepChannels: false });
+    expect(() => conclude(learnedComparisons())).toThrow('bn is still to be compared');
+  });
 });

@@ -1,12 +1,9 @@
 import { expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
-import {
-  compareLearnedTensors,
-  type JudgedTensors,
-  type OnProgress,
-} from '../../src/compare/compare-learned.js';
+import { type JudgedTensors, type OnProgress, planLearned } from '../../src/compare/compare-learned.js';
 import type { PrefixEdit } from '../../src/compare/pair-layers.js';
 import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
+import { runInFileOrder } from '../../src/io/file-order.js';
 import { f32 } from '../build/bytes.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { learnedOf } from '../build/layers.js';
@@ -27,7 +24,9 @@ async function compare(
     edits,
     ...judged,
   };
-  return compareLearnedTensors(before, after, { folded, onProgress });
+  const { works, conclude } = planLearned(before, after, { folded, onProgress });
+  await runInFileOrder(works);
+  return conclude();
 }
 
 test('every tensor of both sides is compared, in the order of before', async () => {
@@ -92,6 +91,17 @@ test('the file of before is read from front to back', async () => {
     byName(tensorOf('a', [1]), tensorOf('b', [3]), tensorOf('c', [4])),
   );
   expect(positions).toEqual([0, 8, 12]);
+});
+
+test('nothing is concluded before all is done', () => {
+  const folded = {
+    learned: [],
+    judgedBefore: new Set<string>(),
+    judgedAfter: new Set<string>(),
+    edits: [IDENTITY],
+  };
+  const { conclude } = planLearned(byName(tensorOf('a', [1])), byName(tensorOf('a', [1])), { folded });
+  expect(conclude).toThrow('a is still to be compared');
 });
 
 test('progress counts the bytes of before and ends at all of them', async () => {
