@@ -20,21 +20,7 @@ const BACKSLASH = 0x5c;
 /** Printable ASCII without quotes and backslashes. */
 const PLAIN_STRING = /^[ !#-[\]-~]*$/;
 
-/** How far a member in its usual spelling is looked for. */
-const USUAL_BYTES = 512;
-
 const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
-
-/**
- * How members of a large object are usually written. Whole members in that spelling are recognised by the engine's
- * pattern matcher, many times sooner than by their single signs; all others are read sign by sign.
- */
-export interface UsualMember {
-  /** Sticky; matches one member of JSON in printable ASCII, from the quote before its key. First group: that key. */
-  readonly pattern: RegExp;
-  /** Takes the key and the match; false sends the member the general way, which finds out what is wrong with it. */
-  readonly onMatch: (key: string, match: RegExpExecArray) => boolean;
-}
 
 /**
  * A strict JSON reader over UTF-8 bytes (RFC 8259): it rejects what `JSON.parse` lets through or hides, which is
@@ -58,24 +44,19 @@ export class JsonReader {
    * Reads the whole text as one object and hands over its members one by one, so that a large object never stands
    * in memory as a whole.
    *
-   * @param usual members that it takes are not handed to `onMember`.
    * @throws CheckpointError `malformed` with the byte, on anything but one object with unique keys.
    */
-  readTopObject(onMember: (key: string, value: JsonValue) => void, usual?: UsualMember): void {
+  readTopObject(onMember: (key: string, value: JsonValue) => void): void {
     this.#skipSpace();
     if (this.#peek() !== '{') this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
-    this.#readMembers(0, onMember, usual);
+    this.#readMembers(0, onMember);
     this.#skipSpace();
     if (this.#position < this.#bytes.length) {
       this.#fail(`expected the end of the JSON text, found ${this.#describeNext()}`);
     }
   }
 
-  #readMembers(
-    depth: number,
-    onMember: (key: string, value: JsonValue) => void,
-    usual: UsualMember | null = null,
-  ): void {
+  #readMembers(depth: number, onMember: (key: string, value: JsonValue) => void): void {
     const seen = new Set<string>();
     this.#position++;
     this.#skipSpace();
@@ -85,7 +66,7 @@ export class JsonReader {
     }
     for (;;) {
       this.#skipSpace();
-      if (usual === null || !this.#readUsualMember(seen, usual)) this.#readMember(depth, seen, onMember);
+      this.#readMember(depth, seen, onMember);
       this.#skipSpace();
       const next = this.#peek();
       if (next !== ',' && next !== '}')
@@ -93,20 +74,6 @@ export class JsonReader {
       this.#position++;
       if (next === '}') return;
     }
-  }
-
-  #readUsualMember(seen: Set<string>, { pattern, onMatch }: UsualMember): boolean {
-    pattern.lastIndex = 0;
-    const text = this.#bytes.toString('latin1', this.#position, this.#position + USUAL_BYTES);
-    const match = pattern.exec(text);
-    if (match === null) return false;
-    const keyStart = this.#position + 1;
-    // A group of a match is a view that keeps the whole text alive.
-    const key = this.#bytes.toString('latin1', keyStart, keyStart + (match[1]?.length ?? 0));
-    if (seen.has(key) || !onMatch(key, match)) return false;
-    seen.add(key);
-    this.#position += match[0].length;
-    return true;
   }
 
   #readMember(depth: number, seen: Set<string>, onMember: (key: string, value: JsonValue) => void): void {

@@ -1,5 +1,11 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
+import {
+  isParsedObject,
+  type ParsedJson,
+  type ParsedObject,
+  readCanonicalMembers,
+} from './canonical-json.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { bitsOf, DTYPE_NAMES, type DType, isDType } from './dtype.js';
 import {
@@ -94,28 +100,7 @@ export async function openSafetensors(
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const headerLength = await readHeaderLength(source);
   const bytes = await readRange({ source, offset: LENGTH_BYTES, byteLength: headerLength });
-  const entries: Entry[] = [];
-  let metadata: ReadonlyMap<string, string> = new Map();
-  const addEntry = (entry: Entry) => {
-    entries.push(entry);
-    if (entries.length > MAX_TENSORS) {
-      fail(source.name, `more than ${MAX_TENSORS} tensors in one header`, 'limit-exceeded');
-    }
-  };
-  new JsonReader(bytes, source.name, LENGTH_BYTES).readTopObject(
-    (key, value) => {
-      if (key === '__metadata__') metadata = parseMetadata(value, source.name);
-      else addEntry(parseEntry(key, value, source.name));
-    },
-    {
-      pattern: USUAL_ENTRY,
-      onMatch: (name, match) => {
-        const entry = toUsualEntry(name, match);
-        if (entry !== null) addEntry(entry);
-        return entry !== null;
-      },
-    },
-  );
+  const { entries, metadata } = parseCanonicalHeader(bytes) ?? parseHeader(bytes, source.name);
   checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
   const tensors = new Map<string, Tensor>();
   for (const { name, dtype, shape, elementCount, begin, end } of entries) {
@@ -161,6 +146,59 @@ async function readHeaderLength(source: ByteSource): Promise<number> {
   return Number(length);
 }
 
+/** What a header holds, before its entries are held against each other. */
+interface HeaderParts {
+  readonly entries: readonly Entry[];
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+/** A header without faults in the spelling of the reference writer; null for all others. */
+function parseCanonicalHeader(bytes: Uint8Array): HeaderParts | null {
+  const entries: Entry[] = [];
+  const metadata = new Map<string, string>();
+  const isCanonical = readCanonicalMembers(bytes, (name, value) => {
+    if (!isParsedObject(value)) return false;
+    if (name === '__metadata__') {
+      const members = Object.entries(value);
+      for (const [key, text] of members) if (typeof text === 'string') metadata.set(key, text);
+      return metadata.size === members.length;
+    }
+    const entry = toEntry(name, value);
+    if (entry === null || entries.length === MAX_TENSORS) return false;
+    entries.push(entry);
+    return true;
+  });
+  return isCanonical ? { entries, metadata } : null;
+}
+
+/** An entry; null when {@link parseEntry} has something to say of it. */
+function toEntry(name: string, value: ParsedObject): Entry | null {
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (typeof dtype !== 'string' || !isDType(dtype) || !areSizes(shape) || !areSizes(offsets)) return null;
+  const [begin, end] = offsets;
+  if (shape.length > MAX_RANK || begin === undefined || end === undefined || offsets.length > 2) return null;
+  const elementCount = shape.reduce((product, size) => product * size, 1);
+  const bits = elementCount * bitsOf(dtype);
+  if (!Number.isSafeInteger(bits) || end - begin !== bits / 8) return null;
+  return { name, dtype, shape, elementCount, begin, end };
+}
+
+function areSizes(value: ParsedJson | undefined): value is readonly number[] {
+  return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0);
+}
+
+/** Any header. */
+function parseHeader(bytes: Uint8Array, file: string): HeaderParts {
+  const entries: Entry[] = [];
+  let metadata: ReadonlyMap<string, string> = new Map();
+  new JsonReader(bytes, file, LENGTH_BYTES).readTopObject((key, value) => {
+    if (key === '__metadata__') metadata = parseMetadata(value, file);
+    else if (entries.push(parseEntry(key, value, file)) > MAX_TENSORS)
+      fail(file, `more than ${MAX_TENSORS} tensors in one header`, 'limit-exceeded');
+  });
+  return { entries, metadata };
+}
+
 function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, string> {
   const metadata = new Map<string, string>();
   if (value === null) return metadata;
@@ -177,21 +215,6 @@ function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, stri
     metadata.set(key, text);
   }
   return metadata;
-}
-
-/** A tensor's member in the spelling of the reference writer: no spaces, this order of fields, plain names. */
-const USUAL_ENTRY =
-  /"([ !#-[\]-~]*)":\{"dtype":"(\w+)","shape":\[((?:(?:0|[1-9]\d{0,14}),)*(?:0|[1-9]\d{0,14})|)\],"data_offsets":\[(0|[1-9]\d{0,14}),(0|[1-9]\d{0,14})\]\}/y;
-
-/** A match of {@link USUAL_ENTRY} as an entry; null when {@link parseEntry} has something to say of it. */
-function toUsualEntry(name: string, [, , dtype = '', sizes = '', from, to]: RegExpExecArray): Entry | null {
-  const shape = sizes === '' ? [] : sizes.split(',').map(Number);
-  const [begin, end] = [Number(from), Number(to)];
-  if (name === '__metadata__' || !isDType(dtype) || shape.length > MAX_RANK) return null;
-  const elementCount = shape.reduce((product, size) => product * size, 1);
-  const bits = elementCount * bitsOf(dtype);
-  if (!Number.isSafeInteger(bits) || end - begin !== bits / 8) return null;
-  return { name, dtype, shape, elementCount, begin, end };
 }
 
 function parseEntry(name: string, value: JsonValue, file: string): Entry {

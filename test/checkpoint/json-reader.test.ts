@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
@@ -119,60 +117,6 @@ describe('refusing', () => {
       offset,
     });
   });
-
-  describe('members in their usual spelling', () => {
-    const readBoth = (text: string, takes = true) => {
-      const [usual, others]: [string[], string[]] = [[], []];
-      const onMatch = (key: string, [, , digits = '']: RegExpExecArray) => {
-        if (takes) usual.push(`${key}=${digits}`);
-        return takes;
-      };
-      const pattern = /"([a-z]*)":(\d+)/y;
-      new JsonReader(utf8(text), 'header').readTopObject((key) => others.push(key), { pattern, onMatch });
-      return { usual, others };
-    };
-
-    test('are handed over whole, and the others as ever', () => {
-      expect(readBoth('{"a":1,"B":2 , "c":3,"d":[4]}')).toEqual({
-        usual: ['a=1', 'c=3'],
-        others: ['B', 'd'],
-      });
-    });
-
-    test('go the general way where they are not taken', () => {
-      expect(readBoth('{"a":1,"b":2}', false)).toEqual({ usual: [], others: ['a', 'b'] });
-    });
-
-    test('leave nothing in memory but their keys', () => {
-      const count = 20_000;
-      const name = (index: number) => `module.layer.${index}`;
-      const bytes = utf8(`{${Array.from({ length: count }, (_, index) => `"${name(index)}":1`).join(',')}}`);
-      setFlagsFromString('--expose-gc');
-      const collect: () => void = runInNewContext('gc');
-      const keys: string[] = [];
-      const onMatch = (key: string) => keys.push(key) > 0;
-      collect();
-      const before = process.memoryUsage().heapUsed;
-      new JsonReader(bytes, 'header').readTopObject(() => {}, { pattern: /"([a-z.0-9]*)":1/y, onMatch });
-      collect();
-      const perKey = (process.memoryUsage().heapUsed - before) / count;
-      expect(keys).toHaveLength(count);
-      expect(keys[count - 1]).toBe(name(count - 1));
-      // A key takes some 50 bytes; the text that it was found in would take 500 more.
-      expect(perKey).toBeLessThan(250);
-    });
-
-    test.each([
-      ['{"a":1,"a":2}', 'duplicate JSON key "a": it appears twice in one object', 7],
-      ['{"a":1,"a":[]}', 'duplicate JSON key "a": it appears twice in one object', 7],
-      ['{"A":1,"A":2}', 'duplicate JSON key "A": it appears twice in one object', 7],
-      ['{"a":1.5}', 'expected "," or "}" in JSON, found "."', 6],
-      ['{"a":1', 'expected "," or "}" in JSON, found the end of the text', 6],
-    ])('%s: %s', async (text, message, offset) => {
-      expect(await failureOf(() => readBoth(text))).toMatchObject({ message, offset });
-    });
-  });
-
   test('counts bytes from the start of the file, not of the text', async () => {
     const failure = await failureOf(() => new JsonReader(utf8('x'), 'f', 8).readTopObject(() => {}));
     expect(failure.offset).toBe(8);
