@@ -3,7 +3,7 @@ import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { FileWork } from '../io/file-order.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
-import type { NormLayer } from '../norm/norm-layer.js';
+import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
 import {
@@ -17,6 +17,7 @@ import {
   type Measures,
   measureDrift,
   readChannelVector,
+  readChannelVectors,
   type Statistics,
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
@@ -107,7 +108,8 @@ interface LayerReading {
 }
 
 async function readLayers(pair: LayerPair, options: LayerOptions): Promise<LayerReading> {
-  const { relation: affine, isInitial: isAffineInitial, gammaAfter } = await compareAffine(pair);
+  const [before, after] = [await readVectors(pair.before), await readVectors(pair.after)];
+  const { relation: affine, isInitial: isAffineInitial } = compareAffine(before, after);
   const common = {
     ...pair,
     via: 'live' as const,
@@ -117,12 +119,11 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
     ...chooseEpsilon(pair.before, pair.after, options.epsilon),
     batches: await countBatches(pair),
   };
-  const unresolved = findUnresolved(pair);
-  if (unresolved !== null) {
+  if (!hasStatistics(before) || !hasStatistics(after)) {
     const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null };
-    return { known: { ...common, ...nothing, problem: unresolved }, fault: 'unresolved', isAffineInitial };
+    const problem = explainUnresolved(pair);
+    return { known: { ...common, ...nothing, problem }, fault: 'unresolved', isAffineInitial };
   }
-  const [before, after] = [await readStatistics(pair.before), await readStatistics(pair.after)];
   const moved = findMovedChannels(before, after);
   const { epsilon } = common;
   const problem = findInvalidValue(after);
@@ -130,7 +131,7 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
     known: {
       ...common,
       channelsMoved: countTrue(moved),
-      measures: measureDrift(before, after, { moved, gamma: gammaAfter, epsilon }),
+      measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
       isReset: areInitial(after) && !areInitial(before) && affine !== 'none' && !isAffineInitial,
       problem,
       perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
@@ -138,6 +139,32 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
     fault: problem === null ? null : 'invalid',
     isAffineInitial,
   };
+}
+
+/** What a norm layer stores per channel; null where it has none, or where it cannot be read. */
+interface LayerVectors {
+  readonly mean: ChannelVector | null;
+  readonly variance: ChannelVector | null;
+  readonly gamma: ChannelVector | null;
+  readonly beta: ChannelVector | null;
+}
+
+async function readVectors({ mean, variance, gamma, beta }: NormLayer): Promise<LayerVectors> {
+  const vectors = await readChannelVectors([storedAt(mean), storedAt(variance), gamma, beta]);
+  return {
+    mean: vectors[0] ?? null,
+    variance: vectors[1] ?? null,
+    gamma: vectors[2] ?? null,
+    beta: vectors[3] ?? null,
+  };
+}
+
+function storedAt(statistic: Statistic): Tensor | null {
+  return statistic.kind === 'stored' ? statistic.tensor : null;
+}
+
+function hasStatistics(vectors: LayerVectors): vectors is LayerVectors & Statistics {
+  return vectors.mean !== null && vectors.variance !== null;
 }
 
 function concludeLayers(
@@ -164,7 +191,7 @@ export function listChannels(before: Statistics, after: Statistics, epsilon: num
 }
 
 /**
- * Reads both statistics of a layer. Ask {@link findUnresolved} first.
+ * Reads both statistics of a layer that has them.
  *
  * @throws CheckpointError when a range cannot be read.
  */
@@ -174,7 +201,7 @@ export async function readStatistics({ mean, variance }: NormLayer): Promise<Sta
   return { mean: await readChannelVector(mean.tensor), variance: await readChannelVector(variance.tensor) };
 }
 
-function findUnresolved({ before, after }: LayerPair): string | null {
+function explainUnresolved({ before, after }: LayerPair): string | null {
   for (const [side, layer] of [
     ['before', before],
     ['after', after],
@@ -190,22 +217,18 @@ interface AffineComparison {
   readonly relation: Relation;
   /** Whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */
   readonly isInitial: boolean;
-  readonly gammaAfter: Float64Array | null;
 }
 
-async function compareAffine({ before, after }: LayerPair): Promise<AffineComparison> {
-  const read = (tensor: Tensor | null) => (tensor === null ? null : readChannelVector(tensor));
-  const [gammaBefore, betaBefore] = [await read(before.gamma), await read(before.beta)];
-  const [gammaAfter, betaAfter] = [await read(after.gamma), await read(after.beta)];
-  const isInitial = isConstant(gammaAfter, 1) && isConstant(betaAfter, 0);
-  const wasInitial = isConstant(gammaBefore, 1) && isConstant(betaBefore, 0);
-  const hasBefore = gammaBefore !== null || betaBefore !== null;
-  const hasAfter = gammaAfter !== null || betaAfter !== null;
-  const common = { isInitial, gammaAfter: gammaAfter?.values ?? null };
+function compareAffine(before: LayerVectors, after: LayerVectors): AffineComparison {
+  const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
+  const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
+  const hasBefore = before.gamma !== null || before.beta !== null;
+  const hasAfter = after.gamma !== null || after.beta !== null;
   // Exporters write ones and zeros for a layer without affine, so an absent affine equals an initial one.
-  if (!hasBefore || !hasAfter) return { ...common, relation: wasInitial && isInitial ? 'none' : 'changed' };
-  const isEqual = haveEqualValues(gammaBefore, gammaAfter, 1) && haveEqualValues(betaBefore, betaAfter, 0);
-  return { ...common, relation: isEqual ? 'equal' : 'changed' };
+  if (!hasBefore || !hasAfter) return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed' };
+  const isEqual =
+    haveEqualValues(before.gamma, after.gamma, 1) && haveEqualValues(before.beta, after.beta, 0);
+  return { isInitial, relation: isEqual ? 'equal' : 'changed' };
 }
 
 function isConstant(vector: ChannelVector | null, constant: number): boolean {
@@ -259,6 +282,7 @@ export async function readBatchCount({ batchCount }: NormLayer): Promise<bigint 
     const [value = Number.NaN] = decodeFloats(bytes, batchCount.dtype);
     return Number.isInteger(value) ? BigInt(value) : null;
   }
+  if (batchCount.dtype === 'I64') return new DataView(bytes.buffer).getBigInt64(bytes.byteOffset, true);
   let bits = 0n;
   for (const byte of bytes.toReversed()) bits = (bits << 8n) | BigInt(byte);
   return batchCount.dtype.startsWith('I') ? BigInt.asIntN(bitsOf(batchCount.dtype), bits) : bits;

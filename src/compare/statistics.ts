@@ -1,6 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { type DType, decodeFloats } from '../checkpoint/dtype.js';
-import { readRange } from '../io/byte-source.js';
+import { readRange, readRanges } from '../io/byte-source.js';
 import { chooseValueTest } from './tensor-equality.js';
 
 /** A vector of one value per channel, decoded to float64, with the type that it is stored in. */
@@ -38,7 +38,22 @@ export interface Measures {
 
 /** Decodes a per-channel tensor whole. Its length was checked against a limit when the layer was found. */
 export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> {
-  return { values: decodeFloats(await readRange(tensor.range), tensor.dtype), dtype: tensor.dtype };
+  return decodeVector(await readRange(tensor.range), tensor);
+}
+
+/** Decodes the per-channel tensors of one layer, which stand together in most files; null where there is none. */
+export async function readChannelVectors(
+  tensors: readonly (Tensor | null)[],
+): Promise<readonly (ChannelVector | null)[]> {
+  const read = await readRanges(tensors.map((tensor) => tensor?.range ?? null));
+  return tensors.map((tensor, index) => {
+    const bytes = read[index] ?? null;
+    return tensor === null || bytes === null ? null : decodeVector(bytes, tensor);
+  });
+}
+
+function decodeVector(bytes: Uint8Array, { dtype }: Tensor): ChannelVector {
+  return { values: decodeFloats(bytes, dtype), dtype };
 }
 
 /** Whether two vectors are alike to the last bit: quickly told, and true of every frozen one. */
@@ -73,8 +88,8 @@ function markUnequal(moved: boolean[], left: ChannelVector, right: ChannelVector
   const { values: one } = left;
   const { values: other } = right;
   for (let channel = 0; channel < moved.length; channel++) {
-    const x = one[channel] ?? Number.NaN;
-    const y = other[channel] ?? Number.NaN;
+    const x = one[channel] as number;
+    const y = other[channel] as number;
     if (x === y) continue;
     // Of one type, one value above the other says it all; NaN is above nothing.
     if ((isOneType && (x > y || x < y)) || !isEqual(x, y)) moved[channel] = true;
@@ -153,10 +168,10 @@ export function measureDrift(
     const weight = scale * scale;
     gammas += weight;
     if (moved[channel] !== true) continue;
-    const varianceBefore = (variancesBefore[channel] ?? Number.NaN) + epsilon;
-    const varianceAfter = (variancesAfter[channel] ?? Number.NaN) + epsilon;
+    const varianceBefore = (variancesBefore[channel] as number) + epsilon;
+    const varianceAfter = (variancesAfter[channel] as number) + epsilon;
     const deviationBefore = Math.sqrt(varianceBefore);
-    const difference = (meansAfter[channel] ?? Number.NaN) - (meansBefore[channel] ?? Number.NaN);
+    const difference = (meansAfter[channel] as number) - (meansBefore[channel] as number);
     const shift = Math.abs(difference) / deviationBefore;
     const ratio = Math.sqrt(varianceAfter) / deviationBefore;
     const log = Math.abs(Math.log(ratio));
@@ -164,15 +179,15 @@ export function measureDrift(
     const square = difference * difference;
     shifts += shift * shift;
     logs += log * log;
-    // Math.max keeps a NaN.
-    largestShift = Math.max(largestShift, shift);
-    largestLog = Math.max(largestLog, log);
+    if (shift > largestShift) largestShift = shift;
+    if (log > largestLog) largestLog = log;
     divergences += (varianceBefore + square) / varianceAfter + (varianceAfter + square) / varianceBefore - 2;
     outputs += weight * (shift * shift + growth * growth);
   }
+  // A NaN is larger than nothing, and in the sum of them all it stays.
   return {
-    meanShift: { rms: Math.sqrt(shifts / channels), max: largestShift },
-    logStdRatio: { rms: Math.sqrt(logs / channels), max: largestLog },
+    meanShift: { rms: Math.sqrt(shifts / channels), max: Number.isNaN(shifts) ? shifts : largestShift },
+    logStdRatio: { rms: Math.sqrt(logs / channels), max: Number.isNaN(logs) ? logs : largestLog },
     divergence: divergences / 4 / channels,
     outputShift: gammas === 0 ? 0 : Math.sqrt(outputs / gammas),
   };

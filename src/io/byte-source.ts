@@ -97,6 +97,42 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
   return bytes;
 }
 
+/** Ranges that lie within so many bytes may be read at once. */
+const MAX_SPAN_BYTES = 256 * 1024;
+
+/**
+ * Reads ranges into memory, as {@link readRange}; null where there is none. What stands together is read together: one
+ * read takes them all where at least half of the bytes from the first range to the last are wanted.
+ */
+export async function readRanges(
+  ranges: readonly (ByteRange | null)[],
+): Promise<readonly (Uint8Array | null)[]> {
+  const span = findSpan(ranges);
+  if (span === null) return Promise.all(ranges.map((range) => (range === null ? null : readRange(range))));
+  const bytes = await readRange(span);
+  return ranges.map((range) =>
+    range === null
+      ? null
+      : bytes.subarray(range.offset - span.offset, range.offset - span.offset + range.byteLength),
+  );
+}
+
+/** The range that encloses some; null where they do not stand together. */
+function findSpan(ranges: readonly (ByteRange | null)[]): ByteRange | null {
+  let source: ByteSource | null = null;
+  let [start, end, wanted] = [Number.MAX_SAFE_INTEGER, 0, 0];
+  for (const range of ranges) {
+    if (range === null) continue;
+    source ??= range.source;
+    if (range.source !== source) return null;
+    start = Math.min(start, range.offset);
+    end = Math.max(end, range.offset + range.byteLength);
+    wanted += range.byteLength;
+  }
+  const isDense = end - start <= Math.min(MAX_SPAN_BYTES, 2 * wanted);
+  return source === null || !isDense ? null : { source, offset: start, byteLength: end - start };
+}
+
 /** Bytes that are in memory already, as a range. `bytes` is not copied. */
 export function holdBytes(bytes: Uint8Array): ByteRange {
   return { source: memorySource('memory', bytes), offset: 0, byteLength: bytes.byteLength };
