@@ -83,11 +83,16 @@ export function quote(name: string): string {
   return `"${escapeControls(shown.replaceAll('\\', '\\\\').replaceAll('"', '\\"'))}"`;
 }
 
+/** Printable ASCII. */
+const PLAIN_TEXT = /^[ -~]*$/;
+
 /**
  * Text in which no character can steer a terminal, break a line, or reorder what is shown: C0 and C1 controls,
  * line and paragraph separators, bidirectional and other format characters, and lone surrogates become `\u{…}`.
  */
 export function escapeControls(text: string): string {
+  // Nearly every text is plain, and to compile the pattern of all others takes most of a millisecond.
+  if (PLAIN_TEXT.test(text)) return text;
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (character) => {
     const codePoint = character.codePointAt(0) ?? 0;
     if (codePoint === 0x0a) return '\\n';
