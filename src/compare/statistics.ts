@@ -83,16 +83,21 @@ export function countTrue(flags: readonly boolean[]): number {
 
 function markUnequal(moved: boolean[], left: ChannelVector, right: ChannelVector): void {
   if (haveSameBits(left, right)) return;
-  const isOneType = left.dtype === right.dtype;
+  if (left.dtype === right.dtype) {
+    markDifferent(moved, left.values, right.values);
+    return;
+  }
   const isEqual = chooseValueTest(left.dtype, right.dtype);
-  const { values: one } = left;
-  const { values: other } = right;
+  for (const [channel, value] of left.values.entries())
+    if (!isEqual(value, right.values[channel] ?? Number.NaN)) moved[channel] = true;
+}
+
+/** Marks channels whose values are not the same; any NaN is the same as any other. */
+function markDifferent(moved: boolean[], left: Float64Array, right: Float64Array): void {
   for (let channel = 0; channel < moved.length; channel++) {
-    const x = one[channel] as number;
-    const y = other[channel] as number;
-    if (x === y) continue;
-    // Of one type, one value above the other says it all; NaN is above nothing.
-    if ((isOneType && (x > y || x < y)) || !isEqual(x, y)) moved[channel] = true;
+    const x = left[channel] as number;
+    const y = right[channel] as number;
+    if (x !== y && !(Number.isNaN(x) && Number.isNaN(y))) moved[channel] = true;
   }
 }
 
