@@ -1,4 +1,4 @@
-import { readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { type ElementSpan, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
@@ -63,19 +63,38 @@ export class TensorComparer {
   async #haveEqualElements(before: Tensor, after: Tensor): Promise<boolean> {
     const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype), 8) / 8;
     const total = bitsOf(before.dtype) < 8 ? before.range.byteLength : before.elementCount;
-    const isEqual = chooseElementTest(before.dtype, after.dtype);
     this.#left = enlarge(this.#left, before);
     this.#right = enlarge(this.#right, after);
-    const [leftBuffer, rightBuffer] = [placeApart(this.#left, before), placeApart(this.#right, after)];
+    const pair: ComparedPair = {
+      before,
+      after,
+      left: placeApart(this.#left, before),
+      right: placeApart(this.#right, after),
+      isEqual: chooseElementTest(before.dtype, after.dtype),
+    };
     for (let start = 0; start < total; ) {
       const count = chunkLength(start, total, elementBytes);
-      const left = await readElements(before, leftBuffer, { start, count });
-      const right = await readElements(after, rightBuffer, { start, count });
-      if (!isEqual(left, right)) return false;
+      if (!(await haveEqualSpans(pair, { start, count }))) return false;
       start += count;
     }
     return true;
   }
+}
+
+/** Two tensors with as many elements, and where pieces of them are read to. */
+interface ComparedPair {
+  readonly before: Tensor;
+  readonly after: Tensor;
+  readonly left: Uint8Array;
+  readonly right: Uint8Array;
+  readonly isEqual: ElementTest;
+}
+
+async function haveEqualSpans(
+  { before, after, left, right, isEqual }: ComparedPair,
+  span: ElementSpan,
+): Promise<boolean> {
+  return isEqual(await readElements(before, left, span), await readElements(after, right, span));
 }
 
 /** The buffer, or one that is large enough for a tensor's pieces wherever in a page they are put. */
