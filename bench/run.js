@@ -32,6 +32,12 @@ console.log(`Median of ${runs} interleaved runs, files in the page cache. cmp re
 console.log(
   'it stops at the first difference, and the pairs that bn-audit audits differ in their statistics.\n',
 );
+if (process.env.NODE_EXTRA_CA_CERTS !== undefined) {
+  console.log(
+    'NODE_EXTRA_CA_CERTS is set: Node 20 reads and parses those certificates at every start, which is',
+  );
+  console.log('in every time of node and bn-audit below. Unset it to measure without.\n');
+}
 
 /** @type {Verdict[]} */
 const verdicts = [];
