@@ -21,12 +21,14 @@ const SEAM = ']},"';
 const LONE_SURROGATE = /\\ud[89a-f]/;
 
 const SPACE = 0x20;
-const BRACE = 0x7b;
+const OPENING_BRACE = 0x7b;
+const CLOSING_BRACE = 0x7d;
 
 /**
- * Hands over the members of a JSON object that is spelled as `JSON.stringify` spells it, in ASCII. The
- * engine's own parser reads it, which takes a tenth of the time of JsonReader; and because the engine writes the same
- * text again, nothing was lost: neither a key that appears twice nor a digit of a number.
+ * Hands over the members of a JSON object that is spelled as `JSON.stringify` spells it, in ASCII. The engine's own
+ * parser reads it piece by piece, in a fraction of the time of JsonReader. Because the engine writes every piece again as
+ * it was, none has lost anything: neither a key that appears twice nor a digit of a number. Values may be nested as
+ * deeply as the engine can write: a caller that takes any has to look.
  *
  * @param bytes spaces behind the object are left out.
  * @param onMember false where it does not take a member.
@@ -37,10 +39,11 @@ export function readCanonicalMembers(
   bytes: Uint8Array,
   onMember: (key: string, value: ParsedJson) => boolean,
 ): boolean {
-  if (bytes[0] !== BRACE || !isAscii(bytes)) return false;
+  if (!isAscii(bytes)) return false;
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let end = text.length;
   while (text[end - 1] === SPACE) end--;
+  if (end < 2 || text[0] !== OPENING_BRACE || text[end - 1] !== CLOSING_BRACE) return false;
   const keys = new Set<string>();
   for (let start = 1; start < end; ) {
     const stop = findStop(text, start, end - 1);
@@ -71,7 +74,7 @@ function parseCanonical(text: string): readonly (readonly [key: string, value: P
     const value: ParsedObject = JSON.parse(text);
     return JSON.stringify(value) === text ? Object.entries(value) : null;
   } catch {
-    // No JSON, or nested too deeply to be written: JsonReader says so.
+    // No JSON, or nested too deeply for the engine to write it: JsonReader says so.
     return null;
   }
 }

@@ -29,6 +29,9 @@ const MAX_TENSORS = 200_000;
 /** Far above any real tensor; a shape is kept in memory. */
 const MAX_RANK = 64;
 
+/** `dtype`, `shape` and `data_offsets`. */
+const ENTRY_MEMBERS = 3;
+
 /** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
 interface Entry {
   readonly name: string;
@@ -174,6 +177,8 @@ function parseCanonicalHeader(bytes: Uint8Array): HeaderParts | null {
 /** An entry; null when {@link parseEntry} has something to say of it. */
 function toEntry(name: string, value: ParsedObject): Entry | null {
   const { dtype, shape, data_offsets: offsets } = value;
+  // Whatever else an entry holds is not looked at here, so that it may be anything.
+  if (Object.keys(value).length > ENTRY_MEMBERS) return null;
   if (typeof dtype !== 'string' || !isDType(dtype) || !areSizes(shape) || !areSizes(offsets)) return null;
   const [begin, end] = offsets;
   if (shape.length > MAX_RANK || begin === undefined || end === undefined || offsets.length > 2) return null;

@@ -46,7 +46,7 @@ const FIRST_CHUNK_BYTES = 32 * 1024;
 /** The part of the relative tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
 const STRICT_SHARE = 3 / 4;
 
-/** Where there is no screen: as large as the allocator keeps on its heap, away from the starts of pages as a screen's. */
+/** Where there is no screen. Larger buffers would not come from the allocator's heap, but begin with a page each. */
 const CHUNK_BYTES = SCREENED_BYTES;
 
 /**

@@ -73,7 +73,7 @@ export interface LayerOptions {
 }
 
 /** A comparison of norm layers that is still to be done. */
-export interface LayerPlan {
+export interface PlannedLayers {
   /** One for each pair, by the place of its statistics in before's file. */
   readonly works: readonly FileWork[];
   /** What they found, in the order of the pairs, beside what the learned tensors say. Call it once all are done. */
@@ -81,7 +81,7 @@ export interface LayerPlan {
 }
 
 /** Plans to compare pairs of norm layers: their statistics, affine and counts, measures and statuses. */
-export function planLayers(pairs: readonly LayerPair[], options: LayerOptions): LayerPlan {
+export function planLayerComparisons(pairs: readonly LayerPair[], options: LayerOptions): PlannedLayers {
   const readings = new Map<LayerPair, LayerReading>();
   return {
     works: pairs.map((pair) => ({

@@ -46,7 +46,7 @@ export interface LearnedOptions {
 }
 
 /** A comparison of learned tensors that is still to be done. */
-export interface LearnedPlan {
+export interface PlannedLearned {
   /** One for each tensor that both sides have, by its place in before's file; in after's where before is a baseline. */
   readonly works: readonly FileWork[];
   /** What they found. Call it once all are done. */
@@ -60,11 +60,11 @@ export interface LearnedPlan {
  * @param known what an earlier comparison found, where the caller knows that these bytes are the same still; such tensors
  *   are not read.
  */
-export function planLearned(
+export function planLearnedComparisons(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
   { folded, onProgress, known }: LearnedOptions,
-): LearnedPlan {
+): PlannedLearned {
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
   const pairs = pairTensors(before, after, folded.edits);

@@ -21,6 +21,9 @@ const FLOAT32_QUANTUM = 2 ** -149;
 /** Scales beyond this, or under one by it, are left to float64. */
 const MAX_SCALE = 2 ** 100;
 
+/** What is allowed of a scaled weight may be this part of it at most: {@link OWN_ROUNDINGS} count on its smallness. */
+const MAX_RELATIVE = 1 / 64;
+
 /** What float32-screen.wat exports. */
 interface Kernels {
   readonly memory: WebAssembly.Memory;
@@ -56,7 +59,7 @@ export class Float32Screen {
   /**
    * Sums a span into {@link sums}, to the last bit as `sumProducts` of weight-loops.ts does.
    *
-   * @returns false, and sums of no meaning, where a pair is zero on both sides or the span is no whole number of fours.
+   * @returns false, and sums of no meaning, where a pair is zero on both sides, or the span is empty or no whole number of fours.
    */
   sumProducts({ from, to }: Span): boolean {
     const count = to - from;
@@ -72,15 +75,17 @@ export class Float32Screen {
    * With u = 2⁻²⁴ and q = 2⁻¹⁴⁹, what is computed of a pair is d = y − t, t = x·s, and r = R·|x|, where s is the scale
    * rounded, and R the allowed difference less 2.1 u·|scale|. A pair passes if |d| ≤ r. The rounding of s moves the
    * product by u·|x·scale| at most, that of t by as much or by q/2, those of d, r and R by a relative u each or, of r, by
-   * q/2. So |y − x·scale| is at most (R + 2.1 u·|scale|)·|x| + q. What overflows is no number, or not within.
+   * q/2. So |y − x·scale| is at most (R + 2 u·|scale|)·|x| + q, and a little for the roundings of R·|x|, which is small
+   * itself: 0.1 u·|scale·x| has room for it and for the roundings of float64. What overflows is no number, or not within.
    *
-   * @param multiple whose `absolute` is 2⁻¹⁴⁹ or more.
+   * @param multiple false if its `absolute` is under 2⁻¹⁴⁹, or its `relative` no small part of the scale.
    */
   areMultiples({ from, to, scale, relative, absolute }: Multiple): boolean {
     const count = to - from;
     const magnitude = Math.abs(scale);
-    const isInRange = magnitude <= MAX_SCALE && magnitude >= 1 / MAX_SCALE && absolute >= FLOAT32_QUANTUM;
-    if (count < LANES || !isInRange) return false;
+    const isInRange = magnitude <= MAX_SCALE && magnitude >= 1 / MAX_SCALE;
+    const isAllowed = absolute >= FLOAT32_QUANTUM && relative <= MAX_RELATIVE * magnitude;
+    if (count < LANES || !isInRange || !isAllowed) return false;
     const allowed = relative - OWN_ROUNDINGS * FLOAT32_ROUNDOFF * magnitude;
     const whole = count - (count % LANES);
     return (
@@ -100,13 +105,15 @@ function addressOf(element: number): number {
   return LEFT_ADDRESS + Float32Array.BYTES_PER_ELEMENT * element;
 }
 
-/** What the text assembles to, compiled for this process; and screens that are not lent at the moment. */
-let compiled: WebAssembly.Module | undefined;
+/** What the text assembles to, compiled; null where that failed, or else an instance of it, and is not tried again. */
+let compiled: WebAssembly.Module | null | undefined;
+/** Screens that are not lent at the moment. */
 const idle: Float32Screen[] = [];
 
 /**
  * Lends a screen, or null where there can be none: V8 has no WebAssembly without its compiler (`--jitless`), no vectors
  * on old processors, and no memory for it where little address space is allowed. weight-loops.ts needs none of these.
+ * A failure is kept: V8 collects all garbage several times before it says that there is no memory.
  */
 export async function withScreen<T>(use: (screen: Float32Screen | null) => Promise<T>): Promise<T> {
   const screen = idle.pop() ?? makeScreen();
@@ -118,10 +125,12 @@ export async function withScreen<T>(use: (screen: Float32Screen | null) => Promi
 }
 
 function makeScreen(): Float32Screen | null {
+  if (compiled === null) return null;
   try {
     compiled ??= new WebAssembly.Module(assembled);
     return new Float32Screen(new WebAssembly.Instance(compiled).exports as unknown as Kernels);
   } catch {
+    compiled = null;
     return null;
   }
 }

@@ -189,7 +189,7 @@ export function measureDrift(
     divergences += (varianceBefore + square) / varianceAfter + (varianceAfter + square) / varianceBefore - 2;
     outputs += weight * (shift * shift + growth * growth);
   }
-  // A NaN is larger than nothing, and in the sum of them all it stays.
+  // No comparison is true of a NaN, but the sums keep it.
   return {
     meanShift: { rms: Math.sqrt(shifts / channels), max: Number.isNaN(shifts) ? shifts : largestShift },
     logStdRatio: { rms: Math.sqrt(logs / channels), max: Number.isNaN(logs) ? logs : largestLog },

@@ -97,18 +97,22 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
   return bytes;
 }
 
-/** Ranges that lie within so many bytes may be read at once. */
+/** Ranges that lie within so many bytes may be read by one read. */
 const MAX_SPAN_BYTES = 256 * 1024;
 
 /**
- * Reads ranges into memory, as {@link readRange}; null where there is none. What stands together is read together: one
- * read takes them all where at least half of the bytes from the first range to the last are wanted.
+ * Reads ranges into memory, one after the other, as {@link readRange}; null where there is none. What stands together is
+ * read together: one read takes them all if they lie within 256 KiB, and no more lies between them than they hold.
  */
 export async function readRanges(
   ranges: readonly (ByteRange | null)[],
 ): Promise<readonly (Uint8Array | null)[]> {
   const span = findSpan(ranges);
-  if (span === null) return Promise.all(ranges.map((range) => (range === null ? null : readRange(range))));
+  if (span === null) {
+    const read: (Uint8Array | null)[] = [];
+    for (const range of ranges) read.push(range === null ? null : await readRange(range));
+    return read;
+  }
   const bytes = await readRange(span);
   return ranges.map((range) =>
     range === null

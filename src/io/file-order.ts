@@ -8,8 +8,8 @@ export interface FileWork {
 }
 
 /**
- * Does work after work in the order of the bytes that they read, so that each file is read once from front to back; one
- * file after the other, in the order in which the works first name them. What reads nothing comes first.
+ * Does work after work in the order of where they begin to read, so that a file is read from front to back; one file
+ * after the other, in the order in which the works first name them. What reads nothing comes first.
  *
  * @throws what a work throws; those behind it are not done then.
  */

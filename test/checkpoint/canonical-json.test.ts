@@ -7,6 +7,7 @@ import {
   type ParsedJson,
   readCanonicalMembers,
 } from '../../src/checkpoint/canonical-json.js';
+import { JsonReader } from '../../src/checkpoint/json-reader.js';
 import { utf8 } from '../build/bytes.js';
 
 /** The members, or null where the text was not taken. */
@@ -71,6 +72,12 @@ describe('any other text is not taken', () => {
     ['a scalar', '1'],
     ['a list in braces', '{[1]}'],
     ['an open object', '{"a":1'],
+    ['one whose last digit stands where the brace should', '{"a":12'],
+    ['an opening brace alone', '{'],
+    ['an opening brace and a letter', '{x'],
+    ['an object that ends with a bracket', '{"a":1]'],
+    ['an object that ends with a letter', '{"a":{}x'],
+    ['an object that ends with a quote and spaces', '{"a":{}"   '],
     ['two objects', '{}{}'],
     ['text behind the object', '{"a":1}x'],
     ['a line feed behind it', '{"a":1}\n'],
@@ -93,6 +100,35 @@ describe('any other text is not taken', () => {
     ['a bomb of brackets', `{"a":${'['.repeat(50_000)}${']'.repeat(50_000)}}`],
   ])('%s', (_, text) => {
     expect(readMembers(text)).toBeNull();
+  });
+
+  test('whatever became of canonical text by a change, it is read as by the strict reader or not at all', () => {
+    const entries = fc.array(
+      fc.constantFrom('"a":1', '"b":{"x":[1,2]}', '"c":"]},"', '"d":{"x":[]}', '"e":null', '"a":{"x":[{}]}'),
+    );
+    let taken = 0;
+    fc.assert(
+      fc.property(
+        entries,
+        fc.nat(),
+        fc.nat(),
+        fc.constantFrom(...'{}[]",: a1\\-', ''),
+        (list, at, length, text) => {
+          const whole = `{${list}}`;
+          const start = at % (whole.length + 1);
+          const changed = whole.slice(0, start) + text + whole.slice(start + (length % 3));
+          const members = readMembers(changed);
+          if (members === null) return;
+          taken++;
+          const strict: string[] = [];
+          new JsonReader(utf8(changed), 'text').readTopObject((key) => strict.push(key));
+          expect(members.map(([key]) => key)).toEqual(strict);
+          expect(Object.fromEntries(members)).toEqual(JSON.parse(changed));
+        },
+      ),
+      { numRuns: 5000 },
+    );
+    expect(taken).toBeGreaterThan(200);
   });
 
   test('bytes that are no UTF-8', () => {
@@ -157,6 +193,15 @@ describe('text of more than a piece', () => {
     ]);
     expect(readMembers(JSON.stringify(long(5_000_000))) === null).toBe(true);
   });
+
+  test.each(['', ']', ',', '",', ']},"', 'x'])(
+    'is not taken where it ends with %j instead of a brace',
+    (end) => {
+      const text = JSON.stringify(all);
+      expect(readMembers(text.slice(0, -1) + end) === null).toBe(true);
+      expect(readMembers(text + end) === null).toBe(end !== '');
+    },
+  );
 
   test('is not taken where a key looks like the end of a member', () => {
     const seams = { first: { list: [1] }, [`${'y'.repeat(100_000)}]},`]: 'z'.repeat(100_000) };

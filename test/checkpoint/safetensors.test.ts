@@ -152,6 +152,16 @@ describe('an entry as the reference writer spells it', () => {
     expect(accepted).toEqual(new Set([true, false]));
   });
 
+  test('may hold more, which is checked as in any other spelling', async () => {
+    const header = (extra: string) =>
+      `{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"extra":${extra}}}`;
+    expect((await open(safetensorsWithHeader(header('{"deep":[[1]]}'), 1))).tensors.size).toBe(1);
+    const failure = await failureOf(() =>
+      open(safetensorsWithHeader(header(`${'['.repeat(200)}${']'.repeat(200)}`), 1)),
+    );
+    expect(failure.message).toBe('JSON nested deeper than 64 levels');
+  });
+
   test('may be of any length', async () => {
     const name = 'x'.repeat(10_000);
     const header = `{"${name}":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`;

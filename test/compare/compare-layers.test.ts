@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import {
   type LayerComparison,
   type LayerOptions,
-  planLayers,
+  planLayerComparisons,
   readBatchCount,
   readStatistics,
 } from '../../src/compare/compare-layers.js';
@@ -23,7 +23,7 @@ async function compare(
   }: Partial<LayerOptions> & { learned?: LearnedComparisons } = {},
 ): Promise<LayerComparison> {
   const pair = { before, after, pairedBy: 'name' } as const;
-  const { works, conclude } = planLayers([pair], { keepChannels: false, ...options });
+  const { works, conclude } = planLayerComparisons([pair], { keepChannels: false, ...options });
   for (const { run } of works) await run();
   const [comparison] = conclude(learned);
   if (comparison === undefined) throw new Error('expected a comparison');
@@ -237,7 +237,7 @@ describe('a plan', () => {
     const stored = layer(STILL);
     const broken = layerOf('bn', { mean: { kind: 'unresolved', reason: 'it is computed' } });
     const pairs = [pairOf(stored, layer(MOVED)), pairOf(broken, stored)];
-    const { works } = planLayers(pairs, { keepChannels: false });
+    const { works } = planLayerComparisons(pairs, { keepChannels: false });
     const mean = stored.mean.kind === 'stored' ? stored.mean.tensor.range : undefined;
     expect(mean).toBeDefined();
     expect(works.map(({ range }) => range)).toEqual([mean, null]);
@@ -246,13 +246,13 @@ describe('a plan', () => {
 
   test('concludes in the order of the pairs, in whatever order they were compared', async () => {
     const pairs = ['a', 'b', 'c'].map((name) => pairOf(layerWith(name, STILL), layerWith(name, MOVED)));
-    const { works, conclude } = planLayers(pairs, { keepChannels: false });
+    const { works, conclude } = planLayerComparisons(pairs, { keepChannels: false });
     for (const { run } of works.toReversed()) await run();
     expect(conclude(learnedComparisons()).map(({ before }) => before.name)).toEqual(['a', 'b', 'c']);
   });
 
   test('concludes nothing before all is done', () => {
-    const { conclude } = planLayers([pairOf(layer(STILL), layer(STILL))], { keepChannels: false });
+    const { conclude } = planLayerComparisons([pairOf(layer(STILL), layer(STILL))], { keepChannels: false });
     expect(() => conclude(learnedComparisons())).toThrow('bn is still to be compared');
   });
 });

@@ -1,6 +1,10 @@
 import { expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
-import { type JudgedTensors, type OnProgress, planLearned } from '../../src/compare/compare-learned.js';
+import {
+  type JudgedTensors,
+  type OnProgress,
+  planLearnedComparisons,
+} from '../../src/compare/compare-learned.js';
 import type { PrefixEdit } from '../../src/compare/pair-layers.js';
 import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
 import { runInFileOrder } from '../../src/io/file-order.js';
@@ -24,7 +28,7 @@ async function compare(
     edits,
     ...judged,
   };
-  const { works, conclude } = planLearned(before, after, { folded, onProgress });
+  const { works, conclude } = planLearnedComparisons(before, after, { folded, onProgress });
   await runInFileOrder(works);
   return conclude();
 }
@@ -100,7 +104,9 @@ test('nothing is concluded before all is done', () => {
     judgedAfter: new Set<string>(),
     edits: [IDENTITY],
   };
-  const { conclude } = planLearned(byName(tensorOf('a', [1])), byName(tensorOf('a', [1])), { folded });
+  const { conclude } = planLearnedComparisons(byName(tensorOf('a', [1])), byName(tensorOf('a', [1])), {
+    folded,
+  });
   expect(conclude).toThrow('a is still to be compared');
 });
 
