@@ -11,7 +11,7 @@ import { RangeMap } from './io/range-map.js';
 import { findNormLayers } from './norm/find-layers.js';
 import { findLearnedTensors } from './norm/learned-tensors.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
-import type { NormLayer } from './norm/norm-layer.js';
+import { type NormLayer, storedTensorOf } from './norm/norm-layer.js';
 
 /** What making a baseline is told beside the checkpoint. */
 export interface BaselineOptions {
@@ -111,8 +111,8 @@ function listKeptValues(
   const parts = layers.flatMap(({ name, mean, variance, gamma, beta, batchCount }) => {
     const at = (leaf: string) => (name === '' ? leaf : `${name}.${leaf}`);
     return [
-      [at('running_mean'), mean.kind === 'stored' ? mean.tensor : null],
-      [at('running_var'), variance.kind === 'stored' ? variance.tensor : null],
+      [at('running_mean'), storedTensorOf(mean)],
+      [at('running_var'), storedTensorOf(variance)],
       [at('weight'), gamma],
       [at('bias'), beta],
       [at('num_batches_tracked'), batchCount?.elementCount === 1 ? batchCount : null],

@@ -46,9 +46,6 @@ const FIRST_CHUNK_BYTES = 32 * 1024;
 /** The part of the relative tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
 const STRICT_SHARE = 3 / 4;
 
-/** Where there is no screen. Larger buffers would not come from the allocator's heap, but begin with a page each. */
-const CHUNK_BYTES = SCREENED_BYTES;
-
 /**
  * Fits one scale per output channel by least squares and checks every weight against it. What a scale is uncertain by
  * counts no more than {@link MAX_COUNTED_WEIGHTS} weights, so no more are fitted where these are there.
@@ -106,8 +103,9 @@ async function fitScales(
 /** Where blocks of both sides are read to. */
 type Buffers = Pick<Float32Screen, 'left' | 'right'>;
 
+/** Where there is no screen. Larger ones would not come from the allocator's heap, but begin with a page each. */
 function makeBuffers(): Buffers {
-  return { left: new Uint8Array(CHUNK_BYTES), right: new Uint8Array(CHUNK_BYTES) };
+  return { left: new Uint8Array(SCREENED_BYTES), right: new Uint8Array(SCREENED_BYTES) };
 }
 
 /** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */

@@ -1,9 +1,8 @@
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { FileWork } from '../io/file-order.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
-import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
 import {
@@ -85,7 +84,7 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
   const readings = new Map<LayerPair, LayerReading>();
   return {
     works: pairs.map((pair) => ({
-      range: pair.before.mean.kind === 'stored' ? pair.before.mean.tensor.range : null,
+      range: storedTensorOf(pair.before.mean)?.range ?? null,
       run: async () => {
         readings.set(pair, await readLayers(pair, options));
       },
@@ -150,17 +149,13 @@ interface LayerVectors {
 }
 
 async function readVectors({ mean, variance, gamma, beta }: NormLayer): Promise<LayerVectors> {
-  const vectors = await readChannelVectors([storedAt(mean), storedAt(variance), gamma, beta]);
+  const vectors = await readChannelVectors([storedTensorOf(mean), storedTensorOf(variance), gamma, beta]);
   return {
     mean: vectors[0] ?? null,
     variance: vectors[1] ?? null,
     gamma: vectors[2] ?? null,
     beta: vectors[3] ?? null,
   };
-}
-
-function storedAt(statistic: Statistic): Tensor | null {
-  return statistic.kind === 'stored' ? statistic.tensor : null;
 }
 
 function hasStatistics(vectors: LayerVectors): vectors is LayerVectors & Statistics {

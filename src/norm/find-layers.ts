@@ -2,7 +2,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { CheckpointError, quote } from '../errors.js';
 import { findGraphLayers } from './graph-layers.js';
 import { findNamedLayers } from './named-layers.js';
-import type { NormLayer } from './norm-layer.js';
+import { type NormLayer, storedTensorOf } from './norm-layer.js';
 
 /** Ten times as many as the deepest networks in use have; each is compared, reported and kept in memory. */
 const MAX_LAYERS = 10_000;
@@ -41,8 +41,8 @@ function checkChannels(layer: NormLayer, file: string): void {
     );
   }
   const parts = [
-    ['running mean', layer.mean.kind === 'stored' ? layer.mean.tensor : null],
-    ['running variance', layer.variance.kind === 'stored' ? layer.variance.tensor : null],
+    ['running mean', storedTensorOf(layer.mean)],
+    ['running variance', storedTensorOf(layer.variance)],
     ['weight', layer.gamma],
     ['bias', layer.beta],
   ] as const;

@@ -50,3 +50,8 @@ export interface NormLayer {
   readonly feedingLinear: number | null;
   readonly notes: readonly string[];
 }
+
+/** The tensor of a statistic; null where there is none that can be read. */
+export function storedTensorOf(statistic: Statistic): Tensor | null {
+  return statistic.kind === 'stored' ? statistic.tensor : null;
+}
