@@ -7,7 +7,7 @@ import {
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
-import { type Float32Screen, SCREENED_BYTES, withScreen } from './float32-screen.js';
+import { BUFFER_BYTES, type Float32Kernels, withKernels } from './float32-kernels.js';
 import {
   areMultiples,
   countWeights,
@@ -72,7 +72,7 @@ export async function compareChannelScales(
     return compareProjectedScales(before, after, layout);
   }
   return isReadAsFloat32(before) && isReadAsFloat32(after)
-    ? withScreen((screen) => fitScales([before, after], grid, screen))
+    ? withKernels((kernels) => fitScales([before, after], grid, kernels))
     : fitScales([before, after], grid, null);
 }
 
@@ -84,10 +84,10 @@ function isReadAsFloat32({ dtype }: Tensor): boolean {
 async function fitScales(
   [before, after]: readonly [Tensor, Tensor],
   grid: ChannelGrid,
-  screen: Float32Screen | null,
+  kernels: Float32Kernels | null,
 ): Promise<ScaleComparison> {
-  const fit = new ScaleFit(grid, toleranceFor(before, after), screen);
-  const reader = new BlockReader([before, after], grid, screen ?? makeBuffers());
+  const fit = new ScaleFit(grid, toleranceFor(before, after), kernels);
+  const reader = new BlockReader([before, after], grid, kernels ?? makeBuffers());
   const everyBlock = async (visit: (block: Block) => boolean) => {
     for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
       if (!visit(block)) return false;
@@ -101,11 +101,11 @@ async function fitScales(
 }
 
 /** Where blocks of both sides are read to. */
-type Buffers = Pick<Float32Screen, 'left' | 'right'>;
+type Buffers = Pick<Float32Kernels, 'left' | 'right'>;
 
-/** Where there is no screen. Larger ones would not come from the allocator's heap, but begin with a page each. */
+/** Where there are no kernels. Larger ones would not come from the allocator's heap, but begin with a page each. */
 function makeBuffers(): Buffers {
-  return { left: new Uint8Array(SCREENED_BYTES), right: new Uint8Array(SCREENED_BYTES) };
+  return { left: new Uint8Array(BUFFER_BYTES), right: new Uint8Array(BUFFER_BYTES) };
 }
 
 /** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
@@ -181,13 +181,13 @@ class ScaleFit {
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
   readonly #sums: Float64Array;
   /** Where the blocks lie in its buffers. */
-  readonly #screen: Float32Screen | null;
+  readonly #kernels: Float32Kernels | null;
 
-  constructor(grid: ChannelGrid, tolerance: Tolerance, screen: Float32Screen | null) {
+  constructor(grid: ChannelGrid, tolerance: Tolerance, kernels: Float32Kernels | null) {
     this.#grid = grid;
     this.#tolerance = tolerance;
-    this.#screen = screen;
-    this.#sums = screen?.sums ?? new Float64Array(2);
+    this.#kernels = kernels;
+    this.#sums = kernels?.sums ?? new Float64Array(2);
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
     this.#counts = new Uint32Array(grid.channels);
@@ -217,17 +217,18 @@ class ScaleFit {
   }
 
   conclude(before: Tensor, after: Tensor): ScaleComparison {
-    const used = this.#counts.filter((count) => count > 0);
-    if (used.length === 0) return { kind: 'incomparable' };
-    const weightsPerChannel = used.reduce((least, count) => Math.min(least, count), MAX_COUNTED_WEIGHTS);
-    return {
-      kind: 'proportional',
-      scales: Float64Array.from(this.#counts, (count, channel) =>
-        count === 0 ? Number.NaN : this.#scaleOf(channel),
-      ),
-      weightsPerChannel,
-      uncertainty: (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel),
-    };
+    const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
+    let isUsed = false;
+    let weightsPerChannel = MAX_COUNTED_WEIGHTS;
+    for (const [channel, count] of this.#counts.entries()) {
+      if (count === 0) continue;
+      isUsed = true;
+      scales[channel] = this.#scaleOf(channel);
+      weightsPerChannel = Math.min(weightsPerChannel, count);
+    }
+    if (!isUsed) return { kind: 'incomparable' };
+    const uncertainty = (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel);
+    return { kind: 'proportional', scales, weightsPerChannel, uncertainty };
   }
 
   /**
@@ -240,7 +241,7 @@ class ScaleFit {
     if (this.#sumWithoutZeros(left, right, beginning)) {
       const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
       const multiple = this.#multipleOf(run, scale, STRICT_SHARE);
-      if (this.#screen?.areMultiples(multiple) === true || areMultiples(left, right, multiple)) {
+      if (this.#kernels?.areMultiples(multiple) === true || areMultiples(left, right, multiple)) {
         this.#keepSums(channel, beginning.to - from);
         return true;
       }
@@ -251,7 +252,7 @@ class ScaleFit {
 
   /** Sums a span; false where a pair is zero on both sides. */
   #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
-    if (this.#screen?.sumProducts(span) === true) return true;
+    if (this.#kernels?.sumProducts(span) === true) return true;
     if (countWeights(left, right, span) < span.to - span.from) return false;
     sumProducts(left, right, span, this.#sums);
     return true;

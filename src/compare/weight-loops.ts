@@ -13,7 +13,7 @@ export interface Span {
 
 /**
  * Stores Σxy and Σx² of a span, in float64. In four chains each, since an addition waits for the one before it; the same
- * four in which {@link ./float32-screen.wat} adds, for the same sums to the last bit.
+ * four in which {@link ./float32-kernels.wat} adds, for the same sums to the last bit.
  */
 export function sumProducts(left: Values, right: Values, { from, to }: Span, sums: Float64Array): void {
   let [product0, product1, product2, product3] = [0, 0, 0, 0];
@@ -78,4 +78,18 @@ export function areMultiples(
   if (paired === to) return true;
   const x = left[paired] as number;
   return Math.abs((right[paired] as number) - x * scale) - relative * Math.abs(x) <= absolute;
+}
+
+/**
+ * Replaces a span by its products with a factor, computed in float64 and rounded once.
+ *
+ * @returns false, and a span of no meaning, where a product is no finite number of float32.
+ */
+export function multiply(values: Float32Array, { from, to }: Span, factor: number): boolean {
+  for (let i = from; i < to; i++) {
+    const product = Math.fround(factor * (values[i] as number));
+    if (!(Math.abs(product) < Number.POSITIVE_INFINITY)) return false;
+    values[i] = product;
+  }
+  return true;
 }

@@ -1,6 +1,8 @@
 import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, encodeFloats, IS_LITTLE_ENDIAN } from '../checkpoint/dtype.js';
+import { BUFFER_BYTES, type Float32Kernels, withKernels } from '../compare/float32-kernels.js';
+import { multiply } from '../compare/weight-loops.js';
 import { type ByteRange, type ByteSource, checkBounds } from '../io/byte-source.js';
 
 /** What becomes of a weight. */
@@ -18,9 +20,6 @@ export interface WeightScaling {
 /** Elements converted at a time: memory stays flat for any weight, and they stay in the processor's cache. */
 const CHUNK_ELEMENTS = 16 * 1024;
 
-/** From here on float64 rounds to an infinity in float32: the middle between its largest number and 2^128. */
-const FLOAT32_OVERFLOW = 2 ** 128 - 2 ** 103;
-
 /**
  * A weight with each output channel times a factor, as little-endian bytes of another type. The products are computed in
  * float64, whenever they are read, and never held as a whole.
@@ -28,7 +27,7 @@ const FLOAT32_OVERFLOW = 2 ** 128 - 2 ** 103;
 export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
   const width = bitsOf(scaling.dtype) / 8;
   const isFloat32 = weight.dtype === 'F32' && scaling.dtype === 'F32' && IS_LITTLE_ENDIAN;
-  const fill = isFloat32 ? scaleInPlace : convert;
+  const fill = isFloat32 ? scaleFloat32 : convert;
   const source: ByteSource = {
     name: weight.range.source.name,
     byteLength: weight.elementCount * width,
@@ -54,7 +53,34 @@ interface Part {
   readonly first: number;
 }
 
-/** Reads float32 straight to where the products belong. */
+/** Float32 as it stands in the file, to float32. */
+async function scaleFloat32(weight: Tensor, scaling: WeightScaling, part: Part): Promise<void> {
+  await withKernels((kernels) =>
+    kernels === null
+      ? scaleInPlace(weight, scaling, part)
+      : scaleThroughKernels(weight, scaling, { ...part, kernels }),
+  );
+}
+
+async function scaleThroughKernels(
+  { range, shape }: Tensor,
+  { layout, factors, fail }: WeightScaling,
+  { target, first, kernels }: Part & { readonly kernels: Float32Kernels },
+): Promise<void> {
+  const grid = layOutChannels(shape, layout);
+  for (let done = 0; done < target.byteLength; done += BUFFER_BYTES) {
+    const piece = kernels.left.subarray(0, target.byteLength - done);
+    await range.source.readInto(piece, range.offset + 4 * first + done);
+    const elements = { start: first + done / 4, length: piece.byteLength / 4 };
+    const fits = forEachRun(grid, elements, (channel, from, to) =>
+      kernels.multiply({ from, to }, factors[channel] ?? Number.NaN),
+    );
+    if (!fits) throw fail();
+    target.set(piece, done);
+  }
+}
+
+/** Where there are no kernels: reads straight to where the products belong. */
 async function scaleInPlace(
   { range, shape }: Tensor,
   { layout, factors, fail }: WeightScaling,
@@ -62,23 +88,11 @@ async function scaleInPlace(
 ): Promise<void> {
   await range.source.readInto(target, range.offset + 4 * first);
   const values = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
-  const part = { start: first, length: values.length };
-  const fits = forEachRun(layOutChannels(shape, layout), part, (channel, from, to) =>
-    multiply(values, from, to, factors[channel] ?? Number.NaN),
+  const elements = { start: first, length: values.length };
+  const fits = forEachRun(layOutChannels(shape, layout), elements, (channel, from, to) =>
+    multiply(values, { from, to }, factors[channel] ?? Number.NaN),
   );
   if (!fits) throw fail();
-}
-
-/** Whether all products are numbers of float32. A plain loop over a plain array: it runs a hundred million times. */
-function multiply(values: Float32Array, from: number, to: number, factor: number): boolean {
-  // Read once: in the built file an imported constant is a property of another file.
-  const limit = FLOAT32_OVERFLOW;
-  for (let i = from; i < to; i++) {
-    const product = factor * (values[i] as number);
-    if (!(Math.abs(product) < limit)) return false;
-    values[i] = product;
-  }
-  return true;
 }
 
 /** From any type to any other. */

@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { type DType, decodeFloats, encodeFloats } from '../../src/checkpoint/dtype.js';
 import { holdBytes, memorySource, readRange, sliceRange } from '../../src/io/byte-source.js';
 import { scaleWeight } from '../../src/restore/scaled-weight.js';
@@ -101,6 +101,33 @@ describe('a product that does not fit', () => {
     await expect(readRange(scaleWeight(weightOf('F32'), { ...scaling, factors }))).rejects.toThrow(
       RangeError,
     );
+  });
+});
+
+describe('where there is no WebAssembly', () => {
+  afterEach(() => {
+    vi.unstubAllGlobals();
+    vi.resetModules();
+  });
+
+  const scaleAlone = async (factors: Float64Array) => {
+    vi.resetModules();
+    vi.stubGlobal('WebAssembly', undefined);
+    const fresh = await import('../../src/restore/scaled-weight.js');
+    return fresh.scaleWeight(weightOf('F32'), { layout: ROWS, factors, dtype: 'F32', fail });
+  };
+
+  test('the products are the same, in any piece', async () => {
+    const scaled = scaleWeight(weightOf('F32'), { layout: ROWS, factors: FACTORS, dtype: 'F32', fail });
+    const alone = await scaleAlone(FACTORS);
+    expect(Buffer.compare(await readRange(alone), await readRange(scaled))).toBe(0);
+    const [one, other] = [sliceRange(alone, 5, 66_000), sliceRange(scaled, 5, 66_000)];
+    expect(Buffer.compare(await readRange(one), await readRange(other))).toBe(0);
+  });
+
+  test('one that does not fit fails as well', async () => {
+    const tooLarge = FACTORS.map((factor) => factor * 2 ** 127);
+    await expect(readRange(await scaleAlone(tooLarge))).rejects.toThrow('it does not fit');
   });
 });
 

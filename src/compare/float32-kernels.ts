@@ -1,4 +1,4 @@
-import assembled from './float32-screen.wat';
+import assembled from './float32-kernels.wat';
 import type { Multiple, Span } from './weight-loops.js';
 import { FLOAT32_ROUNDOFF } from './weight-rounding.js';
 
@@ -6,7 +6,7 @@ import { FLOAT32_ROUNDOFF } from './weight-rounding.js';
  * Bytes of each buffer. No larger, and not at the start of a page of memory: copying from page to page at almost the
  * same place is several times slower on some processors, and where a tensor begins in a file is often at such a place.
  */
-export const SCREENED_BYTES = 96 * 1024;
+export const BUFFER_BYTES = 96 * 1024;
 const LEFT_ADDRESS = 2 * 1024;
 
 /** Elements that are looked at together. */
@@ -24,8 +24,8 @@ const MAX_SCALE = 2 ** 100;
 /** What is allowed of a scaled weight may be this part of it at most: {@link OWN_ROUNDINGS} count on its smallness. */
 const MAX_RELATIVE = 1 / 64;
 
-/** What float32-screen.wat exports. */
-interface Kernels {
+/** What float32-kernels.wat exports. */
+interface Exports {
   readonly memory: WebAssembly.Memory;
   readonly sumProducts: (left: number, right: number, count: number) => number;
   readonly areMultiples: (
@@ -35,24 +35,25 @@ interface Kernels {
     scale: number,
     relative: number,
   ) => number;
+  readonly multiply: (at: number, count: number, factor: number) => number;
 }
 
 /**
  * Two buffers of float32 weights, and the loops of weight-loops.ts over them in WebAssembly, four weights at a time: a
- * fifth of the time. Spans are of elements in the buffers. An object serves one pair of tensors at a time.
+ * fifth of the time. Spans are of elements in the buffers. An object serves one tensor, or pair of tensors, at a time.
  */
-export class Float32Screen {
+export class Float32Kernels {
   readonly left: Uint8Array<ArrayBuffer>;
   readonly right: Uint8Array<ArrayBuffer>;
   /** Σxy and Σx² of the last span. */
   readonly sums: Float64Array<ArrayBuffer>;
-  readonly #kernels: Kernels;
+  readonly #exports: Exports;
 
-  constructor(kernels: Kernels) {
-    const { buffer } = kernels.memory;
-    this.#kernels = kernels;
-    this.left = new Uint8Array(buffer, LEFT_ADDRESS, SCREENED_BYTES);
-    this.right = new Uint8Array(buffer, LEFT_ADDRESS + SCREENED_BYTES, SCREENED_BYTES);
+  constructor(exports: Exports) {
+    const { buffer } = exports.memory;
+    this.#exports = exports;
+    this.left = new Uint8Array(buffer, LEFT_ADDRESS, BUFFER_BYTES);
+    this.right = new Uint8Array(buffer, LEFT_ADDRESS + BUFFER_BYTES, BUFFER_BYTES);
     this.sums = new Float64Array(buffer, 0, 2);
   }
 
@@ -65,7 +66,7 @@ export class Float32Screen {
     const count = to - from;
     if (count === 0 || count % LANES !== 0) return false;
     const left = addressOf(from);
-    return this.#kernels.sumProducts(left, left + SCREENED_BYTES, count) === 1;
+    return this.#exports.sumProducts(left, left + BUFFER_BYTES, count) === 1;
   }
 
   /**
@@ -94,9 +95,14 @@ export class Float32Screen {
     );
   }
 
+  /** Multiplies a span of the left buffer as `multiply` of weight-loops.ts does, to the last bit. */
+  multiply({ from, to }: Span, factor: number): boolean {
+    return to === from || this.#exports.multiply(addressOf(from), to - from, factor) === 1;
+  }
+
   #areWithin(from: number, count: number, scale: number, allowed: number): boolean {
     const left = addressOf(from);
-    return this.#kernels.areMultiples(left, left + SCREENED_BYTES, count, scale, allowed) === 1;
+    return this.#exports.areMultiples(left, left + BUFFER_BYTES, count, scale, allowed) === 1;
   }
 }
 
@@ -107,28 +113,28 @@ function addressOf(element: number): number {
 
 /** What the text assembles to, compiled; null where that failed, or else an instance of it, and is not tried again. */
 let compiled: WebAssembly.Module | null | undefined;
-/** Screens that are not lent at the moment. */
-const idle: Float32Screen[] = [];
+/** Those that are not lent at the moment. */
+const idle: Float32Kernels[] = [];
 
 /**
- * Lends a screen, or null where there can be none: V8 has no WebAssembly without its compiler (`--jitless`), no vectors
+ * Lends kernels, or null where there can be none: V8 has no WebAssembly without its compiler (`--jitless`), no vectors
  * on old processors, and no memory for it where little address space is allowed. weight-loops.ts needs none of these.
  * A failure is kept: V8 collects all garbage several times before it says that there is no memory.
  */
-export async function withScreen<T>(use: (screen: Float32Screen | null) => Promise<T>): Promise<T> {
-  const screen = idle.pop() ?? makeScreen();
+export async function withKernels<T>(use: (kernels: Float32Kernels | null) => Promise<T>): Promise<T> {
+  const kernels = idle.pop() ?? makeKernels();
   try {
-    return await use(screen);
+    return await use(kernels);
   } finally {
-    if (screen !== null) idle.push(screen);
+    if (kernels !== null) idle.push(kernels);
   }
 }
 
-function makeScreen(): Float32Screen | null {
+function makeKernels(): Float32Kernels | null {
   if (compiled === null) return null;
   try {
     compiled ??= new WebAssembly.Module(assembled);
-    return new Float32Screen(new WebAssembly.Instance(compiled).exports as unknown as Kernels);
+    return new Float32Kernels(new WebAssembly.Instance(compiled).exports as unknown as Exports);
   } catch {
     compiled = null;
     return null;

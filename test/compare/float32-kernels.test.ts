@@ -1,34 +1,40 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import { type Float32Screen, SCREENED_BYTES, withScreen } from '../../src/compare/float32-screen.js';
-import { areMultiples, type Multiple, type Span, sumProducts } from '../../src/compare/weight-loops.js';
+import { BUFFER_BYTES, type Float32Kernels, withKernels } from '../../src/compare/float32-kernels.js';
+import {
+  areMultiples,
+  type Multiple,
+  multiply,
+  type Span,
+  sumProducts,
+} from '../../src/compare/weight-loops.js';
 
 /** u: half the distance between neighbouring float32 numbers, relative. */
 const ROUNDOFF = 2 ** -24;
 const QUANTUM = 2 ** -149;
 
-/** A span of two sides in a screen's buffers, and as the loops of plain arrays see it. */
-interface Screened {
-  readonly screen: Float32Screen;
+/** A span of two sides in the kernels' buffers, and as the loops of plain arrays see it. */
+interface Loaded {
+  readonly kernels: Float32Kernels;
   readonly left: Float32Array;
   readonly right: Float32Array;
   readonly span: Span;
 }
 
-/** Puts weights where a screen looks for them, with `from` other elements before them. */
-function screen<T>(
+/** Puts weights where kernels look for them, with `from` other elements before them. */
+function load<T>(
   { x, y, from = 0 }: { x: readonly number[]; y: readonly number[]; from?: number },
-  use: (screened: Screened) => T,
+  use: (loaded: Loaded) => T,
 ): Promise<T> {
-  return withScreen(async (found) => {
-    if (found === null) throw new Error('expected a screen: this processor has vectors');
-    const left = new Float32Array(found.left.buffer, found.left.byteOffset, SCREENED_BYTES / 4);
-    const right = new Float32Array(found.right.buffer, found.right.byteOffset, SCREENED_BYTES / 4);
+  return withKernels(async (found) => {
+    if (found === null) throw new Error('expected kernels: this processor has vectors');
+    const left = new Float32Array(found.left.buffer, found.left.byteOffset, BUFFER_BYTES / 4);
+    const right = new Float32Array(found.right.buffer, found.right.byteOffset, BUFFER_BYTES / 4);
     left.fill(Number.NaN);
     right.fill(Number.NaN);
     left.set(x, from);
     right.set(y, from);
-    return use({ screen: found, left, right, span: { from, to: from + x.length } });
+    return use({ kernels: found, left, right, span: { from, to: from + x.length } });
   });
 }
 
@@ -36,6 +42,10 @@ function screen<T>(
 function multipleBy(scale: number, { from, to }: Span): Multiple {
   const magnitude = Math.abs(scale);
   return { from, to, scale, relative: 6 * ROUNDOFF * magnitude, absolute: QUANTUM * (1 + magnitude) };
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
 }
 
 const anyFloat = fc.float();
@@ -61,11 +71,11 @@ describe('sums of products', () => {
           const pairs = drawn.slice(0, drawn.length - (drawn.length % 4));
           const weights = { x: pairs.map(([x]) => x), y: pairs.map(([, y]) => y), from };
           const hasZeros = pairs.some(([x, y]) => Math.fround(x) === 0 && Math.fround(y) === 0);
-          await screen(weights, ({ screen, left, right, span }) => {
+          await load(weights, ({ kernels, left, right, span }) => {
             const plain = new Float64Array(2);
             sumProducts(left, right, span, plain);
-            expect(screen.sumProducts(span)).toBe(!hasZeros);
-            if (!hasZeros) expect([...screen.sums]).toEqual([...plain]);
+            expect(kernels.sumProducts(span)).toBe(!hasZeros);
+            if (!hasZeros) expect([...kernels.sums]).toEqual([...plain]);
           });
         },
       ),
@@ -79,23 +89,23 @@ describe('sums of products', () => {
   ])('are refused where a pair is %d and %d', async (zero, other) => {
     for (const at of [0, 1, 2, 3, 7]) {
       const x = [1, 2, 3, 4, 5, 6, 7, 8].with(at, zero);
-      const refused = await screen({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ screen, span }) =>
-        screen.sumProducts(span),
+      const refused = await load({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ kernels, span }) =>
+        kernels.sumProducts(span),
       );
       expect(refused).toBe(false);
     }
   });
 
   test('take a zero on one side and what is no number', async () => {
-    const taken = await screen({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ screen, span }) =>
-      screen.sumProducts(span),
+    const taken = await load({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ kernels, span }) =>
+      kernels.sumProducts(span),
     );
     expect(taken).toBe(true);
   });
 
   test.each([0, 1, 3, 5, 254])('are left to the plain loop where the weights are %i', async (count) => {
     const ones = Array.from({ length: count }, () => 1);
-    expect(await screen({ x: ones, y: ones }, ({ screen, span }) => screen.sumProducts(span))).toBe(false);
+    expect(await load({ x: ones, y: ones }, ({ kernels, span }) => kernels.sumProducts(span))).toBe(false);
   });
 });
 
@@ -114,9 +124,9 @@ describe('multiples', () => {
         async (pairs, scale, share) => {
           const x = pairs.map(([value]) => Math.fround(value));
           const y = pairs.map(([, error], i) => (x[i] ?? 0) * scale * (1 + share * error * ROUNDOFF));
-          await screen({ x, y }, ({ screen, left, right, span }) => {
+          await load({ x, y }, ({ kernels, left, right, span }) => {
             const multiple = multipleBy(scale, span);
-            if (!screen.areMultiples(multiple)) return;
+            if (!kernels.areMultiples(multiple)) return;
             seen++;
             expect(areMultiples(left, right, multiple)).toBe(true);
           });
@@ -131,7 +141,7 @@ describe('multiples', () => {
     const random = makeRandom(24);
     const sign = () => (random() < 0.5 ? -1 : 1);
     let seen = 0;
-    await screen({ x: [1, 1, 1, 1], y: [1, 1, 1, 1] }, ({ screen, left, right, span }) => {
+    await load({ x: [1, 1, 1, 1], y: [1, 1, 1, 1] }, ({ kernels, left, right, span }) => {
       for (let drawn = 0; drawn < 400_000; drawn++) {
         const scale = sign() * (random() < 0.5 ? 1 + random() : 2 ** (30 * random() - 15));
         // The product is just under a power of two, where the steps of float32 are finest; or it has few digits left.
@@ -143,7 +153,7 @@ describe('multiples', () => {
         left.fill(x, 0, 4);
         right.fill(x * scale * (1 + error * ROUNDOFF) + quanta * QUANTUM, 0, 4);
         const multiple = multipleBy(scale, span);
-        if (!screen.areMultiples(multiple)) continue;
+        if (!kernels.areMultiples(multiple)) continue;
         seen++;
         if (!areMultiples(left, right, multiple)) expect.fail(`${right[0]} is not ${x} times ${scale}`);
       }
@@ -159,12 +169,12 @@ describe('multiples', () => {
     [0.04258907958865166, -0.000041662271542008966, -0.0009782380120931665],
     [-1.3794265986488892, -22.20389747619629, 16.096463229889842],
   ])('of %d and %d by %d are not seen: they are just none', async (x, y, scale) => {
-    await screen({ x: [x, x, x, x], y: [y, y, y, y] }, ({ screen, left, right, span }) => {
+    await load({ x: [x, x, x, x], y: [y, y, y, y] }, ({ kernels, left, right, span }) => {
       const multiple = multipleBy(scale, span);
       expect(areMultiples(left, right, multiple)).toBe(false);
-      expect(screen.areMultiples(multiple)).toBe(false);
+      expect(kernels.areMultiples(multiple)).toBe(false);
       expect(
-        screen.areMultiples({ ...multiple, relative: multiple.relative + ROUNDOFF * Math.abs(scale) }),
+        kernels.areMultiples({ ...multiple, relative: multiple.relative + ROUNDOFF * Math.abs(scale) }),
       ).toBe(true);
     });
   });
@@ -176,9 +186,9 @@ describe('multiples', () => {
         fc.oneof(scales, fc.constantFrom(1, 0, -1, Number.NaN, Infinity, 2 ** 99, 2 ** -99)),
         async (pairs, scale) => {
           const weights = { x: pairs.map(([x]) => x), y: pairs.map(([x, y]) => (y > 0 ? x : y)) };
-          await screen(weights, ({ screen, left, right, span }) => {
+          await load(weights, ({ kernels, left, right, span }) => {
             const multiple = multipleBy(scale, span);
-            if (screen.areMultiples(multiple)) expect(areMultiples(left, right, multiple)).toBe(true);
+            if (kernels.areMultiples(multiple)) expect(areMultiples(left, right, multiple)).toBe(true);
           });
         },
       ),
@@ -196,8 +206,8 @@ describe('multiples', () => {
         x: weights.map((w) => w * Math.fround(one)),
         y: weights.map((w) => w * Math.fround(other)),
       };
-      const isSeen = await screen(sides, ({ screen, span }) =>
-        screen.areMultiples(multipleBy(Math.fround(other) / Math.fround(one), span)),
+      const isSeen = await load(sides, ({ kernels, span }) =>
+        kernels.areMultiples(multipleBy(Math.fround(other) / Math.fround(one), span)),
       );
       if (isSeen) seen++;
     }
@@ -208,7 +218,7 @@ describe('multiples', () => {
     const x = Array.from({ length: count }, (_, i) => 0.1 + i);
     const y = x.map((value) => 1.5 * value);
     const decide = (other: readonly number[]) =>
-      screen({ x, y: other, from: 3 }, ({ screen, span }) => screen.areMultiples(multipleBy(1.5, span)));
+      load({ x, y: other, from: 3 }, ({ kernels, span }) => kernels.areMultiples(multipleBy(1.5, span)));
     expect(await decide(y)).toBe(true);
     for (const index of x.keys()) {
       expect(await decide(y.with(index, (y[index] ?? 0) * (1 + 10 * ROUNDOFF)))).toBe(false);
@@ -218,8 +228,8 @@ describe('multiples', () => {
 
   test('of an infinity are not seen', async () => {
     const decide = (x: number, y: number) =>
-      screen({ x: [1, 1, 1, x], y: [1, 1, 1, y] }, ({ screen, span }) =>
-        screen.areMultiples(multipleBy(1, span)),
+      load({ x: [1, 1, 1, x], y: [1, 1, 1, y] }, ({ kernels, span }) =>
+        kernels.areMultiples(multipleBy(1, span)),
       );
     expect(await decide(1, 1)).toBe(true);
     for (const y of [0, 1, Infinity, -Infinity]) expect(await decide(Infinity, y)).toBe(false);
@@ -228,7 +238,7 @@ describe('multiples', () => {
   test('are left to the plain loop without four weights, beyond ordinary scales, and where a quantum is too much', async () => {
     const ones = [1, 1, 1, 1];
     const decide = (x: readonly number[], change: Partial<Multiple>) =>
-      screen({ x, y: x }, ({ screen, span }) => screen.areMultiples({ ...multipleBy(1, span), ...change }));
+      load({ x, y: x }, ({ kernels, span }) => kernels.areMultiples({ ...multipleBy(1, span), ...change }));
     expect(await decide(ones, {})).toBe(true);
     expect(await decide([1, 1, 1], {})).toBe(false);
     expect(await decide([0, 0, 0, 0], { scale: 2 ** 101 })).toBe(false);
@@ -240,24 +250,74 @@ describe('multiples', () => {
   });
 });
 
-describe('a screen', () => {
+describe('products', () => {
+  const factors = fc.oneof(fc.double({ min: -4, max: 4, noNaN: true }), fc.double());
+
+  test('are those of the plain loop to the last bit, wherever the span lies and however long it is', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.oneof(weight, anyFloat), { maxLength: 70 }),
+        fc.nat({ max: 9 }),
+        factors,
+        async (x, from, factor) => {
+          await load({ x, y: [], from }, ({ kernels, left, span }) => {
+            const plain = left.slice();
+            const fits = multiply(plain, span, factor);
+            expect(kernels.multiply(span, factor)).toBe(fits);
+            if (fits) expect(Buffer.compare(bytesOf(left), bytesOf(plain))).toBe(0);
+          });
+        },
+      ),
+    );
+  });
+
+  // The last double that rounds to the largest float32, and the first that does not.
+  const overflow = 2 ** 128 - 2 ** 103;
+  test.each([1, 2, 3, 4, 5, 8, 11])(
+    'of %i elements are finite up to the limit, at every place',
+    async (count) => {
+      for (let at = 0; at < count; at++) {
+        const x = new Array<number>(count).fill(0).with(at, -1);
+        const fits = await load({ x, y: [] }, ({ kernels, span }) =>
+          kernels.multiply(span, overflow * (1 - 2 ** -53)),
+        );
+        const overflows = await load({ x, y: [] }, ({ kernels, span }) => kernels.multiply(span, overflow));
+        const isNumber = await load({ x: x.with(at, Number.NaN), y: [] }, ({ kernels, span }) =>
+          kernels.multiply(span, 2),
+        );
+        expect([fits, overflows, isNumber]).toEqual([true, false, false]);
+      }
+    },
+  );
+
+  test('of a span leave what is around it alone', async () => {
+    await load({ x: [1, 2, 3, 4, 5, 6, 7, 8, 9], y: [] }, ({ kernels, left }) => {
+      expect(kernels.multiply({ from: 1, to: 8 }, 10)).toBe(true);
+      expect([...left.slice(0, 9)]).toEqual([1, 20, 30, 40, 50, 60, 70, 80, 9]);
+      expect(kernels.multiply({ from: 4, to: 4 }, Number.NaN)).toBe(true);
+      expect(left[4]).toBe(50);
+    });
+  });
+});
+
+describe('an object of kernels', () => {
   test('serves one at a time, and again', async () => {
-    const lent = await withScreen(async (one) => {
-      const other = await withScreen(async (inner) => inner);
+    const lent = await withKernels(async (one) => {
+      const other = await withKernels(async (inner) => inner);
       expect(other).not.toBe(one);
-      expect(await withScreen(async (again) => again)).toBe(other);
+      expect(await withKernels(async (again) => again)).toBe(other);
       return one;
     });
-    expect(await withScreen(async (again) => again)).toBe(lent);
+    expect(await withKernels(async (again) => again)).toBe(lent);
   });
 
   test('comes back from what fails', async () => {
-    const lent = await withScreen(async (one) => one);
-    const failing = withScreen(async () => {
+    const lent = await withKernels(async (one) => one);
+    const failing = withKernels(async () => {
       throw new Error('on purpose');
     });
     await expect(failing).rejects.toThrow('on purpose');
-    expect(await withScreen(async (again) => again)).toBe(lent);
+    expect(await withKernels(async (again) => again)).toBe(lent);
   });
 
   describe('is not there', () => {
@@ -295,8 +355,8 @@ describe('a screen', () => {
     ])('%s', async (_, stub) => {
       vi.resetModules();
       vi.stubGlobal('WebAssembly', stub);
-      const fresh = await import('../../src/compare/float32-screen.js');
-      expect(await fresh.withScreen(async (found) => found)).toBe(null);
+      const fresh = await import('../../src/compare/float32-kernels.js');
+      expect(await fresh.withKernels(async (found) => found)).toBe(null);
     });
 
     test('and is not asked for again', async () => {
@@ -311,8 +371,8 @@ describe('a screen', () => {
           }
         },
       });
-      const fresh = await import('../../src/compare/float32-screen.js');
-      for (let turn = 0; turn < 3; turn++) expect(await fresh.withScreen(async (found) => found)).toBe(null);
+      const fresh = await import('../../src/compare/float32-kernels.js');
+      for (let turn = 0; turn < 3; turn++) expect(await fresh.withKernels(async (found) => found)).toBe(null);
       expect(asked).toBe(1);
     });
 
@@ -323,7 +383,7 @@ describe('a screen', () => {
       const count = 40 * 576;
       const x = Array.from({ length: count }, () => Math.fround(random() - 0.5));
       const y = x.map((value, i) => value * (0.5 + Math.floor(i / 576)));
-      // A channel that begins with zeros, one of zeros, and one that the screen cannot decide.
+      // A channel that begins with zeros, one of zeros, and one that kernels cannot decide.
       for (let i = 0; i < 4; i++) [x[576 + i], y[576 + i]] = [0, 0];
       x.fill(0, 1152, 1728);
       y.fill(0, 1152, 1728);
@@ -334,10 +394,10 @@ describe('a screen', () => {
         const tensors = [tensorOf('before', x, { shape }), tensorOf('after', y, { shape })] as const;
         return compareChannelScales(...tensors, { outputAxis: 0, groups: 1 });
       };
-      const screened = await compare();
+      const vectorised = await compare();
       vi.stubGlobal('WebAssembly', undefined);
-      expect(screened.kind).toBe('proportional');
-      expect(await compare()).toEqual(screened);
+      expect(vectorised.kind).toBe('proportional');
+      expect(await compare()).toEqual(vectorised);
     });
   });
 });

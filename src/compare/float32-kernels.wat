@@ -1,5 +1,5 @@
-;; The two loops over single float32 weights that run a hundred million times; float32-screen.ts says what they promise.
-;; Addresses count bytes; counts are of elements, a multiple of four and not zero.
+;; The loops over single float32 weights that run a hundred million times; float32-kernels.ts says what they promise.
+;; Addresses count bytes; counts are of elements, not zero and, but for multiply, a multiple of four.
 (module
   ;; 256 KiB: Σxy at address 0, Σx² at address 8, and room for two buffers.
   (memory (export "memory") 4 4)
@@ -58,4 +58,39 @@
       (local.set $left (i32.add (local.get $left) (i32.const 16)))
       (local.set $right (i32.add (local.get $right) (i32.const 16)))
       (br_if $next (i32.lt_u (local.get $left) (local.get $end))))
-    (i32x4.all_true (local.get $areWithin))))
+    (i32x4.all_true (local.get $areWithin)))
+
+  ;; Replaces every element by its product with the factor, computed in float64 and rounded once. Returns 1, or 0 where
+  ;; some product is no finite number.
+  (func (export "multiply") (param $at i32) (param $count i32) (param $factor f64) (result i32)
+    (local $end i32) (local $endOfFours i32)
+    (local $factors v128) (local $products v128) (local $areFinite v128) (local $product f32)
+    (local.set $factors (f64x2.splat (local.get $factor)))
+    (local.set $areFinite (v128.const i64x2 -1 -1))
+    (local.set $end (i32.add (local.get $at) (i32.shl (local.get $count) (i32.const 2))))
+    (local.set $endOfFours (i32.add (local.get $at)
+      (i32.and (i32.shl (local.get $count) (i32.const 2)) (i32.const -16))))
+    (block $noFours
+      (br_if $noFours (i32.eq (local.get $at) (local.get $endOfFours)))
+      (loop $next
+        (local.set $products (i8x16.shuffle 0 1 2 3 4 5 6 7 16 17 18 19 20 21 22 23
+          (f32x4.demote_f64x2_zero
+            (f64x2.mul (f64x2.promote_low_f32x4 (v128.load64_zero (local.get $at))) (local.get $factors)))
+          (f32x4.demote_f64x2_zero
+            (f64x2.mul (f64x2.promote_low_f32x4 (v128.load64_zero offset=8 (local.get $at))) (local.get $factors)))))
+        (v128.store (local.get $at) (local.get $products))
+        (local.set $areFinite (v128.and (local.get $areFinite)
+          (f32x4.lt (f32x4.abs (local.get $products)) (v128.const f32x4 inf inf inf inf))))
+        (local.set $at (i32.add (local.get $at) (i32.const 16)))
+        (br_if $next (i32.lt_u (local.get $at) (local.get $endOfFours)))))
+    (block $noRest
+      (br_if $noRest (i32.eq (local.get $at) (local.get $end)))
+      (loop $next
+        (local.set $product
+          (f32.demote_f64 (f64.mul (f64.promote_f32 (f32.load (local.get $at))) (local.get $factor))))
+        (f32.store (local.get $at) (local.get $product))
+        (local.set $areFinite (v128.and (local.get $areFinite)
+          (f32x4.lt (f32x4.splat (f32.abs (local.get $product))) (v128.const f32x4 inf inf inf inf))))
+        (local.set $at (i32.add (local.get $at) (i32.const 4)))
+        (br_if $next (i32.lt_u (local.get $at) (local.get $end)))))
+    (i32x4.all_true (local.get $areFinite))))
