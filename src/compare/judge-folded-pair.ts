@@ -120,17 +120,18 @@ function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channe
 
 /** What factors tell of a drift: σB / σA = 1 / k. Channels that were not rescaled count as exactly unmoved. */
 function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): FactorMeasures {
-  // A channel of zeros on both sides has no factor, and counts in no measure.
-  const logs = [...factors].flatMap((factor, channel) =>
-    Number.isNaN(factor) ? [] : isRescaled[channel] === true ? Math.abs(Math.log(factor)) : 0,
-  );
-  const squares = logs.reduce((sum, log) => sum + log * log, 0);
+  let [known, squares, max] = [0, 0, 0];
+  for (const [channel, factor] of factors.entries()) {
+    // A channel of zeros on both sides has no factor, and counts in no measure.
+    if (Number.isNaN(factor)) continue;
+    const log = isRescaled[channel] === true ? Math.abs(Math.log(factor)) : 0;
+    known++;
+    squares += log * log;
+    max = Math.max(max, log);
+  }
   return {
     meanShift: null,
-    logStdRatio: {
-      rms: Math.sqrt(squares / logs.length),
-      max: logs.reduce((most, log) => Math.max(most, log), 0),
-    },
+    logStdRatio: { rms: Math.sqrt(squares / known), max },
     divergence: null,
     outputShift: null,
   };

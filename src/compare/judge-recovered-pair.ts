@@ -117,19 +117,16 @@ function isUniform(
   { variance }: Statistics,
   epsilon: number,
 ): boolean {
-  const ratios = [...varianceOffsets.keys()].flatMap((channel) => {
-    const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
-    const tolerance = (varianceTolerances[channel] ?? 0) / spread;
-    return hidden[channel] === true
-      ? []
-      : [{ ratio: 1 + (varianceOffsets[channel] ?? Number.NaN) / spread, tolerance }];
-  });
-  const [first] = ratios;
-  if (first === undefined || ratios.length < 2 || !moved.some(Boolean)) return false;
-  const isOne = Math.abs(first.ratio - 1) <= first.tolerance;
+  const visible = [...hidden.keys()].filter((channel) => hidden[channel] !== true);
+  const spreadOf = (channel: number) => (variance.values[channel] ?? Number.NaN) + epsilon;
+  const ratioOf = (channel: number) => 1 + (varianceOffsets[channel] ?? Number.NaN) / spreadOf(channel);
+  const toleranceOf = (channel: number) => (varianceTolerances[channel] ?? 0) / spreadOf(channel);
+  const [first] = visible;
+  if (first === undefined || visible.length < 2 || !moved.some(Boolean)) return false;
+  const ratio = ratioOf(first);
   return (
-    !isOne &&
-    ratios.every(({ ratio, tolerance }) => Math.abs(ratio - first.ratio) <= 2 * tolerance * first.ratio)
+    !(Math.abs(ratio - 1) <= toleranceOf(first)) &&
+    visible.every((channel) => Math.abs(ratioOf(channel) - ratio) <= 2 * toleranceOf(channel) * ratio)
   );
 }
 

@@ -51,8 +51,8 @@ const MAX_REPLACED_SHARE = 0.5;
 const TEMPORARY_PREFIX = '.bn-audit-';
 const TEMPORARY_SUFFIX = '.tmp';
 
-/** Random bytes in a temporary name. */
-const RANDOM_BYTES = 6;
+/** Random hexadecimal digits in a temporary name. */
+const RANDOM_DIGITS = 12;
 
 /** As much of the target's name as fits into 255 bytes with the rest, the usual limit of file systems. */
 const MAX_LABEL_BYTES = 200;
@@ -154,9 +154,10 @@ async function moveAll(places: readonly { readonly from: string; readonly to: st
   }
 }
 
+/** One that others are unlikely to take. Were it taken, creating it would fail: it need not be hard to guess. */
 function temporaryName(label: string): string {
-  const random = crypto.getRandomValues(new Uint8Array(RANDOM_BYTES));
-  return `${temporaryStart(label)}${Buffer.from(random).toString('hex')}${TEMPORARY_SUFFIX}`;
+  const random = Math.floor(Math.random() * 16 ** RANDOM_DIGITS).toString(16);
+  return `${temporaryStart(label)}${random.padStart(RANDOM_DIGITS, '0')}${TEMPORARY_SUFFIX}`;
 }
 
 /** How every temporary name of a target starts. */

@@ -3,6 +3,7 @@ import { FileSource } from '../../io/file-source.js';
 import { joinRanges } from '../../io/joined-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { cannotPlace, type TensorEdit } from '../edit-plan.js';
+import type { ConstantInput } from '../graph.js';
 import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
 import { isStandard } from './follow.js';
 import type { OnnxNode, OnnxTensor } from './model.js';
@@ -79,38 +80,41 @@ interface Root {
  * @throws CheckpointError `unsupported` naming the tensor, where the graph leaves no place for a value of its own.
  */
 export async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
-  const slots = new Map<TensorEdit, readonly Slot[]>(edits.map((edit) => [edit, findSlots(edit, model)]));
+  const slots = findSlots(edits, model);
   const wants = await collectWants(slots);
   const splitter = new Splitter(model, wants);
   for (const group of groupEdits(slots, model)) await splitter.decide(group);
   return splitter;
 }
 
-/** The inputs of nodes that read an edited tensor as what it is edited for. */
-function findSlots(edit: TensorEdit, { graph, located }: EditedModel): readonly Slot[] {
-  const { tensor } = edit;
-  const slots: (Slot | null)[] = [];
+/** The inputs of nodes that read each edited tensor as what it is edited for. */
+function findSlots(
+  edits: readonly TensorEdit[],
+  { graph, located }: EditedModel,
+): ReadonlyMap<TensorEdit, readonly Slot[]> {
+  const byTensor = new Map<Tensor, Slot[]>(edits.map(({ tensor }) => [tensor, []]));
+  const find = (input: ConstantInput, search: (tensor: Tensor) => readonly (Slot | null | undefined)[]) => {
+    if (input.kind !== 'constant') return;
+    const slots = byTensor.get(input.tensor);
+    if (slots === undefined) return;
+    for (const slot of search(input.tensor)) if (slot != null) slots.push(slot);
+  };
   for (const [layer, { mean, variance }] of graph.norms.entries()) {
-    for (const [input, index] of [
-      [mean, MEAN_INPUT],
-      [variance, VARIANCE_INPUT],
-    ] as const) {
-      if (input.kind !== 'constant' || input.tensor !== tensor) continue;
-      slots.push(...(located.norms[layer] ?? []).map((site) => findSlot(site, index, tensor)));
-    }
+    const sites = located.norms[layer] ?? [];
+    find(mean, (tensor) => sites.map((site) => findSlot(site, MEAN_INPUT, tensor)));
+    find(variance, (tensor) => sites.map((site) => findSlot(site, VARIANCE_INPUT, tensor)));
   }
   for (const [layer, { weight, bias }] of graph.linears.entries()) {
     const site = located.linears[layer];
-    if (site === undefined) continue;
     const slot = located.biases[layer];
-    if (bias.kind === 'constant' && bias.tensor === tensor && slot !== undefined)
-      slots.push(findSlot(slot.site, slot.index, tensor));
-    if (weight.kind === 'constant' && weight.tensor === tensor) {
+    if (site === undefined) continue;
+    find(bias, (tensor) => (slot === undefined ? [] : [findSlot(slot.site, slot.index, tensor)]));
+    find(weight, (tensor) => {
       const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
-      slots.push(found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0] ?? null);
-    }
+      return [found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0]];
+    });
   }
-  return slots.flatMap((slot) => slot ?? []);
+  return new Map(edits.map((edit) => [edit, byTensor.get(edit.tensor) ?? []]));
 }
 
 /**
