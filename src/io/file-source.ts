@@ -1,5 +1,4 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { setImmediate } from 'node:timers/promises';
 import { CheckpointError } from '../errors.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
 
@@ -8,6 +7,13 @@ import { type ByteSource, checkBounds } from './byte-source.js';
  * times quicker than a trip through the thread pool, and a caller's timers and signals must run all the same.
  */
 const YIELD_BYTES = 32 * 1024 * 1024;
+
+/**
+ * Shorter reads go through windows on the file: small tensors stand together, and a system call takes as long as to copy
+ * a whole window. Two, since a layer's tensors may stand at two places: safetensors keeps integers before floats.
+ */
+const SMALL_BYTES = 4 * 1024;
+const WINDOW_BYTES = 16 * 1024;
 
 /** What most reads have to say; they are many, and one promise will do for all. */
 const DONE = Promise.resolve();
@@ -49,6 +55,8 @@ export class FileSource implements ByteSource {
   readonly byteLength: number;
   #descriptor: number | null;
   #bytesRead = 0;
+  /** The one that was used last, and the other. */
+  readonly #windows: [FileWindow, FileWindow] = [new FileWindow(), new FileWindow()];
 
   constructor(name: string, path: string, descriptor: number, byteLength: number) {
     this.name = name;
@@ -65,22 +73,45 @@ export class FileSource implements ByteSource {
   readInto(target: Uint8Array, position: number): Promise<void> {
     const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
     try {
-      this.#fill(target, position);
+      checkBounds(this, position, target.byteLength);
+      if (target.byteLength < SMALL_BYTES) this.#copySmall(target, position);
+      else this.#fill(target, position);
     } catch (error) {
       return Promise.reject(error);
     }
-    this.#bytesRead += target.byteLength;
-    return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? setImmediate() : DONE;
+    return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? takeTurn() : DONE;
   }
 
   async close(): Promise<void> {
     const descriptor = this.#descriptor;
     this.#descriptor = null;
+    for (const window of this.#windows) window.empty(0);
     if (descriptor !== null) closeSync(descriptor);
   }
 
+  #copySmall(target: Uint8Array, position: number): void {
+    const end = position + target.byteLength;
+    const [last, other] = this.#windows;
+    if (!last.holds(position, end)) {
+      this.#windows.reverse();
+      if (!other.holds(position, end) && !this.#move(other, position)) return this.#fill(target, position);
+    }
+    this.#windows[0].copyTo(target, position);
+  }
+
+  /** False where something in reach cannot be read: it need not be what is asked for. */
+  #move(window: FileWindow, position: number): boolean {
+    const bytes = window.empty(Math.min(WINDOW_BYTES, this.byteLength - position));
+    try {
+      this.#fill(bytes, position);
+    } catch {
+      return false;
+    }
+    window.put(position, bytes.byteLength);
+    return true;
+  }
+
   #fill(target: Uint8Array, position: number): void {
-    checkBounds(this, position, target.byteLength);
     let filled = 0;
     while (filled < target.byteLength) {
       const count = this.#readOnce(target, filled, position + filled);
@@ -92,6 +123,7 @@ export class FileSource implements ByteSource {
       }
       filled += count;
     }
+    this.#bytesRead += filled;
   }
 
   #readOnce(target: Uint8Array, filled: number, position: number): number {
@@ -102,6 +134,52 @@ export class FileSource implements ByteSource {
       throw explainFileError(error, this.name);
     }
   }
+}
+
+/** How often all windows were closed. */
+let closings = 0;
+
+/** Has every file read again what it is asked for: it may have changed meanwhile. */
+export function closeWindows(): void {
+  closings++;
+}
+
+/** A part of a file that was read for the sake of what it holds near. */
+class FileWindow {
+  #buffer = new Uint8Array(0);
+  #start = 0;
+  #end = 0;
+  #closings = 0;
+
+  holds(start: number, end: number): boolean {
+    return this.#start <= start && end <= this.#end && this.#closings === closings;
+  }
+
+  /** Bytes to be filled; until {@link put}, the window holds nothing. */
+  empty(byteLength: number): Uint8Array {
+    this.#end = this.#start;
+    if (this.#buffer.byteLength < byteLength) this.#buffer = new Uint8Array(byteLength);
+    return this.#buffer.subarray(0, byteLength);
+  }
+
+  /** Says where in the file the bytes are from. */
+  put(position: number, byteLength: number): void {
+    this.#start = position;
+    this.#end = position + byteLength;
+    this.#closings = closings;
+  }
+
+  copyTo(target: Uint8Array, position: number): void {
+    const from = position - this.#start;
+    target.set(this.#buffer.subarray(from, from + target.byteLength));
+  }
+}
+
+/** Lets the event loop see to what waits. */
+function takeTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
 }
 
 /** A file system error as a {@link CheckpointError} in plain words. */

@@ -185,7 +185,8 @@ describe('opening reads the header only', () => {
     const source = openFileSource(path);
     const checkpoint = await openSafetensors(source, path);
     expect(checkpoint.tensors.get('w')?.range.byteLength).toBe(dataLength);
-    expect(source.bytesRead).toBe(head.length);
+    // A file is read through windows of this size where little is asked for.
+    expect(source.bytesRead).toBe(16 * 1024);
     await checkpoint.close();
   });
 });
