@@ -14,8 +14,7 @@ import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote } from './errors.js';
 import { runInFileOrder } from './io/file-order.js';
-import { findNormLayers } from './norm/find-layers.js';
-import { findLearnedTensors } from './norm/learned-tensors.js';
+import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
 import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
@@ -131,8 +130,7 @@ export async function compareCheckpoints(
 }
 
 function examine(checkpoint: Checkpoint): AuditSide {
-  const layers = findNormLayers(checkpoint);
-  return { checkpoint, layers, learned: findLearnedTensors(checkpoint, layers) };
+  return { checkpoint, ...findLayersAndLearned(checkpoint) };
 }
 
 function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {

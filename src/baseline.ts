@@ -8,8 +8,7 @@ import type { OnProgress } from './compare/compare-learned.js';
 import { CheckpointError } from './errors.js';
 import { readRange } from './io/byte-source.js';
 import { RangeMap } from './io/range-map.js';
-import { findNormLayers } from './norm/find-layers.js';
-import { findLearnedTensors } from './norm/learned-tensors.js';
+import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
 import { type NormLayer, storedTensorOf } from './norm/norm-layer.js';
 
@@ -48,8 +47,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   checkOptions(options);
   refuseBaseline(source);
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
-  const layers = findNormLayers(checkpoint);
-  const learned = findLearnedTensors(checkpoint, layers);
+  const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint);
   const kept = await summarize([...learned.values()], linears, options.onProgress);

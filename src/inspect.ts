@@ -3,8 +3,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
-import { findNormLayers } from './norm/find-layers.js';
-import { findLearnedTensors } from './norm/learned-tensors.js';
+import { findLayersAndLearned } from './norm/find-layers.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
 /** What an inspection is told beside the checkpoint. */
@@ -41,10 +40,9 @@ export async function inspectCheckpoint(
   options: InspectOptions = {},
 ): Promise<InspectReport> {
   checkOptions(options);
-  const layers = findNormLayers(checkpoint);
+  const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);
-  const learned = findLearnedTensors(checkpoint, layers);
   const examined = [];
   for (const layer of layers) {
     examined.push(

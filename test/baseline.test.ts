@@ -10,7 +10,7 @@ import { readSafetensorsHeader } from '../src/checkpoint/safetensors.js';
 import { CheckpointError } from '../src/errors.js';
 import { inspectCheckpoint } from '../src/inspect.js';
 import { memorySource } from '../src/io/byte-source.js';
-import { findNormLayers } from '../src/norm/find-layers.js';
+import { findLayersAndLearned } from '../src/norm/find-layers.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
 import { checkpointOf, normTensors, tensorOf } from './build/checkpoints.js';
 import { failureOf } from './build/failure.js';
@@ -117,7 +117,7 @@ describe.each(scenarios)(
     test.each(cases)('%s → %s', async (beforeName, afterName) => {
       const source = await open(join(directory, beforeName));
       const after = await open(join(directory, afterName));
-      if (findNormLayers(source).length === 0 && source.graph === null) {
+      if (findLayersAndLearned(source).layers.length === 0 && source.graph === null) {
         expect(await failureOf(() => createBaseline(source))).toMatchObject({ code: 'no-norm-layers' });
         return;
       }
@@ -187,7 +187,7 @@ describe('containers of PyTorch and others', () => {
     '%s: its baseline has the same layers and learned tensors, and finds it unchanged',
     async (name) => {
       const source = await open(join(containers, name)).catch(() => null);
-      if (source === null || findNormLayers(source).length === 0) return;
+      if (source === null || findLayersAndLearned(source).layers.length === 0) return;
       const baseline = await baselineOf(source);
       const report = await auditCheckpoints(baseline, source);
       expect(report.before).toMatchObject({ layers: report.after.layers, learned: report.after.learned });

@@ -1,6 +1,8 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import type { Graph } from '../checkpoint/graph.js';
 import { CheckpointError, quote } from '../errors.js';
 import { findGraphLayers } from './graph-layers.js';
+import { findLearnedTensors, type LayersAndLearned } from './learned-tensors.js';
 import { findNamedLayers } from './named-layers.js';
 import { type NormLayer, storedTensorOf } from './norm-layer.js';
 
@@ -12,14 +14,15 @@ const MAX_CHANNELS = 1 << 24;
 
 /**
  * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
- * whose statistics cannot be read is among them, with the reason.
+ * whose statistics cannot be read is among them, with the reason. Beside them, what an optimizer could change.
  *
  * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels, `limit-exceeded` for
  *   too many layers or channels.
  */
-export function findNormLayers(checkpoint: Checkpoint): readonly NormLayer[] {
-  const layers =
-    checkpoint.graph === null ? findNamedLayers(checkpoint) : findGraphLayers(checkpoint, checkpoint.graph);
+export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
+  const found =
+    checkpoint.graph === null ? findNamedLayers(checkpoint) : findInGraph(checkpoint, checkpoint.graph);
+  const { layers } = found;
   if (layers.length > MAX_LAYERS) {
     throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${layers.length}`, {
       code: 'limit-exceeded',
@@ -27,7 +30,12 @@ export function findNormLayers(checkpoint: Checkpoint): readonly NormLayer[] {
     });
   }
   for (const layer of layers) checkChannels(layer, checkpoint.path);
-  return layers;
+  return found;
+}
+
+function findInGraph(checkpoint: Checkpoint, graph: Graph): LayersAndLearned {
+  const layers = findGraphLayers(checkpoint, graph);
+  return { layers, learned: findLearnedTensors(checkpoint, layers) };
 }
 
 function checkChannels(layer: NormLayer, file: string): void {

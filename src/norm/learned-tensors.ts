@@ -17,6 +17,12 @@ const BUFFER_NAMES: ReadonlySet<string> = new Set([
   ...['_u', '_v'],
 ]);
 
+/** The norm layers of a checkpoint, and its learned tensors by dotted name. */
+export interface LayersAndLearned {
+  readonly layers: readonly NormLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
 /**
  * The learned tensors of a checkpoint, by dotted name: every floating-point tensor that an optimizer could change,
  * which leaves out statistics, batch counts and known buffers.
@@ -27,11 +33,11 @@ export function findLearnedTensors(
 ): ReadonlyMap<string, Tensor> {
   const statistics = listStatistics(checkpoint, layers);
   const learned = new Map<string, Tensor>();
-  for (const [name, tensor] of checkpoint.tensors) {
-    if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) continue;
+  checkpoint.tensors.forEach((tensor, name) => {
+    if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) return;
     const dotted = dottedNameOf(name, checkpoint);
     if (!isKnownBuffer(dotted, checkpoint)) learned.set(dotted, tensor);
-  }
+  });
   return learned;
 }
 
@@ -56,12 +62,13 @@ function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): Re
 function isKnownBuffer(name: string, checkpoint: Checkpoint): boolean {
   const [module, leaf] = splitPath(name);
   if (BUFFER_NAMES.has(leaf)) return true;
-  const vector = /^(.+)_[uv]$/.exec(leaf);
-  if (vector === null && leaf !== 'scale') return false;
+  const isVector = leaf.length > 2 && (leaf.endsWith('_u') || leaf.endsWith('_v'));
+  if (!isVector && leaf !== 'scale') return false;
   const siblingOf = (sibling: string) =>
     checkpoint.tensors.has(module === '' ? sibling : `${module}.${sibling}`);
   // torch.nn.utils.spectral_norm: `weight_u` and `weight_v` beside `weight_orig`. weight_norm's `weight_v` is learned.
-  if (vector !== null) return siblingOf(`${vector[1]}_orig`) || siblingOf(`${vector[1]}_u`);
+  const vectorOf = leaf.slice(0, -2);
+  if (isVector) return siblingOf(`${vectorOf}_orig`) || siblingOf(`${vectorOf}_u`);
   // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
   return siblingOf('zero_point');
 }

@@ -2,7 +2,7 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { quote } from '../errors.js';
 import { dottedNameOf } from './dotted-names.js';
-import { findLearnedTensors } from './learned-tensors.js';
+import { findLearnedTensors, type LayersAndLearned } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours, groupModules } from './neighbours.js';
 import type { NormLayer, Statistic } from './norm-layer.js';
@@ -13,29 +13,33 @@ import type { NormLayer, Statistic } from './norm-layer.js';
  *
  * In the order of the file.
  */
-export function findNamedLayers(checkpoint: Checkpoint): readonly NormLayer[] {
-  const tensors = new Map(
-    [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
-  );
+export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
+  const tensors = new Map<string, Tensor>();
+  checkpoint.tensors.forEach((tensor, name) => {
+    tensors.set(dottedNameOf(name, checkpoint), tensor);
+  });
   const layers = new Map<string, NormLayer>();
   /** Statistics of these layers: the second one of each has nothing more to tell. */
   const known = new Set<Tensor>();
-  for (const [name, tensor] of tensors) {
-    if (known.has(tensor)) continue;
+  tensors.forEach((tensor, name) => {
+    if (!mayBeStatistic(name) || known.has(tensor)) return;
     const layer = findLayerAt(name, tensors, checkpoint);
-    if (layer === null || layers.has(layer.name)) continue;
+    if (layer === null || layers.has(layer.name)) return;
     layers.set(layer.name, layer);
     if (layer.mean.kind === 'stored') known.add(layer.mean.tensor);
     if (layer.variance.kind === 'stored') known.add(layer.variance.tensor);
-  }
+  });
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
   const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
   const modules = groupModules(learned, (path) => layers.has(path));
-  return found.map((layer) => ({
-    ...layer,
-    neighbours: findNamedNeighbours(layer, { modules, positions }),
-  }));
+  return {
+    layers: found.map((layer) => ({
+      ...layer,
+      neighbours: findNamedNeighbours(layer, { modules, positions }),
+    })),
+    learned,
+  };
 }
 
 /** Where each module's first tensor stands. */
@@ -48,24 +52,29 @@ function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
   return positions;
 }
 
-/** How the mean or the variance ends in every convention; most names are told apart by this alone. */
-const MAY_BE_STATISTIC = new RegExp(
-  `(?:${[...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean, variance]))].map((suffix) => suffix.slice(1)).join('|')})$`,
-);
+/** How the mean or the variance ends in every convention, without the longer ones that end like a shorter one. */
+const STATISTIC_ENDINGS = NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [
+  mean.slice(1),
+  variance.slice(1),
+])
+  .filter((ending, index, all) => all.indexOf(ending) === index)
+  .filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
+
+/** Most names are told apart by their ends alone. */
+function mayBeStatistic(name: string): boolean {
+  return STATISTIC_ENDINGS.some((ending) => name.endsWith(ending));
+}
 
 function findLayerAt(
   name: string,
   tensors: ReadonlyMap<string, Tensor>,
   checkpoint: Checkpoint,
 ): NormLayer | null {
-  if (!MAY_BE_STATISTIC.test(name)) return null;
   // A state dict of a bare norm layer has names without a path.
   const rooted = name.includes('.') ? name : `.${name}`;
   const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
     const suffix = [convention.mean, convention.variance].find((ending) => rooted.endsWith(ending));
-    return suffix === undefined
-      ? []
-      : [{ convention, path: rooted.slice(0, -suffix.length).replace(/^\./, '') }];
+    return suffix === undefined ? [] : [{ convention, path: withoutDot(rooted.slice(0, -suffix.length)) }];
   });
   // A convention that has both halves goes before one that would have to report a lost half.
   for (const needsBoth of [true, false]) {
@@ -86,7 +95,7 @@ function describeLayer(
     needsBoth,
   }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
 ): NormLayer | null {
-  const at = (suffix: string) => tensors.get(path === '' ? suffix.replace(/^\./, '') : path + suffix);
+  const at = (suffix: string) => tensors.get(path === '' ? withoutDot(suffix) : path + suffix);
   const mean = at(convention.mean);
   const variance = at(convention.variance);
   if ((needsBoth || !convention.isDistinctive) && (mean === undefined || variance === undefined)) return null;
@@ -126,10 +135,15 @@ function isObservationNormaliser(
   );
 }
 
+/** The rest of a name behind a dot. */
+function withoutDot(rest: string): string {
+  return rest.startsWith('.') ? rest.slice(1) : rest;
+}
+
 /** A tensor as a statistic: unresolved where it is missing, empty, or of a type that holds no readable floats. */
 export function toStatistic(tensor: Tensor | undefined, suffix: string): Statistic {
   if (tensor === undefined) {
-    return { kind: 'unresolved', reason: `${suffix.replace(/^\./, '')} is missing from the file` };
+    return { kind: 'unresolved', reason: `${withoutDot(suffix)} is missing from the file` };
   }
   if (tensor.elementCount === 0)
     return { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` };

@@ -112,6 +112,9 @@ const FLAT_STATISTIC = /_(?:running_mean|running_var|moving_mean|moving_var|rm|r
 /** How MXNet (`conv0_weight`) and Caffe2 (`conv1_w`) join what a layer has learned to its flat name. */
 const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
 
+/** What Flax puts in front of a name. */
+const COLLECTIONS = ['params.', 'batch_stats.'];
+
 /**
  * A tensor's name as a dotted module path: TensorFlow's `:0` and the collection that Flax or MXNet put in front
  * (`params/`, `batch_stats/`, `arg:`, `aux:`) go, and the slashes of names that have no dots become dots. A name with
@@ -122,13 +125,14 @@ const FLAT_LEAF = /_(weight|bias|gamma|beta|[wbs])$/;
 export function toDottedName(name: string, isFlat = false): string {
   const bare = name.includes(':') ? name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '') : name;
   const dotted = bare.includes('.') ? bare : bare.replaceAll('/', '.');
-  const path = dotted.replace(/^(?:params|batch_stats)\./, '');
+  const collection = COLLECTIONS.find((prefix) => dotted.startsWith(prefix)) ?? '';
+  const path = dotted.slice(collection.length);
   return isFlat && !path.includes('.') ? path.replace(FLAT_LEAF, '.$1') : path;
 }
 
 /** Whether a tensor's name is that of a running statistic of a framework with flat names. */
 export function isFlatStatistic(name: string): boolean {
-  return FLAT_STATISTIC.test(name) && !toDottedName(name).includes('.');
+  return !toDottedName(name).includes('.') && FLAT_STATISTIC.test(name);
 }
 
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */
@@ -139,7 +143,8 @@ export function splitPath(path: string): readonly [parent: string, leaf: string]
 
 /** Whether a module path lies under another one or is it. The root, `''`, holds everything. */
 export function isUnder(path: string, ancestor: string): boolean {
-  return ancestor === '' || path === ancestor || path.startsWith(`${ancestor}.`);
+  const { length } = ancestor;
+  return length === 0 || (path.startsWith(ancestor) && (path.length === length || path[length] === '.'));
 }
 
 /**

@@ -119,16 +119,16 @@ function findNearestBefore(
   }
   const [, leaf] = splitPath(layer.name);
   const leafOf = ({ path }: Module) => splitPath(path)[1];
-  if (/^\d+$/.test(leaf)) {
-    const isBefore = (module: Module) =>
-      /^\d+$/.test(leafOf(module)) && Number(leafOf(module)) < Number(leaf);
+  if (isIndex(leaf)) {
+    const isBefore = (module: Module) => isIndex(leafOf(module)) && Number(leafOf(module)) < Number(leaf);
     return last(
       siblings.filter((module) => feeds(module) && isBefore(module)),
       (module) => Number(leafOf(module)),
     );
   }
   const feeding = siblings.filter(feeds);
-  const namesake = feeding.filter((module) => `${leafOf(module)}_` === leaf.replace(NORM_TAIL, ''));
+  const feeder = leaf.includes('_') ? leaf.replace(NORM_TAIL, '') : null;
+  const namesake = feeder === null ? [] : feeding.filter((module) => `${leafOf(module)}_` === feeder);
   return namesake.length > 0 ? namesake : findByNumber(leaf, feeding, leafOf);
 }
 
@@ -151,6 +151,7 @@ function findByNumber(
   if (number === null && leaf !== 'batch_normalization') return [];
   const stemOf = (name: string) => name.replace(/[a-z]*\d+$/i, '');
   const numbered = modules.filter((module) => trailingNumber(leafOf(module)) === number);
+  if (numbered.length < 2) return numbered;
   const own = numbered.filter((module) => stemOf(leafOf(module)) === stemOf(leaf));
   const named = own.length > 0 ? own : numbered;
   // Frameworks number each class by itself: `dense0` stands beside `conv0`, and batchnorm0 goes with the convolution.
@@ -162,6 +163,17 @@ function last(modules: readonly Module[], rank: (module: Module) => number): rea
   return [...modules].sort((x, y) => rank(y) - rank(x)).slice(0, 1);
 }
 
+function isIndex(name: string): boolean {
+  return name !== '' && trailingNumber(name) === name;
+}
+
+/** The digits that a name ends with; null where it ends with none. */
 function trailingNumber(name: string): string | null {
-  return /\d+$/.exec(name)?.[0] ?? null;
+  let start = name.length;
+  while (start > 0 && isDigit(name.charCodeAt(start - 1))) start--;
+  return start === name.length ? null : name.slice(start);
+}
+
+function isDigit(code: number): boolean {
+  return code >= 0x30 && code <= 0x39;
 }

@@ -1,6 +1,5 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
-import { findNormLayers } from '../norm/find-layers.js';
-import { findLearnedTensors } from '../norm/learned-tensors.js';
+import { findLayersAndLearned } from '../norm/find-layers.js';
 import { isUnder } from '../norm/naming.js';
 
 /** A part of a model, as a policy would name it. */
@@ -35,8 +34,8 @@ const MAX_WRAPPERS = 8;
  * named like a head.
  */
 export function suggestFrozen(checkpoint: Checkpoint): FrozenSuggestion {
-  const layers = findNormLayers(checkpoint);
-  const learned = [...findLearnedTensors(checkpoint, layers).keys()];
+  const { layers, learned: tensors } = findLayersAndLearned(checkpoint);
+  const learned = [...tensors.keys()];
   const feeding = new Set(layers.flatMap(({ neighbours }) => neighbours));
   const parts = listParts([...learned, ...layers.map(({ name }) => `${name}.`)]);
   const candidates = parts.map((path) => ({

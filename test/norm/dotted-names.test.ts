@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest';
 import { dottedNameOf } from '../../src/norm/dotted-names.js';
-import { findNormLayers } from '../../src/norm/find-layers.js';
-import { findLearnedTensors } from '../../src/norm/learned-tensors.js';
+import { findLayersAndLearned } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 
 test('names that come to one path stay as they are', () => {
@@ -20,9 +19,9 @@ test('no norm layer and no learned tensor hides another', () => {
     tensorOf('w:0', [1]),
     tensorOf('w:1', [2]),
   ]);
-  const layers = findNormLayers(checkpoint);
+  const { layers, learned } = findLayersAndLearned(checkpoint);
   expect(layers.map(({ name }) => name)).toEqual(['bn', 'params.bn']);
-  expect([...findLearnedTensors(checkpoint, layers).keys()].sort()).toEqual([
+  expect([...learned.keys()].sort()).toEqual([
     'bn.bias',
     'bn.weight',
     'params.bn.bias',

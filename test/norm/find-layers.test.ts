@@ -1,18 +1,20 @@
 import { expect, test } from 'vitest';
-import { findNormLayers } from '../../src/norm/find-layers.js';
+import { findLayersAndLearned } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 import { constantOf, graphOf, normNodeOf } from '../build/layers.js';
 
 test('a graph tells of the layers where there is one, and names otherwise', () => {
   const tensors = normTensors('by-name');
-  expect(findNormLayers(checkpointOf(tensors)).map(({ name }) => name)).toEqual(['by-name']);
+  expect(findLayersAndLearned(checkpointOf(tensors)).layers.map(({ name }) => name)).toEqual(['by-name']);
   const graph = graphOf([normNodeOf('by-graph')]);
-  expect(findNormLayers(checkpointOf(tensors, { graph })).map(({ name }) => name)).toEqual(['by-graph']);
+  expect(findLayersAndLearned(checkpointOf(tensors, { graph })).layers.map(({ name }) => name)).toEqual([
+    'by-graph',
+  ]);
 });
 
 test('a checkpoint without norm layers has none', () => {
-  expect(findNormLayers(checkpointOf([tensorOf('fc.weight', [1])]))).toEqual([]);
+  expect(findLayersAndLearned(checkpointOf([tensorOf('fc.weight', [1])])).layers).toEqual([]);
 });
 
 test.each([
@@ -22,7 +24,7 @@ test.each([
 ])('a %s of another length is refused', async (part, values) => {
   const checkpoint = checkpointOf(normTensors('bn\n', values), { path: 'm.safetensors' });
   const found = Object.values(values)[0]?.length;
-  expect(await failureOf(() => findNormLayers(checkpoint))).toEqual({
+  expect(await failureOf(() => findLayersAndLearned(checkpoint).layers)).toEqual({
     message: `layer "bn\\n": expected tensors of one length, found 2 channels in one and ${found} in its ${part}`,
     code: 'malformed',
     file: 'm.safetensors',
@@ -31,7 +33,7 @@ test.each([
 
 test('a node’s inputs of different lengths are refused', async () => {
   const graph = graphOf([normNodeOf('bn', { gamma: constantOf('bn.weight', [1, 2, 3]) })]);
-  expect((await failureOf(() => findNormLayers(checkpointOf([], { graph })))).message).toBe(
+  expect((await failureOf(() => findLayersAndLearned(checkpointOf([], { graph })).layers)).message).toBe(
     'layer "bn": expected tensors of one length, found 2 channels in one and 3 in its weight',
   );
 });
@@ -39,7 +41,7 @@ test('a node’s inputs of different lengths are refused', async () => {
 test('more than 2^24 channels are refused before they are read', async () => {
   const huge = tensorOfBytes('bn.running_mean', new Uint8Array(0), { dtype: 'F32', shape: [2 ** 24 + 1] });
   const checkpoint = checkpointOf([huge, { ...huge, name: 'bn.running_var' }]);
-  expect(await failureOf(() => findNormLayers(checkpoint))).toEqual({
+  expect(await failureOf(() => findLayersAndLearned(checkpoint).layers)).toEqual({
     message: 'layer "bn": expected at most 16777216 channels, found 16777217',
     code: 'limit-exceeded',
     file: 'memory.safetensors',
@@ -51,7 +53,9 @@ test('more than 10000 norm layers are refused', async () => {
     normTensors(`bn${i}`, { weight: null, bias: null }),
   );
   expect(
-    await failureOf(() => findNormLayers(checkpointOf(layers.flat(), { path: 'm.safetensors' }))),
+    await failureOf(
+      () => findLayersAndLearned(checkpointOf(layers.flat(), { path: 'm.safetensors' })).layers,
+    ),
   ).toEqual({
     message: 'expected at most 10000 norm layers, found 10001',
     code: 'limit-exceeded',

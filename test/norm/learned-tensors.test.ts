@@ -7,7 +7,7 @@ import { graphOf, normNodeOf } from '../build/layers.js';
 
 function learnedOf(...tensors: readonly Tensor[]): readonly string[] {
   const checkpoint = checkpointOf(tensors);
-  return [...findLearnedTensors(checkpoint, findNamedLayers(checkpoint)).keys()];
+  return [...findLearnedTensors(checkpoint, findNamedLayers(checkpoint).layers).keys()];
 }
 
 const floats = (...names: readonly string[]) => names.map((name) => tensorOf(name, [1]));

@@ -7,7 +7,7 @@ const vector = (name: string, value = 1) => tensorOf(name, [value, value]);
 
 /** The layers that a checkpoint with tensors of these names has: path, mean, variance, gamma, beta, count. */
 function layersOf(...names: readonly string[]) {
-  return findNamedLayers(checkpointOf(names.map((name) => vector(name)))).map((layer) => [
+  return findNamedLayers(checkpointOf(names.map((name) => vector(name)))).layers.map((layer) => [
     layer.name,
     ...[layer.mean, layer.variance].map((statistic) =>
       statistic.kind === 'stored' ? statistic.tensor.name : null,
@@ -115,7 +115,7 @@ describe('the names of every framework', () => {
     ['bn_running_mean', 'bn_running_var', 1e-5],
     ['bn_rm', 'bn_riv', 1e-5],
   ])('%s and %s mean an epsilon of %d', (mean, variance, epsilon) => {
-    const [layer] = findNamedLayers(checkpointOf([vector(mean), vector(variance)]));
+    const [layer] = findNamedLayers(checkpointOf([vector(mean), vector(variance)])).layers;
     expect(layer).toMatchObject({
       epsilon: null,
       defaultEpsilon: epsilon,
@@ -154,7 +154,7 @@ describe('lookalikes stay out', () => {
 
 describe('a layer that has lost a statistic is found, and unresolved', () => {
   const statisticsOf = (...tensors: readonly Tensor[]) => {
-    const [layer] = findNamedLayers(checkpointOf(tensors));
+    const [layer] = findNamedLayers(checkpointOf(tensors)).layers;
     return [layer?.mean, layer?.variance].map((statistic) =>
       statistic?.kind === 'unresolved' ? statistic.reason : statistic?.kind,
     );
@@ -207,7 +207,7 @@ describe('what the file tells of the module', () => {
   const layerWithFacts = (overrides: Partial<ModuleFacts> = {}) =>
     findNamedLayers(
       checkpointOf(normTensors('bn'), { modules: new Map([['bn', { ...facts, ...overrides }]]) }),
-    )[0];
+    ).layers[0];
 
   test('class, epsilon and momentum', () => {
     expect(layerWithFacts()).toMatchObject({
@@ -238,14 +238,14 @@ test('layers stand in the order of the file', () => {
     ...normTensors('layer10'),
     ...normTensors('layer2'),
   ]);
-  expect(findNamedLayers(checkpoint).map(({ name }) => name)).toEqual(['z', 'a', 'layer10', 'layer2']);
+  expect(findNamedLayers(checkpoint).layers.map(({ name }) => name)).toEqual(['z', 'a', 'layer10', 'layer2']);
 });
 
 test('neighbours are looked for with the module order of the file', () => {
   const weight = (name: string) => tensorOf(name, [1, 2, 3, 4], { shape: [2, 2] });
   const tensors = [weight('b.weight'), weight('a.weight'), ...normTensors('norm'), weight('c.weight')];
   const neighboursOf = (inModuleOrder: boolean) =>
-    findNamedLayers(checkpointOf(tensors, { inModuleOrder })).map(({ neighbours }) => neighbours);
+    findNamedLayers(checkpointOf(tensors, { inModuleOrder })).layers.map(({ neighbours }) => neighbours);
   expect(neighboursOf(true)).toEqual([['a.weight']]);
   expect(neighboursOf(false)).toEqual([['b.weight', 'a.weight', 'c.weight']]);
 });
