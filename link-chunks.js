@@ -29,7 +29,11 @@ const COMMON_JS = {
 export async function linkChunks({ entry, outputs, outdir }) {
   const eager = collectStatic(entry, outputs);
   const lazy = Object.keys(outputs).filter((path) => !eager.has(path));
-  await linkEager({ entry, shared: listShared(lazy, eager, outputs), outdir });
+  const shared = listShared(lazy, eager, outputs).map((path) => ({
+    path,
+    names: outputs[path]?.exports ?? [],
+  }));
+  await linkEager({ entry, shared, outdir });
   mkdirSync(join(outdir, 'chunks'), { recursive: true });
   for (const path of lazy) {
     const { code } = await transform(readFileSync(path, 'utf8'), COMMON_JS);
@@ -82,17 +86,26 @@ function importsOf(path, outputs) {
 /**
  * @param {object} parts
  * @param {string} parts.entry
- * @param {readonly string[]} parts.shared
+ * @param {readonly { readonly path: string, readonly names: readonly string[] }[]} parts.shared with what they export
  * @param {string} parts.outdir
  */
 async function linkEager({ entry, shared, outdir }) {
   const load = (/** @type {string} */ path) => JSON.stringify(resolve(path));
+  // A namespace object for each module would be made at every start, with a function for each export.
+  const own = shared.map(({ path, names }, index) => ({
+    path,
+    exports: names.map((name, each) => ({ name, local: `shared${index}_${each}` })),
+  }));
   const contents = `
     export * from ${load(entry)};
-    ${shared.map((path, index) => `import * as shared${index} from ${load(path)};`).join('\n')}
-    const chunks = new Map([${shared.map((path, index) => `["./${basename(path)}", shared${index}]`)}]);
+    ${own.map(({ path, exports }) => `import { ${exports.map(({ name, local }) => `${name} as ${local}`)} } from ${load(path)};`).join('\n')}
+    function find(id) {
+      switch (id) {
+        ${own.map(({ path, exports }) => `case "./${basename(path)}": return { ${exports.map(({ name, local }) => `get ${name}() { return ${local}; }`)} };`).join('\n')}
+      }
+    }
     /** A chunk's require, which finds here what is here. */
-    export const link = (require) => (id) => chunks.get(id) ?? require(id);`;
+    export const link = (require) => (id) => find(id) ?? require(id);`;
   await build({
     ...COMMON_JS,
     stdin: { contents, resolveDir: dirname(resolve(entry)) },

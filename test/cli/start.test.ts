@@ -155,7 +155,7 @@ describe('the program', () => {
     rmSync(join(directory, 'dist'), { recursive: true });
     expect(await runIn(directory, ['--version'])).toEqual({
       stdout: '',
-      stderr: 'bn-audit: it is not built: run "npm run build" first (MODULE_NOT_FOUND)\n',
+      stderr: 'bn-audit: it is not built: run "npm run build" first (ENOENT)\n',
       exitCode: 2,
     });
   });
