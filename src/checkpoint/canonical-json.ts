@@ -18,6 +18,7 @@ const MAX_PIECE_BYTES = 4 * 1024 * 1024;
 const SEAM = ']},"';
 
 /** What JSON.stringify writes of half a surrogate pair, which JSON for others to read must not hold. */
+const ESCAPE = '\\u';
 const LONE_SURROGATE = /\\ud[89a-f]/;
 
 const SPACE = 0x20;
@@ -69,7 +70,7 @@ function findStop(text: Buffer, start: number, last: number): number {
 
 /** The members of an object in canonical spelling; null for all other text. */
 function parseCanonical(text: string): readonly (readonly [key: string, value: ParsedJson])[] | null {
-  if (LONE_SURROGATE.test(text)) return null;
+  if (text.includes(ESCAPE) && LONE_SURROGATE.test(text)) return null;
   try {
     const value: ParsedObject = JSON.parse(text);
     return JSON.stringify(value) === text ? Object.entries(value) : null;

@@ -52,9 +52,10 @@ export async function openSource(
 ): Promise<Checkpoint> {
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
+  // First, since it is told in no time, and nothing foreign can look like it.
+  if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
   refuseForeignContent(head, source);
   if (looksLikeShardIndex(head)) return openShards(source, path, options);
-  if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
   // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
   if (looksLikeTorch(head)) {
     const { openTorch } = await import('./torch/torch.js');
@@ -176,7 +177,7 @@ function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
   if (head.length === 0) refuse('an empty file (0 bytes)', 'Was the download or the save interrupted?');
   if (head.every((byte) => byte === 0))
     refuse('only zeros: not a checkpoint', 'Was the download interrupted?');
-  const text = String.fromCharCode(...head);
+  const text = Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
   const kind = FOREIGN_KINDS.find(({ starts }) => starts(head, text));
   if (kind !== undefined) refuse(kind.found, kind.hint);
 }

@@ -63,8 +63,8 @@ async function expandAfter(
   const expanded: string[] = [];
   for (const argument of after) {
     const found = await findCheckpoints(argument, directory);
-    const others = found.filter((path) => !areSameFile(path, before));
-    expanded.push(...(found.length === 1 || others.length === 0 ? found : others));
+    const others = found.length === 1 ? found : found.filter((path) => !areSameFile(path, before));
+    expanded.push(...(others.length === 0 ? found : others));
   }
   return expanded;
 }

@@ -55,8 +55,10 @@ Examples:
   bn-audit explain frozen-stats-drift
 ${EXIT_CODE_HELP}`,
     );
-  for (const create of await loadCommands(args)) program.addCommand(create(terminal, onExitCode));
-  program.addCommand(createHelp(program));
+  const named = COMMANDS.get(nameCommand(args));
+  const commands = named === undefined ? [...COMMANDS.values()] : [named];
+  for (const load of commands) program.addCommand((await load())(terminal, onExitCode));
+  if (named === undefined) program.addCommand(createHelp(program));
   for (const command of program.commands) {
     command
       .copyInheritedSettings(program)
@@ -85,8 +87,7 @@ function toOneLine(message: string): string {
   return `bn-audit: ${escapeControls(complaint)}${suggestion === undefined ? '' : ` ${suggestion}`}`;
 }
 
-async function loadCommands(args: readonly string[]): Promise<readonly CreateCommand[]> {
-  // No option before a command takes a value.
-  const load = COMMANDS.get(args.find((arg) => !arg.startsWith('-')) ?? '');
-  return Promise.all(load === undefined ? [...COMMANDS.values()].map((each) => each()) : [load()]);
+/** The first argument that is no option: none of those before a command takes a value. */
+function nameCommand(args: readonly string[]): string {
+  return args.find((arg) => !arg.startsWith('-')) ?? '';
 }

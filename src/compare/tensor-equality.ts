@@ -1,4 +1,4 @@
-import { type ElementSpan, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
@@ -48,7 +48,7 @@ export class TensorComparer {
    * @throws CheckpointError when a range cannot be read.
    */
   async compare(before: Tensor, after: Tensor): Promise<Equality> {
-    if (!haveLikeShapes(before.shape, after.shape)) return 'changed';
+    if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape)) return 'changed';
     if (isSameRange(before, after)) return 'equal';
     if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
       const { HashComparer } = await import('./hashed-equality.js');
