@@ -103,7 +103,7 @@ export async function openSafetensors(
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const headerLength = await readHeaderLength(source);
   const bytes = await readRange({ source, offset: LENGTH_BYTES, byteLength: headerLength });
-  const { entries, metadata } = parseCanonicalHeader(bytes) ?? parseHeader(bytes, source.name);
+  const { entries, metadata } = parseOnce(bytes, source.name);
   checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
   const tensors = new Map<string, Tensor>();
   for (const { name, dtype, shape, elementCount, begin, end } of entries) {
@@ -153,6 +153,18 @@ async function readHeaderLength(source: ByteSource): Promise<number> {
 interface HeaderParts {
   readonly entries: readonly Entry[];
   readonly metadata: ReadonlyMap<string, string>;
+}
+
+/** The header that was parsed last, for as long as nothing else needs its memory. */
+let lastParsed: WeakRef<{ readonly bytes: Uint8Array; readonly parts: HeaderParts }> | null = null;
+
+/** Parses a header, unless it is that of the file before: two checkpoints of one model mostly differ in their data alone. */
+function parseOnce(bytes: Uint8Array, file: string): HeaderParts {
+  const last = lastParsed?.deref();
+  if (last !== undefined && Buffer.compare(last.bytes, bytes) === 0) return last.parts;
+  const parts = parseCanonicalHeader(bytes) ?? parseHeader(bytes, file);
+  lastParsed = new WeakRef({ bytes, parts });
+  return parts;
 }
 
 /** A header without faults in the spelling of the reference writer; null for all others. */

@@ -49,6 +49,25 @@ describe('opening', () => {
     expect([checkpoint.tensors.size, checkpoint.modules.size]).toEqual([0, 0]);
   });
 
+  test('of two files with one header gives each its own tensors, and looks where each ends', async () => {
+    const file = (...values: readonly number[]) =>
+      safetensorsBytes({ w: { dtype: 'F32', shape: [2], data: f32(...values) } }, { epoch: '1' });
+    const [one, other] = [await open(file(1, 2)), await open(file(3, 4))];
+    for (const [{ tensors }, values] of [
+      [one, f32(1, 2)],
+      [other, f32(3, 4)],
+    ] as const) {
+      const tensor = tensors.get('w');
+      expect(tensor && (await readRange(tensor.range))).toEqual(values);
+    }
+    expect(await failureOf(() => open(file(5, 6).subarray(0, -1)))).toMatchObject({ code: 'truncated' });
+    // As long a header, other shapes.
+    const { tensors } = await open(
+      safetensorsBytes({ w: { dtype: 'F32', shape: [1], data: f32(7) } }, { epoch: '1' }),
+    );
+    expect(tensors.get('w')?.shape).toEqual([1]);
+  });
+
   test('takes tensors without elements, also where others begin', async () => {
     const header =
       '{"none":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"one":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"end":{"dtype":"F32","shape":[0],"data_offsets":[1,1]}}';
