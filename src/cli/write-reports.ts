@@ -2,8 +2,7 @@ import { isAbsolute, join, relative } from 'node:path';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { CheckpointSummary } from '../report/audit-report.js';
 import { type AuditSet, isAuditSet } from '../report/audit-set.js';
-import type { RenderOptions, ReportFormat } from '../report/formats.js';
-import { isPlain, renderPlain } from '../report/render-plain.js';
+import { isPlain, type RenderOptions, type ReportFormat } from '../report/formats.js';
 import type { CommonOptions } from './options.js';
 import { checkDirectory, checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
@@ -96,8 +95,11 @@ export async function renderInRepository(
   report: PrintedReport,
   options: RenderOptions & { readonly format: ReportFormat },
 ): Promise<string> {
-  if (isPlain(options.format)) return renderPlain(report, options.format, options);
-  // Loaded when needed: most runs print text, and start the quicker for it.
+  // Loaded when needed: a quiet run prints nothing, and most others text, and they start the quicker for it.
+  if (isPlain(options.format)) {
+    const { renderPlain } = await import('../report/render-plain.js');
+    return renderPlain(report, options.format, options);
+  }
   const { render } = await import('../report/render.js');
   if (!LOCATED_FORMATS.has(options.format)) return render(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();

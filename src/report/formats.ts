@@ -17,6 +17,14 @@ export const REPORT_FORMATS = [
 /** A form that a report can be printed in. */
 export type ReportFormat = (typeof REPORT_FORMATS)[number];
 
+/** The forms that nearly every run prints; a command loads the renderers of the others only when it needs one. */
+export type PlainFormat = Extract<ReportFormat, 'text' | 'json'>;
+
+/** Whether a format is one of the plain ones. */
+export function isPlain(format: ReportFormat): format is PlainFormat {
+  return format === 'text' || format === 'json';
+}
+
 /** How to render a report. */
 export interface RenderOptions extends TextOptions, LocationOptions {
   /** `text` unless given. */

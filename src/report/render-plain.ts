@@ -1,20 +1,12 @@
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { type AuditSet, isAuditSet } from './audit-set.js';
-import type { RenderOptions, ReportFormat } from './formats.js';
+import type { PlainFormat, RenderOptions } from './formats.js';
 import { renderJson } from './json.js';
 import { renderSetText } from './set-text.js';
 import { renderText } from './text.js';
 import { renderInspectText } from './text-inspect.js';
 import { renderLayerText } from './text-layer.js';
-
-/** The forms that nearly every run prints; a command loads the renderers of the others only when it needs one. */
-export type PlainFormat = Extract<ReportFormat, 'text' | 'json'>;
-
-/** Whether {@link renderPlain} can render a format. */
-export function isPlain(format: ReportFormat): format is PlainFormat {
-  return format === 'text' || format === 'json';
-}
 
 /**
  * Renders a report as text or JSON.
