@@ -38,20 +38,14 @@ function load(path) {
   return module.exports;
 }
 
-function run() {
-  let cli;
-  try {
-    cli = load(join(PROGRAM, 'main.js'));
-  } catch (error) {
-    process.stderr.write(
-      `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,
-    );
-    process.exitCode = 2;
-    return;
-  }
-  cli.main(process.argv.slice(2));
+let cli;
+try {
+  cli = load(join(PROGRAM, 'main.js'));
+} catch (error) {
+  process.stderr.write(
+    `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,
+  );
+  process.exitCode = 2;
 }
-
-// The build loads the program too, and keeps the bytecode of what it runs.
-if (require.main === module) run();
-else module.exports = { loadProgram: () => load(join(PROGRAM, 'main.js')), scripts };
+// For the build, which keeps the bytecode of what it runs.
+module.exports = { end: cli?.main(process.argv.slice(2)), scripts };

@@ -7,6 +7,7 @@ import { TensorSummarizer } from './checkpoint/fingerprint.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { CheckpointError } from './errors.js';
 import { readRange } from './io/byte-source.js';
+import { closeWindows } from './io/file-source.js';
 import { RangeMap } from './io/range-map.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
@@ -46,6 +47,7 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
   checkOptions(options);
   refuseBaseline(source);
+  closeWindows();
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);

@@ -3,6 +3,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
+import { closeWindows } from './io/file-source.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
@@ -40,6 +41,7 @@ export async function inspectCheckpoint(
   options: InspectOptions = {},
 ): Promise<InspectReport> {
   checkOptions(options);
+  closeWindows();
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);

@@ -10,7 +10,7 @@ import { describeUnpaired } from './compare/findings.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
-import { closeWindows, openFileSource } from './io/file-source.js';
+import { openFileSource } from './io/file-source.js';
 import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/safe-write.js';
 import type { AuditResults } from './report/audit-report.js';
 import { buildRestoreReport, type RestoreReport } from './report/restore-report.js';
@@ -196,7 +196,6 @@ const RESTORED: ReadonlySet<LayerStatus> = new Set(['locked', 'held']);
 
 async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectation): Promise<void> {
   const { before, options, audit, plans } = expected;
-  closeWindows();
   const path = join(order.directory, order.files.at(-1)?.name ?? '');
   const fixed = await openStaged(path, staged, options);
   try {

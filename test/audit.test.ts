@@ -1,8 +1,11 @@
-import { closeSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit, auditCheckpoints } from '../src/audit.js';
+import { createBaseline } from '../src/baseline.js';
+import { openCheckpoint } from '../src/checkpoint/open.js';
+import { inspectCheckpoint } from '../src/inspect.js';
 import { checkpointOf, normTensors, tensorOf } from './build/checkpoints.js';
 import { failureOf, usageFailureOf } from './build/failure.js';
 import { graphOf, normNodeOf } from './build/layers.js';
@@ -28,6 +31,38 @@ test('layers, learned tensors, regions and findings come together in one report'
   ]);
   expect(report.findings.map(({ kind }) => kind)).toEqual(['frozen-stats-drift']);
   expect(report.summary.learned).toMatchObject({ compared: 4, equal: 3, changed: 1 });
+});
+
+describe('checkpoints that stay open', () => {
+  const open = async () => {
+    const path = join(makeTempDirectory(), 'copy.safetensors');
+    copyFileSync(pair('before.safetensors'), path);
+    const [one, copy] = [await openCheckpoint(pair('before.safetensors')), await openCheckpoint(path)];
+    const change = () => writeFileSync(path, readFileSync(pair('after.safetensors')));
+    return { one, copy, change };
+  };
+
+  test('are audited as they are now, not as they were when they were opened', async () => {
+    const { one, copy, change } = await open();
+    expect((await auditCheckpoints(one, copy)).verdict).toBe('clean');
+    change();
+    const { verdict, summary } = await auditCheckpoints(one, copy);
+    expect([verdict, summary.byStatus.drifted]).toEqual(['drifted', 8]);
+    for (const checkpoint of [one, copy]) await checkpoint.close();
+  });
+
+  test('are inspected and kept as baselines as they are now', async () => {
+    const { one, copy, change } = await open();
+    const look = async () =>
+      [await inspectCheckpoint(copy, { channels: true }), await createBaseline(copy)] as const;
+    const [, baseline] = await look();
+    const [before] = await look();
+    change();
+    const [after, changed] = await look();
+    expect(after.layers[0]?.perChannel).not.toEqual(before.layers[0]?.perChannel);
+    expect(Buffer.compare(baseline.bytes, changed.bytes)).not.toBe(0);
+    for (const checkpoint of [one, copy]) await checkpoint.close();
+  });
 });
 
 describe('options', () => {

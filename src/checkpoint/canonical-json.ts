@@ -17,8 +17,10 @@ const MAX_PIECE_BYTES = 4 * 1024 * 1024;
 /** Between two members of an object that are objects and end with a list, as those of a safetensors header do. */
 const SEAM = ']},"';
 
-/** What JSON.stringify writes of half a surrogate pair, which JSON for others to read must not hold. */
+/** How JSON.stringify begins what it spells by its number. */
 const ESCAPE = '\\u';
+
+/** What JSON.stringify writes of half a surrogate pair, which JSON for others to read must not hold. */
 const LONE_SURROGATE = /\\ud[89a-f]/;
 
 const SPACE = 0x20;

@@ -52,7 +52,7 @@ export async function openSource(
 ): Promise<Checkpoint> {
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
-  // First, since it is told in no time, and nothing foreign can look like it.
+  // First, since it is told in no time, and nothing else that is told here starts like it.
   if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
   refuseForeignContent(head, source);
   if (looksLikeShardIndex(head)) return openShards(source, path, options);

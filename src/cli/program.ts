@@ -21,7 +21,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CreateCommand>> = new Map([
 ]);
 
 /**
- * The command line, with the command that the arguments name; with all of them where they name none.
+ * The command line, with the command that comes first; with all of them where that is none.
  *
  * @param onExitCode is told the exit code of the command that ran.
  * @throws CommanderError for help, version and usage errors, after commander has printed them.
@@ -55,7 +55,7 @@ Examples:
   bn-audit explain frozen-stats-drift
 ${EXIT_CODE_HELP}`,
     );
-  const named = COMMANDS.get(nameCommand(args));
+  const named = COMMANDS.get(args[0] ?? '');
   const commands = named === undefined ? [...COMMANDS.values()] : [named];
   for (const load of commands) program.addCommand((await load())(terminal, onExitCode));
   if (named === undefined) program.addCommand(createHelp(program));
@@ -85,9 +85,4 @@ function toOneLine(message: string): string {
   const [, complaint = message, suggestion] =
     /^error: (.*?)(?:\n(\(Did you mean [^\n]*\)))?\n$/s.exec(message) ?? [];
   return `bn-audit: ${escapeControls(complaint)}${suggestion === undefined ? '' : ` ${suggestion}`}`;
-}
-
-/** The first argument that is no option: none of those before a command takes a value. */
-function nameCommand(args: readonly string[]): string {
-  return args.find((arg) => !arg.startsWith('-')) ?? '';
 }

@@ -10,7 +10,8 @@ const YIELD_BYTES = 32 * 1024 * 1024;
 
 /**
  * Shorter reads go through windows on the file: small tensors stand together, and a system call takes as long as to copy
- * a whole window. Two, since a layer's tensors may stand at two places: safetensors keeps integers before floats.
+ * a whole window. Two, since a layer's tensors may stand at two places: safetensors keeps integers before floats. Where
+ * nothing was read near, a window holds no more than is asked for: what is read here and there stays as little.
  */
 const SMALL_BYTES = 4 * 1024;
 const WINDOW_BYTES = 16 * 1024;
@@ -93,15 +94,19 @@ export class FileSource implements ByteSource {
     const end = position + target.byteLength;
     const [last, other] = this.#windows;
     if (!last.holds(position, end)) {
+      if (!other.holds(position, end) && !this.#move(other, position, target.byteLength)) {
+        this.#fill(target, position);
+        return;
+      }
       this.#windows.reverse();
-      if (!other.holds(position, end) && !this.#move(other, position)) return this.#fill(target, position);
     }
     this.#windows[0].copyTo(target, position);
   }
 
   /** False where something in reach cannot be read: it need not be what is asked for. */
-  #move(window: FileWindow, position: number): boolean {
-    const bytes = window.empty(Math.min(WINDOW_BYTES, this.byteLength - position));
+  #move(window: FileWindow, position: number, wanted: number): boolean {
+    const isNear = this.#windows.some((each) => each.isNear(position));
+    const bytes = window.empty(isNear ? Math.min(WINDOW_BYTES, this.byteLength - position) : wanted);
     try {
       this.#fill(bytes, position);
     } catch {
@@ -139,7 +144,7 @@ export class FileSource implements ByteSource {
 /** How often all windows were closed. */
 let closings = 0;
 
-/** Has every file read again what it is asked for: it may have changed meanwhile. */
+/** Has every open file read again what it is asked for: it may have changed since it was opened, or looked at last. */
 export function closeWindows(): void {
   closings++;
 }
@@ -153,6 +158,11 @@ class FileWindow {
 
   holds(start: number, end: number): boolean {
     return this.#start <= start && end <= this.#end && this.#closings === closings;
+  }
+
+  /** Whether a position lies in the window, or so little behind it that the next one would hold it. */
+  isNear(position: number): boolean {
+    return this.#start <= position && position <= this.#end + WINDOW_BYTES;
   }
 
   /** Bytes to be filled; until {@link put}, the window holds nothing. */

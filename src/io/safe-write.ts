@@ -106,7 +106,8 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
       handles.push(await writeCopy(file, from));
     }
   } catch (error) {
-    await discard();
+    // What is there already is not ours.
+    if (codeOf(error) !== 'EEXIST') await discard();
     throw explainWriteError(error, join(directory, files.at(-1)?.name ?? ''));
   }
   const guard = async (target: string, work: () => Promise<void>) => {
@@ -154,7 +155,7 @@ async function moveAll(places: readonly { readonly from: string; readonly to: st
   }
 }
 
-/** One that others are unlikely to take. Were it taken, creating it would fail: it need not be hard to guess. */
+/** One that nothing has, most likely; where something has it, creating it fails. It need not be hard to guess. */
 function temporaryName(label: string): string {
   const random = Math.floor(Math.random() * 16 ** RANDOM_DIGITS).toString(16);
   return `${temporaryStart(label)}${random.padStart(RANDOM_DIGITS, '0')}${TEMPORARY_SUFFIX}`;

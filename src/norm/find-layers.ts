@@ -2,9 +2,9 @@ import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import type { Graph } from '../checkpoint/graph.js';
 import { CheckpointError, quote } from '../errors.js';
 import { findGraphLayers } from './graph-layers.js';
-import { findLearnedTensors, type LayersAndLearned } from './learned-tensors.js';
+import { findLearnedTensors } from './learned-tensors.js';
 import { findNamedLayers } from './named-layers.js';
-import { type NormLayer, storedTensorOf } from './norm-layer.js';
+import { type LayersAndLearned, type NormLayer, storedTensorOf } from './norm-layer.js';
 
 /** Ten times as many as the deepest networks in use have; each is compared, reported and kept in memory. */
 const MAX_LAYERS = 10_000;

@@ -17,12 +17,6 @@ const BUFFER_NAMES: ReadonlySet<string> = new Set([
   ...['_u', '_v'],
 ]);
 
-/** The norm layers of a checkpoint, and its learned tensors by dotted name. */
-export interface LayersAndLearned {
-  readonly layers: readonly NormLayer[];
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
-
 /**
  * The learned tensors of a checkpoint, by dotted name: every floating-point tensor that an optimizer could change,
  * which leaves out statistics, batch counts and known buffers.

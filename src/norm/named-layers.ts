@@ -2,14 +2,15 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { quote } from '../errors.js';
 import { dottedNameOf } from './dotted-names.js';
-import { findLearnedTensors, type LayersAndLearned } from './learned-tensors.js';
+import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours, groupModules } from './neighbours.js';
-import type { NormLayer, Statistic } from './norm-layer.js';
+import type { LayersAndLearned, NormLayer, Statistic } from './norm-layer.js';
 
 /**
  * Finds norm layers by the names of their tensors: a running mean and a running variance under one module path, by
- * any convention of {@link NAMING_CONVENTIONS}. A layer that has lost one of the two is reported as unresolved.
+ * any convention of {@link NAMING_CONVENTIONS}. A layer that has lost one of the two is reported as unresolved. Their
+ * neighbours are learned tensors, so that all of these are found as well.
  *
  * In the order of the file.
  */

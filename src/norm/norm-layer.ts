@@ -55,3 +55,9 @@ export interface NormLayer {
 export function storedTensorOf(statistic: Statistic): Tensor | null {
   return statistic.kind === 'stored' ? statistic.tensor : null;
 }
+
+/** The norm layers of a checkpoint, and its learned tensors by dotted name. */
+export interface LayersAndLearned {
+  readonly layers: readonly NormLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+}

@@ -94,7 +94,9 @@ test('help shows the help of a command', async () => {
     await runCli(['diff', '--help'], workspace),
   ];
   expect(one).toEqual(other);
-  expect((await runCli(['help'], workspace)).stdout).toBe((await runCli(['--help'], workspace)).stdout);
+  const { stdout } = await runCli(['--help'], workspace);
+  expect((await runCli(['help'], workspace)).stdout).toBe(stdout);
+  expect((await runCli(['--help', 'diff'], workspace)).stdout).toBe(stdout);
 });
 
 describe('colours', () => {

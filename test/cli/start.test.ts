@@ -150,6 +150,18 @@ describe('the program', () => {
     }
   });
 
+  test('runs as well where another program loads it', async () => {
+    const bin = JSON.stringify(join(root, 'bin', 'bn-audit.js'));
+    const wrapper = join(makeTempDirectory(), 'wrapper.cjs');
+    for (const code of [`require(${bin})`, `import(${bin})`]) {
+      writeFileSync(wrapper, code);
+      expect(await run(process.execPath, [wrapper, '--version'], root)).toMatchObject({
+        stdout: `${VERSION}\n`,
+        exitCode: 0,
+      });
+    }
+  });
+
   test('says how to build it where it is not built', async () => {
     const directory = copyPackage();
     rmSync(join(directory, 'dist'), { recursive: true });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { auditCheckpoints } from '../../src/audit.js';
+import { auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import type { LinearNode } from '../../src/checkpoint/graph.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
@@ -125,6 +125,22 @@ describe('channels whose scale γ is zero', () => {
     ]);
   });
 
+  test('count in no measure between two folded files', async () => {
+    const spread = (variance: number) => {
+      const folded = fold(weight, (index) => Math.floor(index / 18), {
+        ...state(norm.mean),
+        variance: [variance, 3, 0.5],
+      });
+      return exported(
+        linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, { foldedNormPath: 'bn', looksFolded: true }),
+      );
+    };
+    const { layers } = await compareCheckpoints(spread(2), spread(8));
+    const log = Math.log(Math.sqrt((8 + EPSILON) / (2 + EPSILON)));
+    expect(layers[0]?.measures?.logStdRatio?.rms).toBeCloseTo(log, 6);
+    expect(layers[0]?.measures?.logStdRatio?.max).toBeCloseTo(log, 6);
+  });
+
   test('also between two folded files', async () => {
     const { layers, warnings } = await auditCheckpoints(exportOf([0.1, 0, 0]), exportOf([0.1, 9, 9]));
     expect([layers[0]?.status, warnings]).toEqual(['locked', note]);
@@ -164,4 +180,31 @@ test('a bias that two exporters rounded in another order did not move', async ()
     (await auditCheckpoints(exportOf(folded.bias), exportOf(nudge(by)))).layers[0]?.status;
   expect(await statusOf(1e-7)).toBe('locked');
   expect(await statusOf(1e-5)).toBe('ambiguous');
+});
+
+describe('one factor for every channel', () => {
+  const weight = weights(54);
+  const shape = [3, 2, 3, 3];
+  const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn')], {
+    inModuleOrder: true,
+  });
+  const isUniform = async (state: Norm) => {
+    const folded = fold(weight, (index) => Math.floor(index / 18), state);
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    const after = exported(linearNodeOf('conv', { ...folded, shape }, overrides));
+    return (await compareCheckpoints(named, after)).layers.map((layer) => [
+      layer.status,
+      layer.isUniformScale,
+    ]);
+  };
+
+  test('is told where all spreads grew alike', async () => {
+    const grown = norm.variance.map((value) => 4 * (value + EPSILON) - EPSILON);
+    expect(await isUniform({ ...norm, variance: grown })).toEqual([['drifted', true]]);
+    expect(await isUniform({ ...norm, variance: grown.with(1, 3) })).toEqual([['drifted', false]]);
+  });
+
+  test('is not 1, where means moved alone', async () => {
+    expect(await isUniform({ ...norm, mean: [1, 2, 3] })).toEqual([['drifted', false]]);
+  });
 });

@@ -13,6 +13,19 @@ test('a graph tells of the layers where there is one, and names otherwise', () =
   ]);
 });
 
+test('what a graph has for statistics is not learned, whatever it is called', () => {
+  const norm = normNodeOf('bn', {
+    mean: constantOf('onnx::1', [0, 0]),
+    variance: constantOf('onnx::2', [1, 1]),
+  });
+  const names = ['onnx::1', 'onnx::2', 'onnx::3'];
+  const checkpoint = checkpointOf(
+    names.map((name) => tensorOf(name, [0, 0])),
+    { graph: graphOf([{ ...norm, inputNames: ['g', 'b', 'onnx::1', 'onnx::2'] }]) },
+  );
+  expect([...findLayersAndLearned(checkpoint).learned.keys()]).toEqual(['onnx::3']);
+});
+
 test('a checkpoint without norm layers has none', () => {
   expect(findLayersAndLearned(checkpointOf([tensorOf('fc.weight', [1])])).layers).toEqual([]);
 });

@@ -99,3 +99,7 @@ test('what the file itself calls a buffer is none', () => {
 test('a parameter that was frozen by requires_grad is learned all the same', () => {
   expect(learnedOf({ ...tensorOf('w', [1]), requiresGrad: false })).toEqual(['w']);
 });
+
+test('names with line ends are told apart as others are', () => {
+  expect(learnedOf(...floats('a\nb_orig', 'a\nb_u', 'a\nb_v', 'a\nc_v'))).toEqual(['a\nb_orig', 'a\nc_v']);
+});

@@ -3,7 +3,7 @@ import { linkSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSy
 import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { openFileSource } from '../../src/io/file-source.js';
 import { stageFiles } from '../../src/io/safe-write.js';
 import { restore } from '../../src/restore.js';
@@ -184,6 +184,17 @@ describe('a run that fails leaves nothing behind', () => {
     const failure = await failureOf(() => restore(BEFORE, EXTERNAL, join(place, 'f.onnx')));
     expect(failure).toMatchObject({ code: 'refused', file: join(place, 'after.external.onnx.data') });
     expect(readdirSync(place)).toEqual(['after.external.onnx.data']);
+  });
+
+  test('nor takes away what has the name that it would take for a while', async () => {
+    vi.spyOn(Math, 'random').mockReturnValue(0.5);
+    const name = '.f.safetensors.bn-audit-800000000000.tmp';
+    const place = workspace({ [name]: 'precious' });
+    const failure = await failureOf(() => restore(BEFORE, AFTER, join(place, 'f.safetensors')));
+    vi.restoreAllMocks();
+    expect(failure).toMatchObject({ code: 'unwritable' });
+    expect(readdirSync(place)).toEqual([name]);
+    expect(readFileSync(join(place, name), 'utf8')).toBe('precious');
   });
 
   test('when the original shrinks while it is copied', async () => {

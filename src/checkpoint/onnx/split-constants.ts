@@ -93,23 +93,26 @@ function findSlots(
   { graph, located }: EditedModel,
 ): ReadonlyMap<TensorEdit, readonly Slot[]> {
   const byTensor = new Map<Tensor, Slot[]>(edits.map(({ tensor }) => [tensor, []]));
-  const find = (input: ConstantInput, search: (tensor: Tensor) => readonly (Slot | null | undefined)[]) => {
+  const collect = (
+    input: ConstantInput,
+    listSlots: (tensor: Tensor) => readonly (Slot | null | undefined)[],
+  ) => {
     if (input.kind !== 'constant') return;
     const slots = byTensor.get(input.tensor);
     if (slots === undefined) return;
-    for (const slot of search(input.tensor)) if (slot != null) slots.push(slot);
+    for (const slot of listSlots(input.tensor)) if (slot != null) slots.push(slot);
   };
   for (const [layer, { mean, variance }] of graph.norms.entries()) {
     const sites = located.norms[layer] ?? [];
-    find(mean, (tensor) => sites.map((site) => findSlot(site, MEAN_INPUT, tensor)));
-    find(variance, (tensor) => sites.map((site) => findSlot(site, VARIANCE_INPUT, tensor)));
+    collect(mean, (tensor) => sites.map((site) => findSlot(site, MEAN_INPUT, tensor)));
+    collect(variance, (tensor) => sites.map((site) => findSlot(site, VARIANCE_INPUT, tensor)));
   }
   for (const [layer, { weight, bias }] of graph.linears.entries()) {
     const site = located.linears[layer];
     const slot = located.biases[layer];
     if (site === undefined) continue;
-    find(bias, (tensor) => (slot === undefined ? [] : [findSlot(slot.site, slot.index, tensor)]));
-    find(weight, (tensor) => {
+    collect(bias, (tensor) => (slot === undefined ? [] : [findSlot(slot.site, slot.index, tensor)]));
+    collect(weight, (tensor) => {
       const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
       return [found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0]];
     });

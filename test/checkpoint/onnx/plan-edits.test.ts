@@ -120,6 +120,26 @@ describe('a constant that two layers share', () => {
     expect(means).toEqual(expected);
   });
 
+  test('is split at every place where one of them runs', async () => {
+    const bn = (name: string, path: string, from: string, to: string) =>
+      node(
+        'BatchNormalization',
+        [from, `${path}.weight`, `${path}.bias`, 'a.running_mean', `${path}.running_var`],
+        [to],
+        {
+          name: `/${name}/BatchNormalization`,
+        },
+      );
+    const after = modelOf({
+      nodes: [bn('a', 'a', 'x', 'z'), bn('a_1', 'a', 'z', 'a.y'), bn('b', 'b', 'x', 'b.y')],
+      initializers: [...still('a', 'b'), vector('a.running_mean', 0, 0)],
+    });
+    const { means, drifted } = await restoreModel(after);
+    // Were one of the places left out, it would be a layer of its own.
+    expect(means).toEqual({ '/a/BatchNormalization': [1, 2], '/b/BatchNormalization': [3, 4] });
+    expect(drifted).toBe(0);
+  });
+
   test('by one name gets a name for each', async () => {
     const after = modelOf({
       nodes: [normOver('a', 'mean'), normOver('b', 'mean')],
