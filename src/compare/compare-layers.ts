@@ -15,7 +15,6 @@ import {
   haveSameBits,
   type Measures,
   measureDrift,
-  readChannelVector,
   readChannelVectors,
   type Statistics,
 } from './statistics.js';
@@ -193,7 +192,9 @@ export function listChannels(before: Statistics, after: Statistics, epsilon: num
 export async function readStatistics({ mean, variance }: NormLayer): Promise<Statistics> {
   if (mean.kind !== 'stored' || variance.kind !== 'stored')
     throw new Error('statistics that are not stored were read');
-  return { mean: await readChannelVector(mean.tensor), variance: await readChannelVector(variance.tensor) };
+  const [means, variances] = await readChannelVectors([mean.tensor, variance.tensor]);
+  if (means == null || variances == null) throw new Error('a tensor that is stored was not read');
+  return { mean: means, variance: variances };
 }
 
 function explainUnresolved({ before, after }: LayerPair): string | null {

@@ -86,23 +86,34 @@ function toInspectLayer(examined: LayerExamination): InspectLayer {
   };
 }
 
-function summarizeMean({ mean }: Statistics): { min: number; max: number; rms: number } {
-  const squares = mean.values.reduce((sum, value) => sum + value * value, 0);
-  return { ...findRange(mean.values), rms: Math.sqrt(squares / mean.values.length) };
-}
+// Plain loops, one for each vector: an inspection sees a channel once, before the engine has compiled anything.
 
-function summarizeVariance({ variance }: Statistics): { min: number; max: number; geometricMean: number } {
-  const logs = variance.values.reduce((sum, value) => sum + Math.log(value), 0);
-  return { ...findRange(variance.values), geometricMean: Math.exp(logs / variance.values.length) };
-}
-
-/** Smallest and largest value; NaN when there is a NaN. */
-function findRange(values: Float64Array): { min: number; max: number } {
-  let [min, max] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
-  for (const value of values) {
-    if (Number.isNaN(value)) return { min: value, max: value };
+/** All NaN where there is a NaN. */
+function summarizeMean({ mean: { values } }: Statistics): { min: number; max: number; rms: number } {
+  let [min, max, squares] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
+  for (let channel = 0; channel < values.length; channel++) {
+    const value = values[channel] as number;
+    if (Number.isNaN(value)) return { min: value, max: value, rms: value };
     if (value < min) min = value;
     if (value > max) max = value;
+    squares += value * value;
   }
-  return { min, max };
+  return { min, max, rms: Math.sqrt(squares / values.length) };
+}
+
+/** All NaN where there is a NaN; no geometric mean where a value is negative. */
+function summarizeVariance({ variance: { values } }: Statistics): {
+  min: number;
+  max: number;
+  geometricMean: number;
+} {
+  let [min, max, logs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
+  for (let channel = 0; channel < values.length; channel++) {
+    const value = values[channel] as number;
+    if (Number.isNaN(value)) return { min: value, max: value, geometricMean: value };
+    if (value < min) min = value;
+    if (value > max) max = value;
+    logs += Math.log(value);
+  }
+  return { min, max, geometricMean: Math.exp(logs / values.length) };
 }
