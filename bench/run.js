@@ -1,4 +1,4 @@
-// npm run bench [-- --size 100,500 --only NAME --runs N --cli PATH]: see bench/README.md.
+// npm run bench [-- --size 100,500 --only NAME --runs N --cli PATH --keep-certificates]: see bench/README.md.
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { listCases } from './cases.js';
@@ -13,6 +13,7 @@ const { values: options } = parseArgs({
     size: { type: 'string', default: '1,100,500' },
     only: { type: 'string', default: '' },
     runs: { type: 'string', default: '5' },
+    'keep-certificates': { type: 'boolean', default: false },
     cli: { type: 'string', default: fileURLToPath(new URL('../bin/bn-audit.js', import.meta.url)) },
   },
 });
@@ -33,10 +34,13 @@ console.log(
   'it stops at the first difference, and the pairs that bn-audit audits differ in their statistics.\n',
 );
 if (process.env.NODE_EXTRA_CA_CERTS !== undefined) {
-  console.log(
-    'NODE_EXTRA_CA_CERTS is set: Node 20 reads and parses those certificates at every start, which is',
-  );
-  console.log('in every time of node and bn-audit below. Unset it to measure without.\n');
+  if (options['keep-certificates']) {
+    console.log('NODE_EXTRA_CA_CERTS is set, and kept: Node 20 parses those certificates at every start.\n');
+  } else {
+    delete process.env.NODE_EXTRA_CA_CERTS;
+    console.log('NODE_EXTRA_CA_CERTS is set, and left out: Node 20 would parse those certificates at every');
+    console.log('start. With --keep-certificates it does, in every time of node and bn-audit.\n');
+  }
 }
 
 /** @type {Verdict[]} */
