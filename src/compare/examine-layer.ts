@@ -1,7 +1,15 @@
 import type { NormLayer } from '../norm/norm-layer.js';
 import { type EpsilonFrom, readBatchCount, readStatistics } from './compare-layers.js';
 import { type Finding, isBatchGraph, makeFinding } from './findings.js';
-import { areInitial, findInvalidValue, readChannelVector, type Statistics } from './statistics.js';
+import {
+  areInitial,
+  findInvalidValue,
+  isValid,
+  readChannelVector,
+  type Statistics,
+  type StatisticsSummary,
+  summarizeStatistics,
+} from './statistics.js';
 
 /** The health of one norm layer by itself. */
 export interface LayerExamination {
@@ -11,7 +19,7 @@ export interface LayerExamination {
   readonly epsilonFrom: EpsilonFrom;
   readonly batches: bigint | null;
   /** Null where the statistics cannot be read. */
-  readonly statistics: Statistics | null;
+  readonly summary: StatisticsSummary | null;
   readonly perChannel: ChannelValues | null;
   readonly findings: readonly Finding[];
 }
@@ -31,14 +39,16 @@ export async function examineLayer(
 ): Promise<LayerExamination> {
   const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
   const statistics = unresolved === undefined ? await readStatistics(layer) : null;
-  const invalid = statistics === null ? null : findInvalidValue(statistics);
+  const summary = statistics === null ? null : summarizeStatistics(statistics);
+  const invalid =
+    statistics === null || (summary !== null && isValid(summary)) ? null : findInvalidValue(statistics);
   return {
     layer,
     status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
     epsilon: epsilon ?? layer.epsilon ?? layer.defaultEpsilon,
     epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
     batches: await readBatchCount(layer),
-    statistics,
+    summary,
     perChannel: keepChannels && statistics !== null ? await listValues(layer, statistics) : null,
     findings: [
       ...(unresolved?.kind === 'unresolved'

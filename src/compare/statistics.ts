@@ -101,6 +101,52 @@ function markDifferent(moved: boolean[], left: Float64Array, right: Float64Array
   }
 }
 
+/** One side's statistics over channels. All of a vector is NaN where it holds a NaN. */
+export interface StatisticsSummary {
+  readonly mean: { readonly min: number; readonly max: number; readonly rms: number };
+  /** No geometric mean where a value is negative. */
+  readonly variance: { readonly min: number; readonly max: number; readonly geometricMean: number };
+}
+
+/** Summarises both vectors. */
+export function summarizeStatistics({ mean, variance }: Statistics): StatisticsSummary {
+  return { mean: summarizeMean(mean.values), variance: summarizeVariance(variance.values) };
+}
+
+function summarizeMean(values: Float64Array): StatisticsSummary['mean'] {
+  let [min, max, squares] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
+  for (let channel = 0; channel < values.length; channel++) {
+    const value = values[channel] as number;
+    if (Number.isNaN(value)) return { min: value, max: value, rms: value };
+    if (value < min) min = value;
+    if (value > max) max = value;
+    squares += value * value;
+  }
+  return { min, max, rms: Math.sqrt(squares / values.length) };
+}
+
+function summarizeVariance(values: Float64Array): StatisticsSummary['variance'] {
+  let [min, max, logs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
+  for (let channel = 0; channel < values.length; channel++) {
+    const value = values[channel] as number;
+    if (Number.isNaN(value)) return { min: value, max: value, geometricMean: value };
+    if (value < min) min = value;
+    if (value > max) max = value;
+    logs += Math.log(value);
+  }
+  return { min, max, geometricMean: Math.exp(logs / values.length) };
+}
+
+/** Whether {@link findInvalidValue} finds nothing in what was summarised. */
+export function isValid({ mean, variance }: StatisticsSummary): boolean {
+  return (
+    mean.min >= -Number.MAX_VALUE &&
+    mean.max <= Number.MAX_VALUE &&
+    variance.min >= 0 &&
+    variance.max <= Number.MAX_VALUE
+  );
+}
+
 /** Why statistics are not valid: the first value that is NaN, infinite, or a negative variance; null when all are. */
 export function findInvalidValue({ mean, variance }: Statistics): string | null {
   return (

@@ -3,7 +3,7 @@ import type { NormMode } from '../checkpoint/graph.js';
 import type { EpsilonFrom } from '../compare/compare-layers.js';
 import type { ChannelValues, LayerExamination } from '../compare/examine-layer.js';
 import type { Finding } from '../compare/findings.js';
-import type { Statistics } from '../compare/statistics.js';
+import type { StatisticsSummary } from '../compare/statistics.js';
 import { TOOL_NAME, VERSION } from '../version.js';
 import { type CheckpointSummary, type Count, describeStatistic, toCount } from './audit-report.js';
 
@@ -19,8 +19,8 @@ export interface InspectLayer {
   readonly mode: NormMode;
   readonly batches: Count | null;
   /** Over channels; null where the statistics cannot be read. */
-  readonly mean: { readonly min: number; readonly max: number; readonly rms: number } | null;
-  readonly variance: { readonly min: number; readonly max: number; readonly geometricMean: number } | null;
+  readonly mean: StatisticsSummary['mean'] | null;
+  readonly variance: StatisticsSummary['variance'] | null;
   readonly affine: boolean;
   readonly source: { readonly mean: string | null; readonly variance: string | null };
   readonly notes: readonly string[];
@@ -66,7 +66,7 @@ function describeFolding(folded: number): string {
 }
 
 function toInspectLayer(examined: LayerExamination): InspectLayer {
-  const { layer, statistics, perChannel } = examined;
+  const { layer, summary, perChannel } = examined;
   return {
     name: layer.name,
     kind: layer.kind,
@@ -77,43 +77,11 @@ function toInspectLayer(examined: LayerExamination): InspectLayer {
     momentum: layer.momentum,
     mode: layer.mode,
     batches: examined.batches === null ? null : toCount(examined.batches),
-    mean: statistics === null ? null : summarizeMean(statistics),
-    variance: statistics === null ? null : summarizeVariance(statistics),
+    mean: summary?.mean ?? null,
+    variance: summary?.variance ?? null,
     affine: layer.gamma !== null || layer.beta !== null,
     source: { mean: describeStatistic(layer.mean), variance: describeStatistic(layer.variance) },
     notes: layer.notes,
     ...(perChannel === null ? {} : { perChannel }),
   };
-}
-
-// Plain loops, one for each vector: an inspection sees a channel once, before the engine has compiled anything.
-
-/** All NaN where there is a NaN. */
-function summarizeMean({ mean: { values } }: Statistics): { min: number; max: number; rms: number } {
-  let [min, max, squares] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
-  for (let channel = 0; channel < values.length; channel++) {
-    const value = values[channel] as number;
-    if (Number.isNaN(value)) return { min: value, max: value, rms: value };
-    if (value < min) min = value;
-    if (value > max) max = value;
-    squares += value * value;
-  }
-  return { min, max, rms: Math.sqrt(squares / values.length) };
-}
-
-/** All NaN where there is a NaN; no geometric mean where a value is negative. */
-function summarizeVariance({ variance: { values } }: Statistics): {
-  min: number;
-  max: number;
-  geometricMean: number;
-} {
-  let [min, max, logs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
-  for (let channel = 0; channel < values.length; channel++) {
-    const value = values[channel] as number;
-    if (Number.isNaN(value)) return { min: value, max: value, geometricMean: value };
-    if (value < min) min = value;
-    if (value > max) max = value;
-    logs += Math.log(value);
-  }
-  return { min, max, geometricMean: Math.exp(logs / values.length) };
 }

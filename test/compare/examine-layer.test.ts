@@ -12,7 +12,9 @@ const HEALTHY = layerWith('bn', { mean: [0.5, -1], variance: [2, 3] });
 test('a healthy layer is ok, without findings', async () => {
   const examined = await examine(HEALTHY);
   expect(examined).toMatchObject({ status: 'ok', findings: [], batches: null, perChannel: null });
-  expect([...(examined.statistics?.mean.values ?? [])]).toEqual([0.5, -1]);
+  expect(examined.summary?.mean).toEqual({ min: -1, max: 0.5, rms: Math.sqrt(1.25 / 2) });
+  expect(examined.summary?.variance).toMatchObject({ min: 2, max: 3 });
+  expect(examined.summary?.variance.geometricMean).toBeCloseTo(Math.sqrt(6), 14);
 });
 
 test('a NaN is an error', async () => {
@@ -34,7 +36,7 @@ test('statistics that cannot be read are an error', async () => {
   });
   expect(await examine(broken)).toMatchObject({
     status: 'unresolved',
-    statistics: null,
+    summary: null,
     findings: [
       {
         kind: 'unresolved-stats',

@@ -6,9 +6,11 @@ import {
   findInvalidValue,
   findMovedChannels,
   findStdRatios,
+  isValid,
   measureDrift,
   readChannelVector,
   type Statistics,
+  summarizeStatistics,
 } from '../../src/compare/statistics.js';
 import { tensorOf } from '../build/checkpoints.js';
 
@@ -224,5 +226,28 @@ describe('initial values', () => {
     ['no channels', [], [], false],
   ])('%s: %j %j: %j', (_, mean, variance, are) => {
     expect(areInitial(statistics(mean, variance))).toBe(are);
+  });
+});
+
+describe('a summary', () => {
+  test('tells whether the statistics are valid, as their values do', () => {
+    const values = fc.array(fc.oneof(fc.double(), fc.double({ min: 0, max: 9, noNaN: true })), {
+      maxLength: 6,
+    });
+    fc.assert(
+      fc.property(values, values, (mean, variance) => {
+        const held = statistics(mean, variance);
+        expect(isValid(summarizeStatistics(held))).toBe(findInvalidValue(held) === null);
+      }),
+    );
+  });
+
+  test('of a vector with a NaN is NaN, wherever it stands', () => {
+    const nothing = { min: Number.NaN, max: Number.NaN };
+    const { mean, variance } = summarizeStatistics(statistics([1, Number.NaN, 3], [1, 3, Number.NaN]));
+    expect([mean, variance]).toEqual([
+      { ...nothing, rms: Number.NaN },
+      { ...nothing, geometricMean: Number.NaN },
+    ]);
   });
 });
