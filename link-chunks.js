@@ -92,20 +92,20 @@ function importsOf(path, outputs) {
 async function linkEager({ entry, shared, outdir }) {
   const load = (/** @type {string} */ path) => JSON.stringify(resolve(path));
   // A namespace object for each module would be made at every start, with a function for each export.
-  const own = shared.map(({ path, names }, index) => ({
+  const modules = shared.map(({ path, names }, index) => ({
     path,
     exports: names.map((name, each) => ({ name, local: `shared${index}_${each}` })),
   }));
   const contents = `
     export * from ${load(entry)};
-    ${own.map(({ path, exports }) => `import { ${exports.map(({ name, local }) => `${name} as ${local}`)} } from ${load(path)};`).join('\n')}
-    function find(id) {
+    ${modules.map(({ path, exports }) => `import { ${exports.map(({ name, local }) => `${name} as ${local}`)} } from ${load(path)};`).join('\n')}
+    function findShared(id) {
       switch (id) {
-        ${own.map(({ path, exports }) => `case "./${basename(path)}": return { ${exports.map(({ name, local }) => `get ${name}() { return ${local}; }`)} };`).join('\n')}
+        ${modules.map(({ path, exports }) => `case "./${basename(path)}": return { ${exports.map(({ name, local }) => `get ${name}() { return ${local}; }`)} };`).join('\n')}
       }
     }
     /** A chunk's require, which finds here what is here. */
-    export const link = (require) => (id) => find(id) ?? require(id);`;
+    export const link = (require) => (id) => findShared(id) ?? require(id);`;
   await build({
     ...COMMON_JS,
     stdin: { contents, resolveDir: dirname(resolve(entry)) },

@@ -14,7 +14,7 @@ import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote } from './errors.js';
 import { runInFileOrder } from './io/file-order.js';
-import { closeWindows } from './io/file-source.js';
+import { closeWindows } from './io/file-window.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';

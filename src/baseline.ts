@@ -7,7 +7,7 @@ import { TensorSummarizer } from './checkpoint/fingerprint.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { CheckpointError } from './errors.js';
 import { readRange } from './io/byte-source.js';
-import { closeWindows } from './io/file-source.js';
+import { closeWindows } from './io/file-window.js';
 import { RangeMap } from './io/range-map.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';

@@ -3,7 +3,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
-import { closeWindows } from './io/file-source.js';
+import { closeWindows } from './io/file-window.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 

@@ -4,7 +4,7 @@ import { type Finding, isBatchGraph, makeFinding } from './findings.js';
 import {
   areInitial,
   findInvalidValue,
-  isValid,
+  isSummaryValid,
   readChannelVector,
   type Statistics,
   type StatisticsSummary,
@@ -40,8 +40,8 @@ export async function examineLayer(
   const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
   const statistics = unresolved === undefined ? await readStatistics(layer) : null;
   const summary = statistics === null ? null : summarizeStatistics(statistics);
-  const invalid =
-    statistics === null || (summary !== null && isValid(summary)) ? null : findInvalidValue(statistics);
+  const isSound = summary === null || isSummaryValid(summary);
+  const invalid = statistics === null || isSound ? null : findInvalidValue(statistics);
   return {
     layer,
     status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',

@@ -138,7 +138,7 @@ function summarizeVariance(values: Float64Array): StatisticsSummary['variance'] 
 }
 
 /** Whether {@link findInvalidValue} finds nothing in what was summarised. */
-export function isValid({ mean, variance }: StatisticsSummary): boolean {
+export function isSummaryValid({ mean, variance }: StatisticsSummary): boolean {
   return (
     mean.min >= -Number.MAX_VALUE &&
     mean.max <= Number.MAX_VALUE &&

@@ -61,8 +61,8 @@ function isKnownBuffer(name: string, checkpoint: Checkpoint): boolean {
   const siblingOf = (sibling: string) =>
     checkpoint.tensors.has(module === '' ? sibling : `${module}.${sibling}`);
   // torch.nn.utils.spectral_norm: `weight_u` and `weight_v` beside `weight_orig`. weight_norm's `weight_v` is learned.
-  const vectorOf = leaf.slice(0, -2);
-  if (isVector) return siblingOf(`${vectorOf}_orig`) || siblingOf(`${vectorOf}_u`);
+  const weight = leaf.slice(0, -2);
+  if (isVector) return siblingOf(`${weight}_orig`) || siblingOf(`${weight}_u`);
   // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
   return siblingOf('zero_point');
 }

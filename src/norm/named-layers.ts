@@ -54,12 +54,9 @@ function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
 }
 
 /** How the mean or the variance ends in every convention, without the longer ones that end like a shorter one. */
-const STATISTIC_ENDINGS = NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [
-  mean.slice(1),
-  variance.slice(1),
-])
-  .filter((ending, index, all) => all.indexOf(ending) === index)
-  .filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
+const STATISTIC_ENDINGS = [
+  ...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean.slice(1), variance.slice(1)])),
+].filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
 
 /** Most names are told apart by their ends alone. */
 function mayBeStatistic(name: string): boolean {

@@ -6,7 +6,7 @@ import {
   findInvalidValue,
   findMovedChannels,
   findStdRatios,
-  isValid,
+  isSummaryValid,
   measureDrift,
   readChannelVector,
   type Statistics,
@@ -237,7 +237,7 @@ describe('a summary', () => {
     fc.assert(
       fc.property(values, values, (mean, variance) => {
         const held = statistics(mean, variance);
-        expect(isValid(summarizeStatistics(held))).toBe(findInvalidValue(held) === null);
+        expect(isSummaryValid(summarizeStatistics(held))).toBe(findInvalidValue(held) === null);
       }),
     );
   });
