@@ -2,7 +2,9 @@ import { CheckpointError } from '../../errors.js';
 import { BufferedReader } from '../../io/buffered-reader.js';
 import { type ByteSource, holdBytes, readRange } from '../../io/byte-source.js';
 import type { Splice } from '../edit-plan.js';
+import type { OnnxModel } from './model.js';
 import { ProtoWriter } from './proto-writer.js';
+import { refersToFiles } from './refers-to-files.js';
 import { type MessageSchema, MODEL, TENSOR } from './schema.js';
 import {
   MAX_VARINT_BYTES,
@@ -150,8 +152,14 @@ export interface LocationField {
 /** ModelProto.training_info holds graphs as well; an audit skips them, but their external data moves along. */
 const TRAINING_INFO_FIELD = 20;
 
-/** Every `location` of external data in a model, wherever the tensor stands. */
-export async function findLocations(source: ByteSource): Promise<readonly LocationField[]> {
+/**
+ * Every `location` of external data in a model, wherever the tensor stands.
+ *
+ * @param model what was decoded of it. Where that refers to no file, only training_info is looked through, which an audit
+ *   leaves out.
+ */
+export async function findLocations(source: ByteSource, model: OnnxModel): Promise<readonly LocationField[]> {
+  const isSelfContained = !refersToFiles(model);
   const found: LocationField[] = [];
   const pending: { extent: MessageExtent; schema: MessageSchema }[] = [
     { extent: { start: 0, end: source.byteLength }, schema: MODEL },
@@ -165,6 +173,7 @@ export async function findLocations(source: ByteSource): Promise<readonly Locati
     for await (const field of readFields(source, extent)) {
       if (field.wire !== WIRE_LENGTH) continue;
       const inner = schemaOf(schema, field.number);
+      if (schema === MODEL && inner !== TRAINING_INFO && isSelfContained) continue;
       if (inner !== null)
         pending.push({ extent: { start: field.payloadStart, end: field.end }, schema: inner });
     }

@@ -58,7 +58,7 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
     inPlace,
     [...tensors.values()].filter(({ name }) => !sharers.has(name)),
   );
-  const locations = await findLocations(file);
+  const locations = await findLocations(file, model.located.model);
   const names = nameDataFiles(locations, model);
   const dataFiles = openDataFiles(names, store, file);
   refuseOtherSources(pieces, new Set([file, ...dataFiles.keys()]), inPlace);

@@ -1,4 +1,10 @@
-import { type ByteRange, haveSameBytes, holdBytes, placeContent } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  haveSameBytes,
+  holdBytes,
+  placeContent,
+} from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
 import { joinRanges } from '../../io/joined-source.js';
 import type { Tensor } from '../checkpoint.js';
@@ -206,11 +212,12 @@ async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Pr
 function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: EditedModel): readonly Group[] {
   const { mainGraph, model: parsed } = model.located;
   const byRange = indexByRange(model);
+  const initializers = new Map(mainGraph.initializers.map((tensor) => [tensor.name, tensor]));
   const groups = new Map<string | Origin, { origins: Set<Origin>; edits: Set<TensorEdit> }>();
   for (const [edit, places] of slots) {
     const origins = places.map(({ origin }) => origin);
     if (origins.length === 0) {
-      const own = mainGraph.initializers.find(({ name }) => name === edit.tensor.name);
+      const own = initializers.get(edit.tensor.name);
       if (own === undefined) throw cannotPlace(edit.tensor, 'is no constant of the graph');
       origins.push(own);
     }
@@ -280,11 +287,15 @@ class Splitter implements Splits {
   readonly #model: EditedModel;
   readonly #wants: Wants;
   readonly #takenNames: Set<string>;
+  readonly #namesAt: TensorNames;
+  readonly #mainNodes: ReadonlySet<OnnxNode>;
 
   constructor(model: EditedModel, wants: Wants) {
     this.#model = model;
     this.#wants = wants;
+    this.#namesAt = new TensorNames(model.tensors.values());
     const { mainGraph } = model.located;
+    this.#mainNodes = new Set(mainGraph.nodes);
     this.#takenNames = new Set([
       ...mainGraph.inputs,
       ...mainGraph.initializers.map(({ name }) => name),
@@ -303,8 +314,7 @@ class Splitter implements Splits {
       for (const own of group.edits) {
         const stored = this.#toStored(group, own);
         this.inPlace.push(stored);
-        for (const { name, range } of this.#model.tensors.values())
-          if (isSameRange(range, stored.tensor.range)) this.sharers.add(name);
+        for (const name of this.#namesAt.of(stored.tensor.range)) this.sharers.add(name);
       }
     } else for (const root of group.roots) this.#replaceRoot(root, edit);
   }
@@ -404,11 +414,7 @@ class Splitter implements Splits {
 
   #replaceNode(node: OnnxNode, edit: TensorEdit): void {
     const [name = '', ...others] = node.outputs;
-    if (
-      !this.#model.located.mainGraph.nodes.includes(node) ||
-      name === '' ||
-      others.some((other) => other !== '')
-    )
+    if (!this.#mainNodes.has(node) || name === '' || others.some((other) => other !== ''))
       throw cannotPlace(edit.tensor, `is computed by a ${node.op} node inside a subgraph or function`);
     this.rewrite.replacedNodes.set(node, this.#encode(name, edit));
   }
@@ -431,8 +437,27 @@ async function isPlaceable({ tensor, content }: TensorEdit): Promise<boolean> {
   return placed?.every(({ source }) => source instanceof FileSource) === true;
 }
 
-function isSameRange(one: ByteRange, other: ByteRange): boolean {
-  return one.source === other.source && one.offset === other.offset && one.byteLength === other.byteLength;
+/** Names of tensors by the range that they are. */
+class TensorNames {
+  readonly #bySource = new Map<ByteSource, Map<string, string[]>>();
+
+  constructor(tensors: Iterable<Tensor>) {
+    for (const { name, range } of tensors) {
+      const places = this.#bySource.get(range.source) ?? new Map<string, string[]>();
+      this.#bySource.set(range.source, places);
+      const names = places.get(placeOf(range)) ?? [];
+      places.set(placeOf(range), names);
+      names.push(name);
+    }
+  }
+
+  of(range: ByteRange): readonly string[] {
+    return this.#bySource.get(range.source)?.get(placeOf(range)) ?? [];
+  }
+}
+
+function placeOf({ offset, byteLength }: ByteRange): string {
+  return `${offset}+${byteLength}`;
 }
 
 /** TensorProto: dims 1, data_type 2, name 8, raw_data 9. */

@@ -1,0 +1,36 @@
+import type { OnnxAttribute, OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './model.js';
+
+/** Whether any tensor of a model, wherever it stands, has its data in another file. */
+export function refersToFiles({ graph, functions }: OnnxModel): boolean {
+  return (
+    (graph !== null && isGraphExternal(graph)) ||
+    functions.some(({ nodes, defaults }) => nodes.some(isNodeExternal) || isAnyExternal(defaults))
+  );
+}
+
+function isGraphExternal({ nodes, initializers, sparseInitializers }: OnnxGraph): boolean {
+  return (
+    initializers.some(isExternal) || sparseInitializers.some(isSparseExternal) || nodes.some(isNodeExternal)
+  );
+}
+
+function isNodeExternal({ attributes }: OnnxNode): boolean {
+  return isAnyExternal(attributes);
+}
+
+function isAnyExternal(attributes: ReadonlyMap<string, OnnxAttribute>): boolean {
+  for (const { tensor, sparseTensor, graphs } of attributes.values()) {
+    if (tensor !== null && isExternal(tensor)) return true;
+    if (sparseTensor !== null && isSparseExternal(sparseTensor)) return true;
+    if (graphs.some(isGraphExternal)) return true;
+  }
+  return false;
+}
+
+function isExternal({ external }: OnnxTensor): boolean {
+  return external !== null;
+}
+
+function isSparseExternal({ values, indices }: OnnxSparseTensor): boolean {
+  return isExternal(values) || isExternal(indices);
+}
