@@ -140,7 +140,7 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
 }
 
 /** What a norm layer stores per channel; null where it has none, or where it cannot be read. */
-interface LayerVectors {
+export interface LayerVectors {
   readonly mean: ChannelVector | null;
   readonly variance: ChannelVector | null;
   readonly gamma: ChannelVector | null;
@@ -155,6 +155,17 @@ async function readVectors({ mean, variance, gamma, beta }: NormLayer): Promise<
     gamma: vectors[2] ?? null,
     beta: vectors[3] ?? null,
   };
+}
+
+/**
+ * Reads what a layer stores per channel, where its statistics are stored.
+ *
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function readStoredLayer(layer: NormLayer): Promise<LayerVectors & Statistics> {
+  const vectors = await readVectors(layer);
+  if (!hasStatistics(vectors)) throw new Error('statistics that are not stored were read');
+  return vectors;
 }
 
 function hasStatistics(vectors: LayerVectors): vectors is LayerVectors & Statistics {

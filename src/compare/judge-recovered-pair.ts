@@ -113,21 +113,23 @@ function decide({ moved, hidden, contradicted }: RecoveredStatistics, weightsPer
 
 /** Whether one factor explains every channel's spread, as weight decay on the convolution would. */
 function isUniform(
-  { varianceOffsets, varianceTolerances, hidden, moved }: RecoveredStatistics,
+  { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
   { variance }: Statistics,
   epsilon: number,
 ): boolean {
-  const visible = [...hidden.keys()].filter((channel) => hidden[channel] !== true);
-  const spreadOf = (channel: number) => (variance.values[channel] ?? Number.NaN) + epsilon;
-  const ratioOf = (channel: number) => 1 + (varianceOffsets[channel] ?? Number.NaN) / spreadOf(channel);
-  const toleranceOf = (channel: number) => (varianceTolerances[channel] ?? 0) / spreadOf(channel);
-  const [first] = visible;
-  if (first === undefined || visible.length < 2 || !moved.some(Boolean)) return false;
-  const ratio = ratioOf(first);
-  return (
-    !(Math.abs(ratio - 1) <= toleranceOf(first)) &&
-    visible.every((channel) => Math.abs(ratioOf(channel) - ratio) <= 2 * toleranceOf(channel) * ratio)
-  );
+  let visible = 0;
+  let ratio = Number.NaN;
+  for (let channel = 0; channel < hidden.length; channel++) {
+    if (hidden[channel] === true) continue;
+    const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
+    const own = 1 + (varianceOffsets[channel] ?? Number.NaN) / spread;
+    const tolerance = (varianceTolerances[channel] ?? 0) / spread;
+    if (visible++ === 0) {
+      ratio = own;
+      if (Math.abs(ratio - 1) <= tolerance) return false;
+    } else if (!(Math.abs(own - ratio) <= 2 * tolerance * ratio)) return false;
+  }
+  return visible >= 2;
 }
 
 function collectEvidence(

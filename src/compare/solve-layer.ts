@@ -2,7 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { ProportionalScales } from './channel-scales.js';
-import { readStatistics } from './compare-layers.js';
+import { readStoredLayer } from './compare-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
 import { type ChannelVector, readChannelVector, type Statistics } from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
@@ -35,11 +35,9 @@ export async function solveLayer(
   { scales, uncertainty }: ProportionalScales,
   epsilon: number,
 ): Promise<SolvedLayer> {
-  const held = await readStatistics(layer);
-  const gamma = await readOptional(layer.gamma);
-  const [beta, bias] = [await readOptional(layer.beta), await readOptional(live.bias)];
+  const { gamma, beta, ...held } = await readStoredLayer(layer);
   const recovered = recoverStatistics(
-    { statistics: held, gamma, beta, bias, epsilon },
+    { statistics: held, gamma, beta, bias: await readOptional(live.bias), epsilon },
     {
       scales,
       uncertainty,

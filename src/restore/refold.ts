@@ -1,8 +1,8 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
 import { compareChannelScales } from '../compare/channel-scales.js';
-import { type LayerComparison, readStatistics } from '../compare/compare-layers.js';
-import { type ChannelVector, findInvalidValue, readChannelVector } from '../compare/statistics.js';
+import { type LayerComparison, readStoredLayer } from '../compare/compare-layers.js';
+import { findInvalidValue, readChannelVector } from '../compare/statistics.js';
 import { type ByteRange, holdBytes } from '../io/byte-source.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
@@ -27,17 +27,19 @@ export async function refold(
 ): Promise<PartPlan> {
   if (live === undefined)
     throw cannotRestore(before, side.checkpoint, 'after has folded it, and before has no convolution for it');
-  const { mean, variance } = await readStatistics(before);
+  const { mean, variance, gamma, beta } = await readStoredLayer(before);
   const invalid = findInvalidValue({ mean, variance });
   if (invalid !== null) throw cannotRestore(before, side.checkpoint, `before itself is invalid: ${invalid}`);
-  const read = (tensor: Tensor | null) => (tensor === null ? null : readChannelVector(tensor));
-  const [gamma, beta, bias] = [await read(before.gamma), await read(before.beta), await read(live.bias)];
-  const at = (vector: ChannelVector | null, channel: number, absent: number) =>
-    vector?.values[channel] ?? absent;
-  const scales = variance.values.map((value, channel) => at(gamma, channel, 1) / Math.sqrt(value + epsilon));
-  const offsets = scales.map(
-    (scale, channel) => at(beta, channel, 0) + scale * (at(bias, channel, 0) - at(mean, channel, Number.NaN)),
-  );
+  const bias = live.bias === null ? null : await readChannelVector(live.bias);
+  const scales = new Float64Array(variance.values.length);
+  const offsets = new Float64Array(scales.length);
+  for (let channel = 0; channel < scales.length; channel++) {
+    const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
+    const scale = (gamma?.values[channel] ?? 1) / Math.sqrt(spread);
+    const center = (bias?.values[channel] ?? 0) - (mean.values[channel] ?? Number.NaN);
+    scales[channel] = scale;
+    offsets[channel] = (beta?.values[channel] ?? 0) + scale * center;
+  }
   const place = { folded, side };
   const weight = hasValues(live.weight)
     ? scaleInto(place, before, { linear: live, factors: scales })

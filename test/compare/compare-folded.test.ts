@@ -42,8 +42,8 @@ const norm: Norm = {
 };
 const drifted: Norm = { ...norm, mean: [0.2, 0.2, -0.3], variance: [2, 4, 0.5] };
 
-const namedNorm = (path: string) =>
-  normTensors(path, { mean: norm.mean, variance: norm.variance, weight: norm.gamma, bias: norm.beta });
+const namedNorm = (path: string, { gamma, beta, mean, variance }: Norm = norm) =>
+  normTensors(path, { mean, variance, weight: gamma, bias: beta });
 
 describe('a transposed convolution that only the graph knows', () => {
   // By names and shapes, `up2` feeds `bn1`: its first dimension counts three channels too.
@@ -185,10 +185,10 @@ test('a bias that two exporters rounded in another order did not move', async ()
 describe('one factor for every channel', () => {
   const weight = weights(54);
   const shape = [3, 2, 3, 3];
-  const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn')], {
-    inModuleOrder: true,
-  });
-  const isUniform = async (state: Norm) => {
+  const isUniform = async (state: Norm, held = norm) => {
+    const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn', held)], {
+      inModuleOrder: true,
+    });
     const folded = fold(weight, (index) => Math.floor(index / 18), state);
     const overrides = { foldedNormPath: 'bn', looksFolded: true };
     const after = exported(linearNodeOf('conv', { ...folded, shape }, overrides));
@@ -206,5 +206,16 @@ describe('one factor for every channel', () => {
 
   test('is not 1, where means moved alone', async () => {
     expect(await isUniform({ ...norm, mean: [1, 2, 3] })).toEqual([['drifted', false]]);
+  });
+
+  test('takes two channels that folding does not hide', async () => {
+    const grow = (state: Norm) => ({
+      ...state,
+      variance: norm.variance.map((value) => 4 * (value + EPSILON) - EPSILON),
+    });
+    const two = { ...norm, gamma: [0, 0.5, 2] };
+    expect(await isUniform(grow(two), two)).toEqual([['drifted', true]]);
+    const one = { ...norm, gamma: [0, 0.5, 0] };
+    expect(await isUniform(grow(one), one)).toEqual([['drifted', false]]);
   });
 });
