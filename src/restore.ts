@@ -7,6 +7,7 @@ import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { describeUnpaired } from './compare/findings.js';
+import { allocateWithinReach } from './compare/float32-kernels.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
@@ -180,7 +181,8 @@ interface Expectation extends Sides {
 
 /** Writes the files beside their places, audits them while they are synced, and moves them there. */
 async function write(order: WriteOrder, expected: Expectation): Promise<void> {
-  const staged = await stageFiles(order);
+  // Folded weights are multiplied where they are written from.
+  const staged = await stageFiles(order, { allocate: allocateWithinReach });
   try {
     const outcomes = await Promise.allSettled([staged.sync(), verify(order, staged, expected)]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;

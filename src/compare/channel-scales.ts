@@ -7,7 +7,7 @@ import {
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
-import { BUFFER_BYTES, type Float32Kernels, withKernels } from './float32-kernels.js';
+import { allocateWithinReach, type Float32Kernels, kernelsOver } from './float32-kernels.js';
 import {
   areMultiples,
   countWeights,
@@ -40,6 +40,9 @@ export type ScaleComparison =
 /** What is known of two weights of which one is a multiple of the other, channel by channel. */
 export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'proportional' }>;
 
+/** Bytes of each buffer. No larger: what was just read is still in the processor's cache when it is looked at. */
+const BUFFER_BYTES = 256 * 1024;
+
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_BYTES = 32 * 1024;
 
@@ -71,9 +74,7 @@ export async function compareChannelScales(
     const { compareProjectedScales } = await import('./projected-scales.js');
     return compareProjectedScales(before, after, layout);
   }
-  return isReadAsFloat32(before) && isReadAsFloat32(after)
-    ? withKernels((kernels) => fitScales([before, after], grid, kernels))
-    : fitScales([before, after], grid, null);
+  return withBuffers((buffers) => fitScales([before, after], grid, buffers));
 }
 
 /** Whether a tensor's bytes are float32 numbers as they are read. */
@@ -84,10 +85,12 @@ function isReadAsFloat32({ dtype }: Tensor): boolean {
 async function fitScales(
   [before, after]: readonly [Tensor, Tensor],
   grid: ChannelGrid,
-  kernels: Float32Kernels | null,
+  buffers: Buffers,
 ): Promise<ScaleComparison> {
+  const kernels =
+    isReadAsFloat32(before) && isReadAsFloat32(after) ? kernelsOver(buffers.left, buffers.right) : null;
   const fit = new ScaleFit(grid, toleranceFor(before, after), kernels);
-  const reader = new BlockReader([before, after], grid, kernels ?? makeBuffers());
+  const reader = new BlockReader([before, after], grid, buffers);
   const everyBlock = async (visit: (block: Block) => boolean) => {
     for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
       if (!visit(block)) return false;
@@ -101,11 +104,27 @@ async function fitScales(
 }
 
 /** Where blocks of both sides are read to. */
-type Buffers = Pick<Float32Kernels, 'left' | 'right'>;
+interface Buffers {
+  readonly left: Uint8Array;
+  readonly right: Uint8Array;
+}
 
-/** Where there are no kernels. Larger ones would not come from the allocator's heap, but begin with a page each. */
+/** Those that are not lent at the moment. */
+const idle: Buffers[] = [];
+
+/** Lends buffers to one comparison at a time. */
+async function withBuffers<T>(use: (buffers: Buffers) => Promise<T>): Promise<T> {
+  const buffers = idle.pop() ?? makeBuffers();
+  try {
+    return await use(buffers);
+  } finally {
+    idle.push(buffers);
+  }
+}
+
 function makeBuffers(): Buffers {
-  return { left: new Uint8Array(BUFFER_BYTES), right: new Uint8Array(BUFFER_BYTES) };
+  const both = allocateWithinReach(2 * BUFFER_BYTES);
+  return { left: both.subarray(0, BUFFER_BYTES), right: both.subarray(BUFFER_BYTES) };
 }
 
 /** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
@@ -180,7 +199,7 @@ class ScaleFit {
   readonly #counts: Uint32Array;
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
   readonly #sums: Float64Array;
-  /** Where the blocks lie in its buffers. */
+  /** Over the buffers that blocks are read to. */
   readonly #kernels: Float32Kernels | null;
 
   constructor(grid: ChannelGrid, tolerance: Tolerance, kernels: Float32Kernels | null) {
@@ -220,7 +239,8 @@ class ScaleFit {
     const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
     let isUsed = false;
     let weightsPerChannel = MAX_COUNTED_WEIGHTS;
-    for (const [channel, count] of this.#counts.entries()) {
+    for (let channel = 0; channel < scales.length; channel++) {
+      const count = this.#counts[channel] ?? 0;
       if (count === 0) continue;
       isUsed = true;
       scales[channel] = this.#scaleOf(channel);

@@ -3,11 +3,16 @@ import type { Multiple, Span } from './weight-loops.js';
 import { FLOAT32_ROUNDOFF } from './weight-rounding.js';
 
 /**
- * Bytes of each buffer. No larger, and not at the start of a page of memory: copying from page to page at almost the
- * same place is several times slower on some processors, and where a tensor begins in a file is often at such a place.
+ * Where arrays begin: behind the sums, and not with a page of memory. Copying from page to page at almost the same place
+ * is several times slower on some processors, and where a tensor begins in a file is often at such a place.
  */
-export const BUFFER_BYTES = 96 * 1024;
-const LEFT_ADDRESS = 2 * 1024;
+const FIRST_ADDRESS = 2 * 1024;
+
+/** The unit in which WebAssembly has its memory. */
+const PAGE_BYTES = 64 * 1024;
+
+/** Bytes of an element. */
+const WIDTH = Float32Array.BYTES_PER_ELEMENT;
 
 /** Elements that are looked at together. */
 const LANES = 4;
@@ -26,7 +31,6 @@ const MAX_RELATIVE = 1 / 64;
 
 /** What float32-kernels.wat exports. */
 interface Exports {
-  readonly memory: WebAssembly.Memory;
   readonly sumProducts: (left: number, right: number, count: number) => number;
   readonly areMultiples: (
     left: number,
@@ -39,22 +43,21 @@ interface Exports {
 }
 
 /**
- * Two buffers of float32 weights, and the loops of weight-loops.ts over them in WebAssembly, four weights at a time: a
- * fifth of the time. Spans are of elements in the buffers. An object serves one tensor, or pair of tensors, at a time.
+ * The loops of weight-loops.ts in WebAssembly over two arrays of float32 weights, four weights at a time: a fifth of the
+ * time. Spans are of elements in the arrays. Made by {@link kernelsOver}.
  */
 export class Float32Kernels {
-  readonly left: Uint8Array<ArrayBuffer>;
-  readonly right: Uint8Array<ArrayBuffer>;
   /** Σxy and Σx² of the last span. */
   readonly sums: Float64Array<ArrayBuffer>;
   readonly #exports: Exports;
+  readonly #left: number;
+  readonly #right: number;
 
-  constructor(exports: Exports) {
-    const { buffer } = exports.memory;
+  constructor({ sums, exports }: Reach, left: Uint8Array, right: Uint8Array) {
+    this.sums = sums;
     this.#exports = exports;
-    this.left = new Uint8Array(buffer, LEFT_ADDRESS, BUFFER_BYTES);
-    this.right = new Uint8Array(buffer, LEFT_ADDRESS + BUFFER_BYTES, BUFFER_BYTES);
-    this.sums = new Float64Array(buffer, 0, 2);
+    this.#left = left.byteOffset;
+    this.#right = right.byteOffset;
   }
 
   /**
@@ -65,8 +68,7 @@ export class Float32Kernels {
   sumProducts({ from, to }: Span): boolean {
     const count = to - from;
     if (count === 0 || count % LANES !== 0) return false;
-    const left = addressOf(from);
-    return this.#exports.sumProducts(left, left + BUFFER_BYTES, count) === 1;
+    return this.#exports.sumProducts(this.#left + WIDTH * from, this.#right + WIDTH * from, count) === 1;
   }
 
   /**
@@ -95,46 +97,60 @@ export class Float32Kernels {
     );
   }
 
-  /** Multiplies a span of the left buffer as `multiply` of weight-loops.ts does, to the last bit. */
+  /** Multiplies a span of the left array as `multiply` of weight-loops.ts does, to the last bit. */
   multiply({ from, to }: Span, factor: number): boolean {
-    return to === from || this.#exports.multiply(addressOf(from), to - from, factor) === 1;
+    return to === from || this.#exports.multiply(this.#left + WIDTH * from, to - from, factor) === 1;
   }
 
   #areWithin(from: number, count: number, scale: number, allowed: number): boolean {
-    const left = addressOf(from);
-    return this.#exports.areMultiples(left, left + BUFFER_BYTES, count, scale, allowed) === 1;
+    const [left, right] = [this.#left + WIDTH * from, this.#right + WIDTH * from];
+    return this.#exports.areMultiples(left, right, count, scale, allowed) === 1;
   }
 }
 
-/** Of an element of the left buffer; that of the right one is as far on as the buffer is long. */
-function addressOf(element: number): number {
-  return LEFT_ADDRESS + Float32Array.BYTES_PER_ELEMENT * element;
+/** What reaches a piece of memory. */
+interface Reach {
+  readonly sums: Float64Array<ArrayBuffer>;
+  readonly exports: Exports;
 }
 
-/** What the text assembles to, compiled; null where that failed, or else an instance of it, and is not tried again. */
+/** What the text assembles to, compiled; null where that failed, or else memory for it, and is not tried again. */
 let compiled: WebAssembly.Module | null | undefined;
-/** Those that are not lent at the moment. */
-const idle: Float32Kernels[] = [];
+
+/** By the memory that is reached. */
+const reaches = new WeakMap<ArrayBufferLike, Reach>();
 
 /**
- * Lends kernels, or null where there can be none: V8 has no WebAssembly without its compiler (`--jitless`), no vectors
- * on old processors, and no memory for it where little address space is allowed. weight-loops.ts needs none of these.
+ * Allocates bytes within reach of kernels; where there can be none, bytes like any other. V8 has no WebAssembly without
+ * its compiler (`--jitless`), no vectors on old processors, and no memory for it where little address space is allowed.
  * A failure is kept: V8 collects all garbage several times before it says that there is no memory.
  */
-export async function withKernels<T>(use: (kernels: Float32Kernels | null) => Promise<T>): Promise<T> {
-  const kernels = idle.pop() ?? makeKernels();
-  try {
-    return await use(kernels);
-  } finally {
-    if (kernels !== null) idle.push(kernels);
-  }
+export function allocateWithinReach(byteLength: number): Uint8Array<ArrayBuffer> {
+  const wanted = FIRST_ADDRESS + byteLength;
+  const memory = (compiled === null ? null : makeMemory(wanted)) ?? new ArrayBuffer(wanted);
+  return new Uint8Array(memory, FIRST_ADDRESS, byteLength);
 }
 
-function makeKernels(): Float32Kernels | null {
-  if (compiled === null) return null;
+/**
+ * Kernels over two arrays that are parts of one allocation, or over one; null where they are out of reach, and
+ * weight-loops.ts has to do.
+ */
+export function kernelsOver(left: Uint8Array, right: Uint8Array = left): Float32Kernels | null {
+  const reach = reaches.get(left.buffer);
+  return reach === undefined || right.buffer !== left.buffer ? null : new Float32Kernels(reach, left, right);
+}
+
+function makeMemory(byteLength: number): ArrayBuffer | null {
   try {
     compiled ??= new WebAssembly.Module(assembled);
-    return new Float32Kernels(new WebAssembly.Instance(compiled).exports as unknown as Exports);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(byteLength / PAGE_BYTES) });
+    const { exports } = new WebAssembly.Instance(compiled, { loops: { memory } });
+    const { buffer } = memory;
+    reaches.set(buffer, {
+      sums: new Float64Array(buffer, 0, 2),
+      exports: exports as unknown as Exports,
+    });
+    return buffer;
   } catch {
     compiled = null;
     return null;

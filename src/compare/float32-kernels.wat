@@ -1,8 +1,8 @@
 ;; The loops over single float32 weights that run a hundred million times; float32-kernels.ts says what they promise.
 ;; Addresses count bytes; counts are of elements, not zero and, but for multiply, a multiple of four.
 (module
-  ;; 256 KiB: Σxy at address 0, Σx² at address 8, and room for two buffers.
-  (memory (export "memory") 4 4)
+  ;; Σxy at address 0, Σx² at address 8, and arrays from a later one on.
+  (import "loops" "memory" (memory 1))
 
   ;; Stores Σxy and Σx², each summed in float64 in four chains: elements 0, 4, 8, …, elements 1, 5, 9, …, and so on.
   ;; Returns 1, or 0 where some pair is zero on both sides.
@@ -61,12 +61,11 @@
     (i32x4.all_true (local.get $areWithin)))
 
   ;; Replaces every element by its product with the factor, computed in float64 and rounded once. Returns 1, or 0 where
-  ;; some product is no finite number.
+  ;; some product is no finite number: less itself that is no number, and every other product is +0.
   (func (export "multiply") (param $at i32) (param $count i32) (param $factor f64) (result i32)
     (local $end i32) (local $endOfFours i32)
-    (local $factors v128) (local $products v128) (local $areFinite v128) (local $product f32)
+    (local $factors v128) (local $products v128) (local $zeros v128) (local $product f32)
     (local.set $factors (f64x2.splat (local.get $factor)))
-    (local.set $areFinite (v128.const i64x2 -1 -1))
     (local.set $end (i32.add (local.get $at) (i32.shl (local.get $count) (i32.const 2))))
     (local.set $endOfFours (i32.add (local.get $at)
       (i32.and (i32.shl (local.get $count) (i32.const 2)) (i32.const -16))))
@@ -79,8 +78,7 @@
           (f32x4.demote_f64x2_zero
             (f64x2.mul (f64x2.promote_low_f32x4 (v128.load64_zero offset=8 (local.get $at))) (local.get $factors)))))
         (v128.store (local.get $at) (local.get $products))
-        (local.set $areFinite (v128.and (local.get $areFinite)
-          (f32x4.lt (f32x4.abs (local.get $products)) (v128.const f32x4 inf inf inf inf))))
+        (local.set $zeros (v128.or (local.get $zeros) (f32x4.sub (local.get $products) (local.get $products))))
         (local.set $at (i32.add (local.get $at) (i32.const 16)))
         (br_if $next (i32.lt_u (local.get $at) (local.get $endOfFours)))))
     (block $noRest
@@ -89,8 +87,8 @@
         (local.set $product
           (f32.demote_f64 (f64.mul (f64.promote_f32 (f32.load (local.get $at))) (local.get $factor))))
         (f32.store (local.get $at) (local.get $product))
-        (local.set $areFinite (v128.and (local.get $areFinite)
-          (f32x4.lt (f32x4.splat (f32.abs (local.get $product))) (v128.const f32x4 inf inf inf inf))))
+        (local.set $zeros (v128.or (local.get $zeros)
+          (f32x4.splat (f32.sub (local.get $product) (local.get $product)))))
         (local.set $at (i32.add (local.get $at) (i32.const 4)))
         (br_if $next (i32.lt_u (local.get $at) (local.get $end)))))
-    (i32x4.all_true (local.get $areFinite))))
+    (i32.eqz (v128.any_true (local.get $zeros)))))

@@ -4,10 +4,11 @@ declare namespace WebAssembly {
     constructor(bytes: Uint8Array<ArrayBuffer>);
   }
   class Instance {
-    constructor(module: Module);
+    constructor(module: Module, imports: Readonly<Record<string, Readonly<Record<string, Memory>>>>);
     readonly exports: Readonly<Record<string, unknown>>;
   }
   class Memory {
+    constructor(pages: { readonly initial: number });
     readonly buffer: ArrayBuffer;
   }
 }

@@ -41,6 +41,12 @@ export interface WriteOrder {
   readonly files: readonly FileCopy[];
 }
 
+/** What {@link stageFiles} may be told beside the order. */
+export interface StageOptions {
+  /** Provides the memory that contents are read into; some are computed faster in memory of their own. */
+  readonly allocate?: ((byteLength: number) => Uint8Array) | undefined;
+}
+
 /** Bytes written at a time: few calls, and what was just computed is still in the processor's cache. */
 const CHUNK_BYTES = 1024 * 1024;
 
@@ -79,11 +85,14 @@ export interface StagedFiles {
  *
  * @throws CheckpointError `unwritable` naming the file and why; nothing is left behind then.
  */
-export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
+export async function stageFiles(order: WriteOrder, options: StageOptions = {}): Promise<StagedFiles> {
   const { files, label, directory, isNewDirectory } = order;
   const parent = isNewDirectory ? dirname(resolve(directory)) : directory;
   const temporary = join(parent, temporaryName(label));
   const isSingle = files.length === 1 && !isNewDirectory;
+  const { allocate = (byteLength) => new Uint8Array(byteLength) } = options;
+  const both = allocate(2 * CHUNK_BYTES);
+  const buffers: Buffers = [both.subarray(0, CHUNK_BYTES), both.subarray(CHUNK_BYTES)];
   const handles: FileHandle[] = [];
   const closeAll = async () => {
     const outcomes = await Promise.allSettled(handles.splice(0).map((handle) => handle.close()));
@@ -103,7 +112,7 @@ export async function stageFiles(order: WriteOrder): Promise<StagedFiles> {
     if (!isSingle) await mkdir(temporary);
     for (const { file, from } of places) {
       if (!isSingle) await mkdir(dirname(from), { recursive: true });
-      handles.push(await writeCopy(file, from));
+      handles.push(await writeCopy(file, from, buffers));
     }
   } catch (error) {
     // What is there already is not ours.
@@ -186,12 +195,17 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-async function writeCopy(copy: FileCopy, path: string): Promise<FileHandle> {
+/** One is filled while the other is written. */
+type Buffers = readonly [Uint8Array, Uint8Array];
+
+async function writeCopy(copy: FileCopy, path: string, buffers: Buffers): Promise<FileHandle> {
   const isClone = isMostlyKept(copy);
   const handle = isClone ? await cloneFile(copy.source, path) : await createLike(copy.source, path);
   try {
-    if (isClone) for (const { offset, content } of copy.splices) await writeRanges(handle, [content], offset);
-    else await writeRanges(handle, listParts(copy), 0);
+    const write = (ranges: readonly ByteRange[], position: number) =>
+      writeRanges(ranges, { handle, position, buffers });
+    if (isClone) for (const { offset, content } of copy.splices) await write([content], offset);
+    else await write(listParts(copy), 0);
     return handle;
   } catch (error) {
     await handle.close();
@@ -253,22 +267,17 @@ function listParts({ source, splices }: FileCopy): readonly ByteRange[] {
 
 /** Writes ranges one after the other. While one piece is on its way to the file, the next is read or computed. */
 async function writeRanges(
-  handle: FileHandle,
   ranges: readonly ByteRange[],
-  position: number,
+  to: { readonly handle: FileHandle; readonly position: number; readonly buffers: Buffers },
 ): Promise<void> {
-  const longest = ranges.reduce(
-    (most, { byteLength }) => Math.max(most, Math.min(byteLength, CHUNK_BYTES)),
-    0,
-  );
-  let [free, busy] = [new Uint8Array(longest), new Uint8Array(longest)];
+  let [free, busy] = to.buffers;
   let written = Promise.resolve();
-  let end = position;
+  let end = to.position;
   for (const { source, offset, byteLength } of ranges) {
     for (let done = 0; done < byteLength; ) {
-      const chunk = free.subarray(0, Math.min(longest, byteLength - done));
+      const chunk = free.subarray(0, byteLength - done);
       await Promise.all([source.readInto(chunk, offset + done), written]);
-      written = writeFully(handle, chunk, end);
+      written = writeFully(to.handle, chunk, end);
       [free, busy] = [busy, free];
       done += chunk.byteLength;
       end += chunk.byteLength;

@@ -1,7 +1,7 @@
 import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, encodeFloats, IS_LITTLE_ENDIAN } from '../checkpoint/dtype.js';
-import { BUFFER_BYTES, type Float32Kernels, withKernels } from '../compare/float32-kernels.js';
+import { kernelsOver } from '../compare/float32-kernels.js';
 import { multiply } from '../compare/weight-loops.js';
 import { type ByteRange, type ByteSource, checkBounds } from '../io/byte-source.js';
 
@@ -17,17 +17,21 @@ export interface WeightScaling {
   readonly fail: () => Error;
 }
 
+/** Bytes multiplied at a time: those that were just read are still in the processor's cache. */
+const PIECE_BYTES = 128 * 1024;
+
 /** Elements converted at a time: memory stays flat for any weight, and they stay in the processor's cache. */
 const CHUNK_ELEMENTS = 16 * 1024;
 
 /**
  * A weight with each output channel times a factor, as little-endian bytes of another type. The products are computed in
- * float64, whenever they are read, and never held as a whole.
+ * float64, whenever they are read, and never held as a whole. Float32 is quickest read into memory that kernels reach
+ * (see allocateWithinReach).
  */
 export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
   const width = bitsOf(scaling.dtype) / 8;
   const isFloat32 = weight.dtype === 'F32' && scaling.dtype === 'F32' && IS_LITTLE_ENDIAN;
-  const fill = isFloat32 ? scaleFloat32 : convert;
+  const fill = isFloat32 ? multiplyInPlace : convert;
   const source: ByteSource = {
     name: weight.range.source.name,
     byteLength: weight.elementCount * width,
@@ -53,46 +57,25 @@ interface Part {
   readonly first: number;
 }
 
-/** Float32 as it stands in the file, to float32. */
-async function scaleFloat32(weight: Tensor, scaling: WeightScaling, part: Part): Promise<void> {
-  await withKernels((kernels) =>
-    kernels === null
-      ? scaleInPlace(weight, scaling, part)
-      : scaleThroughKernels(weight, scaling, { ...part, kernels }),
-  );
-}
-
-async function scaleThroughKernels(
-  { range, shape }: Tensor,
-  { layout, factors, fail }: WeightScaling,
-  { target, first, kernels }: Part & { readonly kernels: Float32Kernels },
-): Promise<void> {
-  const grid = layOutChannels(shape, layout);
-  for (let done = 0; done < target.byteLength; done += BUFFER_BYTES) {
-    const piece = kernels.left.subarray(0, target.byteLength - done);
-    await range.source.readInto(piece, range.offset + 4 * first + done);
-    const elements = { start: first + done / 4, length: piece.byteLength / 4 };
-    const fits = forEachRun(grid, elements, (channel, from, to) =>
-      kernels.multiply({ from, to }, factors[channel] ?? Number.NaN),
-    );
-    if (!fits) throw fail();
-    target.set(piece, done);
-  }
-}
-
-/** Where there are no kernels: reads straight to where the products belong. */
-async function scaleInPlace(
+/** Float32 as it stands in the file, to float32: read to where the products belong, and multiplied there. */
+async function multiplyInPlace(
   { range, shape }: Tensor,
   { layout, factors, fail }: WeightScaling,
   { target, first }: Part,
 ): Promise<void> {
-  await range.source.readInto(target, range.offset + 4 * first);
-  const values = new Float32Array(target.buffer, target.byteOffset, target.byteLength / 4);
-  const elements = { start: first, length: values.length };
-  const fits = forEachRun(layOutChannels(shape, layout), elements, (channel, from, to) =>
-    multiply(values, { from, to }, factors[channel] ?? Number.NaN),
-  );
-  if (!fits) throw fail();
+  const grid = layOutChannels(shape, layout);
+  for (let done = 0; done < target.byteLength; done += PIECE_BYTES) {
+    const piece = target.subarray(done, done + PIECE_BYTES);
+    await range.source.readInto(piece, range.offset + 4 * first + done);
+    const kernels = kernelsOver(piece);
+    const values = new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
+    const elements = { start: first + done / 4, length: values.length };
+    const fits = forEachRun(grid, elements, (channel, from, to) => {
+      const factor = factors[channel] ?? Number.NaN;
+      return kernels?.multiply({ from, to }, factor) ?? multiply(values, { from, to }, factor);
+    });
+    if (!fits) throw fail();
+  }
 }
 
 /** From any type to any other. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import { BUFFER_BYTES, type Float32Kernels, withKernels } from '../../src/compare/float32-kernels.js';
+import { allocateWithinReach, type Float32Kernels, kernelsOver } from '../../src/compare/float32-kernels.js';
 import {
   areMultiples,
   type Multiple,
@@ -13,7 +13,7 @@ import {
 const ROUNDOFF = 2 ** -24;
 const QUANTUM = 2 ** -149;
 
-/** A span of two sides in the kernels' buffers, and as the loops of plain arrays see it. */
+/** A span of two sides within reach of kernels, and as the loops of plain arrays see it. */
 interface Loaded {
   readonly kernels: Float32Kernels;
   readonly left: Float32Array;
@@ -21,21 +21,29 @@ interface Loaded {
   readonly span: Span;
 }
 
-/** Puts weights where kernels look for them, with `from` other elements before them. */
+/** Elements of each side. */
+const CAPACITY = 2048;
+
+const bytes = allocateWithinReach(2 * 4 * CAPACITY);
+
+function toFloats({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+  return new Float32Array(buffer, byteOffset, byteLength / 4);
+}
+
+/** Puts weights where kernels reach them, with `from` other elements before them. */
 function load<T>(
   { x, y, from = 0 }: { x: readonly number[]; y: readonly number[]; from?: number },
   use: (loaded: Loaded) => T,
-): Promise<T> {
-  return withKernels(async (found) => {
-    if (found === null) throw new Error('expected kernels: this processor has vectors');
-    const left = new Float32Array(found.left.buffer, found.left.byteOffset, BUFFER_BYTES / 4);
-    const right = new Float32Array(found.right.buffer, found.right.byteOffset, BUFFER_BYTES / 4);
-    left.fill(Number.NaN);
-    right.fill(Number.NaN);
-    left.set(x, from);
-    right.set(y, from);
-    return use({ kernels: found, left, right, span: { from, to: from + x.length } });
-  });
+): T {
+  const sides = [bytes.subarray(0, 4 * CAPACITY), bytes.subarray(4 * CAPACITY)] as const;
+  const kernels = kernelsOver(...sides);
+  if (kernels === null) throw new Error('expected kernels: this processor has vectors');
+  const [left, right] = [toFloats(sides[0]), toFloats(sides[1])];
+  left.fill(Number.NaN);
+  right.fill(Number.NaN);
+  left.set(x, from);
+  right.set(y, from);
+  return use({ kernels, left, right, span: { from, to: from + x.length } });
 }
 
 /** What a channel of float32 weights is held against: 6 u of the product, and a quantum of either side. */
@@ -71,7 +79,7 @@ describe('sums of products', () => {
           const pairs = drawn.slice(0, drawn.length - (drawn.length % 4));
           const weights = { x: pairs.map(([x]) => x), y: pairs.map(([, y]) => y), from };
           const hasZeros = pairs.some(([x, y]) => Math.fround(x) === 0 && Math.fround(y) === 0);
-          await load(weights, ({ kernels, left, right, span }) => {
+          load(weights, ({ kernels, left, right, span }) => {
             const plain = new Float64Array(2);
             sumProducts(left, right, span, plain);
             expect(kernels.sumProducts(span)).toBe(!hasZeros);
@@ -89,7 +97,7 @@ describe('sums of products', () => {
   ])('are refused where a pair is %d and %d', async (zero, other) => {
     for (const at of [0, 1, 2, 3, 7]) {
       const x = [1, 2, 3, 4, 5, 6, 7, 8].with(at, zero);
-      const refused = await load({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ kernels, span }) =>
+      const refused = load({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ kernels, span }) =>
         kernels.sumProducts(span),
       );
       expect(refused).toBe(false);
@@ -97,7 +105,7 @@ describe('sums of products', () => {
   });
 
   test('take a zero on one side and what is no number', async () => {
-    const taken = await load({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ kernels, span }) =>
+    const taken = load({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ kernels, span }) =>
       kernels.sumProducts(span),
     );
     expect(taken).toBe(true);
@@ -105,7 +113,7 @@ describe('sums of products', () => {
 
   test.each([0, 1, 3, 5, 254])('are left to the plain loop where the weights are %i', async (count) => {
     const ones = Array.from({ length: count }, () => 1);
-    expect(await load({ x: ones, y: ones }, ({ kernels, span }) => kernels.sumProducts(span))).toBe(false);
+    expect(load({ x: ones, y: ones }, ({ kernels, span }) => kernels.sumProducts(span))).toBe(false);
   });
 });
 
@@ -124,7 +132,7 @@ describe('multiples', () => {
         async (pairs, scale, share) => {
           const x = pairs.map(([value]) => Math.fround(value));
           const y = pairs.map(([, error], i) => (x[i] ?? 0) * scale * (1 + share * error * ROUNDOFF));
-          await load({ x, y }, ({ kernels, left, right, span }) => {
+          load({ x, y }, ({ kernels, left, right, span }) => {
             const multiple = multipleBy(scale, span);
             if (!kernels.areMultiples(multiple)) return;
             seen++;
@@ -141,7 +149,7 @@ describe('multiples', () => {
     const random = makeRandom(24);
     const sign = () => (random() < 0.5 ? -1 : 1);
     let seen = 0;
-    await load({ x: [1, 1, 1, 1], y: [1, 1, 1, 1] }, ({ kernels, left, right, span }) => {
+    load({ x: [1, 1, 1, 1], y: [1, 1, 1, 1] }, ({ kernels, left, right, span }) => {
       for (let drawn = 0; drawn < 400_000; drawn++) {
         const scale = sign() * (random() < 0.5 ? 1 + random() : 2 ** (30 * random() - 15));
         // The product is just under a power of two, where the steps of float32 are finest; or it has few digits left.
@@ -169,7 +177,7 @@ describe('multiples', () => {
     [0.04258907958865166, -0.000041662271542008966, -0.0009782380120931665],
     [-1.3794265986488892, -22.20389747619629, 16.096463229889842],
   ])('of %d and %d by %d are not seen: they are just none', async (x, y, scale) => {
-    await load({ x: [x, x, x, x], y: [y, y, y, y] }, ({ kernels, left, right, span }) => {
+    load({ x: [x, x, x, x], y: [y, y, y, y] }, ({ kernels, left, right, span }) => {
       const multiple = multipleBy(scale, span);
       expect(areMultiples(left, right, multiple)).toBe(false);
       expect(kernels.areMultiples(multiple)).toBe(false);
@@ -186,7 +194,7 @@ describe('multiples', () => {
         fc.oneof(scales, fc.constantFrom(1, 0, -1, Number.NaN, Infinity, 2 ** 99, 2 ** -99)),
         async (pairs, scale) => {
           const weights = { x: pairs.map(([x]) => x), y: pairs.map(([x, y]) => (y > 0 ? x : y)) };
-          await load(weights, ({ kernels, left, right, span }) => {
+          load(weights, ({ kernels, left, right, span }) => {
             const multiple = multipleBy(scale, span);
             if (kernels.areMultiples(multiple)) expect(areMultiples(left, right, multiple)).toBe(true);
           });
@@ -206,7 +214,7 @@ describe('multiples', () => {
         x: weights.map((w) => w * Math.fround(one)),
         y: weights.map((w) => w * Math.fround(other)),
       };
-      const isSeen = await load(sides, ({ kernels, span }) =>
+      const isSeen = load(sides, ({ kernels, span }) =>
         kernels.areMultiples(multipleBy(Math.fround(other) / Math.fround(one), span)),
       );
       if (isSeen) seen++;
@@ -260,7 +268,7 @@ describe('products', () => {
         fc.nat({ max: 9 }),
         factors,
         async (x, from, factor) => {
-          await load({ x, y: [], from }, ({ kernels, left, span }) => {
+          load({ x, y: [], from }, ({ kernels, left, span }) => {
             const plain = left.slice();
             const fits = multiply(plain, span, factor);
             expect(kernels.multiply(span, factor)).toBe(fits);
@@ -278,11 +286,11 @@ describe('products', () => {
     async (count) => {
       for (let at = 0; at < count; at++) {
         const x = new Array<number>(count).fill(0).with(at, -1);
-        const fits = await load({ x, y: [] }, ({ kernels, span }) =>
+        const fits = load({ x, y: [] }, ({ kernels, span }) =>
           kernels.multiply(span, overflow * (1 - 2 ** -53)),
         );
-        const overflows = await load({ x, y: [] }, ({ kernels, span }) => kernels.multiply(span, overflow));
-        const isNumber = await load({ x: x.with(at, Number.NaN), y: [] }, ({ kernels, span }) =>
+        const overflows = load({ x, y: [] }, ({ kernels, span }) => kernels.multiply(span, overflow));
+        const isNumber = load({ x: x.with(at, Number.NaN), y: [] }, ({ kernels, span }) =>
           kernels.multiply(span, 2),
         );
         expect([fits, overflows, isNumber]).toEqual([true, false, false]);
@@ -291,7 +299,7 @@ describe('products', () => {
   );
 
   test('of a span leave what is around it alone', async () => {
-    await load({ x: [1, 2, 3, 4, 5, 6, 7, 8, 9], y: [] }, ({ kernels, left }) => {
+    load({ x: [1, 2, 3, 4, 5, 6, 7, 8, 9], y: [] }, ({ kernels, left }) => {
       expect(kernels.multiply({ from: 1, to: 8 }, 10)).toBe(true);
       expect([...left.slice(0, 9)]).toEqual([1, 20, 30, 40, 50, 60, 70, 80, 9]);
       expect(kernels.multiply({ from: 4, to: 4 }, Number.NaN)).toBe(true);
@@ -300,27 +308,48 @@ describe('products', () => {
   });
 });
 
-describe('an object of kernels', () => {
-  test('serves one at a time, and again', async () => {
-    const lent = await withKernels(async (one) => {
-      const other = await withKernels(async (inner) => inner);
-      expect(other).not.toBe(one);
-      expect(await withKernels(async (again) => again)).toBe(other);
-      return one;
-    });
-    expect(await withKernels(async (again) => again)).toBe(lent);
+describe('kernels', () => {
+  const ones = () => {
+    const allocated = allocateWithinReach(4 * 4);
+    toFloats(allocated).fill(1);
+    return allocated;
+  };
+
+  test('reach what is allocated for them, and nothing else', () => {
+    const [one, other] = [ones(), ones()];
+    expect(one.byteLength).toBe(16);
+    expect(kernelsOver(one)?.multiply({ from: 0, to: 4 }, 3)).toBe(true);
+    expect([...toFloats(one)]).toEqual([3, 3, 3, 3]);
+    expect([...toFloats(other)]).toEqual([1, 1, 1, 1]);
+    expect(kernelsOver(one, other)).toBe(null);
+    expect(kernelsOver(new Uint8Array(16))).toBe(null);
+    expect(kernelsOver(one, new Uint8Array(16))).toBe(null);
   });
 
-  test('comes back from what fails', async () => {
-    const lent = await withKernels(async (one) => one);
-    const failing = withKernels(async () => {
-      throw new Error('on purpose');
-    });
-    await expect(failing).rejects.toThrow('on purpose');
-    expect(await withKernels(async (again) => again)).toBe(lent);
+  test('are over the parts that they were asked for', () => {
+    const allocated = allocateWithinReach(64);
+    toFloats(allocated).set(Array.from({ length: 16 }, (_, i) => i));
+    expect(kernelsOver(allocated.subarray(16, 32))?.multiply({ from: 1, to: 3 }, 10)).toBe(true);
+    expect([...toFloats(allocated).subarray(3, 9)]).toEqual([3, 4, 50, 60, 7, 8]);
+    const kernels = kernelsOver(allocated.subarray(32, 48), allocated.subarray(48));
+    expect(kernels?.sumProducts({ from: 0, to: 4 })).toBe(true);
+    expect([...(kernels?.sums ?? [])]).toEqual([
+      8 * 12 + 9 * 13 + 10 * 14 + 11 * 15,
+      8 ** 2 + 9 ** 2 + 10 ** 2 + 11 ** 2,
+    ]);
   });
 
-  describe('is not there', () => {
+  test('reach the end of what is allocated, and have room for any length', () => {
+    for (const count of [0, 1, 16 * 1024 - 512, 16 * 1024, 100_000]) {
+      const values = toFloats(allocateWithinReach(4 * count)).fill(2);
+      const kernels = kernelsOver(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+      expect(kernels?.multiply({ from: 0, to: count }, 2)).toBe(true);
+      expect(values.length).toBe(count);
+      expect(values.every((value) => value === 4)).toBe(true);
+    }
+  });
+
+  describe('are not there', () => {
     afterEach(() => {
       vi.unstubAllGlobals();
       vi.resetModules();
@@ -345,18 +374,20 @@ describe('an object of kernels', () => {
         'without memory',
         {
           Module: class {},
-          Instance: class {
+          Memory: class {
             constructor() {
               refuse(new RangeError('could not allocate memory'));
             }
           },
         },
       ],
-    ])('%s', async (_, stub) => {
+    ])('%s: bytes are allocated all the same', async (_, stub) => {
       vi.resetModules();
       vi.stubGlobal('WebAssembly', stub);
       const fresh = await import('../../src/compare/float32-kernels.js');
-      expect(await fresh.withKernels(async (found) => found)).toBe(null);
+      const allocated = fresh.allocateWithinReach(12);
+      expect([...allocated]).toEqual(new Array(12).fill(0));
+      expect(fresh.kernelsOver(allocated)).toBe(null);
     });
 
     test('and is not asked for again', async () => {
@@ -364,7 +395,7 @@ describe('an object of kernels', () => {
       vi.resetModules();
       vi.stubGlobal('WebAssembly', {
         Module: class {},
-        Instance: class {
+        Memory: class {
           constructor() {
             asked++;
             refuse(new RangeError('could not allocate memory'));
@@ -372,7 +403,7 @@ describe('an object of kernels', () => {
         },
       });
       const fresh = await import('../../src/compare/float32-kernels.js');
-      for (let turn = 0; turn < 3; turn++) expect(await fresh.withKernels(async (found) => found)).toBe(null);
+      for (let turn = 0; turn < 3; turn++) expect(fresh.allocateWithinReach(8).byteLength).toBe(8);
       expect(asked).toBe(1);
     });
 

@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSyn
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
-import { type ByteRange, holdBytes } from '../../src/io/byte-source.js';
+import { type ByteRange, holdBytes, memorySource } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
 import { type FileCopy, stageFiles } from '../../src/io/safe-write.js';
 import { failureOf } from '../build/failure.js';
@@ -85,6 +85,41 @@ describe('a copy', () => {
     const { place, staged } = await stage(splices, { mode: 0o440 });
     await staged.commit();
     expect(statSync(join(place, 'f')).mode & 0o777).toBe(0o640);
+  });
+
+  test.each([
+    ['cloned', 1000],
+    ['assembled', 2_500_000],
+  ])('%s is read into the memory that it is told to use', async (_, byteLength) => {
+    const place = makeSubdirectory(directory);
+    writeFileSync(join(place, 'original'), ORIGINAL);
+    const original = openFileSource(join(place, 'original'));
+    const filled = new Set<ArrayBufferLike>();
+    const source = {
+      ...memorySource('computed', new Uint8Array(byteLength)),
+      async readInto(target: Uint8Array) {
+        filled.add(target.buffer);
+        target.fill(7);
+      },
+    };
+    const memory: ArrayBufferLike[] = [];
+    const allocate = (bytes: number) => {
+      const allocated = new Uint8Array(bytes);
+      memory.push(allocated.buffer);
+      return allocated;
+    };
+    const splices = [{ offset: 0, deleted: byteLength, content: { source, offset: 0, byteLength } }];
+    const files = [{ source: original, name: 'f', splices }];
+    const staged = await stageFiles(
+      { directory: place, isNewDirectory: false, label: 'f', files },
+      { allocate },
+    );
+    await staged.commit();
+    await original.close();
+    expect([...filled]).toEqual(memory);
+    const written = readFileSync(join(place, 'f'));
+    expect(written.subarray(0, byteLength).every((byte) => byte === 7)).toBe(true);
+    expect(written.subarray(byteLength).equals(ORIGINAL.subarray(byteLength))).toBe(true);
   });
 
   test('that is discarded leaves nothing', async () => {

@@ -1,6 +1,7 @@
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { type DType, decodeFloats, encodeFloats } from '../../src/checkpoint/dtype.js';
-import { holdBytes, memorySource, readRange, sliceRange } from '../../src/io/byte-source.js';
+import { allocateWithinReach, kernelsOver } from '../../src/compare/float32-kernels.js';
+import { type ByteRange, holdBytes, memorySource, readRange, sliceRange } from '../../src/io/byte-source.js';
 import { scaleWeight } from '../../src/restore/scaled-weight.js';
 
 /** More elements than are converted at a time, of values that no two products of share their rounding. */
@@ -104,30 +105,42 @@ describe('a product that does not fit', () => {
   });
 });
 
-describe('where there is no WebAssembly', () => {
-  afterEach(() => {
-    vi.unstubAllGlobals();
-    vi.resetModules();
-  });
-
-  const scaleAlone = async (factors: Float64Array) => {
-    vi.resetModules();
-    vi.stubGlobal('WebAssembly', undefined);
-    const fresh = await import('../../src/restore/scaled-weight.js');
-    return fresh.scaleWeight(weightOf('F32'), { layout: ROWS, factors, dtype: 'F32', fail });
+describe('within reach of kernels', () => {
+  /** Reads into memory that kernels reach, from `at` on, as the writer of files does. */
+  const readWithinReach = async ({ source, offset, byteLength }: ByteRange, at = 0) => {
+    const memory = allocateWithinReach(at + byteLength + 4).fill(0xaa);
+    expect(kernelsOver(memory)).not.toBe(null);
+    await source.readInto(memory.subarray(at, at + byteLength), offset);
+    expect([...memory.subarray(0, at), ...memory.subarray(at + byteLength)]).toEqual(
+      new Array(at + 4).fill(0xaa),
+    );
+    return memory.subarray(at, at + byteLength);
   };
 
-  test('the products are the same, in any piece', async () => {
-    const scaled = scaleWeight(weightOf('F32'), { layout: ROWS, factors: FACTORS, dtype: 'F32', fail });
-    const alone = await scaleAlone(FACTORS);
-    expect(Buffer.compare(await readRange(alone), await readRange(scaled))).toBe(0);
-    const [one, other] = [sliceRange(alone, 5, 66_000), sliceRange(scaled, 5, 66_000)];
-    expect(Buffer.compare(await readRange(one), await readRange(other))).toBe(0);
+  test.each([
+    [ROWS, FACTORS],
+    [COLUMNS, GROUPED],
+  ])('the products are the same, in any piece: %j', async (layout, factors) => {
+    const scaled = scaleWeight(weightOf('F32'), { layout, factors, dtype: 'F32', fail });
+    const whole = await readRange(scaled);
+    expect(Buffer.compare(await readWithinReach(scaled), whole)).toBe(0);
+    for (const [start, end, at] of [
+      [0, 4, 4],
+      [8, 131_080, 8],
+      [131_068, 131_084, 0],
+      [4, 66_000, 3],
+      [5, 66_001, 4],
+      [65_532, scaled.byteLength, 12],
+    ] as const) {
+      const piece = await readWithinReach(sliceRange(scaled, start, end), at);
+      expect(Buffer.compare(piece, whole.subarray(start, end))).toBe(0);
+    }
   });
 
   test('one that does not fit fails as well', async () => {
-    const tooLarge = FACTORS.map((factor) => factor * 2 ** 127);
-    await expect(readRange(await scaleAlone(tooLarge))).rejects.toThrow('it does not fit');
+    const factors = FACTORS.map((factor) => factor * 2 ** 127);
+    const scaled = scaleWeight(weightOf('F32'), { layout: ROWS, factors, dtype: 'F32', fail });
+    await expect(readWithinReach(scaled)).rejects.toThrow('it does not fit');
   });
 });
 
