@@ -1,12 +1,7 @@
-import {
-  type ByteRange,
-  type ByteSource,
-  haveSameBytes,
-  holdBytes,
-  placeContent,
-} from '../../io/byte-source.js';
+import { type ByteRange, haveSameBytes, holdBytes, placeContent } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
 import { joinRanges } from '../../io/joined-source.js';
+import { RangeMap } from '../../io/range-map.js';
 import type { Tensor } from '../checkpoint.js';
 import { cannotPlace, type TensorEdit } from '../edit-plan.js';
 import type { ConstantInput } from '../graph.js';
@@ -287,13 +282,13 @@ class Splitter implements Splits {
   readonly #model: EditedModel;
   readonly #wants: Wants;
   readonly #takenNames: Set<string>;
-  readonly #namesAt: TensorNames;
+  readonly #namesAt: RangeMap<readonly string[]>;
   readonly #mainNodes: ReadonlySet<OnnxNode>;
 
   constructor(model: EditedModel, wants: Wants) {
     this.#model = model;
     this.#wants = wants;
-    this.#namesAt = new TensorNames(model.tensors.values());
+    this.#namesAt = nameByRange(model.tensors.values());
     const { mainGraph } = model.located;
     this.#mainNodes = new Set(mainGraph.nodes);
     this.#takenNames = new Set([
@@ -314,7 +309,7 @@ class Splitter implements Splits {
       for (const own of group.edits) {
         const stored = this.#toStored(group, own);
         this.inPlace.push(stored);
-        for (const name of this.#namesAt.of(stored.tensor.range)) this.sharers.add(name);
+        for (const name of this.#namesAt.get(stored.tensor.range) ?? []) this.sharers.add(name);
       }
     } else for (const root of group.roots) this.#replaceRoot(root, edit);
   }
@@ -437,27 +432,15 @@ async function isPlaceable({ tensor, content }: TensorEdit): Promise<boolean> {
   return placed?.every(({ source }) => source instanceof FileSource) === true;
 }
 
-/** Names of tensors by the range that they are. */
-class TensorNames {
-  readonly #bySource = new Map<ByteSource, Map<string, string[]>>();
-
-  constructor(tensors: Iterable<Tensor>) {
-    for (const { name, range } of tensors) {
-      const places = this.#bySource.get(range.source) ?? new Map<string, string[]>();
-      this.#bySource.set(range.source, places);
-      const names = places.get(placeOf(range)) ?? [];
-      places.set(placeOf(range), names);
-      names.push(name);
-    }
+/** Names of tensors by where their bytes are. */
+function nameByRange(tensors: Iterable<Tensor>): RangeMap<string[]> {
+  const names = new RangeMap<string[]>();
+  for (const { name, range } of tensors) {
+    const known = names.get(range);
+    if (known === undefined) names.set(range, [name]);
+    else known.push(name);
   }
-
-  of(range: ByteRange): readonly string[] {
-    return this.#bySource.get(range.source)?.get(placeOf(range)) ?? [];
-  }
-}
-
-function placeOf({ offset, byteLength }: ByteRange): string {
-  return `${offset}+${byteLength}`;
+  return names;
 }
 
 /** TensorProto: dims 1, data_type 2, name 8, raw_data 9. */

@@ -40,7 +40,8 @@ export async function planZipSplices(
 ): Promise<readonly Splice[]> {
   const stored = pieces.get(archive.source) ?? [];
   const renewals: Renewal[] = [];
-  for (const [entry, inRecord] of groupByRecord(archive, stored)) {
+  const records = sortByHeader(archive);
+  for (const [entry, inRecord] of groupByRecord(records, stored)) {
     const { offset, byteLength } = await locateRecord(archive, entry);
     if (entry.crc32 === 0) continue;
     const crc = await checksum(archive.source, { offset, byteLength }, inRecord);
@@ -50,7 +51,7 @@ export async function planZipSplices(
   for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive, renewal)));
   const inflated = new Map<ZipEntry, readonly PlacedContent[]>();
   for (const [source, inRecord] of pieces) {
-    if (isInflated(source)) inflated.set(entryAt(archive, source.deflated.range.offset), inRecord);
+    if (isInflated(source)) inflated.set(entryAt(records, source.deflated.range.offset), inRecord);
   }
   const directory =
     inflated.size === 0
@@ -59,27 +60,34 @@ export async function planZipSplices(
   return [...splices, ...directory].sort((x, y) => x.offset - y.offset);
 }
 
+function sortByHeader({ entries }: ZipArchive): readonly ZipEntry[] {
+  return [...entries.values()].sort((x, y) => x.headerOffset - y.headerOffset);
+}
+
 function groupByRecord(
-  archive: ZipArchive,
+  records: readonly ZipEntry[],
   pieces: readonly PlacedContent[],
 ): ReadonlyMap<ZipEntry, readonly PlacedContent[]> {
   const groups = new Map<ZipEntry, PlacedContent[]>();
   for (const piece of pieces) {
-    const entry = entryAt(archive, piece.offset);
+    const entry = entryAt(records, piece.offset);
     const group = groups.get(entry) ?? [];
-    group.push(piece);
     groups.set(entry, group);
+    group.push(piece);
   }
   return groups;
 }
 
-/** The record that a byte of the archive belongs to: the last one whose header starts before it. */
-function entryAt(archive: ZipArchive, offset: number): ZipEntry {
-  let found: ZipEntry | null = null;
-  for (const entry of archive.entries.values()) {
-    if (entry.headerOffset <= offset && entry.headerOffset >= (found?.headerOffset ?? 0)) found = entry;
+/** The record that a byte of the archive belongs to: the last one whose header starts before it. A binary search. */
+function entryAt(records: readonly ZipEntry[], offset: number): ZipEntry {
+  let [low, high] = [0, records.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((records[middle]?.headerOffset ?? Number.POSITIVE_INFINITY) <= offset) low = middle + 1;
+    else high = middle;
   }
-  if (found === null) throw new Error('a piece lies before the first record of its archive');
+  const found = records[low - 1];
+  if (found === undefined) throw new Error('a piece lies before the first record of its archive');
   return found;
 }
 
