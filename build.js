@@ -1,6 +1,6 @@
 // Builds dist/: the CLI with its dependencies bundled and minified, the library entry likewise, and its types.
 import { execFileSync } from 'node:child_process';
-import { rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -119,3 +119,17 @@ execFileSync(process.execPath, [join(dirname(typescript), 'bin/tsc'), '--project
   cwd: root,
   stdio: 'inherit',
 });
+keepPublicTypes(join(dist, 'index.d.ts'));
+
+/** Removes the types of files that those of the library's entry do not lead to: two thirds of what tsc writes. */
+function keepPublicTypes(entry) {
+  const kept = new Set([entry]);
+  for (const path of kept) {
+    const imports = readFileSync(path, 'utf8').matchAll(/(?:from |import\()['"](\.[^'"]+)\.js['"]/g);
+    for (const [, target] of imports) kept.add(join(dirname(path), `${target}.d.ts`));
+  }
+  for (const name of readdirSync(dist, { recursive: true })) {
+    const path = join(dist, name);
+    if (name.endsWith('.d.ts') && !kept.has(path)) rmSync(path);
+  }
+}

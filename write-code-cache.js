@@ -1,4 +1,4 @@
-// Has V8 compile what audits call, and leaves the bytecode in dist/ for the command line to start with: of every script,
+// Has V8 compile what audits and restorations call, and leaves the bytecode in dist/ for the command line to start with: of every script,
 // what the first of the runs below calls that loads it.
 //
 // One run only, in a process of its own. V8 also keeps which functions were called often enough to be compiled further,
@@ -18,11 +18,13 @@ const directory = join(root, 'dist/empty');
 
 /** A build writes nothing to a CI system. */
 const diff = (before, after) => ['diff', '--no-ci', join(fixtures, before), join(fixtures, after)];
+const restore = (before, after) => ['restore', join(fixtures, before), join(fixtures, after), '-o', after];
 const RUNS = [
   { args: diff('before.safetensors', 'after.safetensors'), expected: 1 },
   { args: diff('before.live.onnx', 'after.live.onnx'), expected: 1 },
   { args: diff('before.fold.onnx', 'after.fold.onnx'), expected: 1 },
   { args: diff('before.pt', 'after.pt'), expected: 1 },
+  { args: restore('before.live.onnx', 'after.fold.onnx'), expected: 0 },
   { args: ['inspect', '--no-ci', join(fixtures, 'after.safetensors')], expected: 0 },
 ];
 

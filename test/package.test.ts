@@ -157,6 +157,20 @@ describe('the packed tarball, installed into an empty folder', () => {
     });
   });
 
+  test('holds the types of its API, and no others', () => {
+    const types = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+      name.endsWith('.d.ts'),
+    );
+    const imported = types.flatMap((name) => {
+      const text = readFileSync(join(installed, 'dist', name), 'utf8');
+      return [...text.matchAll(/from '(\.[^']+)\.js'/g)].map(([, target]) =>
+        join(dirname(name), `${target}.d.ts`),
+      );
+    });
+    expect(types.length).toBeGreaterThan(20);
+    expect(new Set([...imported, 'index.d.ts'])).toEqual(new Set(types));
+  });
+
   test('shows the types of its API to a strict TypeScript project', () => {
     const source = `
       import {

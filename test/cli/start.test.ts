@@ -45,10 +45,14 @@ function listBytecode(directory: string): readonly string[] {
 }
 
 describe('the bytecode that a build keeps', () => {
-  test('is there for what every audit loads and for the readers, and V8 takes it', () => {
+  test('is there for what every audit loads, for the readers and for restorations, and V8 takes it', () => {
     const names = readdirSync(join(root, CODE_CACHE));
     expect(names).toEqual(
-      expect.arrayContaining(['main.js.bin', expect.stringMatching(/^torch-.*\.js\.bin$/)]),
+      expect.arrayContaining([
+        'main.js.bin',
+        expect.stringMatching(/^torch-.*\.js\.bin$/),
+        expect.stringMatching(/^restore-command-.*\.js\.bin$/),
+      ]),
     );
     for (const name of names) {
       const source = name.replace(/\.bin$/, '');
