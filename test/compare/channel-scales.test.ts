@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import type { ChannelLayout } from '../../src/checkpoint/channel-grid.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
 import { compareChannelScales } from '../../src/compare/channel-scales.js';
-import { tensorOf } from '../build/checkpoints.js';
+import { tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 
 const CONV: ChannelLayout = { outputAxis: 0, groups: 1 };
 
@@ -47,7 +47,7 @@ describe('channels that were each multiplied by a constant', () => {
           width: fc.oneof(
             fc.integer({ min: 2, max: 40 }),
             fc.integer({ min: 250, max: 2000 }),
-            fc.constant(30_000),
+            fc.constant(70_000),
           ),
           seed: fc.nat(),
         }),
@@ -117,7 +117,7 @@ describe('channels that were each multiplied by a constant', () => {
 });
 
 describe('channels that were trained', () => {
-  test.each([20, 300, 5000, 30_000])('one weight of %d that moved by 1e-5 is a change', async (width) => {
+  test.each([20, 300, 5000, 70_000])('one weight of %d that moved by 1e-5 is a change', async (width) => {
     for (const position of [0, Math.floor(width / 2), width - 1]) {
       const pair = makePair({ channels: 2, width, seed: 11 }, { factorOf: () => 1.7, error: 0 });
       const after = pair.after.map((weight, i) => (i === width + position ? weight * (1 + 1e-5) : weight));
@@ -165,6 +165,36 @@ test('errors near the tolerance are judged against the final scale alone', async
     { numRuns: 300 },
   );
   expect(seen.size).toBe(2);
+});
+
+describe('sides of two types', () => {
+  // As float32, the first half of the other side's bytes would be twice these weights.
+  const weights = Array.from({ length: 8 }, (_, i) => i + 1);
+  const doubled = Float32Array.from([...weights.map((weight) => 2 * weight), ...weights]);
+  const narrow = tensorOf('narrow', weights, { shape: [1, 8] });
+  const wide = tensorOfBytes('wide', new Uint8Array(doubled.buffer), { dtype: 'F64', shape: [1, 8] });
+
+  test.each([
+    ['before is wider', wide, narrow],
+    ['after is wider', narrow, wide],
+  ])('are compared by what their bytes stand for: %s', async (_, before, after) => {
+    expect(await compareChannelScales(before, after, CONV)).toEqual({ kind: 'changed' });
+  });
+});
+
+test('comparisons at the same time do not read over each other', async () => {
+  const pairs = [2, 3, 5].map((factor) =>
+    makePair({ channels: 4, width: 40_000, seed: factor }, { factorOf: (c) => factor + c, error: 0 }),
+  );
+  const compared = await Promise.all(pairs.map((pair) => compare(pair)));
+  const scales = compared.map((one) =>
+    one.kind === 'proportional' ? [...one.scales].map(Math.fround) : one,
+  );
+  expect(scales).toEqual([
+    [2, 3, 4, 5],
+    [3, 4, 5, 6],
+    [5, 6, 7, 8],
+  ]);
 });
 
 describe('what cannot be compared', () => {

@@ -208,6 +208,20 @@ describe('one factor for every channel', () => {
     expect(await isUniform({ ...norm, mean: [1, 2, 3] })).toEqual([['drifted', false]]);
   });
 
+  test('is told as exactly as folding tells a spread', async () => {
+    // Twice 8.5e-6 of the factor, which is what rounding to float32 explains.
+    const wide = { ...norm, variance: [1e-5, 3, 1e6] };
+    const grow = (factors: readonly number[]) => ({
+      ...wide,
+      variance: wide.variance.map((value, i) => (factors[i] ?? 1) * (value + EPSILON) - EPSILON),
+    });
+    expect(await isUniform(grow([4, 4, 4]), wide)).toEqual([['drifted', true]]);
+    expect(await isUniform(grow([4, 4, 4 * (1 + 1.2e-5)]), wide)).toEqual([['drifted', true]]);
+    expect(await isUniform(grow([4, 4, 4 * (1 + 5e-5)]), wide)).toEqual([['drifted', false]]);
+    const little = 1 + 1.2e-5;
+    expect(await isUniform(grow([little, little, little]), wide)).toEqual([['drifted', true]]);
+  });
+
   test('takes two channels that folding does not hide', async () => {
     const grow = (state: Norm) => ({
       ...state,

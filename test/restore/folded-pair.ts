@@ -23,14 +23,19 @@ const EPSILON = 1e-5;
 /** The scale of a channel whose γ is 1. */
 export const scaleOf = (variance: number) => 1 / Math.sqrt(variance + EPSILON);
 
-/** A convolution of two channels and its norm layer, with variances of its own. */
-export function writeBefore(place: string, variances: readonly [number, number]): string {
+/** A convolution of two channels and its norm layer, with variances of its own; with a bias it has no affine. */
+export function writeBefore(
+  place: string,
+  variances: readonly [number, number],
+  bias?: readonly [number, number],
+): string {
   const path = join(place, 'before.safetensors');
   const pair = (x: number, y: number) => ({ dtype: 'F32', shape: [2], data: f32(x, y) });
   const bytes = safetensorsBytes({
     'conv.weight': { dtype: 'F32', shape: [2, INPUTS, 1, 1], data: f32(...WEIGHTS) },
-    'bn.weight': pair(1, 1),
-    'bn.bias': pair(0, 0),
+    ...(bias === undefined
+      ? { 'bn.weight': pair(1, 1), 'bn.bias': pair(0, 0) }
+      : { 'conv.bias': pair(...bias) }),
     'bn.running_mean': pair(0.5, 1),
     'bn.running_var': pair(...variances),
   });

@@ -56,6 +56,32 @@ describe('a convolution is folded again', () => {
   });
 });
 
+describe('a layer without affine, behind a convolution with a bias', () => {
+  test('is folded again', async () => {
+    const place = makeSubdirectory(directory);
+    const before = writeBefore(place, [0.3, 7], [2, -3]);
+    const fixed = join(place, 'fixed.onnx');
+    await restore(before, writeFolded(place, 'F32'), fixed);
+    const [first = 0, second = 0] = [0.3, 7].map((variance) => scaleOf(Math.fround(variance)));
+    expect(await readValues(fixed, 'conv.bias')).toEqual(
+      roundTo([first * (2 - 0.5), second * (-3 - 1)], 'F32'),
+    );
+    const expected = WEIGHTS.map((value, i) => (i < INPUTS ? first : second) * value);
+    expect(await readValues(fixed, 'conv.weight')).toEqual(roundTo(expected, 'F32'));
+  });
+});
+
+test('statistics that are no numbers are not folded', async () => {
+  const place = makeSubdirectory(directory);
+  const before = writeBefore(place, [0.3, Number.NaN]);
+  const failure = await failureOf(() =>
+    restore(before, writeFolded(place, 'F32'), join(place, 'fixed.onnx')),
+  );
+  expect(failure).toMatchObject({ code: 'unsupported' });
+  expect(failure.message).toContain('before itself is invalid');
+  expect(readdirSync(place).sort()).toEqual(['after.onnx', 'before.safetensors']);
+});
+
 describe('a weight that does not fit', () => {
   // 1/√(1e-11 + ε) is far beyond what float16 holds, but only the second channel has it.
   const variances = [1, 1e-11] as const;

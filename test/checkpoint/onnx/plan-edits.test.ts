@@ -346,4 +346,27 @@ describe('inside of', () => {
     expect(failure).toMatchObject({ code: 'unsupported' });
     expect(failure.message).toContain('inside a subgraph or function');
   });
+
+  test('a function, a value that is computed there is refused', async () => {
+    const body = localFunction('Norm', {
+      inputs: ['x', 'w', 'b', 'v'],
+      outputs: ['y'],
+      nodes: [
+        node('Constant', [], ['i'], { attributes: [attribute.tensor('value', integers('', 9, 9))] }),
+        node('Cast', ['i'], ['m'], { attributes: [attribute.int('to', FLOAT)] }),
+        node('BatchNormalization', ['x', 'w', 'b', 'm', 'v'], ['y'], { name: 'bn' }),
+      ],
+    });
+    const names = ['a.weight', 'a.bias', 'a.running_var'];
+    const after = modelOf(
+      {
+        nodes: [call('Norm', ['x', ...names], ['a.y'], { name: 'a' }), norm('b')],
+        initializers: [...still('a', 'b'), vector('b.running_mean', 3, 4)],
+      },
+      { functions: [body] },
+    );
+    const failure = await failureOf(() => restoreModel(after));
+    expect(failure).toMatchObject({ code: 'unsupported' });
+    expect(failure.message).toContain('is computed by a Cast node inside a subgraph or function');
+  });
 });

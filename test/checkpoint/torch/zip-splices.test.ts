@@ -50,7 +50,12 @@ describe('a record of the statistics', () => {
     ['stored', {}],
     ['stored, with a data descriptor', meanRecord({ descriptor: true })],
     ['stored, with zip64 sizes', meanRecord({ zip64: true })],
+    ['stored, in a directory that names the last record first', { end: { isReversed: true } }],
     ['deflated', meanRecord({ deflate: true })],
+    [
+      'deflated, in a directory that names the last record first',
+      { ...meanRecord({ deflate: true }), end: { isReversed: true } },
+    ],
     ['deflated, with zip64 sizes', meanRecord({ deflate: true, zip64: true })],
     [
       'deflated, in an archive with zip64 end records',

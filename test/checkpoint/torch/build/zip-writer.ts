@@ -28,6 +28,8 @@ export interface ZipEnd {
   readonly comment?: Uint8Array;
   readonly zip64?: boolean;
   readonly prefix?: Uint8Array;
+  /** The directory names the last record first. */
+  readonly isReversed?: boolean;
 }
 
 const MAX32 = 0xffffffff;
@@ -57,7 +59,7 @@ export function zip(records: readonly ZipRecord[], end: ZipEnd = {}): Uint8Array
     directory.push(central);
     offset += local.length;
   }
-  const directoryBytes = bytesOf(...directory);
+  const directoryBytes = bytesOf(...(end.isReversed === true ? directory.reverse() : directory));
   return bytesOf(...parts, directoryBytes, writeEnd(records.length, offset, directoryBytes.length, end));
 }
 
