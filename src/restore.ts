@@ -126,7 +126,7 @@ async function planLayers(
 
 /** Reads what would be written, since a computed value that does not fit its type shows only then. */
 async function readContents(plans: readonly LayerPlan[]): Promise<void> {
-  const buffer = new Uint8Array(READ_BYTES);
+  const buffer = allocateWithinReach(READ_BYTES);
   for (const { source, offset, byteLength } of plans.flatMap((plan) =>
     plan.edits.map((edit) => edit.content),
   ))

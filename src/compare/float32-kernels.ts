@@ -114,7 +114,7 @@ interface Reach {
   readonly exports: Exports;
 }
 
-/** What the text assembles to, compiled; null where that failed, or else memory for it, and is not tried again. */
+/** What the text assembles to, compiled; null once that, or getting memory for it, has failed. */
 let compiled: WebAssembly.Module | null | undefined;
 
 /** By the memory that is reached. */
@@ -133,7 +133,9 @@ export function allocateWithinReach(byteLength: number): Uint8Array<ArrayBuffer>
 
 /**
  * Kernels over two arrays that are parts of one allocation, or over one; null where they are out of reach, and
- * weight-loops.ts has to do.
+ * weight-loops.ts has to do. The caller sees to it that spans lie within the arrays.
+ *
+ * @param left begins at a multiple of four bytes, and so does `right`.
  */
 export function kernelsOver(left: Uint8Array, right: Uint8Array = left): Float32Kernels | null {
   const reach = reaches.get(left.buffer);
@@ -143,7 +145,9 @@ export function kernelsOver(left: Uint8Array, right: Uint8Array = left): Float32
 function makeMemory(byteLength: number): ArrayBuffer | null {
   try {
     compiled ??= new WebAssembly.Module(assembled);
-    const memory = new WebAssembly.Memory({ initial: Math.ceil(byteLength / PAGE_BYTES) });
+    const pages = Math.ceil(byteLength / PAGE_BYTES);
+    // Memory that may grow reserves address space for that, and where that is scarce V8 collects garbage several times.
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     const { exports } = new WebAssembly.Instance(compiled, { loops: { memory } });
     const { buffer } = memory;
     reaches.set(buffer, {

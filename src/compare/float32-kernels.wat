@@ -61,7 +61,7 @@
     (i32x4.all_true (local.get $areWithin)))
 
   ;; Replaces every element by its product with the factor, computed in float64 and rounded once. Returns 1, or 0 where
-  ;; some product is no finite number: less itself that is no number, and every other product is +0.
+  ;; some product is no finite number: minus itself, such a product is NaN, and every other one gives +0.
   (func (export "multiply") (param $at i32) (param $count i32) (param $factor f64) (result i32)
     (local $end i32) (local $endOfFours i32)
     (local $factors v128) (local $products v128) (local $zeros v128) (local $product f32)

@@ -127,7 +127,9 @@ function isUniform(
     if (visible++ === 0) {
       ratio = own;
       if (Math.abs(ratio - 1) <= tolerance) return false;
-    } else if (!(Math.abs(own - ratio) <= 2 * tolerance * ratio)) return false;
+    }
+    // Without epsilon the factor of a variance of 0 is infinite, and not even its own.
+    if (!(Math.abs(own - ratio) <= 2 * tolerance * ratio)) return false;
   }
   return visible >= 2;
 }

@@ -222,6 +222,21 @@ describe('one factor for every channel', () => {
     expect(await isUniform(grow([little, little, little]), wide)).toEqual([['drifted', true]]);
   });
 
+  test('is never infinite', async () => {
+    const held = { ...norm, variance: [0, 3, 0.5] };
+    const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn', held)], {
+      inModuleOrder: true,
+    });
+    // Folded with an epsilon of 1e-5, and asked for without one.
+    const folded = fold(weight, (index) => Math.floor(index / 18), { ...norm, variance: [1, 4, 9] });
+    const after = exported(
+      linearNodeOf('conv', { ...folded, shape }, { foldedNormPath: 'bn', looksFolded: true }),
+    );
+    const { layers, findings } = await auditCheckpoints(named, after, { epsilon: 0 });
+    expect(layers).toMatchObject([{ status: 'drifted' }]);
+    expect(findings.map(({ kind }) => kind)).toContain('frozen-stats-drift');
+  });
+
   test('takes two channels that folding does not hide', async () => {
     const grow = (state: Norm) => ({
       ...state,

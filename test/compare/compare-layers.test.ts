@@ -5,6 +5,7 @@ import {
   planLayerComparisons,
   readBatchCount,
   readStatistics,
+  readStoredLayer,
 } from '../../src/compare/compare-layers.js';
 import type { LearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
@@ -225,9 +226,9 @@ test('statistics per channel are kept when they are asked for', async () => {
 });
 
 test('reading statistics that are not stored is a defect of the caller', async () => {
-  await expect(readStatistics(layerOf('bn', { mean: { kind: 'unresolved', reason: 'x' } }))).rejects.toThrow(
-    'statistics that are not stored were read',
-  );
+  const layer = layerOf('bn', { mean: { kind: 'unresolved', reason: 'x' } });
+  await expect(readStatistics(layer)).rejects.toThrow('statistics that are not stored were read');
+  await expect(readStoredLayer(layer)).rejects.toThrow('statistics that are not stored were read');
 });
 
 describe('a plan', () => {

@@ -94,7 +94,7 @@ describe('sums of products', () => {
     [0, 0],
     [-0, 0],
     [-0, -0],
-  ])('are refused where a pair is %d and %d', async (zero, other) => {
+  ])('are refused where a pair is %d and %d', (zero, other) => {
     for (const at of [0, 1, 2, 3, 7]) {
       const x = [1, 2, 3, 4, 5, 6, 7, 8].with(at, zero);
       const refused = load({ x, y: x.map((v) => 2 * v).with(at, other) }, ({ kernels, span }) =>
@@ -104,14 +104,14 @@ describe('sums of products', () => {
     }
   });
 
-  test('take a zero on one side and what is no number', async () => {
+  test('take a zero on one side and what is no number', () => {
     const taken = load({ x: [0, 1, Number.NaN, 2], y: [1, 0, 1, Infinity] }, ({ kernels, span }) =>
       kernels.sumProducts(span),
     );
     expect(taken).toBe(true);
   });
 
-  test.each([0, 1, 3, 5, 254])('are left to the plain loop where the weights are %i', async (count) => {
+  test.each([0, 1, 3, 5, 254])('are left to the plain loop where the weights are %i', (count) => {
     const ones = Array.from({ length: count }, () => 1);
     expect(load({ x: ones, y: ones }, ({ kernels, span }) => kernels.sumProducts(span))).toBe(false);
   });
@@ -145,7 +145,7 @@ describe('multiples', () => {
     expect(seen).toBeGreaterThan(500);
   });
 
-  test('with every rounding against them are multiples in float64 too', async () => {
+  test('with every rounding against them are multiples in float64 too', () => {
     const random = makeRandom(24);
     const sign = () => (random() < 0.5 ? -1 : 1);
     let seen = 0;
@@ -176,7 +176,7 @@ describe('multiples', () => {
     [-1.362546443939209, -0.0003343179705552757, 0.0002453625351015926],
     [0.04258907958865166, -0.000041662271542008966, -0.0009782380120931665],
     [-1.3794265986488892, -22.20389747619629, 16.096463229889842],
-  ])('of %d and %d by %d are not seen: they are just none', async (x, y, scale) => {
+  ])('of %d and %d by %d are not seen: they are just none', (x, y, scale) => {
     load({ x: [x, x, x, x], y: [y, y, y, y] }, ({ kernels, left, right, span }) => {
       const multiple = multipleBy(scale, span);
       expect(areMultiples(left, right, multiple)).toBe(false);
@@ -204,7 +204,7 @@ describe('multiples', () => {
     );
   });
 
-  test('of weights that were folded twice are seen, for nearly every scale', async () => {
+  test('of weights that were folded twice are seen, for nearly every scale', () => {
     const random = makeRandom(5);
     let seen = 0;
     for (let channel = 0; channel < 200; channel++) {
@@ -281,24 +281,21 @@ describe('products', () => {
 
   // The last double that rounds to the largest float32, and the first that does not.
   const overflow = 2 ** 128 - 2 ** 103;
-  test.each([1, 2, 3, 4, 5, 8, 11])(
-    'of %i elements are finite up to the limit, at every place',
-    async (count) => {
-      for (let at = 0; at < count; at++) {
-        const x = new Array<number>(count).fill(0).with(at, -1);
-        const fits = load({ x, y: [] }, ({ kernels, span }) =>
-          kernels.multiply(span, overflow * (1 - 2 ** -53)),
-        );
-        const overflows = load({ x, y: [] }, ({ kernels, span }) => kernels.multiply(span, overflow));
-        const isNumber = load({ x: x.with(at, Number.NaN), y: [] }, ({ kernels, span }) =>
-          kernels.multiply(span, 2),
-        );
-        expect([fits, overflows, isNumber]).toEqual([true, false, false]);
-      }
-    },
-  );
+  test.each([1, 2, 3, 4, 5, 8, 11])('of %i elements are finite up to the limit, at every place', (count) => {
+    for (let at = 0; at < count; at++) {
+      const x = new Array<number>(count).fill(0).with(at, -1);
+      const fits = load({ x, y: [] }, ({ kernels, span }) =>
+        kernels.multiply(span, overflow * (1 - 2 ** -53)),
+      );
+      const overflows = load({ x, y: [] }, ({ kernels, span }) => kernels.multiply(span, overflow));
+      const isNumber = load({ x: x.with(at, Number.NaN), y: [] }, ({ kernels, span }) =>
+        kernels.multiply(span, 2),
+      );
+      expect([fits, overflows, isNumber]).toEqual([true, false, false]);
+    }
+  });
 
-  test('of a span leave what is around it alone', async () => {
+  test('of a span leave what is around it alone', () => {
     load({ x: [1, 2, 3, 4, 5, 6, 7, 8, 9], y: [] }, ({ kernels, left }) => {
       expect(kernels.multiply({ from: 1, to: 8 }, 10)).toBe(true);
       expect([...left.slice(0, 9)]).toEqual([1, 20, 30, 40, 50, 60, 70, 80, 9]);

@@ -88,17 +88,19 @@ describe('a copy', () => {
   });
 
   test.each([
-    ['cloned', 1000],
-    ['assembled', 2_500_000],
-  ])('%s is read into the memory that it is told to use', async (_, byteLength) => {
+    ['cloned', 1000, false],
+    ['assembled', 2_500_000, true],
+  ])('%s is read into the memory that it is told to use', async (_, byteLength, isAlternating) => {
     const place = makeSubdirectory(directory);
     writeFileSync(join(place, 'original'), ORIGINAL);
     const original = openFileSource(join(place, 'original'));
     const filled = new Set<ArrayBufferLike>();
+    const places = new Set<number>();
     const source = {
       ...memorySource('computed', new Uint8Array(byteLength)),
       async readInto(target: Uint8Array) {
         filled.add(target.buffer);
+        places.add(target.byteOffset);
         target.fill(7);
       },
     };
@@ -117,6 +119,8 @@ describe('a copy', () => {
     await staged.commit();
     await original.close();
     expect([...filled]).toEqual(memory);
+    // While one half is written, the other is filled.
+    expect([...places]).toEqual(isAlternating ? [0, (memory[0]?.byteLength ?? 0) / 2] : [0]);
     const written = readFileSync(join(place, 'f'));
     expect(written.subarray(0, byteLength).every((byte) => byte === 7)).toBe(true);
     expect(written.subarray(byteLength).equals(ORIGINAL.subarray(byteLength))).toBe(true);

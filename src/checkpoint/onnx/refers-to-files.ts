@@ -1,6 +1,9 @@
 import type { OnnxAttribute, OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './model.js';
 
-/** Whether any tensor of a model, wherever it stands, has its data in another file. */
+/**
+ * Whether any tensor of a model, wherever it stands, has its data in another file. Of attributes that a node states twice,
+ * which no valid model does, the last one counts, as everywhere in an audit.
+ */
 export function refersToFiles({ graph, functions }: OnnxModel): boolean {
   return (
     (graph !== null && isGraphExternal(graph)) ||
