@@ -1,5 +1,5 @@
-// Has V8 compile what audits and restorations call, and leaves the bytecode in dist/ for the command line to start with: of every script,
-// what the first of the runs below calls that loads it.
+// Has V8 compile what audits and restorations call, and leaves the bytecode in dist/ for the command line to start with:
+// of every script, what the first of the runs below calls that loads it.
 //
 // One run only, in a process of its own. V8 also keeps which functions were called often enough to be compiled further,
 // and does so at once where it takes the bytecode up: after ten runs those are hundreds, and a start takes 3 ms more.

@@ -2,6 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
 import { compareChannelScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStoredLayer } from '../compare/compare-layers.js';
+import { readOptional } from '../compare/solve-layer.js';
 import { findInvalidValue, readChannelVector } from '../compare/statistics.js';
 import { type ByteRange, holdBytes } from '../io/byte-source.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
@@ -30,7 +31,7 @@ export async function refold(
   const { mean, variance, gamma, beta } = await readStoredLayer(before);
   const invalid = findInvalidValue({ mean, variance });
   if (invalid !== null) throw cannotRestore(before, side.checkpoint, `before itself is invalid: ${invalid}`);
-  const bias = live.bias === null ? null : await readChannelVector(live.bias);
+  const bias = await readOptional(live.bias);
   const scales = new Float64Array(variance.values.length);
   const offsets = new Float64Array(scales.length);
   for (let channel = 0; channel < scales.length; channel++) {
