@@ -1,33 +1,49 @@
-// Imports ending in ?bundle give what esbuild makes of a file, as text: so the HTML report's page, a program of its own
-// for browsers, is part of the bundle. One plugin for esbuild, one for vitest.
+// Imports ending in ?bundle or ?thread give what esbuild makes of a file, as text: so programs of their own are part of
+// the bundle, the page of the HTML report and what runs in a second thread. One plugin for esbuild, one for vitest.
 import { dirname, resolve } from 'node:path';
 import { build } from 'esbuild';
+import { esbuildAssembleWat } from './assemble-wat.js';
 
-const SUFFIX = '?bundle';
+const SUFFIX = /\?(bundle|thread)$/;
 
-/** Bundles and minifies a script (to a module-free function) or a style sheet for browsers. */
-async function bundleText(path) {
+/** What the suffixes stand for: a script or style sheet for browsers, a script for a thread of Node. */
+const SETTINGS = {
+  bundle: {
+    format: 'iife',
+    platform: 'browser',
+    target: ['es2022', 'chrome123', 'firefox120', 'safari17.5'],
+  },
+  thread: { format: 'cjs', platform: 'node', target: 'node20', plugins: [esbuildAssembleWat] },
+};
+
+/** Bundles and minifies a file that is named as `kind:path`. */
+async function bundleText(name) {
+  const [, kind, path] = name.match(/^(\w+):(.*)$/);
   const { outputFiles } = await build({
     entryPoints: [path],
     bundle: true,
     minify: true,
     write: false,
-    format: 'iife',
-    platform: 'browser',
-    target: ['es2022', 'chrome123', 'firefox120', 'safari17.5'],
     charset: 'utf8',
     legalComments: 'none',
     logLevel: 'warning',
+    ...SETTINGS[kind],
   });
   return outputFiles[0].text.trim();
+}
+
+/** What an import asks for, as {@link bundleText} takes it. */
+function toName(request, directory) {
+  const [suffix, kind] = request.match(SUFFIX);
+  return `${kind}:${resolve(directory, request.slice(0, -suffix.length))}`;
 }
 
 /** For esbuild. */
 export const esbuildBundleText = {
   name: 'bundle-text',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /\?bundle$/ }, ({ path, resolveDir }) => ({
-      path: resolve(resolveDir, path.slice(0, -SUFFIX.length)),
+    onResolve({ filter: SUFFIX }, ({ path, resolveDir }) => ({
+      path: toName(path, resolveDir),
       namespace: 'bundle-text',
     }));
     onLoad({ filter: /.*/, namespace: 'bundle-text' }, async ({ path }) => ({
@@ -45,9 +61,7 @@ export const viteBundleText = {
   enforce: 'pre',
   // The id ends in .js so that vite takes a bundled style sheet for no style sheet of the page.
   resolveId: (source, importer) =>
-    source.endsWith(SUFFIX)
-      ? `${PREFIX}${resolve(dirname(importer), source.slice(0, -SUFFIX.length))}.js`
-      : undefined,
+    SUFFIX.test(source) ? `${PREFIX}${toName(source, dirname(importer))}.js` : undefined,
   load: async (id) =>
     id.startsWith(PREFIX)
       ? `export default ${JSON.stringify(await bundleText(id.slice(PREFIX.length, -'.js'.length)))};`

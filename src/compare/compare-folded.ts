@@ -8,6 +8,8 @@ import {
   type LinearLayer,
 } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
+import type { ScaleComparison } from './channel-scales.js';
+import { compareAllScales, type WeightPair } from './compare-all-scales.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
 import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
@@ -15,8 +17,8 @@ import { toFoldedLayer } from './folded-layer.js';
 import { judgeFoldedPair } from './judge-folded-pair.js';
 import { judgeRecoveredPair } from './judge-recovered-pair.js';
 import { mayHideNorm } from './may-be-folded.js';
-import { type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
-import { type LinearCandidate, type LinearPair, pairLinears } from './pair-linears.js';
+import { type PairedBy, type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
+import { type LinearCandidate, pairLinears } from './pair-linears.js';
 
 /** One side of an audit, as folding looks at it. */
 export interface FoldingSide {
@@ -89,12 +91,15 @@ export async function compareFolded(
     judgedAfter: new Set(),
   };
   const evidence: EpsilonEvidence[] = [];
-  for (const pair of pairs) {
-    const [one, other] = [left[pair.before], right[pair.after]];
-    if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) continue;
-    const judgement = await judgePair(one, other, pair, context);
+  const suspects = pairs.flatMap(({ before: position, after: partner, pairedBy }) => {
+    const [one, other] = [left[position], right[partner]];
+    if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) return [];
+    return [toSuspect(one, other, pairedBy)];
+  });
+  for await (const [suspect, compared] of compareAllScales(suspects)) {
+    const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
-    record(judgement, one, other, results);
+    record(judgement, suspect, results);
     if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
@@ -215,28 +220,48 @@ function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, a
   return mayHideNorm([one.linear, other.linear], before, after);
 }
 
-async function judgePair(
-  one: Candidate,
-  other: Candidate,
-  { pairedBy }: LinearPair,
+/** Two convolutions that may hide a norm layer, and their weights: first those of the live or named side. */
+interface Suspect extends WeightPair {
+  readonly one: Candidate;
+  readonly other: Candidate;
+  readonly pairedBy: PairedBy;
+}
+
+function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspect {
+  const [held, folded] = one.layer === null && other.layer !== null ? [other, one] : [one, other];
+  return {
+    one,
+    other,
+    pairedBy,
+    before: held.linear.weight,
+    after: folded.linear.weight,
+    layout: held.linear,
+  };
+}
+
+async function judge(
+  { one, other, pairedBy }: Suspect,
+  compared: ScaleComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
   if (one.layer !== null) {
     return judgeRecoveredPair(
       { layer: one.layer, live: one.linear, folded: other.linear, foldedSide: 'after', pairedBy },
+      compared,
       context,
     );
   }
   if (other.layer !== null) {
     return judgeRecoveredPair(
       { layer: other.layer, live: other.linear, folded: one.linear, foldedSide: 'before', pairedBy },
+      compared,
       context,
     );
   }
-  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, context);
+  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, compared, context);
 }
 
-function record({ layer, equality }: Judgement, one: Candidate, other: Candidate, results: Mutable): void {
+function record({ layer, equality }: Judgement, { one, other }: Suspect, results: Mutable): void {
   results.learned.push({
     name: nameWeight(one.linear),
     afterName: nameWeight(other.linear),

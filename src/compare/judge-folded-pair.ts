@@ -1,5 +1,5 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
-import { compareChannelScales, type ScaleComparison } from './channel-scales.js';
+import type { ScaleComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import type { LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
@@ -31,10 +31,13 @@ const FOLDING_ROUNDINGS = 8 * 2 ** -24;
  * @returns a judgement without a layer where nothing shows that a norm layer was folded in.
  * @throws CheckpointError when a tensor cannot be read.
  */
-export async function judgeFoldedPair(pair: FoldedPair, context: FoldedContext): Promise<Judgement> {
+export async function judgeFoldedPair(
+  pair: FoldedPair,
+  compared: ScaleComparison,
+  context: FoldedContext,
+): Promise<Judgement> {
   const { before, after } = pair;
   const looksFolded = before.looksFolded || after.looksFolded;
-  const compared = await compareChannelScales(before.weight, after.weight, before);
   if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
   const biases = { before: await readBias(before), after: await readBias(after) };
   const invalid = biases.after?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;

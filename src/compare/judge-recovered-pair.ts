@@ -1,5 +1,5 @@
 import { failUnreachable } from '../errors.js';
-import { compareChannelScales, type ProportionalScales } from './channel-scales.js';
+import type { ProportionalScales, ScaleComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
@@ -25,10 +25,10 @@ type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
  */
 export async function judgeRecoveredPair(
   pair: RecoveredPair,
+  compared: ScaleComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
-  const { layer, live, folded, foldedSide } = pair;
-  const compared = await compareChannelScales(live.weight, folded.weight, live);
+  const { layer, folded, foldedSide } = pair;
   const isSame = compared.kind === 'proportional' && compared.scales.every((scale) => scale === 1);
   if (isSame && !folded.looksFolded) return null;
   const unread = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');

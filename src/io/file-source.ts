@@ -41,11 +41,19 @@ export function openFileSource(name: string, path: string = name): FileSource {
         file: name,
       });
     }
-    return new FileSource(name, path, descriptor, stat.size);
+    return new FileSource({ name, path, byteLength: stat.size, descriptor });
   } catch (error) {
     closeSync(descriptor);
     throw error;
   }
+}
+
+/** A regular file that the process has open: what a {@link FileSource} is made of. */
+export interface OpenFile {
+  readonly name: string;
+  readonly path: string;
+  readonly byteLength: number;
+  readonly descriptor: number;
 }
 
 /** An open regular file as a {@link ByteSource}. Made by {@link openFileSource}. */
@@ -59,11 +67,17 @@ export class FileSource implements ByteSource {
   /** The one that was used last, and the other. */
   readonly #windows: [FileWindow, FileWindow] = [new FileWindow(), new FileWindow()];
 
-  constructor(name: string, path: string, descriptor: number, byteLength: number) {
+  constructor({ name, path, byteLength, descriptor }: OpenFile) {
     this.name = name;
     this.path = path;
     this.byteLength = byteLength;
     this.#descriptor = descriptor;
+  }
+
+  /** The file as any thread of the process may read it while this source is open; null once it is closed. */
+  get openFile(): OpenFile | null {
+    const { name, path, byteLength } = this;
+    return this.#descriptor === null ? null : { name, path, byteLength, descriptor: this.#descriptor };
   }
 
   /** How many bytes were read so far. */

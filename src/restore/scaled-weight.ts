@@ -18,7 +18,7 @@ export interface WeightScaling {
 }
 
 /** Bytes multiplied at a time: those that were just read are still in the processor's cache. */
-const PIECE_BYTES = 128 * 1024;
+const PIECE_BYTES = 256 * 1024;
 
 /** Elements converted at a time: memory stays flat for any weight, and they stay in the processor's cache. */
 const CHUNK_ELEMENTS = 16 * 1024;

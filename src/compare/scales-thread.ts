@@ -1,0 +1,148 @@
+import { Worker } from 'node:worker_threads';
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { isAddressSpaceUnlimited } from '../io/address-space.js';
+import type { ByteSource } from '../io/byte-source.js';
+import { FileSource, type OpenFile } from '../io/file-source.js';
+import type { ScaleComparison } from './channel-scales.js';
+import type { WeightPair } from './compare-all-scales.js';
+import { claimPair, type ScalesAnswer, type ScalesTask, type SentTensor } from './scales-task.js';
+import program from './scales-worker.ts?thread';
+
+/** How long a thread waits for another task before it ends: an audit of what was just written comes soon. */
+const IDLE_MS = 5000;
+
+/** The thread that waits for a task. */
+let idle: { readonly worker: Worker; readonly timeout: NodeJS.Timeout } | null = null;
+
+/**
+ * A second thread that compares weights from the last pair on, while the first one does so from the first: each takes up
+ * what the other has not. It reads the files that are open, by their descriptors. Made by {@link startScalesThread}.
+ */
+export class ScalesThread {
+  readonly #worker: Worker;
+  readonly #claims: ScalesTask['claims'];
+  readonly #answers = new Map<number, ScaleComparison | null>();
+  /** Pairs that were not asked for. */
+  #left: number;
+  #hasEnded = false;
+  #wake = () => {};
+
+  /** @throws where the process may not have another thread. */
+  constructor(task: ScalesTask) {
+    this.#claims = task.claims;
+    this.#left = task.pairs.length;
+    this.#worker = takeIdle() ?? startWorker();
+    this.#worker.on('message', this.#keepAnswer);
+    this.#worker.on('exit', this.#end);
+    this.#worker.postMessage(task);
+  }
+
+  /**
+   * What the thread finds out about a pair; null where it has not taken it up, and now never does, or has failed. To be
+   * asked once for each.
+   */
+  async take(index: number): Promise<ScaleComparison | null> {
+    this.#left--;
+    if (claimPair(this.#claims, index)) return null;
+    while (!this.#answers.has(index) && !this.#hasEnded) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    const answer = this.#answers.get(index) ?? null;
+    this.#answers.delete(index);
+    return answer;
+  }
+
+  /** Leaves the thread to the next task if all pairs were asked for, else ends it. It reads no file any more then. */
+  async stop(): Promise<void> {
+    this.#worker.off('message', this.#keepAnswer);
+    this.#worker.off('exit', this.#end);
+    const isAtRest = this.#left === 0 && !this.#hasEnded;
+    this.#end();
+    if (isAtRest && idle === null) keepIdle(this.#worker);
+    else await this.#worker.terminate();
+  }
+
+  readonly #keepAnswer = ({ index, found }: ScalesAnswer) => {
+    this.#answers.set(index, found);
+    this.#wake();
+  };
+
+  readonly #end = () => {
+    this.#hasEnded = true;
+    this.#wake();
+  };
+}
+
+function startWorker(): Worker {
+  // Neither what this process was started with nor its environment is of use there.
+  const worker = new Worker(program, { eval: true, execArgv: [], env: {} });
+  // What it leaves undone is done by the first thread.
+  worker.on('error', () => {});
+  worker.on('exit', () => {
+    if (idle?.worker === worker) takeIdle();
+  });
+  return worker;
+}
+
+/** Keeps a thread that has nothing to do for a while; the process may end meanwhile. */
+function keepIdle(worker: Worker): void {
+  const timeout = setTimeout(() => void takeIdle()?.terminate(), IDLE_MS);
+  idle = { worker, timeout };
+  timeout.unref();
+  worker.unref();
+}
+
+/** The thread that waits, if there is one, for a task. */
+function takeIdle(): Worker | null {
+  if (idle === null) return null;
+  const { worker, timeout } = idle;
+  idle = null;
+  clearTimeout(timeout);
+  worker.ref();
+  return worker;
+}
+
+/** Starts a second thread, or gives one that waits another task; null where there can be none. */
+export function startScalesThread(pairs: readonly WeightPair[]): ScalesThread | null {
+  if (!isAddressSpaceUnlimited()) return null;
+  const task = makeTask(pairs);
+  try {
+    return new ScalesThread(task);
+  } catch {
+    // Such as Node's permission model: nothing that a comparison could not do without.
+    return null;
+  }
+}
+
+function makeTask(pairs: readonly WeightPair[]): ScalesTask {
+  const files = findOpenFiles(pairs.flatMap(({ before, after }) => [before, after]));
+  const sources = [...files.keys()];
+  return {
+    files: [...files.values()],
+    pairs: pairs.map(({ before, after, layout: { outputAxis, groups } }) => {
+      const [left, right] = [toSent(before, sources), toSent(after, sources)];
+      return left === null || right === null
+        ? null
+        : { before: left, after: right, layout: { outputAxis, groups } };
+    }),
+    claims: new Int32Array(new SharedArrayBuffer(pairs.length * Int32Array.BYTES_PER_ELEMENT)),
+  };
+}
+
+function findOpenFiles(tensors: readonly Tensor[]): ReadonlyMap<ByteSource, OpenFile> {
+  const files = new Map<ByteSource, OpenFile>();
+  for (const { range } of tensors) {
+    const file = range.source instanceof FileSource ? range.source.openFile : null;
+    if (file !== null) files.set(range.source, file);
+  }
+  return files;
+}
+
+/** Null for what is not in a file as it stands: the other thread has neither what is inflated nor what is in memory. */
+function toSent({ range, ...tensor }: Tensor, sources: readonly ByteSource[]): SentTensor | null {
+  const file = sources.indexOf(range.source);
+  if (file < 0 || tensor.fingerprint !== undefined) return null;
+  return { ...tensor, file, offset: range.offset, byteLength: range.byteLength };
+}
