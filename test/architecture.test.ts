@@ -22,7 +22,7 @@ const ROOMS: readonly (readonly string[])[] = [
 
 /** The only files that may touch the file system. */
 const READS_FILES = [
-  'io/address-space.ts',
+  'io/memory-limits.ts',
   'io/file-source.ts',
   'io/safe-write.ts',
   'checkpoint/shards.ts',

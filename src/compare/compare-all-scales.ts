@@ -26,7 +26,7 @@ type Comparisons<Pair> = AsyncGenerator<readonly [Pair, ScaleComparison], void>;
  * Compares weights pair by pair, as {@link compareChannelScales} does, and yields each with what was found, in their order.
  *
  * Where there is much to read, a second thread helps. Whatever goes wrong there is done again here: errors come as they
- * would without it. No file is read any more once the caller has stopped asking.
+ * would without it. No file is read any more once the generator has ended or was returned from.
  *
  * @throws CheckpointError when a range cannot be read.
  */
@@ -51,7 +51,9 @@ export async function* compareAllScales<Pair extends WeightPair>(
   }
 }
 
+/** Bytes that may have to be read of a pair: none where a baseline has left its values out. */
 function countBytes({ before, after }: WeightPair): number {
+  if (before.fingerprint !== undefined || after.fingerprint !== undefined) return 0;
   return before.range.byteLength + after.range.byteLength;
 }
 

@@ -6,7 +6,7 @@ import type { ScaleComparison } from './channel-scales.js';
 // What two threads tell each other that compare weights together: scales-thread.ts and scales-worker.ts.
 
 /** A tensor whose bytes stand in a file: `file` is an index into those of the task. */
-export interface SentTensor extends Omit<Tensor, 'range'> {
+export interface SentTensor extends Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount'> {
   readonly file: number;
   readonly offset: number;
   readonly byteLength: number;
@@ -19,7 +19,7 @@ export interface SentPair {
   readonly layout: ChannelLayout;
 }
 
-/** What the second thread is told at its start. */
+/** What the second thread is told of a comparison. */
 export interface ScalesTask {
   readonly files: readonly OpenFile[];
   /** Null for those that only the first thread can compare. */

@@ -1,8 +1,8 @@
 import { Worker } from 'node:worker_threads';
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { isAddressSpaceUnlimited } from '../io/address-space.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { FileSource, type OpenFile } from '../io/file-source.js';
+import { isMemoryUnlimited } from '../io/memory-limits.js';
 import type { ScaleComparison } from './channel-scales.js';
 import type { WeightPair } from './compare-all-scales.js';
 import { claimPair, type ScalesAnswer, type ScalesTask, type SentTensor } from './scales-task.js';
@@ -13,6 +13,9 @@ const IDLE_MS = 5000;
 
 /** The thread that waits for a task. */
 let idle: { readonly worker: Worker; readonly timeout: NodeJS.Timeout } | null = null;
+
+/** Whether a comparison has the second thread: of several at once, one is helped. */
+let isLent = false;
 
 /**
  * A second thread that compares weights from the last pair on, while the first one does so from the first: each takes up
@@ -33,8 +36,15 @@ export class ScalesThread {
     this.#left = task.pairs.length;
     this.#worker = takeIdle() ?? startWorker();
     this.#worker.on('message', this.#keepAnswer);
+    this.#worker.on('messageerror', this.#end);
     this.#worker.on('exit', this.#end);
-    this.#worker.postMessage(task);
+    isLent = true;
+    try {
+      this.#worker.postMessage(task);
+    } catch (error) {
+      void this.stop();
+      throw error;
+    }
   }
 
   /**
@@ -57,10 +67,12 @@ export class ScalesThread {
   /** Leaves the thread to the next task if all pairs were asked for, else ends it. It reads no file any more then. */
   async stop(): Promise<void> {
     this.#worker.off('message', this.#keepAnswer);
+    this.#worker.off('messageerror', this.#end);
     this.#worker.off('exit', this.#end);
     const isAtRest = this.#left === 0 && !this.#hasEnded;
     this.#end();
-    if (isAtRest && idle === null) keepIdle(this.#worker);
+    isLent = false;
+    if (isAtRest) keepIdle(this.#worker);
     else await this.#worker.terminate();
   }
 
@@ -104,10 +116,14 @@ function takeIdle(): Worker | null {
   return worker;
 }
 
-/** Starts a second thread, or gives one that waits another task; null where there can be none. */
+/**
+ * Starts a second thread, or gives one that waits another task; null where there can be none, another comparison has it,
+ * or it could do nothing: the first pair is the first thread's at once.
+ */
 export function startScalesThread(pairs: readonly WeightPair[]): ScalesThread | null {
-  if (!isAddressSpaceUnlimited()) return null;
+  if (isLent || !isMemoryUnlimited()) return null;
   const task = makeTask(pairs);
+  if (task.pairs.every((pair, index) => pair === null || index === 0)) return null;
   try {
     return new ScalesThread(task);
   } catch {
@@ -141,8 +157,12 @@ function findOpenFiles(tensors: readonly Tensor[]): ReadonlyMap<ByteSource, Open
 }
 
 /** Null for what is not in a file as it stands: the other thread has neither what is inflated nor what is in memory. */
-function toSent({ range, ...tensor }: Tensor, sources: readonly ByteSource[]): SentTensor | null {
+function toSent(
+  { name, dtype, shape, elementCount, range, fingerprint }: Tensor,
+  sources: readonly ByteSource[],
+): SentTensor | null {
   const file = sources.indexOf(range.source);
-  if (file < 0 || tensor.fingerprint !== undefined) return null;
-  return { ...tensor, file, offset: range.offset, byteLength: range.byteLength };
+  if (file < 0 || fingerprint !== undefined) return null;
+  const { offset, byteLength } = range;
+  return { name, dtype, shape, elementCount, file, offset, byteLength };
 }

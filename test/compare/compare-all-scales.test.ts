@@ -1,6 +1,6 @@
 import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { ScaleComparison } from '../../src/compare/channel-scales.js';
 import { compareAllScales, type WeightPair } from '../../src/compare/compare-all-scales.js';
@@ -10,7 +10,7 @@ import { tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 import { toHashed } from '../build/hashed-tensor.js';
 import { makeTempDirectory } from '../build/sources.js';
-import { lastThread, untilAnswered, watchTasks } from '../build/threads.js';
+import { type WatchedThreads, watchThreads } from '../build/threads.js';
 
 const CONV = { outputAxis: 0, groups: 1 };
 const CHANNELS = 3;
@@ -21,8 +21,14 @@ const factorOf = (index: number) => index + 2;
 
 const open: FileSource[] = [];
 
+let threads: WatchedThreads;
+
+beforeEach(() => {
+  threads = watchThreads();
+});
+
 afterEach(async () => {
-  vi.restoreAllMocks();
+  await threads.stop();
   await Promise.all(open.splice(0).map((source) => source.close()));
 });
 
@@ -72,22 +78,20 @@ async function collect(
 const ALONE = Number.POSITIVE_INFINITY;
 const TOGETHER = 0;
 
-/** Asks for the first two pairs, with the second of which a second thread is told of the others; and that thread. */
+/** Asks for the first two pairs, with the second of which a second thread is told of the others. */
 async function startTogether(pairs: readonly WeightPair[]) {
-  const tasks = watchTasks();
   const all = compareAllScales(pairs, { threadBytes: TOGETHER });
   await all.next();
   await all.next();
-  return { all, thread: lastThread(tasks) };
+  expect(threads.taskCount).toBe(1);
+  return all;
 }
 
 /** How often an action has a second thread help. */
 async function countTasks(action: () => Promise<unknown>): Promise<number> {
-  const tasks = watchTasks();
+  const before = threads.taskCount;
   await action();
-  const count = tasks.mock.calls.length;
-  tasks.mockRestore();
-  return count;
+  return threads.taskCount - before;
 }
 
 const scaleOf = (compared: ScaleComparison) =>
@@ -103,9 +107,9 @@ describe('weights that are compared by two threads', () => {
 
   test('are taken up from the last one on while the first thread is busy', async () => {
     const { before, after, pairs } = makeFiles(6);
-    const { all, thread } = await startTogether(pairs);
+    const all = await startTogether(pairs);
     // With this thread at rest, all the others are the second one's.
-    await untilAnswered(thread, 4);
+    await threads.untilAnswered(4);
     const read = [before.source.bytesRead, after.source.bytesRead];
     const rest: ScaleComparison[] = [];
     for await (const [, compared] of all) rest.push(compared);
@@ -122,16 +126,19 @@ describe('weights that are compared by two threads', () => {
       [0, 0, 0, 0],
     ];
     const small = { shape: [2, 2] };
+    const hashed = await toHashed(second.before, CONV);
     const mixed: readonly WeightPair[] = [
       first,
       { before: tensorOf('a', values, small), after: tensorOf('b', values, small), layout: CONV },
       { before: first.before, after: second.after, layout: CONV },
-      { before: await toHashed(second.before, CONV), after: second.after, layout: CONV },
+      { before: hashed, after: second.after, layout: CONV },
+      // Values that are there all the same are not what a baseline goes by.
+      { before: { ...hashed, range: first.before.range }, after: second.after, layout: CONV },
       { before: tensorOf('a', values, small), after: tensorOf('b', zeros, { shape: [4] }), layout: CONV },
       ...pairs,
     ];
     const alone = await collect(mixed, ALONE);
-    expect(alone.slice(0, 5).map(scaleOf)).toEqual([2, 1, 'changed', 3, 'incomparable']);
+    expect(alone.slice(0, 6).map(scaleOf)).toEqual([2, 1, 'changed', 3, 3, 'incomparable']);
     expect(await collect(mixed, TOGETHER)).toEqual(alone);
   });
 
@@ -147,17 +154,17 @@ describe('weights that are compared by two threads', () => {
     };
     const alone = await fail(compareAllScales(pairs, { threadBytes: ALONE }));
     expect(alone).toMatchObject({ failure: { code: 'truncated', file: after.path }, scales: [2, 3, 4] });
-    const { all, thread } = await startTogether(pairs);
+    const all = await startTogether(pairs);
     // It meets the end of the file with the last pair.
-    await untilAnswered(thread, 3);
+    await threads.untilAnswered(3);
     expect(await fail(all)).toEqual({ ...alone, scales: [4] });
   });
 
   test('are not read any more once no one asks', async () => {
     const { pairs } = makeFiles(6);
-    const { all, thread } = await startTogether(pairs);
+    const all = await startTogether(pairs);
     let hasExited = false;
-    thread.once('exit', () => {
+    threads.last.once('exit', () => {
       hasExited = true;
     });
     await all.return();
@@ -181,6 +188,32 @@ describe('a second thread', () => {
     const bytes = 2 * 5 * 4 * CHANNELS * WIDTH;
     expect(await countTasks(() => collect(pairs, bytes))).toBe(0);
     expect(await countTasks(() => collect(pairs))).toBe(0);
+  });
+
+  test('does not help with what it cannot read', async () => {
+    const pair = {
+      before: tensorOf('a', [1, -2, 3, 4], { shape: [2, 2] }),
+      after: tensorOf('b', [1, -2, 3, 4], { shape: [2, 2] }),
+      layout: CONV,
+    };
+    expect(await countTasks(() => collect([pair, pair, pair], TOGETHER))).toBe(0);
+  });
+
+  test('does not count what a baseline has left out', async () => {
+    const { pairs } = makeFiles(4);
+    const hashed: WeightPair[] = [];
+    for (const pair of pairs) hashed.push({ ...pair, before: await toHashed(pair.before, CONV) });
+    expect(await countTasks(() => collect([...pairs.slice(0, 2), ...hashed], 4 * 4 * CHANNELS * WIDTH))).toBe(
+      0,
+    );
+  });
+
+  test('helps the next comparison as well', async () => {
+    const { pairs } = makeFiles(5);
+    await collect(pairs, TOGETHER);
+    const first = threads.last;
+    await collect(pairs, TOGETHER);
+    expect([threads.taskCount, threads.last === first]).toEqual([2, true]);
   });
 
   test('helps from so many bytes on as are left once a pair was found frozen', async () => {

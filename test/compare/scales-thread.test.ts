@@ -1,18 +1,25 @@
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { WeightPair } from '../../src/compare/compare-all-scales.js';
 import { claimPair, type ScalesTask, type SentTensor } from '../../src/compare/scales-task.js';
-import { ScalesThread } from '../../src/compare/scales-thread.js';
+import { ScalesThread, startScalesThread } from '../../src/compare/scales-thread.js';
 import { type FileSource, openFileSource } from '../../src/io/file-source.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { makeTempDirectory } from '../build/sources.js';
-import { lastThread, untilAnswered, watchTasks } from '../build/threads.js';
+import { type WatchedThreads, watchThreads } from '../build/threads.js';
 
 const open: FileSource[] = [];
 
+let threads: WatchedThreads;
+
+beforeEach(() => {
+  threads = watchThreads();
+});
+
 afterEach(async () => {
-  vi.restoreAllMocks();
+  await threads.stop();
   await Promise.all(open.splice(0).map((source) => source.close()));
 });
 
@@ -33,11 +40,10 @@ function makeTask({ file = 0 } = {}): ScalesTask {
   };
 }
 
-/** A thread with a task, and what threads are told from now on. */
+/** A thread with a task. */
 function startThread(task: ScalesTask) {
-  const tasks = watchTasks();
   const thread = new ScalesThread(task);
-  return { thread, tasks, worker: lastThread(tasks) };
+  return { thread, worker: threads.last };
 }
 
 /** Two of the same weight. */
@@ -48,8 +54,8 @@ const makeTwo = (): ScalesTask => {
 
 describe('a thread that compares weights', () => {
   test('says what it found of a pair that it has taken up', async () => {
-    const { thread, worker } = startThread(makeTask());
-    await untilAnswered(worker, 1);
+    const { thread } = startThread(makeTask());
+    await threads.untilAnswered(1);
     expect(await thread.take(0)).toMatchObject({ kind: 'proportional', scales: Float64Array.of(1) });
     await thread.stop();
   });
@@ -64,8 +70,8 @@ describe('a thread that compares weights', () => {
   });
 
   test('says nothing of a pair that it failed at', async () => {
-    const { thread, worker } = startThread(makeTask({ file: 1 }));
-    await untilAnswered(worker, 1);
+    const { thread } = startThread(makeTask({ file: 1 }));
+    await threads.untilAnswered(1);
     expect(await thread.take(0)).toBeNull();
     await thread.stop();
   });
@@ -100,7 +106,7 @@ describe('a thread whose task is done', () => {
     await first.thread.stop();
     const second = startThread(makeTask());
     expect(second.worker).toBe(first.worker);
-    await untilAnswered(second.worker, 1);
+    await threads.untilAnswered(1);
     expect(await second.thread.take(0)).toMatchObject({ kind: 'proportional' });
     await second.thread.stop();
   });
@@ -118,30 +124,76 @@ describe('a thread whose task is done', () => {
     await second.worker.terminate();
     const third = startThread(makeTask());
     expect(third.worker).not.toBe(second.worker);
-    await untilAnswered(third.worker, 1);
+    await threads.untilAnswered(1);
     await third.thread.take(0);
     await third.thread.stop();
   });
 
-  test('serves one comparison at a time', async () => {
-    const [first, second] = [startThread(makeTask()), startThread(makeTask())];
-    expect(first.worker).not.toBe(second.worker);
-    await first.thread.take(0);
-    await second.thread.take(0);
-    await first.thread.stop();
-    const exited = once(second.worker, 'exit');
-    await second.thread.stop();
-    await exited;
-  });
-
-  test('ends when none comes for a while', async () => {
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  test('is listened to no more', async () => {
     const { thread, worker } = startThread(makeTask());
+    const count = () => ['message', 'messageerror', 'exit'].map((event) => worker.listenerCount(event));
+    const listening = count();
     await thread.take(0);
     await thread.stop();
-    const exited = once(worker, 'exit');
+    expect(count()).toEqual(listening.map((listeners) => listeners - 1));
+  });
+
+  test('ends when none comes for a while, counted from the last one', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const first = startThread(makeTask());
+    await first.thread.take(0);
+    await first.thread.stop();
+    vi.advanceTimersByTime(4000);
+    const second = startThread(makeTask());
+    await second.thread.take(0);
+    await second.thread.stop();
+    vi.advanceTimersByTime(4000);
+    const third = startThread(makeTask());
+    expect(third.worker).toBe(first.worker);
+    await third.thread.take(0);
+    await third.thread.stop();
+    const exited = once(third.worker, 'exit');
     vi.advanceTimersByTime(5000);
     vi.useRealTimers();
     await exited;
+  });
+});
+
+describe('the second thread', () => {
+  const { range, ...weight } = tensorOf('weight', [1, -2, 3, 4], { shape: [1, 4] });
+
+  /** Two of the same weight, in a file. */
+  function makePairs(): readonly WeightPair[] {
+    const path = join(makeTempDirectory(), 'weights');
+    writeFileSync(path, Float32Array.of(1, -2, 3, 4));
+    const source = openFileSource(path);
+    open.push(source);
+    const tensor = { ...weight, range: { source, offset: 0, byteLength: range.byteLength } };
+    const pair = { before: tensor, after: tensor, layout: { outputAxis: 0, groups: 1 } };
+    return [pair, pair];
+  }
+
+  test('helps one comparison at a time', async () => {
+    const first = startScalesThread(makePairs());
+    expect(first).not.toBeNull();
+    expect(startScalesThread(makePairs())).toBeNull();
+    await first?.stop();
+    const next = startScalesThread(makePairs());
+    expect(next).not.toBeNull();
+    await next?.stop();
+  });
+
+  test('may fail without harm', async () => {
+    const { thread, worker } = startThread(makeTask());
+    worker.emit('error', new Error('out of memory'));
+    worker.emit('messageerror', new Error('no memory for an answer'));
+    const task = makeTask();
+    claimPair(task.claims, 0);
+    await thread.stop();
+    const { thread: other, worker: failing } = startThread(task);
+    const answer = other.take(0);
+    failing.emit('messageerror', new Error('no memory for an answer'));
+    expect(await answer).toBeNull();
+    await other.stop();
   });
 });
