@@ -1,11 +1,8 @@
 import { Worker } from 'node:worker_threads';
-import type { Tensor } from '../checkpoint/checkpoint.js';
-import type { ByteSource } from '../io/byte-source.js';
-import { FileSource, type OpenFile } from '../io/file-source.js';
 import { isMemoryUnlimited } from '../io/memory-limits.js';
 import type { ScaleComparison } from './channel-scales.js';
 import type { WeightPair } from './compare-all-scales.js';
-import { claimPair, type ScalesAnswer, type ScalesTask, type SentTensor } from './scales-task.js';
+import { claimPair, makeTask, type ScalesAnswer, type ScalesTask } from './scales-task.js';
 import program from './scales-worker.ts?thread';
 
 /** How long a thread waits for another task before it ends: an audit of what was just written comes soon. */
@@ -130,39 +127,4 @@ export function startScalesThread(pairs: readonly WeightPair[]): ScalesThread | 
     // Such as Node's permission model: nothing that a comparison could not do without.
     return null;
   }
-}
-
-function makeTask(pairs: readonly WeightPair[]): ScalesTask {
-  const files = findOpenFiles(pairs.flatMap(({ before, after }) => [before, after]));
-  const sources = [...files.keys()];
-  return {
-    files: [...files.values()],
-    pairs: pairs.map(({ before, after, layout: { outputAxis, groups } }) => {
-      const [left, right] = [toSent(before, sources), toSent(after, sources)];
-      return left === null || right === null
-        ? null
-        : { before: left, after: right, layout: { outputAxis, groups } };
-    }),
-    claims: new Int32Array(new SharedArrayBuffer(pairs.length * Int32Array.BYTES_PER_ELEMENT)),
-  };
-}
-
-function findOpenFiles(tensors: readonly Tensor[]): ReadonlyMap<ByteSource, OpenFile> {
-  const files = new Map<ByteSource, OpenFile>();
-  for (const { range } of tensors) {
-    const file = range.source instanceof FileSource ? range.source.openFile : null;
-    if (file !== null) files.set(range.source, file);
-  }
-  return files;
-}
-
-/** Null for what is not in a file as it stands: the other thread has neither what is inflated nor what is in memory. */
-function toSent(
-  { name, dtype, shape, elementCount, range, fingerprint }: Tensor,
-  sources: readonly ByteSource[],
-): SentTensor | null {
-  const file = sources.indexOf(range.source);
-  if (file < 0 || fingerprint !== undefined) return null;
-  const { offset, byteLength } = range;
-  return { name, dtype, shape, elementCount, file, offset, byteLength };
 }

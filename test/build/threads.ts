@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { vi } from 'vitest';
+import { afterEach, beforeEach, vi } from 'vitest';
 
 /** The threads that were told something, whether they were new or were waiting. */
 export interface WatchedThreads {
@@ -9,11 +9,9 @@ export interface WatchedThreads {
   readonly last: Worker;
   /** Waits until that one has said so much since. */
   untilAnswered(count: number): Promise<void>;
-  /** Ends all of them, and the watch. */
-  stop(): Promise<void>;
 }
 
-/** Sees from now on what threads are told, and what they say. */
+/** Sees in each test of a file what threads are told, and what they say; ends them after it. To be called as it is collected. */
 export function watchThreads(): WatchedThreads {
   const tasks: Worker[] = [];
   let answers = 0;
@@ -23,12 +21,18 @@ export function watchThreads(): WatchedThreads {
     wake();
   };
   const { postMessage } = Worker.prototype;
-  const spy = vi.spyOn(Worker.prototype, 'postMessage').mockImplementation(function (this: Worker, ...args) {
-    for (const thread of tasks) thread.off('message', listen);
-    tasks.push(this);
-    answers = 0;
-    this.on('message', listen);
-    postMessage.apply(this, args);
+  beforeEach(() => {
+    vi.spyOn(Worker.prototype, 'postMessage').mockImplementation(function (this: Worker, ...args) {
+      for (const thread of tasks) thread.off('message', listen);
+      tasks.push(this);
+      answers = 0;
+      this.on('message', listen);
+      postMessage.apply(this, args);
+    });
+  });
+  afterEach(async () => {
+    vi.restoreAllMocks();
+    await Promise.all(tasks.splice(0).map((thread) => thread.terminate()));
   });
   return {
     get taskCount() {
@@ -44,10 +48,6 @@ export function watchThreads(): WatchedThreads {
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
-    },
-    async stop() {
-      spy.mockRestore();
-      await Promise.all(tasks.map((thread) => thread.terminate()));
     },
   };
 }

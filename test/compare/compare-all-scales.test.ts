@@ -1,6 +1,6 @@
 import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { ScaleComparison } from '../../src/compare/channel-scales.js';
 import { compareAllScales, type WeightPair } from '../../src/compare/compare-all-scales.js';
@@ -10,7 +10,7 @@ import { tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 import { toHashed } from '../build/hashed-tensor.js';
 import { makeTempDirectory } from '../build/sources.js';
-import { type WatchedThreads, watchThreads } from '../build/threads.js';
+import { watchThreads } from '../build/threads.js';
 
 const CONV = { outputAxis: 0, groups: 1 };
 const CHANNELS = 3;
@@ -21,14 +21,9 @@ const factorOf = (index: number) => index + 2;
 
 const open: FileSource[] = [];
 
-let threads: WatchedThreads;
-
-beforeEach(() => {
-  threads = watchThreads();
-});
+const threads = watchThreads();
 
 afterEach(async () => {
-  await threads.stop();
   await Promise.all(open.splice(0).map((source) => source.close()));
 });
 

@@ -1,25 +1,20 @@
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import type { WeightPair } from '../../src/compare/compare-all-scales.js';
 import { claimPair, type ScalesTask, type SentTensor } from '../../src/compare/scales-task.js';
 import { ScalesThread, startScalesThread } from '../../src/compare/scales-thread.js';
 import { type FileSource, openFileSource } from '../../src/io/file-source.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { makeTempDirectory } from '../build/sources.js';
-import { type WatchedThreads, watchThreads } from '../build/threads.js';
+import { watchThreads } from '../build/threads.js';
 
 const open: FileSource[] = [];
 
-let threads: WatchedThreads;
-
-beforeEach(() => {
-  threads = watchThreads();
-});
+const threads = watchThreads();
 
 afterEach(async () => {
-  await threads.stop();
   await Promise.all(open.splice(0).map((source) => source.close()));
 });
 
