@@ -1,5 +1,6 @@
 // What is measured, and against what: each case is a set of commands that run in turn, and the bars to reach.
 import { spawnSync } from 'node:child_process';
+import { statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { chooseTarget, preparePair } from './data.js';
 
@@ -72,6 +73,12 @@ const CMP_BAR_MEGABYTES = 500;
 /** The size that the bars against `cp` and `sync` are for, and how many times their time a restoration may take. */
 const COPY_BAR_MEGABYTES = 500;
 const COPY_BAR_FACTOR = 1.5;
+
+/**
+ * Memory that the machine has at hand when a command copies a file, in sizes of the file: the copy fills the page cache.
+ * With half as much, four copies of ten waited for a host that had taken some of it back meanwhile.
+ */
+const MEMORY_PER_COPY = 3;
 
 /**
  * Every case by name, not yet prepared: files are written when a case is made.
@@ -296,7 +303,7 @@ function makeRestoreCase(format, megabytes, { cli }) {
         argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
       }),
       ...restored.flatMap(({ diff, restore }) => [diff, restore]),
-    ],
+    ].map((command) => ({ ...command, memoryBytes: MEMORY_PER_COPY * statSync(after).size })),
     bars: restored.flatMap(({ diff, restore }) => [
       ...(megabytes >= COPY_BAR_MEGABYTES ? [copyBar(restore.label, diff.label)] : []),
       memoryBar(restore.label),

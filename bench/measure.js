@@ -14,6 +14,7 @@ import { setTimeout } from 'node:timers/promises';
  * @property {readonly number[]} exitCodes those that mean that it did its work
  * @property {string} [target] a file that it writes: removed before each run, so that each makes it anew, and after it,
  *   so that no other command waits for its pages to reach the disk
+ * @property {number} [memoryBytes] memory that the machine must have at hand when it starts: see {@link takeMemory}
  */
 
 /**
@@ -32,11 +33,7 @@ import { setTimeout } from 'node:timers/promises';
 /** What the scripts in peers/ print: seconds, tensors, changed tensors. */
 const PRINTED_SECONDS = /^(\d+\.\d+(?:e-\d+)?) \d+ \d+\s*$/;
 
-/**
- * A virtual machine gives memory that was freed back to its host, and takes up to a second to get 500 MB again. This long
- * after a file was removed, every command that writes one finds the machine in the same state; sooner, it depends on how
- * long the command computes first.
- */
+/** This long after a file was removed, a virtual machine has given its memory back to the host: see {@link takeMemory}. */
 const SETTLING_MS = 3000;
 
 /** Wraps a command so that its peak resident set is written to a file, in kilobytes; null if nothing here can. */
@@ -78,15 +75,31 @@ function summarize(label, runs) {
 }
 
 /**
+ * Lets the machine have memory at hand for the next command. A virtual machine gives freed memory back to its host,
+ * some two seconds later, and waits for the host when it needs it again: for 500 MB that takes from nothing to half a
+ * second, by what the host did with it. Memory that was used a moment ago is still there. What happens to be given back
+ * meanwhile is given back first.
+ *
+ * @param {number} bytes
+ */
+async function takeMemory(bytes) {
+  await setTimeout(SETTLING_MS);
+  const { status, stderr } = spawnSync(process.execPath, ['-e', `Buffer.alloc(${bytes}, 1)`], {
+    encoding: 'utf8',
+  });
+  if (status !== 0) throw new Error(`${bytes} bytes of memory could not be had\n${stderr}`);
+}
+
+/**
  * @param {Command} command
  * @returns {Promise<Run>}
  */
-async function runOnce({ label, argv, exitCodes, target }) {
+async function runOnce({ label, argv, exitCodes, target, memoryBytes }) {
   const scratch = mkdtempSync(join(tmpdir(), 'bn-audit-bench-'));
   const removeTarget = () => target !== undefined && rmSync(target, { force: true });
   removeTarget();
   try {
-    if (target !== undefined) await setTimeout(SETTLING_MS);
+    if (memoryBytes !== undefined) await takeMemory(memoryBytes);
     const peakFile = join(scratch, 'peak');
     const [program = '', ...args] = wrapForMemory === null ? argv : wrapForMemory(argv, peakFile);
     const { seconds, exitCode, output, complaint } = await spawnTimed(program, args);
