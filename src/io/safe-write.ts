@@ -50,6 +50,9 @@ export interface StageOptions {
 /** Bytes written at a time: few calls, and what was just computed is still in the processor's cache. */
 const CHUNK_BYTES = 1024 * 1024;
 
+/** Where in memory a piece may start: at its elements' size, for whoever computes them in place, of any type. */
+const PIECE_ALIGNMENT = 64;
+
 /** Where a larger share of a file is replaced, copying all of it first would write most of it twice. */
 const MAX_REPLACED_SHARE = 0.5;
 
@@ -265,7 +268,7 @@ function listParts({ source, splices }: FileCopy): readonly ByteRange[] {
   return [...parts, sliceRange(whole, kept, source.byteLength)];
 }
 
-/** Writes ranges one after the other. While one piece is on its way to the file, the next is read or computed. */
+/** Writes ranges one after the other. While one buffer is on its way to the file, the next is read or computed. */
 async function writeRanges(
   ranges: readonly ByteRange[],
   to: { readonly handle: FileHandle; readonly position: number; readonly buffers: Buffers },
@@ -273,25 +276,68 @@ async function writeRanges(
   let [free, busy] = to.buffers;
   let written = Promise.resolve();
   let end = to.position;
-  for (const { source, offset, byteLength } of ranges) {
-    for (let done = 0; done < byteLength; ) {
-      const chunk = free.subarray(0, byteLength - done);
-      await Promise.all([source.readInto(chunk, offset + done), written]);
-      written = writeFully(to.handle, chunk, end);
-      [free, busy] = [busy, free];
-      done += chunk.byteLength;
-      end += chunk.byteLength;
-    }
+  for (const pieces of fillBuffers(ranges)) {
+    const filled = pieces.map(({ start, range }) => ({
+      range,
+      bytes: free.subarray(start, start + range.byteLength),
+    }));
+    const fill = async () => {
+      for (const { range, bytes } of filled) await range.source.readInto(bytes, range.offset);
+    };
+    await Promise.all([fill(), written]);
+    const contents = filled.map(({ bytes }) => bytes);
+    written = writeFully(to.handle, contents, end);
+    [free, busy] = [busy, free];
+    end += contents.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
   await written;
 }
 
-/** A write may take a part only, as it does before a disk is full. */
-async function writeFully(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
-    const { bytesWritten } = await handle.write(bytes, done, bytes.byteLength - done, position + done);
-    done += bytesWritten;
+/** What is read into a buffer at `start`. */
+interface Piece {
+  readonly start: number;
+  readonly range: ByteRange;
+}
+
+/** Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. */
+function* fillBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
+  let pieces: Piece[] = [];
+  let start = 0;
+  for (const range of ranges) {
+    for (let done = 0; done < range.byteLength; ) {
+      const byteLength = Math.min(range.byteLength - done, CHUNK_BYTES - start);
+      pieces.push({ start, range: sliceRange(range, done, done + byteLength) });
+      done += byteLength;
+      start += Math.ceil(byteLength / PIECE_ALIGNMENT) * PIECE_ALIGNMENT;
+      if (start < CHUNK_BYTES) continue;
+      yield pieces;
+      [pieces, start] = [[], 0];
+    }
   }
+  if (pieces.length > 0) yield pieces;
+}
+
+/** A write may take a part only, as it does before a disk is full. */
+async function writeFully(
+  handle: FileHandle,
+  pieces: readonly Uint8Array[],
+  position: number,
+): Promise<void> {
+  let left = pieces;
+  for (let end = position; left.length > 0; ) {
+    const { bytesWritten } = await handle.writev(left, end);
+    end += bytesWritten;
+    left = skipBytes(left, bytesWritten);
+  }
+}
+
+/** What remains of pieces without their first bytes. */
+function skipBytes(pieces: readonly Uint8Array[], count: number): readonly Uint8Array[] {
+  let end = 0;
+  return pieces.flatMap((piece) => {
+    end += piece.byteLength;
+    return end <= count ? [] : piece.subarray(Math.max(0, piece.byteLength - (end - count)));
+  });
 }
 
 /** What stands at a path that is to be written. */

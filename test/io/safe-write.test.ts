@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
 import { type ByteRange, holdBytes, memorySource } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
@@ -33,6 +34,27 @@ async function stage(
   } finally {
     await source.close();
   }
+}
+
+/** Watches what is written to files, and lets each write take only so many bytes, where that is said. */
+async function spyOnWrites(
+  countTaken: (pieces: readonly Uint8Array[]) => number = () => Number.POSITIVE_INFINITY,
+) {
+  const path = join(makeSubdirectory(directory), 'any');
+  const handle = await open(path, 'w');
+  const prototype: FileHandle = Object.getPrototypeOf(handle);
+  await handle.close();
+  const { writev } = prototype;
+  return vi.spyOn(prototype, 'writev').mockImplementation(function (this: FileHandle, pieces, position) {
+    const bytes = pieces.filter((piece) => piece instanceof Uint8Array);
+    let left = countTaken(bytes);
+    const taken = bytes.flatMap((piece) => {
+      const part = piece.subarray(0, Math.min(left, piece.byteLength));
+      left -= part.byteLength;
+      return part.byteLength === 0 ? [] : part;
+    });
+    return writev.call(this, taken, position);
+  });
 }
 
 const filled = (byteLength: number, value: number) => holdBytes(new Uint8Array(byteLength).fill(value));
@@ -124,6 +146,49 @@ describe('a copy', () => {
     const written = readFileSync(join(place, 'f'));
     expect(written.subarray(0, byteLength).every((byte) => byte === 7)).toBe(true);
     expect(written.subarray(byteLength).equals(ORIGINAL.subarray(byteLength))).toBe(true);
+  });
+
+  test('with thousands of bytes replaced, here and there, takes few writes, and aligned reads', async () => {
+    const writes = await spyOnWrites();
+    const offsets = new Set<number>();
+    const splices = Array.from({ length: 5000 }, (_, at) => {
+      const content = filled(2, 255);
+      const readInto = async (target: Uint8Array, position: number) => {
+        offsets.add(target.byteOffset % 64);
+        await content.source.readInto(target, position);
+      };
+      return {
+        offset: 500 * at,
+        deleted: 1,
+        content: { ...content, source: { ...content.source, readInto } },
+        value: 255,
+      };
+    });
+    const { place, staged } = await stage(splices);
+    const calls = writes.mock.calls.length;
+    writes.mockRestore();
+    await staged.commit();
+    expect(readFileSync(join(place, 'f')).equals(splice(splices))).toBe(true);
+    expect(calls).toBeLessThanOrEqual(4);
+    expect([...offsets]).toEqual([0]);
+  });
+
+  test('goes on where a write took a part only: of a piece, or of several', async () => {
+    const takes = [1, 0.5, 0.9, 0.01];
+    let calls = 0;
+    const writes = await spyOnWrites((pieces) => {
+      const total = pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
+      return Math.ceil(total * (takes[calls++ % takes.length] ?? 1));
+    });
+    const splices = Array.from({ length: 60 }, (_, at) => {
+      const value = 252 + (at % 4);
+      return { offset: 50_000 * at, deleted: 1, content: filled(40_000, value), value };
+    });
+    const { place, staged } = await stage(splices);
+    writes.mockRestore();
+    await staged.commit();
+    expect(calls).toBeGreaterThan(takes.length);
+    expect(readFileSync(join(place, 'f')).equals(splice(splices))).toBe(true);
   });
 
   test('that is discarded leaves nothing', async () => {
