@@ -298,12 +298,14 @@ function makeRestoreCase(format, megabytes, { cli }) {
     files: [...Object.values(befores), after],
     commands: [
       nodeStart(),
-      writing(target, {
-        label: COPY,
-        argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
-      }),
-      ...restored.flatMap(({ diff, restore }) => [diff, restore]),
-    ].map((command) => ({ ...command, memoryBytes: MEMORY_PER_COPY * statSync(after).size })),
+      ...[
+        writing(target, {
+          label: COPY,
+          argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
+        }),
+        ...restored.flatMap(({ diff, restore }) => [diff, restore]),
+      ].map((command) => ({ ...command, memoryBytes: MEMORY_PER_COPY * statSync(after).size })),
+    ],
     bars: restored.flatMap(({ diff, restore }) => [
       ...(megabytes >= COPY_BAR_MEGABYTES ? [copyBar(restore.label, diff.label)] : []),
       memoryBar(restore.label),

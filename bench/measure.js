@@ -33,8 +33,11 @@ import { setTimeout } from 'node:timers/promises';
 /** What the scripts in peers/ print: seconds, tensors, changed tensors. */
 const PRINTED_SECONDS = /^(\d+\.\d+(?:e-\d+)?) \d+ \d+\s*$/;
 
-/** This long after a file was removed, a virtual machine has given its memory back to the host: see {@link takeMemory}. */
+/** How long a virtual machine takes to give freed memory back to its host, and some more: see {@link takeMemory}. */
 const SETTLING_MS = 3000;
+
+/** Memory is taken in pieces of this many bytes: a buffer has a largest size. */
+const TAKEN_BYTES = 64 * 1024 * 1024;
 
 /** Wraps a command so that its peak resident set is written to a file, in kilobytes; null if nothing here can. */
 const wrapForMemory = chooseMemoryWrapper();
@@ -77,17 +80,21 @@ function summarize(label, runs) {
 /**
  * Lets the machine have memory at hand for the next command. A virtual machine gives freed memory back to its host,
  * some two seconds later, and waits for the host when it needs it again: for 500 MB that takes from nothing to half a
- * second, by what the host did with it. Memory that was used a moment ago is still there. What happens to be given back
- * meanwhile is given back first.
+ * second, by what the host did with it. Memory that was used a moment ago is nearly always there. The wait comes first, so
+ * that what the last command freed is gone before memory is taken.
  *
  * @param {number} bytes
  */
 async function takeMemory(bytes) {
   await setTimeout(SETTLING_MS);
-  const { status, stderr } = spawnSync(process.execPath, ['-e', `Buffer.alloc(${bytes}, 1)`], {
+  const program = `const held = []; for (let left = ${bytes}; left > 0; left -= ${TAKEN_BYTES}) held.push(Buffer.alloc(${TAKEN_BYTES}, 1))`;
+  const { status, signal, error, stderr } = spawnSync(process.execPath, ['-e', program], {
     encoding: 'utf8',
   });
-  if (status !== 0) throw new Error(`${bytes} bytes of memory could not be had\n${stderr}`);
+  if (status !== 0) {
+    const reason = error?.message ?? (signal === null ? stderr : `ended by ${signal}`);
+    throw new Error(`${bytes} bytes of memory could not be had, try a smaller --size: ${reason}`);
+  }
 }
 
 /**

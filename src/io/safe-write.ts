@@ -47,10 +47,10 @@ export interface StageOptions {
   readonly allocate?: ((byteLength: number) => Uint8Array) | undefined;
 }
 
-/** Bytes written at a time: few calls, and what was just computed is still in the processor's cache. */
+/** At most so many bytes are written at a time: few calls, and what was just computed is still in the processor's cache. */
 const CHUNK_BYTES = 1024 * 1024;
 
-/** Where in memory a piece may start: at its elements' size, for whoever computes them in place, of any type. */
+/** Pieces start at multiples of this in a buffer: elements of any type are aligned, and can be computed in place. */
 const PIECE_ALIGNMENT = 64;
 
 /** Where a larger share of a file is replaced, copying all of it first would write most of it twice. */
@@ -299,7 +299,10 @@ interface Piece {
   readonly range: ByteRange;
 }
 
-/** Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. */
+/**
+ * Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. The
+ * system's limit of pieces for each call is libuv's to keep.
+ */
 function* fillBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
   let pieces: Piece[] = [];
   let start = 0;

@@ -1,7 +1,8 @@
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, expect, test, vi } from 'vitest';
+import { setTimeout } from 'node:timers/promises';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
 import { type ByteRange, holdBytes, memorySource } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
@@ -45,7 +46,7 @@ async function spyOnWrites(
   const prototype: FileHandle = Object.getPrototypeOf(handle);
   await handle.close();
   const { writev } = prototype;
-  return vi.spyOn(prototype, 'writev').mockImplementation(function (this: FileHandle, pieces, position) {
+  const spy = vi.spyOn(prototype, 'writev').mockImplementation(function (this: FileHandle, pieces, position) {
     const bytes = pieces.filter((piece) => piece instanceof Uint8Array);
     let left = countTaken(bytes);
     const taken = bytes.flatMap((piece) => {
@@ -55,6 +56,8 @@ async function spyOnWrites(
     });
     return writev.call(this, taken, position);
   });
+  onTestFinished(() => spy.mockRestore());
+  return spy;
 }
 
 const filled = (byteLength: number, value: number) => holdBytes(new Uint8Array(byteLength).fill(value));
@@ -165,18 +168,21 @@ describe('a copy', () => {
       };
     });
     const { place, staged } = await stage(splices);
-    const calls = writes.mock.calls.length;
-    writes.mockRestore();
     await staged.commit();
-    expect(readFileSync(join(place, 'f')).equals(splice(splices))).toBe(true);
-    expect(calls).toBeLessThanOrEqual(4);
+    const expected = splice(splices);
+    expect(readFileSync(join(place, 'f')).equals(expected)).toBe(true);
+    const sizes = writes.mock.calls.map(([pieces]) =>
+      pieces.reduce((sum, piece) => sum + piece.byteLength, 0),
+    );
+    expect(sizes.length).toBeLessThanOrEqual(4);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(expected.byteLength);
     expect([...offsets]).toEqual([0]);
   });
 
   test('goes on where a write took a part only: of a piece, or of several', async () => {
     const takes = [1, 0.5, 0.9, 0.01];
     let calls = 0;
-    const writes = await spyOnWrites((pieces) => {
+    await spyOnWrites((pieces) => {
       const total = pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
       return Math.ceil(total * (takes[calls++ % takes.length] ?? 1));
     });
@@ -185,10 +191,26 @@ describe('a copy', () => {
       return { offset: 50_000 * at, deleted: 1, content: filled(40_000, value), value };
     });
     const { place, staged } = await stage(splices);
-    writes.mockRestore();
     await staged.commit();
     expect(calls).toBeGreaterThan(takes.length);
     expect(readFileSync(join(place, 'f')).equals(splice(splices))).toBe(true);
+  });
+
+  test('that cannot be written while more is read leaves nothing', async () => {
+    await spyOnWrites(() => {
+      throw Object.assign(new Error('no space left'), { code: 'ENOSPC' });
+    });
+    const bytes = filled(2_500_000, 1);
+    const readInto = async (target: Uint8Array, position: number) => {
+      await setTimeout(20);
+      await bytes.source.readInto(target, position);
+    };
+    const content = { ...bytes, source: { ...bytes.source, readInto } };
+    const place = makeSubdirectory(directory);
+    const failure = await failureOf(() => stage([{ offset: 0, deleted: 2_500_000, content }], { place }));
+    expect(failure).toMatchObject({ code: 'unwritable' });
+    expect(failure.message).toContain('the disk is full');
+    expect(readdirSync(place)).toEqual(['original']);
   });
 
   test('that is discarded leaves nothing', async () => {
