@@ -292,19 +292,21 @@ function makeRestoreCase(format, megabytes, { cli }) {
       argv: [process.execPath, cli, 'restore', path, after, '-o', target, '-q'],
     }),
   }));
+  const copy = writing(target, {
+    label: COPY,
+    argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
+  });
+  const memoryBytes = MEMORY_PER_COPY * statSync(after).size;
   return {
     name: `restore-${format}-${megabytes}`,
     title: `Restoring a ${format === 'folded' ? 'folded ONNX' : format} file of ${megabytes} MB`,
     files: [...Object.values(befores), after],
     commands: [
       nodeStart(),
-      ...[
-        writing(target, {
-          label: COPY,
-          argv: ['sh', '-c', 'cp "$1" "$2" && sync "$2"', 'sh', after, target],
-        }),
-        ...restored.flatMap(({ diff, restore }) => [diff, restore]),
-      ].map((command) => ({ ...command, memoryBytes: MEMORY_PER_COPY * statSync(after).size })),
+      ...[copy, ...restored.flatMap(({ diff, restore }) => [diff, restore])].map((command) => ({
+        ...command,
+        memoryBytes,
+      })),
     ],
     bars: restored.flatMap(({ diff, restore }) => [
       ...(megabytes >= COPY_BAR_MEGABYTES ? [copyBar(restore.label, diff.label)] : []),

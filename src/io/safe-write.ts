@@ -276,7 +276,7 @@ async function writeRanges(
   let [free, busy] = to.buffers;
   let written = Promise.resolve();
   let end = to.position;
-  for (const pieces of fillBuffers(ranges)) {
+  for (const pieces of layOutBuffers(ranges)) {
     const filled = pieces.map(({ start, range }) => ({
       range,
       bytes: free.subarray(start, start + range.byteLength),
@@ -303,7 +303,7 @@ interface Piece {
  * Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. The
  * system's limit of pieces for each call is libuv's to keep.
  */
-function* fillBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
+function* layOutBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
   let pieces: Piece[] = [];
   let start = 0;
   for (const range of ranges) {
