@@ -99,6 +99,11 @@ export function isDecodable(dtype: DType): boolean {
   return FLOATS[dtype] !== undefined || dtype === 'F8_E8M0';
 }
 
+/** Whether a count can be read from the type: any integer, or a float that can be decoded. */
+export function isCountable(dtype: DType): boolean {
+  return isDecodable(dtype) || dtype.startsWith('I') || dtype.startsWith('U');
+}
+
 /** The number of significand bits of a decodable float, the hidden bit left out; what "wider" means between floats. */
 export function significandBitsOf(dtype: DType): number {
   return FLOATS[dtype]?.significandBits ?? 0;

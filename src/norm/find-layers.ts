@@ -1,4 +1,5 @@
-import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import { isCountable, isDecodable } from '../checkpoint/dtype.js';
 import type { Graph } from '../checkpoint/graph.js';
 import { CheckpointError, quote } from '../errors.js';
 import { findGraphLayers } from './graph-layers.js';
@@ -14,7 +15,8 @@ const MAX_CHANNELS = 1 << 24;
 
 /**
  * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
- * whose statistics cannot be read is among them, with the reason. Beside them, what an optimizer could change.
+ * whose statistics or affine cannot be read is among them, with the reason: what the other layers hold is numbers.
+ * Beside them, what an optimizer could change.
  *
  * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels, `limit-exceeded` for
  *   too many layers or channels.
@@ -30,7 +32,7 @@ export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
     });
   }
   for (const layer of layers) checkChannels(layer, checkpoint.path);
-  return found;
+  return { ...found, layers: layers.map(leaveOutUnreadable) };
 }
 
 function findInGraph(checkpoint: Checkpoint, graph: Graph): LayersAndLearned {
@@ -62,4 +64,21 @@ function checkChannels(layer: NormLayer, file: string): void {
       );
     }
   }
+}
+
+/** A layer without γ, β and count of types that hold no numbers, which nothing behind this could read. */
+function leaveOutUnreadable(layer: NormLayer): NormLayer {
+  const { gamma, beta, batchCount } = layer;
+  const unreadable = [gamma, beta].find((tensor) => tensor !== null && !isDecodable(tensor.dtype));
+  const counted =
+    batchCount === null || isCountable(batchCount.dtype) ? layer : withoutCount(layer, batchCount);
+  if (unreadable == null) return counted;
+  const reason = `its affine ${quote(unreadable.name)} is stored as ${unreadable.dtype}, which holds no readable floats`;
+  const unresolved = { kind: 'unresolved', reason } as const;
+  return { ...counted, mean: unresolved, variance: unresolved, gamma: null, beta: null };
+}
+
+function withoutCount(layer: NormLayer, { name, dtype }: Tensor): NormLayer {
+  const note = `its batch count ${quote(name)} is stored as ${dtype}, which holds no readable number`;
+  return { ...layer, batchCount: null, notes: [...layer.notes, note] };
 }

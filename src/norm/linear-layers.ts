@@ -1,4 +1,5 @@
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
+import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput } from '../checkpoint/graph.js';
 import { dottedNameOf } from './dotted-names.js';
 import { splitPath } from './naming.js';
@@ -53,7 +54,7 @@ export function findFeedingLinear(
   const { graph } = checkpoint;
   if (graph === null) return findNamedLinear(layer, learned);
   const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
-  return node?.weight.kind === 'constant'
+  return node?.weight.kind === 'constant' && node.bias.kind !== 'unresolved'
     ? toLinearLayer(node, { weight: node.weight.tensor, bias: toTensor(node.bias), checkpoint })
     : null;
 }
@@ -97,14 +98,17 @@ function describeNamedLinear(
   const weight = learned.get(at(leaf));
   if (weight === undefined) return null;
   const biasName = at(leaf === 'w' ? 'b' : 'bias');
+  const bias = learned.get(biasName) ?? null;
+  // What such a bias adds cannot be told, and to leave it out would make it zeros.
+  if (bias !== null && (!isDecodable(bias.dtype) || bias.elementCount !== layout.channels)) return null;
   return {
     path,
     foldedNormPath: null,
     nodeName: path,
     weightName: at(leaf),
-    biasName: learned.has(biasName) ? biasName : '',
+    biasName: bias === null ? '' : biasName,
     weight,
-    bias: learned.get(biasName) ?? null,
+    bias,
     ...layout,
     looksFolded: false,
   };

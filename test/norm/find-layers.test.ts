@@ -1,4 +1,6 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import type { Tensor } from '../../src/checkpoint/checkpoint.js';
+import { bitsOf, type DType } from '../../src/checkpoint/dtype.js';
 import { findLayersAndLearned } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
@@ -50,6 +52,38 @@ test('a node’s inputs of different lengths are refused', async () => {
     'layer "bn": expected tensors of one length, found 2 channels in one and 3 in its weight',
   );
 });
+
+const withDType = (name: string, dtype: DType) =>
+  tensorOfBytes(name, new Uint8Array(bitsOf(dtype) / 4), { dtype, shape: [2] });
+
+const layersWith = (tensor: Tensor) => {
+  const tensors = normTensors('bn').map((other) => (other.name === tensor.name ? tensor : other));
+  return findLayersAndLearned(checkpointOf(tensors)).layers;
+};
+
+describe.each(['bn.weight', 'bn.bias'])('%s', (name) => {
+  test.each<DType>(['C64', 'I64', 'BOOL', 'F4', 'F6_E2M3'])(
+    'of type %s leaves the layer unresolved',
+    (dtype) => {
+      const reason = `its affine "${name}" is stored as ${dtype}, which holds no readable floats`;
+      const unresolved = { kind: 'unresolved', reason };
+      expect(layersWith(withDType(name, dtype))).toMatchObject([
+        { mean: unresolved, variance: unresolved, gamma: null, beta: null, batchCount: { elementCount: 1 } },
+      ]);
+    },
+  );
+});
+
+test.each<DType>(['C64', 'BOOL', 'F4', 'F6_E2M3'])(
+  'a batch count of type %s is left out, and a note says so',
+  (dtype) => {
+    const name = 'bn.num_batches_tracked';
+    const note = `its batch count "${name}" is stored as ${dtype}, which holds no readable number`;
+    expect(layersWith({ ...withDType(name, dtype), shape: [], elementCount: 1 })).toMatchObject([
+      { mean: { kind: 'stored' }, batchCount: null, notes: [note] },
+    ]);
+  },
+);
 
 test('more than 2^24 channels are refused before they are read', async () => {
   const huge = tensorOfBytes('bn.running_mean', new Uint8Array(0), { dtype: 'F32', shape: [2 ** 24 + 1] });

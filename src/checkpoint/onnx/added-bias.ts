@@ -1,4 +1,5 @@
 import type { Tensor } from '../checkpoint.js';
+import { isDecodable } from '../dtype.js';
 import type { Evaluator } from './constant.js';
 import { findTrueName, isStandard } from './follow.js';
 import { evaluateQuietly, type LinearDraft } from './linear-nodes.js';
@@ -58,6 +59,7 @@ export async function takeAddedBias(
   const constant = await evaluateQuietly(evaluator, { scope, name });
   if (constant.kind !== 'constant' || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
   const { tensor } = constant;
+  if (!isDecodable(tensor.dtype)) return null;
   return {
     ...linear,
     biasName: findTrueName(scope, name),

@@ -34,6 +34,6 @@ export interface Evaluator {
 }
 
 /** A result that says why there is no constant. */
-export function unresolved(reason: string): Constant {
+export function unresolved(reason: string): Extract<Constant, { readonly kind: 'unresolved' }> {
   return { kind: 'unresolved', reason };
 }

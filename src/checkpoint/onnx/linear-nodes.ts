@@ -1,6 +1,7 @@
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, quote } from '../../errors.js';
 import type { Tensor } from '../checkpoint.js';
-import type { LinearNode } from '../graph.js';
+import { isDecodable } from '../dtype.js';
+import type { ConstantInput, LinearNode } from '../graph.js';
 import { type Constant, type Evaluator, unresolved } from './constant.js';
 import { readInts } from './constant-sources.js';
 import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
@@ -26,6 +27,9 @@ const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
   ['FusedGemm', 'Gemm'],
   ['FusedMatMul', 'MatMul'],
 ]);
+
+/** As many as the channels that a norm layer may have. */
+const MAX_GROUPS = 1 << 24;
 
 /** The input of Conv, ConvTranspose and Gemm that is their bias. */
 export const BIAS_INPUT = 2;
@@ -63,11 +67,11 @@ export async function buildLinear(
   op: LinearOp,
 ): Promise<LinearDraft | null> {
   const { node, scope } = site;
-  const weight = refuseScaled(await readWeight(evaluator, site, op), site);
+  const { groups, problem } = readGroups(site, op);
+  const readable = refuseScaled(await readWeight(evaluator, site, op), site);
+  const weight = problem === null ? readable : { ...readable, constant: unresolved(problem) };
   if (op === 'MatMul' && (weight.constant.kind !== 'constant' || weight.constant.tensor.shape.length !== 2))
     return null;
-  const groups =
-    op === 'Conv' || op === 'ConvTranspose' ? Number(findAttribute(site, 'group')?.int ?? 1n) : 1;
   const shape = weight.constant.kind === 'constant' ? weight.constant.tensor.shape : [];
   const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
   const biasInput = op === 'MatMul' ? '' : (node.inputs[BIAS_INPUT] ?? '');
@@ -81,11 +85,29 @@ export async function buildLinear(
     weightName: weight.name,
     biasName,
     weight: toWeightInput(weight.constant),
-    bias: await toInput(bias, outputChannels),
+    bias: refuseUnreadable(await toInput(bias, outputChannels), outputChannels),
     outputAxis: weight.outputAxis,
     groups,
     outputChannels,
   };
+}
+
+/** The groups of a convolution, and why they are none. There is an output channel for each at least. */
+function readGroups(site: Site, op: LinearOp): { readonly groups: number; readonly problem: string | null } {
+  const groups = op === 'Conv' || op === 'ConvTranspose' ? (findAttribute(site, 'group')?.int ?? 1n) : 1n;
+  return groups >= 1n && groups <= BigInt(MAX_GROUPS)
+    ? { groups: Number(groups), problem: null }
+    : { groups: 1, problem: `its group is ${groups}, expected 1 to ${MAX_GROUPS}` };
+}
+
+/** A bias is one float for each output channel. */
+function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput {
+  if (bias.kind !== 'constant' || channels === 0) return bias;
+  const { name, dtype, elementCount } = bias.tensor;
+  if (!isDecodable(dtype))
+    return unresolved(`tensor ${quote(name)} is stored as ${dtype}, which holds no readable floats`);
+  if (elementCount === channels) return bias;
+  return unresolved(`tensor ${quote(name)} has ${elementCount} values for ${channels} channels`);
 }
 
 /** Gemm may scale its product: then the weight alone is not what the layer multiplies by. */

@@ -44,6 +44,7 @@ export const INT8 = 3;
 export const INT64 = 7;
 export const FLOAT16 = 10;
 export const DOUBLE = 11;
+export const COMPLEX64 = 14;
 
 /** A TensorProto with whatever payload fields. */
 export function tensor(

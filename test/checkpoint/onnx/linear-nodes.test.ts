@@ -2,10 +2,12 @@ import { describe, expect, test } from 'vitest';
 import type { LinearNode } from '../../../src/checkpoint/graph.js';
 import {
   attribute,
+  COMPLEX64,
   FLOAT,
   field,
   floats,
   graph,
+  INT64,
   model,
   node,
   normNames,
@@ -135,6 +137,28 @@ describe('a linear node', () => {
     expect(linear === undefined ? [] : await valuesOf(linear.bias)).toEqual([0, 0, 0]);
   });
 
+  test.each([
+    ['C64', COMPLEX64, [3], 'tensor "b" is stored as C64, which holds no readable floats'],
+    ['I64', INT64, [3], 'tensor "b" is stored as I64, which holds no readable floats'],
+    ['another length', FLOAT, [2], 'tensor "b" has 2 values for 3 channels'],
+  ])('with a bias of %s has one that cannot be told', async (_what, type, dims, reason) => {
+    const bias = tensor('b', dims, type, field(9, new Uint8Array((type === FLOAT ? 4 : 8) * (dims[0] ?? 0))));
+    const nodes = [node('Conv', ['x', 'conv.weight', 'b'], ['y'])];
+    const [linear] = await readLinears(nodes, [weight('conv.weight', 3, 1, 1, 1), bias]);
+    expect(linear?.bias).toEqual({ kind: 'unresolved', reason });
+  });
+
+  test.each([0, -1, 2 ** 40])(
+    'of %d groups has no weight, and no negative number of channels',
+    async (group) => {
+      const attributes = [attribute.int('group', group)];
+      const nodes = [node('ConvTranspose', ['x', 'conv.weight'], ['y'], { attributes })];
+      const [linear] = await readLinears(nodes, [weight('conv.weight', 3, 1, 1, 1)]);
+      const reason = `its group is ${group}, expected 1 to 16777216`;
+      expect(linear).toMatchObject({ weight: { kind: 'unresolved', reason }, outputChannels: 0 });
+    },
+  );
+
   describe('followed by an Add', () => {
     const added = async (
       nodes: readonly Uint8Array[],
@@ -180,6 +204,11 @@ describe('a linear node', () => {
 
     test.each([
       ['of other values than one per channel', [conv, node('Add', ['c', 'b'], ['y'])], vector('b', 3, 4)],
+      [
+        'of values that are no floats',
+        [conv, node('Add', ['c', 'b'], ['y'])],
+        tensor('b', [1, 2, 1, 1], COMPLEX64, field(9, new Uint8Array(16))),
+      ],
       ['of a computed value', [conv, node('Relu', ['x'], ['r']), node('Add', ['c', 'r'], ['y'])], perChannel],
       [
         'when something else reads the output as well',
