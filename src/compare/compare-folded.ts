@@ -258,7 +258,8 @@ async function judge(
       context,
     );
   }
-  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, compared, context);
+  const pair = { before: one.linear, after: other.linear, pairedBy, epsilon: context.epsilon };
+  return judgeFoldedPair(pair, compared, context);
 }
 
 function record({ layer, equality }: Judgement, { one, other }: Suspect, results: Mutable): void {

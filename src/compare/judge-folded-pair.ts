@@ -1,7 +1,7 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
 import type { ScaleComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
-import type { LayerComparison } from './compare-layers.js';
+import { chooseEpsilon, type LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
@@ -12,6 +12,8 @@ export interface FoldedPair {
   readonly before: LinearLayer;
   readonly after: LinearLayer;
   readonly pairedBy: PairedBy;
+  /** What reports give as the layer's epsilon: factors between folded weights tell without one. */
+  readonly epsilon: number | undefined;
 }
 
 /** A factor this many times further from 1, or from another, than rounding explains is another factor. */
@@ -149,21 +151,21 @@ function isUniform(factors: Float64Array, tolerance: number): boolean {
 }
 
 function describe(
-  { before, after, pairedBy }: FoldedPair,
+  { before, after, pairedBy, epsilon }: FoldedPair,
   verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>,
 ): LayerComparison {
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
+  const [one, other] = [toFoldedLayer(before, name), toFoldedLayer(after, name)];
   return {
-    before: { ...toFoldedLayer(before, name), ...(name === '' ? {} : { name }) },
-    after: toFoldedLayer(after, name),
+    before: { ...one, ...(name === '' ? {} : { name }) },
+    after: other,
     pairedBy,
     via: 'folded',
     affine: 'none',
     neighbours: verdict.status === 'trained' ? 'changed' : 'none',
     channels: before.channels,
     channelsMoved: null,
-    epsilon: 1e-5,
-    epsilonFrom: 'default',
+    ...chooseEpsilon(one, other, epsilon),
     batches: null,
     measures: null,
     isReset: false,

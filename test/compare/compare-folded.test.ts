@@ -169,6 +169,14 @@ describe('folded layers whose paths two exporters begin differently', () => {
   });
 });
 
+test('the epsilon that was asked for is every layer’s, also where both sides are folded', async () => {
+  const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
+  const side = exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, { looksFolded: true }));
+  const ask = async (epsilon?: number) => (await auditCheckpoints(side, side, { epsilon })).layers;
+  expect(await ask(0.5)).toMatchObject([{ via: 'folded', epsilon: 0.5, epsilonFrom: 'option' }]);
+  expect(await ask()).toMatchObject([{ epsilon: 1e-5, epsilonFrom: 'default' }]);
+});
+
 test('a bias that two exporters rounded in another order did not move', async () => {
   const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
   const exportOf = (bias: readonly number[]) =>
