@@ -9,6 +9,12 @@ export interface Failure {
   readonly hint?: string;
 }
 
+/** Fails the test where a message holds characters that steer a terminal, whatever the names in the file. */
+export function refuseSteering(message: string): void {
+  if (/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u.test(message))
+    throw new Error(`a message holds what it should have escaped: ${JSON.stringify(message)}`);
+}
+
 /** Runs an action that must fail with a CheckpointError, and returns what that says. Any other outcome fails the test. */
 export async function failureOf(action: () => unknown): Promise<Failure> {
   try {
@@ -16,6 +22,7 @@ export async function failureOf(action: () => unknown): Promise<Failure> {
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
     const { message, code, file, offset, hint } = error;
+    refuseSteering(`${message}${hint ?? ''}`);
     return {
       message,
       code,
@@ -35,6 +42,7 @@ export async function usageFailureOf(
     await action();
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
+    refuseSteering(`${error.message}${error.hint ?? ''}`);
     return { message: error.message, hint: error.hint };
   }
   throw new Error('expected a UsageError, but nothing was thrown');

@@ -1,8 +1,9 @@
+import { quote } from '../../errors.js';
 import { type ByteSource, checkBounds, readRange } from '../../io/byte-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
 import { type Constant, type Evaluator, unresolved } from './constant.js';
-import { describeNode, type OnnxAttribute, type OnnxSparseTensor, quote } from './model.js';
+import { describeNode, type OnnxAttribute, type OnnxSparseTensor } from './model.js';
 import { isNumeric, memoryTensor, readNumbers } from './numbers.js';
 import { findAttribute, type Site } from './scope.js';
 import type { Segment } from './segment.js';

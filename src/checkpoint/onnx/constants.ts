@@ -1,9 +1,17 @@
-import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type Constant, type Evaluator, unresolved } from './constant.js';
 import { applyConcat, applyShape, applyUnary, isUnaryOperator } from './constant-operators.js';
 import { makeConstant, makeConstantOfShape, makeDense } from './constant-sources.js';
-import { describeNode, type OnnxNode, quote } from './model.js';
-import { type Definition, describeSite, type Found, findName, type Scope, type Site } from './scope.js';
+import { describeNode, type OnnxNode } from './model.js';
+import {
+  type Definition,
+  describeScope,
+  describeSite,
+  type Found,
+  findName,
+  type Scope,
+  type Site,
+} from './scope.js';
 import { locateTensor, nameDataType, type TensorStore } from './stored-tensor.js';
 
 /** Operators with several constant inputs, one inside the other; more than any exporter nests to build one vector. */
@@ -100,7 +108,7 @@ export class ConstantEvaluator implements Evaluator {
         return unresolved(
           scope.isMain
             ? `the graph input ${quote(name)} supplies it at run time`
-            : `the input ${quote(name)} of the subgraph ${scope.path.join(' / ')} supplies it at run time`,
+            : `the input ${quote(name)} of the subgraph ${describeScope(scope)} supplies it at run time`,
         );
       case 'node-output':
         return await this.#evaluateNode({ node: definition.node, scope }, name);

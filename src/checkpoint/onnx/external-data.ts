@@ -1,9 +1,8 @@
 import { realpathSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
-import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import type { ByteRange } from '../../io/byte-source.js';
 import { explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
-import { quote } from './model.js';
 
 /** Every file stays open until the audit ends, two checkpoints at a time, and systems allow some thousands. */
 const MAX_EXTERNAL_FILES = 1_000;

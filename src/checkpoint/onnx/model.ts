@@ -1,5 +1,5 @@
 import onnxProto, { type onnx } from 'onnx-proto';
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, quote } from '../../errors.js';
 import { decodeSegment, type Segment } from './segment.js';
 
 /** A tensor as the model describes it; where its values are, not what they are. */
@@ -124,15 +124,16 @@ export function canonicalDomain(domain: string): string {
 /** What messages call a node: its operator and its name, or what it computes where it has no name. */
 export function describeNode(node: OnnxNode): string {
   const name = node.name || node.outputs.find(isFilled) || '';
-  return name === '' ? `a ${node.op} node without a name` : `${node.op} ${quote(name)}`;
+  const op = describeOperator(node);
+  return name === '' ? `a ${op} node without a name` : `${op} ${quote(name)}`;
 }
 
-/** The most of a name that a message repeats; names come from the file and may be of any length. */
-const MAX_QUOTED_LENGTH = 200;
+/** What operators are called in ONNX and by exporters. */
+const OPERATOR_NAME = /^\w{1,80}$/;
 
-/** A name from the file in quotes, cut where it is very long. Control characters are escaped where it is printed. */
-export function quote(name: string): string {
-  return name.length <= MAX_QUOTED_LENGTH ? `"${name}"` : `"${name.slice(0, MAX_QUOTED_LENGTH)}…"`;
+/** What messages call a node's operator: bare, or in quotes where the file calls it by anything else than a word. */
+export function describeOperator({ op }: OnnxNode): string {
+  return OPERATOR_NAME.test(op) ? op : quote(op);
 }
 
 function isFilled(text: string | null | undefined): text is string {

@@ -1,11 +1,11 @@
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, quote } from '../../errors.js';
 import { isDecodable, isFloatingPoint } from '../dtype.js';
 import type { ConstantInput, NormNode } from '../graph.js';
 import type { Constant, Evaluator } from './constant.js';
 import { repeatTensor } from './constant-sources.js';
 import { findProducer, findTrueName, followAliases, isStandard } from './follow.js';
 import type { BuiltNorm } from './merge-calls.js';
-import { describeNode, quote } from './model.js';
+import { describeNode } from './model.js';
 import { pathFromNameScopes, pathFromNodeName } from './module-path.js';
 import type { NeighbourSearch } from './neighbours.js';
 import { findMode, INPUT_COUNT } from './norm-mode.js';

@@ -1,4 +1,4 @@
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, escapeControls, quote } from '../../errors.js';
 import {
   describeNode,
   type OnnxAttribute,
@@ -9,7 +9,6 @@ import {
   type OnnxSparseTensor,
   type OnnxTensor,
   type OpsetImports,
-  quote,
 } from './model.js';
 
 /** Calls of local functions, all expansions together: functions that call each other twice double at every step. */
@@ -291,6 +290,15 @@ function tooLarge(file: string, limit: string): CheckpointError {
 
 /** How messages name a node and where it stands. */
 export function describeSite(site: Site): string {
-  const where = site.scope.path.length === 0 ? '' : ` in ${site.scope.path.join(' / ')}`;
+  const where = site.scope.path.length === 0 ? '' : ` in ${describeScope(site.scope)}`;
   return `${describeNode(site.node)}${where}`;
+}
+
+/** Longer paths are shortened in messages: what is innermost says most. */
+const MAX_PATH_LENGTH = 160;
+
+/** How messages name the subgraphs and calls around a scope. */
+export function describeScope({ path }: Scope): string {
+  const text = path.join(' / ');
+  return escapeControls(text.length <= MAX_PATH_LENGTH ? text : `…${text.slice(-MAX_PATH_LENGTH)}`);
 }

@@ -7,7 +7,7 @@ import { cannotPlace, type TensorEdit } from '../edit-plan.js';
 import type { ConstantInput } from '../graph.js';
 import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
 import { isStandard } from './follow.js';
-import type { OnnxNode, OnnxTensor } from './model.js';
+import { describeOperator, type OnnxNode, type OnnxTensor } from './model.js';
 import type { EditedModel } from './plan-edits.js';
 import { encodeFieldHead, ProtoWriter } from './proto-writer.js';
 import type { Scope, Site } from './scope.js';
@@ -249,7 +249,10 @@ function refuseOtherReaders(
     for (const node of new Set(places.flatMap(({ passed }) => passed))) {
       const own = places.filter(({ passed }) => passed.includes(node)).length;
       if ((readers.get(node)?.length ?? 0) > own)
-        throw cannotPlace(edit.tensor, `goes through a ${node.op} node that others read as well`);
+        throw cannotPlace(
+          edit.tensor,
+          `goes through a ${describeOperator(node)} node that others read as well`,
+        );
     }
   }
 }
@@ -410,7 +413,10 @@ class Splitter implements Splits {
   #replaceNode(node: OnnxNode, edit: TensorEdit): void {
     const [name = '', ...others] = node.outputs;
     if (!this.#mainNodes.has(node) || name === '' || others.some((other) => other !== ''))
-      throw cannotPlace(edit.tensor, `is computed by a ${node.op} node inside a subgraph or function`);
+      throw cannotPlace(
+        edit.tensor,
+        `is computed by a ${describeOperator(node)} node inside a subgraph or function`,
+      );
     this.rewrite.replacedNodes.set(node, this.#encode(name, edit));
   }
 

@@ -1,9 +1,9 @@
-import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import type { ByteRange, ByteSource } from '../../io/byte-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
 import type { ExternalData } from './external-data.js';
-import { type OnnxTensor, quote } from './model.js';
+import type { OnnxTensor } from './model.js';
 import type { Segment } from './segment.js';
 import { countFixedUnits, fixedUnitsSource, varintUnitsSource } from './typed-data.js';
 import { MAX_VARINT_BYTES } from './wire.js';

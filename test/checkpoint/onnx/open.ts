@@ -5,6 +5,7 @@ import type { ConstantInput, Graph, NormNode } from '../../../src/checkpoint/gra
 import { openOnnx } from '../../../src/checkpoint/onnx/onnx.js';
 import { CheckpointError } from '../../../src/errors.js';
 import { memorySource, readRange } from '../../../src/io/byte-source.js';
+import { refuseSteering } from '../../build/failure.js';
 
 const opened: Checkpoint[] = [];
 afterEach(async () => {
@@ -40,13 +41,54 @@ export async function statisticsOf(norm: NormNode) {
   return { mean: await valuesOf(norm.mean), variance: await valuesOf(norm.variance) };
 }
 
-/** The message of the error that opening a model raises, with the code in front: `malformed: expected …`. */
+/**
+ * The message of the error that opening a model raises, with the code in front: `malformed: expected …`. The same model
+ * with hostile names must not bring their characters into its message.
+ */
 export async function refusal(bytes: Uint8Array): Promise<string> {
+  const isSmall = bytes.byteLength < 2 ** 16;
+  for (const kept of isSmall ? [UNDERSTOOD, new Set<string>()] : []) {
+    const spoiled = await findRefusal(spoilNames(bytes, kept));
+    if (spoiled !== null) refuseSteering(spoiled);
+  }
+  const message = await findRefusal(bytes);
+  if (message === null) throw new Error('the model was opened');
+  return message;
+}
+
+async function findRefusal(bytes: Uint8Array): Promise<string | null> {
   try {
     await open(bytes);
+    return null;
   } catch (error) {
     if (error instanceof CheckpointError) return `${error.code}: ${error.message}`;
     throw error;
   }
-  throw new Error('the model was opened');
+}
+
+/** Words that a reader acts on, unlike names: with other ones, most models would fail for another reason. */
+const UNDERSTOOD: ReadonlySet<string> = new Set(
+  `BatchNormalization Conv Gemm MatMul Add If Loop Scan Identity Constant ConstantOfShape Concat Shape Cast CastLike
+  DequantizeLinear Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile value value_float value_floats value_int
+  value_ints sparse_value axis axes to perm start end group alpha beta transB location offset length`.split(
+    /\s+/,
+  ),
+);
+
+/** Replaces every string of a message, each by control characters of the same length that no other one is replaced by. */
+function spoilNames(bytes: Uint8Array, kept: ReadonlySet<string>): Uint8Array {
+  const spoiled = bytes.slice();
+  const numbers = new Map<string, number>();
+  for (let at = 2; at < bytes.byteLength; at++) {
+    // A length-delimited field: tag, length, and as many printable characters.
+    const length = bytes[at - 1] ?? 0;
+    const text = Buffer.from(bytes.subarray(at, at + length)).toString('latin1');
+    if (((bytes[at - 2] ?? 0) & 7) !== 2 || text.length < length || !/^[ -~]+$/.test(text) || kept.has(text))
+      continue;
+    const number = numbers.get(text) ?? numbers.size;
+    numbers.set(text, number);
+    for (let digit = 0; digit < length; digit++)
+      spoiled[at + digit] = 1 + (Math.floor(number / 31 ** digit) % 31);
+  }
+  return spoiled;
 }
