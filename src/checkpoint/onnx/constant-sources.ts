@@ -186,7 +186,7 @@ export function checkComputedSize(evaluator: Evaluator, elementCount: number, wh
 /**
  * A sparse tensor written out. Indices are linear (`[NNZ]`) or one per dimension (`[NNZ, rank]`).
  *
- * @throws CheckpointError `malformed` for indices outside the shape, `limit-exceeded` for a large tensor.
+ * @throws CheckpointError `malformed` for indices outside the shape or an index that appears twice, `limit-exceeded` for a large tensor.
  */
 export async function makeDense(
   evaluator: Evaluator,
@@ -212,6 +212,8 @@ export async function makeDense(
   const width = bitsOf(values.dtype) / 8;
   const stored = await readRange(values.range);
   const bytes = new Uint8Array(elementCount * width);
+  if (new Set(positions).size < positions.length)
+    throw evaluator.error(`${what}: expected each index once, found one twice (duplicate)`);
   for (const [i, position] of positions.entries()) {
     if (!(position >= 0 && position < elementCount)) {
       throw evaluator.error(

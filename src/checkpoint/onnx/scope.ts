@@ -103,7 +103,7 @@ interface CallChain {
  * functions at every call.
  *
  * @returns the main scope.
- * @throws CheckpointError `malformed` for a function that calls itself or an initializer that appears twice,
+ * @throws CheckpointError `malformed` for a function that calls itself or a name that is defined twice,
  *   `limit-exceeded` when the expanded model is too large.
  */
 export function visitNodes(
@@ -182,7 +182,7 @@ function graphScope(graph: OnnxGraph, options: GraphScopeOptions): Scope {
     definitions.set(name, { kind: 'sparse-initializer', tensor, overridable });
   }
   for (const name of inputs) if (!definitions.has(name)) definitions.set(name, { kind: 'graph-input' });
-  defineOutputs(definitions, graph.nodes);
+  defineOutputs(definitions, graph.nodes, options.file);
   const parent = options.caller?.scope ?? null;
   return {
     parent,
@@ -209,10 +209,21 @@ function checkUnique(definitions: ReadonlyMap<string, Definition>, name: string,
   );
 }
 
-function defineOutputs(definitions: Map<string, Definition>, nodes: readonly OnnxNode[]): void {
+/**
+ * Adds what nodes write. A graph is in static single assignment form (docs/IR.md): each name is defined once, or what a
+ * node reads would depend on who looks; a subgraph may define the names around it again.
+ */
+function defineOutputs(definitions: Map<string, Definition>, nodes: readonly OnnxNode[], file: string): void {
   for (const node of nodes) {
     for (const [index, name] of node.outputs.entries()) {
-      if (name !== '' && !definitions.has(name)) definitions.set(name, { kind: 'node-output', node, index });
+      if (name === '') continue;
+      const other = definitions.get(name);
+      if (other !== undefined) {
+        const owner = other.kind === 'node-output' ? describeNode(other.node) : 'an input or initializer';
+        const message = `${describeNode(node)}: expected outputs of names of their own, found ${quote(name)}, which is that of ${owner} as well (duplicate)`;
+        throw new CheckpointError(message, { code: 'malformed', file });
+      }
+      definitions.set(name, { kind: 'node-output', node, index });
     }
   }
 }
@@ -251,19 +262,19 @@ function enterCall(site: Site, callee: OnnxFunction, calls: CallChain | null, fi
     const message = `expected local functions nested at most ${MAX_CALL_DEPTH} deep, found deeper ones`;
     throw new CheckpointError(message, { code: 'limit-exceeded', file });
   }
-  const body = callScope(site, callee);
+  const body = callScope(site, callee, file);
   scope.bodies.set(node, [body]);
   return { scope: body, nodes: callee.nodes, next: 0, calls: { callee, outer: calls, depth } };
 }
 
-function callScope(site: Site, callee: OnnxFunction): Scope {
+function callScope(site: Site, callee: OnnxFunction, file: string): Scope {
   const { node, scope } = site;
   const definitions = new Map<string, Definition>();
   for (const [index, formal] of callee.inputs.entries()) {
     // An input that the call leaves out keeps the empty name, which nothing defines.
     definitions.set(formal, { kind: 'bound', scope, name: node.inputs[index] ?? '' });
   }
-  defineOutputs(definitions, callee.nodes);
+  defineOutputs(definitions, callee.nodes, file);
   const callAttributes = new Map(callee.defaults);
   for (const name of node.attributes.keys()) {
     const attribute = findAttribute(site, name);

@@ -114,6 +114,11 @@ describe('a sparse initializer', () => {
       'expected indices within its 2 elements',
     ],
     [
+      'an index twice',
+      sparseTensor([3], vector('bn.running_mean', 9, 8), integers('', 2, 2)),
+      'expected each index once, found one twice (duplicate)',
+    ],
+    [
       'too few indices',
       sparseTensor([2], vector('bn.running_mean', 9, 8), integers('', 1)),
       'expected an index for each of 2 values',

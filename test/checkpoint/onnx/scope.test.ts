@@ -189,6 +189,39 @@ describe('norm nodes in local functions', () => {
   });
 });
 
+describe('a name that is defined twice', () => {
+  const relu = (name: string, output: string) => node('Relu', ['x'], [output], { name });
+  const message = (node: string, output: string, owner: string) =>
+    `malformed: Relu "${node}": expected outputs of names of their own, found "${output}", which is that of ${owner} as well (duplicate)`;
+
+  test('by two nodes is refused', async () => {
+    const nodes = [relu('one', 'y'), relu('two', 'y'), norm()];
+    expect(await refusal(normModel({ nodes }))).toBe(message('two', 'y', 'Relu "one"'));
+  });
+
+  test.each(['x', 'bn.weight'])('by a node and by the graph itself is refused: %s', async (name) => {
+    expect(await refusal(normModel({ nodes: [relu('one', name), norm()] }))).toBe(
+      message('one', name, 'an input or initializer'),
+    );
+  });
+
+  test('within a function is refused', async () => {
+    const nodes = [node('Relu', ['X'], ['Y'], { name: 'one' }), node('Relu', ['X'], ['Y'], { name: 'two' })];
+    const body = localFunction('Block', { inputs: ['X'], outputs: ['Y'], nodes });
+    const parts = { functions: [body] };
+    expect(await refusal(normModel({ nodes: [call('Block', ['x'], ['y'])] }, parts))).toBe(
+      message('two', 'Y', 'Relu "one"'),
+    );
+  });
+
+  test('in both branches of an If and around it is as it should be', async () => {
+    const branch = () => graph({ nodes: [relu('inner', 'y')], outputs: ['y'] });
+    const attributes = [attribute.graph('then_branch', branch()), attribute.graph('else_branch', branch())];
+    const nodes = [relu('outer', 'y'), node('If', ['c'], ['z'], { attributes }), norm()];
+    await expect(open(normModel({ nodes, inputs: ['x', 'c'] }))).resolves.toBeDefined();
+  });
+});
+
 describe('functions that would not end', () => {
   const calling = (name: string, ...callees: readonly string[]) =>
     localFunction(name, {
