@@ -206,9 +206,9 @@ async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Pr
 /** Brings together the edits of one constant, and finds all that read it. */
 function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: EditedModel): readonly Group[] {
   const { mainGraph, model: parsed } = model.located;
-  const byRange = indexByRange(model);
+  const twins = findTwins(model);
   const initializers = new Map(mainGraph.initializers.map((tensor) => [tensor.name, tensor]));
-  const groups = new Map<string | Origin, { origins: Set<Origin>; edits: Set<TensorEdit> }>();
+  const groups = new Map<Origin | readonly Origin[], { origins: Set<Origin>; edits: Set<TensorEdit> }>();
   for (const [edit, places] of slots) {
     const origins = places.map(({ origin }) => origin);
     if (origins.length === 0) {
@@ -217,11 +217,13 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
       origins.push(own);
     }
     for (const origin of origins) {
-      const shared = 'dataType' in origin ? byRange.get(rangeKey(model.tensors.get(origin.name))) : undefined;
-      const key = shared === undefined ? origin : rangeKey(model.tensors.get(shared[0]?.name ?? ''));
-      const group = groups.get(key) ?? { origins: new Set(shared ?? [origin]), edits: new Set() };
+      const shared = twins.get(origin);
+      const group = groups.get(shared ?? origin) ?? {
+        origins: new Set(shared ?? [origin]),
+        edits: new Set(),
+      };
       group.edits.add(edit);
-      groups.set(key, group);
+      groups.set(shared ?? origin, group);
     }
   }
   const origins = new Set([...groups.values()].flatMap((group) => [...group.origins]));
@@ -257,21 +259,19 @@ function refuseOtherReaders(
   }
 }
 
-/** Initializers of the main graph that lie at the same place of a data file. */
-function indexByRange({ located, tensors }: EditedModel): ReadonlyMap<string, readonly OnnxTensor[]> {
-  const byRange = new Map<string, OnnxTensor[]>();
+/** Each initializer of the main graph that lies in a data file, with those that are the same bytes of it. */
+function findTwins({ located, tensors }: EditedModel): ReadonlyMap<Origin, readonly Origin[]> {
+  const twins = new Map<Origin, readonly Origin[]>();
+  const places = new RangeMap<Origin[]>();
   for (const initializer of located.mainGraph.initializers) {
-    if (initializer.external === null) continue;
-    const key = rangeKey(tensors.get(initializer.name));
-    const list = byRange.get(key) ?? [];
+    const tensor = initializer.external === null ? undefined : tensors.get(initializer.name);
+    if (tensor === undefined) continue;
+    const list = places.get(tensor.range) ?? [];
     list.push(initializer);
-    byRange.set(key, list);
+    places.set(tensor.range, list);
+    twins.set(initializer, list);
   }
-  return byRange;
-}
-
-function rangeKey(tensor: Tensor | undefined): string {
-  return tensor === undefined ? '' : JSON.stringify([tensor.range.source.name, tensor.range.offset]);
+  return twins;
 }
 
 class Splitter implements Splits {
@@ -330,7 +330,7 @@ class Splitter implements Splits {
 
   /** The edit of the initializer itself, where the reader sees it through operators that computed a copy. */
   #toStored({ roots: [root] }: Group, edit: TensorEdit): TensorEdit {
-    const tensor = root === undefined ? undefined : this.#model.tensors.get(root.name);
+    const tensor = root === undefined || root.name === '' ? undefined : this.#model.tensors.get(root.name);
     const isCopy = !(edit.tensor.range.source instanceof FileSource);
     const fits = tensor?.dtype === edit.tensor.dtype && tensor.range.byteLength === edit.content.byteLength;
     return isCopy && tensor !== undefined && fits ? { ...edit, tensor } : edit;

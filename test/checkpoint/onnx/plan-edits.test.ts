@@ -325,6 +325,37 @@ describe('inside of', () => {
     expect(drifted).toBe(0);
   });
 
+  describe('a subgraph, beside external data of the main graph', () => {
+    writeFileSync(join(directory, 'v.bin'), floats(5, 6));
+    const external = (name: string, type: number) =>
+      tensor(name, [2], type, field(13, field(1, 'location'), field(2, 'v.bin')), int(14, 1));
+    const restoreWith = (outer: Uint8Array, inner: readonly Uint8Array[] = []) => {
+      const own = [...still('a'), vector('a.running_mean', 9, 9)];
+      const branch = graph({ nodes: [norm('a'), ...inner], initializers: own, outputs: ['a.y'] });
+      const attributes = [attribute.graph('then_branch', branch)];
+      const nodes = [
+        node('If', ['x'], ['a.y'], { name: 'if', attributes }),
+        node('Relu', ['a.running_mean'], ['r']),
+        norm('b'),
+      ];
+      const initializers = [...still('b'), vector('b.running_mean', 3, 4), outer];
+      return restoreModel(modelOf({ nodes, initializers }), { dataName: `v${runs}.bin` });
+    };
+
+    test('its own initializer is changed, and none of that name around it', async () => {
+      const { means, drifted } = await restoreWith(external('a.running_mean', FLOAT));
+      expect([means, drifted]).toEqual([{ ...RESTORED }, 0]);
+    });
+
+    test('what else reads its initializer is seen, whatever else has no values', async () => {
+      const INT4 = 22;
+      const reader = node('Relu', ['a.running_mean'], ['s']);
+      expect((await failureOf(() => restoreWith(external('other', INT4), [reader]))).message).toContain(
+        'shares its value with others inside a subgraph or function',
+      );
+    });
+  });
+
   test('a function that is called twice with one constant, two values are refused', async () => {
     const body = localFunction('Norm', {
       inputs: ['x', 'w', 'b', 'v'],
