@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError, failUnreachable, UsageError } from '../errors.js';
-import { examineTarget, explainWriteError, isSameFile } from '../io/safe-write.js';
+import { examineTarget, explainWriteError, isSameFile, temporaryName } from '../io/safe-write.js';
 
 /** What must be known of a file before it is written. */
 export interface BaselineTarget {
@@ -56,8 +56,7 @@ export function writeBaselineFile(
   { path, isRegular }: { readonly path: string; readonly isRegular: boolean },
   bytes: Uint8Array,
 ): void {
-  const random = Buffer.from(crypto.getRandomValues(new Uint8Array(6))).toString('hex');
-  const temporary = join(dirname(path), `.${basename(path)}.bn-audit-${random}.tmp`);
+  const temporary = join(dirname(path), temporaryName(basename(path)));
   try {
     if (!isRegular) {
       writeFileSync(path, bytes);
@@ -72,7 +71,16 @@ export function writeBaselineFile(
     }
     renameSync(temporary, path);
   } catch (error) {
-    if (isRegular) rmSync(temporary, { force: true });
+    if (isRegular) discard(temporary);
     throw explainWriteError(error, path);
+  }
+}
+
+/** Why it failed says more than why this did. */
+function discard(temporary: string): void {
+  try {
+    rmSync(temporary, { force: true });
+  } catch {
+    // What is left behind has a name that tells what it is.
   }
 }

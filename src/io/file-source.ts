@@ -200,6 +200,21 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
         file: name,
         cause: error,
       });
+    case 'EMFILE':
+    case 'ENFILE':
+      return new CheckpointError('too many files are open', {
+        code: 'unreadable',
+        file: name,
+        hint: 'Raise the limit (ulimit -n), or name fewer files at once.',
+        cause: error,
+      });
+    case 'EIO':
+    case 'ESTALE':
+      return new CheckpointError('the disk or the network failed while it was read', {
+        code: 'unreadable',
+        file: name,
+        cause: error,
+      });
     default:
       return new CheckpointError(`the file system refused to read it (${code})`, {
         code: 'unreadable',

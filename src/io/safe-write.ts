@@ -63,8 +63,8 @@ const TEMPORARY_SUFFIX = '.tmp';
 /** Random hexadecimal digits in a temporary name. */
 const RANDOM_DIGITS = 12;
 
-/** As much of the target's name as fits into 255 bytes with the rest, the usual limit of file systems. */
-const MAX_LABEL_BYTES = 200;
+/** Every file system takes names as long as these: the least limit in use is that of eCryptfs, 143 bytes. */
+const SHORT_NAME_BYTES = 100;
 
 /**
  * Files that are written, but not where they belong: in a temporary file beside the target, or in a temporary directory
@@ -167,16 +167,21 @@ async function moveAll(places: readonly { readonly from: string; readonly to: st
   }
 }
 
-/** One that nothing has, most likely; where something has it, creating it fails. It need not be hard to guess. */
-function temporaryName(label: string): string {
+/**
+ * A name beside a target that nothing has, most likely; where something has it, creating it fails. It need not be hard to
+ * guess. It is no longer than the target's own, unless that is short: a file system that takes the one takes the other.
+ */
+export function temporaryName(label: string): string {
   const random = Math.floor(Math.random() * 16 ** RANDOM_DIGITS).toString(16);
   return `${temporaryStart(label)}${random.padStart(RANDOM_DIGITS, '0')}${TEMPORARY_SUFFIX}`;
 }
 
 /** How every temporary name of a target starts. */
 function temporaryStart(label: string): string {
+  const rest = `.${TEMPORARY_PREFIX}${TEMPORARY_SUFFIX}`.length + RANDOM_DIGITS;
+  const limit = Math.max(Buffer.byteLength(label), SHORT_NAME_BYTES) - rest;
   let kept = label;
-  while (Buffer.byteLength(kept) > MAX_LABEL_BYTES) kept = [...kept].slice(0, -1).join('');
+  while (Buffer.byteLength(kept) > limit) kept = [...kept].slice(0, -1).join('');
   return `.${kept}${TEMPORARY_PREFIX}`;
 }
 
@@ -416,6 +421,14 @@ export function describeWriteError(error: unknown): string {
     ENOTEMPTY: 'the directory there is not empty',
     ENAMETOOLONG: 'its name is too long',
     EXDEV: 'its directory spans two file systems',
+    EEXIST: 'there is such a file already',
+    ELOOP: 'its symbolic links lead in a circle',
+    EBUSY: 'something else uses it',
+    ETXTBSY: 'it is a program that runs',
+    EMFILE: 'too many files are open',
+    ENFILE: 'too many files are open',
+    EINVAL: 'its name or content is none that the file system takes',
+    EIO: 'the disk or the network failed',
   };
   const code = codeOf(error);
   return failures[code] ?? `the file system refused (${code})`;

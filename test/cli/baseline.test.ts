@@ -28,6 +28,21 @@ test('baseline writes a file, says what is in it, and diff takes it', async () =
   expect((await runCli(['inspect', OUTPUT, '-q'], workspace)).exitCode).toBe(0);
 });
 
+test.each([200, 237, 255])('a name of %d bytes is taken', async (length) => {
+  const workspace = makeWorkspace();
+  const name = 'n'.repeat(length);
+  expect((await runCli(['baseline', BEFORE, '-o', name, '-q'], workspace)).exitCode).toBe(0);
+  expect(listFiles(workspace)).toEqual([name]);
+});
+
+test('a name that is too long is said to be', async () => {
+  const name = 'n'.repeat(256);
+  expect(await runCli(['baseline', BEFORE, '-o', name], makeWorkspace())).toMatchObject({
+    stderr: `bn-audit: ${name}: it could not be written: its name is too long\n  Nothing was changed.\n`,
+    exitCode: 2,
+  });
+});
+
 test('the same checkpoint gives the same file, from anywhere', async () => {
   const workspace = makeWorkspace();
   mkdirSync(join(workspace, 'elsewhere'));

@@ -273,9 +273,11 @@ function nextDescriptor(): number {
 describe('explainFileError', () => {
   test.each([
     ['EACCES', 'no permission to read it', 'unreadable'],
+    ['EMFILE', 'too many files are open', 'unreadable'],
+    ['EIO', 'the disk or the network failed while it was read', 'unreadable'],
     ['EPERM', 'no permission to read it', 'unreadable'],
     ['EISDIR', 'expected a file, found a directory', 'not-a-file'],
-    ['EIO', 'the file system refused to read it (EIO)', 'unreadable'],
+    ['EBADMSG', 'the file system refused to read it (EBADMSG)', 'unreadable'],
   ])('puts %s in plain words', (code, message, expectedCode) => {
     const cause = Object.assign(new Error('raw'), { code });
     const error = explainFileError(cause, 'model.pt');

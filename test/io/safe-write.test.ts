@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
 import { type ByteRange, holdBytes, memorySource } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
-import { type FileCopy, stageFiles } from '../../src/io/safe-write.js';
+import { type FileCopy, stageFiles, temporaryName } from '../../src/io/safe-write.js';
 import { failureOf } from '../build/failure.js';
 import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 
@@ -211,6 +211,12 @@ describe('a copy', () => {
     expect(failure).toMatchObject({ code: 'unwritable' });
     expect(failure.message).toContain('the disk is full');
     expect(readdirSync(place)).toEqual(['original']);
+  });
+
+  test.each([1, 73, 100, 143, 237, 255])('has no longer name for a while than one of %d bytes', (length) => {
+    const name = 'n'.repeat(length);
+    expect(temporaryName(name).length).toBeLessThanOrEqual(Math.max(length, 100));
+    expect(temporaryName('ä'.repeat(length))).toMatch(/^\.ä+\.bn-audit-[0-9a-f]{12}\.tmp$/);
   });
 
   test('that is discarded leaves nothing', async () => {
