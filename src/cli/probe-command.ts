@@ -122,7 +122,9 @@ async function runProbeCommand(
     select,
     allowExternalSymlinks,
     onOpenFile: guard.onOpenFile,
+    onProgress: terminal.showRuns,
   });
+  terminal.finishProgress();
   guard.refuseHarm();
   if (output !== undefined)
     await writeReportFile({ file: output, format }, renderProbe(report, { format, all }));

@@ -23,10 +23,18 @@ export interface Terminal {
   readonly write: (text: string) => void;
   /** Writes a message and a line end to standard error. */
   readonly writeError: (message: string) => void;
-  /** Shows how far the work is, on a terminal, once it has lasted a second. */
-  readonly showProgress: (progress: { done: number; total: number }) => void;
+  /** Shows how far the work is, on a terminal, once it has lasted a second: how many bytes are compared. */
+  readonly showProgress: (progress: Progress) => void;
+  /** The same of a probe: how often the model has run. */
+  readonly showRuns: (progress: Progress) => void;
   /** Takes the progress bar away. */
   readonly finishProgress: () => void;
+}
+
+/** How much of some work is done. */
+interface Progress {
+  readonly done: number;
+  readonly total: number;
 }
 
 type ProcessLike = Pick<NodeJS.Process, 'stdout' | 'stderr' | 'env'>;
@@ -68,6 +76,15 @@ export function createTerminal(
   const start = Date.now();
   let lastDrawn = 0;
   let isDrawn = false;
+  const draw = (verb: string, { done, total }: Progress, counts: string) => {
+    const now = Date.now();
+    if (now - start < PROGRESS_DELAY_MS || now - lastDrawn < PROGRESS_INTERVAL_MS) return;
+    lastDrawn = now;
+    const stderr = open('stderr');
+    if (stderr.isTTY !== true || process.env['TERM'] === 'dumb') return;
+    isDrawn = true;
+    stderr.write(`\r${verb} ${drawBar(total === 0 ? 1 : done / total)}  ${counts}\u001b[K`);
+  };
   return {
     readLooks: () => readLooks(direct === null ? open('stdout') : NO_TERMINAL, process.env),
     write: (text) => {
@@ -80,14 +97,11 @@ export function createTerminal(
     writeError: (message) => {
       open('stderr').write(`${message}\n`);
     },
-    showProgress: ({ done, total }) => {
-      const now = Date.now();
-      if (now - start < PROGRESS_DELAY_MS || now - lastDrawn < PROGRESS_INTERVAL_MS) return;
-      lastDrawn = now;
-      const stderr = open('stderr');
-      if (stderr.isTTY !== true || process.env['TERM'] === 'dumb') return;
-      isDrawn = true;
-      stderr.write(`\r${drawProgress(done, total)}\u001b[K`);
+    showProgress: (progress) => {
+      draw('comparing', progress, `${toMegabytes(progress.done)} of ${toMegabytes(progress.total)} MB`);
+    },
+    showRuns: (progress) => {
+      draw('running', progress, `${progress.done} of ${progress.total} runs`);
     },
     finishProgress: () => {
       if (isDrawn) open('stderr').write('\r\u001b[K');
@@ -151,9 +165,11 @@ async function createPaint(level: ColorSupportLevel): Promise<Paint> {
   return (tone, text) => tones[tone](text);
 }
 
-function drawProgress(done: number, total: number): string {
-  const share = total === 0 ? 1 : done / total;
+function drawBar(share: number): string {
   const filled = Math.round(share * BAR_CELLS);
-  const megabytes = (bytes: number) => Math.round(bytes / 1e6);
-  return `comparing ${'█'.repeat(filled)}${'░'.repeat(BAR_CELLS - filled)} ${Math.round(share * 100)} %  ${megabytes(done)} of ${megabytes(total)} MB`;
+  return `${'█'.repeat(filled)}${'░'.repeat(BAR_CELLS - filled)} ${Math.round(share * 100)} %`;
+}
+
+function toMegabytes(byteLength: number): number {
+  return Math.round(byteLength / 1e6);
 }

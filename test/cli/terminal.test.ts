@@ -177,6 +177,14 @@ describe('progress', () => {
     expect(written.stdout).toBe('');
   });
 
+  test('of a probe counts runs', () => {
+    const { process, written } = fakeProcess({ isTTY: true });
+    const terminal = createTerminal(process as never, ignoreErrors);
+    vi.advanceTimersByTime(1000);
+    terminal.showRuns({ done: 3, total: 12 });
+    expect(written.stderr).toBe(`\rrunning ${'█'.repeat(8)}${'░'.repeat(22)} 25 %  3 of 12 runs\u001b[K`);
+  });
+
   test('is not drawn more often than every tenth of a second', () => {
     const { process, written } = fakeProcess({ isTTY: true });
     const terminal = createTerminal(process as never, ignoreErrors);
