@@ -103,7 +103,6 @@ const DANGEROUS_MODULES = new Set([
 ]);
 
 const DANGEROUS_BUILTINS: readonly string[] = [
-  // `__builtin__` of Python 2 is taken for `builtins`.
   ...[
     'eval',
     'exec',
@@ -127,6 +126,7 @@ const DANGEROUS_BUILTINS: readonly string[] = [
     'vars',
     'map',
     'filter',
+    'reduce',
     'exit',
     'quit',
   ],
@@ -137,7 +137,15 @@ const DANGEROUS_PATTERNS: readonly string[] = [
   ...DANGEROUS_BUILTINS,
   // Gadgets of the standard library that call what they are given, or build code objects.
   ...['operator.attrgetter', 'operator.methodcaller', '_operator.attrgetter', '_operator.methodcaller'],
-  ...['functools.reduce', '_functools.reduce', 'itertools.starmap', 'types.CodeType', 'types.FunctionType'],
+  ...[
+    'functools.reduce',
+    '_functools.reduce',
+    'itertools.starmap',
+    'itertools.imap',
+    'itertools.ifilter',
+    'types.CodeType',
+    'types.FunctionType',
+  ],
   ...['code.Interactive*', 'code.interact*', 'code.compile_command', 'profile.run*', 'profile.Profile*'],
   ...[
     'test.support.*',
@@ -166,7 +174,14 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'types.ModuleType',
   ],
   // PyTorch: whatever loads or runs something else.
-  ...['torch.load', 'torch.save', 'torch.storage._load_from_bytes', 'torch.hub.*'],
+  ...['torch.load', 'torch.save', 'torch.serialization.load', 'torch.serialization.save', 'torch.*from_file'],
+  ...[
+    'torch._C.PyTorchFile*',
+    'torch._C.import_ir*',
+    'torch._C._import_ir*',
+    'torch.storage._load_from_bytes',
+    'torch.hub.*',
+  ],
   ...[
     'torch.jit.load*',
     'torch.jit._serialization.*',
@@ -200,6 +215,7 @@ const DANGEROUS_PATTERNS: readonly string[] = [
   ],
   ...['torch._export.serde.*', 'torch.testing._internal.*', 'torch.onnx.*load*'],
   // Other packages that load pickles, read files or evaluate text.
+  ...['numpy.*.tofile', 'numpy.*.dump', 'six.moves.*', '*.Path.*', '*.PosixPath.*', '*.WindowsPath.*'],
   ...['numpy.testing.*', 'numpy.load*', 'numpy.fromfile', 'numpy.memmap', 'numpy.save*', 'numpy.f2py.*'],
   ...[
     'numpy.distutils.*',
@@ -229,24 +245,91 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'tensorflow.io.*',
     'safetensors.*load*',
   ],
-  ...['transformers.*.from_pretrained', 'nltk.*', 'IPython.*', 'sympy.sympify', 'sympy.parsing.*'],
+  ...[
+    '*.from_pretrained',
+    '*.load_from_checkpoint',
+    'nltk.*',
+    'IPython.*',
+    'sympy.sympify',
+    'sympy.parsing.*',
+  ],
 ];
 
 const EXACT_NAMES = new Set(DANGEROUS_PATTERNS.filter((pattern) => !pattern.includes('*')));
 const WILDCARDS = DANGEROUS_PATTERNS.filter((pattern) => pattern.includes('*')).map(toRegExp);
 
-/** Whether loading a pickle that names `module` and `name` could run code, touch files or reach the network. */
+/** Lower-case names of classes whose attributes real files keep: `numpy.ndarray.mean`, `datetime.datetime.now`. */
+const LOWER_CASE_CLASSES = new Set([
+  ...namesIn('builtins', 'bool bytearray bytes complex dict float frozenset int list long range set slice'),
+  ...namesIn('builtins', 'str tuple unicode'),
+  ...namesIn(
+    'numpy',
+    'bool bool_ complex64 complex128 float16 float32 float64 generic int8 int16 int32 int64',
+  ),
+  ...namesIn('numpy', 'ndarray uint8 uint16 uint32 uint64'),
+  ...namesIn('datetime', 'date datetime time timedelta timezone'),
+  ...['collections.defaultdict', 'collections.deque', 'itertools.chain'],
+]);
+
+/** Modules, and usual short names of modules, that are written as classes are. */
+const CAPITALISED_MODULES = new Set([
+  ...['Crypto', 'Cryptodome', 'Cython', 'IPython', 'MySQLdb', 'OpenGL', 'OpenSSL', 'PIL', 'Xlib'],
+  ...['F', 'K', 'T', 'TF', 'TVF'],
+]);
+
+/**
+ * Whether loading a pickle that names `module` and `name` could run code, touch files or reach the network.
+ *
+ * @param name may have dots: it then walks through attributes, as `getattr` does.
+ */
 export function isDangerous(module: string, name: string): boolean {
-  const home = rootOf(module) === '__builtin__' ? 'builtins' : module;
+  const home = homeOf(module);
   if (DANGEROUS_MODULES.has(rootOf(home))) return true;
-  // A dotted name walks through attributes, and modules are attributes of whoever imported them:
-  // `torch.serialization` + `os.system` is os.system.
+  // Modules are attributes of whoever imported them: `torch.serialization` + `os.system` is os.system, and many
+  // import them under a name of their own (`random._os`).
   const attributes = name.split('.');
-  if (attributes.length > 1 && attributes.some((attribute) => DANGEROUS_MODULES.has(attribute))) return true;
-  // Dunder attributes lead from any class to any module: `Net.__init__.__globals__`.
-  if (attributes.length > 1 && attributes.some((attribute) => /^__\w+__$/.test(attribute))) return true;
+  if (attributes.length > 1 && attributes.some((attribute) => isDangerousModule(attribute))) return true;
+  // These lead from any class to any module: `Net.__init__.__globals__`.
+  if (attributes.length > 1 && attributes.some(isReserved)) return true;
   const full = `${home}.${name}`;
   return EXACT_NAMES.has(full) || WILDCARDS.some((pattern) => pattern.test(full));
+}
+
+/**
+ * The first part of a dotted `name` that may be a module, with `module` in front: `torch.serialization.np` of
+ * `torch.serialization` + `np.load`; null where there is none. A module hands out whatever it imported, under names
+ * that no list can know. What picklers walk through are classes, whose names begin with a capital by the convention
+ * of the language (PEP 8), where those of modules do not; the few others that real files hold are listed.
+ */
+export function findModuleWithin(module: string, name: string): string | null {
+  const attributes = name.split('.');
+  let path = module;
+  let known = homeOf(module);
+  for (const attribute of attributes.slice(0, -1)) {
+    path = `${path}.${attribute}`;
+    known = `${known}.${attribute}`;
+    const looksLikeClass = /^_*[\p{Lu}\p{Lt}\p{Lo}]/u.test(attribute) && !CAPITALISED_MODULES.has(attribute);
+    if (!looksLikeClass && !LOWER_CASE_CLASSES.has(known)) return path;
+  }
+  return null;
+}
+
+function isDangerousModule(attribute: string): boolean {
+  return DANGEROUS_MODULES.has(attribute) || DANGEROUS_MODULES.has(attribute.replace(/^_+/, ''));
+}
+
+/** Names with underscores at both ends belong to the language. */
+function isReserved(attribute: string): boolean {
+  return attribute.startsWith('_') && attribute.endsWith('_');
+}
+
+/** `__builtin__` of Python 2 is taken for `builtins`. */
+function homeOf(module: string): string {
+  return module === '__builtin__' ? 'builtins' : module;
+}
+
+function namesIn(module: string, names: string): string[] {
+  return names.split(' ').map((name) => `${module}.${name}`);
 }
 
 function rootOf(module: string): string {

@@ -1,12 +1,5 @@
 import { asModule } from './module-objects.js';
-import {
-  attributesOf,
-  entriesOf,
-  isNode,
-  type ObjectNode,
-  type PickleNode,
-  type PickleValue,
-} from './pickle-values.js';
+import { attributesOf, isNode, type ObjectNode, type PickleNode, type PickleValue } from './pickle-values.js';
 import { asTensorCall } from './tensors.js';
 
 /** Real checkpoints nest some ten levels; what lies deeper is a bomb and holds nothing that is looked for. */
@@ -39,7 +32,8 @@ export function childrenOf(node: PickleNode): readonly Child[] {
   if (node.kind !== 'object') return [];
   const attributes = attributesOf(node);
   const state = attributes === null ? childrenOfState(node) : namedEntries(attributes);
-  return [...namedEntries(entriesOf(node)), ...state, ...numbered(node.items ?? [])];
+  const { entries, keywords, items } = node;
+  return [...namedEntries(entries), ...namedEntries(keywords), ...state, ...numbered(items ?? [])];
 }
 
 /** Some classes keep their state as a tuple: TorchScript's packed parameters. */

@@ -1,5 +1,14 @@
+import { quote } from '../../errors.js';
 import type { PickleMachine } from './pickle.js';
-import { describeValue, entriesOf, isNode, type PickleValue } from './pickle-values.js';
+import {
+  describeValue,
+  entriesOf,
+  isGetattr,
+  isNode,
+  type ObjectNode,
+  type PickleValue,
+  type TupleNode,
+} from './pickle-values.js';
 
 /** One opcode: its name in CPython's Lib/pickletools.py, and what it does to the machine. */
 export interface Opcode {
@@ -252,14 +261,18 @@ function pushStackGlobal(machine: PickleMachine): void {
 
 function reduce(machine: PickleMachine): void {
   const args = popTuple(machine);
-  const callee = machine.pop();
-  machine.checkCallable(callee);
-  machine.pushInstance(callee, args);
+  const callee = machine.popCallee();
+  if (isGetattr(callee)) {
+    machine.pushAttribute(args);
+  } else {
+    machine.checkCallable(callee);
+    machine.pushInstance(callee, args);
+  }
 }
 
 function instantiateNamed(machine: PickleMachine): void {
   const module = machine.cursor.readTextLine();
-  const callee = machine.makeGlobal(module, machine.cursor.readTextLine());
+  const callee = machine.refuseGetattr(machine.makeGlobal(module, machine.cursor.readTextLine()));
   machine.pushInstance(callee, machine.popToMark());
 }
 
@@ -271,22 +284,26 @@ function instantiateMarked(machine: PickleMachine): void {
 }
 
 /** NEWOBJ below its arguments has a class, which may itself have been made by a call. */
-function instantiate(machine: PickleMachine, argsValue: PickleValue): void {
+function instantiate(
+  machine: PickleMachine,
+  argsValue: PickleValue,
+  keywords: ObjectNode['keywords'] = null,
+): void {
   if (!isNode(argsValue, 'tuple'))
     throw machine.fail(`expected a tuple of arguments, found ${describeValue(argsValue)}`);
   const callee = machine.pop();
   if (!isNode(callee, 'global') && !isNode(callee, 'object')) {
     throw machine.fail(`expected a class, found ${describeValue(callee)}`);
   }
-  machine.pushInstance(callee, argsValue.items);
+  machine.pushInstance(callee, argsValue.items, keywords);
 }
 
 function instantiateWithKeywords(machine: PickleMachine): void {
   const keywords = machine.pop();
-  if (entriesOf(keywords) === null) {
+  if (!isNode(keywords, 'dict')) {
     throw machine.fail(`expected a dict of keyword arguments, found ${describeValue(keywords)}`);
   }
-  instantiate(machine, machine.pop());
+  instantiate(machine, machine.pop(), keywords.entries);
 }
 
 function popTuple(machine: PickleMachine): readonly PickleValue[] {
@@ -296,11 +313,26 @@ function popTuple(machine: PickleMachine): readonly PickleValue[] {
   return value.items;
 }
 
-/** BUILD hands a state to an instance. A second one replaces the first only where Python would. */
+/**
+ * BUILD hands a state to an instance (load_build in CPython's Lib/pickle.py). Attributes join those that it has; in a
+ * pair of dicts, the second one holds its slots. Any other state takes the place of the one before.
+ */
 function build(machine: PickleMachine): void {
   const state = machine.pop();
   const target = machine.top();
-  if (isNode(target, 'dict') || isNode(target, 'object')) target.state = state;
+  if (isNode(target, 'global')) {
+    throw machine.refuse(`sets attributes of ${quote(target.qualifiedName)}`, {
+      why: 'which would change what runs when the file is loaded',
+    });
+  }
+  if (!isNode(target, 'dict') && !isNode(target, 'object')) return;
+  target.state = machine.joinStates([target.state, ...(hasSlots(state) ? state.items : [state])]);
+}
+
+function hasSlots(state: PickleValue): state is TupleNode {
+  if (!isNode(state, 'tuple') || state.items.length !== 2) return false;
+  const [attributes, slots] = state.items;
+  return entriesOf(slots) !== null && (attributes === null || entriesOf(attributes) !== null);
 }
 
 function refuseExtension(machine: PickleMachine): never {

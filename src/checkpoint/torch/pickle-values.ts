@@ -49,7 +49,9 @@ export interface ObjectNode {
   readonly kind: 'object';
   readonly callee: PickleValue;
   readonly args: readonly PickleValue[];
-  /** What BUILD would hand to `__setstate__`: the attributes, mostly as a dict. */
+  /** Arguments by name, where the call has any. */
+  readonly keywords: ReadonlyMap<PickleValue, PickleValue> | null;
+  /** What BUILD would hand to `__setstate__`: the attributes, mostly as a dict; those of several BUILDs joined. */
   state: PickleValue;
   /** What SETITEMS put into it: a subclass of dict. */
   entries: Map<PickleValue, PickleValue> | null;
@@ -94,13 +96,19 @@ export function qualifiedName(value: PickleValue | undefined): string | null {
   return isNode(value, 'global') ? value.qualifiedName : null;
 }
 
+/** Whether a value is Python's own `getattr`, under its name in Python 2 or 3. */
+export function isGetattr(value: PickleValue): value is GlobalNode {
+  const name = qualifiedName(value);
+  return name === 'builtins.getattr' || name === '__builtin__.getattr';
+}
+
 /** The entries of a dict or of an instance of a dict subclass; null for anything else. */
 export function entriesOf(value: PickleValue | undefined): ReadonlyMap<PickleValue, PickleValue> | null {
   if (isNode(value, 'dict')) return value.entries;
   return isNode(value, 'object') ? value.entries : null;
 }
 
-/** The attributes of an instance by name; null where its state is no dict. Slots come second in a pair. */
+/** The attributes of an instance by name; null where its state is no dict. Classes with a state of their own mostly put them first. */
 export function attributesOf(node: ObjectNode): ReadonlyMap<PickleValue, PickleValue> | null {
   const state = isNode(node.state, 'tuple') ? node.state.items[0] : node.state;
   return entriesOf(state);

@@ -1,8 +1,17 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { Cursor, type CursorOrigin } from '../../io/cursor.js';
-import { isDangerous } from './dangerous-globals.js';
+import { findModuleWithin, isDangerous } from './dangerous-globals.js';
 import { OPCODES } from './opcodes.js';
-import { describeValue, type GlobalNode, isNode, makeGlobalNode, type PickleValue } from './pickle-values.js';
+import {
+  describeValue,
+  entriesOf,
+  type GlobalNode,
+  isGetattr,
+  isNode,
+  makeGlobalNode,
+  type ObjectNode,
+  type PickleValue,
+} from './pickle-values.js';
 
 /** A pickle is metadata: the largest of real models stay below 20 MB. Beyond this it is a bomb or holds its own data. */
 export const MAX_PICKLE_BYTES = 128 * 1024 * 1024;
@@ -27,6 +36,12 @@ const MAX_MEMO_ENTRIES = 4 * 1024 * 1024;
 
 /** Bytes of one string: the source of a class or a vocabulary, not a payload. */
 const MAX_STRING_BYTES = 64 * 1024 * 1024;
+
+/** Characters of a module and a name together: a path of nested packages and classes stays below 300. */
+const MAX_GLOBAL_LENGTH = 1024;
+
+/** Different names in one pickle: TorchScript names a class for every submodule, other pickles a hundred. */
+const MAX_GLOBALS = 64 * 1024;
 
 /** Bytes or digits of one integer: storage keys and seeds have under 20, the legacy magic number has 10 bytes. */
 const MAX_INTEGER_BYTES = 1024;
@@ -106,12 +121,39 @@ export class PickleMachine {
 
   /** Pushes a new container or object, and counts it against the limit. */
   pushNode(value: PickleValue): void {
-    this.#nodeCount++;
-    if (this.#nodeCount > MAX_NODES) throw this.exceeded(`${MAX_NODES} containers and objects`);
+    this.#countNodes(1);
     this.push(value);
   }
 
+  #countNodes(count: number): void {
+    this.#nodeCount += count;
+    if (this.#nodeCount > MAX_NODES) throw this.exceeded(`${MAX_NODES} containers and objects`);
+  }
+
+  /**
+   * The state of an instance that is given several: the attributes of all, the later ones over the earlier; or the last
+   * one, where one of them holds no attributes. Copied attributes count as nodes.
+   */
+  joinStates(states: readonly PickleValue[]): PickleValue {
+    const given = states.filter((state) => state !== null);
+    const last = given.at(-1) ?? null;
+    if (given.length < 2) return last;
+    const entries = new Map<PickleValue, PickleValue>();
+    for (const state of given) {
+      const added = entriesOf(state);
+      if (added === null) return last;
+      this.#countNodes(added.size);
+      for (const [name, value] of added) entries.set(name, value);
+    }
+    return { kind: 'dict', entries, state: null };
+  }
+
   pop(): PickleValue {
+    return this.refuseGetattr(this.popCallee());
+  }
+
+  /** As {@link pop}, for what REDUCE is about to call: nothing else may be getattr. */
+  popCallee(): PickleValue {
     const value = this.top();
     this.#stack.pop();
     return value;
@@ -135,7 +177,9 @@ export class PickleMachine {
     const floor = this.#marks.pop();
     if (floor === undefined)
       throw this.fail(`${this.#opcodeName} needs a MARK, but there is none on the stack`);
-    return this.#stack.splice(floor);
+    const values = this.#stack.splice(floor);
+    for (const value of values) this.refuseGetattr(value);
+    return values;
   }
 
   /** POP takes a MARK off when nothing is above it. */
@@ -186,9 +230,9 @@ export class PickleMachine {
   }
 
   /**
-   * A name that loading would import, as data.
+   * A name that loading would import, as data. getattr is among them, which only REDUCE may take.
    *
-   * @throws CheckpointError `refused` when it is a dangerous one.
+   * @throws CheckpointError `refused` when it is another dangerous one.
    */
   makeGlobal(module: PickleValue, name: PickleValue): GlobalNode {
     if (typeof module !== 'string' || typeof name !== 'string') {
@@ -196,18 +240,61 @@ export class PickleMachine {
         `${this.#opcodeName} expects the names of a module and of a callable, found ${describeValue(module)} and ${describeValue(name)}`,
       );
     }
+    const length = module.length + name.length;
+    if (length > MAX_GLOBAL_LENGTH)
+      throw this.exceeded(`${MAX_GLOBAL_LENGTH} characters in a name to import`, `${length}`);
     const key = `${module}\n${name}`;
     const known = this.#globals.get(key);
     if (known !== undefined) return known;
+    if (this.#globals.size === MAX_GLOBALS) throw this.exceeded(`${MAX_GLOBALS} different names`);
     const made = makeGlobalNode(module, name);
-    if (isDangerous(module, name)) throw this.refuse(`names ${quote(made.qualifiedName)}`);
+    this.#checkGlobal(made);
     this.#globals.set(key, made);
     return made;
   }
 
+  /**
+   * `getattr(a.b, 'c')` is how protocols 2 and 3 write a nested class, and all of them a class's method or an enum's
+   * member: the global `a.b.c`.
+   *
+   * @throws CheckpointError `refused` when it takes anything else, or what loading must not reach.
+   */
+  pushAttribute(args: readonly PickleValue[]): void {
+    const [object, attribute] = args;
+    if (isNode(object, 'object'))
+      throw this.refuse('takes an attribute of what another call returned', { hint: OWN_FILE_HINT });
+    const isName = typeof attribute === 'string' && attribute !== '' && !attribute.includes('.');
+    if (!isNode(object, 'global') || !isName || args.length !== 2) {
+      throw this.refuse('calls getattr', { why: 'with something else than a class and an attribute of it' });
+    }
+    this.pushNode(this.makeGlobal(object.module, `${object.name}.${attribute}`));
+  }
+
+  #checkGlobal(node: GlobalNode): void {
+    const { module, name, qualifiedName } = node;
+    if (isGetattr(node)) return;
+    if (isDangerous(module, name)) throw this.refuse(`names ${quote(qualifiedName)}`);
+    const within = findModuleWithin(module, name);
+    if (within === null) return;
+    throw this.refuse(`takes ${quote(qualifiedName.slice(within.length + 1))} from ${quote(within)}`, {
+      why: 'which may be a module and hand out whatever it imported',
+      hint: OWN_FILE_HINT,
+    });
+  }
+
+  /** Lets everything through but getattr, which reaches any callable from where it is handed to. */
+  refuseGetattr(value: PickleValue): PickleValue {
+    if (isGetattr(value)) throw this.refuse(`names ${quote(value.qualifiedName)}`);
+    return value;
+  }
+
   /** An instance that loading would make. Containers of the standard library become containers. */
-  pushInstance(callee: PickleValue, args: readonly PickleValue[]): void {
-    this.pushNode(makeContainer(callee, args) ?? makeObject(callee, args, this.offset));
+  pushInstance(
+    callee: PickleValue,
+    args: readonly PickleValue[],
+    keywords: ObjectNode['keywords'] = null,
+  ): void {
+    this.pushNode(makeContainer(callee, args) ?? makeObject({ callee, args, keywords, offset: this.offset }));
   }
 
   /**
@@ -255,15 +342,24 @@ export class PickleMachine {
   }
 
   /** An error about a callable that loading would reach. */
-  refuse(what: string): CheckpointError {
-    return new CheckpointError(`refused: the pickle ${what}, which would run when the file is loaded`, {
+  refuse(what: string, { why, hint }: Readonly<{ why?: string; hint?: string }> = {}): CheckpointError {
+    const reason = why ?? 'which would run when the file is loaded';
+    return new CheckpointError(`refused: the pickle ${what}, ${reason}`, {
       code: 'refused',
       file: this.#options.file,
       offset: this.offset,
-      hint: 'Nothing was run. Do not load this file with torch.load or pickle; get it again from a source that you trust.',
+      hint: hint ?? FOREIGN_FILE_HINT,
     });
   }
 }
+
+const FOREIGN_FILE_HINT =
+  'Nothing was run. Do not load this file with torch.load or pickle; get it again from a source that you trust.';
+
+/** For what sound files may hold too. */
+const OWN_FILE_HINT =
+  'Nothing was run. Where the file is your own, save its state dict alone: torch.save(model.state_dict(), PATH). ' +
+  'Else do not load it with torch.load or pickle; get it again from a source that you trust.';
 
 const DICT_CLASSES = new Set([
   ...['collections.OrderedDict', 'collections.defaultdict', 'builtins.dict', '__builtin__.dict'],
@@ -295,23 +391,11 @@ function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
   return isNode(value, 'list') || isNode(value, 'tuple') ? value.items : [];
 }
 
-function makeObject(
-  callee: PickleValue,
-  args: readonly PickleValue[],
-  offset: number | undefined,
-): PickleValue {
+function makeObject(made: Pick<ObjectNode, 'callee' | 'args' | 'keywords' | 'offset'>): ObjectNode {
+  const object: ObjectNode = { kind: 'object', ...made, state: null, entries: null, items: null };
   // Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`.
-  const isReconstructor = isNode(callee, 'global') && RECONSTRUCTORS.has(callee.qualifiedName);
-  const made = isReconstructor ? (args[0] ?? null) : callee;
-  return {
-    kind: 'object',
-    callee: made,
-    args: isReconstructor ? [] : args,
-    state: null,
-    entries: null,
-    items: null,
-    offset,
-  };
+  const isReconstructor = isNode(made.callee, 'global') && RECONSTRUCTORS.has(made.callee.qualifiedName);
+  return isReconstructor ? { ...object, callee: made.args[0] ?? null, args: [] } : object;
 }
 
 function toSafeNumber(value: bigint): number | bigint {

@@ -238,7 +238,16 @@ function makeRebuildCall(
     { kind: 'tuple' as const, items: shape },
     { kind: 'tuple' as const, items: strides },
   ];
-  return { kind: 'object', callee, args, state: null, entries: null, items: null, offset: at };
+  return {
+    kind: 'object',
+    callee,
+    args,
+    keywords: null,
+    state: null,
+    entries: null,
+    items: null,
+    offset: at,
+  };
 }
 
 /** A tensor is named by its key; a class by (class, source file, source). */

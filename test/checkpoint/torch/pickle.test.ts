@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { readPickle } from '../../../src/checkpoint/torch/pickle.js';
-import { isNode, type PickleValue } from '../../../src/checkpoint/torch/pickle-values.js';
+import { attributesOf, isNode, type PickleValue } from '../../../src/checkpoint/torch/pickle-values.js';
 import { u64 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { dict, float, global, int, none, op, pickle, text, tuple, u32 } from './build/pickle-writer.js';
@@ -89,6 +89,42 @@ describe('values', () => {
         ['lr', 1],
       ]);
     }
+  });
+
+  test('a second BUILD adds its attributes to those of the first, as Python does', () => {
+    const first = dict({ lr: int(1), steps: int(2) });
+    const made = read(op('c__main__\nNet\n', ')', 0x81, first, 'b', dict({ lr: int(3) }), 'b', none, 'b.'));
+    expect(isNode(made, 'object') && [...(attributesOf(made) ?? [])]).toEqual([
+      ['lr', 3],
+      ['steps', 2],
+    ]);
+  });
+
+  test.each([
+    ['attributes and slots', tuple(dict({ lr: int(1) }), dict({ steps: int(2) })), ['lr', 'steps']],
+    ['slots alone', tuple(none, dict({ steps: int(2) })), ['steps']],
+    ['attributes and no slots', tuple(dict({ lr: int(1) }), none), ['lr']],
+  ])('a state of %s', (_, state, names) => {
+    const made = read(op('c__main__\nNet\n', ')', 0x81, state, 'b.'));
+    expect(isNode(made, 'object') && [...(attributesOf(made)?.keys() ?? [])]).toEqual(names);
+  });
+
+  test('a state without attributes takes the place of the one before', () => {
+    const made = read(op('c__main__\nNet\n', ')', 0x81, dict({ lr: int(1) }), 'b', tuple(int(1)), 'b.'));
+    expect(made).toMatchObject({ state: { kind: 'tuple', items: [1] } });
+  });
+
+  test('states without end stop at the limit of nodes', () => {
+    const entries = Object.fromEntries(Array.from({ length: 2000 }, (_, index) => [`a${index}`, none]));
+    const again = Array.from({ length: 600 }, () => op('h', 1, 'b'));
+    expect(() => read(op('c__main__\nNet\n', ')', 0x81, dict(entries), 'q', 1, 'b', ...again, '.'))).toThrow(
+      'at most 1048576 containers and objects',
+    );
+  });
+
+  test('NEWOBJ_EX keeps arguments by name', () => {
+    const made = read(op('c__main__\nNet\n', tuple(int(1)), dict({ depth: int(50) }), 0x92, '.'));
+    expect(made).toMatchObject({ kind: 'object', args: [1], keywords: new Map([['depth', 50]]) });
   });
 
   test('an OrderedDict of Python 2 is made of pairs', () => {
