@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
+import { type OpenOptions, openPath } from './checkpoint/open.js';
 import type { FoldedResults } from './compare/compare-folded.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import { type LearnedOptions, type OnProgress, planLearnedComparisons } from './compare/compare-learned.js';
@@ -56,12 +56,12 @@ export async function audit(
   afterPath: string,
   options: AuditOptions = {},
 ): Promise<AuditReport> {
-  checkOptions(options);
-  const before = await openCheckpoint(beforePath, options);
+  checkOptions('audit', options);
+  const before = await openPath(beforePath, options);
   try {
-    const after = await openCheckpoint(afterPath, options);
+    const after = await openPath(afterPath, options);
     try {
-      return await auditCheckpoints(before, after, options);
+      return buildReport(await compareCheckpoints(before, after, options));
     } finally {
       await after.close();
     }
@@ -83,11 +83,12 @@ export async function auditCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions = {},
 ): Promise<AuditReport> {
+  checkOptions('audit', options);
   return buildReport(await compareCheckpoints(beforeCheckpoint, afterCheckpoint, options));
 }
 
 /**
- * Finds out everything that an audit reports, layers and tensors still at hand.
+ * Finds out everything that an audit reports, layers and tensors still at hand. Its callers have checked the options.
  *
  * @throws as {@link audit}.
  */
@@ -96,7 +97,6 @@ export async function compareCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
-  checkOptions(options);
   closeWindows();
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);

@@ -45,7 +45,7 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
  * @throws UsageError when an option is not what it must be.
  */
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
-  checkOptions(options);
+  checkOptions('createBaseline', options);
   refuseBaseline(source);
   closeWindows();
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);

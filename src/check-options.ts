@@ -1,4 +1,5 @@
-import { UsageError } from './errors.js';
+import { quote, UsageError } from './errors.js';
+import { suggestName } from './suggest-name.js';
 
 /** What a value must be, in words, and whether it is. */
 interface Expectation {
@@ -25,38 +26,105 @@ const STRING: Expectation = { expected: 'a string', isMet: (value) => typeof val
 const BOOLEAN: Expectation = { expected: 'true or false', isMet: (value) => typeof value === 'boolean' };
 const FUNCTION: Expectation = { expected: 'a function', isMet: (value) => typeof value === 'function' };
 
-/** What an option of this name must be, whichever function takes it. */
-const EXPECTATIONS: Readonly<Record<string, Expectation>> = {
-  frozen: STRINGS,
-  allow: STRINGS,
-  layers: STRINGS,
-  minShift: NON_NEGATIVE,
-  epsilon: NON_NEGATIVE,
-  map: PREFIX_EDITS,
-  channels: BOOLEAN,
-  select: STRING,
-  allowExternalSymlinks: BOOLEAN,
-  onOpenFile: FUNCTION,
-  onProgress: FUNCTION,
-  keepBatches: BOOLEAN,
-  dataName: STRING,
-  force: BOOLEAN,
-  dryRun: BOOLEAN,
+/** So many samples run for days on any machine; a mistyped number must not. */
+const MAX_SAMPLES = 1_000_000;
+
+const SHAPES: Expectation = {
+  expected: 'a list of {name, dims}, with dims of 1 or more',
+  isMet: (value) => Array.isArray(value) && value.every(isInputShape),
 };
 
+function wholeNumber(least: number, most: number): Expectation {
+  return {
+    expected:
+      most === Number.MAX_SAFE_INTEGER
+        ? `a whole number, ${least} or larger`
+        : `a whole number from ${least} to ${most}`,
+    isMet: (value) => isWhole(value) && value >= least && value <= most,
+  };
+}
+
+function isWhole(value: unknown): value is number {
+  return Number.isSafeInteger(value);
+}
+
+/** A function of the library that takes options. */
+export type OptionTaker =
+  | 'openCheckpoint'
+  | 'audit'
+  | 'inspect'
+  | 'createBaseline'
+  | 'restore'
+  | 'probe'
+  | 'render'
+  | 'renderProbe';
+
+const OPENERS: readonly OptionTaker[] = ['openCheckpoint', 'audit', 'inspect', 'restore', 'probe'];
+const RENDERERS: readonly OptionTaker[] = ['render', 'renderProbe'];
+
+/** Every option: what it must be, and who takes it. */
+const OPTIONS: readonly (readonly [
+  name: string,
+  expectation: Expectation,
+  takers: readonly OptionTaker[],
+])[] = [
+  ['select', STRING, OPENERS],
+  ['allowExternalSymlinks', BOOLEAN, OPENERS],
+  ['onOpenFile', FUNCTION, OPENERS],
+  ['frozen', STRINGS, ['audit']],
+  ['allow', STRINGS, ['audit']],
+  ['minShift', NON_NEGATIVE, ['audit']],
+  ['epsilon', NON_NEGATIVE, ['audit', 'inspect', 'restore', 'probe']],
+  ['map', PREFIX_EDITS, ['audit', 'restore', 'probe']],
+  ['channels', BOOLEAN, ['audit', 'inspect']],
+  ['layers', STRINGS, ['restore', 'probe']],
+  ['keepBatches', BOOLEAN, ['restore']],
+  ['dataName', STRING, ['restore']],
+  ['force', BOOLEAN, ['restore']],
+  ['dryRun', BOOLEAN, ['restore']],
+  ['inputs', STRINGS, ['probe']],
+  ['samples', wholeNumber(1, MAX_SAMPLES), ['probe']],
+  ['seed', wholeNumber(0, Number.MAX_SAFE_INTEGER), ['probe']],
+  ['shapes', SHAPES, ['probe']],
+  ['batch', wholeNumber(1, MAX_SAMPLES), ['probe']],
+  ['ablations', wholeNumber(0, Number.MAX_SAFE_INTEGER), ['probe']],
+  ['importRuntime', FUNCTION, ['probe']],
+  ['onProgress', FUNCTION, ['audit', 'createBaseline', 'restore', 'probe']],
+  ['format', STRING, RENDERERS],
+  ['width', wholeNumber(1, Number.MAX_SAFE_INTEGER), RENDERERS],
+  ['paint', FUNCTION, RENDERERS],
+  ['all', BOOLEAN, RENDERERS],
+  ['layer', STRING, ['render']],
+  ['root', STRING, ['render']],
+];
+
 /**
- * Checks options that come from callers whom no compiler has checked: a wrong one would be ignored, or turn up as
- * numbers that are none.
+ * Checks options that come from callers whom no compiler has checked: a wrong one would turn up as numbers that are none,
+ * and one whose name is misspelt would be ignored, as if nothing had been asked for. What is undefined is not given.
  *
  * @throws UsageError that names the option, what was expected and what was found.
  */
-export function checkOptions(options: object): void {
+export function checkOptions(taker: OptionTaker, options: object): void {
   if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
+  const taken = OPTIONS.filter(([, , takers]) => takers.includes(taker));
   for (const [name, value] of Object.entries(options)) {
-    const expectation = Object.hasOwn(EXPECTATIONS, name) ? EXPECTATIONS[name] : undefined;
-    if (value === undefined || expectation === undefined || expectation.isMet(value)) continue;
-    fail(name, expectation.expected, value);
+    if (value === undefined) continue;
+    const [, expectation] = taken.find(([known]) => known === name) ?? [];
+    if (expectation === undefined)
+      failUnknown(
+        name,
+        taker,
+        taken.map(([known]) => known),
+      );
+    if (!expectation.isMet(value)) fail(name, expectation.expected, value);
   }
+}
+
+function failUnknown(name: string, taker: OptionTaker, known: readonly string[]): never {
+  throw new UsageError(
+    `${quote(name)}: no such option${suggestName(name, known)}`,
+    `Options of ${taker}: ${known.join(', ')}`,
+  );
 }
 
 function isPrefixEdit(value: unknown): boolean {
@@ -67,6 +135,18 @@ function isPrefixEdit(value: unknown): boolean {
     'to' in value &&
     typeof value.from === 'string' &&
     typeof value.to === 'string'
+  );
+}
+
+function isInputShape(value: unknown): boolean {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'name' in value &&
+    'dims' in value &&
+    (value.name === null || typeof value.name === 'string') &&
+    Array.isArray(value.dims) &&
+    value.dims.every((size) => isWhole(size) && size >= 1)
   );
 }
 

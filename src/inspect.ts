@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
+import { type OpenOptions, openPath } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
 import { closeWindows } from './io/file-window.js';
@@ -22,8 +22,8 @@ export interface InspectOptions extends OpenOptions {
  * @throws UsageError when an option is not what it must be.
  */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<InspectReport> {
-  checkOptions(options);
-  const checkpoint = await openCheckpoint(path, options);
+  checkOptions('inspect', options);
+  const checkpoint = await openPath(path, options);
   try {
     return await inspectCheckpoint(checkpoint, options);
   } finally {
@@ -40,7 +40,7 @@ export async function inspectCheckpoint(
   checkpoint: Checkpoint,
   options: InspectOptions = {},
 ): Promise<InspectReport> {
-  checkOptions(options);
+  checkOptions('inspect', options);
   closeWindows();
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;

@@ -1,7 +1,7 @@
 import { compareCheckpoints } from './audit.js';
 import { checkOptions } from './check-options.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from './checkpoint/onnx/onnx.js';
-import { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
+import { type OpenOptions, openPath } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import { matchPaths } from './compare/globs.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
@@ -68,12 +68,12 @@ export async function probe(
   afterPath: string,
   options: ProbeOptions = {},
 ): Promise<ProbeReport> {
-  checkOptions(options);
-  checkRequest(options);
+  checkOptions('probe', options);
+  refuseBothInputs(options);
   const runtime = await loadRuntime(options.importRuntime);
-  const before = await openCheckpoint(beforePath, options);
+  const before = await openPath(beforePath, options);
   try {
-    const after = await openCheckpoint(afterPath, options);
+    const after = await openPath(afterPath, options);
     try {
       if (!isOnnxCheckpoint(after)) throw cannotRun(after.path, after.format);
       const { epsilon, map } = options;
@@ -219,13 +219,7 @@ function chooseAblated({ layers }: ProbePlan, limit: number | undefined): Readon
   return new Set(putBack.filter((layer) => chosen.has(layer)));
 }
 
-function checkRequest({ inputs, samples, seed, shapes, batch, ablations }: ProbeOptions): void {
-  const isWhole = (value: number | undefined, least: number) =>
-    value === undefined || (Number.isSafeInteger(value) && value >= least);
-  if (!isWhole(samples, 1)) throw new UsageError(`expected 1 sample or more, found ${samples}`);
-  if (!isWhole(seed, 0)) throw new UsageError(`expected a whole number as seed, found ${seed}`);
-  if (!isWhole(batch, 1)) throw new UsageError(`expected 1 sample or more at a time, found ${batch}`);
-  if (!isWhole(ablations, 0)) throw new UsageError(`expected a number of layers, found ${ablations}`);
+function refuseBothInputs({ inputs, samples, seed, shapes }: ProbeOptions): void {
   const isDrawn = samples !== undefined || seed !== undefined || (shapes ?? []).length > 0;
   if (isDrawn && (inputs ?? []).length > 0) {
     throw new UsageError(

@@ -3,7 +3,7 @@ import { compareCheckpoints } from './audit.js';
 import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { EditPlan } from './checkpoint/edit-plan.js';
-import { type OpenOptions, openCheckpoint, openSource } from './checkpoint/open.js';
+import { type OpenOptions, openPath, openSource } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { describeUnpaired } from './compare/findings.js';
@@ -72,14 +72,14 @@ export async function restore(
   fixedPath: string | null,
   options: RestoreOptions = {},
 ): Promise<RestoreReport> {
-  checkOptions(options);
+  checkOptions('restore', options);
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
   const target = fixedPath === null ? null : await chooseTarget(fixedPath, afterPath);
   if (fixedPath !== null) await refuseSameFile(fixedPath, beforePath, afterPath);
-  const before = await openCheckpoint(beforePath, options);
+  const before = await openPath(beforePath, options);
   try {
-    const after = await openCheckpoint(afterPath, options);
+    const after = await openPath(afterPath, options);
     try {
       return await restoreOpened({ before, after, options }, target);
     } finally {
@@ -230,7 +230,7 @@ async function openStaged(
   { mainPath, temporary }: StagedFiles,
   options: OpenOptions,
 ): Promise<Checkpoint> {
-  if (mainPath !== temporary) return openCheckpoint(mainPath, options);
+  if (mainPath !== temporary) return openPath(mainPath, options);
   const source = openFileSource(path, mainPath);
   try {
     return await openSource(source, path, options);

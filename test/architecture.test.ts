@@ -7,7 +7,7 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 
 /** The rooms of the house, in the order in which imports may go: each needs only itself and those before it. */
 const ROOMS: readonly (readonly string[])[] = [
-  ['errors.ts', 'version.ts', 'check-options.ts'],
+  ['errors.ts', 'version.ts', 'suggest-name.ts', 'check-options.ts'],
   ['io/'],
   ['checkpoint/'],
   ['norm/'],

@@ -20,7 +20,8 @@ const AFTER = join(pairs, 'requires-grad-leak/after.safetensors');
 async function restoreInto(before: string, after: string, name: string, options: RestoreOptions = {}) {
   const fixed = join(makeSubdirectory(out), name);
   const report = await restore(before, after, fixed, options);
-  const verdict = report.outcome === 'restored' ? await audit(before, fixed, options) : null;
+  const { map, epsilon, select } = options;
+  const verdict = report.outcome === 'restored' ? await audit(before, fixed, { map, epsilon, select }) : null;
   return { fixed, report, verdict };
 }
 

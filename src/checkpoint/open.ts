@@ -32,7 +32,12 @@ const HEAD_BYTES = 1024;
  * @throws UsageError when an option is not what it must be.
  */
 export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
-  checkOptions(options);
+  checkOptions('openCheckpoint', options);
+  return openPath(path, options);
+}
+
+/** {@link openCheckpoint} for callers who have checked their options, among which may be others. */
+export async function openPath(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
   const inDirectory = findShardIndex(path);
   const source = openFileSource(inDirectory ?? path);
   try {

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import type { Baseline } from '../baseline.js';
-import { type OpenOptions, openCheckpoint } from '../checkpoint/open.js';
+import { type OpenOptions, openPath } from '../checkpoint/open.js';
 import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
@@ -45,7 +45,10 @@ async function runBaseline(path: string, options: BaselineCommandOptions, termin
   const { output, force, quiet } = options;
   const target = await chooseBaselineTarget(output, { source: path, mayReplace: force === true });
   const guard = guardInputs([output], [path]);
-  const checkpoint = await openCheckpoint(path, { ...options, onOpenFile: guard.onOpenFile });
+  const checkpoint = await openPath(path, {
+    ...options,
+    onOpenFile: guard.onOpenFile,
+  });
   try {
     const { createBaseline } = await import('../baseline.js');
     const baseline = await createBaseline(checkpoint, {

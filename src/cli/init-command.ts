@@ -1,7 +1,7 @@
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { Command } from 'commander';
 import { audit } from '../audit.js';
-import { type OpenOptions, openCheckpoint } from '../checkpoint/open.js';
+import { type OpenOptions, openPath } from '../checkpoint/open.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { CheckpointError, quote } from '../errors.js';
@@ -64,7 +64,8 @@ async function runInit(targets: InitTargets, options: InitOptions, terminal: Ter
     [options.output],
     [targets.before, targets.after].flatMap((path) => path ?? []),
   );
-  const found = await findParts(targets, { ...options, onOpenFile: guard.onOpenFile });
+  const { select, allowExternalSymlinks } = options;
+  const found = await findParts(targets, { select, allowExternalSymlinks, onOpenFile: guard.onOpenFile });
   guard.refuseHarm();
   await writePolicyFile(
     options.output,
@@ -75,7 +76,7 @@ async function runInit(targets: InitTargets, options: InitOptions, terminal: Ter
 }
 
 /** From one checkpoint the names tell what is likely to be frozen; from two, the values do. */
-async function findParts({ before, after }: InitTargets, options: InitOptions): Promise<FrozenSuggestion> {
+async function findParts({ before, after }: InitTargets, options: OpenOptions): Promise<FrozenSuggestion> {
   if (after === undefined) return suggestFromNames(before, options);
   const { regions } = await audit(before, after, options);
   const list = (wanted: Region['status']) =>
@@ -85,8 +86,8 @@ async function findParts({ before, after }: InitTargets, options: InitOptions): 
   return { frozen: list('frozen'), others: list('trained') };
 }
 
-async function suggestFromNames(path: string, options: InitOptions): Promise<FrozenSuggestion> {
-  const checkpoint = await openCheckpoint(path, options);
+async function suggestFromNames(path: string, options: OpenOptions): Promise<FrozenSuggestion> {
+  const checkpoint = await openPath(path, options);
   try {
     const suggestion = suggestFrozen(checkpoint);
     if (

@@ -29,7 +29,9 @@ async function runInspect(path: string, options: CommonOptions, terminal: Termin
   const plan = { ...options, files: options.report ?? [] };
   const guard = await guardReports(plan, [path]);
   const { onOpenFile } = guard;
-  const report = await inspect(path, { ...options, channels: needsChannels(plan), onOpenFile });
+  const { epsilon, select, allowExternalSymlinks } = options;
+  const channels = needsChannels(plan);
+  const report = await inspect(path, { epsilon, select, allowExternalSymlinks, channels, onOpenFile });
   await writeReports(report, { ...plan, guard }, terminal);
   await announceReport(report, options, terminal);
   return getExitCode(report.findings, options.failOn ?? 'error');

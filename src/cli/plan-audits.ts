@@ -2,7 +2,7 @@ import type { AuditOptions } from '../audit.js';
 import type { AuditRequest } from '../audit-each.js';
 import { quote, UsageError } from '../errors.js';
 import { type FailOn, type NamedPair, POLICY_FILE_NAME, type PolicyRules } from '../policy/policy.js';
-import { suggestName } from '../policy/suggest-name.js';
+import { suggestName } from '../suggest-name.js';
 import { areSameFile, findCheckpoints } from './find-checkpoints.js';
 import { type LoadedPolicy, resolveFromPolicy } from './load-policy.js';
 

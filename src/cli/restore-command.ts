@@ -81,16 +81,23 @@ async function runRestore(
     import('../restore.js'),
     import('../report/text-restore.js'),
   ]);
-  const report = await restore(before, after, options.output ?? null, {
-    ...options,
-    layers: options.layer,
-    onProgress: options.quiet === true ? undefined : terminal.showProgress,
+  const { output = null, layer: layers, format, all, quiet } = options;
+  const { keepBatches, dataName, force, dryRun, map, epsilon, select, allowExternalSymlinks } = options;
+  const report = await restore(before, after, output, {
+    layers,
+    keepBatches,
+    dataName,
+    force,
+    dryRun,
+    map,
+    epsilon,
+    select,
+    allowExternalSymlinks,
+    onProgress: quiet === true ? undefined : terminal.showProgress,
   });
   terminal.finishProgress();
-  if (options.quiet === true) return;
+  if (quiet === true) return;
   terminal.write(
-    options.format === 'json'
-      ? toJson(report)
-      : renderRestoreText(report, { ...(await terminal.readLooks()), all: options.all }),
+    format === 'json' ? toJson(report) : renderRestoreText(report, { ...(await terminal.readLooks()), all }),
   );
 }

@@ -9,7 +9,7 @@ import {
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { quote, UsageError } from '../errors.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
-import { suggestName } from './suggest-name.js';
+import { suggestName } from '../suggest-name.js';
 
 /** The name under which a policy file is found. */
 export const POLICY_FILE_NAME = 'bn-audit.config.json';

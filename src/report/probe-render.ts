@@ -1,3 +1,4 @@
+import { checkOptions } from '../check-options.js';
 import { refuseFormat } from './formats.js';
 import { toJson } from './json.js';
 import { PROBE_FORMATS, type ProbeRenderOptions } from './probe-formats.js';
@@ -11,9 +12,10 @@ export type { ProbeFormat, ProbeRenderOptions } from './probe-formats.js';
 /**
  * Renders a probe to a string that ends with a line end. Pure: the same report and options give the same text.
  *
- * @throws UsageError when `format` is none of {@link PROBE_FORMATS}.
+ * @throws UsageError when an option is not what it must be, as when `format` is none of {@link PROBE_FORMATS}.
  */
 export function renderProbe(report: ProbeReport, options: ProbeRenderOptions = {}): string {
+  checkOptions('renderProbe', options);
   const format = options.format ?? 'text';
   switch (format) {
     case 'text':

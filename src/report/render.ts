@@ -1,3 +1,4 @@
+import { checkOptions } from '../check-options.js';
 import type { AnyReport } from './any-report.js';
 import { type AuditSet, isAuditSet } from './audit-set.js';
 import { REPORT_FORMATS, type RenderOptions, type ReportFormat, refuseFormat } from './formats.js';
@@ -17,10 +18,11 @@ export type { RenderOptions, ReportFormat } from './formats.js';
  * Renders a report, of one audit or inspection or of several audits, to a string that is empty or ends with a line
  * end. Pure: the same report and options give the same text.
  *
- * @throws UsageError when `format` is none of {@link REPORT_FORMATS}.
+ * @throws UsageError when an option is not what it must be, as when `format` is none of {@link REPORT_FORMATS}.
  * @throws RangeError when `layer` names none of the report's layers.
  */
 export function render(report: AnyReport | AuditSet, options: RenderOptions = {}): string {
+  checkOptions('render', options);
   const format = options.format ?? 'text';
   return isAuditSet(report) ? renderSet(report, format, options) : renderOne(report, format, options);
 }

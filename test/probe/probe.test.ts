@@ -426,13 +426,9 @@ test('after must be an ONNX model, and options must make sense', async () => {
   });
   const run = (options: Parameters<typeof probe>[2]) =>
     probe(`${leak}/before.pt`, `${leak}/after.live.onnx`, options);
-  expect((await usageFailureOf(() => run({ samples: 0 }))).message).toBe(
-    'expected 1 sample or more, found 0',
-  );
   expect((await usageFailureOf(() => run({ inputs: [input], samples: 2 }))).message).toBe(
     'input files leave nothing to draw',
   );
-  expect((await usageFailureOf(() => run({ seed: 1.5 }))).message).toContain('whole number');
 });
 
 test('what ONNX Runtime refuses is an error of one line', async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { suggestName } from '../../src/policy/suggest-name.js';
+import { suggestName } from '../src/suggest-name.js';
 
 const KNOWN = ['frozen', 'allow', 'failOn', 'minShift'];
 
