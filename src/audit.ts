@@ -33,6 +33,8 @@ export interface AuditOptions extends OpenOptions {
   readonly epsilon?: number | undefined;
   /** How names of before read in after, before any prefix is looked for. */
   readonly map?: readonly PrefixEdit[] | undefined;
+  /** Count every difference of learned tensors and statistics as a change, also what averaging and rounding leave. */
+  readonly exact?: boolean | undefined;
   /** Keep each layer's statistics per channel in the report. */
   readonly channels?: boolean | undefined;
   readonly onProgress?: OnProgress | undefined;
@@ -104,8 +106,13 @@ export async function compareCheckpoints(
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
-  const { epsilon, channels, onProgress, known } = options;
-  const learning = planLearnedComparisons(before.learned, after.learned, { folded, onProgress, known });
+  const { epsilon, channels, exact, onProgress, known } = options;
+  const learning = planLearnedComparisons(before.learned, after.learned, {
+    folded,
+    onProgress,
+    known,
+    exact,
+  });
   const live = planLayerComparisons(pairing.pairs, { epsilon, keepChannels: channels === true });
   await runInFileOrder([...learning.works, ...live.works]);
   const learned = learning.conclude();

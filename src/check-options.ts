@@ -74,6 +74,7 @@ const OPTIONS: readonly (readonly [
   ['frozen', STRINGS, ['audit']],
   ['allow', STRINGS, ['audit']],
   ['minShift', NON_NEGATIVE, ['audit']],
+  ['exact', BOOLEAN, ['audit']],
   ['epsilon', NON_NEGATIVE, ['audit', 'inspect', 'restore', 'probe']],
   ['map', PREFIX_EDITS, ['audit', 'restore', 'probe']],
   ['channels', BOOLEAN, ['audit', 'inspect']],

@@ -66,6 +66,8 @@ export interface Fingerprint {
   readonly sha256: string;
   /** Projections of a weight's output channels; null where the baseline has none. */
   readonly projections: StoredProjections | null;
+  /** The elements at `sampledIndices`, in the tensor's type; null where the baseline has none. */
+  readonly sample: ByteRange | null;
 }
 
 /** Projections of a weight as a baseline holds them. */

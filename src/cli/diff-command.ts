@@ -27,6 +27,7 @@ interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPair
   readonly frozen?: readonly string[];
   readonly allow?: readonly string[];
   readonly minShift?: number;
+  readonly exact?: boolean;
   readonly map?: readonly PrefixEdit[];
   readonly layer?: string;
   /** False with `--no-config`. */
@@ -45,6 +46,7 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
     .option('--frozen <glob>', 'modules that must be frozen, statistics and weights (repeatable)', collect)
     .option('--allow <glob>', 'accept drift in these layers; it is shown as allowed (repeatable)', collect)
     .option('--min-shift <x>', 'ignore drift whose output shift is under x', parseNonNegative)
+    .option('--exact', 'count every difference as a change, also what averaging and rounding leave')
     .option(
       '--map <from=to>',
       'names of before that start with FROM start with TO in after (repeatable)',
@@ -115,8 +117,8 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
 }
 
 /** What the command line says itself; what it leaves out is the policy's to say. */
-function takeRules({ frozen, allow, failOn, minShift, epsilon, map }: DiffOptions): object {
-  const rules = { frozen, allow, failOn, minShift, epsilon, map };
+function takeRules({ frozen, allow, failOn, minShift, epsilon, exact, map }: DiffOptions): object {
+  const rules = { frozen, allow, failOn, minShift, epsilon, exact, map };
   return Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined));
 }
 

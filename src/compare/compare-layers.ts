@@ -5,6 +5,7 @@ import type { LinearLayer } from '../norm/linear-layers.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
+import { compareRounded, type RoundingEvidence } from './rounding.js';
 import {
   areInitial,
   type ChannelVector,
@@ -42,6 +43,10 @@ export interface LayerComparison {
   readonly status: LayerStatus;
   readonly affine: Relation;
   readonly neighbours: Relation;
+  /** How near what stayed is: to the last bit, or up to rounding; null where a learned tensor of the layer changed. */
+  readonly equality: 'exact' | 'rounded' | null;
+  /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where nothing was rounded. */
+  readonly relativeDifference: number;
   readonly channels: number;
   readonly channelsMoved: number | null;
   /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
@@ -99,44 +104,85 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
 
 /** What a pair of norm layers says by itself. */
 interface LayerReading {
-  readonly known: Omit<LayerComparison, 'status' | 'neighbours'>;
-  /** The status, where it needs no more to be known. */
-  readonly fault: 'invalid' | 'unresolved' | null;
-  readonly isAffineInitial: boolean;
+  readonly pair: LayerPair;
+  readonly options: LayerOptions;
+  readonly batches: bigint | null;
+  readonly before: LayerVectors;
+  readonly after: LayerVectors;
 }
 
 async function readLayers(pair: LayerPair, options: LayerOptions): Promise<LayerReading> {
-  const [before, after] = [await readVectors(pair.before), await readVectors(pair.after)];
-  const { relation: affine, isInitial: isAffineInitial } = compareAffine(before, after);
+  return {
+    pair,
+    options,
+    batches: await countBatches(pair),
+    before: await readVectors(pair.before),
+    after: await readVectors(pair.after),
+  };
+}
+
+function concludeLayers(
+  { pair, options, batches, before, after }: LayerReading,
+  learned: LearnedComparisons,
+): LayerComparison {
+  const feeds = relateNeighbours(pair, learned);
+  const affine = compareAffine(before, after, feeds);
   const common = {
     ...pair,
     via: 'live' as const,
     isUniformScale: false,
-    affine,
+    affine: affine.relation,
+    neighbours: feeds.relation,
     channels: pair.before.channels || pair.after.channels,
     ...chooseEpsilon(pair.before, pair.after, options.epsilon),
-    batches: await countBatches(pair),
+    batches,
   };
   if (!hasStatistics(before) || !hasStatistics(after)) {
-    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null };
     const problem = explainUnresolved(pair);
-    return { known: { ...common, ...nothing, problem }, fault: 'unresolved', isAffineInitial };
+    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null };
+    return { ...common, ...nothing, ...gradeEquality(affine, feeds, null), problem, status: 'unresolved' };
   }
-  const moved = findMovedChannels(before, after);
+  const { moved, relativeDifference } = findMovedChannels(before, after, learned.rounding);
+  const invalid = findInvalidValue(after);
+  const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && moved.includes(true);
   const { epsilon } = common;
-  const problem = findInvalidValue(after);
+  const status = decideStatus({
+    relation: affine.relation,
+    isInitial: affine.isInitial,
+    neighbours: feeds.relation,
+    haveStatisticsMoved: moved.includes(true),
+  });
   return {
-    known: {
-      ...common,
-      channelsMoved: countTrue(moved),
-      measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
-      isReset: areInitial(after) && !areInitial(before) && affine !== 'none' && !isAffineInitial,
-      problem,
-      perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
-    },
-    fault: problem === null ? null : 'invalid',
-    isAffineInitial,
+    ...common,
+    ...gradeEquality(affine, feeds, relativeDifference),
+    channelsMoved: countTrue(moved),
+    measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
+    isReset: areInitial(after) && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
+    problem: invalid ?? (isUntold ? INCOMPARABLE_FEEDS : null),
+    perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
+    status: invalid !== null ? 'invalid' : isUntold ? 'unresolved' : status,
   };
+}
+
+/** Statistics moved, and nothing says whether the weights that feed the layer did. */
+const INCOMPARABLE_FEEDS =
+  'its statistics moved, and what feeds it cannot be compared: a type that is not decoded, or a baseline without a sample of it (make the baseline again)';
+
+/** How two sides of something learned relate, and the largest difference that counted as rounding; 0 where none did. */
+interface GradedRelation {
+  readonly relation: Relation;
+  readonly relativeDifference: number;
+}
+
+function gradeEquality(
+  affine: GradedRelation,
+  feeds: GradedRelation,
+  statistics: number | null,
+): Pick<LayerComparison, 'equality' | 'relativeDifference'> {
+  if (affine.relation === 'changed' || feeds.relation === 'changed')
+    return { equality: null, relativeDifference: 0 };
+  const relativeDifference = Math.max(affine.relativeDifference, feeds.relativeDifference, statistics ?? 0);
+  return { equality: relativeDifference > 0 ? 'rounded' : 'exact', relativeDifference };
 }
 
 /** What a norm layer stores per channel; null where it has none, or where it cannot be read. */
@@ -170,20 +216,6 @@ export async function readStoredLayer(layer: NormLayer): Promise<LayerVectors & 
 
 function hasStatistics(vectors: LayerVectors): vectors is LayerVectors & Statistics {
   return vectors.mean !== null && vectors.variance !== null;
-}
-
-function concludeLayers(
-  { known, fault, isAffineInitial }: LayerReading,
-  learned: LearnedComparisons,
-): LayerComparison {
-  const neighbours = relateNeighbours(known, learned);
-  const evidence = {
-    relation: known.affine,
-    isInitial: isAffineInitial,
-    neighbours,
-    haveStatisticsMoved: known.channelsMoved !== null && known.channelsMoved > 0,
-  };
-  return { ...known, neighbours, status: fault ?? decideStatus(evidence) };
 }
 
 /** Both sides' statistics per channel, in the form of reports. */
@@ -220,47 +252,83 @@ function explainUnresolved({ before, after }: LayerPair): string | null {
   return null;
 }
 
-interface AffineComparison {
-  readonly relation: Relation;
+interface AffineComparison extends GradedRelation {
   /** Whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */
   readonly isInitial: boolean;
 }
 
-function compareAffine(before: LayerVectors, after: LayerVectors): AffineComparison {
+function compareAffine(before: LayerVectors, after: LayerVectors, feeds: Feeds): AffineComparison {
   const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
   const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
   const hasBefore = before.gamma !== null || before.beta !== null;
   const hasAfter = after.gamma !== null || after.beta !== null;
   // Exporters write ones and zeros for a layer without affine, so an absent affine equals an initial one.
-  if (!hasBefore || !hasAfter) return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed' };
-  const isEqual =
-    haveEqualValues(before.gamma, after.gamma, 1) && haveEqualValues(before.beta, after.beta, 0);
-  return { isInitial, relation: isEqual ? 'equal' : 'changed' };
+  if (!hasBefore || !hasAfter) {
+    return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed', relativeDifference: 0 };
+  }
+  const differences = [
+    measureRounding(before.gamma, after.gamma, { absent: 1, feeds }),
+    measureRounding(before.beta, after.beta, { absent: 0, feeds }),
+  ];
+  return differences.includes(null)
+    ? { isInitial, relation: 'changed', relativeDifference: 0 }
+    : {
+        isInitial,
+        relation: 'equal',
+        relativeDifference: Math.max(...differences.map((difference) => difference ?? 0)),
+      };
 }
 
 function isConstant(vector: ChannelVector | null, constant: number): boolean {
   return vector === null || vector.values.every((value) => value === constant);
 }
 
-function haveEqualValues(left: ChannelVector | null, right: ChannelVector | null, absent: number): boolean {
-  if (left === null || right === null) return isConstant(left, absent) && isConstant(right, absent);
-  if (haveSameBits(left, right)) return true;
+/** The largest relative difference of two vectors that are equal up to rounding, 0 where exactly; null if they are not. */
+function measureRounding(
+  left: ChannelVector | null,
+  right: ChannelVector | null,
+  { absent, feeds }: { absent: number; feeds: Feeds },
+): number | null {
+  if (left === null || right === null)
+    return isConstant(left, absent) && isConstant(right, absent) ? 0 : null;
+  if (haveSameBits(left, right)) return 0;
   const isEqual = chooseValueTest(left.dtype, right.dtype);
-  return left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN));
+  if (left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN))) return 0;
+  return feeds.rounding === null ? null : compareRounded(left, right, feeds.rounding);
+}
+
+/** What feeds a layer, and how much of the checkpoint's rounding the layer's own affine may show. */
+interface Feeds extends GradedRelation {
+  /** Null where nothing was rounded, or what feeds the layer stayed to the last bit: what differs then was trained. */
+  readonly rounding: RoundingEvidence | null;
+  /** Whether all that is known to feed the layer cannot be compared. */
+  readonly isIncomparable: boolean;
 }
 
 /** A graph knows what feeds a layer; names only suggest it. Either side's graph will do. */
 function relateNeighbours(
   { before, after }: Pick<LayerPair, 'before' | 'after'>,
   learned: LearnedComparisons,
-): Relation {
+): Feeds {
   const isAfterBetter = !before.isFromGraph && after.isFromGraph;
   const comparisons = isAfterBetter
     ? after.neighbours.map((name) => learned.byAfter.get(name))
     : before.neighbours.map((name) => learned.byBefore.get(name));
   const found = comparisons.flatMap((comparison) => comparison ?? []);
-  if (found.some(({ equality }) => equality === 'changed')) return 'changed';
-  return found.some(({ equality }) => equality === 'equal') ? 'equal' : 'none';
+  const rounded = found.filter(({ equality }) => equality === 'rounded');
+  const exact = found.filter(({ equality }) => equality === 'exact');
+  const relation = found.some(({ equality }) => equality === 'changed')
+    ? 'changed'
+    : rounded.length + exact.length > 0
+      ? 'equal'
+      : 'none';
+  const relativeDifference = Math.max(0, ...rounded.map(({ rounding }) => rounding?.relativeDifference ?? 0));
+  return {
+    relation,
+    relativeDifference,
+    rounding: rounded.length > 0 || exact.length === 0 ? learned.rounding : null,
+    isIncomparable: found.length > 0 && found.every(({ equality }) => equality === 'incomparable'),
+  };
 }
 
 /** The epsilon of a layer: the option's, else what either side's graph or module tells, else the default. */

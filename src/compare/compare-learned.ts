@@ -1,8 +1,18 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import type { DType } from '../checkpoint/dtype.js';
+import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
-import { type Equality, TensorComparer } from './tensor-equality.js';
+import {
+  DifferenceSums,
+  type Narrowing,
+  type RoundedDifferences,
+  type RoundingEvidence,
+  settleShort,
+} from './rounding.js';
+import { TensorComparer, type TensorComparison } from './tensor-equality.js';
+
+/** Whether a learned tensor stayed: to the last bit, up to rounding, not, or not to be told. */
+export type Equality = 'exact' | 'rounded' | 'changed' | 'incomparable';
 
 /** A learned tensor that both checkpoints have, under before's dotted name. */
 export interface LearnedComparison {
@@ -10,16 +20,20 @@ export interface LearnedComparison {
   readonly afterName: string;
   readonly elementCount: number;
   readonly equality: Equality;
-  /**
-   * The types on both sides, where they differ and a baseline's hash is all that could be compared; absent where
-   * anything else was found out.
-   */
-  readonly retyped?: { readonly before: DType; readonly after: DType } | undefined;
+  /** Absent unless it is `rounded`. */
+  readonly rounding?: Omit<RoundedDifferences, 'kind'> | undefined;
+}
+
+/** Whether a learned tensor stayed, to the last bit or up to rounding. */
+export function isUnchanged({ equality }: Pick<LearnedComparison, 'equality'>): boolean {
+  return equality === 'exact' || equality === 'rounded';
 }
 
 /** Every learned tensor, compared or said to be on one side only. */
 export interface LearnedComparisons {
   readonly compared: readonly LearnedComparison[];
+  /** What the tensors together say of the rounding that the checkpoint went through; null where all differences count. */
+  readonly rounding: RoundingEvidence | null;
   readonly byBefore: ReadonlyMap<string, LearnedComparison>;
   readonly byAfter: ReadonlyMap<string, LearnedComparison>;
   readonly onlyBefore: readonly string[];
@@ -43,6 +57,8 @@ export interface LearnedOptions {
   readonly folded: JudgedTensors;
   readonly onProgress?: OnProgress | undefined;
   readonly known?: LearnedComparisons | undefined;
+  /** Whether every difference counts as a change. */
+  readonly exact?: boolean | undefined;
 }
 
 /** A comparison of learned tensors that is still to be done. */
@@ -63,25 +79,22 @@ export interface PlannedLearned {
 export function planLearnedComparisons(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
-  { folded, onProgress, known }: LearnedOptions,
+  { folded, onProgress, known, exact }: LearnedOptions,
 ): PlannedLearned {
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
   const pairs = pairTensors(before, after, folded.edits);
-  const results = new Map<string, LearnedComparison>();
-  const comparer = new TensorComparer();
+  const results = new Map<string, ComparedTensor>();
+  const comparer = new TensorComparer({ isExact: exact === true });
   const total = sum([...pairs.values()].map(({ tensor }) => tensor.range.byteLength));
   let done = 0;
   const compare = async ({ name, afterName, tensor, partner }: TensorPair) => {
     const earlier = known?.byBefore.get(name);
-    const equality =
-      earlier?.afterName === afterName ? earlier.equality : await comparer.compare(tensor, partner);
     results.set(name, {
       name,
       afterName,
       elementCount: tensor.elementCount,
-      equality,
-      ...(equality === 'incomparable' ? findRetyped(tensor, partner) : {}),
+      result: earlier?.afterName === afterName ? earlier : await comparer.compare(tensor, partner),
     });
     done += tensor.range.byteLength;
     onProgress?.({ done, total });
@@ -92,10 +105,13 @@ export function planLearnedComparisons(
       run: () => compare(pair),
     })),
     conclude: () => {
-      const compared = [...[...pairs.keys()].map((name) => take(results, name)), ...folded.learned];
+      const own = [...pairs.keys()].map((name) => take(results, name));
+      const evidence = gatherEvidence(own);
+      const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
       const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
       return {
         compared,
+        rounding: exact === true ? null : evidence,
         byBefore: new Map(compared.map((comparison) => [comparison.name, comparison])),
         byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
         onlyBefore: [...before.keys()].filter((name) => !pairs.has(name)),
@@ -135,14 +151,54 @@ function pairTensors(
   return pairs;
 }
 
-function findRetyped(before: Tensor, after: Tensor): Pick<LearnedComparison, 'retyped'> {
-  const isHashed = before.fingerprint !== undefined || after.fingerprint !== undefined;
-  return isHashed && before.dtype !== after.dtype
-    ? { retyped: { before: before.dtype, after: after.dtype } }
-    : {};
+/** A pair of tensors with what their values say, or what an earlier comparison found. */
+interface ComparedTensor extends Pick<LearnedComparison, 'name' | 'afterName' | 'elementCount'> {
+  readonly result: TensorComparison | LearnedComparison;
 }
 
-function take(results: ReadonlyMap<string, LearnedComparison>, name: string): LearnedComparison {
+function gatherEvidence(tensors: readonly ComparedTensor[]): RoundingEvidence {
+  let averaged = 0;
+  let merged = false;
+  const narrowed = new Set<Narrowing>();
+  const short: DifferenceSums[] = [];
+  for (const { result } of tensors) {
+    if ('kind' in result && result.kind === 'short' && result.sums !== null) short.push(result.sums);
+    const rounding = 'equality' in result ? result.rounding : result.kind === 'rounded' ? result : undefined;
+    if (rounding?.cause === 'averaged') averaged = Math.max(averaged, rounding.relativeDifference);
+    if (rounding?.cause === 'merged') merged = true;
+    if (rounding?.narrowing != null) narrowed.add(rounding.narrowing);
+  }
+  // Of a model of short tensors alone, only all of them together tell.
+  if (averaged === 0 && !merged && short.length > 1) {
+    const all = new DifferenceSums();
+    for (const sums of short) all.join(sums);
+    if (all.areProportional() === true) averaged = all.largestRelative;
+  }
+  return { averaged, merged, narrowed };
+}
+
+function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
+  if ('equality' in result) return result;
+  switch (result.kind) {
+    case 'exact':
+    case 'changed':
+    case 'incomparable':
+      return { ...tensor, equality: result.kind };
+    case 'rounded':
+      return { ...tensor, equality: 'rounded', rounding: result };
+    case 'short': {
+      const cause = settleShort(result, evidence);
+      const relativeDifference = result.sums?.largestRelative ?? 0;
+      return cause === null
+        ? { ...tensor, equality: 'changed' }
+        : { ...tensor, equality: 'rounded', rounding: { cause, relativeDifference, narrowing: null } };
+    }
+    default:
+      return failUnreachable(result);
+  }
+}
+
+function take(results: ReadonlyMap<string, ComparedTensor>, name: string): ComparedTensor {
   const result = results.get(name);
   if (result === undefined) throw new Error(`${name} is still to be compared`);
   return result;

@@ -83,8 +83,8 @@ function judgeFactors(
       : null,
   };
   if (!isRescaled.some(Boolean)) {
-    if (channelsMoved > 0) return conclude(describeAs({ ...moved, status: 'ambiguous' }), 'equal');
-    return conclude(looksFolded ? describeAs({ ...moved, status: 'locked' }) : null, 'equal');
+    if (channelsMoved > 0) return conclude(describeAs({ ...moved, status: 'ambiguous' }), 'exact');
+    return conclude(looksFolded ? describeAs({ ...moved, status: 'locked' }) : null, 'exact');
   }
   if (factors.some((factor) => factor <= 0))
     return conclude(looksFolded ? describeAs({ status: 'trained' }) : null, 'changed');
@@ -94,7 +94,7 @@ function judgeFactors(
     return conclude(looksFolded ? describeAs({ status: 'unresolved', problem }) : null, 'incomparable');
   }
   const isUniformScale = isUniform(factors, tolerance);
-  return conclude(describeAs({ ...moved, status: 'drifted', isUniformScale }), 'equal');
+  return conclude(describeAs({ ...moved, status: 'drifted', isUniformScale }), 'exact');
 }
 
 function conclude(layer: LayerComparison | null, equality: Judgement['equality']): Judgement {
@@ -164,6 +164,8 @@ function describe(
     affine: 'none',
     neighbours: verdict.status === 'trained' ? 'changed' : 'none',
     channels: before.channels,
+    equality: verdict.status === 'trained' ? null : 'exact',
+    relativeDifference: 0,
     channelsMoved: null,
     ...chooseEpsilon(one, other, epsilon),
     batches: null,

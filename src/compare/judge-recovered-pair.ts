@@ -68,7 +68,7 @@ async function judgeScales(
   const invalid = foldedSide === 'before' ? findInvalidValue(after) : null;
   const solved = decide(recovered, scales.weightsPerChannel);
   const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
-  const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'equal');
+  const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'exact');
   const isEpsilonKnown = layer.epsilon !== null || context.epsilon !== undefined;
   const compared: LayerComparison = {
     ...judgement.layer,
@@ -163,7 +163,9 @@ function conclude(
       liveLinear: live,
       ...verdict,
       affine: 'none',
-      neighbours: equality === 'incomparable' ? 'none' : equality,
+      neighbours: equality === 'incomparable' ? 'none' : equality === 'changed' ? 'changed' : 'equal',
+      equality: equality === 'changed' ? null : 'exact',
+      relativeDifference: 0,
       channels: layer.channels,
       channelsMoved: null,
       ...chooseEpsilon(layer, layer, context.epsilon),

@@ -5,6 +5,7 @@ import { TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { type ChannelProjections, MAX_COUNTED_WEIGHTS, PROJECTION_COUNT } from '../checkpoint/projections.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
 import type { ScaleComparison } from './channel-scales.js';
+import { MAX_RELATIVE_DIFFERENCE } from './rounding.js';
 import { FLOAT32_ROUNDOFF, ROUNDINGS, roundoffOf } from './weight-rounding.js';
 
 /**
@@ -51,8 +52,8 @@ export async function compareProjectedScales(
 }
 
 /**
- * Whether projections prove that a weight changed by more than the rounding of its types. No proof that it did not:
- * what they cannot tell from rounding may be a change.
+ * Whether projections prove that a weight changed by more than averaging and the rounding of its types may. No proof that
+ * it did not: what they cannot tell from rounding may be a change.
  *
  * @throws CheckpointError when a range cannot be read.
  */
@@ -63,7 +64,12 @@ export async function provesChange(before: Tensor, after: Tensor): Promise<boole
   if (sides === null) return false;
   const [one, other] = sides;
   return one.norms.some((norm, channel) => {
-    const errors = boundErrors(sides, channel, { scale: 1, before, after });
+    const errors = boundErrors(sides, channel, {
+      scale: 1,
+      before,
+      after,
+      averaging: MAX_RELATIVE_DIFFERENCE,
+    });
     // Overflow to infinity in a narrower type is rounding too.
     if (!Number.isFinite(norm) || !Number.isFinite(other.norms[channel])) return false;
     const isNormKept = Math.abs((other.norms[channel] ?? Number.NaN) - norm) <= errors.norm;
@@ -107,11 +113,16 @@ interface ErrorBounds {
 function boundErrors(
   [one]: Sides,
   channel: number,
-  { scale, before, after }: { scale: number; before: Tensor; after: Tensor },
+  {
+    scale,
+    before,
+    after,
+    averaging = 0,
+  }: { scale: number; before: Tensor; after: Tensor; averaging?: number },
 ): ErrorBounds {
   const magnitude = Math.abs(scale);
   const size = one.norms[channel] ?? Number.NaN;
-  const relative = ROUNDINGS * (roundoffOf(before) + roundoffOf(after)) + 2 * FLOAT32_ROUNDOFF;
+  const relative = averaging + ROUNDINGS * (roundoffOf(before) + roundoffOf(after)) + 2 * FLOAT32_ROUNDOFF;
   const weights = before.elementCount / one.norms.length;
   const quantum = Math.sqrt(weights) * (quantumOf(after.dtype) + magnitude * quantumOf(before.dtype));
   const norm = relative * magnitude * size + quantum + 2 * (1 + magnitude) * FLOAT32_QUANTUM;

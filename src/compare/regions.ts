@@ -1,12 +1,16 @@
 import { isUnder } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
-import type { LearnedComparison } from './compare-learned.js';
+import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
 /** A maximal subtree of the module tree in which every learned tensor is equal (frozen) or none is (trained). */
 export interface Region {
   /** Module path as before spells it; `''` is the whole model. */
   readonly path: string;
   readonly status: 'frozen' | 'trained';
+  /** How near a frozen region's tensors are: all to the last bit, or up to rounding; null for trained ones. */
+  readonly equality: 'exact' | 'rounded' | null;
+  /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where none did. */
+  readonly relativeDifference: number;
   /** Norm layers of both checkpoints inside. */
   readonly layers: number;
   /** How many of them drifted. */
@@ -23,6 +27,7 @@ interface Node {
   tensors: number;
   equal: number;
   elements: number;
+  relativeDifference: number;
 }
 
 /**
@@ -49,17 +54,17 @@ export function findRegions(
   });
 }
 
-function addTensor(root: Node, { name, equality, elementCount }: LearnedComparison): void {
+function addTensor(root: Node, tensor: LearnedComparison): void {
   let node = root;
-  count(node, equality === 'equal', elementCount);
-  for (const component of componentsOf(name)) {
+  count(node, tensor);
+  for (const component of componentsOf(tensor.name)) {
     let child = node.children.get(component);
     if (child === undefined) {
       child = makeNode(node.path === '' ? component : `${node.path}.${component}`);
       node.children.set(component, child);
     }
     node = child;
-    count(node, equality === 'equal', elementCount);
+    count(node, tensor);
   }
 }
 
@@ -70,17 +75,18 @@ function componentsOf(name: string): readonly string[] {
 }
 
 function makeNode(path: string): Node {
-  return { path, children: new Map(), tensors: 0, equal: 0, elements: 0 };
+  return { path, children: new Map(), tensors: 0, equal: 0, elements: 0, relativeDifference: 0 };
 }
 
-function count(node: Node, isEqual: boolean, elements: number): void {
+function count(node: Node, tensor: LearnedComparison): void {
   node.tensors++;
-  node.equal += isEqual ? 1 : 0;
-  node.elements += elements;
+  node.equal += isUnchanged(tensor) ? 1 : 0;
+  node.elements += tensor.elementCount;
+  node.relativeDifference = Math.max(node.relativeDifference, tensor.rounding?.relativeDifference ?? 0);
 }
 
 function collectUniform(node: Node, regions: Region[]): void {
-  const { tensors, equal, elements } = node;
+  const { tensors, equal, elements, relativeDifference } = node;
   if (tensors === 0) return;
   if (equal !== 0 && equal !== tensors) {
     for (const child of node.children.values()) collectUniform(child, regions);
@@ -89,6 +95,8 @@ function collectUniform(node: Node, regions: Region[]): void {
   regions.push({
     path: node.path,
     status: equal > 0 ? 'frozen' : 'trained',
+    equality: equal === 0 ? null : relativeDifference > 0 ? 'rounded' : 'exact',
+    relativeDifference: equal === 0 ? 0 : relativeDifference,
     layers: 0,
     drifted: 0,
     learned: { tensors, equal, elements },

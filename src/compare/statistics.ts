@@ -1,6 +1,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { type DType, decodeFloats } from '../checkpoint/dtype.js';
 import { readRange, readRanges } from '../io/byte-source.js';
+import { compareRounded, type RoundingEvidence, relativeDifferenceOf, SHORT_ALLOWANCE } from './rounding.js';
 import { chooseValueTest } from './tensor-equality.js';
 
 /** A vector of one value per channel, decoded to float64, with the type that it is stored in. */
@@ -66,12 +67,52 @@ export function haveSameBits({ values: one }: ChannelVector, { values: other }: 
 // A run sees each channel once, so much of these loops runs before the engine has compiled them. It compiles plain loops
 // over few arrays sooner than callbacks and small objects for each value.
 
-/** Which channels moved: those whose mean or variance is not equal up to storage rounding. */
-export function findMovedChannels(before: Statistics, after: Statistics): readonly boolean[] {
+/** What moved, and the largest relative difference among what did not. */
+export interface MovedChannels {
+  readonly moved: readonly boolean[];
+  /** Of the channels that count as unmoved; 0 where they are equal up to storage rounding. */
+  readonly relativeDifference: number;
+}
+
+/**
+ * Which channels moved: those whose mean or variance is not equal, up to storage rounding and up to the rounding that the
+ * checkpoint's learned tensors show.
+ *
+ * @param rounding null where every difference counts.
+ */
+export function findMovedChannels(
+  before: Statistics,
+  after: Statistics,
+  rounding: RoundingEvidence | null,
+): MovedChannels {
   const moved = new Array<boolean>(before.mean.values.length).fill(false);
-  markUnequal(moved, before.mean, after.mean);
-  markUnequal(moved, before.variance, after.variance);
-  return moved;
+  const differences = [
+    markMoved(moved, before.mean, after.mean, rounding),
+    markMoved(moved, before.variance, after.variance, rounding),
+  ];
+  return { moved, relativeDifference: Math.max(...differences) };
+}
+
+/** Marks what moved; returns the largest relative difference of what differs and still did not. */
+function markMoved(
+  moved: boolean[],
+  left: ChannelVector,
+  right: ChannelVector,
+  rounding: RoundingEvidence | null,
+): number {
+  const marks = new Array<boolean>(moved.length).fill(false);
+  markUnequal(marks, left, right);
+  if (!marks.includes(true)) return 0;
+  const rounded = rounding === null ? null : compareRounded(left, right, rounding);
+  if (rounded !== null) return rounded;
+  let largest = 0;
+  for (let channel = 0; channel < moved.length; channel++) {
+    if (marks[channel] !== true) continue;
+    const difference = relativeDifferenceOf(left.values[channel] as number, right.values[channel] as number);
+    if (difference <= SHORT_ALLOWANCE * (rounding?.averaged ?? 0)) largest = Math.max(largest, difference);
+    else moved[channel] = true;
+  }
+  return largest;
 }
 
 /** How many of some flags are set. */

@@ -1,4 +1,4 @@
-import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
@@ -6,15 +6,23 @@ import {
   findPreimage,
   hasSignedZero,
   holdsAllOf,
+  IS_LITTLE_ENDIAN,
   isDecodable,
   isFloatingPoint,
   type Preimage,
   roundToFloat,
 } from '../checkpoint/dtype.js';
 import type { HashComparer } from './hashed-equality.js';
+import { RoundingJudge, type RoundingVerdict } from './rounding.js';
 
-/** Whether two tensors hold the same values, up to storage rounding; `incomparable` where a type cannot be decoded. */
-export type Equality = 'equal' | 'changed' | 'incomparable';
+/**
+ * How two tensors compare. `exact`: they hold the same values, up to storage rounding. `incomparable`: a type cannot be
+ * decoded, or a baseline keeps too little. The others are about how values differ.
+ */
+export type TensorComparison =
+  | { readonly kind: 'exact' }
+  | { readonly kind: 'incomparable' }
+  | RoundingVerdict;
 
 /**
  * The first piece of a tensor is small and read on the spot: a tensor that was trained differs at its start, and the
@@ -33,68 +41,70 @@ const PAGE_BYTES = 4096;
 
 /** Reads two tensors side by side through buffers that are reused; those of small tensors are small. */
 export class TensorComparer {
+  readonly #isExact: boolean;
   #left = new Uint8Array(0);
   #right = new Uint8Array(0);
   /** Made when a baseline turns up. */
   #hashes: HashComparer | null = null;
 
+  /** @param isExact whether every difference is a change, however small and regular. */
+  constructor({ isExact = false }: { readonly isExact?: boolean } = {}) {
+    this.#isExact = isExact;
+  }
+
   /**
-   * Compares two tensors. Types equal: bits equal, with −0 = 0. Types different: the wider one, rounded to nearest
-   * even into the narrower one, has the same value. Shapes that differ by more than dimensions of 1 are a change.
+   * Compares two tensors. Exact, types equal: bits equal, with −0 = 0. Exact, types different: the wider one, rounded to
+   * nearest even into the narrower one, has the same value. Shapes that differ by more than dimensions of 1 are a change.
    *
-   * Reads both ranges in step and stops at the first difference. A side whose values a baseline has left out is
-   * compared by its hash.
+   * Reads both ranges in step, from the first difference on with a judge that tells rounding from training, and stops
+   * where that knows. A side whose values a baseline has left out is compared by its hash and its sample.
    *
    * @throws CheckpointError when a range cannot be read.
    */
-  async compare(before: Tensor, after: Tensor): Promise<Equality> {
-    if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape)) return 'changed';
-    if (isSameRange(before, after)) return 'equal';
+  async compare(before: Tensor, after: Tensor): Promise<TensorComparison> {
+    if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape))
+      return { kind: 'changed' };
+    if (isSameRange(before, after)) return { kind: 'exact' };
     if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
       const { HashComparer } = await import('./hashed-equality.js');
-      this.#hashes ??= new HashComparer();
+      this.#hashes ??= new HashComparer({ isExact: this.#isExact });
       return this.#hashes.compare(before, after);
     }
     if (before.dtype !== after.dtype && !(isDecodable(before.dtype) && isDecodable(after.dtype)))
-      return 'incomparable';
-    return (await this.#haveEqualElements(before, after)) ? 'equal' : 'changed';
+      return { kind: 'incomparable' };
+    return this.#compareElements(before, after);
   }
 
-  async #haveEqualElements(before: Tensor, after: Tensor): Promise<boolean> {
+  async #compareElements(before: Tensor, after: Tensor): Promise<TensorComparison> {
     const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype), 8) / 8;
     const total = bitsOf(before.dtype) < 8 ? before.range.byteLength : before.elementCount;
     this.#left = enlarge(this.#left, before);
     this.#right = enlarge(this.#right, after);
-    const pair: ComparedPair = {
-      before,
-      after,
-      left: placeApart(this.#left, before),
-      right: placeApart(this.#right, after),
-      isEqual: chooseElementTest(before.dtype, after.dtype),
-    };
+    const [left, right] = [placeApart(this.#left, before), placeApart(this.#right, after)];
+    const isEqual = chooseElementTest(before.dtype, after.dtype);
+    const canBeRounded = !this.#isExact && isDecodable(before.dtype) && isDecodable(after.dtype);
+    let judge: RoundingJudge | null = null;
     for (let start = 0; start < total; ) {
-      const count = chunkLength(start, total, elementBytes);
-      if (!(await haveEqualSpans(pair, { start, count }))) return false;
-      start += count;
+      const span = { start, count: chunkLength(start, total, elementBytes) };
+      const one = await readElements(before, left, span);
+      const other = await readElements(after, right, span);
+      if (judge === null && !isEqual(one, other)) {
+        if (!canBeRounded) return { kind: 'changed' };
+        judge = new RoundingJudge(before.dtype, after.dtype, start);
+      }
+      if (judge?.add(toValues(one, before.dtype), toValues(other, after.dtype)) === false)
+        return { kind: 'changed' };
+      start += span.count;
     }
-    return true;
+    return judge?.conclude() ?? { kind: 'exact' };
   }
 }
 
-/** Two tensors with as many elements, and where pieces of them are read to. */
-interface ComparedPair {
-  readonly before: Tensor;
-  readonly after: Tensor;
-  readonly left: Uint8Array;
-  readonly right: Uint8Array;
-  readonly isEqual: ElementTest;
-}
-
-async function haveEqualSpans(
-  { before, after, left, right, isEqual }: ComparedPair,
-  span: ElementSpan,
-): Promise<boolean> {
-  return isEqual(await readElements(before, left, span), await readElements(after, right, span));
+/** Elements as numbers: those of float32 as they stand where they are aligned, others converted. */
+function toValues(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN && bytes.byteOffset % 4 === 0
+    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+    : decodeFloats(bytes, dtype);
 }
 
 /** The buffer, or one that is large enough for a tensor's pieces wherever in a page they are put. */

@@ -44,6 +44,8 @@ export interface PolicyRules {
   readonly failOn?: FailOn;
   readonly minShift?: number;
   readonly epsilon?: number;
+  /** Every difference is a change, also what averaging and rounding leave. */
+  readonly exact?: boolean;
   readonly map?: readonly PrefixEdit[];
 }
 
@@ -77,6 +79,7 @@ const RULE_READERS: Readers<PolicyRules> = {
   failOn: readLevel,
   minShift: readNonNegative,
   epsilon: readNonNegative,
+  exact: readBoolean,
   map: readMap,
 };
 
@@ -173,6 +176,10 @@ function readList<Item>(expected: string, readItem: ReadValue<Item>): ReadValue<
 function readLevel(value: JsonValue, place: Place): FailOn {
   const level = FAIL_ON_LEVELS.find((one) => one === value);
   return level ?? failType(place, '"error" or "warning"', value);
+}
+
+function readBoolean(value: JsonValue, place: Place): boolean {
+  return typeof value === 'boolean' ? value : failType(place, 'true or false', value);
 }
 
 function readNonNegative(value: JsonValue, place: Place): number {

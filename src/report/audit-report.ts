@@ -4,6 +4,7 @@ import type { LearnedComparisons } from '../compare/compare-learned.js';
 import type { Finding } from '../compare/findings.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
+import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
@@ -47,6 +48,10 @@ export interface AuditLayer {
   readonly channelsHidden?: number;
   readonly affine: Relation;
   readonly neighbours: Relation;
+  /** How near what stayed is: to the last bit, or up to rounding; null where a learned tensor of the layer changed. */
+  readonly equality: 'exact' | 'rounded' | null;
+  /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where none did. */
+  readonly relativeDifference: number;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
   readonly batches: Count | null;
@@ -80,6 +85,8 @@ export interface AuditReport {
     readonly learned: {
       readonly compared: number;
       readonly equal: number;
+      /** Of the equal ones, those that are so up to rounding. */
+      readonly rounded: number;
       readonly changed: number;
       readonly incomparable: number;
       readonly onlyBefore: number;
@@ -193,7 +200,8 @@ function summarizeLearned({
   const count = (wanted: string) => compared.filter(({ equality }) => equality === wanted).length;
   return {
     compared: compared.length,
-    equal: count('equal'),
+    equal: count('exact') + count('rounded'),
+    rounded: count('rounded'),
     changed: count('changed'),
     incomparable: count('incomparable'),
     onlyBefore: onlyBefore.length,
@@ -213,6 +221,8 @@ function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => bool
     ...(layer.channelsHidden === undefined ? {} : { channelsHidden: layer.channelsHidden }),
     affine: layer.affine,
     neighbours: layer.neighbours,
+    equality: layer.equality,
+    relativeDifference: layer.relativeDifference,
     epsilon: layer.epsilon,
     epsilonFrom: layer.epsilonFrom,
     batches: layer.batches === null ? null : toCount(layer.batches),
@@ -246,19 +256,17 @@ export function toCount(count: bigint): Count {
 }
 
 function listWarnings({ before, after, learned, layers, unusedOptions }: AuditResults): readonly string[] {
-  const incomparable = learned.compared.filter(
-    ({ equality, retyped }) => equality === 'incomparable' && retyped === undefined,
-  ).length;
+  const incomparable = learned.compared.filter(({ equality }) => equality === 'incomparable').length;
   return [
     ...unusedOptions,
+    ...describeRounded(learned.compared),
     ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
     ...(incomparable > 0
       ? [
-          `${formatPlural(incomparable, 'learned tensor')} cannot be compared: of a type that is not decoded, or known from a baseline that holds no projections of it`,
+          `${formatPlural(incomparable, 'learned tensor')} cannot be compared: of a type that is not decoded, or known from a baseline that holds no sample of it`,
         ]
       : []),
-    ...describeRetyped(learned.compared),
     ...groupNotes(
       layers.map(({ before: { name, notes }, after: other }) => ({
         name,
@@ -268,20 +276,25 @@ function listWarnings({ before, after, learned, layers, unusedOptions }: AuditRe
   ];
 }
 
-/** At most so many of the tensors whose type changed are named; the rest is counted. */
-const MAX_NAMED_TENSORS = 12;
+/** How each kind of rounding comes about, as the end of a sentence. */
+const ROUNDING_CAUSES: Readonly<Record<RoundingCause, string>> = {
+  narrowed: 'stored in a narrower type on the way',
+  averaged: 'averaged with themselves (EMA, SWA or a mean of checkpoints)',
+  merged: 'something was added to them and taken out again (a merged adapter, for example)',
+};
 
-/** Which learned tensors a baseline's hashes say nothing about, each with its types. */
-function describeRetyped(compared: LearnedComparisons['compared']): readonly string[] {
-  const retyped = compared.flatMap(({ name, retyped: types }) =>
-    types === undefined ? [] : [`${shorten(name)} (${types.before}, now ${types.after})`],
-  );
-  if (retyped.length === 0) return [];
-  const named = retyped.slice(0, MAX_NAMED_TENSORS).join(', ');
-  const more = retyped.length > MAX_NAMED_TENSORS ? ` and ${retyped.length - MAX_NAMED_TENSORS} more` : '';
-  return [
-    `${formatPlural(retyped.length, 'learned tensor')} changed type since the baseline, whose hashes then tell nothing; the affine of norm layers is compared by its values: ${named}${more}`,
-  ];
+/** Which learned tensors are equal up to rounding alone, by what rounded them. */
+function describeRounded(compared: LearnedComparisons['compared']): readonly string[] {
+  return (['averaged', 'narrowed', 'merged'] as const).flatMap((cause) => {
+    const differences = compared.flatMap(({ rounding }) =>
+      rounding?.cause === cause ? [rounding.relativeDifference] : [],
+    );
+    if (differences.length === 0) return [];
+    const largest = Math.max(...differences).toPrecision(2);
+    return [
+      `${formatPlural(differences.length, 'learned tensor')} ${differences.length === 1 ? 'is' : 'are'} equal up to rounding (≤ ${largest} of each value), and count as unchanged: ${ROUNDING_CAUSES[cause]}`,
+    ];
+  });
 }
 
 /** A name of a length that leaves a sentence readable. */

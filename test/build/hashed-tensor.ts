@@ -2,11 +2,15 @@ import type { ChannelLayout } from '../../src/checkpoint/channel-grid.js';
 import type { StoredProjections, Tensor } from '../../src/checkpoint/checkpoint.js';
 import { TensorSummarizer } from '../../src/checkpoint/fingerprint.js';
 import { type ChannelProjections, PROJECTION_COUNT } from '../../src/checkpoint/projections.js';
-import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
+import { type ByteRange, type ByteSource, memorySource } from '../../src/io/byte-source.js';
 
-/** A tensor as a baseline has it: its hash and, where a layout is given, its projections; no values. */
-export async function toHashed(tensor: Tensor, layout: ChannelLayout | null): Promise<Tensor> {
-  const { sha256, projections } = await new TensorSummarizer().summarize(tensor, layout);
+/** A tensor as a baseline has it: its hash and sample and, where a layout is given, its projections; no values. */
+export async function toHashed(
+  tensor: Tensor,
+  layout: ChannelLayout | null,
+  { isSampled = true }: { readonly isSampled?: boolean } = {},
+): Promise<Tensor> {
+  const { sha256, projections, sample } = await new TensorSummarizer().summarize(tensor, layout);
   const source: ByteSource = {
     name: 'baseline',
     byteLength: tensor.range.byteLength,
@@ -21,6 +25,7 @@ export async function toHashed(tensor: Tensor, layout: ChannelLayout | null): Pr
     fingerprint: {
       sha256,
       projections: projections === null || layout === null ? null : store(projections, layout),
+      sample: sample === null || !isSampled ? null : rangeOf(sample),
     },
   };
 }
@@ -37,6 +42,10 @@ function store(
   return {
     layout,
     weightsPerChannel,
-    table: { source: memorySource('baseline', bytes), offset: 0, byteLength: bytes.byteLength },
+    table: rangeOf(bytes),
   };
+}
+
+function rangeOf(bytes: Uint8Array): ByteRange {
+  return { source: memorySource('baseline', bytes), offset: 0, byteLength: bytes.byteLength };
 }

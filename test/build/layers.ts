@@ -1,7 +1,6 @@
 import type { ConstantInput, Graph, LinearNode, NormNode } from '../../src/checkpoint/graph.js';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
-import type { LearnedComparison, LearnedComparisons } from '../../src/compare/compare-learned.js';
-import type { Equality } from '../../src/compare/tensor-equality.js';
+import type { Equality, LearnedComparison, LearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from './checkpoints.js';
 
@@ -57,6 +56,8 @@ export function comparisonOf(name: string, overrides: Partial<LayerComparison> =
     status: 'drifted',
     affine: 'equal',
     neighbours: 'equal',
+    equality: 'exact',
+    relativeDifference: 0,
     channels: 2,
     channelsMoved: 2,
     epsilon: 1e-5,
@@ -77,7 +78,7 @@ export function comparisonOf(name: string, overrides: Partial<LayerComparison> =
 }
 
 /** A compared learned tensor with 10 elements. */
-export function learnedOf(name: string, equality: Equality = 'equal', elementCount = 10): LearnedComparison {
+export function learnedOf(name: string, equality: Equality = 'exact', elementCount = 10): LearnedComparison {
   return { name, afterName: name, elementCount, equality };
 }
 
@@ -85,6 +86,7 @@ export function learnedOf(name: string, equality: Equality = 'equal', elementCou
 export function learnedComparisons(...compared: readonly LearnedComparison[]): LearnedComparisons {
   return {
     compared,
+    rounding: { averaged: 0, merged: false, narrowed: new Set() },
     byBefore: new Map(compared.map((one) => [one.name, one])),
     byAfter: new Map(compared.map((one) => [one.afterName, one])),
     onlyBefore: [],

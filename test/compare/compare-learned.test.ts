@@ -37,7 +37,7 @@ test('every tensor of both sides is compared, in the order of before', async () 
   const before = byName(tensorOf('z', [1]), tensorOf('a', [1, 2]), tensorOf('q', [1], { dtype: 'F4' }));
   const after = byName(tensorOf('a', [1, 3]), tensorOf('z', [1]), tensorOf('q', [1]));
   expect((await compare(before, after)).compared).toEqual([
-    { name: 'z', afterName: 'z', elementCount: 1, equality: 'equal' },
+    { name: 'z', afterName: 'z', elementCount: 1, equality: 'exact' },
     { name: 'a', afterName: 'a', elementCount: 2, equality: 'changed' },
     { name: 'q', afterName: 'q', elementCount: 1, equality: 'incomparable' },
   ]);
@@ -128,14 +128,14 @@ test('what folding has judged already is taken over, and not compared again', as
     byName(weightAfter, tensorOf('fc', [1])),
     [IDENTITY],
     {
-      learned: [learnedOf('conv.weight', 'equal')],
+      learned: [learnedOf('conv.weight', 'exact')],
       judgedBefore: new Set(['conv.weight']),
       judgedAfter: new Set(['conv.weight']),
     },
   );
   expect(compared.map(({ name, equality }) => [name, equality])).toEqual([
-    ['fc', 'equal'],
-    ['conv.weight', 'equal'],
+    ['fc', 'exact'],
+    ['conv.weight', 'exact'],
   ]);
-  expect([byBefore.get('conv.weight')?.equality, onlyBefore, onlyAfter]).toEqual(['equal', [], []]);
+  expect([byBefore.get('conv.weight')?.equality, onlyBefore, onlyAfter]).toEqual(['exact', [], []]);
 });

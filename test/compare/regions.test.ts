@@ -27,8 +27,8 @@ test('a mixed module is divided further, down to single tensors', () => {
 
 test('a region counts its tensors and their values', () => {
   const learned = [
-    learnedOf('a.x', 'equal', 3),
-    learnedOf('a.y', 'equal', 4),
+    learnedOf('a.x', 'exact', 3),
+    learnedOf('a.y', 'exact', 4),
     learnedOf('b.z', 'changed', 5),
   ];
   expect(findRegions(learned, []).map((region) => region.learned)).toEqual([

@@ -10,6 +10,8 @@ import { makeLayer, makeReport } from './sample-reports.js';
 const region = (path: string, status: 'frozen' | 'trained', drifted: number) => ({
   path,
   status,
+  equality: status === 'frozen' ? ('exact' as const) : null,
+  relativeDifference: 0,
   layers: drifted,
   drifted,
   learned: { tensors: 1, equal: status === 'frozen' ? 1 : 0, elements: 10 },

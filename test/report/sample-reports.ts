@@ -22,6 +22,8 @@ export function makeLayer(name: string, overrides: Partial<AuditLayer> = {}): Au
     channelsMoved: 4,
     affine: 'equal',
     neighbours: 'equal',
+    equality: 'exact',
+    relativeDifference: 0,
     epsilon: 1e-5,
     epsilonFrom: 'default',
     batches: 1250,
@@ -79,6 +81,7 @@ export function makeReport({ layers, findings, regions, warnings, paths }: Repor
       learned: {
         compared: layers.length * 3,
         equal: layers.length * 3,
+        rounded: 0,
         changed: 0,
         incomparable: 0,
         onlyBefore: 0,
@@ -131,6 +134,8 @@ export function makeMixedReport(): AuditReport {
       {
         path: 'backbone',
         status: 'frozen',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: 3,
         drifted: 3,
         learned: { tensors: 9, equal: 9, elements: 23_500_000 },
@@ -138,6 +143,8 @@ export function makeMixedReport(): AuditReport {
       {
         path: 'head',
         status: 'trained',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: 1,
         drifted: 0,
         learned: { tensors: 4, equal: 0, elements: 2050 },
@@ -159,6 +166,8 @@ export function makeCleanReport(): AuditReport {
       {
         path: '',
         status: 'frozen',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: 2,
         drifted: 0,
         learned: { tensors: 6, equal: 6, elements: 1000 },
@@ -179,6 +188,8 @@ export function makeDeepReport(layerCount: number): AuditReport {
       {
         path: 'backbone',
         status: 'frozen',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: frozen.length,
         drifted: frozen.filter(({ status }) => status === 'drifted').length,
         learned: { tensors: frozen.length * 3, equal: frozen.length * 3, elements: 54_300_000 },
@@ -186,6 +197,8 @@ export function makeDeepReport(layerCount: number): AuditReport {
       {
         path: 'neck',
         status: 'frozen',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: 0,
         drifted: 0,
         learned: { tensors: 8, equal: 8, elements: 1_240_000 },
@@ -193,6 +206,8 @@ export function makeDeepReport(layerCount: number): AuditReport {
       {
         path: 'head',
         status: 'trained',
+        equality: 'exact',
+        relativeDifference: 0,
         layers: layers.length - frozen.length,
         drifted: 0,
         learned: { tensors: 14, equal: 0, elements: 2_098_000 },
@@ -335,6 +350,8 @@ export function makeHostileReport(names: readonly string[] = Object.values(HOSTI
     regions: names.map((path) => ({
       path,
       status: 'frozen',
+      equality: 'exact',
+      relativeDifference: 0,
       layers: 1,
       drifted: 1,
       learned: { tensors: 3, equal: 3, elements: 10 },

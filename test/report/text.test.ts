@@ -8,6 +8,8 @@ import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
 const region = (path: string, status: 'frozen' | 'trained', drifted: number) => ({
   path,
   status,
+  equality: status === 'frozen' ? ('exact' as const) : null,
+  relativeDifference: 0,
   layers: 1,
   drifted,
   learned: { tensors: 3, equal: status === 'frozen' ? 3 : 0, elements: 23_500_000 },

@@ -6,7 +6,7 @@ import { bitsOf, type DType } from '../dtype.js';
 import type { TensorSummary } from '../fingerprint.js';
 import { type ChannelProjections, PROJECTION_COUNT } from '../projections.js';
 import { MAX_HEADER_BYTES } from '../safetensors.js';
-import { FORMAT_VERSION, METADATA_KEYS, nameTable, TABLE_COLUMNS } from './format.js';
+import { FORMAT_VERSION, METADATA_KEYS, nameSample, nameTable, TABLE_COLUMNS } from './format.js';
 import { graphToJson } from './graph-json.js';
 import { toJson } from './json-fields.js';
 
@@ -108,6 +108,7 @@ class TensorWriter {
   readonly #kept: BaselineContents['kept'];
   /** Names of tables by the projections in them. */
   readonly #tables = new Map<ChannelProjections, string>();
+  readonly #samples = new Map<TensorSummary, string>();
 
   constructor({ kept }: BaselineContents) {
     this.#kept = kept;
@@ -120,6 +121,7 @@ class TensorWriter {
       dtype,
       shape,
       sha256: summary?.sha256,
+      sample: summary?.sample == null || values !== undefined ? undefined : this.#keepSample(summary, tensor),
       values: values === undefined ? undefined : this.#keepValues(values, tensor),
       projections:
         summary?.projections == null || layout === undefined
@@ -136,11 +138,27 @@ class TensorWriter {
     return name === tensor.name || name;
   }
 
+  /** Keeps a sample; `true` stands for its usual name. */
+  #keepSample(summary: TensorSummary, { name, dtype }: Tensor): unknown {
+    const usual = nameSample(name);
+    const kept = this.#samples.get(summary) ?? this.#freeName(usual);
+    const bytes = summary.sample ?? new Uint8Array();
+    if (!this.#samples.has(summary))
+      this.fileTensors.set(kept, { dtype, shape: [(bytes.byteLength * 8) / bitsOf(dtype)], bytes });
+    this.#samples.set(summary, kept);
+    return kept === usual || kept;
+  }
+
+  #freeName(usual: string): string {
+    let name = usual;
+    while (this.fileTensors.has(name)) name += '_';
+    return name;
+  }
+
   #keepProjections(name: string, projections: ChannelProjections, layout: ChannelLayout): unknown {
     const usual = nameTable(name);
-    let table = this.#tables.get(projections) ?? usual;
+    const table = this.#tables.get(projections) ?? this.#freeName(usual);
     if (!this.#tables.has(projections)) {
-      while (this.fileTensors.has(table)) table += '_';
       this.#tables.set(projections, table);
       this.fileTensors.set(table, tabulate(projections));
     }

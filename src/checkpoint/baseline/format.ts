@@ -26,6 +26,11 @@ export function isBaseline(metadata: ReadonlyMap<string, string>): boolean {
   return metadata.has(METADATA_KEYS.version);
 }
 
+/** The name of the tensor that holds a sample of another's values. */
+export function nameSample(tensorName: string): string {
+  return `${tensorName}.sample`;
+}
+
 /** The name of the table of a weight's projections. */
 export function nameTable(weightName: string): string {
   return `${weightName}.projections`;

@@ -3,8 +3,9 @@ import type { ByteRange, ByteSource } from '../../io/byte-source.js';
 import { fitsShape, layOutChannels } from '../channel-grid.js';
 import type { Checkpoint, Fingerprint, ModuleFacts, StoredProjections, Tensor } from '../checkpoint.js';
 import { bitsOf, DTYPE_NAMES } from '../dtype.js';
+import { sampledIndices } from '../fingerprint.js';
 import type { SafetensorsHeader } from '../safetensors.js';
-import { FORMAT_VERSION, METADATA_KEYS, nameTable, TABLE_COLUMNS } from './format.js';
+import { FORMAT_VERSION, METADATA_KEYS, nameSample, nameTable, TABLE_COLUMNS } from './format.js';
 import { readGraph } from './graph-json.js';
 import { type Fields, parseObject } from './json-fields.js';
 
@@ -88,24 +89,30 @@ class EntryReader {
       ...(fields.has('isBuffer') ? { isBuffer: fields.boolean('isBuffer') } : {}),
       ...(fields.has('requiresGrad') ? { requiresGrad: fields.boolean('requiresGrad') } : {}),
     };
-    if (fields.has('values')) return { ...common, range: this.#findValues(common, fields) };
+    if (fields.has('values')) return { ...common, range: this.#findKept('values', name, common, fields) };
     const range = { source: withoutValues(this.#source.name, name, byteLength), offset: 0, byteLength };
     const fingerprint = this.#readFingerprint(common, fields);
     return fingerprint === null ? { ...common, range } : { ...common, range, fingerprint };
   }
 
-  #findValues(
-    { name: own, dtype, elementCount }: Pick<Tensor, 'name' | 'dtype' | 'elementCount'>,
+  /** The tensor of the file that an entry's member names; `true` stands for its usual name. */
+  #findKept(
+    member: 'values' | 'sample',
+    usual: string,
+    { dtype, elementCount }: Pick<Tensor, 'dtype' | 'elementCount'>,
     fields: Fields,
   ): ByteRange {
-    const name = fields.members.get('values') === true ? own : fields.string('values');
+    const name = fields.members.get(member) === true ? usual : fields.string(member);
     const stored = this.#stored.get(name);
     if (stored?.dtype !== dtype || stored.elementCount !== elementCount)
-      return fields.fail('values', `a tensor of the file with ${elementCount} elements of ${dtype}`);
+      return fields.fail(member, `a tensor of the file with ${elementCount} elements of ${dtype}`);
     return stored.range;
   }
 
-  #readFingerprint({ name, shape }: Pick<Tensor, 'name' | 'shape'>, fields: Fields): Fingerprint | null {
+  #readFingerprint(
+    { name, dtype, shape, elementCount }: Omit<Tensor, 'range'>,
+    fields: Fields,
+  ): Fingerprint | null {
     const sha256 = fields.stringOr('sha256', null);
     if (sha256 === null) return null;
     if (!/^[0-9a-f]{64}$/.test(sha256)) fields.fail('sha256', '64 hexadecimal digits');
@@ -113,6 +120,14 @@ class EntryReader {
     return {
       sha256,
       projections: projections === null ? null : this.#readProjections(shape, nameTable(name), projections),
+      sample: fields.has('sample')
+        ? this.#findKept(
+            'sample',
+            nameSample(name),
+            { dtype, elementCount: sampledIndices(elementCount).length },
+            fields,
+          )
+        : null,
     };
   }
 

@@ -1,0 +1,514 @@
+import {
+  type DType,
+  findPreimage,
+  holdsAllOf,
+  quantumOf,
+  roundToFloat,
+  significandBitsOf,
+} from '../checkpoint/dtype.js';
+
+/**
+ * What was done to a model that was meant to stay, where rounding tells: stored in a narrower type and widened again,
+ * averaged (EMA, SWA, a mean of checkpoints), or something was added to it and taken out again (LoRA).
+ */
+export type RoundingCause = 'narrowed' | 'averaged' | 'merged';
+
+/** Which side was stored in a narrower type, and in which, e.g. `after:BF16`. */
+export type Narrowing = `${'before' | 'after'}:${DType}`;
+
+/**
+ * What the differences between two tensors come from.
+ *
+ * `rounded`: from rounding alone. `short`: they are small enough for it, but too few to tell; see {@link settleShort}.
+ * `changed`: an optimizer, or anything else that does not know how large the values are.
+ */
+export type RoundingVerdict = RoundedDifferences | ShortDifferences | { readonly kind: 'changed' };
+
+/** Differences that rounding explains. */
+export interface RoundedDifferences {
+  readonly kind: 'rounded';
+  readonly cause: RoundingCause;
+  /** The largest abs(after − before) / abs(before). */
+  readonly relativeDifference: number;
+  /** Null unless the cause is `narrowed`. */
+  readonly narrowing: Narrowing | null;
+}
+
+/** Differences that do not tell by themselves. */
+export interface ShortDifferences {
+  readonly kind: 'short';
+  /** Null where they are too large, or too irregular, for an average. */
+  readonly sums: DifferenceSums | null;
+  /** Narrower types that explain all of them, though the values are too round to prove that it was so. */
+  readonly narrowings: readonly Narrowing[];
+}
+
+/** Averages of more steps than any run has differ by less, relative to each value. */
+export const MAX_RELATIVE_DIFFERENCE = 2 ** -9;
+
+/** Under so many values, a sample of optimizer steps may look like rounding by chance. */
+const MIN_VALUES = 64;
+
+/** Under so many changed values, nothing can be said about how they changed. */
+const MIN_CHANGED = 5;
+
+/**
+ * How far the largest relative difference may stand above the geometric mean of all, in powers of two. Rounding is in
+ * proportion to the value, so all relative differences have one bound: in 3,000 averages of 64 to 4,608 values (EMA of
+ * 0.9 to 0.99996 over up to 20,000 steps, means of 3 to 30) at most 2.3. A step of an optimizer is as large for small
+ * values, so some relative differences are huge: in 380 trainings (SGD, Adam, AdamW; lr 1e-8 to 1e-5) at least 2.7 for
+ * 64 values, 4.2 for 144, 9.7 for 4,608.
+ */
+const MAX_TAIL_BITS = 2.5;
+
+/**
+ * Where the slope of log abs(difference) over log abs(value) is known this well, it decides too: 1 for rounding, 0 for an
+ * optimizer.
+ */
+const RELIABLE_SLOPE_ERROR = 0.15;
+const MIN_SLOPE = 0.5;
+
+/** Values that are nearly all as large say nothing about proportions; the spread of their logarithms, in powers of two. */
+const MIN_SPREAD_BITS = 0.75;
+
+/**
+ * One factor for all values, as weight decay alone leaves it: all move the same way, and the spread of the relative
+ * differences stays under this share of their mean. Up to 0.75 in 600 decays, from 0.96 up in the averages.
+ */
+const MAX_FACTOR_SPREAD = 0.85;
+
+/** A sum that was taken out again leaves at most so many units in the last place of the tensor's largest value. */
+const MAX_MERGE_UNITS = 32;
+
+/**
+ * Random significands end in one zero bit on average, with a deviation of √2. What went through a coarser grid ends in
+ * more; this many standard errors more are no chance.
+ */
+const MERGE_ERRORS = 3;
+
+/** Smaller values are left out: underflow rounds them to fewer bits, and no step of an optimizer matters to them. */
+const NEGLIGIBLE = 2 ** -100;
+
+/** So many changed values are looked at closely, and every 64th beyond. */
+const CLOSE_VALUES = 4096;
+const STRIDE = 64;
+
+/** How much the largest value may still grow behind the first piece of a tensor. */
+const LARGEST_GROWTH = 64;
+
+/** Types that models are stored in and widened from, the narrowest first. */
+const NARROW_TYPES: readonly DType[] = ['F8_E5M2', 'F8_E4M3', 'BF16', 'F16'];
+
+/** What the changed values of one tensor or several add up to; all that the verdict follows from. */
+export class DifferenceSums {
+  /** Values other than zero, changed or not. */
+  values = 0;
+  changed = 0;
+  toward = 0;
+  largest = 0;
+  largestDifference = 0;
+  largestRelative = 0;
+  /** Of the values that were looked at closely. */
+  close = 0;
+  logValues = 0;
+  logValueSquares = 0;
+  logDifferences = 0;
+  logDifferenceSquares = 0;
+  products = 0;
+  relatives = 0;
+  relativeSquares = 0;
+
+  /** Takes in another tensor's sums. */
+  join(other: DifferenceSums): void {
+    for (const key of SUM_KEYS) this[key] += other[key];
+    for (const key of MAX_KEYS) this[key] = Math.max(this[key], other[key]);
+  }
+
+  /** Looks closely at one changed value. */
+  addClosely(value: number, difference: number): void {
+    const relative = difference / value;
+    const [x, y] = [Math.log2(Math.abs(value)), Math.log2(Math.abs(difference))];
+    this.close++;
+    this.logValues += x;
+    this.logValueSquares += x * x;
+    this.logDifferences += y;
+    this.logDifferenceSquares += y * y;
+    this.products += x * y;
+    this.relatives += relative;
+    this.relativeSquares += relative * relative;
+  }
+
+  /** Whether the differences are in proportion to the values, so that averaging explains them; null: cannot be told. */
+  areProportional(): boolean | null {
+    if (this.largestRelative > MAX_RELATIVE_DIFFERENCE) return false;
+    if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
+    const { close } = this;
+    const tail = Math.log2(this.largestRelative) - (this.logDifferences - this.logValues) / close;
+    if (tail > MAX_TAIL_BITS || this.isOneFactor()) return false;
+    const spread = this.logValueSquares / close - (this.logValues / close) ** 2;
+    const covariance = this.products / close - (this.logValues / close) * (this.logDifferences / close);
+    const scatter = this.logDifferenceSquares / close - (this.logDifferences / close) ** 2;
+    const slope = covariance / spread;
+    const error = Math.sqrt(Math.max(0, scatter / spread - slope * slope) / close);
+    if (error <= RELIABLE_SLOPE_ERROR) return slope >= MIN_SLOPE;
+    return spread >= MIN_SPREAD_BITS ** 2 ? true : null;
+  }
+
+  /** Whether one factor other than 1 explains all of them. */
+  isOneFactor(): boolean {
+    if (this.toward > 0 && this.toward < this.changed) return false;
+    // Values that stayed count with a difference of 0.
+    const count = this.close * (this.values / this.changed);
+    const mean = this.relatives / count;
+    return this.relativeSquares / count - mean * mean < (MAX_FACTOR_SPREAD * mean) ** 2;
+  }
+}
+
+const SUM_KEYS = [
+  'values',
+  'changed',
+  'toward',
+  'close',
+  'logValues',
+  'logValueSquares',
+  'logDifferences',
+  'logDifferenceSquares',
+  'products',
+  'relatives',
+  'relativeSquares',
+] as const;
+
+const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative'] as const;
+
+/** What decoded elements of a tensor come in. */
+type Values = Float32Array | Float64Array;
+
+/**
+ * Tells rounding from training by the differences between two tensors, piece by piece, in a few sums. docs/rounding.md
+ * has the figures.
+ */
+export class RoundingJudge {
+  readonly sums = new DifferenceSums();
+  readonly #stored: readonly [before: DType, after: DType];
+  /** The types that the values have by themselves: `BF16` where float32 holds nothing but bfloat16's. */
+  #types: readonly [before: DType, after: DType];
+  #isFirst = true;
+  /** The largest relative difference of a value that the narrower type explains; null where it explains none. */
+  #narrowed: number | null = null;
+  #isHopeless = false;
+  /** Trailing zero bits and counts of changed values by their exponents. */
+  readonly #zeroBits = new Map<number, { count: number; bits: number }>();
+  #narrowings: readonly Narrowing[] = [];
+
+  /** @param unchanged how many values were equal before the first that the judge is shown. */
+  constructor(before: DType, after: DType, unchanged: number) {
+    this.#stored = [before, after];
+    this.#types = this.#stored;
+    this.sums.values = unchanged;
+  }
+
+  /**
+   * Adds a piece of both tensors.
+   *
+   * @returns false where the rest need not be looked at: it was trained.
+   */
+  add(before: Values, after: Values): boolean {
+    if (this.#isFirst) {
+      this.#types = [narrowestOf(before, this.#stored[0]), narrowestOf(after, this.#stored[1])];
+      this.#narrowings = listNarrowings(before, after, this.#types);
+      this.#isFirst = false;
+    } else {
+      this.#narrowings = [];
+      if (!this.#areStillNarrow(before, after)) return false;
+    }
+    const [one, other] = this.#types;
+    const isFine = one === other ? this.#addAlike(before, after) : this.#addAcross(before, after);
+    if (!isFine) this.#isHopeless = true;
+    return this.#narrowings.length > 0 || (isFine && this.#isStillPossible());
+  }
+
+  /** Whether no value differed, not even by the rounding of a narrower type. */
+  get isUntouched(): boolean {
+    return this.sums.changed === 0 && this.#narrowed === null && !this.#isHopeless;
+  }
+
+  conclude(): RoundingVerdict {
+    const { sums } = this;
+    const areProportional = this.#isHopeless ? false : sums.areProportional();
+    const rounded = (cause: RoundingCause, narrowing: Narrowing | null = null): RoundingVerdict => ({
+      kind: 'rounded',
+      cause,
+      relativeDifference: Math.max(sums.largestRelative, this.#narrowed ?? 0),
+      narrowing,
+    });
+    if (sums.changed === 0 && !this.#isHopeless) return rounded('narrowed', this.#nameNarrowing());
+    if (areProportional === true) return rounded('averaged');
+    if (!this.#isHopeless && this.#wasMerged()) return rounded('merged');
+    return areProportional === null || this.#narrowings.length > 0
+      ? { kind: 'short', sums: areProportional === null ? sums : null, narrowings: this.#narrowings }
+      : { kind: 'changed' };
+  }
+
+  #nameNarrowing(): Narrowing {
+    const [before, after] = this.#types;
+    return holdsAllOf(before, after) ? `after:${after}` : `before:${before}`;
+  }
+
+  /** A type that the first piece fits need not fit the others. */
+  #areStillNarrow(before: Values, after: Values): boolean {
+    const fits = (values: Values, side: 0 | 1) =>
+      this.#types[side] === this.#stored[side] || isWithin(values, this.#types[side]);
+    if (fits(before, 0) && fits(after, 1)) return true;
+    this.#types = this.#stored;
+    // What the narrower type explained so far would have to be looked at again; zeros alone are no loss.
+    if (this.#narrowed !== null) this.#isHopeless = true;
+    return !this.#isHopeless;
+  }
+
+  /** Both sides of one type: the loop that a model's every value may go through. */
+  #addAlike(before: Values, after: Values): boolean {
+    const { sums } = this;
+    const unit = 2 ** -significandBitsOf(this.#types[1]);
+    let { values, changed, toward, largest, largestDifference, largestRelative } = sums;
+    let isFine = true;
+    for (let i = 0; i < before.length; i++) {
+      const x = before[i] as number;
+      const y = after[i] as number;
+      const size = Math.abs(x);
+      if (size > 0) values++;
+      if (size > largest) largest = size;
+      if (x === y) continue;
+      const difference = y - x;
+      const distance = Math.abs(difference);
+      if (!(distance <= largestRelative * size)) {
+        if (Number.isNaN(x) && Number.isNaN(y)) continue;
+        if (size < NEGLIGIBLE && Math.abs(y) < NEGLIGIBLE) continue;
+        if (
+          !(
+            distance <= MAX_RELATIVE_DIFFERENCE * size ||
+            distance <= LARGEST_GROWTH * MAX_MERGE_UNITS * unit * largest
+          )
+        ) {
+          isFine = false;
+          break;
+        }
+        largestRelative = distance / size;
+      }
+      if (distance > largestDifference) largestDifference = distance;
+      if (difference > 0 !== x > 0) toward++;
+      if (changed < CLOSE_VALUES || changed % STRIDE === 0) this.#look(x, y);
+      changed++;
+    }
+    Object.assign(sums, { values, changed, toward, largest, largestDifference, largestRelative });
+    return isFine;
+  }
+
+  /** Sides of two types: a difference counts from where the rounding of the narrower type ends. */
+  #addAcross(before: Values, after: Values): boolean {
+    const { sums } = this;
+    const gapBetween = chooseGap(...this.#types);
+    for (let i = 0; i < before.length; i++) {
+      const x = before[i] as number;
+      const y = after[i] as number;
+      if (x !== 0) sums.values++;
+      if (x === y || (Number.isNaN(x) && Number.isNaN(y))) continue;
+      const gap = gapBetween(x, y);
+      const size = Math.abs(x);
+      if (gap === 0) {
+        if (size > 0 && Math.abs(y) > 0)
+          this.#narrowed = Math.max(this.#narrowed ?? 0, Math.min(1, Math.abs(y - x) / size));
+        else this.#narrowed ??= 0;
+        continue;
+      }
+      const distance = Math.abs(gap);
+      if (!(distance <= MAX_RELATIVE_DIFFERENCE * size)) return false;
+      if (distance > sums.largestRelative * size) sums.largestRelative = distance / size;
+      if (gap > 0 !== x > 0) sums.toward++;
+      if (sums.changed < CLOSE_VALUES || sums.changed % STRIDE === 0) sums.addClosely(x, gap);
+      sums.changed++;
+    }
+    return true;
+  }
+
+  #look(before: number, after: number): void {
+    if (before === 0) return;
+    this.sums.addClosely(before, after - before);
+    if (after === 0) return;
+    const exponent = Math.floor(Math.log2(Math.abs(after)));
+    const entry = this.#zeroBits.get(exponent) ?? { count: 0, bits: 0 };
+    entry.count++;
+    entry.bits += trailingZeroBits(after, exponent - significandBitsOf(this.#types[1]));
+    this.#zeroBits.set(exponent, entry);
+  }
+
+  /** Whether what was seen so far leaves a chance; only large tensors are worth the question. */
+  #isStillPossible(): boolean {
+    const { sums } = this;
+    if (sums.close < MIN_VALUES * 4) return true;
+    if (sums.areProportional() !== false) return true;
+    return this.#wasMerged(LARGEST_GROWTH);
+  }
+
+  /** Whether the smallest of the changed values lost their last bits to a coarser grid. */
+  #wasMerged(growth = 1): boolean {
+    const { sums } = this;
+    const [before, after] = this.#types;
+    const unit = 2 ** -significandBitsOf(after) * sums.largest;
+    if (before !== after || sums.changed < MIN_CHANGED || sums.values < MIN_VALUES) return false;
+    if (sums.largestDifference > growth * MAX_MERGE_UNITS * unit) return false;
+    let [count, bits] = [0, 0];
+    for (const [, entry] of [...this.#zeroBits].sort(([x], [y]) => x - y)) {
+      if (count >= MIN_CHANGED && count >= sums.close / 4) break;
+      count += entry.count;
+      bits += entry.bits;
+    }
+    return bits / count >= 1 + (MERGE_ERRORS * Math.SQRT2) / Math.sqrt(count);
+  }
+}
+
+/** What a checkpoint's other tensors say of the rounding that it went through. */
+export interface RoundingEvidence {
+  /** The largest relative difference of a tensor that was averaged; 0 where none was. */
+  readonly averaged: number;
+  /** Whether something was merged into it and taken out again. */
+  readonly merged: boolean;
+  /** How tensors whose values prove it were narrowed. */
+  readonly narrowed: ReadonlySet<Narrowing>;
+}
+
+/** Averages treat all values alike, so a short tensor has about the largest relative difference of a long one. */
+export const SHORT_ALLOWANCE = 2;
+
+/** abs(after − before) / abs(before); infinite where a zero became something else. */
+export function relativeDifferenceOf(before: number, after: number): number {
+  return before === after ? 0 : Math.abs(after - before) / Math.abs(before);
+}
+
+/** A vector of one value per channel, and the type that it is stored in. */
+interface Vector {
+  readonly values: Float64Array;
+  readonly dtype: DType;
+}
+
+/**
+ * Compares two vectors that are too short to tell by themselves.
+ *
+ * @returns the largest relative difference where all of it is rounding: by a narrower type, which shows in any vector, or
+ *   by what the checkpoint's other tensors went through; null where it is not.
+ */
+export function compareRounded(before: Vector, after: Vector, evidence: RoundingEvidence): number | null {
+  const judge = new RoundingJudge(before.dtype, after.dtype, 0);
+  if (!judge.add(before.values, after.values)) return null;
+  const verdict = judge.conclude();
+  if (verdict.kind === 'rounded' && verdict.cause === 'narrowed') return verdict.relativeDifference;
+  if (verdict.kind === 'changed') return null;
+  const short = verdict.kind === 'short' ? verdict : { sums: judge.sums, narrowings: [] };
+  return settleShort(short, evidence) === null ? null : judge.sums.largestRelative;
+}
+
+/** Whether a tensor too short to tell by itself went through the same rounding as the others. */
+export function settleShort(
+  { sums, narrowings }: Omit<ShortDifferences, 'kind'>,
+  evidence: RoundingEvidence,
+): RoundingCause | null {
+  if (narrowings.some((narrowing) => evidence.narrowed.has(narrowing))) return 'narrowed';
+  if (sums === null) return null;
+  if (sums.largestRelative <= SHORT_ALLOWANCE * evidence.averaged) return 'averaged';
+  const unit = 2 ** -23 * sums.largest;
+  return evidence.merged && sums.largestDifference <= MAX_MERGE_UNITS * unit ? 'merged' : null;
+}
+
+/** A value of more significand bits than this, or so many different ones, are no round numbers that fit any type. */
+const MAX_ROUND_BITS = 4;
+const MIN_DISTINCT = 16;
+
+/**
+ * The narrowest type that holds all values, where it is narrower than the one that they are stored in. Ones, zeros and
+ * other round numbers fit any type and tell nothing.
+ */
+function narrowestOf(values: Values, stored: DType): DType {
+  const narrow = NARROW_TYPES.find(
+    (type) => type !== stored && holdsAllOf(stored, type) && isWithin(values, type),
+  );
+  return narrow !== undefined && (hasBitsBeyond(values, MAX_ROUND_BITS) || hasDistinct(values, MIN_DISTINCT))
+    ? narrow
+    : stored;
+}
+
+/** Narrower types of round values that explain every difference, on one side. */
+function listNarrowings(
+  before: Values,
+  after: Values,
+  [one, other]: readonly [before: DType, after: DType],
+): readonly Narrowing[] {
+  const explains = (wide: Values, narrow: Values, type: DType) => {
+    return wide.every((value, i) => Object.is(roundToFloat(value, type) + 0, (narrow[i] as number) + 0));
+  };
+  return NARROW_TYPES.flatMap((type) => [
+    ...(type !== other && holdsAllOf(other, type) && explains(before, after, type)
+      ? [`after:${type}` as const]
+      : []),
+    ...(type !== one && holdsAllOf(one, type) && explains(after, before, type)
+      ? [`before:${type}` as const]
+      : []),
+  ]);
+}
+
+function isWithin(values: Values, type: DType): boolean {
+  const round = chooseRounding(type);
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
+    if (round(value) !== value && !Number.isNaN(value)) return false;
+  }
+  return true;
+}
+
+function hasBitsBeyond(values: Values, significandBits: number): boolean {
+  return values.some((value) => Number.isFinite(value) && splitHigh(value, significandBits) !== value);
+}
+
+function hasDistinct(values: Values, count: number): boolean {
+  const seen = new Set<number>();
+  return values.some((value) => seen.add(Math.abs(value)).size >= count);
+}
+
+/** The upper bits of a number, rounded to nearest; ties may go either way (Veltkamp's splitting). */
+function splitHigh(value: number, significandBits: number): number {
+  const scaled = value * (2 ** (52 - significandBits) + 1);
+  return scaled - (scaled - value);
+}
+
+/** Rounds like `roundToFloat`; numbers in the middle of the type's range at full speed, ties either way. */
+function chooseRounding(type: DType): (value: number) => number {
+  const significandBits = significandBitsOf(type);
+  const least = quantumOf(type) * 2 ** significandBits;
+  const most = 1 / least;
+  return (value) => {
+    const size = Math.abs(value);
+    return size >= least && size < most ? splitHigh(value, significandBits) : roundToFloat(value, type);
+  };
+}
+
+/** How far apart two values of two types are at least, before either was rounded into its type; signed, 0 if not. */
+function chooseGap(before: DType, after: DType): (x: number, y: number) => number {
+  const isAfterNarrower = holdsAllOf(before, after);
+  const isBeforeNarrower = holdsAllOf(after, before);
+  const round = chooseRounding(isAfterNarrower ? after : before);
+  const spanOf = (value: number, type: DType, isPoint: boolean) =>
+    isPoint || !Number.isFinite(value) ? { low: value, high: value } : findPreimage(value, type);
+  return (x, y) => {
+    if (isAfterNarrower ? round(x) === y : isBeforeNarrower && round(y) === x) return 0;
+    const one = spanOf(x, before, isAfterNarrower);
+    const other = spanOf(y, after, isBeforeNarrower);
+    if (other.low > one.high) return other.low - one.high;
+    if (other.high < one.low) return other.high - one.low;
+    return Number.isNaN(x) || Number.isNaN(y) ? Number.NaN : 0;
+  };
+}
+
+/** Zero bits at the end of a number's significand. */
+function trailingZeroBits(value: number, lowestExponent: number): number {
+  let bits = 0;
+  for (let digits = Math.abs(value) / 2 ** lowestExponent; digits % 2 === 0 && bits < 52; digits /= 2) bits++;
+  return bits;
+}
