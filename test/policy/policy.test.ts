@@ -151,7 +151,7 @@ describe('a policy is refused', () => {
 
   test('with a hint that lists the keys', () => {
     expect(catchFailure(() => parse({ pairs: { a: { before: 'x', after: 'y', nope: 1 } } }))).toMatchObject({
-      hint: 'Keys here: before, after, frozen, allow, failOn, minShift, epsilon, map',
+      hint: 'Keys here: before, after, frozen, allow, failOn, minShift, epsilon, exact, map',
     });
   });
 
