@@ -89,9 +89,9 @@ const MERGE_ERRORS = 3;
 /** Smaller values are left out: underflow rounds them to fewer bits, and no step of an optimizer matters to them. */
 const NEGLIGIBLE = 2 ** -100;
 
-/** So many changed values are looked at closely, and every 64th beyond. */
-const CLOSE_VALUES = 4096;
-const STRIDE = 64;
+/** Of larger pieces than this, one value in so many is looked at closely: some thousands tell as much as all. */
+const CLOSE_PIECE = 4096;
+const STRIDE = 512;
 
 /** How much the largest value may still grow behind the first piece of a tensor. */
 const LARGEST_GROWTH = 64;
@@ -217,14 +217,28 @@ export class RoundingJudge {
       this.#types = [narrowestOf(before, this.#stored[0]), narrowestOf(after, this.#stored[1])];
       this.#narrowings = listNarrowings(before, after, this.#types);
       this.#isFirst = false;
-    } else {
-      this.#narrowings = [];
-      if (!this.#areStillNarrow(before, after)) return false;
-    }
+    } else this.#narrowings = [];
+    this.#isHopeless ||= !this.#addPiece(before, after);
+    return this.#narrowings.length > 0 || (!this.#isHopeless && this.#isStillPossible());
+  }
+
+  #addPiece(before: Values, after: Values): boolean {
     const [one, other] = this.#types;
-    const isFine = one === other ? this.#addAlike(before, after) : this.#addAcross(before, after);
-    if (!isFine) this.#isHopeless = true;
-    return this.#narrowings.length > 0 || (isFine && this.#isStillPossible());
+    const fits = one === other ? this.#areWithinTypes(before, after) : true;
+    if (fits && (one === other ? this.#addAlike(before, after) : this.#addAcross(before, after))) return true;
+    // A type that the first piece fits need not fit the others. What it explained so far cannot be looked at again.
+    const isGuessed = one !== this.#stored[0] || other !== this.#stored[1];
+    if (!isGuessed || this.#narrowed !== null) return false;
+    this.#types = this.#stored;
+    return this.#addPiece(before, after);
+  }
+
+  #areWithinTypes(before: Values, after: Values): boolean {
+    const [one, other] = this.#types;
+    return (
+      (one === this.#stored[0] || isWithin(before, one)) &&
+      (other === this.#stored[1] || isWithin(after, other))
+    );
   }
 
   /** Whether no value differed, not even by the rounding of a narrower type. */
@@ -254,86 +268,72 @@ export class RoundingJudge {
     return holdsAllOf(before, after) ? `after:${after}` : `before:${before}`;
   }
 
-  /** A type that the first piece fits need not fit the others. */
-  #areStillNarrow(before: Values, after: Values): boolean {
-    const fits = (values: Values, side: 0 | 1) =>
-      this.#types[side] === this.#stored[side] || isWithin(values, this.#types[side]);
-    if (fits(before, 0) && fits(after, 1)) return true;
-    this.#types = this.#stored;
-    // What the narrower type explained so far would have to be looked at again; zeros alone are no loss.
-    if (this.#narrowed !== null) this.#isHopeless = true;
-    return !this.#isHopeless;
-  }
-
-  /** Both sides of one type: the loop that a model's every value may go through. */
+  /** Both sides of one type. Every value is held against the bound; of a large piece only some are looked at closely. */
   #addAlike(before: Values, after: Values): boolean {
     const { sums } = this;
     const unit = 2 ** -significandBitsOf(this.#types[1]);
-    let { values, changed, toward, largest, largestDifference, largestRelative } = sums;
-    let isFine = true;
-    for (let i = 0; i < before.length; i++) {
+    const stride = strideOf(before);
+    for (let i = 0; i < before.length; i += stride) {
       const x = before[i] as number;
       const y = after[i] as number;
-      const size = Math.abs(x);
-      if (size > 0) values++;
-      if (size > largest) largest = size;
-      if (x === y) continue;
+      if (x !== 0) sums.values++;
+      sums.largest = Math.max(sums.largest, Math.abs(x));
+      if (isSameOrNegligible(x, y)) continue;
       const difference = y - x;
-      const distance = Math.abs(difference);
-      if (!(distance <= largestRelative * size)) {
-        if (Number.isNaN(x) && Number.isNaN(y)) continue;
-        if (size < NEGLIGIBLE && Math.abs(y) < NEGLIGIBLE) continue;
-        if (
-          !(
-            distance <= MAX_RELATIVE_DIFFERENCE * size ||
-            distance <= LARGEST_GROWTH * MAX_MERGE_UNITS * unit * largest
-          )
-        ) {
-          isFine = false;
-          break;
-        }
-        largestRelative = distance / size;
-      }
-      if (distance > largestDifference) largestDifference = distance;
-      if (difference > 0 !== x > 0) toward++;
-      if (changed < CLOSE_VALUES || changed % STRIDE === 0) this.#look(x, y);
-      changed++;
+      sums.changed++;
+      if (difference > 0 !== x > 0) sums.toward++;
+      sums.largestDifference = Math.max(sums.largestDifference, Math.abs(difference));
+      this.#look(x, y);
     }
-    Object.assign(sums, { values, changed, toward, largest, largestDifference, largestRelative });
-    return isFine;
+    const allowed = LARGEST_GROWTH * MAX_MERGE_UNITS * unit * sums.largest;
+    const largestRelative = findLargestRelative(before, after, sums.largestRelative, allowed);
+    if (largestRelative !== null) sums.largestRelative = largestRelative;
+    return largestRelative !== null;
   }
 
   /** Sides of two types: a difference counts from where the rounding of the narrower type ends. */
   #addAcross(before: Values, after: Values): boolean {
     const { sums } = this;
-    const gapBetween = chooseGap(...this.#types);
+    const { areRounded, gapBetween } = compareTypes(...this.#types);
+    const stride = strideOf(before);
+    let narrowed = this.#narrowed ?? 0;
+    let isNarrowed = this.#narrowed !== null;
     for (let i = 0; i < before.length; i++) {
       const x = before[i] as number;
       const y = after[i] as number;
-      if (x !== 0) sums.values++;
-      if (x === y || (Number.isNaN(x) && Number.isNaN(y))) continue;
-      const gap = gapBetween(x, y);
-      const size = Math.abs(x);
-      if (gap === 0) {
-        if (size > 0 && Math.abs(y) > 0)
-          this.#narrowed = Math.max(this.#narrowed ?? 0, Math.min(1, Math.abs(y - x) / size));
-        else this.#narrowed ??= 0;
+      if (x === y) {
+        if (x !== 0 && i % stride === 0) sums.values++;
         continue;
       }
-      const distance = Math.abs(gap);
-      if (!(distance <= MAX_RELATIVE_DIFFERENCE * size)) return false;
-      if (distance > sums.largestRelative * size) sums.largestRelative = distance / size;
-      if (gap > 0 !== x > 0) sums.toward++;
-      if (sums.changed < CLOSE_VALUES || sums.changed % STRIDE === 0) sums.addClosely(x, gap);
+      const size = Math.abs(x);
+      const distance = Math.abs(y - x);
+      if (areRounded(x, y)) {
+        isNarrowed = true;
+        if (distance > narrowed * size && size > 0) narrowed = Math.min(1, distance / size);
+        if (i % stride === 0) sums.values++;
+        continue;
+      }
+      if (isSameOrNegligible(x, y)) continue;
+      const gap = gapBetween(x, y);
+      if (gap === 0) {
+        isNarrowed = true;
+        continue;
+      }
+      if (!(Math.abs(gap) <= MAX_RELATIVE_DIFFERENCE * size)) return false;
+      sums.largestRelative = Math.max(sums.largestRelative, Math.abs(gap) / size);
+      // Only where rounding ends near a value does a small change show: all of these count, and as many others.
+      sums.values++;
       sums.changed++;
+      if (gap > 0 !== x > 0) sums.toward++;
+      sums.addClosely(x, gap);
     }
+    this.#narrowed = isNarrowed ? narrowed : null;
     return true;
   }
 
   #look(before: number, after: number): void {
-    if (before === 0) return;
+    if (before === 0 || after === 0) return;
     this.sums.addClosely(before, after - before);
-    if (after === 0) return;
     const exponent = Math.floor(Math.log2(Math.abs(after)));
     const entry = this.#zeroBits.get(exponent) ?? { count: 0, bits: 0 };
     entry.count++;
@@ -364,6 +364,11 @@ export class RoundingJudge {
     }
     return bits / count >= 1 + (MERGE_ERRORS * Math.SQRT2) / Math.sqrt(count);
   }
+}
+
+/** Loops that have seen one kind of array run several times as fast as those that have seen two. */
+function toOwnType({ values, dtype }: Vector): Values {
+  return dtype === 'F32' ? new Float32Array(values) : values;
 }
 
 /** What a checkpoint's other tensors say of the rounding that it went through. */
@@ -398,7 +403,7 @@ interface Vector {
  */
 export function compareRounded(before: Vector, after: Vector, evidence: RoundingEvidence): number | null {
   const judge = new RoundingJudge(before.dtype, after.dtype, 0);
-  if (!judge.add(before.values, after.values)) return null;
+  if (!judge.add(toOwnType(before), toOwnType(after))) return null;
   const verdict = judge.conclude();
   if (verdict.kind === 'rounded' && verdict.cause === 'narrowed') return verdict.relativeDifference;
   if (verdict.kind === 'changed') return null;
@@ -464,7 +469,9 @@ function isWithin(values: Values, type: DType): boolean {
 }
 
 function hasBitsBeyond(values: Values, significandBits: number): boolean {
-  return values.some((value) => Number.isFinite(value) && splitHigh(value, significandBits) !== value);
+  const isRound = (value: number) =>
+    (Math.abs(value) / 2 ** (Math.floor(Math.log2(Math.abs(value))) - significandBits)) % 1 === 0;
+  return values.some((value) => value !== 0 && Number.isFinite(value) && !isRound(value));
 }
 
 function hasDistinct(values: Values, count: number): boolean {
@@ -472,38 +479,80 @@ function hasDistinct(values: Values, count: number): boolean {
   return values.some((value) => seen.add(Math.abs(value)).size >= count);
 }
 
-/** The upper bits of a number, rounded to nearest; ties may go either way (Veltkamp's splitting). */
-function splitHigh(value: number, significandBits: number): number {
-  const scaled = value * (2 ** (52 - significandBits) + 1);
-  return scaled - (scaled - value);
-}
-
-/** Rounds like `roundToFloat`; numbers in the middle of the type's range at full speed, ties either way. */
+/** Rounds like `roundToFloat`; numbers in the middle of the type's range by Veltkamp's splitting, ties either way. */
 function chooseRounding(type: DType): (value: number) => number {
   const significandBits = significandBitsOf(type);
+  const factor = 2 ** (52 - significandBits) + 1;
   const least = quantumOf(type) * 2 ** significandBits;
   const most = 1 / least;
   return (value) => {
     const size = Math.abs(value);
-    return size >= least && size < most ? splitHigh(value, significandBits) : roundToFloat(value, type);
+    if (!(size >= least && size < most)) return roundToFloat(value, type);
+    const scaled = value * factor;
+    return scaled - (scaled - value);
   };
 }
 
-/** How far apart two values of two types are at least, before either was rounded into its type; signed, 0 if not. */
-function chooseGap(before: DType, after: DType): (x: number, y: number) => number {
+/** How values of two types relate. */
+interface TypeRelation {
+  /** Whether the value of the narrower type is the other, rounded; ties either way may be missed. */
+  readonly areRounded: (x: number, y: number) => boolean;
+  /** How far apart two values are at least, before either was rounded into its type; signed, 0 if not. */
+  readonly gapBetween: (x: number, y: number) => number;
+}
+
+function compareTypes(before: DType, after: DType): TypeRelation {
   const isAfterNarrower = holdsAllOf(before, after);
   const isBeforeNarrower = holdsAllOf(after, before);
   const round = chooseRounding(isAfterNarrower ? after : before);
   const spanOf = (value: number, type: DType, isPoint: boolean) =>
     isPoint || !Number.isFinite(value) ? { low: value, high: value } : findPreimage(value, type);
-  return (x, y) => {
-    if (isAfterNarrower ? round(x) === y : isBeforeNarrower && round(y) === x) return 0;
-    const one = spanOf(x, before, isAfterNarrower);
-    const other = spanOf(y, after, isBeforeNarrower);
-    if (other.low > one.high) return other.low - one.high;
-    if (other.high < one.low) return other.high - one.low;
-    return Number.isNaN(x) || Number.isNaN(y) ? Number.NaN : 0;
+  const isMember = (value: number) => round(value) === value || Number.isNaN(value);
+  return {
+    areRounded: isAfterNarrower
+      ? (x, y) => round(x) === y
+      : isBeforeNarrower
+        ? (x, y) => round(y) === x
+        : () => false,
+    gapBetween: (x, y) => {
+      // A value that is none of its type: the type was guessed from the first piece.
+      if ((isAfterNarrower && !isMember(y)) || (isBeforeNarrower && !isMember(x))) return Number.NaN;
+      const one = spanOf(x, before, isAfterNarrower);
+      const other = spanOf(y, after, isBeforeNarrower);
+      if (other.low > one.high) return other.low - one.high;
+      if (other.high < one.low) return other.high - one.low;
+      return Number.isNaN(x) || Number.isNaN(y) ? Number.NaN : 0;
+    },
   };
+}
+
+function strideOf({ length }: Values): number {
+  return length <= CLOSE_PIECE ? 1 : STRIDE;
+}
+
+function isSameOrNegligible(x: number, y: number): boolean {
+  if (x === y || (Number.isNaN(x) && Number.isNaN(y))) return true;
+  return Math.abs(x) < NEGLIGIBLE && Math.abs(y) < NEGLIGIBLE;
+}
+
+/**
+ * The largest abs(y − x) / abs(x); null where one is beyond what rounding leaves. Every value of a model may go through
+ * this loop: no more in it than needs to be.
+ *
+ * @param allowed an absolute difference that may be left whatever the value is.
+ */
+function findLargestRelative(before: Values, after: Values, known: number, allowed: number): number | null {
+  let largest = known;
+  for (let i = 0; i < before.length; i++) {
+    const size = Math.abs(before[i] as number);
+    const distance = Math.abs((after[i] as number) - (before[i] as number));
+    if (distance <= largest * size) continue;
+    if (isSameOrNegligible(before[i] as number, after[i] as number)) continue;
+    if (!(distance <= MAX_RELATIVE_DIFFERENCE * size || distance <= allowed)) return null;
+    if (!Number.isFinite(distance)) return null;
+    largest = distance / size;
+  }
+  return largest;
 }
 
 /** Zero bits at the end of a number's significand. */
