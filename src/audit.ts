@@ -220,7 +220,7 @@ async function findNewLayers(
 async function compareFoldedLayers(
   { before, after }: { readonly before: AuditSide; readonly after: AuditSide },
   pairing: Pairing,
-  { map, epsilon, channels }: AuditOptions,
+  { map, epsilon, channels, exact }: AuditOptions,
 ): Promise<FoldedResults> {
   const { onlyBefore, onlyAfter, edits } = pairing;
   if (!mayBeFolded(before, after, pairing)) {
@@ -233,5 +233,6 @@ async function compareFoldedLayers(
     maps: map ?? [],
     epsilon,
     keepChannels: channels === true,
+    exact,
   });
 }

@@ -8,6 +8,7 @@ import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../c
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
 import { allocateWithinReach, type Float32Kernels, kernelsOver } from './float32-kernels.js';
+import { type RoundedDifferences, RoundingJudge, type ShortDifferences } from './rounding.js';
 import {
   areMultiples,
   countWeights,
@@ -16,7 +17,7 @@ import {
   sumProducts,
   type Values,
 } from './weight-loops.js';
-import { ROUNDINGS, roundoffOf } from './weight-rounding.js';
+import { ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js';
 
 /**
  * Whether each output channel of one weight is a constant times that of another.
@@ -33,6 +34,8 @@ export type ScaleComparison =
       readonly weightsPerChannel: number;
       /** Relative uncertainty of the scales, from the rounding of the weights. */
       readonly uncertainty: number;
+      /** What the weights went through besides, where they are multiples up to averaging alone; else null. */
+      readonly rounding: RoundedDifferences | ShortDifferences | null;
     }
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
@@ -53,7 +56,8 @@ const STRICT_SHARE = 3 / 4;
  * Fits one scale per output channel by least squares and checks every weight against it. What a scale is uncertain by
  * counts no more than {@link MAX_COUNTED_WEIGHTS} weights, so no more are fitted where these are there.
  *
- * A side whose values a baseline has left out is compared by its projections.
+ * Weights that are no multiples by that measure may have been averaged besides: what is left of them, channel by channel,
+ * is then judged as {@link RoundingJudge} does. A side whose values a baseline has left out is compared by its projections.
  *
  * Reads both tensors once where a channel's weights stand together and fit the buffers (Conv, Linear), else twice;
  * stops at the first channel that does not fit. Memory: two buffers and one number per channel.
@@ -74,7 +78,10 @@ export async function compareChannelScales(
     const { compareProjectedScales } = await import('./projected-scales.js');
     return compareProjectedScales(before, after, layout);
   }
-  return withBuffers((buffers) => fitScales([before, after], grid, buffers));
+  return withBuffers(async (buffers) => {
+    const compared = await fitScales([before, after], grid, buffers);
+    return compared.kind === 'changed' ? fitRoundedScales([before, after], grid, buffers) : compared;
+  });
 }
 
 /** Whether a tensor's bytes are float32 numbers as they are read. */
@@ -101,6 +108,31 @@ async function fitScales(
     ? await everyBlock((block) => fit.fitAndCheck(block))
     : (await everyBlock((block) => fit.add(block))) && (await everyBlock((block) => fit.check(block)));
   return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
+}
+
+/** As {@link fitScales}, for weights that were averaged. */
+async function fitRoundedScales(
+  [before, after]: readonly [Tensor, Tensor],
+  grid: ChannelGrid,
+  buffers: Buffers,
+): Promise<ScaleComparison> {
+  const reader = new BlockReader([before, after], grid, buffers);
+  const fit = new ScaleFit(grid, toleranceFor(before, after), null);
+  const judge = new RoundingJudge(after.dtype, after.dtype, 0);
+  const judgeBlock = (block: Block) => judge.add(fit.scale(block), Float64Array.from(block.right));
+  if (!reader.holdsWholeChannels) {
+    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end))
+      fit.add(block);
+  }
+  for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
+    if (reader.holdsWholeChannels) fit.add(block);
+    if (!judgeBlock(block)) return { kind: 'changed' };
+  }
+  const rounding = judge.conclude();
+  const fitted = fit.conclude(before, after);
+  if (rounding.kind === 'changed' || fitted.kind !== 'proportional') return { kind: 'changed' };
+  const uncertainty = Math.max(fitted.uncertainty, roundingUncertainty(rounding));
+  return { ...fitted, uncertainty, rounding };
 }
 
 /** Where blocks of both sides are read to. */
@@ -235,6 +267,17 @@ class ScaleFit {
     );
   }
 
+  /** A block's left weights times the scales of their channels, which all of each channel's weights were added to. */
+  scale({ left, start }: Block): Float64Array {
+    const scaled = new Float64Array(left.length);
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      const scale = this.#scaleOf(channel);
+      for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
+      return true;
+    });
+    return scaled;
+  }
+
   conclude(before: Tensor, after: Tensor): ScaleComparison {
     const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
     let isUsed = false;
@@ -248,7 +291,7 @@ class ScaleFit {
     }
     if (!isUsed) return { kind: 'incomparable' };
     const uncertainty = (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel);
-    return { kind: 'proportional', scales, weightsPerChannel, uncertainty };
+    return { kind: 'proportional', scales, weightsPerChannel, uncertainty, rounding: null };
   }
 
   /**

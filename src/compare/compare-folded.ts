@@ -19,6 +19,7 @@ import { judgeRecoveredPair } from './judge-recovered-pair.js';
 import { mayHideNorm } from './may-be-folded.js';
 import { type PairedBy, type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
 import { type LinearCandidate, pairLinears } from './pair-linears.js';
+import { gatherEvidence, relativeDifferenceIn, settleShort } from './rounding.js';
 
 /** One side of an audit, as folding looks at it. */
 export interface FoldingSide {
@@ -47,6 +48,8 @@ export interface FoldedContext {
   /** Overrides every layer's own epsilon. */
   readonly epsilon?: number | undefined;
   readonly keepChannels: boolean;
+  /** Whether weights that were averaged count as changed. */
+  readonly exact?: boolean | undefined;
 }
 
 /** A candidate with the live norm layer behind it, where there is one. */
@@ -96,10 +99,14 @@ export async function compareFolded(
     if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) return [];
     return [toSuspect(one, other, pairedBy)];
   });
-  for await (const [suspect, compared] of compareAllScales(suspects)) {
+  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
+  for await (const compared of compareAllScales(suspects)) comparisons.push(compared);
+  const settle = makeSettler(comparisons, context);
+  for (const [suspect, unsettled] of comparisons) {
+    const compared = settle(unsettled);
     const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
-    record(judgement, suspect, results);
+    record(judgement, suspect, compared, results);
     if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
@@ -262,17 +269,44 @@ async function judge(
   return judgeFoldedPair(pair, compared, context);
 }
 
-function record({ layer, equality }: Judgement, { one, other }: Suspect, results: Mutable): void {
+/** What is left of the differences of short weights, once all weights tell what they went through. */
+function makeSettler(
+  comparisons: readonly (readonly [Suspect, ScaleComparison])[],
+  { exact }: FoldedContext,
+): (compared: ScaleComparison) => ScaleComparison {
+  const evidence = gatherEvidence(
+    comparisons.flatMap(([, compared]) =>
+      compared.kind === 'proportional' ? (compared.rounding ?? []) : [],
+    ),
+  );
+  return (compared) => {
+    if (compared.kind !== 'proportional' || compared.rounding === null) return compared;
+    const isRounded =
+      compared.rounding.kind === 'rounded' || settleShort(compared.rounding, evidence) !== null;
+    return isRounded && exact !== true ? compared : { kind: 'changed' };
+  };
+}
+
+function record(
+  { layer, equality }: Judgement,
+  { one, other }: Suspect,
+  compared: ScaleComparison,
+  results: Mutable,
+): void {
+  const rounding = compared.kind === 'proportional' ? compared.rounding : null;
+  const relativeDifference = rounding === null ? 0 : relativeDifferenceIn(rounding);
+  const isRounded = equality === 'exact' && rounding !== null;
   results.learned.push({
     name: nameWeight(one.linear),
     afterName: nameWeight(other.linear),
     elementCount: one.linear.weight.elementCount,
-    equality,
+    equality: isRounded ? 'rounded' : equality,
+    ...(isRounded ? { rounding: { cause: 'averaged', relativeDifference, narrowing: null } } : {}),
   });
   results.judgedBefore.add(one.linear.weightName);
   results.judgedAfter.add(other.linear.weightName);
   if (layer === null) return;
-  results.layers.push(layer);
+  results.layers.push(isRounded ? { ...layer, equality: 'rounded', relativeDifference } : layer);
   for (const [candidate, judged] of [
     [one, results.judgedBefore],
     [other, results.judgedAfter],

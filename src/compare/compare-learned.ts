@@ -3,10 +3,10 @@ import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
-  DifferenceSums,
-  type Narrowing,
+  gatherEvidence,
   type RoundedDifferences,
   type RoundingEvidence,
+  relativeDifferenceIn,
   settleShort,
 } from './rounding.js';
 import { TensorComparer, type TensorComparison } from './tensor-equality.js';
@@ -106,7 +106,7 @@ export function planLearnedComparisons(
     })),
     conclude: () => {
       const own = [...pairs.keys()].map((name) => take(results, name));
-      const evidence = gatherEvidence(own);
+      const evidence = gatherEvidence(own.flatMap(listDifferences));
       const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
       const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
       return {
@@ -156,25 +156,11 @@ interface ComparedTensor extends Pick<LearnedComparison, 'name' | 'afterName' | 
   readonly result: TensorComparison | LearnedComparison;
 }
 
-function gatherEvidence(tensors: readonly ComparedTensor[]): RoundingEvidence {
-  let averaged = 0;
-  let merged = false;
-  const narrowed = new Set<Narrowing>();
-  const short: DifferenceSums[] = [];
-  for (const { result } of tensors) {
-    if ('kind' in result && result.kind === 'short' && result.sums !== null) short.push(result.sums);
-    const rounding = 'equality' in result ? result.rounding : result.kind === 'rounded' ? result : undefined;
-    if (rounding?.cause === 'averaged') averaged = Math.max(averaged, rounding.relativeDifference);
-    if (rounding?.cause === 'merged') merged = true;
-    if (rounding?.narrowing != null) narrowed.add(rounding.narrowing);
-  }
-  // Of a model of short tensors alone, only all of them together tell.
-  if (averaged === 0 && !merged && short.length > 1) {
-    const all = new DifferenceSums();
-    for (const sums of short) all.join(sums);
-    if (all.areProportional() === true) averaged = all.largestRelative;
-  }
-  return { averaged, merged, narrowed };
+function listDifferences({
+  result,
+}: ComparedTensor): readonly Parameters<typeof gatherEvidence>[0][number][] {
+  if ('equality' in result) return result.rounding === undefined ? [] : [result.rounding];
+  return result.kind === 'rounded' || result.kind === 'short' ? [result] : [];
 }
 
 function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
@@ -188,7 +174,7 @@ function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidenc
       return { ...tensor, equality: 'rounded', rounding: result };
     case 'short': {
       const cause = settleShort(result, evidence);
-      const relativeDifference = result.sums?.largestRelative ?? 0;
+      const relativeDifference = relativeDifferenceIn(result);
       return cause === null
         ? { ...tensor, equality: 'changed' }
         : { ...tensor, equality: 'rounded', rounding: { cause, relativeDifference, narrowing: null } };

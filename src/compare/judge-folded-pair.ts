@@ -4,6 +4,7 @@ import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
+import { relativeDifferenceIn } from './rounding.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
 
@@ -66,11 +67,11 @@ interface Biases {
 function judgeFactors(
   pair: FoldedPair,
   { keepChannels }: FoldedContext,
-  { scales: factors, uncertainty, weightsPerChannel, biases, looksFolded }: Factors,
+  { scales: factors, uncertainty, rounding, weightsPerChannel, biases, looksFolded }: Factors,
 ): Judgement {
   const tolerance = SAFETY * (FOLDING_ROUNDINGS + uncertainty);
   const isRescaled = [...factors].map((factor) => Math.abs(factor - 1) > tolerance);
-  const isBiasMoved = findMovedBiases(pair, biases);
+  const isBiasMoved = findMovedBiases(pair, biases, rounding === null ? 0 : relativeDifferenceIn(rounding));
   const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
   const describeAs = (verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>) =>
     noteHiddenChannels(describe(pair, verdict), factors.filter(Number.isNaN).length);
@@ -107,9 +108,14 @@ async function readBias({ bias }: LinearLayer): Promise<ChannelVector | null> {
 
 /**
  * Whether a channel's bias differs by more than rounding: that of its type, and that of folding, whose sums are as large
- * as the layer's biases; two exporters round them in another order. Absent biases are zeros.
+ * as the layer's biases; two exporters round them in another order. Averages are off in proportion to the terms as well.
+ * Absent biases are zeros.
  */
-function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channel: number) => boolean {
+function findMovedBiases(
+  { before, after }: FoldedPair,
+  biases: Biases,
+  relativeDifference: number,
+): (channel: number) => boolean {
   const roundoff = Math.max(
     ...[before.bias, after.bias].map((bias) => (bias === null ? 0 : roundoffOf(bias))),
   );
@@ -119,7 +125,10 @@ function findMovedBiases({ before, after }: FoldedPair, biases: Biases): (channe
   );
   return (channel) => {
     const [x, y] = [biases.before?.values[channel] ?? 0, biases.after?.values[channel] ?? 0];
-    return !(Math.abs(y - x) <= 2 * roundoff * Math.abs(x) + BIAS_ROUNDINGS * largest);
+    return !(
+      Math.abs(y - x) <=
+      2 * roundoff * Math.abs(x) + (BIAS_ROUNDINGS + 2 * relativeDifference) * largest
+    );
   };
 }
 

@@ -1,12 +1,12 @@
-import { type ChannelLayout, fitsShape } from '../checkpoint/channel-grid.js';
-import type { StoredProjections, Tensor } from '../checkpoint/checkpoint.js';
-import { decodeFloats, quantumOf } from '../checkpoint/dtype.js';
-import { TensorSummarizer } from '../checkpoint/fingerprint.js';
+import { type ChannelLayout, fitsShape, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
+import { readElements, type StoredProjections, type Tensor } from '../checkpoint/checkpoint.js';
+import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
+import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { type ChannelProjections, MAX_COUNTED_WEIGHTS, PROJECTION_COUNT } from '../checkpoint/projections.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
 import type { ScaleComparison } from './channel-scales.js';
-import { MAX_RELATIVE_DIFFERENCE } from './rounding.js';
-import { FLOAT32_ROUNDOFF, ROUNDINGS, roundoffOf } from './weight-rounding.js';
+import { MAX_RELATIVE_DIFFERENCE, RoundingJudge, type RoundingVerdict } from './rounding.js';
+import { FLOAT32_ROUNDOFF, ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js';
 
 /**
  * How many Euclidean norms of the rounding errors a projection may be off. A random sign vector exceeds t norms with
@@ -33,22 +33,61 @@ export async function compareProjectedScales(
   const sides = await projectBoth(before, after, layout);
   if (sides === null) return { kind: 'incomparable' };
   const [one, other] = sides;
-  const scales = new Float64Array(one.norms.length);
-  for (let channel = 0; channel < scales.length; channel++) {
-    const scale = findScale(one, other, channel);
-    const errors = boundErrors(sides, channel, { scale, before, after });
-    if (!areMultiples(sides, channel, scale, errors)) return { kind: 'changed' };
-    scales[channel] = scale;
-  }
+  const scales = one.norms.map((_, channel) => findScale(one, other, channel));
+  const areAllMultiples = (averaging: number) =>
+    scales.every((scale, channel) =>
+      areMultiples(sides, channel, scale, boundErrors(sides, channel, { scale, before, after, averaging })),
+    );
+  const isExact = areAllMultiples(0);
+  if (!isExact && !areAllMultiples(MAX_RELATIVE_DIFFERENCE)) return { kind: 'changed' };
+  const rounding = isExact ? null : await judgeSamples(before, after, { scales, layout });
+  if (rounding?.kind === 'changed') return { kind: 'changed' };
   if (one.weightsPerChannel === 0) return { kind: 'incomparable' };
   const weightsPerChannel = Math.min(one.weightsPerChannel, MAX_COUNTED_WEIGHTS);
   return {
     kind: 'proportional',
     scales,
     weightsPerChannel,
-    uncertainty:
+    uncertainty: Math.max(
       (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel) + 2 * FLOAT32_ROUNDOFF,
+      roundingUncertainty(rounding),
+    ),
+    rounding,
   };
+}
+
+/** What the samples of both sides say, once those of before are scaled channel by channel. */
+async function judgeSamples(
+  before: Tensor,
+  after: Tensor,
+  { scales, layout }: { scales: Float64Array; layout: ChannelLayout },
+): Promise<RoundingVerdict> {
+  const [one, other] = [await readSample(before), await readSample(after)];
+  if (one === null || other === null) return { kind: 'changed' };
+  const grid = layOutChannels(before.shape, layout);
+  for (const [i, index] of sampledIndices(before.elementCount).entries()) {
+    forEachRun(grid, { start: index, length: 1 }, (channel) => {
+      // Zeros on both sides have no scale.
+      one[i] = (one[i] ?? Number.NaN) * (scales[channel] || 0);
+      return true;
+    });
+  }
+  const judge = new RoundingJudge(after.dtype, after.dtype, 0);
+  return judge.add(one, other) ? judge.conclude() : { kind: 'changed' };
+}
+
+/** The sampled elements of a tensor, whether a baseline keeps them or they are read one by one; null where it does not. */
+async function readSample(tensor: Tensor): Promise<Float64Array | null> {
+  const { fingerprint, dtype, elementCount } = tensor;
+  if (fingerprint !== undefined) {
+    return fingerprint.sample === null ? null : decodeFloats(await readRange(fingerprint.sample), dtype);
+  }
+  const indices = sampledIndices(elementCount);
+  const size = bitsOf(dtype) / 8;
+  const bytes = new Uint8Array(indices.length * size);
+  for (const [i, start] of indices.entries())
+    await readElements(tensor, bytes.subarray(i * size), { start, count: 1 });
+  return decodeFloats(bytes, dtype);
 }
 
 /**

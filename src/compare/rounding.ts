@@ -371,6 +371,36 @@ function toOwnType({ values, dtype }: Vector): Values {
   return dtype === 'F32' ? new Float32Array(values) : values;
 }
 
+/** The largest abs(after − before) / abs(before) of differences that rounding may explain. */
+export function relativeDifferenceIn(differences: RoundedDifferences | ShortDifferences): number {
+  return differences.kind === 'rounded'
+    ? differences.relativeDifference
+    : (differences.sums?.largestRelative ?? 0);
+}
+
+/** What differences of several tensors say together. Of short tensors alone, only all of them together tell. */
+export function gatherEvidence(
+  differences: readonly (Omit<RoundedDifferences, 'kind'> | ShortDifferences)[],
+): RoundingEvidence {
+  let averaged = 0;
+  let merged = false;
+  const narrowed = new Set<Narrowing>();
+  const short: DifferenceSums[] = [];
+  for (const difference of differences) {
+    if ('cause' in difference) {
+      if (difference.cause === 'averaged') averaged = Math.max(averaged, difference.relativeDifference);
+      if (difference.cause === 'merged') merged = true;
+      if (difference.narrowing !== null) narrowed.add(difference.narrowing);
+    } else if (difference.sums !== null) short.push(difference.sums);
+  }
+  if (averaged === 0 && !merged && short.length > 1) {
+    const all = new DifferenceSums();
+    for (const sums of short) all.join(sums);
+    if (all.areProportional() === true) averaged = all.largestRelative;
+  }
+  return { averaged, merged, narrowed };
+}
+
 /** What a checkpoint's other tensors say of the rounding that it went through. */
 export interface RoundingEvidence {
   /** The largest relative difference of a tensor that was averaged; 0 where none was. */

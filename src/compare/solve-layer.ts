@@ -5,7 +5,7 @@ import type { ProportionalScales } from './channel-scales.js';
 import { readStoredLayer } from './compare-layers.js';
 import { type RecoveredStatistics, recoverStatistics } from './recover-statistics.js';
 import { type ChannelVector, readChannelVector, type Statistics } from './statistics.js';
-import { roundoffOf } from './weight-rounding.js';
+import { roundingUncertainty, roundoffOf } from './weight-rounding.js';
 
 /** A norm layer that is live or named on one side and was folded away on the other. */
 export interface FoldedAway {
@@ -32,7 +32,7 @@ export interface SolvedLayer {
  */
 export async function solveLayer(
   { layer, live, folded }: FoldedAway,
-  { scales, uncertainty }: ProportionalScales,
+  { scales, uncertainty, rounding }: ProportionalScales,
   epsilon: number,
 ): Promise<SolvedLayer> {
   const { gamma, beta, ...held } = await readStoredLayer(layer);
@@ -42,7 +42,8 @@ export async function solveLayer(
       scales,
       uncertainty,
       bias: await readOptional(folded.bias),
-      biasRoundoff: folded.bias === null ? 0 : roundoffOf(folded.bias),
+      biasRoundoff:
+        folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(rounding)),
     },
   );
   return { held, gamma, recovered };
