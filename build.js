@@ -108,12 +108,6 @@ const cli = join(dist, 'cli');
 await linkChunks({ entry: 'dist/parts/main.js', outputs: metafile.outputs, outdir: cli });
 rmSync(parts, { recursive: true });
 writeFileSync(join(cli, 'package.json'), '{ "type": "commonjs" }\n');
-// In a process of its own, whose reports go nowhere. Not for the registry: what one version of Node keeps fits few of
-// those who install from there, and is a third of the package.
-if (process.env['npm_command'] !== 'publish') {
-  execFileSync(process.execPath, ['write-code-cache.js'], { stdio: ['ignore', 'pipe', 'inherit'] });
-}
-
 const typescript = createRequire(import.meta.url).resolve('typescript/package.json');
 execFileSync(process.execPath, [join(dirname(typescript), 'bin/tsc'), '--project', 'tsconfig.types.json'], {
   cwd: root,

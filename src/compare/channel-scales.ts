@@ -23,7 +23,8 @@ import { ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js
  * Whether each output channel of one weight is a constant times that of another.
  *
  * `proportional`: channel c of after is `scales[c]` times channel c of before, to the rounding of their types; NaN
- * where a channel is all zeros on both sides, which any scale explains. `changed`: some channel is no multiple.
+ * where a channel is all zeros on both sides, which any scale explains. `short`: multiples if the checkpoint was averaged,
+ * which so few weights do not tell. `changed`: some channel is no multiple.
  * `incomparable`: shapes or types leave nothing to compare.
  */
 export type ScaleComparison =
@@ -37,11 +38,21 @@ export type ScaleComparison =
       /** What the weights went through besides, where they are multiples up to averaging alone; else null. */
       readonly rounding: RoundedDifferences | ShortDifferences | null;
     }
+  | { readonly kind: 'short'; readonly fitted: ProportionalScales }
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
 
+/** A comparison once all of a checkpoint's weights are known: no weight is too short any more. */
+export type SettledComparison = Exclude<ScaleComparison, { readonly kind: 'short' }>;
+
 /** What is known of two weights of which one is a multiple of the other, channel by channel. */
 export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'proportional' }>;
+
+/** The scales of two weights that an audit has found to be multiples; null where they are none. */
+export function takeScales(compared: ScaleComparison): ProportionalScales | null {
+  if (compared.kind === 'short') return compared.fitted;
+  return compared.kind === 'proportional' ? compared : null;
+}
 
 /** Bytes of each buffer. No larger: what was just read is still in the processor's cache when it is looked at. */
 const BUFFER_BYTES = 256 * 1024;
@@ -117,22 +128,23 @@ async function fitRoundedScales(
   buffers: Buffers,
 ): Promise<ScaleComparison> {
   const reader = new BlockReader([before, after], grid, buffers);
-  const fit = new ScaleFit(grid, toleranceFor(before, after), null);
-  const judge = new RoundingJudge(after.dtype, after.dtype, 0);
-  const judgeBlock = (block: Block) => judge.add(fit.scale(block), Float64Array.from(block.right));
+  const tolerance = toleranceFor(before, after);
+  const fit = new ScaleFit(grid, tolerance, null);
+  const judge = new RoundingJudge(after.dtype, after.dtype, { floor: tolerance.relative });
   if (!reader.holdsWholeChannels) {
     for (let block = await reader.read(0); block !== null; block = await reader.read(block.end))
       fit.add(block);
   }
   for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
-    if (reader.holdsWholeChannels) fit.add(block);
-    if (!judgeBlock(block)) return { kind: 'changed' };
+    if (reader.holdsWholeChannels) fit.addMedians(block);
+    if (!judge.add(fit.scale(block), Float64Array.from(block.right))) return { kind: 'changed' };
   }
   const rounding = judge.conclude();
   const fitted = fit.conclude(before, after);
   if (rounding.kind === 'changed' || fitted.kind !== 'proportional') return { kind: 'changed' };
   const uncertainty = Math.max(fitted.uncertainty, roundingUncertainty(rounding));
-  return { ...fitted, uncertainty, rounding };
+  const averaged = { ...fitted, uncertainty, rounding };
+  return rounding.kind === 'short' ? { kind: 'short', fitted: averaged } : averaged;
 }
 
 /** Where blocks of both sides are read to. */
@@ -229,6 +241,7 @@ class ScaleFit {
   readonly #products: Float64Array;
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
+  readonly #medians = new Map<number, number>();
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
   readonly #sums: Float64Array;
   /** Over the buffers that blocks are read to. */
@@ -251,6 +264,22 @@ class ScaleFit {
       return true;
     });
     return true;
+  }
+
+  /**
+   * Adds a block that holds its channels whole, whose scales are to be the medians of their ratios: many weights of an
+   * average may not have moved at all, and least squares would miss all of them.
+   */
+  addMedians(block: Block): void {
+    this.add(block);
+    const { left, right, start } = block;
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      const end = Math.min(to, from + MAX_COUNTED_WEIGHTS);
+      const ratios = Float64Array.from(right.subarray(from, end), (y, i) => y / (left[from + i] as number));
+      const known = ratios.filter(Number.isFinite).sort();
+      this.#medians.set(channel, known[Math.floor(known.length / 2)] ?? 0);
+      return true;
+    });
   }
 
   /** Whether a block's weights are multiples by the scales of their channels, which all blocks have been added to. */
@@ -336,6 +365,8 @@ class ScaleFit {
 
   /** Least squares: the scale that takes x to y is Σxy / Σx². A channel of zeros has scale 0. */
   #scaleOf(channel: number): number {
+    const median = this.#medians.get(channel);
+    if (median !== undefined) return median;
     const square = this.#squares[channel] ?? 0;
     return square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
   }

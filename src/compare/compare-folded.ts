@@ -8,7 +8,7 @@ import {
   type LinearLayer,
 } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import type { ScaleComparison } from './channel-scales.js';
+import type { ProportionalScales, ScaleComparison, SettledComparison } from './channel-scales.js';
 import { compareAllScales, type WeightPair } from './compare-all-scales.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
@@ -248,7 +248,7 @@ function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspec
 
 async function judge(
   { one, other, pairedBy }: Suspect,
-  compared: ScaleComparison,
+  compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
   if (one.layer !== null) {
@@ -273,18 +273,19 @@ async function judge(
 function makeSettler(
   comparisons: readonly (readonly [Suspect, ScaleComparison])[],
   { exact }: FoldedContext,
-): (compared: ScaleComparison) => ScaleComparison {
-  const evidence = gatherEvidence(
-    comparisons.flatMap(([, compared]) =>
-      compared.kind === 'proportional' ? (compared.rounding ?? []) : [],
-    ),
-  );
+): (compared: ScaleComparison) => SettledComparison {
+  const evidence = gatherEvidence(comparisons.flatMap(([, compared]) => roundingIn(compared) ?? []));
   return (compared) => {
-    if (compared.kind !== 'proportional' || compared.rounding === null) return compared;
-    const isRounded =
-      compared.rounding.kind === 'rounded' || settleShort(compared.rounding, evidence) !== null;
-    return isRounded && exact !== true ? compared : { kind: 'changed' };
+    const rounding = roundingIn(compared);
+    const isUnproven = rounding?.kind === 'short' && settleShort(rounding, evidence) === null;
+    if (isUnproven || (rounding !== null && exact === true)) return { kind: 'changed' };
+    return compared.kind === 'short' ? compared.fitted : compared;
   };
+}
+
+function roundingIn(compared: ScaleComparison): ProportionalScales['rounding'] {
+  if (compared.kind === 'short') return compared.fitted.rounding;
+  return compared.kind === 'proportional' ? compared.rounding : null;
 }
 
 function record(
@@ -293,7 +294,7 @@ function record(
   compared: ScaleComparison,
   results: Mutable,
 ): void {
-  const rounding = compared.kind === 'proportional' ? compared.rounding : null;
+  const rounding = roundingIn(compared);
   const relativeDifference = rounding === null ? 0 : relativeDifferenceIn(rounding);
   const isRounded = equality === 'exact' && rounding !== null;
   results.learned.push({

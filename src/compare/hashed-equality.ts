@@ -29,7 +29,7 @@ export class HashComparer {
     if (this.#isExact && !isRetyped) return { kind: 'changed' };
     if (one.sample === null || other.sample === null)
       return { kind: (await provesChange(before, after)) ? 'changed' : 'incomparable' };
-    const judge = new RoundingJudge(before.dtype, after.dtype, 0);
+    const judge = new RoundingJudge(before.dtype, after.dtype);
     if (!judge.add(decodeFloats(one.sample, before.dtype), decodeFloats(other.sample, after.dtype)))
       return { kind: 'changed' };
     // Something differs, but nothing in the sample does: some few values were changed.

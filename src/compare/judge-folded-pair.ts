@@ -1,5 +1,5 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
-import type { ScaleComparison } from './channel-scales.js';
+import type { SettledComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
@@ -36,7 +36,7 @@ const FOLDING_ROUNDINGS = 8 * 2 ** -24;
  */
 export async function judgeFoldedPair(
   pair: FoldedPair,
-  compared: ScaleComparison,
+  compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement> {
   const { before, after } = pair;
@@ -54,7 +54,7 @@ export async function judgeFoldedPair(
 }
 
 /** Factors between output channels, and what goes with them. */
-type Factors = Extract<ScaleComparison, { readonly kind: 'proportional' }> & {
+type Factors = Extract<SettledComparison, { readonly kind: 'proportional' }> & {
   readonly biases: Biases;
   readonly looksFolded: boolean;
 };

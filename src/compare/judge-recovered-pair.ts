@@ -1,5 +1,5 @@
 import { failUnreachable } from '../errors.js';
-import type { ProportionalScales, ScaleComparison } from './channel-scales.js';
+import type { ProportionalScales, SettledComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
@@ -25,7 +25,7 @@ type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
  */
 export async function judgeRecoveredPair(
   pair: RecoveredPair,
-  compared: ScaleComparison,
+  compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
   const { layer, folded, foldedSide } = pair;

@@ -44,8 +44,8 @@ export async function compareProjectedScales(
   if (rounding?.kind === 'changed') return { kind: 'changed' };
   if (one.weightsPerChannel === 0) return { kind: 'incomparable' };
   const weightsPerChannel = Math.min(one.weightsPerChannel, MAX_COUNTED_WEIGHTS);
-  return {
-    kind: 'proportional',
+  const fitted = {
+    kind: 'proportional' as const,
     scales,
     weightsPerChannel,
     uncertainty: Math.max(
@@ -54,7 +54,11 @@ export async function compareProjectedScales(
     ),
     rounding,
   };
+  return rounding?.kind === 'short' ? { kind: 'short', fitted } : fitted;
 }
+
+/** From so many sampled weights of a channel on, their ratios tell its scale better than the norms do. */
+const MIN_SAMPLED_WEIGHTS = 5;
 
 /** What the samples of both sides say, once those of before are scaled channel by channel. */
 async function judgeSamples(
@@ -65,15 +69,25 @@ async function judgeSamples(
   const [one, other] = [await readSample(before), await readSample(after)];
   if (one === null || other === null) return { kind: 'changed' };
   const grid = layOutChannels(before.shape, layout);
+  const byChannel = new Map<number, number[]>();
   for (const [i, index] of sampledIndices(before.elementCount).entries()) {
     forEachRun(grid, { start: index, length: 1 }, (channel) => {
-      // Zeros on both sides have no scale.
-      one[i] = (one[i] ?? Number.NaN) * (scales[channel] || 0);
+      byChannel.set(channel, [...(byChannel.get(channel) ?? []), i]);
       return true;
     });
   }
-  const judge = new RoundingJudge(after.dtype, after.dtype, 0);
-  return judge.add(one, other) ? judge.conclude() : { kind: 'changed' };
+  for (const [channel, positions] of byChannel) {
+    // A single weight that was changed moves the norm, and with it all others; it does not move their median ratio.
+    const ratios = Float64Array.from(positions, (i) => (other[i] as number) / (one[i] as number));
+    const median = ratios.filter(Number.isFinite).sort()[Math.floor(positions.length / 2)];
+    const scale = positions.length < MIN_SAMPLED_WEIGHTS ? scales[channel] : median;
+    // Zeros on both sides have no scale.
+    for (const i of positions) one[i] = (one[i] as number) * (scale || 0);
+  }
+  const floor = ROUNDINGS * (roundoffOf(before) + roundoffOf(after));
+  const judge = new RoundingJudge(after.dtype, after.dtype, { floor });
+  // Projections found more than nothing: it is in weights that are not among the sample.
+  return judge.add(one, other) && !judge.isUntouched ? judge.conclude() : { kind: 'changed' };
 }
 
 /** The sampled elements of a tensor, whether a baseline keeps them or they are read one by one; null where it does not. */

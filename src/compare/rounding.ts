@@ -200,10 +200,16 @@ export class RoundingJudge {
   readonly #zeroBits = new Map<number, { count: number; bits: number }>();
   #narrowings: readonly Narrowing[] = [];
 
-  /** @param unchanged how many values were equal before the first that the judge is shown. */
-  constructor(before: DType, after: DType, unchanged: number) {
+  readonly #floor: number;
+
+  /**
+   * @param unchanged how many values were equal before the first that the judge is shown.
+   * @param floor relative differences up to this count as none: what arithmetic on the way to the values leaves.
+   */
+  constructor(before: DType, after: DType, { unchanged = 0, floor = 0 } = {}) {
     this.#stored = [before, after];
     this.#types = this.#stored;
+    this.#floor = floor;
     this.sums.values = unchanged;
   }
 
@@ -278,16 +284,17 @@ export class RoundingJudge {
       const y = after[i] as number;
       if (x !== 0) sums.values++;
       sums.largest = Math.max(sums.largest, Math.abs(x));
-      if (isSameOrNegligible(x, y)) continue;
       const difference = y - x;
+      if (isSameOrNegligible(x, y) || Math.abs(difference) <= this.#floor * Math.abs(x)) continue;
       sums.changed++;
       if (difference > 0 !== x > 0) sums.toward++;
       sums.largestDifference = Math.max(sums.largestDifference, Math.abs(difference));
       this.#look(x, y);
     }
     const allowed = LARGEST_GROWTH * MAX_MERGE_UNITS * unit * sums.largest;
-    const largestRelative = findLargestRelative(before, after, sums.largestRelative, allowed);
-    if (largestRelative !== null) sums.largestRelative = largestRelative;
+    const known = Math.max(sums.largestRelative, this.#floor);
+    const largestRelative = findLargestRelative(before, after, known, allowed);
+    if (largestRelative !== null && largestRelative > this.#floor) sums.largestRelative = largestRelative;
     return largestRelative !== null;
   }
 
@@ -432,7 +439,7 @@ interface Vector {
  *   by what the checkpoint's other tensors went through; null where it is not.
  */
 export function compareRounded(before: Vector, after: Vector, evidence: RoundingEvidence): number | null {
-  const judge = new RoundingJudge(before.dtype, after.dtype, 0);
+  const judge = new RoundingJudge(before.dtype, after.dtype);
   if (!judge.add(toOwnType(before), toOwnType(after))) return null;
   const verdict = judge.conclude();
   if (verdict.kind === 'rounded' && verdict.cause === 'narrowed') return verdict.relativeDifference;

@@ -90,7 +90,7 @@ export class TensorComparer {
       const other = await readElements(after, right, span);
       if (judge === null && !isEqual(one, other)) {
         if (!canBeRounded) return { kind: 'changed' };
-        judge = new RoundingJudge(before.dtype, after.dtype, start);
+        judge = new RoundingJudge(before.dtype, after.dtype, { unchanged: start });
       }
       if (judge?.add(toValues(one, before.dtype), toValues(other, after.dtype)) === false)
         return { kind: 'changed' };

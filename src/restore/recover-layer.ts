@@ -1,4 +1,4 @@
-import { compareChannelScales } from '../compare/channel-scales.js';
+import { compareChannelScales, takeScales } from '../compare/channel-scales.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import { solveLayer } from '../compare/solve-layer.js';
 import { countTrue, type Statistics } from '../compare/statistics.js';
@@ -23,8 +23,9 @@ export async function recoverLayer(
   folded: LinearLayer,
   side: RestoreSide,
 ): Promise<RecoveredLayer> {
-  const compared = live === undefined ? null : await compareChannelScales(live.weight, folded.weight, live);
-  if (live === undefined || compared?.kind !== 'proportional')
+  const compared =
+    live === undefined ? null : takeScales(await compareChannelScales(live.weight, folded.weight, live));
+  if (live === undefined || compared === null)
     throw cannotRestore(
       after,
       side.checkpoint,

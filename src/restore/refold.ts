@@ -1,6 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { decodeFloats, encodeFloats } from '../checkpoint/dtype.js';
-import { compareChannelScales } from '../compare/channel-scales.js';
+import { compareChannelScales, takeScales } from '../compare/channel-scales.js';
 import { type LayerComparison, readStoredLayer } from '../compare/compare-layers.js';
 import { readOptional } from '../compare/solve-layer.js';
 import { findInvalidValue, readChannelVector } from '../compare/statistics.js';
@@ -94,8 +94,8 @@ async function rescale(
   place: FoldingPlace,
 ): Promise<ByteRange> {
   const { folded, side } = place;
-  const compared = await compareChannelScales(linear.weight, folded.weight, linear);
-  if (compared.kind !== 'proportional')
+  const compared = takeScales(await compareChannelScales(linear.weight, folded.weight, linear));
+  if (compared === null)
     throw cannotRestore(layer, side.checkpoint, 'it is folded into a convolution that was trained');
   const factors = scales.map((scale, channel) => {
     const now = compared.scales[channel] ?? Number.NaN;

@@ -2,8 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { ChannelLayout } from '../../src/checkpoint/channel-grid.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
-import { compareChannelScales } from '../../src/compare/channel-scales.js';
+import { compareChannelScales, type ScaleComparison } from '../../src/compare/channel-scales.js';
 import { tensorOf, tensorOfBytes } from '../build/checkpoints.js';
+import { average, train } from '../build/weights.js';
 
 const CONV: ChannelLayout = { outputAxis: 0, groups: 1 };
 
@@ -27,7 +28,15 @@ function makePair(
   return { before, after, shape: [channels, width] };
 }
 
-const compare = (
+/** Compares without averaging: what only that would explain is a change. */
+const compare = async (...args: Parameters<typeof compareAny>): Promise<ScaleComparison> => {
+  const compared = await compareAny(...args);
+  return compared.kind === 'short' || (compared.kind === 'proportional' && compared.rounding !== null)
+    ? { kind: 'changed' }
+    : compared;
+};
+
+const compareAny = (
   { before, after, shape }: { before: readonly number[]; after: readonly number[]; shape: readonly number[] },
   { layout = CONV, dtype = 'F32' }: { layout?: ChannelLayout; dtype?: DType } = {},
 ) =>
@@ -165,6 +174,48 @@ test('errors near the tolerance are judged against the final scale alone', async
     { numRuns: 300 },
   );
   expect(seen.size).toBe(2);
+});
+
+describe('weights that were averaged', () => {
+  const averagePair = (width: number) => {
+    const random = randomNumbers(17);
+    const before = Array.from({ length: 4 * width }, () => Math.fround(random()));
+    const averaged = average(Float32Array.from(before), {
+      decay: 0.9999,
+      steps: 3000,
+      form: 'scale and add',
+    });
+    const factors = [1.5, 0.75, 1, 2.25];
+    const after = Array.from(averaged, (weight, i) =>
+      Math.fround(weight * (factors[Math.floor(i / width)] ?? 1)),
+    );
+    return { before, after, shape: [4, width], factors };
+  };
+
+  test('are multiples still, each channel of its own factor', async () => {
+    const { factors, ...pair } = averagePair(72);
+    const compared = await compareAny(pair);
+    expect(compared).toMatchObject({
+      kind: 'proportional',
+      rounding: { kind: 'rounded', cause: 'averaged' },
+    });
+    const scales = compared.kind === 'proportional' ? compared.scales : [];
+    for (const [channel, factor] of factors.entries()) expect(scales[channel]).toBeCloseTo(factor, 4);
+  });
+
+  test('do not tell where there are few of them', async () => {
+    const { factors: _, ...pair } = averagePair(6);
+    expect((await compareAny(pair)).kind).toBe('short');
+  });
+
+  test('are no multiples any more once they were trained', async () => {
+    const { before, shape, factors } = averagePair(72);
+    const trained = train(Float32Array.from(before), { optimizer: 'sgd', lr: 1e-4, steps: 10, seed: 3 });
+    const after = Array.from(trained, (weight, i) =>
+      Math.fround(weight * (factors[Math.floor(i / 72)] ?? 1)),
+    );
+    expect((await compareAny({ before, after, shape })).kind).toBe('changed');
+  });
 });
 
 describe('sides of two types', () => {
