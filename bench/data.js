@@ -9,7 +9,7 @@ import {
   renameSync,
   writeSync,
 } from 'node:fs';
-import { extname, join } from 'node:path';
+import { dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { planNetwork } from './network.js';
 import { listStateDict } from './values.js';
@@ -72,6 +72,19 @@ export function preparePair(format, megabytes) {
   writeOnce(after, (path) => writePieces(path, write(megabytes, 'after')));
   writeOnce(copy, (path) => copyFileSync(before, path));
   return { before, after, copy };
+}
+
+/**
+ * The safetensors pair of a size whose after holds averages: every learned tensor equal up to rounding alone.
+ *
+ * @param {number} megabytes
+ * @returns {Pair}
+ */
+export function prepareAveragedPair(megabytes) {
+  const pair = preparePair('safetensors', megabytes);
+  const after = join(dirname(pair.after), 'averaged.safetensors');
+  writeOnce(after, (path) => writePieces(path, FORMATS.safetensors.write(megabytes, 'averaged')));
+  return { ...pair, after };
 }
 
 /**

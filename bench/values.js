@@ -3,7 +3,7 @@ import { listUnits } from './network.js';
 
 /** @typedef {import('./network.js').Network} Network */
 /** @typedef {import('./network.js').Unit} Unit */
-/** @typedef {'before' | 'after'} Side */
+/** @typedef {'before' | 'after' | 'averaged'} Side the last: after, with the mean of seven checkpoints' weights */
 
 /**
  * A tensor of a checkpoint: what it is called, and its little-endian bytes in pieces.
@@ -19,6 +19,12 @@ import { listUnits } from './network.js';
 /** Random numbers that all weights are cut from, each from a place of its own. A prime, so that cuts do not align. */
 const POOL_VALUES = 1_000_003;
 const pool = makePool();
+/** What the mean of seven equal values is in float32: most differ in their last bits. */
+const averagedPool = pool.map((value) => {
+  let sum = value;
+  for (let i = 1; i < 7; i++) sum = Math.fround(sum + value);
+  return sum / 7;
+});
 
 const EPSILON = 1e-5;
 const TRAINED_BATCHES = 10_000;
@@ -34,8 +40,8 @@ const LEAKED_BATCHES = 1_250;
 export function listStateDict(network, side) {
   return [
     ...listUnits(network).flatMap((unit) => listUnitTensors(unit, side)),
-    makeWeight('fc.weight', network.head),
-    makeWeight('fc.bias', network.head.slice(0, 1)),
+    makeWeight('fc.weight', network.head, side),
+    makeWeight('fc.bias', network.head.slice(0, 1), side),
   ];
 }
 
@@ -47,7 +53,7 @@ export function listStateDict(network, side) {
 function listUnitTensors({ conv, norm, shape }, side) {
   const { gamma, beta, mean, variance } = makeNorm(norm, shape[0], side);
   return [
-    makeWeight(`${conv}.weight`, shape),
+    makeWeight(`${conv}.weight`, shape, side),
     makeVector(`${norm}.weight`, gamma),
     makeVector(`${norm}.bias`, beta),
     makeVector(`${norm}.running_mean`, mean),
@@ -70,7 +76,7 @@ export function foldUnit({ conv, norm, shape }, side) {
   const { gamma, beta, mean, variance } = makeNorm(norm, shape[0], side);
   const scales = gamma.map((value, channel) => value / Math.sqrt((variance[channel] ?? 0) + EPSILON));
   const bias = beta.map((value, channel) => value - (mean[channel] ?? 0) * (scales[channel] ?? 0));
-  const source = makeWeight(`${conv}.weight`, shape);
+  const source = makeWeight(`${conv}.weight`, shape, side);
   return {
     weight: (name) => ({ ...source, name, chunks: () => scaleChannels(source, scales) }),
     bias: (name) => makeVector(name, bias),
@@ -97,14 +103,18 @@ function* scaleChannels(source, scales) {
 /**
  * @param {string} name
  * @param {readonly number[]} shape
+ * @param {Side} side
  * @returns {TensorFile}
  */
-function makeWeight(name, shape) {
+function makeWeight(name, shape, side) {
   const count = shape.reduce((product, size) => product * size, 1);
   const start = hash(name) % POOL_VALUES;
   function* chunks() {
     for (let done = 0, from = start; done < count; from = 0) {
-      const values = pool.subarray(from, Math.min(POOL_VALUES, from + count - done));
+      const values = (side === 'averaged' ? averagedPool : pool).subarray(
+        from,
+        Math.min(POOL_VALUES, from + count - done),
+      );
       done += values.length;
       yield new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     }
