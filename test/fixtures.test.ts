@@ -1,12 +1,15 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../src/audit.js';
+import { createBaseline } from '../src/baseline.js';
+import { openCheckpoint } from '../src/checkpoint/open.js';
 import { getExitCode } from '../src/cli/exit-code.js';
 import type { RmsAndMax } from '../src/compare/statistics.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
 import { failureOf } from './build/failure.js';
+import { makeTempDirectory } from './build/sources.js';
 
 const pairs = fileURLToPath(new URL('../fixtures/pairs', import.meta.url));
 
@@ -216,5 +219,63 @@ describe('a checkpoint against itself is clean of drift', () => {
     }
     const { compared, equal, onlyBefore, onlyAfter } = report.summary.learned;
     expect([equal, onlyBefore, onlyAfter]).toEqual([compared, 0, 0]);
+  });
+});
+
+describe('fixtures/rounding: what runs really write', () => {
+  const rounding = fileURLToPath(new URL('../fixtures/rounding', import.meta.url));
+  interface ExpectedRounding {
+    readonly note: string;
+    readonly status: string;
+    readonly relativeDifferences: Readonly<Record<string, number>>;
+  }
+  const cases = readdirSync(rounding).map((name) => {
+    const expected: ExpectedRounding = JSON.parse(
+      readFileSync(join(rounding, name, 'expected.json'), 'utf8'),
+    );
+    return [name, expected] as const;
+  });
+  const at = (name: string, file: string) => join(rounding, name, file);
+  const backboneOf = ({ layers }: AuditReport) => layers.filter(({ name }) => name.startsWith('backbone.'));
+
+  test.each(cases)('%s', async (name, { status, relativeDifferences }) => {
+    const report = await audit(at(name, 'before.safetensors'), at(name, 'after.safetensors'));
+    const layers = backboneOf(report);
+    expect(layers).toHaveLength(8);
+    expect(new Set(layers.map((layer) => layer.status))).toEqual(new Set([status]));
+    if (status !== 'drifted' && status !== 'locked') return;
+    const region = report.regions.find(({ path }) => path === 'backbone');
+    const largest = Math.max(...Object.values(relativeDifferences));
+    expect(region?.equality).toBe(largest > 0 ? 'rounded' : 'exact');
+    expect(region?.relativeDifference).toBeCloseTo(largest, 12);
+  });
+
+  const folded = cases.filter(([name]) => existsSync(at(name, 'after.fold.onnx')));
+  test.each(folded)('%s, folded away in after, or in both', async (name, { status }) => {
+    for (const before of ['before.safetensors', 'before.fold.onnx']) {
+      const layers = backboneOf(await audit(at(name, before), at(name, 'after.fold.onnx')));
+      expect(layers).toHaveLength(8);
+      expect(new Set(layers.map((layer) => layer.status)), before).toEqual(new Set([status]));
+    }
+  });
+
+  test.each(cases)('%s, against a baseline', async (name, { status }) => {
+    const checkpoint = await openCheckpoint(at(name, 'before.safetensors'));
+    const { bytes } = await createBaseline(checkpoint);
+    await checkpoint.close();
+    const baseline = join(makeTempDirectory(), 'before.bn.safetensors');
+    writeFileSync(baseline, bytes);
+    const layers = backboneOf(await audit(baseline, at(name, 'after.safetensors')));
+    expect(new Set(layers.map((layer) => layer.status))).toEqual(new Set([status]));
+  });
+
+  test('every difference is a change where exactness is asked for', async () => {
+    const report = await audit(
+      at('mean-of-7-locked', 'before.safetensors'),
+      at('mean-of-7-locked', 'after.safetensors'),
+      { exact: true },
+    );
+    expect(new Set(backboneOf(report).map(({ status }) => status))).toEqual(new Set(['trained']));
+    expect(report.summary.learned.rounded).toBe(0);
   });
 });
