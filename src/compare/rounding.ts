@@ -144,14 +144,14 @@ export class DifferenceSums {
     if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
     const { close } = this;
     const tail = Math.log2(this.largestRelative) - (this.logDifferences - this.logValues) / close;
-    if (tail > MAX_TAIL_BITS || this.isOneFactor()) return false;
+    if (tail > MAX_TAIL_BITS) return false;
     const spread = this.logValueSquares / close - (this.logValues / close) ** 2;
+    if (!(spread >= MIN_SPREAD_BITS ** 2)) return null;
     const covariance = this.products / close - (this.logValues / close) * (this.logDifferences / close);
     const scatter = this.logDifferenceSquares / close - (this.logDifferences / close) ** 2;
     const slope = covariance / spread;
     const error = Math.sqrt(Math.max(0, scatter / spread - slope * slope) / close);
-    if (error <= RELIABLE_SLOPE_ERROR) return slope >= MIN_SLOPE;
-    return spread >= MIN_SPREAD_BITS ** 2 ? true : null;
+    return (error > RELIABLE_SLOPE_ERROR || slope >= MIN_SLOPE) && !this.isOneFactor();
   }
 
   /** Whether one factor other than 1 explains all of them. */
