@@ -42,6 +42,7 @@ const ALL_AUDIT: Required<AuditOptions> = {
   frozen: ['a'],
   allow: [],
   minShift: 0,
+  exact: true,
   epsilon: 1,
   map: [{ from: '', to: 'a' }],
   channels: true,
