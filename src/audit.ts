@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openPath } from './checkpoint/open.js';
+import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import type { FoldedResults } from './compare/compare-folded.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import { type LearnedOptions, type OnProgress, planLearnedComparisons } from './compare/compare-learned.js';
@@ -63,6 +63,7 @@ export async function audit(
   try {
     const after = await openPath(afterPath, options);
     try {
+      refuseIdleSelect(options.select, [before, after]);
       return buildReport(await compareCheckpoints(before, after, options));
     } finally {
       await after.close();

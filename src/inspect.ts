@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openPath } from './checkpoint/open.js';
+import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
 import { closeWindows } from './io/file-window.js';
@@ -25,6 +25,7 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
   checkOptions('inspect', options);
   const checkpoint = await openPath(path, options);
   try {
+    refuseIdleSelect(options.select, [checkpoint]);
     return await inspectCheckpoint(checkpoint, options);
   } finally {
     await checkpoint.close();

@@ -1,7 +1,7 @@
 import { compareCheckpoints } from './audit.js';
 import { checkOptions } from './check-options.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from './checkpoint/onnx/onnx.js';
-import { type OpenOptions, openPath } from './checkpoint/open.js';
+import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import { matchPaths } from './compare/globs.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
@@ -75,6 +75,7 @@ export async function probe(
   try {
     const after = await openPath(afterPath, options);
     try {
+      refuseIdleSelect(options.select, [before, after]);
       if (!isOnnxCheckpoint(after)) throw cannotRun(after.path, after.format);
       const { epsilon, map } = options;
       const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });

@@ -3,7 +3,7 @@ import { compareCheckpoints } from './audit.js';
 import { checkOptions } from './check-options.js';
 import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { EditPlan } from './checkpoint/edit-plan.js';
-import { type OpenOptions, openPath, openSource } from './checkpoint/open.js';
+import { type OpenOptions, openPath, openSource, refuseIdleSelect } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { describeUnpaired } from './compare/findings.js';
@@ -81,6 +81,7 @@ export async function restore(
   try {
     const after = await openPath(afterPath, options);
     try {
+      refuseIdleSelect(options.select, [before, after]);
       return await restoreOpened({ before, after, options }, target);
     } finally {
       await after.close();

@@ -108,6 +108,8 @@ export interface Checkpoint {
   readonly modules: ReadonlyMap<string, ModuleFacts>;
   /** What the user should know about the file although it could be read; plain sentences. */
   readonly warnings: readonly string[];
+  /** The parts that `select` could have named, where it was given and named none; absent otherwise. */
+  readonly unselected?: readonly string[] | undefined;
   /**
    * Plans how the checkpoint's files have to change for tensors to hold other bytes; nothing is written. Absent where
    * there are no files that could be written like that.

@@ -1,6 +1,6 @@
 import { extname } from 'node:path';
 import { checkOptions } from '../check-options.js';
-import { CheckpointError } from '../errors.js';
+import { CheckpointError, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
@@ -49,12 +49,36 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   }
 }
 
+/**
+ * Makes sure that `select` names a part of at least one of the checkpoints that it was given for. Of the others, a
+ * format without parts has nothing to name, and a checkpoint with one part that holds norm layers no other to offer.
+ *
+ * @throws UsageError that lists what could be selected.
+ */
+export function refuseIdleSelect(select: string | undefined, checkpoints: readonly Checkpoint[]): void {
+  if (select === undefined || checkpoints.some(({ unselected }) => unselected === undefined)) return;
+  const parts = [...new Set(checkpoints.flatMap(({ unselected }) => unselected ?? []))];
+  const files = checkpoints.map(({ path }) => quote(path)).join(' or of ');
+  throw new UsageError(
+    `--select ${quote(select)} names no part of ${files}`,
+    parts.length === 0
+      ? 'There are no parts to choose from: leave --select out.'
+      : `What holds norm layers: ${parts.join(', ')}. Select that, or leave --select out.`,
+  );
+}
+
 /** Opens a checkpoint from any source of bytes; `path` is how messages and reports name it. */
 export async function openSource(
   source: ByteSource,
   path: string,
   options: OpenOptions = {},
 ): Promise<Checkpoint> {
+  const checkpoint = await openAnyFormat(source, path, options);
+  const mayHaveParts = checkpoint.format === 'PyTorch' || checkpoint.format === 'TorchScript';
+  return options.select === undefined || mayHaveParts ? checkpoint : { ...checkpoint, unselected: [] };
+}
+
+async function openAnyFormat(source: ByteSource, path: string, options: OpenOptions): Promise<Checkpoint> {
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
   // First, since it is told in no time, and nothing else that is told here starts like it.

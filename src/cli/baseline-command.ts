@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import type { Baseline } from '../baseline.js';
-import { type OpenOptions, openPath } from '../checkpoint/open.js';
+import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
 import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
@@ -50,6 +50,7 @@ async function runBaseline(path: string, options: BaselineCommandOptions, termin
     onOpenFile: guard.onOpenFile,
   });
   try {
+    refuseIdleSelect(options.select, [checkpoint]);
     const { createBaseline } = await import('../baseline.js');
     const baseline = await createBaseline(checkpoint, {
       onProgress: quiet === true ? undefined : terminal.showProgress,

@@ -1,7 +1,7 @@
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { Command } from 'commander';
 import { audit } from '../audit.js';
-import { type OpenOptions, openPath } from '../checkpoint/open.js';
+import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { CheckpointError, quote } from '../errors.js';
@@ -89,6 +89,7 @@ async function findParts({ before, after }: InitTargets, options: OpenOptions): 
 async function suggestFromNames(path: string, options: OpenOptions): Promise<FrozenSuggestion> {
   const checkpoint = await openPath(path, options);
   try {
+    refuseIdleSelect(options.select, [checkpoint]);
     const suggestion = suggestFrozen(checkpoint);
     if (
       suggestion.frozen.some(({ layers }) => layers > 0) ||

@@ -2,9 +2,14 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { openCheckpoint, openSource } from '../../src/checkpoint/open.js';
+import { audit } from '../../src/audit.js';
+import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
+import { openCheckpoint, openSource, refuseIdleSelect } from '../../src/checkpoint/open.js';
+import { inspect } from '../../src/inspect.js';
+import { restore } from '../../src/restore.js';
 import { bytesOf, f32, utf8 } from '../build/bytes.js';
-import { failureOf } from '../build/failure.js';
+import { checkpointOf } from '../build/checkpoints.js';
+import { failureOf, usageFailureOf } from '../build/failure.js';
 import { safetensorsBytes, safetensorsWithHeader } from '../build/safetensors.js';
 import { countingSource, makeTempDirectory } from '../build/sources.js';
 
@@ -33,6 +38,48 @@ describe('the format is told by content', () => {
     const bytes = safetensorsBytes({ a: { dtype: 'F32', shape: [1], data: f32(1) } });
     const checkpoint = await openBytes(bytes, 'weights.onnx');
     expect(checkpoint.format).toBe('safetensors');
+  });
+});
+
+describe('a part to select', () => {
+  const whole = { path: 'base.onnx', unselected: [] };
+  const nested = { path: 'run.pt', unselected: ['model'] };
+  const refuse = (select: string | undefined, ...sides: Pick<Checkpoint, 'path' | 'unselected'>[]) =>
+    refuseIdleSelect(
+      select,
+      sides.map((side) => checkpointOf([], side)),
+    );
+
+  test('that no checkpoint has is refused with what there is', async () => {
+    expect(await usageFailureOf(() => refuse('ema', whole, nested))).toEqual({
+      message: '--select "ema" names no part of "base.onnx" or of "run.pt"',
+      hint: 'What holds norm layers: model. Select that, or leave --select out.',
+    });
+    expect(await usageFailureOf(() => refuse('ema', whole))).toEqual({
+      message: '--select "ema" names no part of "base.onnx"',
+      hint: 'There are no parts to choose from: leave --select out.',
+    });
+  });
+
+  test('may be missing from one of two, and nothing is refused where nothing is selected', () => {
+    expect(() => refuse('ema', whole, { path: 'run.pt' })).not.toThrow();
+    expect(() => refuse('ema', { path: 'run.pt' }, nested)).not.toThrow();
+    expect(() => refuse(undefined, whole, nested)).not.toThrow();
+  });
+
+  const before = join(fixtures, 'pairs/locked/before.safetensors');
+  const after = join(fixtures, 'containers/trainer.pt');
+  test.each<[string, () => Promise<unknown>]>([
+    ['audit', () => audit(before, after, { select: 'nope' })],
+    ['inspect', () => inspect(before, { select: 'nope' })],
+    ['restore', () => restore(before, after, null, { select: 'nope', dryRun: true })],
+  ])('is looked for by %s', async (_, action) => {
+    expect((await usageFailureOf(action)).message).toContain('--select "nope" names no part of ');
+  });
+
+  test('of a nested checkpoint is compared with a file that has no parts', async () => {
+    const { byStatus } = (await audit(before, after, { select: 'model' })).summary;
+    expect(Object.values(byStatus).reduce((sum, count) => sum + count, 0)).toBe(8);
   });
 });
 

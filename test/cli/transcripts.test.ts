@@ -71,6 +71,11 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
     ['allow', `diff ${LEAK} --allow backbone.layer1 --allow '**.downsample'`],
     ['allow-everything', `diff ${LEAK} --allow backbone`],
     ['frozen-matching-nothing', `diff ${LEAK} --frozen neck`],
+    ['select-matching-nothing', `diff ${LEAK} --select state_dict`],
+    ['select-other-part', 'diff pairs/locked/before.safetensors containers/lightning.ckpt --select model'],
+    ['select-nothing-to-inspect', 'inspect containers/lightning.ckpt --select model'],
+    ['select-nothing-to-keep', 'baseline containers/lightning.ckpt --select model -o kept.safetensors'],
+    ['select-nothing-to-suggest', 'init containers/lightning.ckpt --select model'],
     [
       'frozen-and-trained',
       'diff pairs/full-finetune/before.safetensors pairs/full-finetune/after.safetensors --frozen backbone.stem',

@@ -10,7 +10,7 @@ import {
   type PickleNode,
   type PickleValue,
 } from './pickle-values.js';
-import { isTrainingState } from './state-dict.js';
+import { type ChosenPart, isTrainingState } from './state-dict.js';
 import { asTensorCall } from './tensors.js';
 
 /** Tensors of one model, every path to a shared module counted. The largest models have some ten thousand. */
@@ -37,16 +37,17 @@ export interface NamedParts {
 }
 
 /**
- * Gives every tensor below `value` its dotted name relative to it: keys of dicts, names of attributes, numbers of list
- * items. Keys that are no strings, and optimizer state, stay out.
+ * Gives every tensor below the chosen part its dotted name relative to it: keys of dicts, names of attributes, numbers
+ * of list items. Keys that are no strings, and training state, stay out.
  *
  * @throws CheckpointError `limit-exceeded` on more tensors or paths than any model has.
  */
-export function nameTensors(value: PickleValue, surveyor: Surveyor, file: string): NamedParts {
-  return new Namer(surveyor, file).name(value);
+export function nameTensors(part: ChosenPart, surveyor: Surveyor, file: string): NamedParts {
+  return new Namer({ isSelected: part.isSelected, surveyor, file }).name(part.value);
 }
 
 class Namer {
+  readonly #isSelected: boolean;
   readonly #surveyor: Surveyor;
   readonly #file: string;
   readonly #tensors = new Map<string, NamedTensor>();
@@ -55,7 +56,8 @@ class Namer {
   readonly #path = new Set<PickleNode>();
   #visits = 0;
 
-  constructor(surveyor: Surveyor, file: string) {
+  constructor({ isSelected, surveyor, file }: { isSelected: boolean; surveyor: Surveyor; file: string }) {
+    this.#isSelected = isSelected;
     this.#surveyor = surveyor;
     this.#file = file;
   }
@@ -90,10 +92,11 @@ class Namer {
 
   #visitContainer(node: PickleNode, prefix: string): void {
     this.#readVersions(node, prefix);
-    for (const { name, value } of stringChildren(node)) {
-      const call = asTensorCall(value);
-      if (call !== null) this.#add(join(prefix, name), { call, isBuffer: null, isScript: false });
-      else if (!isTrainingState(name)) this.#visit(value, join(prefix, name));
+    for (const child of stringChildren(node)) {
+      const name = join(prefix, child.name);
+      const call = asTensorCall(child.value);
+      if (call !== null) this.#add(name, { call, isBuffer: null, isScript: false });
+      else if (!isTrainingState(child, this.#surveyor, this.#isSelected)) this.#visit(child.value, name);
     }
   }
 

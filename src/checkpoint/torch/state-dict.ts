@@ -16,6 +16,10 @@ import { asTensorCall } from './tensors.js';
 export interface ChosenPart {
   readonly value: PickleValue;
   readonly warnings: readonly string[];
+  /** Whether `select` led to it. */
+  readonly isSelected: boolean;
+  /** As {@link Checkpoint.unselected}. */
+  readonly unselected?: readonly string[] | undefined;
 }
 
 /** What the choice depends on besides the object. */
@@ -59,7 +63,7 @@ const MODEL_KEYS = new Set([
 /** A running average of the model, or an earlier one, kept beside it. */
 const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
 
-/** Optimizers, schedulers and their like: their tensors are no parameters. */
+/** Optimizers, schedulers and their like, which hold no parameters. */
 const TRAINING_KEY = /optim|scheduler|scaler|(^|_)(rng|amp|criterion|loss|history|metrics?)(_|$)/i;
 
 /** At most this many candidates are listed in an error. */
@@ -85,14 +89,18 @@ export function chooseStateDict(root: PickleValue, context: ChoiceContext): Chos
   const candidates = findCandidates(root, surveyor);
   if (select !== undefined) return followSelection(root, select, { candidates, surveyor, file });
   const [only] = candidates;
-  if (candidates.length === 1 && only !== undefined) return { value: only.node, warnings: [] };
-  if (candidates.length === 0) return { value: findLikeliest(root, surveyor), warnings: [] };
+  if (candidates.length === 1 && only !== undefined) return choose(only.node);
+  if (candidates.length === 0) return choose(findLikeliest(root, surveyor));
   const model = findPlainModel(candidates);
-  if (model !== null) return { value: model.node, warnings: [describeLeftAside(model, candidates)] };
+  if (model !== null) return choose(model.node, [describeLeftAside(model, candidates)]);
   throw new CheckpointError(
     `expected one part with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
     { code: 'ambiguous', file, hint: `Name one with --select, such as --select ${shellWord(pathOf(only))}.` },
   );
+}
+
+function choose(value: PickleValue, warnings: readonly string[] = []): ChosenPart {
+  return { value, warnings, isSelected: false };
 }
 
 function findPlainModel(candidates: readonly Candidate[]): Candidate | null {
@@ -121,17 +129,14 @@ function followSelection(root: PickleValue, select: string, context: SelectionCo
   const segments = select.split(/[./]/).filter((segment) => segment !== '');
   const selected = followPath(root, segments, 0);
   if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
-    return { value: selected, warnings: [] };
+    return { value: selected, warnings: [], isSelected: true };
   }
   const [only] = candidates;
   if (candidates.length === 1 && only !== undefined) {
-    const name = only.path.length === 0 ? 'the checkpoint as a whole' : pathOf(only);
-    return {
-      value: only.node,
-      warnings: [
-        `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`,
-      ],
-    };
+    const isWhole = only.path.length === 0;
+    const name = isWhole ? 'the checkpoint as a whole' : pathOf(only);
+    const warning = `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`;
+    return { ...choose(only.node, [warning]), unselected: isWhole ? [] : [pathOf(only)] };
   }
   throw new CheckpointError(`expected tensors at ${quote(select)}, found none there`, {
     code: 'not-found',
@@ -252,7 +257,12 @@ function shellWord(path: string): string {
   return path.startsWith('"') ? `'${path.slice(1, -1)}'` : path;
 }
 
-/** Whether tensors under the key are an optimizer's or its like, never the model's. */
-export function isTrainingState(key: string): boolean {
-  return TRAINING_KEY.test(key);
+/**
+ * Whether what lies under the key of a part is training state instead of a part of the model. The name alone cannot
+ * tell: a loss may be a network. So what holds norm layers belongs to the model; and in a part that the user selected,
+ * everything does but an optimizer.
+ */
+export function isTrainingState({ name, value }: Child, surveyor: Surveyor, isSelected: boolean): boolean {
+  const isNamedSo = isSelected ? /optim/i.test(name) : TRAINING_KEY.test(name);
+  return isNamedSo && surveyor.survey(value).normLayers === 0;
 }

@@ -49,7 +49,7 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
   const { root, format } = container;
   const surveyor = new Surveyor();
   const chosen = chooseStateDict(root, { select: options.select, surveyor, file, format });
-  const named = nameTensors(chosen.value, surveyor, file);
+  const named = nameTensors(chosen, surveyor, file);
   const { tensors, warnings } = await buildTensors(named, container, file);
   return {
     path: options.path,
@@ -59,6 +59,7 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
     graph: null,
     modules: await completeModules(named, container),
     warnings: [...chosen.warnings, ...warnings, ...describeScript(container, tensors)],
+    unselected: chosen.unselected,
     planEdits: (edits) => planTorchEdits(edits, { source, tensors, container }),
     close: () => source.close(),
   };

@@ -149,6 +149,46 @@ describe('--select', () => {
     expect(checkpoint.warnings).toEqual([
       'nothing with tensors is at "generator"; the checkpoint as a whole, the only part with norm layers, was audited',
     ]);
+    expect(checkpoint.unselected).toEqual([]);
+  });
+
+  test('the one part that it could have named is told, and none where it named one', async () => {
+    const nested = dict({ net: STATE_DICT, lr: int(1) });
+    expect((await openRoot(nested, 'generator')).unselected).toEqual(['net']);
+    expect((await openRoot(nested, 'net')).unselected).toBeUndefined();
+    expect((await openRoot(nested)).unselected).toBeUndefined();
+  });
+
+  describe.each(['loss', 'scaler', 'criterion', 'metrics', 'history', 'lr_scheduler'])(
+    'a part called %s',
+    (name) => {
+      const network = dict({ net: STATE_DICT, [name]: orderedDict(normLayer('vgg.')) });
+
+      test('belongs to what was selected', async () => {
+        const names = await namesOf(dict({ model: network, optimizer: OPTIMIZER }), 'model');
+        expect(names).toEqual([
+          ...BN_NAMES.map((leaf) => `net.${leaf}`),
+          ...BN_NAMES.map((leaf) => `${name}.${leaf.replace('bn', 'vgg')}`),
+        ]);
+      });
+
+      test('belongs to what was selected without norm layers too', async () => {
+        const model = dict({ net: STATE_DICT, [name]: dict({ fc: HEAD }) });
+        expect(await namesOf(dict({ model }), 'model')).toContain(`${name}.fc.fc.weight`);
+      });
+
+      test('belongs to a state dict that nobody selected where it holds norm layers', async () => {
+        const root = { ...normLayer('bn.'), [name]: orderedDict(normLayer('vgg.')) };
+        expect(await namesOf(orderedDict(root))).toContain(`${name}.vgg.running_mean`);
+        const figures = { ...normLayer('bn.'), [name]: list(tensor({ key: '0' })) };
+        expect(await namesOf(orderedDict(figures))).toEqual(BN_NAMES);
+      });
+    },
+  );
+
+  test('an optimizer is left out of what was selected', async () => {
+    const run = dict({ net: STATE_DICT, optimizer: dict({ exp_avg: dict({ a: tensor({ key: '0' }) }) }) });
+    expect(await namesOf(dict({ run }), 'run')).toEqual(BN_NAMES.map((leaf) => `net.${leaf}`));
   });
 });
 
