@@ -23,8 +23,10 @@ const DANGEROUS_MODULES = new Set([
     'pip',
     'setuptools',
   ],
-  ...['distutils', 'pkg_resources'],
+  ...['distutils', 'pkg_resources', 'pexpect', '_pyrepl', 'tkinter', '_tkinter', 'Tkinter'],
   // Code from text, from files, or from other pickles.
+  ...['_frozen_importlib', '_frozen_importlib_external', '_imp', 'py_compile', 'compileall'],
+  ...['anydbm', 'dbhash', 'dumbdbm', 'gdbm', 'whichdb'],
   ...[
     'runpy',
     'importlib',
@@ -65,6 +67,7 @@ const DANGEROUS_MODULES = new Set([
     '_sqlite3',
   ],
   // The network.
+  ...['BaseHTTPServer', 'SimpleHTTPServer', 'CGIHTTPServer', 'SimpleXMLRPCServer', 'DocXMLRPCServer'],
   ...[
     'socket',
     '_socket',
@@ -142,13 +145,18 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     '_functools.reduce',
     'itertools.starmap',
     'itertools.imap',
-    'itertools.ifilter',
+    'itertools.ifilter*',
+    'itertools.filterfalse',
+    'itertools.dropwhile',
+    'itertools.takewhile',
+    'itertools.accumulate',
     'types.CodeType',
     'types.FunctionType',
   ],
   ...['code.Interactive*', 'code.interact*', 'code.compile_command', 'profile.run*', 'profile.Profile*'],
   ...[
     'test.support.*',
+    'test.test_support.*',
     'platform.popen*',
     'platform._syscmd*',
     'uuid._*',
@@ -156,7 +164,17 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'posixpath.*',
     'inspect.*',
   ],
-  ...['io.open*', 'io.FileIO', '_io.open*', '_io.FileIO', '_pyio.*', 'codecs.open', 'pathlib.*Path.*'],
+  ...[
+    'io.open*',
+    'StringIO.open*',
+    'cStringIO.open*',
+    'io.FileIO',
+    '_io.open*',
+    '_io.FileIO',
+    '_pyio.*',
+    'codecs.open',
+    'pathlib.*Path.*',
+  ],
   ...['signal.raise_signal', 'signal.alarm', 'signal.pthread_kill', 'trace.Trace*'],
   ...[
     'logging.config.*',
@@ -173,7 +191,14 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'ast.PyCF*',
     'types.ModuleType',
   ],
-  // PyTorch: whatever loads or runs something else.
+  // The same under the names by which others import them, such as `pathlib.attrgetter`.
+  ...['*.attrgetter', '*.methodcaller', '*.exec_', '*.check_output', '*.check_call', '*.Popen', '*.popen'],
+  ...['*.import_module', '*.ModuleType', '*.CodeType', '*.FunctionType', '*.Unpickler', '*._unpickler'],
+  // What evaluates text that it is given.
+  ...['typing.ForwardRef*', 'typing._eval_type', 'typing.get_type_hints', 'dataclasses._create_fn', 'site.*'],
+  // PyTorch: whatever loads or runs something else, or holds builtins.
+  ...['torch._dynamo.variables*', 'torch._dynamo.trace_rules.*', 'torch._dynamo.symbolic_convert.*'],
+  ...['torch.*getattr_from_fqn'],
   ...['torch.load', 'torch.save', 'torch.serialization.load', 'torch.serialization.save', 'torch.*from_file'],
   ...[
     'torch._C.PyTorchFile*',
@@ -231,6 +256,10 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'dill.Unpickler',
     'cloudpickle.load*',
     'cloudpickle.cloudpickle.load*',
+    'cloudpickle.cloudpickle.subimport',
+    'cloudpickle.cloudpickle._builtin_type',
+    'cloudpickle.cloudpickle._make_*',
+    'cloudpickle.cloudpickle._function_setstate',
   ],
   ...[
     'dill._dill._import_module',

@@ -261,6 +261,21 @@ describe('getattr of anything else is refused', () => {
   });
 });
 
+test.each([
+  ['pathlib', 'attrgetter'],
+  ['mpmath.libmp.backend', 'exec_'],
+  ['sympy.printing.preview', 'check_output'],
+  ['torch._dynamo.variables', 'GetAttrBuiltinVariable._fn'],
+  ['typing', 'ForwardRef._evaluate'],
+  ['itertools', 'filterfalse'],
+  ['StringIO', 'open'],
+  ['__builtin__', 'reduce'],
+  ['cloudpickle.cloudpickle', '_builtin_type'],
+  ['torch.serialization', 'load'],
+])('%s.%s, which reaches a dangerous callable by another name, is refused', (module, name) => {
+  expect(isDangerous(module, name)).toBe(true);
+});
+
 describe('names that training scripts pickle are not dangerous', () => {
   test.each([
     ['argparse', 'Namespace'],
@@ -278,6 +293,8 @@ describe('names that training scripts pickle are not dangerous', () => {
     ['models.code', 'CodeNet'],
     ['models', 'Outer.Inner'],
     ['omegaconf.dictconfig', 'DictConfig'],
+    ['torch._dynamo.eval_frame', 'OptimizedModule'],
+    ['typing', 'Any'],
   ])('%s.%s', (module, name) => {
     expect(isDangerous(module, name)).toBe(false);
   });
