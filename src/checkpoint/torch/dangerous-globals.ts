@@ -191,9 +191,6 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'ast.PyCF*',
     'types.ModuleType',
   ],
-  // The same under the names by which others import them, such as `pathlib.attrgetter`.
-  ...['*.attrgetter', '*.methodcaller', '*.exec_', '*.check_output', '*.check_call', '*.Popen', '*.popen'],
-  ...['*.import_module', '*.ModuleType', '*.CodeType', '*.FunctionType', '*.Unpickler', '*._unpickler'],
   // What evaluates text that it is given.
   ...['typing.ForwardRef*', 'typing._eval_type', 'typing.get_type_hints', 'dataclasses._create_fn', 'site.*'],
   // PyTorch: whatever loads or runs something else, or holds builtins.
@@ -240,7 +237,7 @@ const DANGEROUS_PATTERNS: readonly string[] = [
   ],
   ...['torch._export.serde.*', 'torch.testing._internal.*', 'torch.onnx.*load*'],
   // Other packages that load pickles, read files or evaluate text.
-  ...['numpy.*.tofile', 'numpy.*.dump', 'six.moves.*', '*.Path.*', '*.PosixPath.*', '*.WindowsPath.*'],
+  ...['numpy.*.tofile', 'numpy.*.dump', 'six.moves.*'],
   ...['numpy.testing.*', 'numpy.load*', 'numpy.fromfile', 'numpy.memmap', 'numpy.save*', 'numpy.f2py.*'],
   ...[
     'numpy.distutils.*',
@@ -274,18 +271,19 @@ const DANGEROUS_PATTERNS: readonly string[] = [
     'tensorflow.io.*',
     'safetensors.*load*',
   ],
-  ...[
-    '*.from_pretrained',
-    '*.load_from_checkpoint',
-    'nltk.*',
-    'IPython.*',
-    'sympy.sympify',
-    'sympy.parsing.*',
-  ],
+  ...['nltk.*', 'IPython.*', 'sympy.sympify', 'sympy.parsing.*'],
 ];
 
+/** Names that are refused whatever module they are taken from, such as `pathlib.attrgetter`, or class, a Path's. */
+const DANGEROUS_LEAVES = new Set([
+  ...['attrgetter', 'methodcaller', 'exec_', 'check_output', 'check_call', 'Popen', 'popen', 'import_module'],
+  ...['ModuleType', 'CodeType', 'FunctionType', 'Unpickler', '_unpickler'],
+  ...['from_pretrained', 'load_from_checkpoint'],
+]);
+const FILE_CLASSES = new Set(['Path', 'PosixPath', 'WindowsPath']);
+
 const EXACT_NAMES = new Set(DANGEROUS_PATTERNS.filter((pattern) => !pattern.includes('*')));
-const WILDCARDS = DANGEROUS_PATTERNS.filter((pattern) => pattern.includes('*')).map(toRegExp);
+const WILDCARDS = toRegExp(DANGEROUS_PATTERNS.filter((pattern) => pattern.includes('*')));
 
 /** Lower-case names of classes whose attributes real files keep: `numpy.ndarray.mean`, `datetime.datetime.now`. */
 const LOWER_CASE_CLASSES = new Set([
@@ -320,8 +318,10 @@ export function isDangerous(module: string, name: string): boolean {
   if (attributes.length > 1 && attributes.some((attribute) => isDangerousModule(attribute))) return true;
   // These lead from any class to any module: `Net.__init__.__globals__`.
   if (attributes.length > 1 && attributes.some(isReserved)) return true;
+  if (attributes.slice(0, -1).some((attribute) => FILE_CLASSES.has(attribute))) return true;
+  if (DANGEROUS_LEAVES.has(attributes.at(-1) ?? '')) return true;
   const full = `${home}.${name}`;
-  return EXACT_NAMES.has(full) || WILDCARDS.some((pattern) => pattern.test(full));
+  return EXACT_NAMES.has(full) || WILDCARDS.test(full);
 }
 
 /**
@@ -365,6 +365,7 @@ function rootOf(module: string): string {
   return module.split('.', 1)[0] ?? '';
 }
 
-function toRegExp(pattern: string): RegExp {
-  return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's');
+function toRegExp(patterns: readonly string[]): RegExp {
+  const source = patterns.join('|').replaceAll('.', '\\.').replaceAll('*', '.*');
+  return new RegExp(`^(?:${source})$`, 's');
 }

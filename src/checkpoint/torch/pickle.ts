@@ -38,7 +38,10 @@ const MAX_MEMO_ENTRIES = 4 * 1024 * 1024;
 const MAX_STRING_BYTES = 64 * 1024 * 1024;
 
 /** Characters of a module and a name together: a path of nested packages and classes stays below 300. */
-const MAX_GLOBAL_LENGTH = 1024;
+const MAX_GLOBAL_LENGTH = 512;
+
+/** Dots in a name: classes nest in classes two or three deep. */
+const MAX_NESTED_NAMES = 16;
 
 /** Different names in one pickle: TorchScript names a class for every submodule, other pickles a hundred. */
 const MAX_GLOBALS = 64 * 1024;
@@ -243,6 +246,7 @@ export class PickleMachine {
     const length = module.length + name.length;
     if (length > MAX_GLOBAL_LENGTH)
       throw this.exceeded(`${MAX_GLOBAL_LENGTH} characters in a name to import`, `${length}`);
+    if (name.split('.').length > MAX_NESTED_NAMES) throw this.exceeded(`${MAX_NESTED_NAMES} nested names`);
     const key = `${module}\n${name}`;
     const known = this.#globals.get(key);
     if (known !== undefined) return known;

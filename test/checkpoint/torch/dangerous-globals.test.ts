@@ -253,7 +253,9 @@ describe('getattr of anything else is refused', () => {
   test('names without end stop at a limit', async () => {
     let long = global('m', 'A');
     for (let link = 0; link < 20; link++) long = attribute(long, 'A'.repeat(100));
-    expect((await failureOf(() => open(pickle(long)))).message).toContain('1024 characters in a name');
+    expect((await failureOf(() => open(pickle(long)))).message).toContain('512 characters in a name');
+    const nested = stackGlobal('m', 'A.'.repeat(20));
+    expect((await failureOf(() => open(pickle(nested)))).message).toContain('16 nested names');
     const many = Array.from({ length: 2 ** 16 + 1 }, (_, index) => op(global('m', `A${index}`), '0'));
     expect((await failureOf(() => open(pickle(op(...many, none))))).message).toContain(
       '65536 different names',
