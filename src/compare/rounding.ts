@@ -86,6 +86,9 @@ const MAX_MERGE_UNITS = 32;
  */
 const MERGE_ERRORS = 3;
 
+/** A slope known as well as this, of differences as small as that, is no chance either. */
+const MERGE_SLOPE_ERROR = 0.05;
+
 /** Smaller values are left out: underflow rounds them to fewer bits, and no step of an optimizer matters to them. */
 const NEGLIGIBLE = 2 ** -100;
 
@@ -145,13 +148,19 @@ export class DifferenceSums {
     const { close } = this;
     const tail = Math.log2(this.largestRelative) - (this.logDifferences - this.logValues) / close;
     if (tail > MAX_TAIL_BITS) return false;
-    const spread = this.logValueSquares / close - (this.logValues / close) ** 2;
+    const { spread, slope, error } = this.fitLine();
     if (!(spread >= MIN_SPREAD_BITS ** 2)) return null;
+    return (error > RELIABLE_SLOPE_ERROR || slope >= MIN_SLOPE) && !this.isOneFactor();
+  }
+
+  /** The slope of log abs(difference) over log abs(value), its standard error, and the variance of the latter. */
+  fitLine(): { readonly spread: number; readonly slope: number; readonly error: number } {
+    const { close } = this;
+    const spread = this.logValueSquares / close - (this.logValues / close) ** 2;
     const covariance = this.products / close - (this.logValues / close) * (this.logDifferences / close);
     const scatter = this.logDifferenceSquares / close - (this.logDifferences / close) ** 2;
     const slope = covariance / spread;
-    const error = Math.sqrt(Math.max(0, scatter / spread - slope * slope) / close);
-    return (error > RELIABLE_SLOPE_ERROR || slope >= MIN_SLOPE) && !this.isOneFactor();
+    return { spread, slope, error: Math.sqrt(Math.max(0, scatter / spread - slope * slope) / close) };
   }
 
   /** Whether one factor other than 1 explains all of them. */
@@ -356,13 +365,18 @@ export class RoundingJudge {
     return this.#wasMerged(LARGEST_GROWTH);
   }
 
-  /** Whether the smallest of the changed values lost their last bits to a coarser grid. */
+  /**
+   * Whether something was added and taken out again. Where that was large, the smallest of the changed values lost their
+   * last bits to its grid; where it was small, values changed by last bits of their own.
+   */
   #wasMerged(growth = 1): boolean {
     const { sums } = this;
     const [before, after] = this.#types;
     const unit = 2 ** -significandBitsOf(after) * sums.largest;
     if (before !== after || sums.changed < MIN_CHANGED || sums.values < MIN_VALUES) return false;
     if (sums.largestDifference > growth * MAX_MERGE_UNITS * unit) return false;
+    const { slope, error } = sums.fitLine();
+    if (slope >= MIN_SLOPE && error <= MERGE_SLOPE_ERROR) return !sums.isOneFactor();
     let [count, bits] = [0, 0];
     for (const [, entry] of [...this.#zeroBits].sort(([x], [y]) => x - y)) {
       if (count >= MIN_CHANGED && count >= sums.close / 4) break;

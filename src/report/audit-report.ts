@@ -290,7 +290,7 @@ function describeRounded(compared: LearnedComparisons['compared']): readonly str
       rounding?.cause === cause ? [rounding.relativeDifference] : [],
     );
     if (differences.length === 0) return [];
-    const largest = Math.max(...differences).toPrecision(2);
+    const largest = Math.max(...differences).toExponential(1);
     return [
       `${formatPlural(differences.length, 'learned tensor')} ${differences.length === 1 ? 'is' : 'are'} equal up to rounding (≤ ${largest} of each value), and count as unchanged: ${ROUNDING_CAUSES[cause]}`,
     ];
