@@ -8,6 +8,7 @@ import { openCheckpoint } from '../src/checkpoint/open.js';
 import { getExitCode } from '../src/cli/exit-code.js';
 import type { RmsAndMax } from '../src/compare/statistics.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
+import { restore } from '../src/restore.js';
 import { failureOf } from './build/failure.js';
 import { makeTempDirectory } from './build/sources.js';
 
@@ -268,6 +269,17 @@ describe('fixtures/rounding: what runs really write', () => {
     const layers = backboneOf(await audit(baseline, at(name, 'after.safetensors')));
     expect(new Set(layers.map((layer) => layer.status))).toEqual(new Set([status]));
   });
+
+  test.each(['after.safetensors', 'after.fold.onnx'])(
+    'drift can be restored in %s of averages',
+    async (file) => {
+      const [before, after] = [at('ema-torch-leak', 'before.safetensors'), at('ema-torch-leak', file)];
+      const fixed = join(makeTempDirectory(), file);
+      await restore(before, after, fixed);
+      const layers = backboneOf(await audit(before, fixed));
+      expect(new Set(layers.map(({ status }) => status))).toEqual(new Set(['locked']));
+    },
+  );
 
   test('every difference is a change where exactness is asked for', async () => {
     const report = await audit(
