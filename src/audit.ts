@@ -4,6 +4,15 @@ import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.
 import type { FoldedResults } from './compare/compare-folded.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import { type LearnedOptions, type OnProgress, planLearnedComparisons } from './compare/compare-learned.js';
+import {
+  chooseDeclared,
+  type Declared,
+  findDeclaredChanges,
+  isAuto,
+  isDeclaredFrozen,
+  layerDeclarationOf,
+  refuseIdleAuto,
+} from './compare/declared.js';
 import { findFaults } from './compare/examine-layer.js';
 import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
@@ -15,6 +24,7 @@ import { findRegions } from './compare/regions.js';
 import { CheckpointError, quote } from './errors.js';
 import { runInFileOrder } from './io/file-order.js';
 import { closeWindows } from './io/file-window.js';
+import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
@@ -23,7 +33,7 @@ import { formatPlural } from './report/format-numbers.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
-  /** Globs over module paths: what must be frozen, statistics and learned tensors. */
+  /** Globs over module paths: what must be frozen, statistics and learned tensors; `auto` is what after declares. */
   readonly frozen?: readonly string[] | undefined;
   /** Globs over module paths: layers whose drift is accepted, and shown as allowed. */
   readonly allow?: readonly string[] | undefined;
@@ -45,6 +55,7 @@ interface AuditSide {
   readonly checkpoint: Checkpoint;
   readonly layers: readonly NormLayer[];
   readonly learned: ReadonlyMap<string, Tensor>;
+  readonly declared: DeclaredFreeze;
 }
 
 /**
@@ -103,7 +114,8 @@ export async function compareCheckpoints(
   closeWindows();
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
-  const policy = await makeFindingPolicy(options);
+  const declared = chooseDeclared(before, after);
+  if (isAuto(options.frozen)) refuseIdleAuto(declared);
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
@@ -119,6 +131,7 @@ export async function compareCheckpoints(
   const learned = learning.conclude();
   const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
   await refuseIdleFrozen(options.frozen ?? [], layers, learned);
+  const policy = insistOnDeclared(await makeFindingPolicy(options), { layers, declared, options });
   return {
     before,
     after,
@@ -130,7 +143,9 @@ export async function compareCheckpoints(
       ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
       ...(await findNewLayers(folded.onlyAfter, policy)),
       ...findChangedFrozenWeights(learned, policy),
+      ...findDeclaredChanges(learned, declared, { ...policy, isAuto: isAuto(options.frozen) }),
     ],
+    declared,
     isAllowed: policy.isAllowed,
     unusedOptions: [
       ...(await findIdleAllows(options.allow ?? [], [...layers, ...folded.onlyBefore, ...folded.onlyAfter])),
@@ -140,7 +155,27 @@ export async function compareCheckpoints(
 }
 
 function examine(checkpoint: Checkpoint): AuditSide {
-  return { checkpoint, ...findLayersAndLearned(checkpoint) };
+  const found = findLayersAndLearned(checkpoint);
+  return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
+}
+
+/** With `--frozen auto`, layers whose statistics the file declares to stand still must be frozen as well. */
+function insistOnDeclared(
+  policy: FindingPolicy,
+  {
+    layers,
+    declared,
+    options,
+  }: {
+    readonly layers: readonly LayerComparison[];
+    readonly declared: Declared;
+    readonly options: AuditOptions;
+  },
+): FindingPolicy {
+  if (!isAuto(options.frozen)) return policy;
+  const frozen = layers.filter((layer) => isDeclaredFrozen(layerDeclarationOf(layer, declared)));
+  const names = new Set(frozen.map(({ before }) => before.name));
+  return { ...policy, isFrozen: (name) => names.has(name) || policy.isFrozen(name) };
 }
 
 function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {

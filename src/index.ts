@@ -26,7 +26,13 @@ export type { LayerStatus, Relation } from './compare/status.js';
 export { CheckpointError, type CheckpointErrorCode, UsageError } from './errors.js';
 export { type InspectOptions, inspect, inspectCheckpoint } from './inspect.js';
 export { type ProbeOptions, probe } from './probe.js';
-export type { AuditLayer, AuditReport, CheckpointSummary, Count } from './report/audit-report.js';
+export type {
+  AuditLayer,
+  AuditReport,
+  CheckpointSummary,
+  Count,
+  LayerDeclaration,
+} from './report/audit-report.js';
 export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } from './report/audit-set.js';
 export type { InspectLayer, InspectReport } from './report/inspect-report.js';
 export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './report/probe-render.js';

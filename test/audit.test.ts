@@ -115,6 +115,63 @@ describe('options', () => {
   });
 });
 
+describe('what the file declares of the freeze', () => {
+  const declared = (name: string) => fileURLToPath(new URL(`../fixtures/declared/${name}`, import.meta.url));
+  const { files }: { readonly files: Record<string, { changed?: string[]; training: boolean | null }> } =
+    JSON.parse(readFileSync(declared('expected.json'), 'utf8'));
+
+  test.each(Object.entries(files))('%s', async (name, { changed = [], training }) => {
+    const { layers, findings } = await audit(declared('before.pt'), declared(name));
+    expect(layers.map((layer) => layer.declared?.training ?? null)).toEqual([training, training]);
+    expect(
+      findings.filter(({ kind }) => kind === 'declared-frozen-changed').map(({ layer }) => layer),
+    ).toEqual(changed);
+  });
+
+  test('stands beside each layer, with where it was read', async () => {
+    const { layers, warnings } = await audit(declared('before.pt'), declared('requires-grad.pt'));
+    expect(layers[0]?.declared).toEqual({
+      side: 'after',
+      frozen: true,
+      by: 'no-optimizer-state',
+      where: 'optimizer.state',
+      training: null,
+      evalBy: null,
+    });
+    expect(warnings).toEqual(['declared frozen: 8 of 10 parameters (no optimizer state)']);
+  });
+
+  test('is before’s word where after has none', async () => {
+    const { layers } = await audit(declared('head-only.pt'), declared('before.pt'));
+    expect(layers[0]?.declared).toMatchObject({ side: 'before', by: 'not-in-optimizer' });
+  });
+
+  test('is asserted with frozen auto, beside globs', async () => {
+    const report = await audit(declared('before.pt'), declared('frozen-yet-changed.pt'), {
+      frozen: ['auto', 'head'],
+    });
+    expect(report.findings.map(({ kind, level, layer }) => `${level} ${kind} ${layer}`)).toEqual([
+      'error frozen-stats-drift backbone.1',
+      'error frozen-stats-drift backbone.4',
+      'error frozen-weights-changed head',
+      'error frozen-weights-changed head',
+      'error declared-frozen-changed backbone.0',
+    ]);
+  });
+
+  test('is refused as frozen auto where there is none', async () => {
+    expect(
+      await usageFailureOf(() =>
+        audit(declared('before.pt'), declared('sgd-plain.pt'), { frozen: ['auto'] }),
+      ),
+    ).toMatchObject({ message: expect.stringContaining('--frozen auto') });
+  });
+
+  test('leaves layers without a word as they were', async () => {
+    expect('declared' in ((await auditCheckpoints(before, after)).layers[0] ?? {})).toBe(false);
+  });
+});
+
 describe('one side a graph, the other names', () => {
   const graph = graphOf([normNodeOf('net.bn', { neighbours: ['net.conv.weight'] })]);
   const exported = checkpointOf([conv, fc(1)], { path: 'after.onnx', format: 'ONNX', graph });

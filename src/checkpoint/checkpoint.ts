@@ -1,5 +1,6 @@
 import type { ByteRange } from '../io/byte-source.js';
 import type { ChannelLayout } from './channel-grid.js';
+import type { Declaration } from './declarations.js';
 import { bitsOf, type DType } from './dtype.js';
 import type { EditOptions, EditPlan, TensorEdit } from './edit-plan.js';
 import type { Graph } from './graph.js';
@@ -106,6 +107,8 @@ export interface Checkpoint {
   readonly graph: Graph | null;
   /** Facts about modules by module path, where the format has them. */
   readonly modules: ReadonlyMap<string, ModuleFacts>;
+  /** What the file says of how it was trained; absent where the format has no place for it. */
+  readonly declarations?: readonly Declaration[] | undefined;
   /** What the user should know about the file although it could be read; plain sentences. */
   readonly warnings: readonly string[];
   /** The parts that `select` could have named, where it was given and named none; absent otherwise. */

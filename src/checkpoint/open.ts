@@ -6,6 +6,7 @@ import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
 import type { Checkpoint } from './checkpoint.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
+import { readAdapterConfig } from './peft-adapter.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors.js';
 import { findShardIndex, looksLikeShardIndex, openShards } from './shards.js';
 import { looksLikeTorch } from './torch/sniff.js';
@@ -42,7 +43,10 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   const source = openFileSource(inDirectory ?? path);
   try {
     options.onOpenFile?.(source.path);
-    return await openSource(source, path, options);
+    const adapter = await readAdapterConfig(source.path, options);
+    const checkpoint = await openSource(source, path, options);
+    if (adapter === null) return checkpoint;
+    return { ...checkpoint, declarations: [...(checkpoint.declarations ?? []), adapter] };
   } catch (error) {
     await source.close();
     throw error;

@@ -154,17 +154,20 @@ function openShard(directory: string, name: string, indexName: string, options: 
   if (!name.endsWith('.safetensors')) refuse('has another extension than .safetensors');
   const path = join(directory, name);
   const source = openFileSource(join(dirname(indexName), name), path);
-  if (options.allowExternalSymlinks !== true) {
-    const real = realpathSync(path);
-    if (!real.startsWith(realpathSync(directory) + sep) && !isSharedCache(directory, real)) {
-      void source.close();
-      refuse(
-        'is a symbolic link out of the index’s directory',
-        'If the link is yours, allow it with --allow-external-symlinks.',
-      );
-    }
+  if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
+    void source.close();
+    refuse(
+      'is a symbolic link out of the index’s directory',
+      'If the link is yours, allow it with --allow-external-symlinks.',
+    );
   }
   return source;
+}
+
+/** Whether a file that exists is a symbolic link out of its directory; the cache of Hugging Face is no way out. */
+export function leadsOutside(directory: string, path: string): boolean {
+  const real = realpathSync(path);
+  return !real.startsWith(join(realpathSync(directory), sep)) && !isSharedCache(directory, real);
 }
 
 /** The Hugging Face cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */

@@ -43,7 +43,11 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
       '[after...]',
       'checkpoint from after the fine-tune; several, or a quoted glob, are audited each',
     )
-    .option('--frozen <glob>', 'modules that must be frozen, statistics and weights (repeatable)', collect)
+    .option(
+      '--frozen <glob>',
+      'modules that must be frozen, statistics and weights; auto: what the file declares (repeatable)',
+      collect,
+    )
     .option('--allow <glob>', 'accept drift in these layers; it is shown as allowed (repeatable)', collect)
     .option('--min-shift <x>', 'ignore drift whose output shift is under x', parseNonNegative)
     .option('--exact', 'count every difference as a change, also what averaging and rounding leave')

@@ -18,6 +18,7 @@ export type FindingKind =
   | 'batch-stats-while-frozen'
   | 'unpaired-layer'
   | 'frozen-weights-changed'
+  | 'declared-frozen-changed'
   | 'initial-stats';
 
 /** One thing that an audit or an inspection found. */
@@ -45,6 +46,7 @@ export const FINDING_TITLES: Readonly<Record<FindingKind, string>> = {
   'batch-stats-while-frozen': 'The layer ran in training mode though its statistics stood still',
   'unpaired-layer': 'Only one checkpoint has the layer',
   'frozen-weights-changed': 'A tensor that must be frozen changed',
+  'declared-frozen-changed': 'The file calls tensors frozen that changed',
   'initial-stats': 'Statistics were never updated',
 };
 
@@ -61,6 +63,7 @@ const LEVELS: Readonly<Record<FindingKind, FindingLevel>> = {
   'batch-stats-while-frozen': 'warning',
   'unpaired-layer': 'warning',
   'frozen-weights-changed': 'error',
+  'declared-frozen-changed': 'warning',
   'initial-stats': 'note',
 };
 

@@ -37,7 +37,7 @@ export interface ReportTarget {
 
 /** What a policy says about an audit; what it leaves out keeps its default. */
 export interface PolicyRules {
-  /** Globs over module paths: what must be frozen. */
+  /** Globs over module paths: what must be frozen; `auto` is what after declares. */
   readonly frozen?: readonly string[];
   /** Globs over module paths: layers whose drift is accepted. */
   readonly allow?: readonly string[];

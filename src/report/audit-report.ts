@@ -1,12 +1,14 @@
 import type { Checkpoint, CheckpointFormat, Tensor } from '../checkpoint/checkpoint.js';
 import type { EpsilonFrom, LayerComparison, PerChannel } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
+import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
 import type { Finding } from '../compare/findings.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
 import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
+import type { DeclaredBy } from '../norm/declared-freeze.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { TOOL_NAME, VERSION } from '../version.js';
 import { formatPlural } from './format-numbers.js';
@@ -63,7 +65,24 @@ export interface AuditLayer {
   readonly via: 'live' | 'folded';
   readonly before: LayerSide;
   readonly after: LayerSide;
+  /** What a checkpoint says itself of the freeze; absent where it says nothing of the layer. */
+  readonly declared?: LayerDeclaration;
   readonly perChannel?: PerChannel;
+}
+
+/** What a checkpoint says itself of a norm layer. */
+export interface LayerDeclaration {
+  /** Whose word it is: before's where after has none. */
+  readonly side: 'before' | 'after';
+  /** Whether γ and β (without affine, what feeds the layer) were frozen; null where it does not tell. */
+  readonly frozen: boolean | null;
+  /** What tells, and where in the file or beside it; null where nothing does. */
+  readonly by: DeclaredBy | null;
+  readonly where: string | null;
+  /** The mode in which the module was saved; null where the file does not tell. */
+  readonly training: boolean | null;
+  /** Where settings put the layer in eval() for training; null where none do. */
+  readonly evalBy: string | null;
 }
 
 /** The result of an audit: exactly what `--format json` prints, and all that a renderer needs. */
@@ -115,6 +134,7 @@ export interface AuditResults {
   readonly learned: LearnedComparisons;
   readonly regions: readonly Region[];
   readonly findings: readonly Finding[];
+  readonly declared: Declared;
   readonly isAllowed: (layer: string) => boolean;
   /** Options that meant nothing in these checkpoints, as sentences. */
   readonly unusedOptions: readonly string[];
@@ -143,7 +163,7 @@ export function buildReport(results: AuditResults): AuditReport {
       learned: summarizeLearned(results.learned),
     },
     regions: results.regions,
-    layers: layers.map((layer) => toAuditLayer(layer, results.isAllowed)),
+    layers: layers.map((layer) => toAuditLayer(layer, results)),
     findings,
     warnings: listWarnings(results),
   };
@@ -209,7 +229,10 @@ function summarizeLearned({
   };
 }
 
-function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => boolean): AuditLayer {
+function toAuditLayer(
+  layer: LayerComparison,
+  { isAllowed, declared }: Pick<AuditResults, 'isAllowed' | 'declared'>,
+): AuditLayer {
   const { before, after, measures } = layer;
   return {
     name: before.name,
@@ -234,7 +257,24 @@ function toAuditLayer(layer: LayerComparison, isAllowed: (layer: string) => bool
     via: layer.via,
     before: toLayerSide(before),
     after: toLayerSide(after),
+    ...describeLayerDeclaration(layer, declared),
     ...(layer.perChannel === null ? {} : { perChannel: layer.perChannel }),
+  };
+}
+
+function describeLayerDeclaration(layer: LayerComparison, declared: Declared): Pick<AuditLayer, 'declared'> {
+  const { affine, evalBy } = layerDeclarationOf(layer, declared);
+  const training = trainingModeOf(layer);
+  if (affine === null && evalBy === null && training === null) return {};
+  return {
+    declared: {
+      side: declared.side,
+      frozen: affine?.frozen ?? null,
+      by: affine?.by ?? null,
+      where: affine?.where ?? null,
+      training,
+      evalBy,
+    },
   };
 }
 
@@ -255,10 +295,18 @@ export function toCount(count: bigint): Count {
   return Number.isSafeInteger(number) ? number : count.toString();
 }
 
-function listWarnings({ before, after, learned, layers, unusedOptions }: AuditResults): readonly string[] {
+function listWarnings({
+  before,
+  after,
+  learned,
+  layers,
+  declared,
+  unusedOptions,
+}: AuditResults): readonly string[] {
   const incomparable = learned.compared.filter(({ equality }) => equality === 'incomparable').length;
   return [
     ...unusedOptions,
+    ...describeDeclared(declared, layers, learned),
     ...describeRounded(learned.compared),
     ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),

@@ -71,6 +71,12 @@ export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
     remedy:
       'Leave the parameter out of the optimizer, or set requires_grad=False before the optimizer is made.',
   },
+  'declared-frozen-changed': {
+    meaning:
+      'The checkpoint itself says that a learned tensor was frozen (no optimizer state, learning rate 0, requires_grad=False, a setting), yet it is not the one of the checkpoint from before.',
+    remedy:
+      'Check that before is the file that this training started from, and look for what else writes weights: an earlier phase, weight averaging, a momentum encoder.',
+  },
   'initial-stats': {
     meaning: 'Every channel still has mean 0 and variance 1: the running statistics were never updated.',
     remedy:

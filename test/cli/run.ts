@@ -24,10 +24,10 @@ export interface RunOptions {
   readonly preload?: string;
 }
 
-/** A directory to run in: `pairs` and `containers` are those of the fixtures, and it holds the given files. */
+/** A directory to run in: `pairs`, `containers` and the like are those of the fixtures, and it holds the given files. */
 export function makeWorkspace(files: Readonly<Record<string, string | Uint8Array>> = {}): string {
   const directory = makeTempDirectory();
-  for (const name of ['pairs', 'containers', 'probe'])
+  for (const name of ['pairs', 'containers', 'declared', 'probe'])
     symlinkSync(join(root, 'fixtures', name), join(directory, name));
   for (const [name, content] of Object.entries(files)) writeFileSync(join(directory, name), content);
   return directory;

@@ -257,6 +257,11 @@ function shellWord(path: string): string {
   return path.startsWith('"') ? `'${path.slice(1, -1)}'` : path;
 }
 
+/** Whether the model under the key is an average or an earlier copy of the one that was trained. */
+export function isCopy(key: string): boolean {
+  return COPY_KEY.test(key);
+}
+
 /**
  * Whether what lies under the key of a part is training state instead of a part of the model. The name alone cannot
  * tell: a loss may be a network. So what holds norm layers belongs to the model; and in a part that the user selected,

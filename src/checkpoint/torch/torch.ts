@@ -14,12 +14,15 @@ import {
 import type { TorchContainer } from './container.js';
 import { openLegacyContainer } from './legacy-container.js';
 import { type NamedParts, type NamedTensor, nameTensors } from './named-tensors.js';
-import { Surveyor } from './object-tree.js';
+import { asContainer, childrenOf, Surveyor } from './object-tree.js';
+import { findOptimizers } from './optimizers.js';
+import type { PickleValue } from './pickle-values.js';
 import { completeFacts } from './script-classes.js';
 import { isMobile, isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
-import { chooseStateDict } from './state-dict.js';
+import { chooseStateDict, isCopy } from './state-dict.js';
 import { openTarContainer } from './tar-container.js';
 import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
+import { readTrainingSettings } from './training-settings.js';
 import { openZipContainer } from './zip-container.js';
 
 const STATISTIC = /(^|\.)(running_mean|running_var|num_batches_tracked)$/;
@@ -51,6 +54,7 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
   const chosen = chooseStateDict(root, { select: options.select, surveyor, file, format });
   const named = nameTensors(chosen, surveyor, file);
   const { tensors, warnings } = await buildTensors(named, container, file);
+  const optimizers = findOptimizers(root, file);
   return {
     path: options.path,
     format,
@@ -58,11 +62,30 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
     inModuleOrder: true,
     graph: null,
     modules: await completeModules(named, container),
-    warnings: [...chosen.warnings, ...warnings, ...describeScript(container, tensors)],
+    declarations: [...optimizers, ...readTrainingSettings(root)],
+    warnings: [
+      ...chosen.warnings,
+      ...warnings,
+      ...describeScript(container, tensors),
+      ...(optimizers.length === 0 ? [] : describeCopy(root, chosen.value)),
+    ],
     unselected: chosen.unselected,
     planEdits: (edits) => planTorchEdits(edits, { source, tensors, container }),
     close: () => source.close(),
   };
+}
+
+/** Optimizers train the model; its averaged copy has the same names. Lightning keeps the average as `state_dict`. */
+function describeCopy(root: PickleValue, chosen: PickleValue): readonly string[] {
+  const node = asContainer(root);
+  const children = node === null ? [] : childrenOf(node);
+  const key = children.find(({ value }) => value === chosen)?.name ?? '';
+  const isLightningAverage =
+    key === 'state_dict' && children.some(({ name }) => name === 'current_model_state');
+  if (!isCopy(key) && !isLightningAverage) return [];
+  return [
+    `${quote(key)} is an averaged copy: what the optimizer says is of the model that it trained, whose parameters have the same names`,
+  ];
 }
 
 /** What {@link planTorchEdits} works on. */

@@ -1,0 +1,196 @@
+import { quote, UsageError } from '../errors.js';
+import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
+import { splitPath } from '../norm/naming.js';
+import type { LayerComparison } from './compare-layers.js';
+import type { LearnedComparison, LearnedComparisons } from './compare-learned.js';
+import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+
+/** The value of `frozen` that asserts what the file declares, instead of a glob. */
+export const FROZEN_AUTO = 'auto';
+
+/** What the checkpoints declare of the freeze: one side's word. */
+export interface Declared extends DeclaredFreeze {
+  readonly side: 'before' | 'after';
+  /** Learned tensors of that side. */
+  readonly learned: number;
+}
+
+/** One side, as far as its word is asked for. */
+interface Side {
+  readonly declared: DeclaredFreeze;
+  readonly learned: ReadonlyMap<string, unknown>;
+}
+
+/**
+ * Whose word counts: after's, which tells how it was trained; before's where after has none. What before says may be
+ * meant for this training (a model that was frozen, saved, then trained) or tell of an earlier one.
+ */
+export function chooseDeclared(before: Side, after: Side): Declared {
+  const [side, { declared, learned }] =
+    !saysAnything(after.declared) && saysAnything(before.declared)
+      ? (['before', before] as const)
+      : (['after', after] as const);
+  return { ...declared, side, learned: learned.size };
+}
+
+function saysAnything({ tensors, layers }: DeclaredFreeze): boolean {
+  return tensors.size > 0 || [...layers.values()].some(({ evalBy }) => evalBy !== null);
+}
+
+/** What is declared of a learned tensor. */
+export function declarationOf(
+  { name, afterName }: Pick<LearnedComparison, 'name' | 'afterName'>,
+  { side, tensors }: Declared,
+): DeclaredTensor | null {
+  return tensors.get(side === 'after' ? afterName : name) ?? null;
+}
+
+/** What is declared of a norm layer. */
+export function layerDeclarationOf(
+  layer: Pick<LayerComparison, 'before' | 'after'>,
+  { side, layers }: Declared,
+): DeclaredLayer {
+  return layers.get(layer[side].name) ?? { affine: null, evalBy: null };
+}
+
+/** The mode in which a module of after was saved: true in training; null where the file does not tell. */
+export function trainingModeOf({
+  after: { mode, isFromGraph },
+}: Pick<LayerComparison, 'after'>): boolean | null {
+  return isFromGraph || mode === 'unknown' ? null : mode === 'batch';
+}
+
+/** Whether the statistics of a layer are declared to stand still. */
+export function isDeclaredFrozen({ affine, evalBy }: DeclaredLayer): boolean {
+  return affine?.frozen === true || evalBy !== null;
+}
+
+/** Whether a run is told to assert what the file declares. */
+export function isAuto(frozen: readonly string[] | undefined): boolean {
+  return frozen?.includes(FROZEN_AUTO) === true;
+}
+
+/**
+ * Makes sure that `--frozen auto` means something: a file that declares nothing frozen would be a silent pass.
+ *
+ * @throws UsageError that says what the file has instead.
+ */
+export function refuseIdleAuto({ tensors, layers, unclear, mute }: Declared): void {
+  const isAnyFrozen =
+    [...tensors.values()].some(({ frozen }) => frozen) || [...layers.values()].some(isDeclaredFrozen);
+  if (isAnyFrozen) return;
+  const [reason] = [...unclear, ...mute];
+  const why = reason === undefined ? '' : `: ${reason}`;
+  throw new UsageError(
+    `--frozen auto asserts what after declares frozen, and it declares nothing${why}`,
+    'Name the modules that must be frozen, such as --frozen backbone, or audit the checkpoint that holds the optimizer.',
+  );
+}
+
+/** The findings about learned tensors that the file itself calls frozen, and that changed; one for each module. */
+export function findDeclaredChanges(
+  { compared }: LearnedComparisons,
+  declared: Declared,
+  { isAllowed, isFrozen, isAuto: isInsisted }: FindingPolicy & { readonly isAuto: boolean },
+): readonly Finding[] {
+  // What before says of an earlier training is no contradiction.
+  if (declared.side === 'before' && !isInsisted) return [];
+  const modules = new Map<string, { leaves: string[]; fact: DeclaredTensor }>();
+  for (const comparison of compared) {
+    const fact = declarationOf(comparison, declared);
+    if (comparison.equality !== 'changed' || fact?.frozen !== true || isFrozen(comparison.name)) continue;
+    const [module, leaf] = splitPath(comparison.name);
+    const known = modules.get(module);
+    if (known === undefined) modules.set(module, { leaves: [leaf], fact });
+    else known.leaves.push(leaf);
+  }
+  return [...modules].map(([module, { leaves, fact }]) => {
+    const message = `${describeLeaves(leaves)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;
+    if (isAllowed(module))
+      return makeFinding('declared-frozen-changed', module, `allowed: ${message}`, 'note');
+    return makeFinding('declared-frozen-changed', module, message, isInsisted ? 'error' : 'warning');
+  });
+}
+
+/** At most so many tensors of one module are named; the rest is counted. */
+const MAX_NAMED_LEAVES = 4;
+
+function describeLeaves(leaves: readonly string[]): string {
+  const more = leaves.length > MAX_NAMED_LEAVES ? ` and ${leaves.length - MAX_NAMED_LEAVES} more` : '';
+  return `its ${leaves.slice(0, MAX_NAMED_LEAVES).map(quote).join(', ')}${more}`;
+}
+
+/** What declares that something is frozen or trained, for people. */
+const DECLARED_WORDS: Readonly<Record<DeclaredBy, string>> = {
+  'lr-0': 'learning rate 0',
+  'not-in-optimizer': 'left out of the optimizer',
+  'no-optimizer-state': 'no optimizer state',
+  'optimizer-state': 'optimizer state',
+  'requires-grad': 'requires_grad=False',
+  'frozen-stages': 'frozen_stages',
+  'norm-cfg': 'norm_cfg',
+  'ultralytics-freeze': 'train_args.freeze',
+  'peft-adapter': 'adapter_config.json',
+};
+
+function wordOf({ by, frozen }: DeclaredTensor): string {
+  return by === 'requires-grad' && !frozen ? 'requires_grad=True' : DECLARED_WORDS[by];
+}
+
+/** So many tensors that were trained, it is said, and did not move, are worth a word, and no fewer than half. */
+const MANY_TENSORS = 4;
+
+/** What the side's word comes to, in a sentence or two; empty where it says nothing of a freeze. */
+export function describeDeclared(
+  declared: Declared,
+  layers: readonly LayerComparison[],
+  { compared }: LearnedComparisons,
+): readonly string[] {
+  const { side, unclear } = declared;
+  return [
+    ...describeFrozen(declared, layers),
+    ...unclear.map((reason) => `${side}: ${reason}`),
+    ...(side === 'after' ? describeIdleTraining(declared, compared) : []),
+  ];
+}
+
+function describeFrozen(declared: Declared, layers: readonly LayerComparison[]): readonly string[] {
+  const { side, tensors, learned } = declared;
+  const counts = new Map<DeclaredBy, number>();
+  for (const { frozen, by } of tensors.values()) if (frozen) counts.set(by, (counts.get(by) ?? 0) + 1);
+  const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
+  const words = [...counts].map(([by, count]) =>
+    counts.size === 1 ? DECLARED_WORDS[by] : `${count} ${DECLARED_WORDS[by]}`,
+  );
+  const source = side === 'before' ? ' by before alone' : '';
+  const evals = layers.filter((layer) => layerDeclarationOf(layer, declared).evalBy !== null).length;
+  const clauses = [
+    ...(total === 0
+      ? []
+      : [`declared frozen${source}: ${total} of ${learned} parameters (${words.join(', ')})`]),
+    ...(evals === 0 ? [] : [`settings keep ${evals} of ${layers.length} norm layers in eval()`]),
+    ...describeModes(layers, total > 0),
+  ];
+  return clauses.length === 0 ? [] : [clauses.join('; ')];
+}
+
+/** Evaluation mode is how most modules are saved: it says something beside a freeze only. */
+function describeModes(layers: readonly LayerComparison[], isFreezeKnown: boolean): readonly string[] {
+  const modes = layers.flatMap((layer) => trainingModeOf(layer) ?? []);
+  const training = modes.filter((mode) => mode).length;
+  if (modes.length === 0 || (training === 0 && !isFreezeKnown)) return [];
+  if (training === 0) return ['the norm layers were saved in evaluation mode'];
+  if (training === modes.length) return ['the norm layers were saved in training mode'];
+  return [`${training} of ${modes.length} norm layers were saved in training mode`];
+}
+
+function describeIdleTraining(declared: Declared, compared: readonly LearnedComparison[]): readonly string[] {
+  const trained = compared.filter((comparison) => declarationOf(comparison, declared)?.frozen === false);
+  const idle = trained.filter(({ equality }) => equality !== 'changed' && equality !== 'incomparable');
+  const [first] = idle;
+  const fact = first === undefined ? null : declarationOf(first, declared);
+  if (fact === null || idle.length < MANY_TENSORS || 2 * idle.length < trained.length) return [];
+  return [
+    `${idle.length} of ${trained.length} tensors that after declares trained (${wordOf(fact)}) did not change: were they frozen by other means, or not trained since before?`,
+  ];
+}

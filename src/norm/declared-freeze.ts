@@ -1,0 +1,306 @@
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import type {
+  AdapterDeclaration,
+  Declaration,
+  OptimizerDeclaration,
+  OptimizerGroup,
+  OptimizerParameter,
+  PathsDeclaration,
+} from '../checkpoint/declarations.js';
+import { failUnreachable, quote } from '../errors.js';
+import { splitPath } from './naming.js';
+import type { LayersAndLearned, NormLayer } from './norm-layer.js';
+import { type ModelParameter, mapOptimizer } from './optimizer-parameters.js';
+import { stripWrappers } from './wrappers.js';
+
+/** What of a file declares that something was frozen or trained. */
+export type DeclaredBy =
+  | 'lr-0'
+  | 'not-in-optimizer'
+  | 'no-optimizer-state'
+  | 'optimizer-state'
+  | 'requires-grad'
+  | 'frozen-stages'
+  | 'norm-cfg'
+  | 'ultralytics-freeze'
+  | 'peft-adapter';
+
+/** What a file says of one learned tensor. */
+export interface DeclaredTensor {
+  readonly frozen: boolean;
+  readonly by: DeclaredBy;
+  /** Where in the file, or beside it: keys joined by dots, or a file's name. */
+  readonly where: string;
+}
+
+/** What a file says of one norm layer. */
+export interface DeclaredLayer {
+  /** What it says of γ and β alike, without affine of what feeds the layer; null where it says nothing or both. */
+  readonly affine: DeclaredTensor | null;
+  /** Where settings put the layer in eval() for training; null where none do. */
+  readonly evalBy: string | null;
+}
+
+/** What a checkpoint says itself of how it was trained. */
+export interface DeclaredFreeze {
+  /** Learned tensors by dotted name; those of which nothing is said are left out. */
+  readonly tensors: ReadonlyMap<string, DeclaredTensor>;
+  /** Norm layers by name, likewise. */
+  readonly layers: ReadonlyMap<string, DeclaredLayer>;
+  /** What speaks of a freeze and was not understood, each as a sentence about the file. */
+  readonly unclear: readonly string[];
+  /** What usually tells and does not here; for whoever asks why. */
+  readonly mute: readonly string[];
+}
+
+/**
+ * What a checkpoint declares of each learned tensor and norm layer. Where its parts disagree, the optimizer's word goes
+ * before settings and flags: it tells what was done, they what was meant.
+ */
+export function findDeclaredFreeze(checkpoint: Checkpoint, found: LayersAndLearned): DeclaredFreeze {
+  const { layers, learned } = found;
+  const declarations = checkpoint.declarations ?? [];
+  const { flags, mute } = readFlags(learned);
+  const optimizers = readOptimizers(declarations, learned);
+  const settings = new Map<string, DeclaredTensor>();
+  const evals = new Map<string, string>();
+  const unclear: string[] = [];
+  for (const declaration of declarations) {
+    switch (declaration.kind) {
+      case 'optimizer':
+        break;
+      case 'paths':
+        for (const [name, fact] of readPaths(declaration, found)) settings.set(name, fact);
+        for (const name of findEvalLayers(declaration, layers)) evals.set(name, declaration.where);
+        break;
+      case 'adapter':
+        for (const [name, fact] of readAdapter(declaration, learned)) settings.set(name, fact);
+        break;
+      case 'unread':
+        unclear.push(`${quote(declaration.where)} ${declaration.reason}`);
+        break;
+      default:
+        failUnreachable(declaration);
+    }
+  }
+  const tensors = new Map([...flags, ...settings, ...optimizers.tensors]);
+  return {
+    tensors,
+    layers: describeLayers(found, tensors, evals),
+    unclear: [...optimizers.unclear, ...unclear],
+    mute,
+  };
+}
+
+type DeclaredTensors = ReadonlyMap<string, DeclaredTensor>;
+
+/**
+ * `requires_grad` as pickled modules and TorchScript keep it. Averaged copies and models for inference have it off
+ * everywhere: that says nothing of how they were trained.
+ */
+function readFlags(learned: ReadonlyMap<string, Tensor>): {
+  readonly flags: DeclaredTensors;
+  readonly mute: readonly string[];
+} {
+  const flags = new Map<string, DeclaredTensor>();
+  for (const [name, { requiresGrad }] of learned) {
+    if (requiresGrad !== undefined)
+      flags.set(name, { frozen: !requiresGrad, by: 'requires-grad', where: 'requires_grad' });
+  }
+  const isOff = flags.size > 0 && [...flags.values()].every(({ frozen }) => frozen);
+  if (!isOff) return { flags, mute: [] };
+  const reason = 'requires_grad is off everywhere, as in averaged copies and models for inference';
+  return { flags: new Map(), mute: [reason] };
+}
+
+/** What an optimizer does with a parameter; null where it does not tell. */
+type Fate = 'lr-0' | 'no-optimizer-state' | 'optimizer-state' | null;
+
+function readOptimizers(
+  declarations: readonly Declaration[],
+  learned: ReadonlyMap<string, Tensor>,
+): { readonly tensors: DeclaredTensors; readonly unclear: readonly string[] } {
+  const optimizers = declarations.filter((declaration) => declaration.kind === 'optimizer');
+  const filled = optimizers.filter(({ groups }) => groups.some(({ parameters }) => parameters.length > 0));
+  const [first] = filled;
+  if (first === undefined) return { tensors: new Map(), unclear: [] };
+  const tensors = new Map<string, DeclaredTensor>();
+  const unclear: string[] = [];
+  const held = new Set<string>();
+  const { parameters, aliases } = listParameters(learned);
+  for (const optimizer of filled) {
+    const mapping = mapOptimizer(optimizer, parameters, chooseFates(optimizer));
+    if (mapping.kind === 'unclear') {
+      unclear.push(`the optimizer at ${quote(optimizer.where)} ${mapping.reason}`);
+      continue;
+    }
+    for (const [name, fate] of mapping.held) {
+      held.add(name);
+      const fact = describeFate(fate, optimizer.where);
+      // Of several optimizers, one that updated the parameter is enough.
+      if (fact !== null && tensors.get(name)?.frozen !== false) tensors.set(name, fact);
+    }
+  }
+  // One that was not understood may hold whatever the others do not.
+  const isAllRead = declarations.every((one) => one.kind !== 'unread' || one.of !== 'optimizer');
+  if (unclear.length === 0 && isAllRead) {
+    const fact = { frozen: true, by: 'not-in-optimizer', where: join(first.where, 'param_groups') } as const;
+    for (const { name } of parameters) if (!held.has(name)) tensors.set(name, fact);
+  }
+  for (const [alias, name] of aliases) {
+    const fact = tensors.get(name);
+    if (fact !== undefined) tensors.set(alias, fact);
+  }
+  return { tensors, unclear: held.size < parameters.length ? unclear : [] };
+}
+
+interface Parameters {
+  readonly parameters: readonly ModelParameter[];
+  /** Names of tied tensors, each with the first name of the same bytes: `named_parameters` lists them once. */
+  readonly aliases: ReadonlyMap<string, string>;
+}
+
+function listParameters(learned: ReadonlyMap<string, Tensor>): Parameters {
+  const owners = new Map<unknown, Map<string, string>>();
+  const aliases = new Map<string, string>();
+  const parameters: ModelParameter[] = [];
+  for (const [name, { range, shape }] of learned) {
+    const key = `${range.offset} ${range.byteLength} ${shape.join()}`;
+    const known = owners.get(range.source) ?? new Map<string, string>();
+    owners.set(range.source, known);
+    const owner = range.byteLength === 0 ? undefined : known.get(key);
+    if (owner !== undefined) aliases.set(name, owner);
+    else {
+      known.set(key, name);
+      parameters.push({ name, shape });
+    }
+  }
+  return { parameters, aliases };
+}
+
+/**
+ * What an optimizer does with its parameters. A learning rate of 0 freezes a group that started from it: schedules end
+ * at 0, and so do all groups at once. Absent state tells once any parameter was stepped.
+ */
+function chooseFates({
+  groups,
+}: OptimizerDeclaration): (parameter: OptimizerParameter, group: number) => Fate {
+  const isAnyLearning = groups.some(({ learningRate }) => learningRate !== 0);
+  const hasStepped = groups.some(({ parameters }) => parameters.some(({ hasState }) => hasState));
+  const isStill = ({ learningRate, initialLearningRate }: OptimizerGroup) =>
+    learningRate === 0 && (initialLearningRate === null ? isAnyLearning : initialLearningRate === 0);
+  return ({ hasState }, index) => {
+    const group = groups[index];
+    if (group === undefined) return null;
+    if (isStill(group)) return 'lr-0';
+    if (!hasStepped || !group.isStateTelling) return null;
+    if (!hasState) return 'no-optimizer-state';
+    return group.learningRate === 0 && group.initialLearningRate === null ? null : 'optimizer-state';
+  };
+}
+
+function describeFate(fate: Fate, where: string): DeclaredTensor | null {
+  if (fate === null) return null;
+  const key = fate === 'lr-0' ? 'param_groups' : 'state';
+  return { frozen: fate !== 'optimizer-state', by: fate, where: join(where, key) };
+}
+
+function join(where: string, key: string): string {
+  return where === '' ? key : `${where}.${key}`;
+}
+
+/** Modules in each other: real paths have up to ten components. */
+const MAX_COMPONENTS = 16;
+
+/** Whether a name lies under a module whose path is among these. */
+function isBelow(name: string, paths: ReadonlySet<string>): boolean {
+  const bare = stripWrappers(name);
+  if (paths.has('') || paths.has(bare)) return true;
+  let dot = bare.indexOf('.');
+  for (let count = 0; dot >= 0 && count < MAX_COMPONENTS; count++) {
+    if (paths.has(bare.slice(0, dot))) return true;
+    dot = bare.indexOf('.', dot + 1);
+  }
+  return false;
+}
+
+function readPaths(
+  { by, where, paths }: PathsDeclaration,
+  { layers, learned }: LayersAndLearned,
+): readonly (readonly [string, DeclaredTensor])[] {
+  if (by === 'norm-eval') return [];
+  const modules = new Set(paths);
+  const norms = by === 'norm-cfg' ? new Set(layers.map(({ name }) => name)) : null;
+  return [...learned.keys()]
+    .filter((name) => isBelow(name, modules) && (norms === null || norms.has(splitPath(name)[0])))
+    .map((name) => [name, { frozen: true, by, where }] as const);
+}
+
+/** `norm_eval` puts norm layers in eval(), `frozen_stages` those of the stages that it freezes. */
+function findEvalLayers({ by, paths }: PathsDeclaration, layers: readonly NormLayer[]): readonly string[] {
+  if (by !== 'norm-eval' && by !== 'frozen-stages') return [];
+  const modules = new Set(paths);
+  return layers.map(({ name }) => name).filter((name) => isBelow(name, modules));
+}
+
+/** What PEFT adds to a model, and the copies that it trains, by the beginning of a component. */
+const ADAPTER_PARTS = ['lora_', 'ia3_', 'vera_', 'oft_', 'hada_', 'modules_to_save', 'adapter', 'prompt_'];
+
+/**
+ * Everything is frozen that is no part of the adapter and that the adapter cannot have been merged into: a weight of a
+ * target that does not stand beside its adapter as `base_layer`.
+ */
+function readAdapter(
+  { targets, saved, trainsBiases, where }: AdapterDeclaration,
+  learned: ReadonlyMap<string, Tensor>,
+): readonly (readonly [string, DeclaredTensor])[] {
+  const [isTarget, isSaved] = [matchEnds(targets ?? []), matchEnds(saved)];
+  return [...learned]
+    .filter(([name, { shape }]) => {
+      const [module, leaf] = splitPath(name);
+      const components = module.split('.', MAX_COMPONENTS + 1);
+      const isAdapter = [...components, leaf].some((one) =>
+        ADAPTER_PARTS.some((part) => one.startsWith(part)),
+      );
+      if (isAdapter || isSaved(components) || (trainsBiases && leaf === 'bias')) return false;
+      if (components.at(-1) === 'base_layer') return true;
+      // A pattern is not run: any matrix may be meant by it.
+      return targets === null ? shape.length < 2 : !isTarget(components);
+    })
+    .map(([name]) => [name, { frozen: true, by: 'peft-adapter', where }] as const);
+}
+
+/** Whether a module, or one that it lies in, ends in one of these paths; true for one too deep to tell. */
+function matchEnds(ends: readonly string[]): (components: readonly string[]) => boolean {
+  const known = new Set(ends);
+  return (components) => {
+    if (known.size === 0) return false;
+    if (components.length > MAX_COMPONENTS) return true;
+    for (let start = 0; start < components.length; start++) {
+      let path = '';
+      for (const component of components.slice(start)) {
+        path += path === '' ? component : `.${component}`;
+        if (known.has(path)) return true;
+      }
+    }
+    return false;
+  };
+}
+
+function describeLayers(
+  { layers, learned }: LayersAndLearned,
+  tensors: DeclaredTensors,
+  evals: ReadonlyMap<string, string>,
+): ReadonlyMap<string, DeclaredLayer> {
+  const names = new Map(tensors.size === 0 ? [] : [...learned].map(([name, tensor]) => [tensor, name]));
+  const described = new Map<string, DeclaredLayer>();
+  for (const { name, gamma, beta, neighbours } of layers) {
+    const own = [gamma, beta].flatMap((tensor) => (tensor === null ? [] : (names.get(tensor) ?? '')));
+    const facts = (own.length === 0 ? neighbours : own).map((one) => tensors.get(one));
+    const [first] = facts;
+    const isOneWord = first !== undefined && facts.every((fact) => fact?.frozen === first.frozen);
+    const layer = { affine: isOneWord ? first : null, evalBy: evals.get(name) ?? null };
+    if (layer.affine !== null || layer.evalBy !== null) described.set(name, layer);
+  }
+  return described;
+}
