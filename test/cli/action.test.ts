@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { VERSION } from '../../src/version.js';
 import { parseWorkflowCommands } from '../report/workflow-commands.js';
-import { makeWorkspace } from './run.js';
+import { FIXTURE_GROUPS, makeWorkspace } from './run.js';
 import { runScript } from './shell.js';
 
 const action = readFileSync(new URL('../../action.yml', import.meta.url), 'utf8');
@@ -178,7 +178,7 @@ describe('action.yml', () => {
       // Everything allowed is no drift; what matters is that no file name took the place of the asterisk.
       if (hostile !== '*') expect(exitCode, input).not.toBe(0);
       expect(readdirSync(workspace).sort(), input).toEqual(
-        ['.bin', 'calls.txt', 'containers', 'output.txt', 'pairs', 'probe', 'summary.md', 'temp'].sort(),
+        ['.bin', 'calls.txt', 'output.txt', 'summary.md', 'temp', ...FIXTURE_GROUPS].sort(),
       );
     });
     await Promise.all(runs);

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { makeWorkspace, run, runCli } from './run.js';
+import { FIXTURE_GROUPS, makeWorkspace, run, runCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
 const AFTER = 'pairs/requires-grad-leak/after.safetensors';
@@ -9,7 +9,7 @@ const OUTPUT = 'backbone.bn.safetensors';
 
 /** What is there besides the fixtures. */
 const listFiles = (workspace: string) =>
-  readdirSync(workspace).filter((name) => !['pairs', 'containers', 'probe'].includes(name));
+  readdirSync(workspace).filter((name) => !FIXTURE_GROUPS.includes(name));
 
 test('baseline writes a file, says what is in it, and diff takes it', async () => {
   const workspace = makeWorkspace();

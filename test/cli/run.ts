@@ -24,11 +24,13 @@ export interface RunOptions {
   readonly preload?: string;
 }
 
-/** A directory to run in: `pairs`, `containers` and the like are those of the fixtures, and it holds the given files. */
+/** Directories of the fixtures that every workspace has. */
+export const FIXTURE_GROUPS = ['pairs', 'containers', 'declared', 'probe'];
+
+/** A directory to run in, with the groups of fixtures and the given files. */
 export function makeWorkspace(files: Readonly<Record<string, string | Uint8Array>> = {}): string {
   const directory = makeTempDirectory();
-  for (const name of ['pairs', 'containers', 'declared', 'probe'])
-    symlinkSync(join(root, 'fixtures', name), join(directory, name));
+  for (const name of FIXTURE_GROUPS) symlinkSync(join(root, 'fixtures', name), join(directory, name));
   for (const [name, content] of Object.entries(files)) writeFileSync(join(directory, name), content);
   return directory;
 }

@@ -61,7 +61,7 @@ describe('every kind', () => {
   });
 
   test('the list of kinds is complete', () => {
-    expect(FINDING_KINDS).toHaveLength(12);
+    expect(FINDING_KINDS).toHaveLength(13);
   });
 });
 
