@@ -6,11 +6,9 @@ import { type LayerComparison, planLayerComparisons } from './compare/compare-la
 import { type LearnedOptions, type OnProgress, planLearnedComparisons } from './compare/compare-learned.js';
 import {
   chooseDeclared,
-  type Declared,
   findDeclaredChanges,
-  isAuto,
-  isDeclaredFrozen,
-  layerDeclarationOf,
+  insistOnDeclared,
+  readFrozen,
   refuseIdleAuto,
 } from './compare/declared.js';
 import { findFaults } from './compare/examine-layer.js';
@@ -115,7 +113,8 @@ export async function compareCheckpoints(
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   refuseWithoutLayers(before, after);
   const declared = chooseDeclared(before, after);
-  if (isAuto(options.frozen)) refuseIdleAuto(declared);
+  const { globs, isAuto } = readFrozen(options.frozen);
+  if (isAuto) refuseIdleAuto(declared);
   const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
@@ -130,8 +129,9 @@ export async function compareCheckpoints(
   await runInFileOrder([...learning.works, ...live.works]);
   const learned = learning.conclude();
   const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
-  await refuseIdleFrozen(options.frozen ?? [], layers, learned);
-  const policy = insistOnDeclared(await makeFindingPolicy(options), { layers, declared, options });
+  await refuseIdleFrozen(globs, layers, learned);
+  const stated = await makeFindingPolicy({ ...options, frozen: globs });
+  const policy = isAuto ? insistOnDeclared(stated, layers, declared) : stated;
   return {
     before,
     after,
@@ -143,7 +143,7 @@ export async function compareCheckpoints(
       ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
       ...(await findNewLayers(folded.onlyAfter, policy)),
       ...findChangedFrozenWeights(learned, policy),
-      ...findDeclaredChanges(learned, declared, { ...policy, isAuto: isAuto(options.frozen) }),
+      ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
     ],
     declared,
     isAllowed: policy.isAllowed,
@@ -157,25 +157,6 @@ export async function compareCheckpoints(
 function examine(checkpoint: Checkpoint): AuditSide {
   const found = findLayersAndLearned(checkpoint);
   return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
-}
-
-/** With `--frozen auto`, layers whose statistics the file declares to stand still must be frozen as well. */
-function insistOnDeclared(
-  policy: FindingPolicy,
-  {
-    layers,
-    declared,
-    options,
-  }: {
-    readonly layers: readonly LayerComparison[];
-    readonly declared: Declared;
-    readonly options: AuditOptions;
-  },
-): FindingPolicy {
-  if (!isAuto(options.frozen)) return policy;
-  const frozen = layers.filter((layer) => isDeclaredFrozen(layerDeclarationOf(layer, declared)));
-  const names = new Set(frozen.map(({ before }) => before.name));
-  return { ...policy, isFrozen: (name) => names.has(name) || policy.isFrozen(name) };
 }
 
 function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {

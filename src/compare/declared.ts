@@ -6,7 +6,7 @@ import type { LearnedComparison, LearnedComparisons } from './compare-learned.js
 import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
 
 /** The value of `frozen` that asserts what the file declares, instead of a glob. */
-export const FROZEN_AUTO = 'auto';
+const FROZEN_AUTO = 'auto';
 
 /** What the checkpoints declare of the freeze: one side's word. */
 export interface Declared extends DeclaredFreeze {
@@ -61,13 +61,28 @@ export function trainingModeOf({
 }
 
 /** Whether the statistics of a layer are declared to stand still. */
-export function isDeclaredFrozen({ affine, evalBy }: DeclaredLayer): boolean {
+function isDeclaredFrozen({ affine, evalBy }: DeclaredLayer): boolean {
   return affine?.frozen === true || evalBy !== null;
 }
 
-/** Whether a run is told to assert what the file declares. */
-export function isAuto(frozen: readonly string[] | undefined): boolean {
-  return frozen?.includes(FROZEN_AUTO) === true;
+/** What `frozen` asks for: globs, and whether what the file declares is asserted. A module `auto` is `auto.**`. */
+export function readFrozen(frozen: readonly string[] = []): {
+  readonly globs: readonly string[];
+  readonly isAuto: boolean;
+} {
+  const globs = frozen.filter((glob) => glob !== FROZEN_AUTO);
+  return { globs, isAuto: globs.length < frozen.length };
+}
+
+/** With `--frozen auto`, layers whose statistics the file declares to stand still must be frozen as well. */
+export function insistOnDeclared(
+  policy: FindingPolicy,
+  layers: readonly LayerComparison[],
+  declared: Declared,
+): FindingPolicy {
+  const frozen = layers.filter((layer) => isDeclaredFrozen(layerDeclarationOf(layer, declared)));
+  const names = new Set(frozen.map(({ before }) => before.name));
+  return { ...policy, isFrozen: (name) => names.has(name) || policy.isFrozen(name) };
 }
 
 /**
@@ -91,10 +106,10 @@ export function refuseIdleAuto({ tensors, layers, unclear, mute }: Declared): vo
 export function findDeclaredChanges(
   { compared }: LearnedComparisons,
   declared: Declared,
-  { isAllowed, isFrozen, isAuto: isInsisted }: FindingPolicy & { readonly isAuto: boolean },
+  { isAllowed, isFrozen, isAuto }: FindingPolicy & { readonly isAuto: boolean },
 ): readonly Finding[] {
   // What before says of an earlier training is no contradiction.
-  if (declared.side === 'before' && !isInsisted) return [];
+  if (declared.side === 'before' && !isAuto) return [];
   const modules = new Map<string, { leaves: string[]; fact: DeclaredTensor }>();
   for (const comparison of compared) {
     const fact = declarationOf(comparison, declared);
@@ -108,7 +123,7 @@ export function findDeclaredChanges(
     const message = `${describeLeaves(leaves)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;
     if (isAllowed(module))
       return makeFinding('declared-frozen-changed', module, `allowed: ${message}`, 'note');
-    return makeFinding('declared-frozen-changed', module, message, isInsisted ? 'error' : 'warning');
+    return makeFinding('declared-frozen-changed', module, message, isAuto ? 'error' : 'warning');
   });
 }
 

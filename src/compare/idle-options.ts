@@ -3,7 +3,6 @@ import { quote, UsageError } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparisons } from './compare-learned.js';
-import { FROZEN_AUTO } from './declared.js';
 import type { FindingPolicy } from './findings.js';
 import type { PathMatcher } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
@@ -17,13 +16,8 @@ interface PathOptions {
 
 /** What the findings are judged by. */
 export async function makeFindingPolicy({ frozen, allow, minShift }: PathOptions): Promise<FindingPolicy> {
-  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozenGlobs(frozen))];
+  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozen ?? [])];
   return { isAllowed, isFrozen, minShift: minShift ?? 0 };
-}
-
-/** `auto` is no glob; a module of that name is meant by `auto.**`. */
-function frozenGlobs(frozen: readonly string[] | undefined): readonly string[] {
-  return (frozen ?? []).filter((glob) => glob !== FROZEN_AUTO);
 }
 
 /** Globs are loaded where there are any: most audits have none, and start the quicker for it. */
@@ -43,7 +37,7 @@ export async function refuseIdleFrozen(
   layers: readonly LayerComparison[],
   { compared }: LearnedComparisons,
 ): Promise<void> {
-  for (const glob of frozenGlobs(globs)) {
+  for (const glob of globs) {
     const isMatch = await makeMatcher([glob]);
     if (layers.some(({ before }) => isMatch(before.name)) || compared.some(({ name }) => isMatch(name)))
       continue;
