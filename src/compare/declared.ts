@@ -2,7 +2,7 @@ import { quote, UsageError } from '../errors.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
 import { splitPath } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
-import type { LearnedComparison, LearnedComparisons } from './compare-learned.js';
+import { isUnchanged, type LearnedComparison, type LearnedComparisons } from './compare-learned.js';
 import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
 
 /** The value of `frozen` that asserts what the file declares, instead of a glob. */
@@ -201,7 +201,7 @@ function describeModes(layers: readonly LayerComparison[], isFreezeKnown: boolea
 
 function describeIdleTraining(declared: Declared, compared: readonly LearnedComparison[]): readonly string[] {
   const trained = compared.filter((comparison) => declarationOf(comparison, declared)?.frozen === false);
-  const idle = trained.filter(({ equality }) => equality !== 'changed' && equality !== 'incomparable');
+  const idle = trained.filter(isUnchanged);
   const [first] = idle;
   const fact = first === undefined ? null : declarationOf(first, declared);
   if (fact === null || idle.length < MANY_TENSORS || 2 * idle.length < trained.length) return [];

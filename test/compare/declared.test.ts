@@ -204,7 +204,7 @@ describe('in a sentence', () => {
   test('many tensors that were trained, it is said, and did not change are worth a note', () => {
     const names = ['a', 'b', 'c', 'd', 'e'];
     const declared = declaredOf(Object.fromEntries(names.map((name) => [name, TRAINED])));
-    const learned = names.map((name) => learnedOf(name, name === 'e' ? 'changed' : 'equal'));
+    const learned = names.map((name) => learnedOf(name, name === 'e' ? 'changed' : 'exact'));
     expect(describe(declared, { learned })).toEqual([
       '4 of 5 tensors that after declares trained (optimizer state) did not change: were they frozen by other means, or not trained since before?',
     ]);
