@@ -91,7 +91,7 @@ describe('Markdown', () => {
     const report = makeHostileReport(names);
     expect(renderMarkdown(report).length).toBeLessThanOrEqual(MAX_COMMENT_LENGTH);
     expect(Buffer.byteLength(renderMarkdown(report, { all: true }))).toBeLessThanOrEqual(MAX_SUMMARY_LENGTH);
-  });
+  }, 60_000);
 
   test('shows a status column only with all layers', () => {
     const report = makeReport({
