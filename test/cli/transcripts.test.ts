@@ -81,7 +81,6 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
       'diff pairs/full-finetune/before.safetensors pairs/full-finetune/after.safetensors --frozen backbone.stem',
     ],
     ['declared', 'diff declared/before.pt declared/whole-module.pt'],
-    ['declared-json', 'diff declared/before.pt declared/requires-grad.pt --format json'],
     ['frozen-auto', 'diff declared/before.pt declared/frozen-yet-changed.pt --frozen auto'],
     ['frozen-auto-without-a-word', 'diff declared/before.pt declared/averaged-copy.pt --frozen auto'],
     ['min-shift', `diff ${LEAK} --min-shift 0.25`],
