@@ -1,0 +1,3 @@
+# for (call)
+# needs flax
+features = self.backbone(images, train=False)

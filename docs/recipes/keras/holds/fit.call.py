@@ -1,0 +1,3 @@
+# for (call)
+# needs keras
+features = self.backbone(images, training=False)

@@ -1,0 +1,5 @@
+# for model.train()
+# needs torch
+if epoch == 0:
+    model.backbone.eval()
+model.train()
