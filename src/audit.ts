@@ -146,6 +146,7 @@ export async function compareCheckpoints(
       ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
     ],
     declared,
+    notAudited: folded.onlyBefore.length,
     isAllowed: policy.isAllowed,
     unusedOptions: [
       ...(await findIdleAllows(options.allow ?? [], [...layers, ...folded.onlyBefore, ...folded.onlyAfter])),

@@ -70,13 +70,13 @@ echo 'pull request 3: the baseline is missing'
 pull_request unknown 2
 expect stderr '^bn-audit: models/gone.bn.safetensors: no such file'
 expect stderr '^::error .*models/gone.bn.safetensors: no such file'
-expect summary.md '^### ❌ Not audited'
+expect summary.md '^### ❌ Failed'
 
 echo 'all pull requests at once: what can be audited is, and the exit code is that of what cannot'
 : > summary.md
 status=0
 bn_audit diff --all-pairs > stdout 2> stderr || status=$?
 [ "$status" -eq 2 ] || fail "expected exit code 2, found $status"
-expect stdout '1 of 3 checkpoints with errors, 1 could not be audited'
+expect stdout '1 of 3 checkpoints drifted, 1 failed: it could not be audited'
 
 echo 'ok'

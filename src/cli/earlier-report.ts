@@ -7,7 +7,7 @@ import type { ReportFormat } from '../report/formats.js';
 const HEAD_BYTES = 4096;
 
 /** What a report calls its outcome. */
-const OUTCOME = '(?:Drifted|Failed|Clean|Warning|Healthy|Not audited)';
+const OUTCOME = '(?:Drifted|Failed|Clean|Unhealthy|Warning|Healthy|Not audited)';
 
 /** What annotations are titled, as properties write it. */
 const TITLES = [...Object.values(FINDING_TITLES), FAILURE_TITLE, 'bn-audit']

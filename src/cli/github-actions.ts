@@ -44,7 +44,7 @@ export async function announceFailure(
   ]);
   if (!isQuiet)
     terminal.writeError(writeCommand('error', { title: 'bn-audit could not do its work', message }));
-  appendJobSummary([`### ❌ Not audited\n\n${showCode(message, MAX_SHOWN_MESSAGE)}\n`], terminal);
+  appendJobSummary([`### ❌ Failed\n\n${showCode(message, MAX_SHOWN_MESSAGE)}\n`], terminal);
 }
 
 const MAX_SHOWN_MESSAGE = 1000;

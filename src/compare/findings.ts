@@ -15,6 +15,7 @@ export type FindingKind =
   | 'folded-scale-drift'
   | 'folded-bias-drift'
   | 'affine-frozen-drift'
+  | 'trained-norm-in-frozen'
   | 'batch-stats-while-frozen'
   | 'unpaired-layer'
   | 'frozen-weights-changed'
@@ -43,6 +44,7 @@ export const FINDING_TITLES: Readonly<Record<FindingKind, string>> = {
   'folded-scale-drift': 'A frozen convolution was rescaled per channel by folding',
   'folded-bias-drift': 'Only the bias that folding writes moved',
   'affine-frozen-drift': 'Affine frozen, statistics moved with what feeds the layer',
+  'trained-norm-in-frozen': 'The norm layer was trained, what feeds it was frozen',
   'batch-stats-while-frozen': 'The layer ran in training mode though its statistics stood still',
   'unpaired-layer': 'Only one checkpoint has the layer',
   'frozen-weights-changed': 'A tensor that must be frozen changed',
@@ -60,6 +62,7 @@ const LEVELS: Readonly<Record<FindingKind, FindingLevel>> = {
   'folded-scale-drift': 'error',
   'folded-bias-drift': 'error',
   'affine-frozen-drift': 'warning',
+  'trained-norm-in-frozen': 'warning',
   'batch-stats-while-frozen': 'warning',
   'unpaired-layer': 'warning',
   'frozen-weights-changed': 'error',
@@ -77,6 +80,7 @@ const ALLOWABLE: ReadonlySet<FindingKind> = new Set<FindingKind>([
   'folded-scale-drift',
   'folded-bias-drift',
   'affine-frozen-drift',
+  'trained-norm-in-frozen',
   'batch-stats-while-frozen',
   'unpaired-layer',
 ]);
@@ -93,10 +97,13 @@ export function isLeadingDrift({ kind, level }: Finding): boolean {
   return level === 'error' && DRIFT_KINDS.has(kind);
 }
 
-/** Whether a finding is drift that the user's policy accepts. */
+/** Whether a finding is drift, or a layer that moved with what it should not have, that the user's policy accepts. */
 export function isExcusedDrift({ kind, level }: Finding): boolean {
-  return level === 'note' && (DRIFT_KINDS.has(kind) || kind === 'stats-reset');
+  return level === 'note' && (DRIFT_KINDS.has(kind) || EXCUSED_KINDS.has(kind));
 }
+
+/** What else than drift is called accepted in an answer. */
+const EXCUSED_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>(['stats-reset', 'affine-frozen-drift']);
 
 /** Makes a finding with its kind's level and docs page. */
 export function makeFinding(
@@ -151,8 +158,9 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'trained':
       return policy.isFrozen(name)
         ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
-        : [];
+        : findTrainedInFrozen(layer);
     case 'held':
+      return policy.isFrozen(name) ? [] : findTrainedInFrozen(layer);
     case 'locked':
       return [];
     default:
@@ -192,6 +200,20 @@ function describeInsistedDrift(layer: LayerComparison): string {
 
 function describeAffineFrozen(layer: LayerComparison): string {
   return `${describeMove(layer)} with the trained weights that feed it, while its own weight and bias stayed frozen`;
+}
+
+/** Under `--frozen` its changed weight and bias are errors by themselves. */
+function findTrainedInFrozen(layer: LayerComparison): readonly Finding[] {
+  if (layer.affine !== 'changed' || layer.neighbours !== 'equal') return [];
+  const statistics =
+    layer.status === 'held' ? 'its statistics stood still' : `${describeMove(layer)} with them`;
+  return [
+    makeFinding(
+      'trained-norm-in-frozen',
+      layer.before.name,
+      `the weights that feed it are identical, but its own weight or bias was trained, and ${statistics}: the frozen part computes something else than before`,
+    ),
+  ];
 }
 
 function describeMove({ channels, channelsMoved, measures, batches }: LayerComparison): string {

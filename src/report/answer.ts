@@ -1,4 +1,5 @@
-import { FINDING_TITLES, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
+import { FINDING_TITLES, type Finding, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
+import { failUnreachable } from '../errors.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
@@ -11,9 +12,15 @@ import {
 } from './format-numbers.js';
 import type { InspectReport } from './inspect-report.js';
 
+/**
+ * What a report came to. Of audits it is the verdict of the JSON, where `failed` means that an audit could not be done;
+ * of inspections its health.
+ */
+export type Outcome = 'failed' | 'drifted' | 'unhealthy' | 'warned' | 'clean';
+
 /** What a report says first. */
 export interface Answer {
-  readonly outcome: 'drifted' | 'failed' | 'warned' | 'clean';
+  readonly outcome: Outcome;
   /** One word for the outcome; formats that shout write it in capitals. */
   readonly word: string;
   /** A clause without a full stop. */
@@ -38,13 +45,13 @@ function answerAudit(report: AuditReport, showName: ShowName): Answer {
       outcome: 'drifted',
       word: 'Drifted',
       headline: headlineOfDrift(report, showName),
-      explanation: explainDrift(report, drifted, showName),
+      explanation: explainDrift(report, showName),
     };
   }
   if (errors.length > 0) {
     return {
-      outcome: 'failed',
-      word: 'Failed',
+      outcome: 'drifted',
+      word: 'Drifted',
       headline: listKinds(errors),
       explanation: explainCounts(report),
     };
@@ -58,6 +65,11 @@ function answerAudit(report: AuditReport, showName: ShowName): Answer {
 }
 
 function headlineOfDrift(report: AuditReport, showName: ShowName): string {
+  const excuses = describeExcuses(report);
+  return `${nameDrift(report, showName)}${excuses === '' ? '' : ` (${countMoved(report)} moved${excuses})`}`;
+}
+
+function nameDrift(report: AuditReport, showName: ShowName): string {
   const modules = findModulesToFreeze(report).map((path) =>
     path === '' ? 'the whole model' : showName(path),
   );
@@ -80,20 +92,50 @@ export function isBiasOnly({ findings }: AuditReport): boolean {
   return findings.filter(isLeadingDrift).every(({ kind }) => kind === 'folded-bias-drift');
 }
 
-function explainDrift(report: AuditReport, drifted: ReadonlySet<string>, showName: ShowName): string {
-  const regions = report.regions.filter((region) => region.status === 'frozen' && region.drifted > 0);
+function explainDrift(report: AuditReport, showName: ShowName): string {
+  const regions = listDriftedRegions(report);
   const tensors = sum(regions.map(({ learned }) => learned.tensors));
   const values = sum(regions.map(({ learned }) => learned.elements));
-  const layers = report.layers.filter(({ name }) => drifted.has(name));
-  const all = Math.max(sum(regions.map((region) => region.layers)), layers.length);
+  const drifted = listLayersOf(report, isLeadingDrift);
   const identical =
     tensors === 0
       ? ''
       : `${formatCount(tensors)} of ${formatPlural(tensors, 'learned tensor')} (${formatMagnitude(values)} values) ${tensors === 1 ? 'is' : 'are'} identical, yet `;
-  const caveat = layers.some(({ via }) => via === 'folded')
+  const caveat = drifted.some(({ via }) => via === 'folded')
     ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
     : '';
-  return `${identical}${formatCount(layers.length)} of ${formatPlural(all, 'norm layer')} moved${describeBatches(report)}.${describeWorst(layers, showName)}${caveat}`;
+  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted, showName)}${caveat}`;
+}
+
+function listDriftedRegions({ regions }: AuditReport): AuditReport['regions'] {
+  return regions.filter(({ status, drifted }) => status === 'frozen' && drifted > 0);
+}
+
+/** The layers that some findings are about, those that only one checkpoint has left out. */
+function listLayersOf(
+  { layers, findings }: AuditReport,
+  isWanted: (finding: Finding) => boolean,
+): readonly AuditLayer[] {
+  const names = new Set(findings.filter(isWanted).map(({ layer }) => layer));
+  return layers.filter(({ name }) => names.has(name));
+}
+
+/** `8 of 8`: the layers whose drift stands or was accepted, of those in regions where any drifted. */
+function countMoved(report: AuditReport, noun?: string): string {
+  const moved = listLayersOf(report, (finding) => isLeadingDrift(finding) || isExcusedDrift(finding)).length;
+  const all = Math.max(sum(listDriftedRegions(report).map((region) => region.layers)), moved);
+  return `${formatCount(moved)} of ${noun === undefined ? formatCount(all) : formatPlural(all, noun)}`;
+}
+
+/** `, 2 allowed, 1 below --min-shift`: layers whose drift the user accepts; empty where there are none. */
+function describeExcuses(report: AuditReport): string {
+  const excused = listLayersOf(report, isExcusedDrift);
+  const allowed = excused.filter((layer) => layer.allowed).length;
+  const small = excused.length - allowed;
+  return [
+    allowed > 0 ? `, ${formatCount(allowed)} allowed` : '',
+    small > 0 ? `, ${formatCount(small)} below --min-shift` : '',
+  ].join('');
 }
 
 function describeWorst(layers: readonly AuditLayer[], showName: ShowName): string {
@@ -117,25 +159,38 @@ function describeBatches({ summary: { batches } }: AuditReport): string {
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
 }
 
-function headlineOfClean({ summary, findings, layers }: AuditReport): string {
-  const { byStatus } = summary;
-  const excused = new Set(findings.filter(isExcusedDrift).map(({ layer }) => layer)).size;
-  if (excused > 0) return `no drift beyond what was accepted (${formatPlural(excused, 'layer')} excused)`;
-  const warnings = findings.filter(({ level }) => level === 'warning');
-  const unpaired = warnings.filter(({ kind }) => kind === 'unpaired-layer').length;
-  if (unpaired > 0)
-    return `no error in ${formatCount(summary.layers)} of ${formatPlural(summary.layers + unpaired, 'norm layer')}; the ${unpaired === 1 ? 'other was' : 'others were'} not audited`;
+function headlineOfClean(report: AuditReport): string {
+  const { layers, notAudited } = report.summary;
+  const claim = claimClean(report);
+  return notAudited === 0
+    ? claim
+    : `${claim}; ${formatCount(notAudited)} of ${formatPlural(layers + notAudited, 'norm layer')} ${notAudited === 1 ? 'was' : 'were'} not audited`;
+}
+
+/** What is true of the layers that were audited. */
+function claimClean(report: AuditReport): string {
+  const { byStatus, layers, learned, notAudited } = report.summary;
+  if (listLayersOf(report, isExcusedDrift).length > 0)
+    return `no drift beyond what was accepted: ${countMoved(report, 'norm layer')} moved${describeExcuses(report)}`;
+  const warnings = report.findings.filter(
+    ({ kind, level }) => level === 'warning' && kind !== 'unpaired-layer',
+  );
   if (warnings.length > 0)
     return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listKinds(warnings)}`;
-  if (byStatus.locked === summary.layers) {
-    const isHidden = layers.some(({ channelsHidden }) => channelsHidden !== undefined);
-    return `every norm layer stood still${isHidden ? ', as far as folding shows it' : ''}`;
+  if (byStatus.locked === layers) {
+    const isHidden = report.layers.some(({ channelsHidden }) => channelsHidden !== undefined);
+    return `every ${notAudited > 0 ? 'audited ' : ''}norm layer stood still${isHidden ? ', as far as folding shows it' : ''}`;
   }
-  if (byStatus.trained === summary.layers) return 'nothing was frozen: statistics moved with the weights';
+  if (byStatus.trained === layers) {
+    const subject =
+      learned.changed === learned.compared ? 'nothing was frozen' : 'every norm layer was trained';
+    return `${subject}: statistics moved with the weights`;
+  }
   return 'no frozen layer’s statistics moved';
 }
 
-function explainCounts({ summary: { byStatus, layers, learned } }: AuditReport): string {
+function explainCounts(report: AuditReport): string {
+  const { byStatus, layers, learned } = report.summary;
   const statuses = Object.entries(byStatus)
     .filter(([, count]) => count > 0)
     .map(([status, count]) => `${formatCount(count)} ${status}`)
@@ -147,20 +202,27 @@ function explainCounts({ summary: { byStatus, layers, learned } }: AuditReport):
   return `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
 }
 
-function answerInspection({ findings, layers }: InspectReport): Answer {
+function answerInspection({ health, findings, layers }: InspectReport): Answer {
   const serious = findings.filter(({ level }) => level !== 'note');
-  const explanation = `${formatPlural(layers.length, 'norm layer')}, ${formatCount(new Set(serious.map(({ layer }) => layer)).size)} with an error or a warning.`;
-  if (serious.some(({ level }) => level === 'error')) {
-    return {
-      outcome: 'failed',
-      word: 'Failed',
-      headline: listKinds(serious.filter(({ level }) => level === 'error')),
-      explanation,
-    };
+  const concerned = new Set(serious.map(({ layer }) => layer)).size;
+  const explanation = `${formatPlural(layers.length, 'norm layer')}, ${concerned === 0 ? 'none' : formatCount(concerned)} with an error or a warning.`;
+  const listed = (level: Finding['level']) => listKinds(serious.filter((finding) => finding.level === level));
+  switch (health) {
+    case 'unhealthy':
+      return { outcome: 'unhealthy', word: 'Unhealthy', headline: listed('error'), explanation };
+    case 'warning':
+      return { outcome: 'warned', word: 'Warning', headline: listed('warning'), explanation };
+    case 'healthy':
+      return { outcome: 'clean', word: 'Healthy', headline: describeHealth(layers.length), explanation };
+    default:
+      return failUnreachable(health);
   }
-  if (serious.length > 0)
-    return { outcome: 'warned', word: 'Warning', headline: listKinds(serious), explanation };
-  return { outcome: 'clean', word: 'Healthy', headline: 'all running statistics are finite', explanation };
+}
+
+function describeHealth(layers: number): string {
+  return layers === 0
+    ? 'no running statistics are in the file: norm layers were folded away'
+    : 'all running statistics are finite';
 }
 
 function listNames(names: readonly string[]): string {

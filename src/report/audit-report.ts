@@ -96,6 +96,8 @@ export interface AuditReport {
   readonly summary: {
     readonly layers: number;
     readonly byStatus: Readonly<Record<LayerStatus, number>>;
+    /** Norm layers of before that go with none of after, so that they were not audited. */
+    readonly notAudited: number;
     /** Smallest and largest move of the batch count, over the drifted layers, or over all where none drifted. */
     readonly batches: { readonly min: Count; readonly max: Count } | null;
     /** The drifted layer whose output moves most. */
@@ -136,6 +138,8 @@ export interface AuditResults {
   readonly findings: readonly Finding[];
   readonly declared: Declared;
   readonly isAllowed: (layer: string) => boolean;
+  /** Norm layers of before that go with none of after. */
+  readonly notAudited: number;
   /** Options that meant nothing in these checkpoints, as sentences. */
   readonly unusedOptions: readonly string[];
 }
@@ -158,6 +162,7 @@ export function buildReport(results: AuditResults): AuditReport {
     summary: {
       layers: layers.length,
       byStatus: countByStatus(layers),
+      notAudited: results.notAudited,
       batches: findBatchRange(layers),
       worst: findWorst(layers),
       learned: summarizeLearned(results.learned),

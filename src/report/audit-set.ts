@@ -94,15 +94,16 @@ export function getCommonBefore({ reports, failures }: AuditSet): string | null 
   return befores.every((before) => before === first) ? first : null;
 }
 
-/** What the audits came to, in a sentence: `1 of 3 checkpoints drifted, 1 could not be audited.` */
+/** What the audits came to, in a sentence: `1 of 3 checkpoints drifted, 1 failed: it could not be audited.` */
 export function countOutcomes({ reports, failures }: AuditSet): string {
   const total = formatPlural(reports.length + failures.length, 'checkpoint');
   const drifted = reports.filter(({ verdict }) => verdict === 'drifted').length;
+  const failed = failures.length;
   const parts = [
-    drifted > 0 ? `${formatCount(drifted)} of ${total} with errors` : null,
-    failures.length > 0
-      ? `${formatCount(failures.length)}${drifted > 0 ? '' : ` of ${total}`} could not be audited`
+    drifted > 0 ? `${formatCount(drifted)} of ${total} drifted` : null,
+    failed > 0
+      ? `${formatCount(failed)}${drifted > 0 ? '' : ` of ${total}`} failed: ${failed === 1 ? 'it' : 'they'} could not be audited`
       : null,
   ].filter((part) => part !== null);
-  return parts.length > 0 ? `${parts.join(', ')}.` : `${total}, none with an error.`;
+  return parts.length > 0 ? `${parts.join(', ')}.` : `${total}, all clean.`;
 }

@@ -55,6 +55,12 @@ export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
     remedy:
       'If the layer was meant to be frozen, put it in evaluation mode; if not, train its affine as well, or accept it with --allow.',
   },
+  'trained-norm-in-frozen': {
+    meaning:
+      'The weights that feed the layer are identical in both checkpoints, while its own weight or bias was trained: convolutions were frozen, norm layers were not, as Lightning’s BackboneFinetuning and fastai do by default. What the frozen part computes has changed.',
+    remedy:
+      'If the whole part was meant to be frozen, set requires_grad=False on all of its parameters and put it in evaluation mode after every model.train(); if not, accept it with --allow.',
+  },
   'batch-stats-while-frozen': {
     meaning:
       'The batch count moved while the statistics stood still: in training the layer normalised by the statistics of each batch, and in evaluation it will not.',

@@ -31,6 +31,8 @@ export interface InspectLayer {
 export interface InspectReport {
   readonly schemaVersion: 1;
   readonly tool: { readonly name: string; readonly version: string };
+  /** The level of the worst finding: "unhealthy" exactly when one is an error. */
+  readonly health: 'healthy' | 'warning' | 'unhealthy';
   readonly checkpoint: CheckpointSummary;
   readonly layers: readonly InspectLayer[];
   readonly findings: readonly Finding[];
@@ -43,9 +45,11 @@ export function buildInspectReport(
   examined: readonly LayerExamination[],
   { learned, folded }: { learned: number; folded: number },
 ): InspectReport {
+  const findings = examined.flatMap((layer) => layer.findings);
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
+    health: findHealth(findings),
     checkpoint: {
       path: checkpoint.path,
       format: checkpoint.format,
@@ -54,9 +58,14 @@ export function buildInspectReport(
       learned,
     },
     layers: examined.map(toInspectLayer),
-    findings: examined.flatMap(({ findings }) => findings),
+    findings,
     warnings: [...checkpoint.warnings, ...(folded === 0 ? [] : [describeFolding(folded)])],
   };
+}
+
+function findHealth(findings: readonly Finding[]): InspectReport['health'] {
+  if (findings.some(({ level }) => level === 'error')) return 'unhealthy';
+  return findings.some(({ level }) => level === 'warning') ? 'warning' : 'healthy';
 }
 
 /** What an audit of a file with folded norm layers can and cannot tell. */

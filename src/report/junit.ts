@@ -64,11 +64,16 @@ function describeSuite(report: AnyReport): Suite {
   return { tests: cases.length, failures, errors: 0, lines };
 }
 
-function describeFailedSuite(tool: string, { after, message, hint, code }: AuditFailure): Suite {
+function describeFailedSuite(tool: string, { before, after, message, hint, code }: AuditFailure): Suite {
   const path = escapeXml(showSafely(after, MAX_NAME_LENGTH));
   const show = (text: string) => escapeXml(showMessage(text, MAX_MESSAGE_LENGTH));
   const lines = [
     `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
+    ...writeProperties([
+      ['verdict', 'failed'],
+      ['before', before],
+      ['after', after],
+    ]),
     `    <testcase name="${path}" classname="(checkpoint)" time="0">`,
     `      <error message="${show(message)}" type="${code}">${show(hint ?? FAILURE_TITLE)}</error>`,
     '    </testcase>',
@@ -103,7 +108,14 @@ function renderProperties(report: AnyReport): readonly string[] {
         ['before', report.before.path],
         ['after', report.after.path],
       ]
-    : [['checkpoint', report.checkpoint.path]];
+    : [
+        ['health', report.health],
+        ['checkpoint', report.checkpoint.path],
+      ];
+  return writeProperties(properties);
+}
+
+function writeProperties(properties: readonly (readonly string[])[]): readonly string[] {
   return [
     '    <properties>',
     ...properties.map(

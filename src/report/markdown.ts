@@ -1,6 +1,6 @@
 import { FINDING_TITLES, type Finding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type Answer, describeAnswer } from './answer.js';
+import { describeAnswer, type Outcome } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
 import {
@@ -46,9 +46,10 @@ const MAX_MESSAGE_LENGTH = 400;
 const MAX_MODULE_LENGTH = 300;
 
 /** What stands before an outcome's word. */
-export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: '❌',
+export const OUTCOME_SIGNS: Readonly<Record<Outcome, string>> = {
   failed: '❌',
+  drifted: '❌',
+  unhealthy: '❌',
   warned: '⚠️',
   clean: '✅',
 };

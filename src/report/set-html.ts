@@ -60,7 +60,7 @@ ${worst === null ? null : renderAdvice(worst)}
 const WORDS: Readonly<Record<AuditSet['verdict'], string>> = {
   clean: 'Clean',
   drifted: 'Drifted',
-  failed: 'Not all audited',
+  failed: 'Failed',
 };
 
 function renderSetAnswer(set: AuditSet, worst: AuditReport | null): Markup {
@@ -81,10 +81,10 @@ function renderWorst(report: AuditReport): Markup {
 
 function listFigures({ reports, failures }: AuditSet, worst: AuditReport | null): readonly Figure[] {
   const count = reports.length + failures.length;
-  const withErrors = reports.filter(({ verdict }) => verdict === 'drifted').length;
+  const drifted = reports.filter(({ verdict }) => verdict === 'drifted').length;
   return [
-    ['With errors', formatCount(withErrors), `of ${formatPlural(count, 'checkpoint')}`],
-    ['Not audited', formatCount(failures.length), `of ${formatPlural(count, 'checkpoint')}`],
+    [WORDS.drifted, formatCount(drifted), `of ${formatPlural(count, 'checkpoint')}`],
+    [WORDS.failed, formatCount(failures.length), `of ${formatPlural(count, 'checkpoint')}: not audited`],
     [
       'Worst output shift',
       worst?.summary.worst == null ? '–' : formatMeasure(worst.summary.worst.outputShift),
@@ -117,7 +117,7 @@ function finiteShift(report: AuditReport): number {
 
 function renderFailure({ before, after, message, hint }: AuditFailure, isBeforeShown: boolean): Markup {
   return html`<div class="panel audit failed">
-<div class="row">${renderVerdict('failed', 'Not audited')}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
+<div class="row">${renderVerdict('failed', WORDS.failed)}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
 <p>${showMessage(message, MAX_MESSAGE_LENGTH)}</p>
 ${hint === null ? null : html`<p class="faint">${showMessage(hint, MAX_MESSAGE_LENGTH)}</p>`}
 </div>

@@ -23,7 +23,7 @@ const MAX_MESSAGE_LENGTH = 400;
  */
 export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}): string {
   const limit = options.all === true ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
-  const sign = set.verdict === 'clean' ? '✅' : '❌';
+  const sign = OUTCOME_SIGNS[set.verdict];
   const before = getCommonBefore(set);
   const head = [
     `### ${sign} ${countOutcomes(set)}`,
@@ -61,7 +61,7 @@ function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): re
     isBeforeShown ? `${showCode(before)} → ${showCode(after)}` : showCode(after);
   const rows = [
     ...failures.map(({ before, after, message }) => [
-      '❌ Not audited',
+      `${OUTCOME_SIGNS.failed} Failed`,
       name(before, after),
       showCode(message, MAX_MESSAGE_LENGTH),
     ]),

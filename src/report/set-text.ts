@@ -77,7 +77,7 @@ function describeReport(report: AuditReport, name: string): Row {
 
 function describeFailure({ message, hint }: AuditFailure, name: string): Row {
   const reason = hint === null ? message : `${message}. ${hint}`;
-  return { word: '✖ not audited', tone: 'error', name, reason: escapeControls(reason) };
+  return { word: '✖ failed', tone: 'error', name, reason: escapeControls(reason) };
 }
 
 /** The reason stands in the line where it fits, else in lines of its own. */

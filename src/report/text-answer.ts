@@ -1,11 +1,12 @@
-import { type Answer, describeAnswer } from './answer.js';
-import type { AuditReport } from './audit-report.js';
+import { describeAnswer, type Outcome } from './answer.js';
+import type { AnyReport } from './any-report.js';
 import { showName, type TextLayout, type Tone, wrapText } from './text-layout.js';
 
 /** The sign and the colour of an outcome. */
-export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: string, tone: Tone]>> = {
-  drifted: ['✖', 'error'],
+export const OUTCOME_SIGNS: Readonly<Record<Outcome, readonly [sign: string, tone: Tone]>> = {
   failed: ['✖', 'error'],
+  drifted: ['✖', 'error'],
+  unhealthy: ['✖', 'error'],
   warned: ['!', 'warning'],
   clean: ['✔', 'good'],
 };
@@ -13,8 +14,8 @@ export const OUTCOME_SIGNS: Readonly<Record<Answer['outcome'], readonly [sign: s
 /** Names in the answer's sentences are cut to this many characters. */
 const NAME_WIDTH = 50;
 
-/** The answer of an audit: a headline, and a few lines that a human can act on. */
-export function renderAnswer(report: AuditReport, { paint, width }: TextLayout): readonly string[] {
+/** The answer of a report: a headline, and a few lines that a human can act on. */
+export function renderAnswer(report: AnyReport, { paint, width }: TextLayout): readonly string[] {
   const { outcome, word, headline, explanation } = describeAnswer(report, (name) =>
     showName(name, NAME_WIDTH),
   );

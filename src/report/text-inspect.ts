@@ -1,7 +1,8 @@
 import { groupNotes } from './audit-report.js';
-import { formatCount, formatOptional, formatPlural } from './format-numbers.js';
+import { formatCount, formatOptional } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
 import { layOutCheckpoints, renderWarnings } from './text.js';
+import { renderAnswer } from './text-answer.js';
 import { renderFindingGroups, renderPages } from './text-findings.js';
 import {
   chooseLayout,
@@ -10,7 +11,6 @@ import {
   NO_VALUE,
   showName,
   type TableColumn,
-  type TextLayout,
   type TextOptions,
 } from './text-layout.js';
 
@@ -25,6 +25,7 @@ export function renderInspectText(report: InspectReport, options: TextOptions = 
   const more = report.layers.length - shown.length;
   return joinBlocks([
     layOutCheckpoints([['checkpoint', report.checkpoint]], layout),
+    renderAnswer(report, layout),
     shown.length === 0
       ? []
       : [
@@ -33,7 +34,6 @@ export function renderInspectText(report: InspectReport, options: TextOptions = 
           ...(more > 0 ? [layout.paint('faint', `… ${formatCount(more)} more layers (--all)`)] : []),
         ],
     ...renderFindingGroups(report.findings, layout),
-    renderHealth(report, layout),
     renderWarnings([...report.warnings, ...groupNotes(report.layers)], layout),
     renderPages(report.findings, layout),
   ]);
@@ -63,11 +63,3 @@ const COLUMNS: readonly TableColumn<InspectLayer>[] = [
   { title: 'mode', align: 'left', cell: ({ mode }) => (mode === 'unknown' ? NO_VALUE : mode) },
   { title: 'status', align: 'left', cell: ({ status }) => status },
 ];
-
-/** One line of relief where nothing was found. */
-function renderHealth({ findings, layers }: InspectReport, { paint }: TextLayout): readonly string[] {
-  if (findings.length > 0 || layers.length === 0) return [];
-  return [
-    `${paint('good', '✔ healthy')}  ${formatPlural(layers.length, 'norm layer')}, all statistics finite`,
-  ];
-}

@@ -62,7 +62,7 @@ describe('under GitHub Actions', () => {
   test('--quiet says what could not be audited in one line, without an annotation', async () => {
     const { stdout, stderr, summary } = await runInJob(['diff', 'gone.pt', BEFORE, '-qf', 'json']);
     expect({ stdout, stderr }).toEqual({ stdout: '', stderr: 'bn-audit: gone.pt: no such file\n' });
-    expect(summary).toMatch(/^### ❌ Not audited/);
+    expect(summary).toMatch(/^### ❌ Failed/);
   });
 
   test('--no-ci switches both off', async () => {
@@ -80,7 +80,7 @@ describe('under GitHub Actions', () => {
         message: 'gone.pt: no such file',
       },
     ]);
-    expect(summary).toBe('### ❌ Not audited\n\n`gone.pt: no such file`\n');
+    expect(summary).toBe('### ❌ Failed\n\n`gone.pt: no such file`\n');
     const silent = await runInJob(['diff', 'gone.pt', BEFORE, '--no-ci']);
     expect([silent.annotations, silent.summary]).toEqual([[], '']);
   });
@@ -89,7 +89,7 @@ describe('under GitHub Actions', () => {
     const { annotations, summary } = await runInJob([...LEAK, 'gone.pt', BEFORE]);
     expect(annotations).toHaveLength(9);
     expect(annotations[0]?.properties['file']).toBe('gone.pt');
-    expect(summary).toMatch(/^### ❌ 1 of 3 checkpoints with errors, 1 could not be audited\./);
+    expect(summary).toMatch(/^### ❌ 1 of 3 checkpoints drifted, 1 failed: it could not be audited\./);
   });
 
   test('files are named from the root of the checkout', async () => {

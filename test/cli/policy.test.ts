@@ -147,8 +147,8 @@ describe('pairs', () => {
   test('all run with --all-pairs: one that cannot be audited does not stop the others', async () => {
     const { stdout, exitCode } = await runCli(['diff', '--all-pairs'], withPolicy({ pairs }));
     expect(exitCode).toBe(2);
-    expect(stdout).toContain('✖ not audited  gone.pt → gone2.pt');
-    expect(stdout).toContain('1 of 3 checkpoints with errors, 1 could not be audited.');
+    expect(stdout).toContain('✖ failed   gone.pt → gone2.pt');
+    expect(stdout).toContain('1 of 3 checkpoints drifted, 1 failed: it could not be audited.');
   });
 
   test('may have a level of their own', async () => {

@@ -21,7 +21,7 @@ describe('several checkpoints after', () => {
     const args = ['diff', BEFORE, 'broken.pt', DRIFTED, BEFORE];
     const { stdout, stderr, exitCode } = await runCli(args, workspace);
     expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 2 });
-    expect(stdout).toContain('1 of 3 checkpoints with errors, 1 could not be audited.');
+    expect(stdout).toContain('1 of 3 checkpoints drifted, 1 failed: it could not be audited.');
     const json = JSON.parse((await runCli([...args, '--format', 'json'], workspace)).stdout);
     expect(json).toMatchObject({ schemaVersion: 1, verdict: 'failed', failures: [{ after: 'broken.pt' }] });
     expect(json.reports.map(({ verdict }: { verdict: string }) => verdict)).toEqual(['drifted', 'clean']);

@@ -45,6 +45,7 @@ describe('every kind', () => {
     ['folded-scale-drift', 'error'],
     ['folded-bias-drift', 'error'],
     ['affine-frozen-drift', 'warning'],
+    ['trained-norm-in-frozen', 'warning'],
     ['batch-stats-while-frozen', 'warning'],
     ['unpaired-layer', 'warning'],
     ['frozen-weights-changed', 'error'],
@@ -95,6 +96,28 @@ describe('other statuses', () => {
 
   test('a trained layer is none', () => {
     expect(findingsOf({ status: 'trained' })).toEqual([]);
+  });
+
+  test('a layer that was trained behind weights that did not change is a warning', () => {
+    const findings = findingsOf({ status: 'trained', affine: 'changed' });
+    expect(kindsOf(findings)).toEqual(['warning trained-norm-in-frozen']);
+    expect(messageOf(findings)).toBe(
+      'the weights that feed it are identical, but its own weight or bias was trained, and the running statistics of 2 of 2 channels moved (mean by 0.250 σ rms, output by 0.375 of its size) after 12 training-mode batches with them: the frozen part computes something else than before',
+    );
+  });
+
+  test('so it is where its statistics stood still', () => {
+    const findings = findingsOf({ status: 'held', affine: 'changed', batches: 0n, channelsMoved: 0 });
+    expect(kindsOf(findings)).toEqual(['warning trained-norm-in-frozen']);
+    expect(messageOf(findings)).toContain('was trained, and its statistics stood still:');
+  });
+
+  test.each<Partial<LayerComparison>>([
+    { affine: 'changed', neighbours: 'changed' },
+    { affine: 'changed', neighbours: 'none' },
+    { affine: 'none', neighbours: 'equal' },
+  ])('a trained layer with %j is none', (relations) => {
+    expect(findingsOf({ status: 'trained', ...relations })).toEqual([]);
   });
 
   test('an affine-frozen layer is a warning', () => {
@@ -182,6 +205,14 @@ describe('--frozen', () => {
     expect(messageOf(findings)).toMatch(/, although --frozen says that it must not$/);
   });
 
+  test.each(['trained', 'held'] as const)(
+    'leaves the weight and bias of a %s layer to the findings about weights',
+    (status) => {
+      const findings = findingsOf({ status, affine: 'changed', batches: null }, { frozen: ['backbone'] });
+      expect(kindsOf(findings)).not.toContain('warning trained-norm-in-frozen');
+    },
+  );
+
   test('says nothing of layers elsewhere', () => {
     expect(findingsOf({ status: 'trained' }, { frozen: ['head'] })).toEqual([]);
   });
@@ -197,6 +228,7 @@ describe('--allow', () => {
     ['stats-reset', { status: 'trained', isReset: true }],
     ['folded-bias-drift', { status: 'ambiguous' }],
     ['affine-frozen-drift', { status: 'affine-frozen' }],
+    ['trained-norm-in-frozen', { status: 'trained', affine: 'changed' }],
     ['batch-stats-while-frozen', { status: 'locked' }],
   ];
 

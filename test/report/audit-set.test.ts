@@ -83,9 +83,9 @@ describe('several audits', () => {
     const text = render(set);
     expect(text).toMatch(/^before {2}runs\/base\.pt\n/);
     expect(text).toMatch(/^✖ drifted .* runs\/1\.pt/m);
-    expect(text).toMatch(/^✖ not audited {2}runs\/broken\.pt\n.*expected 8 bytes/m);
+    expect(text).toMatch(/^✖ failed {3}runs\/broken\.pt\n.*expected 8 bytes/m);
     expect(text).toMatch(/^✔ clean .* runs\/tuned\.pt/m);
-    expect(text).toContain('2 of 4 checkpoints with errors, 1 could not be audited.');
+    expect(text).toContain('2 of 4 checkpoints drifted, 1 failed: it could not be audited.');
     expect(text.match(/✖ DRIFTED/g)).toHaveLength(1);
     expect(text).toMatch(/^── runs\/2\.pt ─+$/m);
     for (const line of text.split('\n')) expect([...line].length).toBeLessThanOrEqual(80);
@@ -105,8 +105,8 @@ describe('several audits', () => {
 
   test('as Markdown are a table, what failed first, and the report of the worst', () => {
     const text = render(set, { format: 'markdown' });
-    expect(text).toMatch(/^### ❌ 2 of 4 checkpoints with errors, 1 could not be audited\.\n/);
-    expect(text.indexOf('Not audited')).toBeLessThan(text.indexOf('Drifted'));
+    expect(text).toMatch(/^### ❌ 2 of 4 checkpoints drifted, 1 failed: it could not be audited\.\n/);
+    expect(text.indexOf('Failed')).toBeLessThan(text.indexOf('Drifted'));
     expect(text.match(/^### /gm)).toHaveLength(2);
   });
 
@@ -181,11 +181,13 @@ describe('several audits', () => {
 
   test('as HTML are one page: the answer, then a row each, what failed first', () => {
     const page = render(set, { format: 'html' });
-    expect(page).toContain('<h1 id="headline">2 of 4 checkpoints with errors, 1 could not be audited</h1>');
+    expect(page).toContain(
+      '<h1 id="headline">2 of 4 checkpoints drifted, 1 failed: it could not be audited</h1>',
+    );
     expect(page).toContain('The worst is <bdi class="path">runs/2.pt</bdi>');
     const rows = page.match(/<(?:summary|div) class="row">.*/g) ?? [];
     expect(rows.map((row) => />([\w ]+)<\/span><span class="which">/.exec(row)?.[1])).toEqual([
-      'Not audited',
+      'Failed',
       'Drifted',
       'Drifted',
       'Clean',

@@ -272,7 +272,7 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     test('reads without scripts', async () => {
       const { page } = await openReport(SET, { javaScriptEnabled: false });
       expect(await page.locator('h1').textContent()).toBe(
-        '1 of 3 checkpoints with errors, 1 could not be audited',
+        '1 of 3 checkpoints drifted, 1 failed: it could not be audited',
       );
       expect(await page.locator('.audit').count()).toBe(3);
     });

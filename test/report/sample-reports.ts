@@ -46,10 +46,21 @@ export interface ReportParts {
   readonly regions?: AuditReport['regions'];
   readonly warnings?: readonly string[];
   readonly paths?: readonly [before: string, after: string];
+  readonly notAudited?: number;
+  /** All that both checkpoints have are equal unless given. */
+  readonly learned?: { readonly equal: number; readonly changed: number };
 }
 
 /** A report of the layers: findings are those of the drifted ones unless given. */
-export function makeReport({ layers, findings, regions, warnings, paths }: ReportParts): AuditReport {
+export function makeReport({
+  layers,
+  findings,
+  regions,
+  warnings,
+  paths,
+  notAudited,
+  learned,
+}: ReportParts): AuditReport {
   const drifted = layers.filter(({ status }) => status === 'drifted');
   const found =
     findings ??
@@ -76,6 +87,7 @@ export function makeReport({ layers, findings, regions, warnings, paths }: Repor
     summary: {
       layers: layers.length,
       byStatus,
+      notAudited: notAudited ?? 0,
       batches: drifted.length > 0 ? { min: 1250, max: 1250 } : null,
       worst: worst === undefined ? null : { layer: worst.name, outputShift: worst.outputShift ?? 0 },
       learned: {
@@ -83,6 +95,7 @@ export function makeReport({ layers, findings, regions, warnings, paths }: Repor
         equal: layers.length * 3,
         rounded: 0,
         changed: 0,
+        ...learned,
         incomparable: 0,
         onlyBefore: 0,
         onlyAfter: 0,
@@ -366,6 +379,7 @@ export function makeInspectReport(names: readonly string[] = ['stem.bn', 'head.b
   return {
     schemaVersion: 1,
     tool: { name: 'bn-audit', version: '0.0.0' },
+    health: names.length > 1 ? 'unhealthy' : 'healthy',
     checkpoint: {
       path: names[0] ?? 'model.onnx',
       format: 'ONNX',

@@ -16,22 +16,25 @@ test('a healthy checkpoint', async () => {
   ).toMatchInlineSnapshot(`
     "checkpoint  model.safetensors  safetensors, 2 norm layers, 5 learned tensors
 
+    ✔ HEALTHY  all running statistics are finite
+      2 norm layers, none with an error or a warning.
+
     layer  ch  mean rms  variance  batches  status
     bn1     2     0.395      2.00       10  ok
     bn2     2      1.58      2.00    1,250  ok
-
-    ✔ healthy  2 norm layers, all statistics finite
     "
   `);
 });
 
-test('what is wrong stands below the table', async () => {
+test('what is wrong stands in the answer and below the table', async () => {
   const text = renderInspectText(
     await inspectTensors(['bn1', { mean: [Number.NaN, 0] }], ['bn2', { mean: [0, 0], variance: [1, 1] }]),
   );
   expect(text).toMatch(/\n✖ error {2}Statistics are NaN, infinite or negative/);
   expect(text).toMatch(/\n· note {2}Statistics were never updated/);
-  expect(text).not.toContain('healthy');
+  expect(text).toMatch(
+    /\n✖ UNHEALTHY {2}statistics are NaN, infinite or negative\n {2}2 norm layers, 1 with an/,
+  );
 });
 
 test('beyond sixty layers the rest is counted, until --all', async () => {

@@ -51,14 +51,17 @@ describe('the answer comes first', () => {
   });
 
   test('clean: nothing was frozen', () => {
-    const report = makeReport({ layers: [makeLayer('bn', { status: 'trained' })] });
+    const report = makeReport({
+      layers: [makeLayer('bn', { status: 'trained' })],
+      learned: { equal: 0, changed: 3 },
+    });
     expect(blocksOf(report)[1]).toContain('✔ CLEAN  nothing was frozen: statistics moved with the weights');
   });
 
-  test('failed: another error than drift', () => {
+  test('drifted as well: another error than drift, as in the JSON', () => {
     const layers = [makeLayer('bn', { status: 'invalid', outputShift: null })];
     const report = makeReport({ layers, findings: [makeFinding('invalid-stats', 'bn', 'it is NaN')] });
-    expect(blocksOf(report)[1]).toMatch(/^✖ FAILED {2}statistics are NaN, infinite or negative\n/);
+    expect(blocksOf(report)[1]).toMatch(/^✖ DRIFTED {2}statistics are NaN, infinite or negative\n/);
   });
 
   test('after what was audited: path, format and contents of both', () => {

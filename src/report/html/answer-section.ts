@@ -1,13 +1,14 @@
 import { LAYER_STATUSES } from '../../compare/status.js';
-import type { Answer } from '../answer.js';
+import type { Answer, Outcome } from '../answer.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditReport, CheckpointSummary } from '../audit-report.js';
 import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import { html, type Markup, markNames } from './markup.js';
 
-const ICONS: Readonly<Record<Answer['outcome'], string>> = {
-  drifted: 'M6 6l8 8M14 6l-8 8',
+const ICONS: Readonly<Record<Outcome, string>> = {
   failed: 'M6 6l8 8M14 6l-8 8',
+  drifted: 'M6 6l8 8M14 6l-8 8',
+  unhealthy: 'M6 6l8 8M14 6l-8 8',
   warned: 'M10 5v6M10 14.5v.1',
   clean: 'M5.5 10.5l3 3 6-7',
 };
@@ -30,7 +31,7 @@ ${
 }
 
 /** A word for the outcome, with a sign that says the same. */
-export function renderVerdict(outcome: Answer['outcome'], word: string): Markup {
+export function renderVerdict(outcome: Outcome, word: string): Markup {
   return html`<span class="verdict"><svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9"/><path d="${ICONS[outcome]}"/></svg>${word}</span>`;
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Answer } from '../answer.js';
+import type { Outcome } from '../answer.js';
 import { html, type Markup, trustMarkup } from './markup.js';
 
 /** What makes a page of its own. */
@@ -65,7 +65,7 @@ function hashSource(text: string): string {
 /** The bar on top: the program's mark in the colour of the outcome, and links to the page's sections. */
 export function renderTop(
   tool: DocumentParts['tool'],
-  outcome: Answer['outcome'],
+  outcome: Outcome,
   links: readonly (readonly [id: string, title: string])[],
 ): Markup {
   return html`<header class="top">
