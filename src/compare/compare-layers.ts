@@ -1,9 +1,10 @@
-import { bitsOf, decodeFloats, isFloatingPoint } from '../checkpoint/dtype.js';
+import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { FileWork } from '../io/file-order.js';
 import type { LinearLayer } from '../norm/linear-layers.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
+import { type BatchCount, type CauseEvidence, type DriftCause, decideCause } from './drift-cause.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
 import { compareRounded, type RoundingEvidence } from './rounding.js';
 import {
@@ -53,8 +54,10 @@ export interface LayerComparison {
   readonly channelsHidden?: number | undefined;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
-  /** Batch count of after less that of before; null where either has none. */
+  /** Batch count of after less that of before; null where either has none, or an average. */
   readonly batches: bigint | null;
+  /** What statistics and counts together tell of the layer's past; null where they tell nothing. */
+  readonly cause: DriftCause | null;
   /** Null where there are no statistics to measure. */
   readonly measures: Measures | null;
   /** Whether after holds initial values and before does not, under an affine that was trained. */
@@ -106,7 +109,7 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
 interface LayerReading {
   readonly pair: LayerPair;
   readonly options: LayerOptions;
-  readonly batches: bigint | null;
+  readonly counts: BatchCounts;
   readonly before: LayerVectors;
   readonly after: LayerVectors;
 }
@@ -115,14 +118,14 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
   return {
     pair,
     options,
-    batches: await countBatches(pair),
+    counts: await readBatchCounts(pair),
     before: await readVectors(pair.before),
     after: await readVectors(pair.after),
   };
 }
 
 function concludeLayers(
-  { pair, options, batches, before, after }: LayerReading,
+  { pair, options, counts, before, after }: LayerReading,
   learned: LearnedComparisons,
 ): LayerComparison {
   const feeds = relateNeighbours(pair, learned);
@@ -135,32 +138,43 @@ function concludeLayers(
     neighbours: feeds.relation,
     channels: pair.before.channels || pair.after.channels,
     ...chooseEpsilon(pair.before, pair.after, options.epsilon),
-    batches,
+    batches: subtractCounts(counts),
   };
   if (!hasStatistics(before) || !hasStatistics(after)) {
     const problem = explainUnresolved(pair);
-    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null };
+    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null, cause: null };
     return { ...common, ...nothing, ...gradeEquality(affine, feeds, null), problem, status: 'unresolved' };
   }
   const { moved, relativeDifference } = findMovedChannels(before, after, learned.rounding);
   const invalid = findInvalidValue(after);
   const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && moved.includes(true);
   const { epsilon } = common;
+  const haveStatisticsMoved = moved.includes(true);
   const status = decideStatus({
     relation: affine.relation,
     isInitial: affine.isInitial,
     neighbours: feeds.relation,
-    haveStatisticsMoved: moved.includes(true),
+    haveStatisticsMoved,
+  });
+  const grade = gradeEquality(affine, feeds, relativeDifference);
+  const isInitial = areInitial(after);
+  const cause = decideCause({
+    haveStatisticsMoved,
+    isRounded: grade.equality === 'rounded',
+    isInitial,
+    ...counts,
+    momentum: findMomentum(pair),
   });
   return {
     ...common,
-    ...gradeEquality(affine, feeds, relativeDifference),
+    ...grade,
     channelsMoved: countTrue(moved),
     measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
-    isReset: areInitial(after) && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
+    isReset: isInitial && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
     problem: invalid ?? (isUntold ? INCOMPARABLE_FEEDS : null),
     perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
     status: invalid !== null ? 'invalid' : isUntold ? 'unresolved' : status,
+    cause: invalid !== null || isUntold ? null : cause,
   };
 }
 
@@ -344,18 +358,36 @@ export function chooseEpsilon(
     : { epsilon: known, epsilonFrom: 'graph' };
 }
 
-async function countBatches({ before, after }: LayerPair): Promise<bigint | null> {
-  const [counted, recounted] = [await readBatchCount(before), await readBatchCount(after)];
-  return counted === null || recounted === null ? null : recounted - counted;
+type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;
+
+async function readBatchCounts({ before, after }: LayerPair): Promise<BatchCounts> {
+  return { before: await readBatchCount(before), after: await readBatchCount(after) };
 }
 
-/** A layer's `num_batches_tracked`, exactly; null where it has none or holds no whole number. */
-export async function readBatchCount({ batchCount }: NormLayer): Promise<bigint | null> {
+function subtractCounts({ before, after }: BatchCounts): bigint | null {
+  return typeof before === 'bigint' && typeof after === 'bigint' ? after - before : null;
+}
+
+/** PyTorch's momentum, of the layer that was trained last. A graph's is the share of the old value, and has no count. */
+function findMomentum({ before, after }: Pick<LayerPair, 'before' | 'after'>): CauseEvidence['momentum'] {
+  const [known = null] = [after, before].flatMap(({ isFromGraph, momentum }) =>
+    isFromGraph ? [] : (momentum ?? []),
+  );
+  return known;
+}
+
+/**
+ * A layer's `num_batches_tracked`: exactly where it is whole, with its fraction where counts were averaged; null where it
+ * has none, or one that its type has rounded.
+ */
+export async function readBatchCount({ batchCount }: NormLayer): Promise<BatchCount | null> {
   if (batchCount === null || batchCount.elementCount !== 1) return null;
   const bytes = await readRange(batchCount.range);
   if (isFloatingPoint(batchCount.dtype)) {
     const [value = Number.NaN] = decodeFloats(bytes, batchCount.dtype);
-    return Number.isInteger(value) ? BigInt(value) : null;
+    // Beyond 2048 float16 holds every second number only: a count would be off by a few.
+    if (!(Math.abs(value) <= 2 ** (significandBitsOf(batchCount.dtype) + 1))) return null;
+    return Number.isInteger(value) ? BigInt(value) : value;
   }
   if (batchCount.dtype === 'I64') return new DataView(bytes.buffer).getBigInt64(bytes.byteOffset, true);
   let bits = 0n;

@@ -42,12 +42,13 @@ export async function examineLayer(
   const summary = statistics === null ? null : summarizeStatistics(statistics);
   const isSound = summary === null || isSummaryValid(summary);
   const invalid = statistics === null || isSound ? null : findInvalidValue(statistics);
+  const count = await readBatchCount(layer);
   return {
-    layer,
+    layer: typeof count === 'number' ? { ...layer, notes: [...layer.notes, describeAverage(count)] } : layer,
     status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
     epsilon: epsilon ?? layer.epsilon ?? layer.defaultEpsilon,
     epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
-    batches: await readBatchCount(layer),
+    batches: typeof count === 'bigint' ? count : null,
     summary,
     perChannel: keepChannels && statistics !== null ? await listValues(layer, statistics) : null,
     findings: [
@@ -76,6 +77,10 @@ export async function examineLayer(
         : []),
     ],
   };
+}
+
+function describeAverage(count: number): string {
+  return `its batch count is an average, ${Number(count.toPrecision(6))}: the file holds a mean of checkpoints, or of a model over time`;
 }
 
 /**

@@ -1,6 +1,7 @@
 import { failUnreachable, quote } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
+import type { DriftCause } from './drift-cause.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
 export type FindingLevel = 'error' | 'warning' | 'note';
@@ -216,14 +217,34 @@ function findTrainedInFrozen(layer: LayerComparison): readonly Finding[] {
   ];
 }
 
-function describeMove({ channels, channelsMoved, measures, batches }: LayerComparison): string {
-  const after = batches === null || batches === 0n ? '' : ` after ${batches} training-mode batches`;
+function describeMove({ channels, channelsMoved, measures, batches, cause }: LayerComparison): string {
   const [mean, output] = [measures?.meanShift ?? null, measures?.outputShift ?? null];
   const shift =
     mean === null || output === null
       ? ''
       : ` (mean by ${mean.rms.toPrecision(3)} σ rms, output by ${output.toPrecision(3)} of its size)`;
-  return `the running statistics of ${channelsMoved ?? channels} of ${channels} channels moved${shift}${after}`;
+  return `the running statistics of ${channelsMoved ?? channels} of ${channels} channels moved${shift}${cause === null ? '' : describeCause(cause, batches ?? 0n)}`;
+}
+
+/** How the statistics came to move, as the end of a clause. */
+function describeCause(cause: DriftCause, batches: bigint): string {
+  switch (cause.kind) {
+    case 'training-mode':
+      return ` after ${batches} training-mode batch${batches === 1n ? '' : 'es'}`;
+    case 'uncounted':
+      return ' without a training-mode batch being counted';
+    case 're-estimated':
+      return ` while the batch count went back by ${-batches} (reset and estimated again)`;
+    case 'reset':
+      return ' to mean 0 and variance 1 (reset, and not estimated again)';
+    case 'averaged':
+      return ` under a batch count that is an average (${Number(cause.count.toPrecision(6))} in ${cause.side})`;
+    case 'batch-statistics':
+    case 'recounted':
+      return '';
+    default:
+      return failUnreachable(cause);
+  }
 }
 
 function findResets(layer: LayerComparison): readonly Finding[] {
@@ -233,12 +254,9 @@ function findResets(layer: LayerComparison): readonly Finding[] {
   return [makeFinding('stats-reset', layer.before.name, message)];
 }
 
-function findBatchStatistics({ before, status, batches }: LayerComparison): readonly Finding[] {
-  if ((status !== 'locked' && status !== 'held') || batches === null || batches === 0n) return [];
-  const message =
-    batches > 0n
-      ? `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`
-      : `the batch count went down by ${-batches} while the statistics stood still: after was not trained on from before, unless the count was reset; are the two swapped?`;
+function findBatchStatistics({ before, cause, batches }: LayerComparison): readonly Finding[] {
+  if (cause?.kind !== 'batch-statistics') return [];
+  const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
   return [makeFinding('batch-stats-while-frozen', before.name, message)];
 }
 

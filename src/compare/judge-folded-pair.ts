@@ -178,6 +178,7 @@ function describe(
     channelsMoved: null,
     ...chooseEpsilon(one, other, epsilon),
     batches: null,
+    cause: null,
     measures: null,
     isReset: false,
     isUniformScale: false,

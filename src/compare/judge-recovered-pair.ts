@@ -170,6 +170,7 @@ function conclude(
       channelsMoved: null,
       ...chooseEpsilon(layer, layer, context.epsilon),
       batches: null,
+      cause: null,
       measures: null,
       isReset: false,
       isUniformScale: false,

@@ -3,13 +3,7 @@ import { failUnreachable } from '../errors.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
-import {
-  formatBatches,
-  formatCount,
-  formatMagnitude,
-  formatMeasure,
-  formatPlural,
-} from './format-numbers.js';
+import { formatCount, formatMagnitude, formatMeasure, formatPlural } from './format-numbers.js';
 import type { InspectReport } from './inspect-report.js';
 
 /**
@@ -104,7 +98,7 @@ function explainDrift(report: AuditReport, showName: ShowName): string {
   const caveat = drifted.some(({ via }) => via === 'folded')
     ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
     : '';
-  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted, showName)}${caveat}`;
+  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted, showName)}${describeCauses(report)}${caveat}`;
 }
 
 function listDriftedRegions({ regions }: AuditReport): AuditReport['regions'] {
@@ -149,14 +143,24 @@ function describeWorst(layers: readonly AuditLayer[], showName: ShowName): strin
   return ` Their outputs move by up to ${size} of their own size (${showName(worst.name)}).`;
 }
 
-function describeBatches({ summary: { batches } }: AuditReport): string {
-  if (batches === null || (batches.min === batches.max && batches.min === 0)) return '';
+/** Said where the count rose alone: an average of counts is no number of batches. */
+function describeBatches({ summary: { batches, causes } }: AuditReport): string {
+  if (batches === null || !causes.every(({ kind }) => kind === 'training-mode')) return '';
+  if (String(batches.min).startsWith('-') || batches.max === 0) return '';
   if (batches.min !== batches.max) {
-    return `, after ${formatBatches(batches.min)} to ${formatBatches(batches.max)} training-mode batches`;
+    return `, after ${formatCount(batches.min)} to ${formatCount(batches.max)} training-mode batches`;
   }
-  const isBack = String(batches.min).startsWith('-');
-  if (isBack) return `; their batch counts went back by ${formatCount(String(batches.min).slice(1))}`;
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
+}
+
+/** What the counts tell of how the statistics moved, a sentence for each cause. */
+function describeCauses({ summary: { causes } }: AuditReport): string {
+  return causes
+    .map(({ layers, sentence }) => {
+      const which = causes.length === 1 ? '' : `${formatPlural(layers, 'norm layer')}: `;
+      return ` ${which}${sentence}`;
+    })
+    .join('');
 }
 
 function headlineOfClean(report: AuditReport): string {

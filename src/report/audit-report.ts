@@ -2,6 +2,7 @@ import type { Checkpoint, CheckpointFormat, Tensor } from '../checkpoint/checkpo
 import type { EpsilonFrom, LayerComparison, PerChannel } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
+import type { DriftCause } from '../compare/drift-cause.js';
 import type { Finding } from '../compare/findings.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
@@ -11,6 +12,7 @@ import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/stat
 import type { DeclaredBy } from '../norm/declared-freeze.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { TOOL_NAME, VERSION } from '../version.js';
+import { type CauseSummary, summarizeCauses } from './causes.js';
 import { formatPlural } from './format-numbers.js';
 
 /** A count that may exceed 2^53; a string of digits then. */
@@ -57,6 +59,8 @@ export interface AuditLayer {
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
   readonly batches: Count | null;
+  /** What statistics and counts together tell of the layer's past; null where they tell nothing. */
+  readonly cause: DriftCause | null;
   readonly meanShift: RmsAndMax | null;
   readonly logStdRatio: RmsAndMax | null;
   readonly divergence: number | null;
@@ -102,6 +106,8 @@ export interface AuditReport {
     readonly batches: { readonly min: Count; readonly max: Count } | null;
     /** The drifted layer whose output moves most. */
     readonly worst: { readonly layer: string; readonly outputShift: number } | null;
+    /** What moved the layers whose drift stands, the cause of most of them first; empty where counts tell nothing. */
+    readonly causes: readonly CauseSummary[];
     /** Learned tensors of both checkpoints, and those that only one has or whose types cannot be compared. */
     readonly learned: {
       readonly compared: number;
@@ -153,6 +159,7 @@ interface SideResults {
 /** Puts an audit's results in the report's form. */
 export function buildReport(results: AuditResults): AuditReport {
   const { before, after, layers, findings } = results;
+  const reported = layers.map((layer) => toAuditLayer(layer, results));
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
@@ -165,10 +172,11 @@ export function buildReport(results: AuditResults): AuditReport {
       notAudited: results.notAudited,
       batches: findBatchRange(layers),
       worst: findWorst(layers),
+      causes: summarizeCauses(reported, findings),
       learned: summarizeLearned(results.learned),
     },
     regions: results.regions,
-    layers: layers.map((layer) => toAuditLayer(layer, results)),
+    layers: reported,
     findings,
     warnings: listWarnings(results),
   };
@@ -254,6 +262,7 @@ function toAuditLayer(
     epsilon: layer.epsilon,
     epsilonFrom: layer.epsilonFrom,
     batches: layer.batches === null ? null : toCount(layer.batches),
+    cause: layer.cause,
     meanShift: measures?.meanShift ?? null,
     logStdRatio: measures?.logStdRatio ?? null,
     divergence: measures?.divergence ?? null,
@@ -321,9 +330,9 @@ function listWarnings({
         ]
       : []),
     ...groupNotes(
-      layers.map(({ before: { name, notes }, after: other }) => ({
+      layers.map(({ before: { name, notes }, after: other, cause }) => ({
         name,
-        notes: [...notes, ...other.notes],
+        notes: [...notes, ...other.notes, ...(cause?.kind === 'recounted' ? [RECOUNTED_NOTE] : [])],
       })),
     ),
   ];
@@ -335,6 +344,10 @@ const ROUNDING_CAUSES: Readonly<Record<RoundingCause, string>> = {
   averaged: 'averaged with themselves (EMA, SWA or a mean of checkpoints)',
   merged: 'something was added to them and taken out again (a merged adapter, for example)',
 };
+
+/** A count that went back proves no training: nothing about it is a finding. */
+const RECOUNTED_NOTE =
+  'the batch count went back or is an average, while the statistics stood still: an average of counts (AveragedModel with use_buffers=True), or a layer made anew around the same statistics (timm’s unfreeze)';
 
 /** Which learned tensors are equal up to rounding alone, by what rounded them. */
 function describeRounded(compared: LearnedComparisons['compared']): readonly string[] {

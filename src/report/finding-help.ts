@@ -12,9 +12,9 @@ export interface FindingHelp {
 export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
   'frozen-stats-drift': {
     meaning:
-      'Every learned tensor of the layer and of what feeds it is identical in both checkpoints, yet its running mean or variance moved: the layer was frozen by requires_grad=False or lr=0, but it ran in training mode.',
+      'Every learned tensor of the layer and of what feeds it is identical in both checkpoints, yet its running mean or variance moved. Where the batch count rose, the layer was frozen by requires_grad=False or lr=0, but it ran in training mode.',
     remedy:
-      'Put the frozen modules in evaluation mode after every model.train(), or override train() in the model so that they stay there. Then restore the statistics of the checkpoint from before.',
+      'Where the batch count rose, put the frozen modules in evaluation mode after every model.train(); where it did not, the message says what moved the statistics. Then restore those of the checkpoint from before.',
   },
   'invalid-stats': {
     meaning:
@@ -63,7 +63,7 @@ export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
   },
   'batch-stats-while-frozen': {
     meaning:
-      'The batch count moved while the statistics stood still: in training the layer normalised by the statistics of each batch, and in evaluation it will not.',
+      'The batch count rose while the statistics stood still: in training the layer normalised by the statistics of each batch, and in evaluation it will not.',
     remedy:
       'Put the layer in evaluation mode for training as well; momentum 0 does not make it use its running statistics.',
   },

@@ -1,8 +1,9 @@
 import { describeAnswer } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
+import { keepCurableByEval } from './causes.js';
 import { renderAnswer } from './html/answer-section.js';
 import { renderDocument, renderTop } from './html/document.js';
-import { renderAdvice, renderFindings, renderNotes } from './html/finding-sections.js';
+import { renderAdvice, renderFindings, renderNotes, renderRemedies } from './html/finding-sections.js';
 import { renderLayerTable } from './html/layer-rows.js';
 import { encloseName, html, type Markup, toScriptJson, unmarkNames } from './html/markup.js';
 import { renderModuleTree } from './html/module-tree.js';
@@ -28,7 +29,7 @@ ${renderDepthChart(report)}
 ${isAudit(report) ? renderModuleTree(report) : null}
 ${renderLayerTable(report)}
 ${renderFindings(report)}
-${isAudit(report) ? renderAdvice(report) : null}
+${isAudit(report) ? html`${renderRemedies(report)}${renderAdvice(keepCurableByEval(report))}` : null}
 ${renderNotes(report)}
 </main>`;
   const data = toScriptJson(buildPageData(report));

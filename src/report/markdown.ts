@@ -3,6 +3,7 @@ import { escapeControls } from '../errors.js';
 import { describeAnswer, type Outcome } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import { keepCurableByEval, listRemedies } from './causes.js';
 import {
   findModulesToFreeze,
   isFrozenDrift,
@@ -100,7 +101,8 @@ function renderAudit(report: AuditReport, all: boolean): readonly string[] {
     ),
     ...renderRegions(report),
     ...renderWarnings(report.warnings),
-    ...renderAdvice(report),
+    ...listRemedies(report).map((remedy) => `**What to do.** ${remedy}`),
+    ...renderAdvice(keepCurableByEval(report)),
   ];
 }
 

@@ -10,11 +10,18 @@ import {
   getCommonBefore,
   getShift,
 } from './audit-set.js';
+import { keepCurableByEval } from './causes.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { groupFindings } from './group-findings.js';
 import { type Figure, renderFigures, renderVerdict } from './html/answer-section.js';
 import { renderDocument, renderTop } from './html/document.js';
-import { renderAdvice, renderGroupInBrief, renderHelp, renderNoteList } from './html/finding-sections.js';
+import {
+  renderAdvice,
+  renderGroupInBrief,
+  renderHelp,
+  renderNoteList,
+  renderRemedies,
+} from './html/finding-sections.js';
 import { renderBar, renderName, renderWorstLayers } from './html/layer-rows.js';
 import { encloseName, html, type Markup, markNames } from './html/markup.js';
 import setStyle from './html/page/set.css?bundle';
@@ -51,7 +58,7 @@ ${renderTop(set.tool, outcome, [
 ${renderSetAnswer(set, worst)}
 ${renderCheckpoints(set)}
 ${hasAnyFinding ? renderKinds(set) : null}
-${worst === null ? null : renderAdvice(worst)}
+${worst === null ? null : html`${renderRemedies(worst)}${renderAdvice(keepCurableByEval(worst))}`}
 </main>`,
     script,
   });

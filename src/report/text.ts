@@ -2,6 +2,7 @@ import { isLeadingDrift } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { isBiasOnly } from './answer.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import { keepCurableByEval, listRemedies } from './causes.js';
 import {
   findModulesToFreeze,
   isFrozenDrift,
@@ -47,7 +48,8 @@ export function layOutAudit(report: AuditReport, layout: TextLayout): readonly (
     renderRegions(report, layout),
     renderAllLayers(report, layout),
     renderWarnings(report.warnings, layout),
-    renderAdvice(report, layout),
+    ...renderRemedies(report, layout),
+    renderAdvice(keepCurableByEval(report), layout),
   ];
 }
 
@@ -160,6 +162,14 @@ export function renderWarnings(
   return warnings.length > shown.length
     ? [...lines, paint('faint', `  … ${warnings.length - shown.length} more (--all)`)]
     : lines;
+}
+
+/** What to do where evaluation mode would not have kept the statistics still. */
+function renderRemedies(report: AuditReport, { width, paint }: TextLayout): readonly (readonly string[])[] {
+  return listRemedies(report).map((remedy) => [
+    paint('strong', 'What to do'),
+    ...wrapText(remedy, { width, indent: '  ' }),
+  ]);
 }
 
 function renderAdvice(report: AuditReport, { width, paint }: TextLayout): readonly string[] {

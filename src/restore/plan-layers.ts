@@ -158,10 +158,13 @@ async function planBatchCount(
 ): Promise<PartPlan & Pick<LayerPlan, 'batches'>> {
   const from = await readBatchCount(after);
   const tensor = after.batchCount;
-  if (keepBatches || from === null || tensor === null) return { edits: [], notes: [], batches: null };
+  if (keepBatches || typeof from !== 'bigint' || tensor === null)
+    return { edits: [], notes: [], batches: null };
   const to = await readBatchCount(before);
-  if (to === null)
-    return { edits: [], notes: [`the batch count stays ${from}: before has none`], batches: null };
+  if (typeof to !== 'bigint') {
+    const reason = to === null ? 'before has none' : `that of before is an average, ${to}`;
+    return { edits: [], notes: [`the batch count stays ${from}: ${reason}`], batches: null };
+  }
   const bytes = encodeCount(to, tensor);
   if (bytes === null)
     return {

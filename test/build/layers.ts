@@ -63,6 +63,7 @@ export function comparisonOf(name: string, overrides: Partial<LayerComparison> =
     epsilon: 1e-5,
     epsilonFrom: 'default',
     batches: 12n,
+    cause: { kind: 'training-mode', old: { share: 0.9 ** 12, momentum: 0.1, momentumFrom: 'default' } },
     measures: {
       meanShift: { rms: 0.25, max: 0.5 },
       logStdRatio: { rms: 0.125, max: 0.25 },

@@ -177,17 +177,58 @@ describe('batches', () => {
     expect((await compare(layer(STILL, { batchCount: count(10) }), layer(STILL))).batches).toBeNull();
   });
 
+  test('are unknown where either is an average', async () => {
+    const averaged = layer(MOVED, { batchCount: tensorOf('n', [12.5], { shape: [] }) });
+    const { batches, cause } = await compare(layer(STILL, { batchCount: count(10) }), averaged);
+    expect(batches).toBeNull();
+    expect(cause).toEqual({ kind: 'averaged', side: 'after', count: 12.5, rose: true });
+  });
+
   test.each([
     ['an I64 beyond 2^53', tensorOf('n', [2 ** 62], { dtype: 'I64', shape: [] }), 2n ** 62n],
     ['a negative I64', tensorOf('n', [-3], { dtype: 'I64', shape: [] }), -3n],
     ['an I32 of shape [1]', tensorOf('n', [-7], { dtype: 'I32' }), -7n],
     ['a whole F32', tensorOf('n', [12], { shape: [] }), 12n],
-    ['a broken F32', tensorOf('n', [12.5], { shape: [] }), null],
+    ['an average in F32', tensorOf('n', [12.5], { shape: [] }), 12.5],
+    ['an F16 that holds every whole number', tensorOf('n', [2048], { dtype: 'F16', shape: [] }), 2048n],
+    ['an F16 that holds every second one', tensorOf('n', [2050], { dtype: 'F16', shape: [] }), null],
     ['NaN', tensorOf('n', [Number.NaN], { shape: [] }), null],
     ['two numbers', tensorOf('n', [1, 2], { dtype: 'I64' }), null],
     ['a U8', tensorOf('n', [255], { dtype: 'U8', shape: [] }), 255n],
   ])('read %s', async (_, batchCount, value) => {
     expect(await readBatchCount(layer(STILL, { batchCount }))).toBe(value);
+  });
+});
+
+describe('the cause', () => {
+  const counted = (values: typeof STILL, batches: number, overrides: Partial<NormLayer> = {}) =>
+    layer(values, { batchCount: count(batches), ...overrides });
+  const causeOf = async (before: NormLayer, after: NormLayer) => (await compare(before, after)).cause;
+
+  test('follows from statistics and counts', async () => {
+    expect(await causeOf(counted(STILL, 10), counted(MOVED, 22))).toMatchObject({ kind: 'training-mode' });
+    expect(await causeOf(counted(STILL, 10), counted(MOVED, 10))).toEqual({ kind: 'uncounted' });
+    expect(await causeOf(counted(STILL, 10), counted(MOVED, 5))).toEqual({ kind: 're-estimated' });
+    expect(await causeOf(counted(STILL, 10), counted(STILL, 9))).toEqual({ kind: 'recounted' });
+    const initial = counted({ mean: [0, 0], variance: [1, 1] }, 0);
+    expect(await causeOf(counted(STILL, 10), initial)).toEqual({ kind: 'reset' });
+  });
+
+  test('takes the momentum of the module that was trained last', async () => {
+    const momentumOf = async (before: Partial<NormLayer>, after: Partial<NormLayer>) => {
+      const cause = await causeOf(counted(STILL, 10, before), counted(MOVED, 22, after));
+      return cause?.kind === 'training-mode' ? cause.old?.momentum : undefined;
+    };
+    expect(await momentumOf({ momentum: 0.2 }, { momentum: 0.3 })).toBe(0.3);
+    expect(await momentumOf({ momentum: 0.2 }, {})).toBe(0.2);
+    expect(await momentumOf({}, {})).toBe(0.1);
+    // A graph's momentum is the share of the old value.
+    expect(await momentumOf({ momentum: 0.9, isFromGraph: true }, {})).toBe(0.1);
+  });
+
+  test('is none of a layer whose statistics are invalid', async () => {
+    const broken = counted({ mean: [Number.NaN, 0], variance: [1, 1] }, 22);
+    expect(await causeOf(counted(STILL, 10), broken)).toBeNull();
   });
 });
 

@@ -17,6 +17,15 @@ test('a healthy layer is ok, without findings', async () => {
   expect(examined.summary?.variance.geometricMean).toBeCloseTo(Math.sqrt(6), 14);
 });
 
+test('a batch count that is an average is no count, and is said', async () => {
+  const batchCount = tensorOf('bn.num_batches_tracked', [20.5], { shape: [] });
+  const examined = await examine({ ...HEALTHY, batchCount });
+  expect(examined.batches).toBeNull();
+  expect(examined.layer.notes).toEqual([
+    'its batch count is an average, 20.5: the file holds a mean of checkpoints, or of a model over time',
+  ]);
+});
+
 test('a NaN is an error', async () => {
   expect(await examine(layerWith('bn', { mean: [0, Number.NaN], variance: [2, 3] }))).toMatchObject({
     status: 'invalid',

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import type { DriftCause } from '../../src/compare/drift-cause.js';
 import {
   describeUnpaired,
   FINDING_KINDS,
@@ -30,6 +31,8 @@ function policyOf({
 
 const findingsOf = (overrides: Partial<LayerComparison>, policy: Parameters<typeof policyOf>[0] = {}) =>
   findLayerFindings(comparisonOf('backbone.bn', overrides), policyOf(policy));
+
+const TRAINING: DriftCause = { kind: 'training-mode', old: null };
 
 /** Kinds and levels alone. */
 const kindsOf = (findings: readonly Finding[]) => findings.map(({ kind, level }) => `${level} ${kind}`);
@@ -83,8 +86,27 @@ describe('a drifted layer', () => {
     expect(messageOf(findingsOf(overrides))).toContain(ending);
   });
 
-  test.each([null, 0n])('says nothing of batches when they are %s', (batches) => {
-    expect(messageOf(findingsOf({ batches }))).not.toContain('batches');
+  test.each<readonly [DriftCause | null, bigint | null, string]>([
+    [null, null, 'of its size), although'],
+    [TRAINING, 1n, 'of its size) after 1 training-mode batch, although'],
+    [{ kind: 'uncounted' }, 0n, 'of its size) without a training-mode batch being counted, although'],
+    [
+      { kind: 're-estimated' },
+      -7n,
+      'of its size) while the batch count went back by 7 (reset and estimated again), although',
+    ],
+    [
+      { kind: 'reset' },
+      -14n,
+      'of its size) to mean 0 and variance 1 (reset, and not estimated again), although',
+    ],
+    [
+      { kind: 'averaged', side: 'after', count: 20.5, rose: true },
+      null,
+      'of its size) under a batch count that is an average (20.5 in after), although',
+    ],
+  ])('says by %o, with %s batches, what moved the statistics', (cause, batches, words) => {
+    expect(messageOf(findingsOf({ cause, batches }))).toContain(words);
   });
 });
 
@@ -168,7 +190,7 @@ describe('beside the status', () => {
   test.each(['locked', 'held'] as const)(
     'a batch count that moved under a %s layer is a warning',
     (status) => {
-      const findings = findingsOf({ status, batches: 12n });
+      const findings = findingsOf({ status, cause: { kind: 'batch-statistics' } });
       expect(kindsOf(findings)).toEqual(['warning batch-stats-while-frozen']);
       expect(messageOf(findings)).toBe(
         'the batch count moved by 12 while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)',
@@ -176,10 +198,8 @@ describe('beside the status', () => {
     },
   );
 
-  test('a batch count that went down proves no training', () => {
-    const findings = findingsOf({ status: 'locked', batches: -3n });
-    expect(kindsOf(findings)).toEqual(['warning batch-stats-while-frozen']);
-    expect(messageOf(findings)).toMatch(/^the batch count went down by 3 .* are the two swapped\?$/);
+  test('a batch count that went down or was averaged proves no training, and is none', () => {
+    expect(findingsOf({ status: 'locked', batches: -3n, cause: { kind: 'recounted' } })).toEqual([]);
   });
 
   test('a node in training mode is an error in after and a warning in before', () => {
@@ -229,7 +249,7 @@ describe('--allow', () => {
     ['folded-bias-drift', { status: 'ambiguous' }],
     ['affine-frozen-drift', { status: 'affine-frozen' }],
     ['trained-norm-in-frozen', { status: 'trained', affine: 'changed' }],
-    ['batch-stats-while-frozen', { status: 'locked' }],
+    ['batch-stats-while-frozen', { status: 'locked', cause: { kind: 'batch-statistics' } }],
   ];
 
   test.each(EXCUSED)('turns %s into a note that says so', (kind, overrides) => {

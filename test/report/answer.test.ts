@@ -86,6 +86,8 @@ describe('drift of which some was accepted', () => {
           layers: 5,
           drifted: 4,
           learned: { tensors: 15, equal: 15, elements: 100 },
+          equality: 'exact',
+          relativeDifference: 0,
         },
       ],
     }),

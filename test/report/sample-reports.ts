@@ -8,6 +8,7 @@ import type { LayerStatus } from '../../src/compare/status.js';
 import { LAYER_STATUSES } from '../../src/compare/status.js';
 import type { AnyReport } from '../../src/report/any-report.js';
 import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
+import { summarizeCauses } from '../../src/report/causes.js';
 import type { InspectReport } from '../../src/report/inspect-report.js';
 
 /** A layer that drifted by half its size; whatever a test cares about is overridden. */
@@ -27,6 +28,7 @@ export function makeLayer(name: string, overrides: Partial<AuditLayer> = {}): Au
     epsilon: 1e-5,
     epsilonFrom: 'default',
     batches: 1250,
+    cause: { kind: 'training-mode', old: { share: 0.9 ** 1250, momentum: 0.1, momentumFrom: 'default' } },
     meanShift: { rms: 0.84, max: 2.1 },
     logStdRatio: { rms: 0.32, max: 0.9 },
     divergence: 0.41,
@@ -90,6 +92,7 @@ export function makeReport({
       notAudited: notAudited ?? 0,
       batches: drifted.length > 0 ? { min: 1250, max: 1250 } : null,
       worst: worst === undefined ? null : { layer: worst.name, outputShift: worst.outputShift ?? 0 },
+      causes: summarizeCauses(layers, found),
       learned: {
         compared: layers.length * 3,
         equal: layers.length * 3,

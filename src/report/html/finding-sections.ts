@@ -1,6 +1,7 @@
 import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
 import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
+import { listRemedies } from '../causes.js';
 import { FINDING_HELP } from '../finding-help.js';
 import {
   findModulesToFreeze,
@@ -75,6 +76,16 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
   return position === undefined
     ? renderName(name)
     : html`<a href="#layer-${position}">${renderName(name)}</a>`;
+}
+
+/** What to do where evaluation mode would not have kept the statistics still. Null where there is no such drift. */
+export function renderRemedies(report: AuditReport): Markup | null {
+  const remedies = listRemedies(report);
+  if (remedies.length === 0) return null;
+  return html`<section id="remedy" aria-labelledby="remedy-title">
+<h2 id="remedy-title">What to do</h2>
+${remedies.map((remedy) => html`<p class="lead">${remedy}</p>\n`)}</section>
+`;
 }
 
 /** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
