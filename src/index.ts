@@ -18,6 +18,7 @@ export type { Checkpoint, CheckpointFormat, Tensor } from './checkpoint/checkpoi
 export type { DType } from './checkpoint/dtype.js';
 export { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 export type { PerChannel } from './compare/compare-layers.js';
+export type { DriftCause, OldShare } from './compare/drift-cause.js';
 export type { ChannelValues } from './compare/examine-layer.js';
 export type { Finding, FindingKind, FindingLevel } from './compare/findings.js';
 export type { PairedBy, PrefixEdit } from './compare/pair-layers.js';
@@ -34,6 +35,7 @@ export type {
   LayerDeclaration,
 } from './report/audit-report.js';
 export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } from './report/audit-set.js';
+export type { CauseSummary } from './report/causes.js';
 export type { InspectLayer, InspectReport } from './report/inspect-report.js';
 export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './report/probe-render.js';
 export type {

@@ -65,7 +65,7 @@ describe('every kind', () => {
   });
 
   test('the list of kinds is complete', () => {
-    expect(FINDING_KINDS).toHaveLength(13);
+    expect(FINDING_KINDS).toHaveLength(14);
   });
 });
 

@@ -60,9 +60,9 @@ function renderEvidence(report: AuditReport): Markup {
       worst === null ? 'nothing drifted' : 'of its own size',
     ],
     [
-      'Training batches',
+      'Batch counts moved',
       describeBatches(batches),
-      byStatus.drifted > 0 ? 'seen by what drifted' : 'seen by any layer',
+      byStatus.drifted > 0 ? 'of what drifted' : 'of any layer',
     ],
     ['Learned tensors identical', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
   ];
