@@ -24,6 +24,12 @@ import {
   refuseSameFile,
   type Target,
 } from './restore/choose-target.js';
+import {
+  type Companions,
+  describeLeftOut,
+  NO_COMPANIONS,
+  openCompanions,
+} from './restore/model-directory.js';
 import { type LayerPlan, planLayer } from './restore/plan-layers.js';
 
 /** What a restoration is told beside the three checkpoints. */
@@ -97,21 +103,39 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   const { chosen, left } = chooseLayers(audit.layers, options.layers ?? []);
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);
-  const order = edits === null || target === null ? null : await orderIn(target, edits, sides);
-  if (options.dryRun === true) await readContents(plans);
-  else if (order !== null) await write(order, { ...sides, audit, plans });
-  return buildRestoreReport({
-    outcome: edits === null ? 'nothing' : options.dryRun === true ? 'planned' : 'restored',
-    before,
-    after,
-    files: order === null ? [] : order.files.map(({ name }) => join(order.directory, name)),
-    plans,
-    left,
-    warnings: [
-      ...describeUnpaired(audit.findings, 'not restored'),
-      ...(target === null ? [] : await describeLeftovers(target)),
-    ],
-  });
+  const companions = await openBeside(edits, sides, target);
+  try {
+    const files = [...companions.copies, ...(edits?.files ?? [])];
+    const order = edits === null || target === null ? null : await orderIn(target, { files }, sides);
+    if (options.dryRun === true) await readContents(plans);
+    else if (order !== null) await write(order, { ...sides, audit, plans });
+    return buildRestoreReport({
+      outcome: edits === null ? 'nothing' : options.dryRun === true ? 'planned' : 'restored',
+      before,
+      after,
+      files: order === null ? [] : order.files.map(({ name }) => join(order.directory, name)),
+      plans,
+      left,
+      warnings: [
+        ...describeUnpaired(audit.findings, 'not restored'),
+        ...describeLeftOut(companions.leftOut),
+        ...(target === null ? [] : await describeLeftovers(target)),
+      ],
+    });
+  } finally {
+    await companions.close();
+  }
+}
+
+/** What goes along with weights that are written to a directory: with it, loaders find a model there. */
+async function openBeside(
+  plan: EditPlan | null,
+  { after, options }: Sides,
+  target: Target | null,
+): Promise<Companions> {
+  if (plan === null || target === null || target.mainName !== null) return NO_COMPANIONS;
+  const weights = plan.files.map(({ name }) => name);
+  return openCompanions(after.path, weights, options);
 }
 
 async function planLayers(

@@ -26,6 +26,7 @@ const READS_FILES = [
   'io/file-source.ts',
   'io/safe-write.ts',
   'checkpoint/shards.ts',
+  'restore/model-directory.ts',
   'checkpoint/onnx/external-data.ts',
   'policy/find-policy.ts',
   'cli/baseline-file.ts',
