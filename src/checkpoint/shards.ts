@@ -2,7 +2,7 @@ import { lstatSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
-import { openFileSource } from '../io/file-source.js';
+import { explainFileError, openFileSource } from '../io/file-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { describeJson, isJsonObject, JsonReader, type JsonValue } from './json-reader.js';
 import type { OpenOptions } from './open.js';
@@ -29,13 +29,11 @@ const DIRECTORY_ENTRIES = [
  * The file that stands for a directory given as a checkpoint.
  *
  * @returns null when `path` is no directory.
- * @throws CheckpointError when it is one and holds no checkpoint that loaders would find.
+ * @throws CheckpointError when it is one and holds no checkpoint that loaders would find, or cannot be looked into.
  */
 export function findShardIndex(path: string): string | null {
   if (!isDirectory(path)) return null;
-  const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(
-    (candidate) => lstatSync(candidate, { throwIfNoEntry: false }) !== undefined,
-  );
+  const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(exists);
   if (found !== undefined) return found;
   throw new CheckpointError(
     `expected a checkpoint file, found a directory without ${DIRECTORY_ENTRIES.slice(0, 2).join(' or ')}`,
@@ -45,6 +43,14 @@ export function findShardIndex(path: string): string | null {
       hint: 'Name the checkpoint file inside it.',
     },
   );
+}
+
+function exists(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    throw explainFileError(error, path);
+  }
 }
 
 /** False also where the path leads nowhere or may not be looked at: whoever opens it says why. */

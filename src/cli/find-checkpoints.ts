@@ -17,7 +17,7 @@ const MAX_ENTRIES = 200_000;
 export async function findCheckpoints(argument: string, directory = '.'): Promise<readonly string[]> {
   const locate = (path: string) => (isAbsolute(argument) || directory === '.' ? path : join(directory, path));
   const path = locate(argument);
-  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) return [path];
+  if (exists(path)) return [path];
   // Loaded when needed: most arguments are paths, and the run starts the quicker for it.
   const { default: picomatch } = await import('picomatch');
   const { base, isGlob, glob } = picomatch.scan(escapeParentheses(argument), GLOB_OPTIONS);
@@ -48,6 +48,15 @@ function escapeParentheses(glob: string): string {
   return glob.replace(/[()]/g, '\\$&');
 }
 
+/** False also where the file system does not let look: whoever opens the path says why. */
+function exists(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
 interface Entry {
   /** From where the walk started, with forward slashes. */
   readonly name: string;
@@ -74,8 +83,17 @@ function listDirectory(path: string): readonly Dirent[] {
 
 function isCheckpoint(entry: Dirent, path: string): boolean {
   if (entry.isFile()) return true;
-  if (entry.isSymbolicLink()) return statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+  if (entry.isSymbolicLink()) return leadsToFile(path);
   return entry.isDirectory() && holdsCheckpoint(path);
+}
+
+/** A link that leads nowhere, or in a circle, is no match. */
+function leadsToFile(link: string): boolean {
+  try {
+    return statSync(link).isFile();
+  } catch {
+    return false;
+  }
 }
 
 function holdsCheckpoint(directory: string): boolean {

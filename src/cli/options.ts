@@ -85,6 +85,7 @@ function collectReport(value: string, previous: readonly ReportTarget[] = []): r
 
 /** A file to write. Elsewhere `-` means standard output: what is written to a file of that name would be missed. */
 export function parseFileName(value: string): string {
+  if (value === '') throw new InvalidArgumentError('It must name a file.');
   if (value === '-') throw new InvalidArgumentError('It must name a file: one that is called - is ./-');
   return value;
 }

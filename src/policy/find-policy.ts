@@ -1,7 +1,7 @@
 import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.js';
-import { openFileSource } from '../io/file-source.js';
+import { explainFileError, openFileSource } from '../io/file-source.js';
 import { MAX_POLICY_BYTES, POLICY_FILE_NAME, type Policy, parsePolicy } from './policy.js';
 
 /**
@@ -10,6 +10,7 @@ import { MAX_POLICY_BYTES, POLICY_FILE_NAME, type Policy, parsePolicy } from './
  *
  * @param directory an absolute path.
  * @returns null where there is none.
+ * @throws CheckpointError where a directory cannot be looked into: a policy that is passed over asserts nothing.
  */
 export function findPolicyFile(directory: string): string | null {
   for (let current = directory; ; current = dirname(current)) {
@@ -20,7 +21,13 @@ export function findPolicyFile(directory: string): string | null {
 }
 
 function exists(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    const { message, code } = explainFileError(error, path);
+    const hint = 'Name the policy with --config FILE, or go without one: --no-config';
+    throw new CheckpointError(`looking for a policy: ${message}`, { code, file: path, hint, cause: error });
+  }
 }
 
 /**

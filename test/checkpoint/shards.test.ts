@@ -242,6 +242,17 @@ describe('findShardIndex', () => {
     expect(findShardIndex(directory)).toBe(join(directory, name));
   });
 
+  test('says why it cannot look into a directory', async () => {
+    // The directory's own path is short enough for the file system, those of its files are not.
+    let deep = makeTempDirectory();
+    while (deep.length < 4070) deep = join(deep, 'd'.repeat(Math.max(1, Math.min(200, 4070 - deep.length))));
+    mkdirSync(deep, { recursive: true });
+    expect(await failureOf(() => findShardIndex(deep))).toMatchObject({
+      code: 'not-found',
+      message: 'no such file: the name is too long',
+    });
+  });
+
   test('finds a link that leads nowhere, so that the message names it', () => {
     const directory = join(writeModel({}), '..');
     symlinkSync('gone', join(directory, 'model.safetensors'));

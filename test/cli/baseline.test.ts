@@ -35,6 +35,14 @@ test.each([200, 237, 255])('a name of %d bytes is taken', async (length) => {
   expect(listFiles(workspace)).toEqual([name]);
 });
 
+test('a name that is none is a mistake in the command line', async () => {
+  const { stderr, exitCode } = await runCli(['baseline', BEFORE, '-o', ''], makeWorkspace());
+  expect([stderr.split('\n')[0], exitCode]).toEqual([
+    "bn-audit: option '-o, --output <file>' argument '' is invalid. It must name a file.",
+    2,
+  ]);
+});
+
 test('a name that is too long is said to be', async () => {
   const name = 'n'.repeat(256);
   expect(await runCli(['baseline', BEFORE, '-o', name], makeWorkspace())).toMatchObject({

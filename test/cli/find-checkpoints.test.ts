@@ -26,6 +26,12 @@ mkdirSync(join(root, 'empty'));
 symlinkSync('epoch9.pt', join(root, 'linked.pt'));
 symlinkSync('nowhere', join(root, 'broken.pt'));
 symlinkSync('runs', join(root, 'loop'));
+symlinkSync('circle.pt', join(root, 'circle.pt'));
+
+test('a name that is too long is left to whoever opens it', async () => {
+  const name = 'n'.repeat(300);
+  expect(await findCheckpoints(name, root)).toEqual([join(root, name)]);
+});
 
 test.each<readonly [glob: string, found: readonly string[]]>([
   ['epoch*.pt', ['epoch9.pt', 'epoch10.pt']],
@@ -36,6 +42,7 @@ test.each<readonly [glob: string, found: readonly string[]]>([
   ['runs/**/last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
   ['run (1)/*.pt', ['run (1)/x.pt']],
   ['l*.pt', ['linked.pt']],
+  ['{c,l}*.pt', ['linked.pt']],
   ['s*', ['shards']],
   ['loop/**', ['loop/a/last.pt', 'loop/b/deep/last.pt', 'loop/b/last.pt']],
   ['**/*last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],

@@ -24,6 +24,17 @@ test('a policy holds for its own directory and for those below it', () => {
   expect(findPolicyFile(makeDirectory('near', 'a', 'b'))).toBe(path);
 });
 
+test('a directory that cannot be looked into may hold one: it is not passed over', async () => {
+  const circle = join(root, 'circle');
+  symlinkSync('circle', circle);
+  expect(await failureOf(() => findPolicyFile(circle))).toEqual({
+    message: 'looking for a policy: its symbolic links lead in a circle',
+    code: 'unreadable',
+    file: join(circle, POLICY_FILE_NAME),
+    hint: 'Name the policy with --config FILE, or go without one: --no-config',
+  });
+});
+
 test('the nearest policy wins', () => {
   writePolicy(makeDirectory('two'));
   const inner = writePolicy(makeDirectory('two', 'inner'));
