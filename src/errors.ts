@@ -76,11 +76,30 @@ const MAX_QUOTED_LENGTH = 160;
  * escaped, and the middle of a very long name is left out.
  */
 export function quote(name: string): string {
-  const shown =
-    name.length <= MAX_QUOTED_LENGTH
-      ? name
-      : `${name.slice(0, MAX_QUOTED_LENGTH / 2)}…${name.slice(-MAX_QUOTED_LENGTH / 2)}`;
-  return `"${escapeControls(shown.replaceAll('\\', '\\\\').replaceAll('"', '\\"'))}"`;
+  return `"${escapeControls(shorten(name).replaceAll('\\', '\\\\').replaceAll('"', '\\"'))}"`;
+}
+
+function shorten(name: string): string {
+  return name.length <= MAX_QUOTED_LENGTH
+    ? name
+    : `${name.slice(0, MAX_QUOTED_LENGTH / 2)}…${name.slice(-MAX_QUOTED_LENGTH / 2)}`;
+}
+
+/** A name that messages show without quotes: a word, a number, or such joined by dots. */
+const PLAIN_NAME = /^[\w.]{1,80}$/;
+
+/** A name from a file, in quotes only where it is anything else than words joined by dots. */
+export function quoteUnlessPlain(name: string): string {
+  return PLAIN_NAME.test(name) ? name : quote(name);
+}
+
+/** What a shell takes for itself nowhere in a word. */
+const SHELL_WORD = /^[\w./:@%+=,-]+$/;
+
+/** A name from a file as one word of a command that a message proposes: whatever is in it, a shell runs none of it. */
+export function toShellWord(name: string): string {
+  const shown = shorten(name);
+  return SHELL_WORD.test(shown) ? shown : `'${escapeControls(shown).replaceAll("'", "'\\''")}'`;
 }
 
 /** Printable ASCII. */

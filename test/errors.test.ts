@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { CheckpointError, escapeControls, quote } from '../src/errors.js';
+import { CheckpointError, escapeControls, quote, quoteUnlessPlain, toShellWord } from '../src/errors.js';
 
 describe('escapeControls', () => {
   test.each([
@@ -50,6 +50,27 @@ describe('quote', () => {
   test('keeps 80 characters of both ends of a longer one', () => {
     expect(quote(`${'a'.repeat(200)}${'z'.repeat(200)}`)).toBe(`"${'a'.repeat(80)}…${'z'.repeat(80)}"`);
   });
+});
+
+test.each([
+  ['layer1.0.bn1', 'layer1.0.bn1'],
+  ['a b', '"a b"'],
+  ['a\u001b', '"a\\x1b"'],
+  ['', '""'],
+])('quoteUnlessPlain shows %j as %s', (name, shown) => {
+  expect(quoteUnlessPlain(name)).toBe(shown);
+});
+
+test.each([
+  ['state_dict.ema', 'state_dict.ema'],
+  ['runs/model-1', 'runs/model-1'],
+  ['a b', "'a b'"],
+  ["a'; reboot '", "'a'\\''; reboot '\\'''"],
+  ['$(reboot)`reboot`', "'$(reboot)`reboot`'"],
+  ['a\nreboot', "'a\\nreboot'"],
+  ['', "''"],
+])('toShellWord makes one word of %j', (name, word) => {
+  expect(toShellWord(name)).toBe(word);
 });
 
 test('a CheckpointError carries its cause, and none when there is none', () => {

@@ -1,6 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
-import { CheckpointError, quote, UsageError } from '../errors.js';
+import { CheckpointError, quote, toShellWord, UsageError } from '../errors.js';
 import { readRange } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
 import { describeInput, type InputRuns, type ModelInput, SAMPLES_PER_RUN } from './model-inputs.js';
@@ -90,7 +90,7 @@ export class InputFiles {
     if (missing !== undefined) {
       throw new UsageError(
         `the model's input ${describeInput(missing)} is given no array`,
-        `Add --input ${missing.name}=FILE.npy, or save all of them with numpy.savez.`,
+        `Add --input ${toShellWord(missing.name)}=FILE.npy, or save all of them with numpy.savez.`,
       );
     }
     return planRuns([...given.values()], inputs, split);

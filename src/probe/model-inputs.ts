@@ -1,5 +1,5 @@
 import type { DType } from '../checkpoint/dtype.js';
-import { quote, UsageError } from '../errors.js';
+import { quote, quoteUnlessPlain, UsageError } from '../errors.js';
 import { dtypeOfRuntime, type InputArray, nameType, type RuntimeSession } from './runtime.js';
 
 /** An input that a model asks for. */
@@ -54,7 +54,11 @@ export function listInputs({ inputMetadata }: RuntimeSession): readonly ModelInp
 
 /** An input as messages show it: `"x" float32 [batch, 3, 224, 224]`. */
 export function describeInput({ name, dtype, shape }: ModelInput): string {
-  return `${quote(name)} ${nameType(dtype)} [${shape.map((size) => (size === '' ? '?' : size)).join(', ')}]`;
+  return `${quote(name)} ${nameType(dtype)} [${shape.map(describeSize).join(', ')}]`;
+}
+
+function describeSize(size: ModelInput['shape'][number]): string {
+  return size === '' ? '?' : quoteUnlessPlain(String(size));
 }
 
 /**

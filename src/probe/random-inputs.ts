@@ -1,5 +1,5 @@
 import { bitsOf, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
-import { quote, UsageError } from '../errors.js';
+import { quote, toShellWord, UsageError } from '../errors.js';
 import {
   describeInput,
   type InputDescription,
@@ -115,7 +115,7 @@ function resolveShape(
   if (!dims.every((size): size is number => typeof size === 'number')) {
     throw new UsageError(
       `the dimensions of the model's input ${describeInput(input)} are known at run time only`,
-      `Say which to use: --shape ${input.name}=${input.shape.map((size, axis) => (typeof size === 'number' ? size : axis === 0 ? 1 : 'N')).join(',')}`,
+      `Say which to use: --shape ${toShellWord(input.name)}=${input.shape.map((size, axis) => (typeof size === 'number' ? size : axis === 0 ? 1 : 'N')).join(',')}`,
     );
   }
   const byteLength = dims.reduce((product, size) => product * size, bitsOf(input.dtype) / 8);

@@ -1,5 +1,5 @@
 import type { DType } from '../checkpoint/dtype.js';
-import { CheckpointError, UsageError } from '../errors.js';
+import { CheckpointError, escapeControls, UsageError } from '../errors.js';
 
 /** A tensor of ONNX Runtime. */
 export interface RuntimeTensor {
@@ -164,7 +164,10 @@ const MAX_COMPLAINT_LENGTH = 400;
 function firstLine(error: unknown): string {
   const text = (error instanceof Error ? error.message : String(error)).trim();
   const [line = ''] = text.split('\n');
-  return line.length <= MAX_COMPLAINT_LENGTH ? line : `${line.slice(0, MAX_COMPLAINT_LENGTH)}…`;
+  // It may repeat names from the model.
+  return escapeControls(
+    line.length <= MAX_COMPLAINT_LENGTH ? line : `${line.slice(0, MAX_COMPLAINT_LENGTH)}…`,
+  );
 }
 
 /** Element types by the names that ONNX Runtime gives them. */

@@ -80,6 +80,14 @@ describe('drawInputs', () => {
     }
   });
 
+  test('says which dimensions are open, by names that steer no terminal and no shell', async () => {
+    const hostile: ModelInput = { name: 'x;reboot', dtype: 'F32', shape: ['\u001b[2J', 3, 'H'] };
+    expect(await usageFailureOf(() => drawInputs([hostile], request))).toEqual({
+      message: `the dimensions of the model's input "x;reboot" float32 ["\\x1b[2J", 3, H] are known at run time only`,
+      hint: "Say which to use: --shape 'x;reboot'=1,3,N",
+    });
+  });
+
   test.each<[string, ModelInput, { name: string | null; dims: number[] }[], RegExp]>([
     ['integers', { ...image, dtype: 'I64' }, [], /random samples are floats/],
     ['open dimensions', { ...image, shape: ['N', 3, 'H'] }, [], /known at run time only/],

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { loadRuntime } from '../../src/probe/runtime.js';
-import { usageFailureOf } from '../build/failure.js';
+import { loadRuntime, type OnnxRuntime, openSession } from '../../src/probe/runtime.js';
+import { failureOf, usageFailureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
 
 const empty = makeTempDirectory();
@@ -32,4 +32,13 @@ describe('loadRuntime', () => {
       /not what a probe needs/,
     );
   });
+});
+
+test('a complaint of ONNX Runtime is one line, and names from the model in it steer no terminal', async () => {
+  const create = () => Promise.reject(new Error('node \u001b[2J is bad\nat …'));
+  const runtime = { InferenceSession: { create } } as unknown as OnnxRuntime;
+  const model = { file: 'm.onnx', model: new Uint8Array(), external: { kind: 'loaded', files: [] } } as const;
+  expect((await failureOf(() => openSession(runtime, model))).message).toBe(
+    'ONNX Runtime cannot load the model: node \\x1b[2J is bad',
+  );
 });

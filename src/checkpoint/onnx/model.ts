@@ -1,5 +1,5 @@
 import onnxProto, { type onnx } from 'onnx-proto';
-import { CheckpointError, quote } from '../../errors.js';
+import { CheckpointError, quote, quoteUnlessPlain } from '../../errors.js';
 import { decodeSegment, type Segment } from './segment.js';
 
 /** A tensor as the model describes it; where its values are, not what they are. */
@@ -128,12 +128,9 @@ export function describeNode(node: OnnxNode): string {
   return name === '' ? `a ${op} node without a name` : `${op} ${quote(name)}`;
 }
 
-/** What operators are called in ONNX and by exporters. */
-const OPERATOR_NAME = /^\w{1,80}$/;
-
-/** What messages call a node's operator: bare, or in quotes where the file calls it by anything else than a word. */
+/** What messages call a node's operator. */
 export function describeOperator({ op }: OnnxNode): string {
-  return OPERATOR_NAME.test(op) ? op : quote(op);
+  return quoteUnlessPlain(op);
 }
 
 function isFilled(text: string | null | undefined): text is string {

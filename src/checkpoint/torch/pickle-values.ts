@@ -1,3 +1,5 @@
+import { quoteUnlessPlain } from '../../errors.js';
+
 /**
  * What a pickle holds, as inert data. Nothing here is ever imported, called or opened: a call becomes a node that
  * says which callable would have been called with what.
@@ -144,5 +146,7 @@ export function describeValue(value: PickleValue | undefined): string {
   }
   if (typeof value === 'boolean') return value ? 'True' : 'False';
   if (value instanceof Uint8Array) return 'bytes';
-  return value.kind === 'object' ? `a ${qualifiedName(value.callee) ?? 'made-up object'}` : `a ${value.kind}`;
+  if (value.kind !== 'object') return `a ${value.kind}`;
+  const name = qualifiedName(value.callee);
+  return name === null ? 'a made-up object' : `a ${quoteUnlessPlain(name)}`;
 }

@@ -1,4 +1,4 @@
-import { CheckpointError, quote } from '../../errors.js';
+import { CheckpointError, quote, toShellWord } from '../../errors.js';
 import { asModule } from './module-objects.js';
 import {
   asContainer,
@@ -95,7 +95,7 @@ export function chooseStateDict(root: PickleValue, context: ChoiceContext): Chos
   if (model !== null) return choose(model.node, [describeLeftAside(model, candidates)]);
   throw new CheckpointError(
     `expected one part with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
-    { code: 'ambiguous', file, hint: `Name one with --select, such as --select ${shellWord(pathOf(only))}.` },
+    { code: 'ambiguous', file, hint: `Name one with --select, such as --select ${wordOf(only)}.` },
   );
 }
 
@@ -114,7 +114,7 @@ function describeLeftAside(model: Candidate, candidates: readonly Candidate[]): 
   const others = candidates.filter((candidate) => candidate !== model);
   return (
     `${pathOf(model)} was audited; ${listCandidates(others)} holds norm layers too and was left aside ` +
-    `(--select ${shellWord(pathOf(others[0]))} audits it)`
+    `(--select ${wordOf(others[0])} audits it)`
   );
 }
 
@@ -253,8 +253,8 @@ function pathOf(candidate: Candidate | undefined): string {
   return /^[\w.\-/]{1,160}$/.test(path) ? path : quote(path);
 }
 
-function shellWord(path: string): string {
-  return path.startsWith('"') ? `'${path.slice(1, -1)}'` : path;
+function wordOf(candidate: Candidate | undefined): string {
+  return toShellWord(candidate?.path.join('.') ?? '');
 }
 
 /** Whether the model under the key is an average or an earlier copy of the one that was trained. */

@@ -152,6 +152,7 @@ describe('errors', () => {
     ['malformed', 'APPEND needs a value, but the stack is empty', op(']a.')],
     ['malformed', 'BINGET asks for memo entry 200, which was never stored', op('h', 200, '.')],
     ['malformed', 'found a key without a value', op('}(', text('a'), 'u.')],
+    ['malformed', 'and of a callable, found a "a\\x1b.b"', op('ca\x1b\nb\n)R', '2', 0x93, '.')],
     ['malformed', 'expected a list to append to, found a dict', op('}K', 1, 'a.')],
     ['malformed', 'LONG4 has a negative length, -5', op(0x8b, u32(-5), '.')],
     ['malformed', 'it asks for an out-of-band buffer', op(0x97, '.')],

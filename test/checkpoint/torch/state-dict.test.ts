@@ -119,6 +119,13 @@ describe('several parts with norm layers', () => {
     const root = dict({ 'a\x1b[2J': STATE_DICT, b: orderedDict(normLayer('x.')) });
     expect((await failureOf(() => openRoot(root))).message).toContain('"a\\x1b[2J" (1 norm layer)');
   });
+
+  test('a name is one word of the command that is proposed, whatever is in it', async () => {
+    const root = dict({ "a'; reboot '": STATE_DICT, b: orderedDict(normLayer('x.')) });
+    expect((await failureOf(() => openRoot(root))).hint).toBe(
+      "Name one with --select, such as --select 'a'\\''; reboot '\\'''.",
+    );
+  });
 });
 
 describe('--select', () => {
