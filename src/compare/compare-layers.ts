@@ -156,18 +156,17 @@ function concludeLayers(
     neighbours: feeds.relation,
     haveStatisticsMoved,
   });
-  const grade = gradeEquality(affine, feeds, relativeDifference);
   const isInitial = areInitial(after);
   const cause = decideCause({
     haveStatisticsMoved,
-    isRounded: grade.equality === 'rounded',
+    isAveraged: (learned.rounding?.averaged ?? 0) > 0,
     isInitial,
     ...counts,
     momentum: findMomentum(pair),
   });
   return {
     ...common,
-    ...grade,
+    ...gradeEquality(affine, feeds, relativeDifference),
     channelsMoved: countTrue(moved),
     measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
     isReset: isInitial && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,

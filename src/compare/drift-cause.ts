@@ -18,6 +18,8 @@ export type DriftCause =
   | { readonly kind: 'training-mode'; readonly old: OldShare | null }
   /** The statistics moved, and no pass was counted: they were copied, averaged or computed without the count. */
   | { readonly kind: 'uncounted' }
+  /** The same in a file whose learned tensors are averages: of a model over time, without its count. */
+  | { readonly kind: 'ema' }
   /** The statistics moved and the count went back: reset, and estimated again. */
   | { readonly kind: 're-estimated' }
   /** The statistics are mean 0 and variance 1 again: reset, and never estimated again. */
@@ -37,8 +39,8 @@ export type DriftCause =
 /** What a layer's cause follows from. */
 export interface CauseEvidence {
   readonly haveStatisticsMoved: boolean;
-  /** Whether what stayed did so only up to rounding: then after is an average, of statistics too. */
-  readonly isRounded: boolean;
+  /** Whether the learned tensors that stayed show the rounding of an average: then statistics are averages too. */
+  readonly isAveraged: boolean;
   /** Whether after holds mean 0 and variance 1 in every channel. */
   readonly isInitial: boolean;
   /** Null where the layer has no count, or none that can be relied on. */
@@ -54,15 +56,16 @@ export function decideCause(evidence: CauseEvidence): DriftCause | null {
 }
 
 function explainMove(evidence: CauseEvidence): DriftCause | null {
-  const { isInitial, isRounded, before, after, momentum } = evidence;
+  const { isInitial, isAveraged, before, after, momentum } = evidence;
   if (isInitial) return { kind: 'reset' };
   if (before === null || after === null) return null;
   const rose = after > before;
   if (isAverage(after)) return { kind: 'averaged', side: 'after', count: after, rose };
   if (isAverage(before)) return { kind: 'averaged', side: 'before', count: before, rose };
-  if (rose) return { kind: 'training-mode', old: isRounded ? null : findOldShare(before, after, momentum) };
+  if (rose) return { kind: 'training-mode', old: isAveraged ? null : findOldShare(before, after, momentum) };
   // A layer that was made anew around copied statistics starts to count at 0.
-  return after === before || after === 0n ? { kind: 'uncounted' } : { kind: 're-estimated' };
+  if (after !== before && after !== 0n) return { kind: 're-estimated' };
+  return { kind: isAveraged ? 'ema' : 'uncounted' };
 }
 
 function explainStandstill({ before, after }: CauseEvidence): DriftCause | null {

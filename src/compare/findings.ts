@@ -233,6 +233,8 @@ function describeCause(cause: DriftCause, batches: bigint): string {
       return ` after ${batches} training-mode batch${batches === 1n ? '' : 'es'}`;
     case 'uncounted':
       return ' without a training-mode batch being counted';
+    case 'ema':
+      return ' without a training-mode batch being counted, in an average over time';
     case 're-estimated':
       return ` while the batch count went back by ${-batches} (reset and estimated again)`;
     case 'reset':

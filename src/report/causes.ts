@@ -49,14 +49,15 @@ export function keepCurableByEval(report: AuditReport): AuditReport {
 /** What to do about drift that `eval()` would not have prevented, a paragraph for each cause. */
 export function listRemedies({ summary }: AuditReport): readonly string[] {
   return summary.causes
-    .filter(({ kind }) => kind !== 'training-mode')
+    .filter(({ kind }) => kind !== 'training-mode' && kind !== 'ema')
     .map(({ layers, remedy }) =>
       summary.causes.length === 1 ? remedy : `${layers} norm layer${layers === 1 ? '' : 's'}: ${remedy}`,
     );
 }
 
 function isCuredByEval(cause: DriftCause): boolean {
-  return cause.kind === 'training-mode' || (cause.kind === 'averaged' && cause.rose);
+  if (cause.kind === 'averaged') return cause.rose;
+  return cause.kind === 'training-mode' || cause.kind === 'ema';
 }
 
 type Words = Pick<CauseSummary, 'sentence' | 'remedy'>;
@@ -76,6 +77,13 @@ function describeCauses(causes: readonly [DriftCause, ...DriftCause[]]): Words {
           'No training-mode batch was counted meanwhile: the statistics were copied, averaged or recomputed without the count (an EMA as Ultralytics keeps it, another rank, federated averaging over parameters), not moved by training that the count saw.',
         remedy:
           'Find out where the file’s statistics come from; eval() in this run does not change them. An EMA or another copy follows a model whose own norm layers ran in training mode: keep those in evaluation mode. Between ranks, save from one of them or broadcast the buffers; in federated averaging, send the buffers along with the parameters. bn-audit restore puts the statistics of before back.',
+      };
+    case 'ema':
+      return {
+        sentence:
+          'The learned tensors are averages, and no training-mode batch was counted meanwhile: the file holds a model’s moving average without its count (EMA, as Ultralytics keeps it), and that model’s norm layers ran in training mode.',
+        remedy:
+          'Put the frozen part back in evaluation mode after every model.train(): the average follows the model that trains.',
       };
     case 're-estimated':
       return {

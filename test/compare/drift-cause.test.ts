@@ -4,7 +4,7 @@ import { type CauseEvidence, type DriftCause, decideCause } from '../../src/comp
 const decide = (evidence: Partial<CauseEvidence>): DriftCause | null =>
   decideCause({
     haveStatisticsMoved: true,
-    isRounded: false,
+    isAveraged: false,
     isInitial: false,
     before: 14n,
     after: 26n,
@@ -22,7 +22,9 @@ describe('statistics that moved', () => {
     [{ before: 0n, after: 0n }, 'uncounted'],
     // A layer that was made anew around copied statistics.
     [{ after: 0n }, 'uncounted'],
+    [{ after: 14n, isAveraged: true }, 'ema'],
     [{ after: 5n }, 're-estimated'],
+    [{ after: 5n, isAveraged: true }, 're-estimated'],
     [{ isInitial: true, after: 0n }, 'reset'],
     [{ isInitial: true, after: 14n }, 'reset'],
     [{ isInitial: true, before: null, after: null }, 'reset'],
@@ -100,7 +102,7 @@ describe('what the passes leave of the old statistics', () => {
   });
 
   test('is not told of an average, in which more is left', () => {
-    expect(oldOf({ isRounded: true })).toBeNull();
+    expect(oldOf({ isAveraged: true })).toBeNull();
   });
 
   test.each([0, -1, 2, Number.NaN])('is not told by a momentum of %d', (momentum) => {

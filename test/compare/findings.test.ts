@@ -91,6 +91,11 @@ describe('a drifted layer', () => {
     [TRAINING, 1n, 'of its size) after 1 training-mode batch, although'],
     [{ kind: 'uncounted' }, 0n, 'of its size) without a training-mode batch being counted, although'],
     [
+      { kind: 'ema' },
+      0n,
+      'of its size) without a training-mode batch being counted, in an average over time, although',
+    ],
+    [
       { kind: 're-estimated' },
       -7n,
       'of its size) while the batch count went back by 7 (reset and estimated again), although',

@@ -110,10 +110,13 @@ describe('advice', () => {
     }
   });
 
-  test.each([TRAINING, AVERAGED, null])('for layers that %o tells of is code', (cause) => {
-    for (const format of ['text', 'markdown', 'html'] as const)
-      expect(render(reportOf(cause), { format })).toContain('model.backbone.eval()');
-  });
+  test.each([TRAINING, AVERAGED, { kind: 'ema' } as const, null])(
+    'for layers that %o tells of is code',
+    (cause) => {
+      for (const format of ['text', 'markdown', 'html'] as const)
+        expect(render(reportOf(cause), { format })).toContain('model.backbone.eval()');
+    },
+  );
 
   test('for several causes says how many layers each concerns', () => {
     const remedies = listRemedies(
