@@ -137,7 +137,10 @@ export async function compareCheckpoints(
     after,
     layers,
     learned,
-    regions: findRegions(learned.compared, layers),
+    regions: findRegions(learned.compared, layers, [
+      ...learned.onlyAfter,
+      ...folded.onlyAfter.map(({ name }) => name),
+    ]),
     findings: [
       ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
       ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),

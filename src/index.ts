@@ -14,7 +14,7 @@
 export { type AuditOptions, audit, auditCheckpoints } from './audit.js';
 export { type AuditRequest, auditEach } from './audit-each.js';
 export { type Baseline, type BaselineOptions, createBaseline } from './baseline.js';
-export type { Checkpoint, CheckpointFormat, Tensor } from './checkpoint/checkpoint.js';
+export type { Checkpoint, CheckpointFormat, Framework, Tensor } from './checkpoint/checkpoint.js';
 export type { DType } from './checkpoint/dtype.js';
 export { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 export type { PerChannel } from './compare/compare-layers.js';

@@ -25,6 +25,7 @@ const READS_FILES = [
   'io/memory-limits.ts',
   'io/file-source.ts',
   'io/safe-write.ts',
+  'checkpoint/model-config.ts',
   'checkpoint/shards.ts',
   'restore/model-directory.ts',
   'checkpoint/onnx/external-data.ts',

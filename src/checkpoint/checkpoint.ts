@@ -8,6 +8,20 @@ import type { Graph } from './graph.js';
 /** The kinds of checkpoint that can be opened, as reports name them. */
 export type CheckpointFormat = 'ONNX' | 'safetensors' | 'PyTorch' | 'TorchScript' | 'baseline';
 
+/** What a model was trained with, as far as a file tells: what to do about drift differs. */
+export type Framework =
+  | 'pytorch'
+  | 'lightning'
+  | 'ultralytics'
+  | 'mmengine'
+  | 'transformers'
+  | 'timm'
+  | 'keras'
+  | 'flax'
+  | 'paddle'
+  | 'mxnet'
+  | 'caffe2';
+
 /**
  * A tensor of a checkpoint: a name, a type, a shape and where its bytes are. Nothing is read until asked for.
  *
@@ -105,6 +119,8 @@ export interface Checkpoint {
   readonly inModuleOrder: boolean;
   /** The computation graph, where the format has one. */
   readonly graph: Graph | null;
+  /** Whose marks the file bears, beyond the names of its tensors; absent where it bears none. */
+  readonly framework?: Framework | undefined;
   /** Facts about modules by module path, where the format has them. */
   readonly modules: ReadonlyMap<string, ModuleFacts>;
   /** What the file says of how it was trained; absent where the format has no place for it. */

@@ -5,6 +5,7 @@ import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
 import type { Checkpoint } from './checkpoint.js';
+import { findConfiguredFramework } from './model-config.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
 import { readAdapterConfig } from './peft-adapter.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors.js';
@@ -44,9 +45,10 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   try {
     options.onOpenFile?.(source.path);
     const adapter = await readAdapterConfig(source.path, options);
+    const configured = await findConfiguredFramework(source.path, options.onOpenFile);
     const checkpoint = await openSource(source, path, options);
-    if (adapter === null) return checkpoint;
-    return { ...checkpoint, declarations: [...(checkpoint.declarations ?? []), adapter] };
+    const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
+    return { ...checkpoint, framework: checkpoint.framework ?? configured, declarations };
   } catch (error) {
     await source.close();
     throw error;

@@ -28,19 +28,31 @@ interface Node {
   equal: number;
   elements: number;
   relativeDifference: number;
+  /** Whether it holds what only after has, and what is therefore not frozen. */
+  hasNew: boolean;
 }
 
 /**
  * Divides a model into its frozen and trained regions, in the order of before. Tensors that could not be compared
  * belong to none.
+ *
+ * @param onlyAfter names of the learned tensors and norm layers that only after has: no region around them is frozen.
  */
 export function findRegions(
   learned: readonly LearnedComparison[],
   layers: readonly LayerComparison[],
+  onlyAfter: readonly string[] = [],
 ): readonly Region[] {
   const root = makeNode('');
   for (const comparison of learned) {
-    if (comparison.equality !== 'incomparable') addTensor(root, comparison);
+    if (comparison.equality === 'incomparable') continue;
+    for (const node of listNodes(root, comparison.name)) count(node, comparison);
+  }
+  for (const name of onlyAfter) {
+    const nodes = listNodes(root, name);
+    // Only the statistics of such a layer are new.
+    const isKnown = (nodes.at(-1)?.tensors ?? 0) > 0;
+    if (!isKnown) for (const node of nodes) node.hasNew = true;
   }
   const regions: Region[] = [];
   collectUniform(root, regions);
@@ -54,18 +66,20 @@ export function findRegions(
   });
 }
 
-function addTensor(root: Node, tensor: LearnedComparison): void {
+/** The nodes on the way to a name, made where they are missing. */
+function listNodes(root: Node, name: string): readonly Node[] {
+  const nodes = [root];
   let node = root;
-  count(node, tensor);
-  for (const component of componentsOf(tensor.name)) {
+  for (const component of componentsOf(name)) {
     let child = node.children.get(component);
     if (child === undefined) {
       child = makeNode(node.path === '' ? component : `${node.path}.${component}`);
       node.children.set(component, child);
     }
     node = child;
-    count(node, tensor);
+    nodes.push(node);
   }
+  return nodes;
 }
 
 function componentsOf(name: string): readonly string[] {
@@ -75,7 +89,15 @@ function componentsOf(name: string): readonly string[] {
 }
 
 function makeNode(path: string): Node {
-  return { path, children: new Map(), tensors: 0, equal: 0, elements: 0, relativeDifference: 0 };
+  return {
+    path,
+    children: new Map(),
+    tensors: 0,
+    equal: 0,
+    elements: 0,
+    relativeDifference: 0,
+    hasNew: false,
+  };
 }
 
 function count(node: Node, tensor: LearnedComparison): void {
@@ -86,9 +108,10 @@ function count(node: Node, tensor: LearnedComparison): void {
 }
 
 function collectUniform(node: Node, regions: Region[]): void {
-  const { tensors, equal, elements, relativeDifference } = node;
+  const { tensors, equal, elements, relativeDifference, hasNew } = node;
   if (tensors === 0) return;
-  if (equal !== 0 && equal !== tensors) {
+  const isUniform = equal === 0 || (equal === tensors && !hasNew);
+  if (!isUniform && node.children.size > 0) {
     for (const child of node.children.values()) collectUniform(child, regions);
     return;
   }

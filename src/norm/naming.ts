@@ -1,8 +1,11 @@
+import type { Framework } from '../checkpoint/checkpoint.js';
+
 /**
  * How a framework names the tensors of a norm layer. Suffixes follow the module path directly, separator included.
  */
 export interface NamingConvention {
-  readonly framework: string;
+  /** Whose names they are. Others write the same: MLX those of PyTorch, `tf.layers` its own in place of Keras's. */
+  readonly framework: Framework;
   readonly mean: string;
   readonly variance: string;
   readonly gamma: readonly string[];
@@ -24,7 +27,7 @@ const KERAS_EPSILON = 1e-3;
 /** In order of preference: the first convention whose suffix fits decides. */
 export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
   {
-    framework: 'PyTorch, MLX',
+    framework: 'pytorch',
     mean: '.running_mean',
     variance: '.running_var',
     gamma: ['.weight'],
@@ -34,7 +37,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: true,
   },
   {
-    framework: 'Keras',
+    framework: 'keras',
     mean: '.moving_mean',
     variance: '.moving_variance',
     gamma: ['.gamma'],
@@ -44,7 +47,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: true,
   },
   {
-    framework: 'TensorFlow layers',
+    framework: 'keras',
     mean: '.moving_mean',
     variance: '.moving_var',
     gamma: ['.gamma', '.weight'],
@@ -54,7 +57,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: false,
   },
   {
-    framework: 'Flax',
+    framework: 'flax',
     mean: '.mean',
     variance: '.var',
     gamma: ['.scale'],
@@ -64,7 +67,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: false,
   },
   {
-    framework: 'Paddle',
+    framework: 'paddle',
     mean: '._mean',
     variance: '._variance',
     gamma: ['.weight', '..w_0'],
@@ -74,7 +77,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: false,
   },
   {
-    framework: 'MXNet symbols',
+    framework: 'mxnet',
     mean: '_moving_mean',
     variance: '_moving_var',
     gamma: ['.gamma'],
@@ -84,7 +87,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: false,
   },
   {
-    framework: 'MXNet Gluon',
+    framework: 'mxnet',
     mean: '_running_mean',
     variance: '_running_var',
     gamma: ['.gamma'],
@@ -95,7 +98,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
   },
   {
     // `riv` reads "running inverse variance", but what Caffe2's SpatialBN keeps there is the variance itself.
-    framework: 'Caffe2',
+    framework: 'caffe2',
     mean: '_rm',
     variance: '_riv',
     gamma: ['.s'],

@@ -1,4 +1,4 @@
-import type { Checkpoint, CheckpointFormat, Tensor } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, CheckpointFormat, Framework, Tensor } from '../checkpoint/checkpoint.js';
 import type { EpsilonFrom, LayerComparison, PerChannel } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
@@ -10,6 +10,7 @@ import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
+import { findFramework } from '../norm/framework.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
 import { TOOL_NAME, VERSION } from '../version.js';
 import { type CauseSummary, summarizeCauses } from './causes.js';
@@ -23,6 +24,8 @@ export interface CheckpointSummary {
   /** As the user named it. */
   readonly path: string;
   readonly format: CheckpointFormat;
+  /** What the model was trained with, as far as the file tells. */
+  readonly framework: Framework | null;
   /** Norm layers in the file, those left out that were folded away. */
   readonly layers: number;
   /** Norm layers of the audit that were folded into a convolution of this file. */
@@ -43,6 +46,8 @@ export interface LayerSide {
 /** A norm layer of an audit, as the JSON contract has it. */
 export interface AuditLayer {
   readonly name: string;
+  /** Whether {@link name} is a module path; a graph may name the layer by its node alone. */
+  readonly named: boolean;
   readonly kind: string;
   readonly status: LayerStatus;
   readonly allowed: boolean;
@@ -186,6 +191,7 @@ function summarizeSide({ checkpoint, layers, learned }: SideResults, folded: num
   return {
     path: checkpoint.path,
     format: checkpoint.format,
+    framework: findFramework(checkpoint, layers),
     layers: layers.length,
     folded,
     learned: learned.size,
@@ -249,6 +255,7 @@ function toAuditLayer(
   const { before, after, measures } = layer;
   return {
     name: before.name,
+    named: before.isNamed,
     kind: before.isFromGraph ? after.kind : before.kind,
     status: layer.status,
     allowed: isAllowed(before.name),

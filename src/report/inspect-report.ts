@@ -4,6 +4,7 @@ import type { EpsilonFrom } from '../compare/compare-layers.js';
 import type { ChannelValues, LayerExamination } from '../compare/examine-layer.js';
 import type { Finding } from '../compare/findings.js';
 import type { StatisticsSummary } from '../compare/statistics.js';
+import { findFramework } from '../norm/framework.js';
 import { TOOL_NAME, VERSION } from '../version.js';
 import { type CheckpointSummary, type Count, describeStatistic, toCount } from './audit-report.js';
 
@@ -53,6 +54,10 @@ export function buildInspectReport(
     checkpoint: {
       path: checkpoint.path,
       format: checkpoint.format,
+      framework: findFramework(
+        checkpoint,
+        examined.map(({ layer }) => layer),
+      ),
       layers: examined.length,
       folded,
       learned,

@@ -4,12 +4,7 @@ import { describeAnswer, type Outcome } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
 import { keepCurableByEval, listRemedies } from './causes.js';
-import {
-  findModulesToFreeze,
-  isFrozenDrift,
-  writeTrainingLoopFix,
-  writeTrainOverride,
-} from './fix-advice.js';
+import { adviseFreeze, isFrozenDrift, splitCodeWords } from './fix-advice.js';
 import {
   formatBatches,
   formatCount,
@@ -43,8 +38,8 @@ const SHOWN_FINDINGS = 5;
 const MAX_NAME_LENGTH = 100;
 const MAX_MESSAGE_LENGTH = 400;
 
-/** Code must hold names whole; with longer ones it is of no use to a reader. */
-const MAX_MODULE_LENGTH = 300;
+/** Longer code is of no use to a reader, and would fill a comment; a text report prints any. */
+const MAX_CODE_LENGTH = 16_000;
 
 /** What stands before an outcome's word. */
 export const OUTCOME_SIGNS: Readonly<Record<Outcome, string>> = {
@@ -214,15 +209,18 @@ export function renderWarnings(warnings: readonly string[], count = SHOWN_FINDIN
 }
 
 function renderAdvice(report: AuditReport): readonly string[] {
-  const modules = findModulesToFreeze(report);
-  if (!report.findings.some(isFrozenDrift) || modules.length === 0) return [];
-  if (modules.some(({ length }) => length > MAX_MODULE_LENGTH)) return [];
+  const advice = adviseFreeze(report);
+  if (advice === null) return [];
+  const say = (sentence: string) =>
+    splitCodeWords(sentence)
+      .map((part, index) => (index % 2 === 0 ? part : `\`${part}\``))
+      .join('');
+  const ways = advice.ways.filter(({ code }) => code.join('\n').length <= MAX_CODE_LENGTH);
   return [
     fold('How to keep it frozen', [
-      '`requires_grad=False` and `lr=0` do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode after every `model.train()`:',
-      fence(writeTrainingLoopFix(modules)),
-      'or once and for all, in the model’s class:',
-      fence(writeTrainOverride(modules)),
+      say(advice.why),
+      ...ways.flatMap(({ where, code }) => [say(where), fence(code)]),
+      ...(ways.length < advice.ways.length ? ['The code is long: the text report holds it.'] : []),
     ]),
   ];
 }

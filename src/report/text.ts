@@ -3,12 +3,7 @@ import { escapeControls } from '../errors.js';
 import { isBiasOnly } from './answer.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
 import { keepCurableByEval, listRemedies } from './causes.js';
-import {
-  findModulesToFreeze,
-  isFrozenDrift,
-  writeTrainingLoopFix,
-  writeTrainOverride,
-} from './fix-advice.js';
+import { adviseFreeze, isFrozenDrift } from './fix-advice.js';
 import { formatCount, formatPlural } from './format-numbers.js';
 import { renderAnswer } from './text-answer.js';
 import { renderFindingGroups, renderPages } from './text-findings.js';
@@ -173,21 +168,15 @@ function renderRemedies(report: AuditReport, { width, paint }: TextLayout): read
 }
 
 function renderAdvice(report: AuditReport, { width, paint }: TextLayout): readonly string[] {
-  const isDrifted = report.findings.some(isFrozenDrift);
-  const modules = findModulesToFreeze(report);
-  if (!isDrifted || modules.length === 0) return [];
-  const code = (lines: readonly string[]) => lines.map((line) => `      ${line}`);
+  const advice = adviseFreeze(report);
+  if (advice === null) return [];
+  const [first, ...others] = advice.ways;
+  const say = (sentence: string) => wrapText(sentence, { width, indent: '  ' });
+  const show = (code: readonly string[]) => ['', ...code.map((line) => (line === '' ? '' : `      ${line}`))];
   return [
     paint('strong', 'How to keep it frozen'),
-    ...wrapText(
-      'requires_grad=False and lr=0 do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode after every model.train():',
-      { width, indent: '  ' },
-    ),
-    '',
-    ...code(writeTrainingLoopFix(modules)),
-    '',
-    '  or once and for all, in the model’s class:',
-    '',
-    ...code(writeTrainOverride(modules)),
+    ...say(first === undefined ? advice.why : `${advice.why} ${first.where}`),
+    ...(first === undefined ? [] : show(first.code)),
+    ...others.flatMap(({ where, code }) => ['', ...say(where), ...show(code)]),
   ];
 }

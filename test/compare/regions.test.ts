@@ -68,3 +68,17 @@ test('a name of 100,000 components does not exhaust the call stack', () => {
   const learned = [learnedOf(`${deep}.a`), learnedOf(`${deep}.b`, 'changed')];
   expect(summaryOf(findRegions(learned, []))).toEqual([`${deep}.a: frozen`, `${deep}.b: trained`]);
 });
+
+test('a module with a tensor that is new in after is not frozen as a whole', () => {
+  const learned = [
+    learnedOf('body.a.weight'),
+    learnedOf('body.b.weight'),
+    learnedOf('neck.weight', 'changed'),
+  ];
+  expect(summaryOf(findRegions(learned, [], ['head.weight']))).toEqual(['body: frozen', 'neck: trained']);
+  expect(summaryOf(findRegions(learned, [], ['body.b.lora.weight', 'neck.bias']))).toEqual([
+    'body.a: frozen',
+    'body.b.weight: frozen',
+    'neck: trained',
+  ]);
+});

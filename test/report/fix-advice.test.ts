@@ -1,132 +1,104 @@
-import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import {
-  findModulesToFreeze,
-  writeTrainingLoopFix,
-  writeTrainOverride,
-} from '../../src/report/fix-advice.js';
+import type { Framework } from '../../src/checkpoint/checkpoint.js';
+import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
+import { adviseFreeze, findModulesToFreeze, splitCodeWords } from '../../src/report/fix-advice.js';
 import { makeLayer, makeReport } from './sample-reports.js';
 
-const region = (path: string, status: 'frozen' | 'trained', drifted: number) => ({
-  path,
-  status,
-  equality: status === 'frozen' ? ('exact' as const) : null,
+const backbone = {
+  path: 'backbone',
+  status: 'frozen' as const,
+  equality: 'exact' as const,
   relativeDifference: 0,
-  layers: drifted,
-  drifted,
-  learned: { tensors: 1, equal: status === 'frozen' ? 1 : 0, elements: 10 },
+  layers: 1,
+  drifted: 1,
+};
+const LEARNED = { tensors: 1, equal: 1, elements: 10 };
+
+/** A report of a drifted `backbone`, as a framework's checkpoint of after gives it. */
+function reportOf(after: Partial<AuditReport['after']>, layer: Partial<AuditLayer> = {}): AuditReport {
+  const report = makeReport({
+    layers: [makeLayer('backbone.bn', layer)],
+    regions: [{ ...backbone, learned: LEARNED }],
+  });
+  return { ...report, after: { ...report.after, ...after } };
+}
+
+/** The lines of code of the first way. */
+const codeOf = (report: AuditReport) => adviseFreeze(report)?.ways[0]?.code;
+const allCodeOf = (report: AuditReport) => adviseFreeze(report)?.ways.flatMap(({ code }) => code) ?? [];
+
+describe('advice is given', () => {
+  test('where a frozen layer drifted, and names its part', () => {
+    expect(findModulesToFreeze(reportOf({}))).toEqual(['backbone']);
+    expect(adviseFreeze(reportOf({}))).not.toBeNull();
+  });
+
+  test('not where nothing drifted', () => {
+    expect(adviseFreeze(makeReport({ layers: [makeLayer('bn', { status: 'locked' })] }))).toBeNull();
+  });
+
+  test('not where the drift was accepted', () => {
+    expect(adviseFreeze(makeReport({ layers: [makeLayer('bn')], findings: [] }))).toBeNull();
+  });
+
+  test('for the framework of after, for that of before where after tells none', () => {
+    const report = reportOf({ framework: null });
+    const before = { ...report.before, framework: 'lightning' as const };
+    expect(codeOf({ ...report, before })?.[0]).toContain('on_train_batch_start');
+    expect(codeOf({ ...reportOf({ framework: 'pytorch' }), before })?.[0]).toBe('model.train()');
+  });
+
+  test('for PyTorch where neither tells', () => {
+    const report = reportOf({ framework: null });
+    expect(codeOf({ ...report, before: { ...report.before, framework: null } })?.[0]).toBe('model.train()');
+  });
 });
 
-describe('which modules to freeze', () => {
-  test('the frozen regions in which something drifted', () => {
-    const report = makeReport({
-      layers: [
-        makeLayer('backbone.bn'),
-        makeLayer('neck.bn', { status: 'locked' }),
-        makeLayer('head.bn', { status: 'trained' }),
+describe('what holds in each framework', () => {
+  test.each<[Framework, readonly string[]]>([
+    ['pytorch', ['model.train()', 'model.backbone.eval()']],
+    ['lightning', ['def on_train_batch_start(self, batch, batch_idx):', '    self.backbone.eval()']],
+    [
+      'ultralytics',
+      [
+        'def keep_still(trainer):',
+        '    trainer.model.backbone.eval()',
+        '',
+        'model.add_callback("on_train_batch_start", keep_still)  # before model.train(...)',
       ],
-      regions: [region('backbone', 'frozen', 1), region('neck', 'frozen', 0), region('head', 'trained', 0)],
-    });
-    expect(findModulesToFreeze(report)).toEqual(['backbone']);
+    ],
+    [
+      'mmengine',
+      [
+        'from mmengine.hooks import Hook',
+        'from mmengine.model import is_model_wrapper',
+        'from mmengine.registry import HOOKS',
+        '',
+        '@HOOKS.register_module()',
+        'class KeepStill(Hook):',
+        '    def before_train_iter(self, runner, batch_idx, data_batch=None):',
+        '        model = runner.model.module if is_model_wrapper(runner.model) else runner.model',
+        '        model.backbone.eval()',
+        '',
+        'custom_hooks = [dict(type="KeepStill")]  # in the configuration',
+      ],
+    ],
+    [
+      'transformers',
+      [
+        'def compute_loss(self, *args, **kwargs):',
+        '    self.model.backbone.eval()',
+        '    return super().compute_loss(*args, **kwargs)',
+      ],
+    ],
+    ['timm', ['from timm.utils import freeze', '', 'freeze(model, ["backbone"])']],
+    ['paddle', ['model.train()', 'model.backbone.eval()']],
+  ])('%s', (framework, code) => {
+    expect(codeOf(reportOf({ framework }))).toEqual(code);
   });
 
-  test('a drifted layer outside of any frozen region by itself', () => {
-    const report = makeReport({
-      layers: [makeLayer('a.bn'), makeLayer('ab.bn')],
-      regions: [region('a', 'frozen', 1)],
-    });
-    expect(findModulesToFreeze(report)).toEqual(['a', 'ab.bn']);
-  });
-
-  test('the whole model where that is one frozen region', () => {
-    const report = makeReport({
-      layers: [makeLayer('a.bn'), makeLayer('b.bn')],
-      regions: [region('', 'frozen', 2)],
-    });
-    expect(findModulesToFreeze(report)).toEqual(['']);
-  });
-
-  test('none where nothing drifted', () => {
-    const report = makeReport({
-      layers: [makeLayer('a.bn', { status: 'locked' })],
-      regions: [region('', 'frozen', 0)],
-    });
-    expect(findModulesToFreeze(report)).toEqual([]);
-  });
-
-  test('none where the drift was accepted', () => {
-    const report = makeReport({
-      layers: [makeLayer('a.bn')],
-      regions: [region('', 'frozen', 1)],
-      findings: [],
-    });
-    expect(findModulesToFreeze(report)).toEqual([]);
-  });
-});
-
-describe('the training loop', () => {
-  test('up to three modules are spelled out, as Python reaches them', () => {
-    expect(writeTrainingLoopFix(['backbone', 'net.0.bn', 'blocks.10'])).toEqual([
-      'model.train()',
-      'model.backbone.eval()',
-      'model.net[0].bn.eval()',
-      'model.blocks[10].eval()',
-    ]);
-  });
-
-  test('more are looped over', () => {
-    expect(writeTrainingLoopFix(['a', 'b', 'c', 'd'])).toEqual([
-      'model.train()',
-      'for name in (',
-      '    "a",',
-      '    "b",',
-      '    "c",',
-      '    "d",',
-      '):',
-      '    model.get_submodule(name).eval()',
-    ]);
-  });
-
-  test('beyond six the rest is counted', () => {
-    const lines = writeTrainingLoopFix(Array.from({ length: 9 }, (_, i) => `m${i}`));
-    expect(lines[1]).toBe('for name in (  # and 3 more');
-    expect(lines.filter((line) => line.startsWith('    "'))).toHaveLength(6);
-  });
-
-  test('the whole model is not trained at all', () => {
-    expect(writeTrainingLoopFix([''])).toEqual([
-      'model.eval()  # in place of model.train(): nothing here is trained',
-    ]);
-  });
-
-  test.each([
-    ['stage-1.bn', 'model.get_submodule("stage-1.bn").eval()'],
-    ['größe.bn', 'model.get_submodule("gr\\U000000f6\\U000000dfe.bn").eval()'],
-    ['a"b', 'model.get_submodule("a\\"b").eval()'],
-    ['a\\', 'model.get_submodule("a\\\\").eval()'],
-    ['x\ny', 'model.get_submodule("x\\U0000000ay").eval()'],
-    ['x; import os', 'model.get_submodule("x; import os").eval()'],
-  ])('%j is reached by get_submodule, as a string that nothing gets out of', (path, line) => {
-    expect(writeTrainingLoopFix([path])).toEqual(['model.train()', line]);
-  });
-
-  test('is ASCII on lines of its own, whatever the names', () => {
-    fc.assert(
-      fc.property(
-        fc.array(fc.string({ unit: 'binary', minLength: 1 }), { minLength: 1, maxLength: 8 }),
-        (modules) => {
-          for (const line of [...writeTrainingLoopFix(modules), ...writeTrainOverride(modules)]) {
-            expect(line).toMatch(/^[\u0020-\u007e]*$/);
-          }
-        },
-      ),
-    );
-  });
-});
-
-describe('the override of train()', () => {
-  test('keeps the modules still and returns the model', () => {
-    expect(writeTrainOverride(['backbone'])).toEqual([
+  test('PyTorch, once and for all in the model’s class', () => {
+    expect(adviseFreeze(reportOf({}))?.ways[1]?.code).toEqual([
       'def train(self, mode=True):',
       '    super().train(mode)',
       '    self.backbone.eval()',
@@ -134,10 +106,109 @@ describe('the override of train()', () => {
     ]);
   });
 
-  test('of a whole model does not call itself', () => {
-    expect(writeTrainOverride([''])).toEqual([
+  test('Paddle, whose train() takes no mode', () => {
+    expect(adviseFreeze(reportOf({ framework: 'paddle' }))?.ways[1]?.code).toEqual([
+      'def train(self):',
+      '    super().train()',
+      '    self.backbone.eval()',
+    ]);
+  });
+
+  test('Keras: layers by their paths, which are those of their variables', () => {
+    const mean = (name: string) => ({ name, node: null, mean: name, variance: null });
+    const report = makeReport({
+      layers: [
+        makeLayer('blk.bn_a', { after: mean('blk/bn_a/moving_mean') }),
+        makeLayer('head.bn', { status: 'trained', affine: 'changed' }),
+      ],
+    });
+    expect(codeOf({ ...report, after: { ...report.after, framework: 'keras' } })).toEqual([
+      'for layer in model._flatten_layers():',
+      '    if layer.path in (',
+      '        "blk/bn_a",',
+      '    ):',
+      '        layer.trainable = False',
+      '# then compile() again, which is when trainable is looked at',
+    ]);
+  });
+
+  test('Keras: all norm layers where all of them drifted, and no names where an ONNX graph gave them', () => {
+    expect(codeOf(reportOf({ framework: 'keras' }, { name: 'bn' }))?.[1]).toBe(
+      '    if isinstance(layer, keras.layers.BatchNormalization):',
+    );
+    expect(codeOf(reportOf({ framework: 'keras', format: 'ONNX' }))?.[0]).toMatch(
+      /^frozen_part\.trainable = False {2}#/,
+    );
+  });
+
+  test('Flax: the batch_stats of before for linen, eval() for NNX', () => {
+    const linen = { name: 'backbone.bn', node: null, mean: 'batch_stats.backbone.bn.mean', variance: null };
+    expect(codeOf(reportOf({ framework: 'flax' }, { after: linen }))).toContain('    "backbone.",');
+    expect(codeOf(reportOf({ framework: 'flax' }))).toEqual(['model.train()', 'model.backbone.eval()']);
+  });
+
+  test.each<Framework>(['mxnet', 'caffe2'])('%s: words without code', (framework) => {
+    expect(adviseFreeze(reportOf({ framework }))).toMatchObject({ why: expect.any(String), ways: [] });
+  });
+
+  test('only PyTorch’s is told of requires_grad', () => {
+    for (const framework of ['keras', 'flax', 'paddle', 'mxnet', 'caffe2'] as const) {
+      const advice = adviseFreeze(reportOf({ framework }));
+      expect(JSON.stringify(advice)).not.toContain('requires_grad');
+    }
+  });
+
+  test('a wrapper that names leave out is spoken of', () => {
+    const after = {
+      name: 'backbone.bn',
+      node: null,
+      mean: 'module.backbone.bn.running_mean',
+      variance: null,
+    };
+    expect(adviseFreeze(reportOf({}, { after }))?.ways[0]?.where).toContain('model.module');
+    expect(adviseFreeze(reportOf({}))?.ways[0]?.where).not.toContain('model.module');
+  });
+});
+
+describe('the whole model', () => {
+  const whole = makeReport({
+    layers: [makeLayer('a.bn'), makeLayer('b.bn')],
+    regions: [{ ...backbone, path: '', learned: LEARNED }],
+  });
+
+  test('is not trained at all', () => {
+    expect(codeOf(whole)).toEqual(['model.eval()  # in place of model.train(): nothing here is trained']);
+  });
+
+  test('has an override of train() that does not call itself', () => {
+    expect(adviseFreeze(whole)?.ways[1]?.code).toEqual([
       'def train(self, mode=True):',
       '    return super().train(False)',
     ]);
   });
+
+  test('is the object itself for a trainer', () => {
+    const after = { ...whole.after, framework: 'lightning' as const };
+    expect(codeOf({ ...whole, after })?.[1]).toBe('    self.eval()');
+  });
+});
+
+test('layers that only a graph’s node names are left to the user, who is told so', () => {
+  const code = allCodeOf(reportOf({ format: 'ONNX' }, { name: 'BatchNormalization_0', named: false }));
+  expect(code.join('\n')).not.toContain('BatchNormalization_0');
+  expect(code).toContain(
+    'frozen_part.eval()  # the frozen part of your model, whose path these files do not tell',
+  );
+});
+
+test('sentences are split at their code', () => {
+  expect(splitCodeWords('Put lr=0 after every model.train(), or use norm_eval=True.')).toEqual([
+    'Put ',
+    'lr=0',
+    ' after every ',
+    'model.train()',
+    ', or use ',
+    'norm_eval=True',
+    '.',
+  ]);
 });

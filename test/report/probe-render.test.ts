@@ -4,7 +4,14 @@ import { PROBE_FORMATS } from '../../src/report/probe-formats.js';
 import { renderProbe } from '../../src/report/probe-render.js';
 import type { ProbeLayer, ProbeOutput, ProbeReport } from '../../src/report/probe-report.js';
 
-const summary = { path: 'base.onnx', format: 'ONNX', layers: 2, folded: 0, learned: 5 } as const;
+const summary = {
+  path: 'base.onnx',
+  format: 'ONNX',
+  framework: null,
+  layers: 2,
+  folded: 0,
+  learned: 5,
+} as const;
 
 const output: ProbeOutput = {
   name: 'logits',

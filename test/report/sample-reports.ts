@@ -16,6 +16,7 @@ export function makeLayer(name: string, overrides: Partial<AuditLayer> = {}): Au
   const side = { name, node: null, mean: `${name}.running_mean`, variance: `${name}.running_var` };
   return {
     name,
+    named: true,
     kind: 'BatchNorm',
     status: 'drifted',
     allowed: false,
@@ -76,6 +77,7 @@ export function makeReport({
   const side = (path: string) => ({
     path,
     format: 'PyTorch' as const,
+    framework: 'pytorch' as const,
     layers: layers.length,
     folded: 0,
     learned: layers.length * 3,
@@ -386,6 +388,7 @@ export function makeInspectReport(names: readonly string[] = ['stem.bn', 'head.b
     checkpoint: {
       path: names[0] ?? 'model.onnx',
       format: 'ONNX',
+      framework: 'pytorch',
       layers: names.length,
       folded: 0,
       learned: 3,

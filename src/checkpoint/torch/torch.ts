@@ -12,6 +12,7 @@ import {
   type TensorEdit,
 } from '../edit-plan.js';
 import type { TorchContainer } from './container.js';
+import { findMarkedFramework } from './framework.js';
 import { openLegacyContainer } from './legacy-container.js';
 import { type NamedParts, type NamedTensor, nameTensors } from './named-tensors.js';
 import { asContainer, childrenOf, Surveyor } from './object-tree.js';
@@ -61,6 +62,7 @@ export async function openTorch(source: ByteSource, options: OpenTorchOptions): 
     tensors,
     inModuleOrder: true,
     graph: null,
+    framework: findMarkedFramework(root),
     modules: await completeModules(named, container),
     declarations: [...optimizers, ...readTrainingSettings(root)],
     warnings: [

@@ -3,12 +3,7 @@ import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import { listRemedies } from '../causes.js';
 import { FINDING_HELP } from '../finding-help.js';
-import {
-  findModulesToFreeze,
-  isFrozenDrift,
-  writeTrainingLoopFix,
-  writeTrainOverride,
-} from '../fix-advice.js';
+import { adviseFreeze, splitCodeWords, type Way } from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
 import { type FindingGroup, groupFindings } from '../group-findings.js';
 import { rankFindings } from '../ranked-findings.js';
@@ -21,9 +16,6 @@ const SHOWN_FINDINGS = 50;
 const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
 const MAX_MESSAGE_LENGTH = 600;
-
-/** Code must hold names whole; with longer ones it is of no use to a reader. */
-const MAX_MODULE_LENGTH = 300;
 
 /** What was found, by kind: what it means, what to do, and where. */
 export function renderFindings(report: AnyReport): Markup | null {
@@ -90,18 +82,17 @@ ${remedies.map((remedy) => html`<p class="lead">${remedy}</p>\n`)}</section>
 
 /** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
 export function renderAdvice(report: AuditReport): Markup | null {
-  const isDrifted = report.findings.some(isFrozenDrift);
-  const modules = findModulesToFreeze(report);
-  if (!isDrifted || modules.length === 0 || modules.some(({ length }) => length > MAX_MODULE_LENGTH))
-    return null;
-  const code = (lines: readonly string[]) =>
-    html`<pre><code>${defuseCommands(lines.join('\n'))}</code></pre>`;
+  const advice = adviseFreeze(report);
+  if (advice === null) return null;
+  const say = (sentence: string) =>
+    splitCodeWords(sentence).map((part, index) => (index % 2 === 0 ? part : html`<code>${part}</code>`));
+  const show = ({ where, code }: Way) =>
+    html`<figure class="panel"><figcaption>${say(where)}</figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`;
   return html`<section id="fix" aria-labelledby="fix-title">
 <h2 id="fix-title">How to keep it frozen</h2>
-<p class="lead"><code>requires_grad=False</code> and <code>lr=0</code> do not stop BatchNorm: every forward pass in training mode moves its running statistics. Put the frozen part back in evaluation mode.</p>
+<p class="lead">${say(advice.why)}</p>
 <div class="columns">
-<figure class="panel"><figcaption>After every <code>model.train()</code></figcaption>${code(writeTrainingLoopFix(modules))}</figure>
-<figure class="panel"><figcaption>Or once and for all, in the model’s class</figcaption>${code(writeTrainOverride(modules))}</figure>
+${advice.ways.map(show)}
 </div>
 </section>`;
 }
