@@ -5,6 +5,7 @@ import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
 import type { Checkpoint } from './checkpoint.js';
+import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './foreign-hints.js';
 import { findConfiguredFramework } from './model-config.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
 import { readAdapterConfig } from './peft-adapter.js';
@@ -175,7 +176,7 @@ const FOREIGN_KINDS: readonly ForeignKind[] = [
   {
     starts: (head) => startsWith(head, [0x89, 0x48, 0x44, 0x46]),
     found: 'an HDF5 file (Keras .h5 weights?), not a format that is read here',
-    hint: 'Convert the weights to safetensors first.',
+    hint: SAVE_KERAS_WEIGHTS,
   },
   {
     starts: (head) => startsWith(head, [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]),
@@ -189,7 +190,7 @@ const FOREIGN_KINDS: readonly ForeignKind[] = [
   {
     starts: looksLikeSavedModel,
     found: 'a TensorFlow SavedModel, not a format that is read here',
-    hint: 'Convert it to ONNX first: python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx',
+    hint: SAVE_TENSORFLOW_WEIGHTS,
   },
   {
     starts: (_, text) => text.slice(4, 8) === 'PTMF',

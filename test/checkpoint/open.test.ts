@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
+import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from '../../src/checkpoint/foreign-hints.js';
 import { openCheckpoint, openSource, refuseIdleSelect } from '../../src/checkpoint/open.js';
 import { inspect } from '../../src/inspect.js';
 import { restore } from '../../src/restore.js';
@@ -114,7 +115,7 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a 7-Zip archive', 'Unpack it first.', bytesOf('7z', 0xbc, 0xaf, 0x27, 0x1c)],
     [
       'an HDF5 file (Keras .h5 weights?), not a format that is read here',
-      'Convert the weights to safetensors first.',
+      SAVE_KERAS_WEIGHTS,
       bytesOf(0x89, 'HDF\r\n', 0x1a, '\n'),
     ],
     ['a NumPy .npy array, not a checkpoint', undefined, bytesOf(0x93, 'NUMPY', 1, 0)],
@@ -122,7 +123,7 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a TensorFlow Lite model, not a format that is read here', undefined, bytesOf(0x1c, 0, 0, 0, 'TFL3')],
     [
       'a TensorFlow SavedModel, not a format that is read here',
-      'Convert it to ONNX first: python -m tf2onnx.convert --saved-model DIRECTORY --output model.onnx',
+      SAVE_TENSORFLOW_WEIGHTS,
       bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve'),
     ],
     [

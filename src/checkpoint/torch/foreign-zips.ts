@@ -1,4 +1,5 @@
 import { CheckpointError } from '../../errors.js';
+import { SAVE_KERAS_WEIGHTS } from '../foreign-hints.js';
 
 /** A zip file that is no checkpoint of torch.save: how its names tell, what it is, and the way out. */
 interface ForeignZip {
@@ -33,7 +34,7 @@ const FOREIGN_ZIPS: readonly ForeignZip[] = [
   {
     fits: some(/^(model\.weights\.h5|config\.json|metadata\.json)$/),
     found: 'a .keras archive, not a PyTorch checkpoint',
-    hint: 'Convert the weights to safetensors first.',
+    hint: SAVE_KERAS_WEIGHTS,
   },
   {
     fits: (names) => names.every((name) => name.endsWith('.npy')),
