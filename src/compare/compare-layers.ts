@@ -6,6 +6,12 @@ import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import { type BatchCount, type CauseEvidence, type DriftCause, decideCause } from './drift-cause.js';
 import type { LayerPair, PairedBy } from './pair-layers.js';
+import {
+  type Feeds,
+  type GradedRelation,
+  NeighbourRelations,
+  type NeighboursFrom,
+} from './relate-neighbours.js';
 import { compareRounded, type RoundingEvidence } from './rounding.js';
 import {
   areInitial,
@@ -44,6 +50,8 @@ export interface LayerComparison {
   readonly status: LayerStatus;
   readonly affine: Relation;
   readonly neighbours: Relation;
+  /** What told of the neighbours; `unknown` where names leave open what feeds the layer. Absent for folded layers. */
+  readonly neighboursFrom?: NeighboursFrom | undefined;
   /** How near what stayed is: to the last bit, or up to rounding; null where a learned tensor of the layer changed. */
   readonly equality: 'exact' | 'rounded' | null;
   /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where nothing was rounded. */
@@ -96,12 +104,14 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
         readings.set(pair, await readLayers(pair, options));
       },
     })),
-    conclude: (learned) =>
-      pairs.map((pair) => {
+    conclude: (learned) => {
+      const relations = new NeighbourRelations(learned);
+      return pairs.map((pair) => {
         const reading = readings.get(pair);
         if (reading === undefined) throw new Error(`${pair.before.name} is still to be compared`);
-        return concludeLayers(reading, learned);
-      }),
+        return concludeLayers(reading, relations.of(pair), learned.rounding);
+      });
+    },
   };
 }
 
@@ -126,9 +136,9 @@ async function readLayers(pair: LayerPair, options: LayerOptions): Promise<Layer
 
 function concludeLayers(
   { pair, options, counts, before, after }: LayerReading,
-  learned: LearnedComparisons,
+  feeds: Feeds,
+  rounding: RoundingEvidence | null,
 ): LayerComparison {
-  const feeds = relateNeighbours(pair, learned);
   const affine = compareAffine(before, after, feeds);
   const common = {
     ...pair,
@@ -136,6 +146,7 @@ function concludeLayers(
     isUniformScale: false,
     affine: affine.relation,
     neighbours: feeds.relation,
+    neighboursFrom: feeds.neighboursFrom,
     channels: pair.before.channels || pair.after.channels,
     ...chooseEpsilon(pair.before, pair.after, options.epsilon),
     batches: subtractCounts(counts),
@@ -145,7 +156,7 @@ function concludeLayers(
     const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null, cause: null };
     return { ...common, ...nothing, ...gradeEquality(affine, feeds, null), problem, status: 'unresolved' };
   }
-  const { moved, relativeDifference } = findMovedChannels(before, after, learned.rounding);
+  const { moved, relativeDifference } = findMovedChannels(before, after, rounding);
   const invalid = findInvalidValue(after);
   const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && moved.includes(true);
   const { epsilon } = common;
@@ -159,7 +170,7 @@ function concludeLayers(
   const isInitial = areInitial(after);
   const cause = decideCause({
     haveStatisticsMoved,
-    isAveraged: (learned.rounding?.averaged ?? 0) > 0,
+    isAveraged: (rounding?.averaged ?? 0) > 0,
     isInitial,
     ...counts,
     momentum: findMomentum(pair),
@@ -180,12 +191,6 @@ function concludeLayers(
 /** Statistics moved, and nothing says whether the weights that feed the layer did. */
 const INCOMPARABLE_FEEDS =
   'its statistics moved, and what feeds it cannot be compared: a type that is not decoded, or a baseline without a sample of it (make the baseline again)';
-
-/** How two sides of something learned relate, and the largest difference that counted as rounding; 0 where none did. */
-interface GradedRelation {
-  readonly relation: Relation;
-  readonly relativeDifference: number;
-}
 
 function gradeEquality(
   affine: GradedRelation,
@@ -308,40 +313,6 @@ function measureRounding(
   const isEqual = chooseValueTest(left.dtype, right.dtype);
   if (left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN))) return 0;
   return feeds.rounding === null ? null : compareRounded(left, right, feeds.rounding);
-}
-
-/** What feeds a layer, and how much of the checkpoint's rounding the layer's own affine may show. */
-interface Feeds extends GradedRelation {
-  /** Null where nothing was rounded, or what feeds the layer stayed to the last bit: what differs then was trained. */
-  readonly rounding: RoundingEvidence | null;
-  /** Whether all that is known to feed the layer cannot be compared. */
-  readonly isIncomparable: boolean;
-}
-
-/** A graph knows what feeds a layer; names only suggest it. Either side's graph will do. */
-function relateNeighbours(
-  { before, after }: Pick<LayerPair, 'before' | 'after'>,
-  learned: LearnedComparisons,
-): Feeds {
-  const isAfterBetter = !before.isFromGraph && after.isFromGraph;
-  const comparisons = isAfterBetter
-    ? after.neighbours.map((name) => learned.byAfter.get(name))
-    : before.neighbours.map((name) => learned.byBefore.get(name));
-  const found = comparisons.flatMap((comparison) => comparison ?? []);
-  const rounded = found.filter(({ equality }) => equality === 'rounded');
-  const exact = found.filter(({ equality }) => equality === 'exact');
-  const relation = found.some(({ equality }) => equality === 'changed')
-    ? 'changed'
-    : rounded.length + exact.length > 0
-      ? 'equal'
-      : 'none';
-  const relativeDifference = Math.max(0, ...rounded.map(({ rounding }) => rounding?.relativeDifference ?? 0));
-  return {
-    relation,
-    relativeDifference,
-    rounding: rounded.length > 0 || exact.length === 0 ? learned.rounding : null,
-    isIncomparable: found.length > 0 && found.every(({ equality }) => equality === 'incomparable'),
-  };
 }
 
 /** The epsilon of a layer: the option's, else what either side's graph or module tells, else the default. */

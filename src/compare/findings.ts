@@ -190,9 +190,11 @@ function describeDrift(layer: LayerComparison): string {
     layer.affine === 'equal' ? 'its weight and bias' : null,
     layer.neighbours === 'equal' ? 'the weights that feed it' : null,
   ].filter((part) => part !== null);
-  const frozen =
-    evidence.length === 0 ? 'nothing learned belongs to it' : `${evidence.join(' and ')} are identical`;
-  return `${describeMove(layer)}, although ${frozen}`;
+  const isOpen = layer.neighboursFrom === 'unknown';
+  const nothing = isOpen ? 'it has no weight or bias that was trained' : 'nothing learned belongs to it';
+  const frozen = evidence.length === 0 ? nothing : `${evidence.join(' and ')} are identical`;
+  const open = isOpen ? '; which weights feed it, the names in the file leave open' : '';
+  return `${describeMove(layer)}, although ${frozen}${open}`;
 }
 
 function describeInsistedDrift(layer: LayerComparison): string {

@@ -4,7 +4,7 @@ import { quote } from '../errors.js';
 import { dottedNameOf } from './dotted-names.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
-import { findNamedNeighbours, groupModules } from './neighbours.js';
+import { findNamedNeighbours } from './neighbours.js';
 import type { LayersAndLearned, NormLayer, Statistic } from './norm-layer.js';
 
 /**
@@ -33,12 +33,12 @@ export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
   const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
-  const modules = groupModules(learned, (path) => layers.has(path));
+  const neighbours = findNamedNeighbours(found, learned, positions);
   return {
-    layers: found.map((layer) => ({
-      ...layer,
-      neighbours: findNamedNeighbours(layer, { modules, positions }),
-    })),
+    layers: found.map((layer) => {
+      const { names, areCertain } = neighbours.get(layer) ?? { names: [], areCertain: true };
+      return { ...layer, neighbours: names, areNeighboursCertain: areCertain };
+    }),
     learned,
   };
 }

@@ -1,179 +1,299 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { isUnder, splitPath } from './naming.js';
+import {
+  buildModuleTree,
+  feedersUnder,
+  gives,
+  givesTransposed,
+  isWithin,
+  kindOf,
+  type Place,
+  pathBelow,
+  takes,
+} from './module-tree.js';
+import { findNamedFeeds, type NamedFeed, type ScopedLayer } from './name-series.js';
 import type { NormLayer } from './norm-layer.js';
 
-/** What the search for neighbours looks at. */
-interface Surroundings {
-  readonly modules: ModuleTree;
-  /** Where each module stands in module order; null when the file has lost that order. */
-  readonly positions: ReadonlyMap<string, number> | null;
+/** What names tell of the learned tensors that feed a norm layer. */
+export interface Neighbours {
+  /** Names of learned tensors, of the likeliest module first. */
+  readonly names: readonly string[];
+  /** Whether these feed the layer. Else some of them do, and only what is true of all modules is known of the feed. */
+  readonly areCertain: boolean;
 }
 
-/** A module that is no norm layer, with its own learned tensors (not those of its children). */
-export interface Module {
-  readonly path: string;
-  readonly tensors: readonly string[];
-  readonly weightShape: readonly number[];
-  /** How many output channels the weight has, if it is no transposed convolution's. */
-  readonly outputs: number;
-}
+/** Modules that one norm layer's feed is looked for among; where there are more, it may be any of the file. */
+const MAX_CANDIDATES = 256;
 
 /**
- * Names of the learned tensors that feed a norm layer, told from names alone. The first of these that yields any:
+ * What feeds each norm layer, told from names, widths and, where the file has kept it, the order of modules. The first
+ * that applies:
  *
- * 1. the nearest module before it, in module order, whose weight's first dimension is the channel count; where there
- *    is none, the nearest before it that can be a transposed convolution with so many outputs; where the file has lost
- *    the order, numbered siblings give it by their numbers, and `bn1` goes with `conv1`, `conv1_bn` with `conv1`;
- * 2. every sibling whose weight's first dimension is the channel count;
- * 3. every sibling whose weight has any such dimension;
- * 4. every learned tensor under the parent.
+ * 1. the module that goes with the layer by name, where widths show that it comes before the layer and not after it;
+ * 2. the module right before the layer, in module order or by number in a list, that has as many outputs;
+ * 3. no module for certain: those around the layer, and what comes before them.
  *
- * Keras and Flax keep a kernel's outputs in its last dimension; for theirs, that is the first one meant here.
+ * Only modules with a weight of two dimensions or more feed; slopes and scales between them and the layer do not count.
+ *
+ * @param learned the checkpoint's learned tensors by dotted name.
+ * @param positions where each module stands in module order; null where the file has lost that order.
  */
-export function findNamedNeighbours(layer: NormLayer, surroundings: Surroundings): readonly string[] {
-  const { modules, siblings } = surroundings.modules.under(splitPath(layer.name)[0]);
-  const feeds = ({ outputs }: Module) => outputs === layer.channels;
-  const rules: readonly (() => readonly Module[])[] = [
-    () => findNearestBefore(layer, { modules, siblings }, { feeds, positions: surroundings.positions }),
-    () => siblings.filter(feeds),
-    () => siblings.filter(({ weightShape }) => weightShape.includes(layer.channels)),
-    () => modules,
-  ];
-  for (const rule of rules) {
-    const tensors = rule().flatMap((module) => module.tensors);
-    if (tensors.length > 0) return tensors;
-  }
-  return [];
-}
-
-/** Modules with learned tensors that are no norm layers, in file order, by what they lie under. */
-export class ModuleTree {
-  readonly #modules: readonly Module[];
-  readonly #byParent = new Map<string, { modules: readonly Module[]; siblings: readonly Module[] }>();
-
-  constructor(modules: readonly Module[]) {
-    this.#modules = modules;
-  }
-
-  /** All modules under a path, and those right under it. Layers that share their parent share the answer. */
-  under(parent: string): { readonly modules: readonly Module[]; readonly siblings: readonly Module[] } {
-    const known = this.#byParent.get(parent);
-    if (known !== undefined) return known;
-    const modules = this.#modules.filter(({ path }) => isUnder(path, parent));
-    const siblings = modules.filter(({ path }) => path !== parent && splitPath(path)[0] === parent);
-    this.#byParent.set(parent, { modules, siblings });
-    return { modules, siblings };
-  }
-}
-
-/** Groups learned tensors by the module that owns them, norm layers left out. */
-export function groupModules(
+export function findNamedNeighbours(
+  layers: readonly NormLayer[],
   learned: ReadonlyMap<string, Tensor>,
-  isNormLayer: (path: string) => boolean,
-): ModuleTree {
-  const tensorsByModule = new Map<string, string[]>();
-  for (const name of learned.keys()) {
-    const [path] = splitPath(name);
-    const tensors = tensorsByModule.get(path);
-    if (tensors !== undefined) tensors.push(name);
-    else if (!isNormLayer(path)) tensorsByModule.set(path, [name]);
-  }
-  const modules = [...tensorsByModule].map(([path, tensors]) => {
-    const name = WEIGHT_LEAVES.map((leaf) => (path === '' ? leaf : `${path}.${leaf}`)).find((each) =>
-      learned.has(each),
-    );
-    const weightShape = learned.get(name ?? tensors[0] ?? '')?.shape ?? [];
-    return { path, tensors, weightShape, outputs: countOutputs(name ?? '', weightShape) };
-  });
-  return new ModuleTree(modules);
+  positions: ReadonlyMap<string, number> | null,
+): ReadonlyMap<NormLayer, Neighbours> {
+  const { root, placeOf } = buildModuleTree(layers, learned);
+  if (root.feederCount === 0) return new Map();
+  const scoped = [...placeOf].map(([layer, place]) => ({ layer, place, scope: findScope(place) }));
+  const feeds = findNamedFeeds(scoped);
+  const search = positions === null ? new NumberSearch() : new OrderSearch(root, scoped, positions);
+  const everything = listTensors(feedersUnder(root));
+  return new Map(
+    scoped.map((each): [NormLayer, Neighbours] => {
+      const named = feeds.get(each.layer) ?? null;
+      const before = search.findBefore(each);
+      const certain = chooseCertain(each, { named, before });
+      if (certain !== null) return [each.layer, { names: listTensors([certain]), areCertain: true }];
+      const candidates = listCandidates(each, { named, before, search });
+      const names = candidates === null ? everything : listTensors(candidates);
+      return [each.layer, { names, areCertain: false }];
+    }),
+  );
 }
 
-/** What frameworks call a module's weight; of a separable convolution, the one that gives its outputs goes first. */
-const WEIGHT_LEAVES = ['weight', 'pointwise_kernel', 'kernel', 'depthwise_kernel', 'w'] as const;
-
-/** PyTorch and Caffe2 count outputs first. Keras and Flax count them last, and depthwise ones per input channel. */
-function countOutputs(name: string, shape: readonly number[]): number {
-  const [, leaf] = splitPath(name);
-  const [inputs = 0, last = 0] = shape.slice(-2);
-  if (leaf === 'depthwise_kernel') return inputs * last;
-  return (leaf.endsWith('kernel') ? shape.at(-1) : shape[0]) ?? 0;
+/** The nearest place above a norm layer that feeders lie under. */
+function findScope(place: Place): Place {
+  let scope = place.parent ?? place;
+  while (scope.feederCount === 0 && scope.parent !== null) scope = scope.parent;
+  return scope;
 }
 
-/** The one module (or, by trailing number alone, the few) that comes right before the layer and can feed it. */
-function findNearestBefore(
-  layer: NormLayer,
-  { modules, siblings }: { modules: readonly Module[]; siblings: readonly Module[] },
-  { feeds, positions }: { feeds: (module: Module) => boolean; positions: Surroundings['positions'] },
-): readonly Module[] {
-  if (positions !== null) {
-    const position = ({ path }: { path: string }) => positions.get(path) ?? Number.POSITIVE_INFINITY;
-    const own = position({ path: layer.name });
-    const earlier = modules.filter((module) => position(module) < own);
-    const nearest = last(earlier.filter(feeds), position);
-    return nearest.length > 0
-      ? nearest
-      : last(
-          earlier.filter(({ weightShape }) => isTransposed(weightShape, layer.channels)),
-          position,
-        );
-  }
-  const [, leaf] = splitPath(layer.name);
-  const leafOf = ({ path }: Module) => splitPath(path)[1];
-  if (isIndex(leaf)) {
-    const isBefore = (module: Module) => isIndex(leafOf(module)) && Number(leafOf(module)) < Number(leaf);
-    return last(
-      siblings.filter((module) => feeds(module) && isBefore(module)),
-      (module) => Number(leafOf(module)),
-    );
-  }
-  const feeding = siblings.filter(feeds);
-  const feeder = leaf.includes('_') ? leaf.replace(NORM_TAIL, '') : null;
-  const namesake = feeder === null ? [] : feeding.filter((module) => `${leafOf(module)}_` === feeder);
-  return namesake.length > 0 ? namesake : findByNumber(leaf, feeding, leafOf);
+function listTensors(places: readonly Place[]): readonly string[] {
+  return [...new Set(places)].flatMap(({ feeder }) => feeder?.tensors ?? []);
 }
 
-/** A transposed convolution counts its outputs second. */
-function isTransposed(shape: readonly number[], channels: number): boolean {
-  return shape.length > 2 && shape[1] === channels;
+/** The module right before a norm layer, if it has as many outputs. */
+interface Before {
+  readonly place: Place;
+  /** Whether the order of definition leaves no doubt that it runs right before. */
+  readonly isCertain: boolean;
 }
 
-/** What `conv1_bn` has more than `conv1`, the underscore aside. */
-const NORM_TAIL = /(?:bn|batchnorm|batch_norm|norm)$/i;
-
-/** `bn1` goes with `conv1`; where names are flat, `stage2_unit1_bn1` with the `conv1` of its own unit. */
-function findByNumber(
-  leaf: string,
-  modules: readonly Module[],
-  leafOf: (module: Module) => string,
-): readonly Module[] {
-  const number = trailingNumber(leaf);
-  // Keras gives the first layer of a class no number.
-  if (number === null && leaf !== 'batch_normalization') return [];
-  const stemOf = (name: string) => name.replace(/[a-z]*\d+$/i, '');
-  const numbered = modules.filter((module) => trailingNumber(leafOf(module)) === number);
-  if (numbered.length < 2) return numbered;
-  const own = numbered.filter((module) => stemOf(leafOf(module)) === stemOf(leaf));
-  const named = own.length > 0 ? own : numbered;
-  // Frameworks number each class by itself: `dense0` stands beside `conv0`, and batchnorm0 goes with the convolution.
-  const convolutions = named.filter(({ weightShape }) => weightShape.length > 2);
-  return convolutions.length > 0 ? convolutions : named;
+/** How what comes before a norm layer is found. */
+interface Search {
+  findBefore(each: ScopedLayer): Before | null;
+  /** What may come before everything in the layer's scope; null where that may be anything. */
+  listOutside(each: ScopedLayer): readonly Place[] | null;
 }
 
-function last(modules: readonly Module[], rank: (module: Module) => number): readonly Module[] {
-  return [...modules].sort((x, y) => rank(y) - rank(x)).slice(0, 1);
+interface Evidence {
+  readonly named: NamedFeed | null;
+  readonly before: Before | null;
+}
+
+function chooseCertain(each: ScopedLayer, { named, before }: Evidence): Place | null {
+  if (named?.isCertain === true) return named.feeders.length === 1 ? (named.feeders[0] ?? null) : null;
+  if (before?.isCertain !== true) return null;
+  // What widths leave open, the order of definition does too: `norm` may come before the `conv` that was defined first.
+  if (named?.feeders.includes(before.place) === true) return null;
+  return mayFollow(each, before.place) ? null : before.place;
+}
+
+/** Whether the part of the scope that stands before a layer may take what the layer gives. */
+function mayFollow({ layer, place, scope }: ScopedLayer, before: Place): boolean {
+  const [name = ''] = pathBelow(scope, before);
+  const [own = ''] = pathBelow(scope, place);
+  if (isIndex(name) && isIndex(own)) return false;
+  const part = scope.children.get(name);
+  if (part === undefined) return false;
+  if (part.feederCount > MAX_CANDIDATES) return true;
+  return feedersUnder(part).some(({ feeder }) => feeder !== null && takes(feeder, layer.channels));
+}
+
+/** What may feed a layer, the likeliest first; null where all that the file has may. */
+function listCandidates(
+  each: ScopedLayer,
+  { named, before, search }: Evidence & { readonly search: Search },
+): readonly Place[] | null {
+  if (named?.isCertain === true) return named.feeders;
+  const outside = search.listOutside(each);
+  if (outside === null || each.scope.feederCount > MAX_CANDIDATES) return null;
+  const around = [...feedersUnder(each.scope), ...outside];
+  const likeliest = [...(before === null ? [] : [before.place]), ...(named?.feeders ?? [])];
+  return [...likeliest, ...around.filter((place) => fits(place, each.layer)), ...around];
+}
+
+function fits({ feeder }: Place, { channels }: NormLayer): boolean {
+  return feeder !== null && (gives(feeder, channels) || givesTransposed(feeder, channels));
 }
 
 function isIndex(name: string): boolean {
-  return name !== '' && trailingNumber(name) === name;
+  return /^\d+$/.test(name);
 }
 
-/** The digits that a name ends with; null where it ends with none. */
-function trailingNumber(name: string): string | null {
-  let start = name.length;
-  while (start > 0 && isDigit(name.charCodeAt(start - 1))) start--;
-  return start === name.length ? null : name.slice(start);
+function isNumbered({ name }: Place): boolean {
+  return /\d$/.test(name);
 }
 
-function isDigit(code: number): boolean {
-  return code >= 0x30 && code <= 0x39;
+/** Where the order of modules is lost: numbers tell some of it. */
+class NumberSearch implements Search {
+  readonly #byNumber = new Map<Place, ReadonlyMap<number, readonly Place[]>>();
+
+  /** In a list such as `nn.Sequential`, what has the next lower index. */
+  findBefore({ layer, place, scope }: ScopedLayer): Before | null {
+    const [name = ''] = pathBelow(scope, place);
+    if (!isIndex(name) || !scope.children.has(name)) return null;
+    const earlier = findLower(
+      scope,
+      '',
+      Number(name),
+      (other) => other.layer !== null || other.feederCount > 0,
+    );
+    const [only, ...others] = earlier === null || earlier.feederCount > 1 ? [] : feedersUnder(earlier);
+    return only === undefined || others.length > 0 || !fits(only, layer)
+      ? null
+      : { place: only, isCertain: true };
+  }
+
+  /** What lies around a layer, up to where numbers tell what comes before that. */
+  listOutside({ layer, scope }: ScopedLayer): readonly Place[] | null {
+    for (let place = scope; place.parent !== null; place = place.parent) {
+      if (place.feederCount > MAX_CANDIDATES) return null;
+      const beside = this.#listBeside(place, place.parent);
+      if (beside.length === 0) continue;
+      const count = beside.reduce((sum, { feederCount }) => sum + feederCount, place.feederCount);
+      if (count > MAX_CANDIDATES) return null;
+      const fitting = listBesideList(place.parent).filter((each) => fits(each, layer));
+      return [...[place, ...beside].flatMap(feedersUnder), ...fitting];
+    }
+    return null;
+  }
+
+  /** Siblings with the next lower number, `layer1` and `transition1` for `layer2`, and those with the same. */
+  #listBeside(place: Place, parent: Place): readonly Place[] {
+    const [, stem = '', digits = ''] = /^(.*?)(\d+)$/.exec(place.name) ?? [];
+    if (digits === '') return [];
+    const earlier = findLower(parent, stem, Number(digits), ({ feederCount }) => feederCount > 0);
+    if (earlier === null) return [];
+    const byNumber = this.#byNumber.get(parent) ?? groupByNumber(parent);
+    this.#byNumber.set(parent, byNumber);
+    const lower = Number(/\d+$/.exec(earlier.name)?.[0]);
+    return [...(byNumber.get(lower) ?? []), ...(byNumber.get(Number(digits)) ?? [])].filter(
+      (each) => each !== place,
+    );
+  }
+}
+
+/** Modules without weights (activations, pools) that may stand between two in a list. */
+const MAX_GAP = 16;
+
+/** The child with the next lower number that passes. */
+function findLower(
+  parent: Place,
+  stem: string,
+  number: number,
+  test: (place: Place) => boolean,
+): Place | null {
+  for (let lower = number - 1; lower >= 0 && number - lower <= MAX_GAP; lower--) {
+    const child = parent.children.get(`${stem}${lower}`);
+    if (child !== undefined && test(child)) return child;
+  }
+  return null;
+}
+
+function groupByNumber(parent: Place): ReadonlyMap<number, readonly Place[]> {
+  const groups = new Map<number, Place[]>();
+  for (const child of parent.children.values()) {
+    const digits = /\d+$/.exec(child.name)?.[0];
+    if (digits === undefined || child.feederCount === 0) continue;
+    groups.set(Number(digits), [...(groups.get(Number(digits)) ?? []), child]);
+  }
+  return groups;
+}
+
+/** Items of a list may run side by side: what feeds them all lies beside the list. */
+function listBesideList(list: Place): readonly Place[] {
+  if (list.parent === null || isNumbered(list)) return [];
+  if (list.parent.feederCount - list.feederCount > MAX_CANDIDATES) return [];
+  return [...list.parent.children.values()].filter((each) => each !== list).flatMap(feedersUnder);
+}
+
+/** Feeders and norm layers in the order of the file: that of their definition. */
+class OrderSearch implements Search {
+  readonly #entries: readonly Place[];
+  readonly #indices: ReadonlyMap<Place, number>;
+  /** Roles of norm layers of which some come first in their scope: what stands before others need not feed them. */
+  readonly #leading: ReadonlySet<string>;
+
+  constructor(root: Place, scoped: readonly ScopedLayer[], positions: ReadonlyMap<string, number>) {
+    const positionOf = ({ path }: Place) => positions.get(path) ?? Number.POSITIVE_INFINITY;
+    this.#entries = [...feedersUnder(root), ...scoped.map(({ place }) => place)]
+      .map((place) => ({ place, position: positionOf(place) }))
+      .sort((x, y) => x.position - y.position)
+      .map(({ place }) => place);
+    this.#indices = new Map(this.#entries.map((place, index) => [place, index]));
+    this.#leading = new Set(scoped.filter((each) => this.#isFirst(each)).map(roleOf));
+  }
+
+  findBefore({ layer, place, scope }: ScopedLayer): Before | null {
+    const index = this.#indices.get(place) ?? 0;
+    const [last, first, next] = [-2, -1, 1].map((step) => this.#within(index + step, scope));
+    if (first?.feeder == null || !fits(first, layer)) return null;
+    // `conv1`, `conv2`, `bn1`, `bn2`: grouped by class, which says nothing of what feeds which.
+    const isGrouped = last?.feeder != null && next?.layer != null;
+    const isCertain =
+      !isGrouped && !isInNormList(place, scope) && !this.#leading.has(roleOf({ place, scope }));
+    return { place: first, isCertain };
+  }
+
+  /**
+   * The nearest feeder before the scope in its parent, and so on outwards, up to one that fits. A numbered place follows
+   * on the one before it; another may run beside what stands before it, so that all that fits there counts.
+   */
+  listOutside({ layer, place, scope }: ScopedLayer): readonly Place[] | null {
+    const found: Place[] = [];
+    const index = this.#indices.get(place) ?? 0;
+    let outer = scope;
+    let [isNearest, isSettled] = [true, false];
+    for (let back = index - 1; back >= 0 && index - back <= MAX_STEPS_BACK; back--) {
+      const entry = this.#entries[back];
+      if (entry?.feeder == null || isWithin(entry, outer)) continue;
+      while (outer.parent !== null && !isWithin(entry, outer.parent)) {
+        outer = outer.parent;
+        isNearest = true;
+      }
+      const doesFit = gives(entry.feeder, layer.channels);
+      if (doesFit ? isNearest || !isNumbered(outer) : isNearest && !isSettled) found.push(entry);
+      isSettled ||= doesFit && isNearest && isNumbered(outer);
+      isNearest = false;
+    }
+    return found.length > MAX_CANDIDATES ? null : found;
+  }
+
+  #isFirst({ place, scope }: ScopedLayer): boolean {
+    for (let back = (this.#indices.get(place) ?? 0) - 1; ; back--) {
+      const entry = this.#within(back, scope);
+      if (entry === null || entry.feeder !== null) return entry === null;
+    }
+  }
+
+  #within(index: number, scope: Place): Place | null {
+    const entry = this.#entries[index];
+    return entry !== undefined && isWithin(entry, scope) ? entry : null;
+  }
+}
+
+/** What a norm layer is in places of one kind: `layer#.#` and `bn1`. */
+function roleOf({ place, scope }: Pick<ScopedLayer, 'place' | 'scope'>): string {
+  return `${kindOf(scope)} ${pathBelow(scope, place).join('.')}`;
+}
+
+/** Modules looked at before one norm layer: more than the largest of real models have in all. */
+const MAX_STEPS_BACK = 2_000;
+
+/** Whether a layer lies in a list of norm layers alone, as `bns.0` does. */
+function isInNormList(place: Place, scope: Place): boolean {
+  let list = place;
+  while (list.parent !== null && list.parent !== scope) list = list.parent;
+  return list !== place && list.children.size > 1;
 }

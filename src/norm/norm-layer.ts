@@ -44,6 +44,11 @@ export interface NormLayer {
   readonly isFromGraph: boolean;
   /** Names of the learned tensors that feed the layer. */
   readonly neighbours: readonly string[];
+  /**
+   * Whether the {@link neighbours} feed the layer. False where names leave it open: some of them do, and only what is
+   * true of all their modules is known of the feed. Absent where a graph tells.
+   */
+  readonly areNeighboursCertain?: boolean;
   /** The convolution that the layer was folded into; absent where it stands in the file itself. */
   readonly foldedInto?: LinearLayer | undefined;
   /** The linear node that feeds the layer directly, as an index into the graph's; null without a graph. */

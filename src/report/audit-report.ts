@@ -6,6 +6,7 @@ import type { DriftCause } from '../compare/drift-cause.js';
 import type { Finding } from '../compare/findings.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
+import type { NeighboursFrom } from '../compare/relate-neighbours.js';
 import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
@@ -61,6 +62,8 @@ export interface AuditLayer {
   readonly equality: 'exact' | 'rounded' | null;
   /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where none did. */
   readonly relativeDifference: number;
+  /** What told of the neighbours; `unknown` where names leave open what feeds the layer. */
+  readonly neighboursFrom: NeighboursFrom;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
   readonly batches: Count | null;
@@ -266,6 +269,7 @@ function toAuditLayer(
     neighbours: layer.neighbours,
     equality: layer.equality,
     relativeDifference: layer.relativeDifference,
+    neighboursFrom: layer.neighboursFrom ?? 'graph',
     epsilon: layer.epsilon,
     epsilonFrom: layer.epsilonFrom,
     batches: layer.batches === null ? null : toCount(layer.batches),

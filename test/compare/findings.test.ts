@@ -82,6 +82,14 @@ describe('a drifted layer', () => {
     [{ neighbours: 'none' }, 'although its weight and bias are identical'],
     [{ affine: 'none' }, 'although the weights that feed it are identical'],
     [{ affine: 'none', neighbours: 'none' }, 'although nothing learned belongs to it'],
+    [
+      { neighbours: 'none', neighboursFrom: 'unknown' },
+      'although its weight and bias are identical; which weights feed it, the names in the file leave open',
+    ],
+    [
+      { affine: 'none', neighbours: 'none', neighboursFrom: 'unknown' },
+      'although it has no weight or bias that was trained; which weights feed it, the names in the file leave open',
+    ],
   ])('%j: %s', (overrides, ending) => {
     expect(messageOf(findingsOf(overrides))).toContain(ending);
   });

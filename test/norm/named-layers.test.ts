@@ -242,7 +242,7 @@ test('layers stand in the order of the file', () => {
 });
 
 test('neighbours are looked for with the module order of the file', () => {
-  const weight = (name: string) => tensorOf(name, [1, 2, 3, 4], { shape: [2, 2] });
+  const weight = (name: string) => tensorOf(name, [1, 2, 3, 4, 5, 6], { shape: [2, 3] });
   const tensors = [weight('b.weight'), weight('a.weight'), ...normTensors('norm'), weight('c.weight')];
   const neighboursOf = (inModuleOrder: boolean) =>
     findNamedLayers(checkpointOf(tensors, { inModuleOrder })).layers.map(({ neighbours }) => neighbours);

@@ -26,6 +26,7 @@ export function makeLayer(name: string, overrides: Partial<AuditLayer> = {}): Au
     neighbours: 'equal',
     equality: 'exact',
     relativeDifference: 0,
+    neighboursFrom: 'names',
     epsilon: 1e-5,
     epsilonFrom: 'default',
     batches: 1250,
