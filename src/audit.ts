@@ -16,6 +16,7 @@ import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } fro
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import { findIdleAllows, findIdleMaps, makeFindingPolicy, refuseIdleFrozen } from './compare/idle-options.js';
 import { mayBeFolded } from './compare/may-be-folded.js';
+import { pairFeeds } from './compare/pair-feeds.js';
 import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
 import { pairRepeated } from './compare/pair-repeated.js';
 import { findRegions } from './compare/regions.js';
@@ -119,8 +120,10 @@ export async function compareCheckpoints(
   const folded = await compareFoldedLayers({ before, after }, pairing, options);
   if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
   const { epsilon, channels, exact, onProgress, known } = options;
+  const feeds = pairFeeds(pairing.pairs, before, after);
   const learning = planLearnedComparisons(before.learned, after.learned, {
     folded,
+    feeds,
     onProgress,
     known,
     exact,

@@ -55,6 +55,8 @@ export interface JudgedTensors {
 /** What a comparison of learned tensors is told beside them. */
 export interface LearnedOptions {
   readonly folded: JudgedTensors;
+  /** Tensors that go together though their names do not. */
+  readonly feeds?: readonly TensorPair[] | undefined;
   readonly onProgress?: OnProgress | undefined;
   readonly known?: LearnedComparisons | undefined;
   /** Whether every difference counts as a change. */
@@ -79,11 +81,11 @@ export interface PlannedLearned {
 export function planLearnedComparisons(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
-  { folded, onProgress, known, exact }: LearnedOptions,
+  { folded, feeds = [], onProgress, known, exact }: LearnedOptions,
 ): PlannedLearned {
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
-  const pairs = pairTensors(before, after, folded.edits);
+  const pairs = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
   const results = new Map<string, ComparedTensor>();
   const comparer = new TensorComparer({ isExact: exact === true });
   const total = sum([...pairs.values()].map(({ tensor }) => tensor.range.byteLength));
@@ -121,8 +123,8 @@ export function planLearnedComparisons(
   };
 }
 
-/** A tensor of before and the one of after that goes with it. */
-interface TensorPair {
+/** A tensor of before and the one of after that goes with it, by dotted names. */
+export interface TensorPair {
   readonly name: string;
   readonly afterName: string;
   readonly tensor: Tensor;
@@ -149,6 +151,23 @@ function pairTensors(
     taken.add(afterName);
   }
   return pairs;
+}
+
+/** Adds pairs of tensors that names leave alone on both sides. */
+function withFeeds(
+  pairs: ReadonlyMap<string, TensorPair>,
+  feeds: readonly TensorPair[],
+  { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
+): ReadonlyMap<string, TensorPair> {
+  const all = new Map(pairs);
+  const taken = new Set([...pairs.values()].map(({ afterName }) => afterName));
+  for (const feed of feeds) {
+    if (all.has(feed.name) || taken.has(feed.afterName)) continue;
+    if (!before.has(feed.name) || !after.has(feed.afterName)) continue;
+    all.set(feed.name, feed);
+    taken.add(feed.afterName);
+  }
+  return all;
 }
 
 /** A pair of tensors with what their values say, or what an earlier comparison found. */
