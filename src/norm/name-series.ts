@@ -114,12 +114,18 @@ interface NumberedPair {
   readonly feeders: readonly Place[];
 }
 
+/** Stems of one number that are told apart; a file of more is held against each layer's own name alone. */
+const MAX_STEMS = 256;
+
 /** For each stem of feeders, those that have the same numbers as a layer of the series. */
 function pairByNumber(members: readonly NamedLayer[], index: FeederIndex): Map<string, NumberedPair[]> {
   const pairs = new Map<string, NumberedPair[]>();
-  for (const { layer, scope, depth, key } of members) {
-    for (const [stem, feeders] of index.find(scope, depth, key)) {
-      addTo(pairs, stem, { layer, feeders });
+  for (const { layer, scope, depth, stem: own, key } of members) {
+    const byStem = index.find(scope, depth, key);
+    const stems = byStem.size > MAX_STEMS ? [bareName(own)] : byStem.keys();
+    for (const stem of stems) {
+      const feeders = byStem.get(stem);
+      if (feeders !== undefined) addTo(pairs, stem, { layer, feeders });
     }
   }
   return pairs;
@@ -167,10 +173,13 @@ function isSingle({ feeders }: NumberedPair): boolean {
   return feeders.length === 1;
 }
 
-/** How many characters two names begin with in common. */
+/** Longer than the names of real modules. */
+const MAX_COMMON = 200;
+
+/** How many characters two names begin with in common, as far as is looked. */
 function countCommon(left: string, right: string): number {
   let length = 0;
-  while (length < left.length && left[length] === right[length]) length++;
+  while (length < Math.min(left.length, MAX_COMMON) && left[length] === right[length]) length++;
   return length;
 }
 
