@@ -84,6 +84,8 @@ interface Search {
   findBefore(each: ScopedLayer): Before | null;
   /** What may come before everything in the layer's scope; null where that may be anything. */
   listOutside(each: ScopedLayer): readonly Place[] | null;
+  /** Whether a feeder was defined after the layer. */
+  isLater(feeder: Place, each: ScopedLayer): boolean;
 }
 
 interface Evidence {
@@ -118,7 +120,10 @@ function listCandidates(
   if (named?.isCertain === true) return named.feeders;
   const outside = search.listOutside(each);
   if (outside === null || each.scope.feederCount > MAX_CANDIDATES) return null;
-  const around = [...feedersUnder(each.scope), ...outside];
+  const inside = feedersUnder(each.scope).filter(
+    (one) => fits(one, each.layer) || !search.isLater(one, each),
+  );
+  const around = [...inside, ...outside];
   const likeliest = [...(before === null ? [] : [before.place]), ...(named?.feeders ?? [])];
   return [...likeliest, ...around.filter((place) => fits(place, each.layer)), ...around];
 }
@@ -153,6 +158,10 @@ class NumberSearch implements Search {
     return only === undefined || others.length > 0 || !fits(only, layer)
       ? null
       : { place: only, isCertain: true };
+  }
+
+  isLater(): boolean {
+    return false;
   }
 
   /** What lies around a layer, up to where numbers tell what comes before that. */
@@ -268,6 +277,10 @@ class OrderSearch implements Search {
       isNearest = false;
     }
     return found.length > MAX_CANDIDATES ? null : found;
+  }
+
+  isLater(feeder: Place, { place }: ScopedLayer): boolean {
+    return (this.#indices.get(feeder) ?? 0) > (this.#indices.get(place) ?? 0);
   }
 
   #isFirst({ place, scope }: ScopedLayer): boolean {
