@@ -37,8 +37,11 @@ export function summarizeCauses(
  * about. Where no count tells, training is the likely cause.
  */
 export function keepCurableByEval(report: AuditReport): AuditReport {
+  const isEma = holdsMovingAverage(report);
   const incurable = new Set(
-    report.layers.filter(({ cause }) => cause !== null && !isCuredByEval(cause)).map(({ name }) => name),
+    report.layers
+      .filter(({ cause }) => cause !== null && !isCuredByEval(cause, isEma))
+      .map(({ name }) => name),
   );
   return {
     ...report,
@@ -47,17 +50,28 @@ export function keepCurableByEval(report: AuditReport): AuditReport {
 }
 
 /** What to do about drift that `eval()` would not have prevented, a paragraph for each cause. */
-export function listRemedies({ summary }: AuditReport): readonly string[] {
+export function listRemedies(report: AuditReport): readonly string[] {
+  const { summary } = report;
+  const isEma = holdsMovingAverage(report);
   return summary.causes
-    .filter(({ kind }) => kind !== 'training-mode' && kind !== 'ema')
+    .filter(({ kind }) => kind === 'averaged' || !followsTraining(kind, isEma))
     .map(({ layers, remedy }) =>
       summary.causes.length === 1 ? remedy : `${layers} norm layer${layers === 1 ? '' : 's'}: ${remedy}`,
     );
 }
 
-function isCuredByEval(cause: DriftCause): boolean {
-  if (cause.kind === 'averaged') return cause.rose;
-  return cause.kind === 'training-mode' || cause.kind === 'ema';
+/** Ultralytics saves the moving average of its model, in 16 bits, whose rounding does not show that it is one. */
+function holdsMovingAverage({ before, after }: AuditReport): boolean {
+  return (after.framework ?? before.framework) === 'ultralytics';
+}
+
+function isCuredByEval(cause: DriftCause, isEma: boolean): boolean {
+  return cause.kind === 'averaged' ? cause.rose : followsTraining(cause.kind, isEma);
+}
+
+/** Whether the statistics of the file, or those that it averages, were moved by a model in training mode. */
+function followsTraining(kind: DriftCause['kind'], isEma: boolean): boolean {
+  return kind === 'training-mode' || kind === 'ema' || (kind === 'uncounted' && isEma);
 }
 
 type Words = Pick<CauseSummary, 'sentence' | 'remedy'>;

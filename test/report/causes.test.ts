@@ -118,6 +118,14 @@ describe('advice', () => {
     },
   );
 
+  test('for uncounted layers of Ultralytics, whose files are moving averages, is code', () => {
+    const report = reportOf({ kind: 'uncounted' });
+    const saved = { ...report, after: { ...report.after, framework: 'ultralytics' } as const };
+    expect(listRemedies(saved)).toEqual([]);
+    expect(keepCurableByEval(saved).findings).toEqual(report.findings);
+    expect(render(saved)).toContain('trainer.model.backbone.eval()');
+  });
+
   test('for several causes says how many layers each concerns', () => {
     const remedies = listRemedies(
       reportOf(TRAINING, { kind: 'reset' }, { kind: 'uncounted' }, { kind: 'uncounted' }),
