@@ -3,7 +3,13 @@ import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import type { FoldedResults } from './compare/compare-folded.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
-import { type LearnedOptions, type OnProgress, planLearnedComparisons } from './compare/compare-learned.js';
+import {
+  type LearnedComparisons,
+  type LearnedOptions,
+  listTensorNames,
+  type OnProgress,
+  planLearnedComparisons,
+} from './compare/compare-learned.js';
 import {
   chooseDeclared,
   findDeclaredChanges,
@@ -11,18 +17,32 @@ import {
   readFrozen,
   refuseIdleAuto,
 } from './compare/declared.js';
-import { findFaults } from './compare/examine-layer.js';
-import { type Finding, type FindingPolicy, findLayerFindings, findUnpaired } from './compare/findings.js';
+import { findLayerFindings } from './compare/findings.js';
 import { findChangedFrozenWeights } from './compare/frozen-weights.js';
-import { findIdleAllows, findIdleMaps, makeFindingPolicy, refuseIdleFrozen } from './compare/idle-options.js';
+import {
+  findIdleAllows,
+  findIdleMaps,
+  makeFindingPolicy,
+  readMaps,
+  refuseIdleFrozen,
+} from './compare/idle-options.js';
 import { mayBeFolded } from './compare/may-be-folded.js';
 import { pairFeeds } from './compare/pair-feeds.js';
 import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
 import { pairRepeated } from './compare/pair-repeated.js';
+import { questionPair } from './compare/question-pair.js';
 import { findRegions } from './compare/regions.js';
+import { chooseLayerName, listLayerNames, listOwnNames } from './compare/shown-names.js';
+import {
+  describeWidths,
+  findUnpairedFindings,
+  sortUnpaired,
+  type UnpairedLayers,
+} from './compare/unpaired-layers.js';
 import { CheckpointError, quote } from './errors.js';
 import { runInFileOrder } from './io/file-order.js';
 import { closeWindows } from './io/file-window.js';
+import { refuseSameCheckpoint } from './io/same-file.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFreeLinears } from './norm/linear-layers.js';
@@ -60,7 +80,7 @@ interface AuditSide {
 /**
  * Audits two checkpoint files: opens them, audits, closes them.
  *
- * @throws CheckpointError when one cannot be read, neither has a norm layer, or nothing pairs.
+ * @throws CheckpointError when one cannot be read, both are one file, neither has a norm layer, or nothing pairs.
  * @throws UsageError when an option is not what it must be, or cannot apply to these checkpoints.
  */
 export async function audit(
@@ -69,6 +89,7 @@ export async function audit(
   options: AuditOptions = {},
 ): Promise<AuditReport> {
   checkOptions('audit', options);
+  refuseSameCheckpoint(beforePath, afterPath);
   const before = await openPath(beforePath, options);
   try {
     const after = await openPath(afterPath, options);
@@ -112,13 +133,15 @@ export async function compareCheckpoints(
 ): Promise<AuditResults> {
   closeWindows();
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
-  refuseWithoutLayers(before, after);
   const declared = chooseDeclared(before, after);
   const { globs, isAuto } = readFrozen(options.frozen);
   if (isAuto) refuseIdleAuto(declared);
-  const pairing = await pairRepeated(pairSides(before, after, options.map ?? []));
-  const folded = await compareFoldedLayers({ before, after }, pairing, options);
-  if (pairing.pairs.length + folded.layers.length === 0) refuseUnpaired(before, after);
+  const maps = readMaps(options.map ?? [], beforeCheckpoint, afterCheckpoint);
+  const pairing = await pairRepeated(pairSides(before, after, maps));
+  const folded = await compareFoldedLayers({ before, after }, pairing, { ...options, map: maps });
+  const unpaired = sortUnpaired(folded, after);
+  if (pairing.pairs.length + folded.layers.length + unpaired.withoutStatistics.length === 0)
+    refuseUnpaired(before, after, unpaired);
   const { epsilon, channels, exact, onProgress, known } = options;
   const feeds = pairFeeds(pairing.pairs, before, after);
   const learning = planLearnedComparisons(before.learned, after.learned, {
@@ -132,8 +155,9 @@ export async function compareCheckpoints(
   await runInFileOrder([...learning.works, ...live.works]);
   const learned = learning.conclude();
   const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
-  await refuseIdleFrozen(globs, layers, learned);
-  const stated = await makeFindingPolicy({ ...options, frozen: globs });
+  const names = listNames(layers, unpaired, learned);
+  await refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
+  const stated = await makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
   const policy = isAuto ? insistOnDeclared(stated, layers, declared) : stated;
   return {
     before,
@@ -142,22 +166,44 @@ export async function compareCheckpoints(
     learned,
     regions: findRegions(learned.compared, layers, [
       ...learned.onlyAfter,
-      ...folded.onlyAfter.map(({ name }) => name),
+      ...unpaired.onlyAfter.map(({ name }) => name),
     ]),
     findings: [
       ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
-      ...folded.onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
-      ...(await findNewLayers(folded.onlyAfter, policy)),
+      ...(await findUnpairedFindings(unpaired, policy)),
       ...findChangedFrozenWeights(learned, policy),
       ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
     ],
     declared,
-    notAudited: folded.onlyBefore.length,
+    notAudited: countUnaudited(unpaired),
     isAllowed: policy.isAllowed,
+    doubts: questionPair({ layers, learned, unpaired }),
     unusedOptions: [
-      ...(await findIdleAllows(options.allow ?? [], [...layers, ...folded.onlyBefore, ...folded.onlyAfter])),
-      ...findIdleMaps(options.map ?? [], before, after),
+      ...(await findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired])),
+      ...findIdleMaps(options.map ?? [], maps, { before, after }),
     ],
+  };
+}
+
+/** Norm layers of before that were compared with none of after. */
+function countUnaudited({ otherWidth, withoutStatistics, onlyBefore }: UnpairedLayers): number {
+  return otherWidth.length + withoutStatistics.length + onlyBefore.length;
+}
+
+/** All names of what globs may mean. */
+function listNames(
+  layers: readonly LayerComparison[],
+  { withoutStatistics, otherWidth, onlyBefore, onlyAfter }: UnpairedLayers,
+  { compared }: LearnedComparisons,
+): Readonly<Record<'paired' | 'unpaired' | 'learned', readonly (readonly string[])[]>> {
+  return {
+    paired: layers.map(listLayerNames),
+    unpaired: [
+      ...withoutStatistics.map(({ layer, path }) => [path, ...listOwnNames(layer)]),
+      ...otherWidth.map((pair) => listLayerNames({ ...pair, name: chooseLayerName(pair) })),
+      ...[...onlyBefore, ...onlyAfter].map(listOwnNames),
+    ],
+    learned: compared.map(listTensorNames),
   };
 }
 
@@ -184,12 +230,24 @@ function refuseWithoutLayers(before: AuditSide, after: AuditSide): void {
       {
         code: 'no-norm-layers',
         file: checkpoint.path,
+        hint: isAdapter(checkpoint) ? MERGE_ADAPTER_HINT : undefined,
       },
     );
   }
 }
 
-function refuseUnpaired(before: AuditSide, after: AuditSide): never {
+/** How PEFT names what its methods add: LoRA, LoHa, LoKr, IA³, OFT, BOFT, VeRA. */
+const ADAPTER_NAME = /(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|vera)_\w+(?:\.|$)/;
+
+const MERGE_ADAPTER_HINT =
+  'It is an adapter (LoRA or its like) without the model, and without statistics that moved in training. Audit the merged model: model.merge_and_unload(), then save its state_dict.';
+
+function isAdapter({ tensors }: Checkpoint): boolean {
+  return [...tensors.keys()].some((name) => ADAPTER_NAME.test(name));
+}
+
+function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {
+  refuseWithoutLayers(before, after);
   const file = after.checkpoint.path;
   if (before.layers.length + after.layers.length === 0) {
     throw new CheckpointError(
@@ -201,12 +259,16 @@ function refuseUnpaired(before: AuditSide, after: AuditSide): never {
       },
     );
   }
+  const widths = describeWidths(unpaired);
   throw new CheckpointError(
-    `none of its norm layers (${listFirst(after)}) goes with one in ${quote(before.checkpoint.path)} (${listFirst(before)}): nothing was paired`,
+    `none of its norm layers (${listFirst(after)}) goes with one in ${quote(before.checkpoint.path)} (${listFirst(before)}): nothing was paired${widths === '' ? '' : `; ${widths}`}`,
     {
       code: 'nothing-paired',
       file,
-      hint: 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO',
+      hint:
+        widths === ''
+          ? 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO'
+          : 'These are models of two widths: compare checkpoints of the same one.',
     },
   );
 }
@@ -228,16 +290,6 @@ function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): reado
     (x, y) =>
       (order.get(x.before) ?? Number.MAX_SAFE_INTEGER) - (order.get(y.before) ?? Number.MAX_SAFE_INTEGER),
   );
-}
-
-async function findNewLayers(
-  layers: readonly NormLayer[],
-  policy: FindingPolicy,
-): Promise<readonly Finding[]> {
-  const findings: Finding[] = [];
-  for (const layer of layers)
-    findings.push(findUnpaired(layer, 'after', policy), ...(await findFaults(layer)));
-  return findings;
 }
 
 /** All about folding is loaded where there may be some. */

@@ -11,7 +11,7 @@ import { closeWindows } from './io/file-window.js';
 import { RangeMap } from './io/range-map.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
-import { type NormLayer, storedTensorOf } from './norm/norm-layer.js';
+import { type NormLayer, nameInFile, storedTensorOf } from './norm/norm-layer.js';
 
 /** What making a baseline is told beside the checkpoint. */
 export interface BaselineOptions {
@@ -62,7 +62,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
     sourceName: nameOf(source.path),
     checkpoint,
     kept,
-    modules: new Set(layers.map(({ name }) => name)),
+    modules: new Set(layers.map(nameInFile)),
   });
   const projected = kept.inFileOrder().filter(({ summary }) => summary?.projections != null);
   return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };

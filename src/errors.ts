@@ -11,6 +11,7 @@ export type CheckpointErrorCode =
   | 'unsupported'
   | 'ambiguous'
   | 'unwritable'
+  | 'same-file'
   | 'no-norm-layers'
   | 'nothing-paired';
 

@@ -3,9 +3,12 @@ import { checkOptions } from './check-options.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from './checkpoint/onnx/onnx.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
-import { matchPaths } from './compare/globs.js';
+import { matchNames } from './compare/globs.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
+import { listLayerNames } from './compare/shown-names.js';
+import { refuseWithoutPairs } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
+import { refuseSameCheckpoint } from './io/same-file.js';
 import { editModel, type GraphEdit } from './probe/edit-model.js';
 import { findExternalTensors } from './probe/external-tensors.js';
 import { InputFiles } from './probe/input-files.js';
@@ -70,6 +73,7 @@ export async function probe(
 ): Promise<ProbeReport> {
   checkOptions('probe', options);
   refuseBothInputs(options);
+  refuseSameCheckpoint(beforePath, afterPath);
   const runtime = await loadRuntime(options.importRuntime);
   const before = await openPath(beforePath, options);
   try {
@@ -79,6 +83,7 @@ export async function probe(
       if (!isOnnxCheckpoint(after)) throw cannotRun(after.path, after.format);
       const { epsilon, map } = options;
       const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
+      refuseWithoutPairs(compared.layers, after.path);
       return await probeComparison(runtime, after, compared, options);
     } finally {
       await after.close();
@@ -201,13 +206,13 @@ function chooseLayers(
 ): (layer: LayerComparison) => boolean {
   if (globs === undefined || globs.length === 0)
     return ({ status }) => status === 'drifted' || status === 'invalid';
+  const names = layers.map(listLayerNames);
   for (const glob of globs) {
-    const isMatch = matchPaths([glob]);
-    if (!layers.some(({ before }) => isMatch(before.name)))
+    if (!names.some(matchNames([glob], names)))
       throw new UsageError(`--layer ${quote(glob)} matches no norm layer of both checkpoints`);
   }
-  const isNamed = matchPaths(globs);
-  return ({ before }) => isNamed(before.name);
+  const isNamed = matchNames(globs, names);
+  return (layer) => isNamed(listLayerNames(layer));
 }
 
 /** Layers that are put back alone as well: those whose statistics predict the largest shift. */

@@ -10,9 +10,11 @@ import { describeUnpaired } from './compare/findings.js';
 import { allocateWithinReach } from './compare/float32-kernels.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
+import { refuseWithoutPairs } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
 import { openFileSource } from './io/file-source.js';
 import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/safe-write.js';
+import { refuseSameCheckpoint } from './io/same-file.js';
 import type { AuditResults } from './report/audit-report.js';
 import { buildRestoreReport, type RestoreReport } from './report/restore-report.js';
 import { addAliases } from './restore/add-aliases.js';
@@ -82,7 +84,8 @@ export async function restore(
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
   const target = fixedPath === null ? null : await chooseTarget(fixedPath, afterPath);
-  if (fixedPath !== null) await refuseSameFile(fixedPath, beforePath, afterPath);
+  refuseSameCheckpoint(beforePath, afterPath);
+  if (fixedPath !== null) refuseSameFile(fixedPath, beforePath, afterPath);
   const before = await openPath(beforePath, options);
   try {
     const after = await openPath(afterPath, options);
@@ -100,6 +103,7 @@ export async function restore(
 async function restoreOpened(sides: Sides, target: Target | null): Promise<RestoreReport> {
   const { before, after, options } = sides;
   const audit = await compareCheckpoints(before, after, options);
+  refuseWithoutPairs(audit.layers, after.path);
   const { chosen, left } = chooseLayers(audit.layers, options.layers ?? []);
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);
@@ -234,13 +238,13 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
     const { layers } = await compareCheckpoints(before, fixed, { ...options, known });
     const restored = new Set(plans.map(({ comparison }) => comparison.before));
     const found = new Map(layers.map((layer) => [layer.before.name, layer.status]));
-    for (const { before: layer, status } of audit.layers) {
+    for (const { name, before: layer, status } of audit.layers) {
       const now = found.get(layer.name);
       const isFine = restored.has(layer) ? now !== undefined && RESTORED.has(now) : now === status;
       if (isFine) continue;
       const wanted = restored.has(layer) ? 'locked' : status;
       throw new CheckpointError(
-        `the restored checkpoint was audited before it was put in place: expected the layer ${quote(layer.name)} to be ${wanted}, found ${now ?? 'none'}`,
+        `the restored checkpoint was audited before it was put in place: expected the layer ${quote(name)} to be ${wanted}, found ${now ?? 'none'}`,
         { code: 'unsupported', file: path, hint: 'Nothing was written. Please report this.' },
       );
     }

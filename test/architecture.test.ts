@@ -25,6 +25,7 @@ const READS_FILES = [
   'io/memory-limits.ts',
   'io/file-source.ts',
   'io/safe-write.ts',
+  'io/same-file.ts',
   'checkpoint/model-config.ts',
   'checkpoint/shards.ts',
   'restore/model-directory.ts',
@@ -35,7 +36,6 @@ const READS_FILES = [
   'cli/earlier-report.ts',
   'cli/explain-command.ts',
   'cli/find-checkpoints.ts',
-  'cli/input-guard.ts',
   'cli/job-summary.ts',
   'cli/output-file.ts',
 ];

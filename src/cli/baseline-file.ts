@@ -1,7 +1,8 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { CheckpointError, failUnreachable, UsageError } from '../errors.js';
-import { examineTarget, explainWriteError, isSameFile, temporaryName } from '../io/safe-write.js';
+import { examineTarget, explainWriteError, temporaryName } from '../io/safe-write.js';
+import { isSameFile } from '../io/same-file.js';
 
 /** What must be known of a file before it is written. */
 export interface BaselineTarget {
@@ -37,7 +38,7 @@ export async function chooseBaselineTarget(
       return { path, isRegular: false };
     case 'dangling link':
     case 'file':
-      if (await isSameFile(path, source))
+      if (isSameFile(path, source))
         throw new UsageError(`${path}: this is the checkpoint itself`, 'Name another file with -o.');
       if (!mayReplace)
         throw new UsageError(`${path}: there is such a file already`, 'To replace it: --force');

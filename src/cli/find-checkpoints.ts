@@ -1,4 +1,4 @@
-import { type Dirent, lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import { type Dirent, lstatSync, readdirSync, statSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { findShardIndex } from '../checkpoint/shards.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
@@ -102,14 +102,5 @@ function holdsCheckpoint(directory: string): boolean {
   } catch (error) {
     if (error instanceof CheckpointError) return false;
     throw error;
-  }
-}
-
-/** Whether two paths lead to the same file; false where one leads to none. */
-export function areSameFile(path: string, other: string): boolean {
-  try {
-    return realpathSync(path) === realpathSync(other);
-  } catch {
-    return false;
   }
 }

@@ -1,9 +1,10 @@
 import type { AuditOptions } from '../audit.js';
 import type { AuditRequest } from '../audit-each.js';
 import { quote, UsageError } from '../errors.js';
+import { isSameFile } from '../io/same-file.js';
 import { type FailOn, type NamedPair, POLICY_FILE_NAME, type PolicyRules } from '../policy/policy.js';
 import { suggestName } from '../suggest-name.js';
-import { areSameFile, findCheckpoints } from './find-checkpoints.js';
+import { findCheckpoints } from './find-checkpoints.js';
 import { type LoadedPolicy, resolveFromPolicy } from './load-policy.js';
 
 /** What a run of `diff` is asked to compare. */
@@ -63,7 +64,7 @@ async function expandAfter(
   const expanded: string[] = [];
   for (const argument of after) {
     const found = await findCheckpoints(argument, directory);
-    const others = found.length === 1 ? found : found.filter((path) => !areSameFile(path, before));
+    const others = found.length === 1 ? found : found.filter((path) => !isSameFile(path, before));
     expanded.push(...(others.length === 0 ? found : others));
   }
   return expanded;

@@ -20,6 +20,7 @@ import { mayHideNorm } from './may-be-folded.js';
 import { type PairedBy, type Pairing, type PrefixEdit, pairLayers, translateName } from './pair-layers.js';
 import { type LinearCandidate, pairLinears } from './pair-linears.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from './rounding.js';
+import { chooseNamed } from './shown-names.js';
 
 /** One side of an audit, as folding looks at it. */
 export interface FoldingSide {
@@ -297,9 +298,16 @@ function record(
   const rounding = roundingIn(compared);
   const relativeDifference = rounding === null ? 0 : relativeDifferenceIn(rounding);
   const isRounded = equality === 'exact' && rounding !== null;
+  const toSide = ({ linear, layer: live }: Candidate) => ({
+    name: nameWeight(linear),
+    isNamed: linear.path !== null,
+    isFolded: live === null,
+  });
+  const [before, after] = [toSide(one), toSide(other)];
   results.learned.push({
-    name: nameWeight(one.linear),
-    afterName: nameWeight(other.linear),
+    name: chooseNamed({ before, after }).name,
+    beforeName: before.name,
+    afterName: after.name,
     elementCount: one.linear.weight.elementCount,
     equality: isRounded ? 'rounded' : equality,
     ...(isRounded ? { rounding: { cause: 'averaged', relativeDifference, narrowing: null } } : {}),

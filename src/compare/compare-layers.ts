@@ -13,6 +13,7 @@ import {
   type NeighboursFrom,
 } from './relate-neighbours.js';
 import { compareRounded, type RoundingEvidence } from './rounding.js';
+import { chooseLayerName } from './shown-names.js';
 import {
   areInitial,
   type ChannelVector,
@@ -42,6 +43,8 @@ export interface PerChannel {
 
 /** A norm layer of both checkpoints, compared. */
 export interface LayerComparison {
+  /** The name that reports show, by {@link chooseLayerName}. */
+  readonly name: string;
   readonly before: NormLayer;
   readonly after: NormLayer;
   readonly pairedBy: PairedBy;
@@ -62,6 +65,8 @@ export interface LayerComparison {
   readonly channelsHidden?: number | undefined;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
+  /** After's own epsilon, where both files tell theirs and the two differ; the measures use before's. */
+  readonly epsilonAfter?: number | undefined;
   /** Batch count of after less that of before; null where either has none, or an average. */
   readonly batches: bigint | null;
   /** What statistics and counts together tell of the layer's past; null where they tell nothing. */
@@ -142,6 +147,7 @@ function concludeLayers(
   const affine = compareAffine(before, after, feeds);
   const common = {
     ...pair,
+    name: chooseLayerName(pair),
     via: 'live' as const,
     isUniformScale: false,
     affine: affine.relation,
@@ -149,6 +155,7 @@ function concludeLayers(
     neighboursFrom: feeds.neighboursFrom,
     channels: pair.before.channels || pair.after.channels,
     ...chooseEpsilon(pair.before, pair.after, options.epsilon),
+    ...findOtherEpsilon(pair),
     batches: subtractCounts(counts),
   };
   if (!hasStatistics(before) || !hasStatistics(after)) {
@@ -326,6 +333,13 @@ export function chooseEpsilon(
   return known === null
     ? { epsilon: before.defaultEpsilon, epsilonFrom: 'default' }
     : { epsilon: known, epsilonFrom: 'graph' };
+}
+
+/** Graphs store an epsilon as float32, modules as float64: what is the same in float32 is the same. */
+function findOtherEpsilon({ before, after }: LayerPair): Pick<LayerComparison, 'epsilonAfter'> {
+  const [one, other] = [before.epsilon, after.epsilon];
+  if (one === null || other === null || Math.fround(one) === Math.fround(other)) return {};
+  return { epsilonAfter: other };
 }
 
 type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;

@@ -1,6 +1,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
+import { listWrappers } from '../norm/naming.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
   gatherEvidence,
@@ -9,19 +10,25 @@ import {
   relativeDifferenceIn,
   settleShort,
 } from './rounding.js';
-import { TensorComparer, type TensorComparison } from './tensor-equality.js';
+import { haveLikeShapes, TensorComparer, type TensorComparison } from './tensor-equality.js';
 
 /** Whether a learned tensor stayed: to the last bit, up to rounding, not, or not to be told. */
 export type Equality = 'exact' | 'rounded' | 'changed' | 'incomparable';
 
-/** A learned tensor that both checkpoints have, under before's dotted name. */
+/** A learned tensor that both checkpoints have. */
 export interface LearnedComparison {
+  /** The dotted name that reports show. */
   readonly name: string;
+  readonly beforeName: string;
   readonly afterName: string;
+  /** How the files themselves spell the name where they have wrappers in it; absent where they have none. */
+  readonly wrappedNames?: readonly string[] | undefined;
   readonly elementCount: number;
   readonly equality: Equality;
   /** Absent unless it is `rounded`. */
   readonly rounding?: Omit<RoundedDifferences, 'kind'> | undefined;
+  /** The sizes on both sides, where they differ by more than dimensions of 1. */
+  readonly reshaped?: Readonly<Record<'before' | 'after', readonly number[]>> | undefined;
 }
 
 /** Whether a learned tensor stayed, to the last bit or up to rounding. */
@@ -94,8 +101,13 @@ export function planLearnedComparisons(
     const earlier = known?.byBefore.get(name);
     results.set(name, {
       name,
+      beforeName: name,
       afterName,
+      ...findWrappedNames([tensor, partner]),
       elementCount: tensor.elementCount,
+      ...(haveLikeShapes(tensor.shape, partner.shape)
+        ? {}
+        : { reshaped: { before: tensor.shape, after: partner.shape } }),
       result: earlier?.afterName === afterName ? earlier : await comparer.compare(tensor, partner),
     });
     done += tensor.range.byteLength;
@@ -114,7 +126,7 @@ export function planLearnedComparisons(
       return {
         compared,
         rounding: exact === true ? null : evidence,
-        byBefore: new Map(compared.map((comparison) => [comparison.name, comparison])),
+        byBefore: new Map(compared.map((comparison) => [comparison.beforeName, comparison])),
         byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
         onlyBefore: [...before.keys()].filter((name) => !pairs.has(name)),
         onlyAfter: [...after.keys()].filter((name) => !paired.has(name)),
@@ -170,8 +182,27 @@ function withFeeds(
   return all;
 }
 
+function findWrappedNames(tensors: readonly Tensor[]): Pick<LearnedComparison, 'wrappedNames'> {
+  const wrappedNames = tensors.map(({ name }) => name).filter((name) => listWrappers(name).length > 0);
+  return wrappedNames.length === 0 ? {} : { wrappedNames };
+}
+
+/** Every name of a compared tensor, the shown one first: globs may use any. */
+export function listTensorNames({
+  name,
+  beforeName,
+  afterName,
+  wrappedNames = [],
+}: LearnedComparison): readonly string[] {
+  return [name, beforeName, afterName, ...wrappedNames];
+}
+
 /** A pair of tensors with what their values say, or what an earlier comparison found. */
-interface ComparedTensor extends Pick<LearnedComparison, 'name' | 'afterName' | 'elementCount'> {
+interface ComparedTensor
+  extends Pick<
+    LearnedComparison,
+    'name' | 'beforeName' | 'afterName' | 'wrappedNames' | 'elementCount' | 'reshaped'
+  > {
   readonly result: TensorComparison | LearnedComparison;
 }
 

@@ -2,8 +2,14 @@ import { quote, UsageError } from '../errors.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
 import { splitPath } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
-import { isUnchanged, type LearnedComparison, type LearnedComparisons } from './compare-learned.js';
+import {
+  isUnchanged,
+  type LearnedComparison,
+  type LearnedComparisons,
+  listTensorNames,
+} from './compare-learned.js';
 import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+import { listLayerNames } from './shown-names.js';
 
 /** The value of `frozen` that asserts what the file declares, instead of a glob. */
 const FROZEN_AUTO = 'auto';
@@ -39,10 +45,10 @@ function saysAnything({ tensors, layers }: DeclaredFreeze): boolean {
 
 /** What is declared of a learned tensor. */
 export function declarationOf(
-  { name, afterName }: Pick<LearnedComparison, 'name' | 'afterName'>,
+  { beforeName, afterName }: Pick<LearnedComparison, 'beforeName' | 'afterName'>,
   { side, tensors }: Declared,
 ): DeclaredTensor | null {
-  return tensors.get(side === 'after' ? afterName : name) ?? null;
+  return tensors.get(side === 'after' ? afterName : beforeName) ?? null;
 }
 
 /** What is declared of a norm layer. */
@@ -81,8 +87,11 @@ export function insistOnDeclared(
   declared: Declared,
 ): FindingPolicy {
   const frozen = layers.filter((layer) => isDeclaredFrozen(layerDeclarationOf(layer, declared)));
-  const names = new Set(frozen.map(({ before }) => before.name));
-  return { ...policy, isFrozen: (name) => names.has(name) || policy.isFrozen(name) };
+  const known = new Set(frozen.flatMap(listLayerNames));
+  return {
+    ...policy,
+    isFrozen: (names) => names.some((name) => known.has(name)) || policy.isFrozen(names),
+  };
 }
 
 /**
@@ -110,18 +119,19 @@ export function findDeclaredChanges(
 ): readonly Finding[] {
   // What before says of an earlier training is no contradiction.
   if (declared.side === 'before' && !isAuto) return [];
-  const modules = new Map<string, { leaves: string[]; fact: DeclaredTensor }>();
+  const modules = new Map<string, { leaves: string[]; names: readonly string[]; fact: DeclaredTensor }>();
   for (const comparison of compared) {
     const fact = declarationOf(comparison, declared);
-    if (comparison.equality !== 'changed' || fact?.frozen !== true || isFrozen(comparison.name)) continue;
+    const names = listTensorNames(comparison);
+    if (comparison.equality !== 'changed' || fact?.frozen !== true || isFrozen(names)) continue;
     const [module, leaf] = splitPath(comparison.name);
     const known = modules.get(module);
-    if (known === undefined) modules.set(module, { leaves: [leaf], fact });
+    if (known === undefined) modules.set(module, { leaves: [leaf], names, fact });
     else known.leaves.push(leaf);
   }
-  return [...modules].map(([module, { leaves, fact }]) => {
+  return [...modules].map(([module, { leaves, names, fact }]) => {
     const message = `${describeLeaves(leaves)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;
-    if (isAllowed(module))
+    if (isAllowed(names))
       return makeFinding('declared-frozen-changed', module, `allowed: ${message}`, 'note');
     return makeFinding('declared-frozen-changed', module, message, isAuto ? 'error' : 'warning');
   });

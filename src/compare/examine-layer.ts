@@ -86,13 +86,14 @@ function describeAverage(count: number): string {
 /**
  * What is wrong with a layer of after by itself, whatever before holds.
  *
+ * @param why it was not compared with one of before; a clause.
  * @throws CheckpointError when its statistics cannot be read.
  */
-export async function findFaults(layer: NormLayer): Promise<readonly Finding[]> {
+export async function findFaults(layer: NormLayer, why: string): Promise<readonly Finding[]> {
   const { findings } = await examineLayer(layer, { keepChannels: false });
   return findings.flatMap(({ kind, message }) =>
     kind === 'invalid-stats' || kind === 'training-mode-graph'
-      ? [makeFinding(kind, layer.name, `the layer is new in after: ${message}`)]
+      ? [makeFinding(kind, layer.name, `${why}: ${message}`)]
       : [],
   );
 }

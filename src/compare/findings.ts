@@ -2,6 +2,8 @@ import { failUnreachable, quote } from '../errors.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { DriftCause } from './drift-cause.js';
+import type { NameMatcher } from './globs.js';
+import { listLayerNames, listOwnNames } from './shown-names.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
 export type FindingLevel = 'error' | 'warning' | 'note';
@@ -19,6 +21,8 @@ export type FindingKind =
   | 'trained-norm-in-frozen'
   | 'batch-stats-while-frozen'
   | 'unpaired-layer'
+  | 'stats-removed'
+  | 'epsilon-changed'
   | 'frozen-weights-changed'
   | 'declared-frozen-changed'
   | 'initial-stats';
@@ -47,7 +51,9 @@ export const FINDING_TITLES: Readonly<Record<FindingKind, string>> = {
   'affine-frozen-drift': 'Affine frozen, statistics moved with what feeds the layer',
   'trained-norm-in-frozen': 'The norm layer was trained, what feeds it was frozen',
   'batch-stats-while-frozen': 'The layer ran in training mode though its statistics stood still',
-  'unpaired-layer': 'Only one checkpoint has the layer',
+  'unpaired-layer': 'The layer has no counterpart',
+  'stats-removed': 'The layer has lost its running statistics',
+  'epsilon-changed': 'The layer normalises with another epsilon',
   'frozen-weights-changed': 'A tensor that must be frozen changed',
   'declared-frozen-changed': 'The file calls tensors frozen that changed',
   'initial-stats': 'Statistics were never updated',
@@ -66,6 +72,8 @@ const LEVELS: Readonly<Record<FindingKind, FindingLevel>> = {
   'trained-norm-in-frozen': 'warning',
   'batch-stats-while-frozen': 'warning',
   'unpaired-layer': 'warning',
+  'stats-removed': 'error',
+  'epsilon-changed': 'error',
   'frozen-weights-changed': 'error',
   'declared-frozen-changed': 'warning',
   'initial-stats': 'note',
@@ -84,6 +92,8 @@ const ALLOWABLE: ReadonlySet<FindingKind> = new Set<FindingKind>([
   'trained-norm-in-frozen',
   'batch-stats-while-frozen',
   'unpaired-layer',
+  'stats-removed',
+  'epsilon-changed',
 ]);
 
 /** The kinds that say drift; they lead a report together. */
@@ -119,9 +129,9 @@ export function makeFinding(
 /** What a user accepts or insists on. */
 export interface FindingPolicy {
   /** Layers whose drift is accepted. */
-  readonly isAllowed: (layer: string) => boolean;
+  readonly isAllowed: NameMatcher;
   /** Modules that must be frozen, statistics and learned tensors. */
-  readonly isFrozen: (module: string) => boolean;
+  readonly isFrozen: NameMatcher;
   /** Drift whose outputShift is below is ignored. */
   readonly minShift: number;
 }
@@ -133,12 +143,14 @@ export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy)
     ...findResets(layer),
     ...findBatchStatistics(layer),
     ...findTrainingMode(layer),
+    ...findOtherEpsilon(layer),
   ];
   return found.map((finding) => excuse(finding, layer, policy));
 }
 
 function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
-  const { name } = layer.before;
+  const { name } = layer;
+  const isFrozen = policy.isFrozen(listLayerNames(layer));
   switch (layer.status) {
     case 'drifted':
       if (layer.isUniformScale)
@@ -153,15 +165,15 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'ambiguous':
       return [makeFinding('folded-bias-drift', name, FOLDED_BIAS_MESSAGE)];
     case 'affine-frozen':
-      return policy.isFrozen(name)
+      return isFrozen
         ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
         : [makeFinding('affine-frozen-drift', name, describeAffineFrozen(layer))];
     case 'trained':
-      return policy.isFrozen(name)
+      return isFrozen
         ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
         : findTrainedInFrozen(layer);
     case 'held':
-      return policy.isFrozen(name) ? [] : findTrainedInFrozen(layer);
+      return isFrozen ? [] : findTrainedInFrozen(layer);
     case 'locked':
       return [];
     default:
@@ -213,7 +225,7 @@ function findTrainedInFrozen(layer: LayerComparison): readonly Finding[] {
   return [
     makeFinding(
       'trained-norm-in-frozen',
-      layer.before.name,
+      layer.name,
       `the weights that feed it are identical, but its own weight or bias was trained, and ${statistics}: the frozen part computes something else than before`,
     ),
   ];
@@ -255,24 +267,31 @@ function findResets(layer: LayerComparison): readonly Finding[] {
   if (!layer.isReset) return [];
   const message =
     'every channel of after has mean 0 and variance 1, as if the layer had never run, under a trained affine';
-  return [makeFinding('stats-reset', layer.before.name, message)];
+  return [makeFinding('stats-reset', layer.name, message)];
 }
 
-function findBatchStatistics({ before, cause, batches }: LayerComparison): readonly Finding[] {
+function findBatchStatistics({ name, cause, batches }: LayerComparison): readonly Finding[] {
   if (cause?.kind !== 'batch-statistics') return [];
   const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
-  return [makeFinding('batch-stats-while-frozen', before.name, message)];
+  return [makeFinding('batch-stats-while-frozen', name, message)];
 }
 
-function findTrainingMode({ before, after }: LayerComparison): readonly Finding[] {
+function findTrainingMode({ name, before, after }: LayerComparison): readonly Finding[] {
   const message = (side: string) =>
     `the node in ${side} runs in training mode: it normalises by batch statistics wherever it is deployed`;
   return [
-    ...(isBatchGraph(after) ? [makeFinding('training-mode-graph', before.name, message('after'))] : []),
-    ...(isBatchGraph(before)
-      ? [makeFinding('training-mode-graph', before.name, message('before'), 'warning')]
-      : []),
+    ...(isBatchGraph(after) ? [makeFinding('training-mode-graph', name, message('after'))] : []),
+    ...(isBatchGraph(before) ? [makeFinding('training-mode-graph', name, message('before'), 'warning')] : []),
   ];
+}
+
+function findOtherEpsilon({ name, before: one, epsilonAfter }: LayerComparison): readonly Finding[] {
+  if (epsilonAfter === undefined) return [];
+  const [before, after] = [one.epsilon ?? one.defaultEpsilon, epsilonAfter].map((value) =>
+    Number(value.toPrecision(6)),
+  );
+  const message = `its epsilon went from ${before} to ${after}: it divides by √(variance + epsilon), so that its outputs changed whatever its tensors hold`;
+  return [makeFinding('epsilon-changed', name, message)];
 }
 
 /** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */
@@ -281,9 +300,10 @@ export function isBatchGraph({ isFromGraph, mode }: NormLayer): boolean {
 }
 
 /** A finding that the user's policy accepts stays, as a note that says so. */
-function excuse(finding: Finding, { before, measures }: LayerComparison, policy: FindingPolicy): Finding {
+function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy): Finding {
+  const { measures } = layer;
   if (finding.level === 'note' || !ALLOWABLE.has(finding.kind)) return finding;
-  if (policy.isAllowed(before.name))
+  if (policy.isAllowed(listLayerNames(layer)))
     return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
   const isSmall = measures?.outputShift != null && measures.outputShift < policy.minShift;
   if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift')) {
@@ -296,7 +316,7 @@ function excuse(finding: Finding, { before, measures }: LayerComparison, policy:
 export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy: FindingPolicy): Finding {
   const isNew = side === 'after';
   const message = isNew ? 'the layer is new in after' : 'after has no such layer: it was not audited';
-  const isAllowed = !isNew && policy.isAllowed(layer.name);
+  const isAllowed = !isNew && policy.isAllowed(listOwnNames(layer));
   return makeFinding(
     'unpaired-layer',
     layer.name,
@@ -304,6 +324,9 @@ export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy:
     isNew || isAllowed ? 'note' : 'warning',
   );
 }
+
+/** Kinds about layers of before that were compared with none of after. */
+const UNPAIRED_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>(['unpaired-layer', 'stats-removed']);
 
 /** At most so many of the layers without a counterpart are named; the rest is counted. */
 const MAX_NAMED_LAYERS = 5;
@@ -315,10 +338,10 @@ const MAX_NAMED_LAYERS = 5;
  */
 export function describeUnpaired(findings: readonly Finding[], consequence: string): readonly string[] {
   const names = findings
-    .filter(({ kind, level }) => kind === 'unpaired-layer' && level === 'warning')
+    .filter(({ kind, level }) => UNPAIRED_KINDS.has(kind) && level !== 'note')
     .map(({ layer }) => quote(layer));
   if (names.length === 0) return [];
   const more = names.length > MAX_NAMED_LAYERS ? ` and ${names.length - MAX_NAMED_LAYERS} more` : '';
   const named = `${names.slice(0, MAX_NAMED_LAYERS).join(', ')}${more}`;
-  return [`norm layers that after does not have were ${consequence}: ${named}`];
+  return [`norm layers that after lacks, or has otherwise, were ${consequence}: ${named}`];
 }

@@ -1,6 +1,6 @@
 import { quote } from '../errors.js';
 import { splitPath } from '../norm/naming.js';
-import type { LearnedComparisons } from './compare-learned.js';
+import { type LearnedComparisons, listTensorNames } from './compare-learned.js';
 import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
 
 /** The findings about learned tensors that `--frozen` says must not change, and that did. */
@@ -9,13 +9,17 @@ export function findChangedFrozenWeights(
   policy: FindingPolicy,
 ): readonly Finding[] {
   return compared
-    .filter(({ name, equality }) => equality === 'changed' && policy.isFrozen(name))
-    .map(({ name }) => {
+    .filter((tensor) => tensor.equality === 'changed' && policy.isFrozen(listTensorNames(tensor)))
+    .map(({ name, reshaped }) => {
       const [module, leaf] = splitPath(name);
+      const sizes =
+        reshaped === undefined
+          ? ''
+          : ` from the shape [${reshaped.before.join(', ')}] to [${reshaped.after.join(', ')}]`;
       return makeFinding(
         'frozen-weights-changed',
         module,
-        `its learned tensor ${quote(leaf)} changed, although --frozen says that it must not`,
+        `its learned tensor ${quote(leaf)} changed${sizes}, although --frozen says that it must not`,
       );
     });
 }

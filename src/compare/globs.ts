@@ -1,4 +1,5 @@
 import picomatch from 'picomatch';
+import { withoutSureWrappers } from '../norm/naming.js';
 
 /** Whether a module path is meant by a list of globs. */
 export type PathMatcher = (path: string) => boolean;
@@ -16,6 +17,22 @@ export function matchPaths(globs: readonly string[]): PathMatcher {
     strictSlashes: true,
   });
   return (path) => ancestorsOf(path).some((ancestor) => isMatch(ancestor));
+}
+
+/** Whether what goes by several names is meant by a list of globs, whichever of the names they use. */
+export type NameMatcher = (names: readonly string[]) => boolean;
+
+/**
+ * A matcher like that of {@link matchPaths} for layers and tensors, each with all of its names. A glob that means none
+ * of them is read without its wrappers: `module.backbone` means what `backbone` does.
+ */
+export function matchNames(globs: readonly string[], all: readonly (readonly string[])[]): NameMatcher {
+  const resolved = globs.map((glob) => {
+    const bare = withoutSureWrappers(glob);
+    return bare === glob || all.some((names) => names.some(matchPaths([glob]))) ? glob : bare;
+  });
+  const isMatch = matchPaths(resolved);
+  return (names) => names.some(isMatch);
 }
 
 function toSlashes(glob: string): string {

@@ -1,10 +1,9 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { quote, UsageError } from '../errors.js';
+import { modulePathOf, type NameSource } from '../norm/dotted-names.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import type { LayerComparison } from './compare-layers.js';
-import type { LearnedComparisons } from './compare-learned.js';
 import type { FindingPolicy } from './findings.js';
-import type { PathMatcher } from './globs.js';
+import type { NameMatcher } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 
 /** What an audit is told about module paths. */
@@ -14,33 +13,38 @@ interface PathOptions {
   readonly minShift?: number | undefined;
 }
 
-/** What the findings are judged by. */
-export async function makeFindingPolicy({ frozen, allow, minShift }: PathOptions): Promise<FindingPolicy> {
-  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? []), await makeMatcher(frozen ?? [])];
+/** All names of some layers or tensors: a list for each. */
+type Names = readonly (readonly string[])[];
+
+/**
+ * What the findings are judged by.
+ *
+ * @param all what globs may mean.
+ */
+export async function makeFindingPolicy(
+  { frozen, allow, minShift }: PathOptions,
+  all: Names,
+): Promise<FindingPolicy> {
+  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? [], all), await makeMatcher(frozen ?? [], all)];
   return { isAllowed, isFrozen, minShift: minShift ?? 0 };
 }
 
 /** Globs are loaded where there are any: most audits have none, and start the quicker for it. */
-async function makeMatcher(globs: readonly string[]): Promise<PathMatcher> {
+async function makeMatcher(globs: readonly string[], all: Names): Promise<NameMatcher> {
   if (globs.length === 0) return () => false;
-  const { matchPaths } = await import('./globs.js');
-  return matchPaths(globs);
+  const { matchNames } = await import('./globs.js');
+  return matchNames(globs, all);
 }
 
 /**
  * Makes sure that each glob of `frozen` means something: one that does not would be a silent pass.
  *
+ * @param names of the norm layers and learned tensors of both checkpoints.
  * @throws UsageError naming the glob.
  */
-export async function refuseIdleFrozen(
-  globs: readonly string[],
-  layers: readonly LayerComparison[],
-  { compared }: LearnedComparisons,
-): Promise<void> {
+export async function refuseIdleFrozen(globs: readonly string[], names: Names): Promise<void> {
   for (const glob of globs) {
-    const isMatch = await makeMatcher([glob]);
-    if (layers.some(({ before }) => isMatch(before.name)) || compared.some(({ name }) => isMatch(name)))
-      continue;
+    if (names.some(await makeMatcher([glob], names))) continue;
     throw new UsageError(
       `--frozen ${quote(glob)} matches no norm layer and no learned tensor of both checkpoints`,
       'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
@@ -48,16 +52,16 @@ export async function refuseIdleFrozen(
   }
 }
 
-/** A glob of `allow` that excuses nothing here; in a policy for several checkpoints that is no error. */
-export async function findIdleAllows(
-  globs: readonly string[],
-  layers: readonly (NormLayer | LayerComparison)[],
-): Promise<readonly string[]> {
-  const names = layers.map((layer) => ('name' in layer ? layer.name : layer.before.name));
+/**
+ * A glob of `allow` that excuses nothing here; in a policy for several checkpoints that is no error.
+ *
+ * @param names of the norm layers of either checkpoint.
+ */
+export async function findIdleAllows(globs: readonly string[], names: Names): Promise<readonly string[]> {
   const idle: string[] = [];
   for (const glob of globs) {
-    const isMatch = await makeMatcher([glob]);
-    if (!names.some(isMatch)) idle.push(`--allow ${quote(glob)} matches no norm layer`);
+    if (!names.some(await makeMatcher([glob], names)))
+      idle.push(`--allow ${quote(glob)} matches no norm layer`);
   }
   return idle;
 }
@@ -68,18 +72,33 @@ interface NamedSide {
   readonly learned: ReadonlyMap<string, Tensor>;
 }
 
-/** Edits of names by which nothing was paired. */
+/**
+ * How edits read in names without wrappers, which is what they are applied to: users copy names from their files.
+ */
+export function readMaps(
+  maps: readonly PrefixEdit[],
+  before: NameSource,
+  after: NameSource,
+): readonly PrefixEdit[] {
+  return maps.map(({ from, to }) => ({ from: modulePathOf(from, before), to: modulePathOf(to, after) }));
+}
+
+/**
+ * Edits of names by which nothing was paired.
+ *
+ * @param read the edits as {@link readMaps} gives them.
+ */
 export function findIdleMaps(
   maps: readonly PrefixEdit[],
-  before: NamedSide,
-  after: NamedSide,
+  read: readonly PrefixEdit[],
+  { before, after }: { readonly before: NamedSide; readonly after: NamedSide },
 ): readonly string[] {
   const namesOf = ({ layers, learned }: NamedSide) => [...layers.map(({ name }) => name), ...learned.keys()];
   const names = new Set(namesOf(after));
   const leads = (map: PrefixEdit) =>
     namesOf(before).some((name) => translateName(name, [map], (to) => names.has(to)) !== null);
   return maps
-    .filter((map) => !leads(map))
+    .filter((_, index) => !read.slice(index, index + 1).some(leads))
     .map(
       ({ from, to }) =>
         `--map ${quote(`${from}=${to}`)} leads from no name of before to one of after: nothing was paired by it`,

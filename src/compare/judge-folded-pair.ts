@@ -5,6 +5,7 @@ import { chooseEpsilon, type LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import { relativeDifferenceIn } from './rounding.js';
+import { chooseLayerName } from './shown-names.js';
 import { type ChannelVector, type Measures, type RmsAndMax, readChannelVector } from './statistics.js';
 import { roundoffOf } from './weight-rounding.js';
 
@@ -165,9 +166,10 @@ function describe(
 ): LayerComparison {
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
   const [one, other] = [toFoldedLayer(before, name), toFoldedLayer(after, name)];
+  const sides = { before: { ...one, ...(name === '' ? {} : { name }) }, after: other };
   return {
-    before: { ...one, ...(name === '' ? {} : { name }) },
-    after: other,
+    name: chooseLayerName(sides),
+    ...sides,
     pairedBy,
     via: 'folded',
     affine: 'none',

@@ -5,6 +5,7 @@ import { chooseEpsilon, type LayerComparison, listChannels } from './compare-lay
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import type { PairedBy } from './pair-layers.js';
 import type { RecoveredStatistics } from './recover-statistics.js';
+import { chooseLayerName } from './shown-names.js';
 import { type FoldedAway, readOptional, solveLayer } from './solve-layer.js';
 import { countTrue, findInvalidValue, measureDrift, type Statistics } from './statistics.js';
 
@@ -156,6 +157,7 @@ function conclude(
   const [before, after] = foldedSide === 'after' ? [layer, other] : [{ ...other, name: layer.name }, layer];
   return {
     layer: {
+      name: chooseLayerName({ before, after }),
       before,
       after,
       pairedBy,

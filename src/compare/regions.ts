@@ -2,9 +2,12 @@ import { isUnder } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
-/** A maximal subtree of the module tree in which every learned tensor is equal (frozen) or none is (trained). */
+/**
+ * A maximal subtree of after's module tree in which every learned tensor is equal to before's (frozen) or none is
+ * (trained).
+ */
 export interface Region {
-  /** Module path as before spells it; `''` is the whole model. */
+  /** Module path; `''` is the whole model. */
   readonly path: string;
   readonly status: 'frozen' | 'trained';
   /** How near a frozen region's tensors are: all to the last bit, or up to rounding; null for trained ones. */
@@ -57,7 +60,7 @@ export function findRegions(
   const regions: Region[] = [];
   collectUniform(root, regions);
   return regions.map((region) => {
-    const inside = layers.filter(({ before }) => isUnder(before.name, region.path));
+    const inside = layers.filter(({ name }) => isUnder(name, region.path));
     return {
       ...region,
       layers: inside.length,

@@ -128,7 +128,7 @@ function chunkLength(start: number, total: number, elementBytes: number): number
 }
 
 /** Whether shapes agree when dimensions of size 1 are left out. */
-function haveLikeShapes(left: readonly number[], right: readonly number[]): boolean {
+export function haveLikeShapes(left: readonly number[], right: readonly number[]): boolean {
   const squeeze = (shape: readonly number[]) => shape.filter((size) => size !== 1);
   const [x, y] = [squeeze(left), squeeze(right)];
   return x.length === y.length && x.every((size, axis) => size === y[axis]);

@@ -371,17 +371,6 @@ export async function examineTarget(path: string): Promise<TargetFacts> {
   return { path: hasRealPath ? await realpath(path) : path, found };
 }
 
-/** Whether two paths lead to one file: by symbolic links, hard links, or spelled in two ways. */
-export async function isSameFile(one: string, other: string): Promise<boolean> {
-  const [x, y] = [await stat(one).catch(() => null), await stat(other).catch(() => null)];
-  return x !== null && y !== null && x.dev === y.dev && x.ino === y.ino;
-}
-
-/** Whether two directories are one. */
-export async function isSameDirectory(one: string, other: string): Promise<boolean> {
-  return isSameFile(one === '' ? '.' : one, other === '' ? '.' : other);
-}
-
 /** Whether a path leads to a directory; false also where it may not be looked at. */
 export async function isDirectory(path: string): Promise<boolean> {
   const facts = await stat(path).catch(() => null);

@@ -8,10 +8,9 @@ import type {
   PathsDeclaration,
 } from '../checkpoint/declarations.js';
 import { failUnreachable, quote } from '../errors.js';
-import { splitPath } from './naming.js';
+import { splitPath, withoutWrappers } from './naming.js';
 import type { LayersAndLearned, NormLayer } from './norm-layer.js';
 import { type ModelParameter, mapOptimizer } from './optimizer-parameters.js';
-import { stripWrappers } from './wrappers.js';
 
 /** What of a file declares that something was frozen or trained. */
 export type DeclaredBy =
@@ -214,7 +213,7 @@ const MAX_COMPONENTS = 16;
 
 /** Whether a name lies under a module whose path is among these. */
 function isBelow(name: string, paths: ReadonlySet<string>): boolean {
-  const bare = stripWrappers(name);
+  const bare = withoutWrappers(name);
   if (paths.has('') || paths.has(bare)) return true;
   let dot = bare.indexOf('.');
   for (let count = 0; dot >= 0 && count < MAX_COMPONENTS; count++) {

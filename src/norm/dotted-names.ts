@@ -1,31 +1,53 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
-import { isFlatStatistic, toDottedName } from './naming.js';
+import type { Graph } from '../checkpoint/graph.js';
+import { isFlatStatistic, listWrappers, toDottedName, withoutWrappers } from './naming.js';
+
+/** What the names of a checkpoint are read from. */
+export type NameSource = Pick<Checkpoint, 'tensors' | 'graph'>;
 
 /** How the names of a checkpoint are read. */
 interface Reading {
   /** Whether its names are flat, as those of MXNet and Caffe2 are. */
   readonly isFlat: boolean;
-  /** The dotted name of each tensor. */
+  /** The dotted name of each tensor, wrappers included. */
   readonly dotted: ReadonlyMap<string, string>;
+  /** Paths of wrappers that are no mere wrappers: without them, two names would be the same. */
+  readonly kept: ReadonlySet<string>;
 }
 
 /** Each checkpoint's, once found. */
 const readings = new WeakMap<Checkpoint['tensors'], Reading>();
 
 /**
- * The dotted name of a tensor of a checkpoint, by {@link toDottedName}. Names that come to the same path (`bn.weight`
- * and `params.bn.weight`, `x:0` and `x:1`) stay as they are: none of them must hide another.
+ * The dotted name of a tensor of a checkpoint, by {@link toDottedName} and without wrappers. Names that come to the
+ * same path (`bn.weight` and `params.bn.weight`, `x:0` and `x:1`, `bn.weight` and `module.bn.weight`) stay as they
+ * are: none of them must hide another.
  */
-export function dottedNameOf(name: string, { tensors }: Pick<Checkpoint, 'tensors'>): string {
-  let reading = readings.get(tensors);
-  if (reading === undefined) {
-    reading = findReading(tensors);
-    readings.set(tensors, reading);
-  }
-  return reading.dotted.get(name) ?? toDottedName(name, reading.isFlat);
+export function dottedNameOf(name: string, checkpoint: NameSource): string {
+  return withoutWrappers(wrappedNameOf(name, checkpoint), readingOf(checkpoint).kept);
 }
 
-function findReading(tensors: ReadonlyMap<string, Tensor>): Reading {
+/** The same with its wrappers, such as `module.layer1.bn1.weight`: as the file spells it, but for the separators. */
+export function wrappedNameOf(name: string, checkpoint: NameSource): string {
+  const { dotted, isFlat } = readingOf(checkpoint);
+  return dotted.get(name) ?? toDottedName(name, isFlat);
+}
+
+/** A module path, or a leading part of one, as the checkpoint's dotted names have it: without wrappers. */
+export function modulePathOf(path: string, checkpoint: NameSource): string {
+  return path === '' ? '' : withoutWrappers(`${path}.`, readingOf(checkpoint).kept).slice(0, -1);
+}
+
+function readingOf({ tensors, graph }: NameSource): Reading {
+  let reading = readings.get(tensors);
+  if (reading === undefined) {
+    reading = findReading(tensors, graph);
+    readings.set(tensors, reading);
+  }
+  return reading;
+}
+
+function findReading(tensors: ReadonlyMap<string, Tensor>, graph: Graph | null): Reading {
   const names = [...tensors.keys()];
   const isFlat = names.some(isFlatStatistic);
   const dotted = new Map<string, string>();
@@ -37,5 +59,27 @@ function findReading(tensors: ReadonlyMap<string, Tensor>): Reading {
     else dotted.set(first, first);
     dotted.set(name, first === undefined ? path : name);
   }
-  return { isFlat, dotted };
+  return { isFlat, dotted, kept: findKeptWrappers([...dotted.values(), ...listModulePaths(graph)]) };
+}
+
+/** Paths that a graph's nodes tell, each with a dot behind it: modules, so that no tensor is called the same. */
+function listModulePaths(graph: Graph | null): readonly string[] {
+  const { norms, linears } = graph ?? { norms: [], linears: [] };
+  const paths = [
+    ...norms.map(({ path }) => path),
+    ...linears.flatMap(({ path, foldedNormPath }) => [path, foldedNormPath]),
+  ];
+  return paths.flatMap((path) => (path === null ? [] : `${path}.`));
+}
+
+function findKeptWrappers(names: readonly string[]): ReadonlySet<string> {
+  const kept = new Set<string>();
+  const owners = new Map<string, string>();
+  for (const name of names) {
+    const bare = withoutWrappers(name);
+    const owner = owners.get(bare);
+    if (owner === undefined) owners.set(bare, name);
+    else if (owner !== name) for (const path of [owner, name].flatMap(listWrappers)) kept.add(path);
+  }
+  return kept;
 }

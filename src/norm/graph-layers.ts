@@ -2,9 +2,9 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
 import { failUnreachable } from '../errors.js';
-import { dottedNameOf } from './dotted-names.js';
+import { dottedNameOf, modulePathOf, wrappedNameOf } from './dotted-names.js';
 import { NAMING_CONVENTIONS } from './naming.js';
-import type { NormLayer, Statistic } from './norm-layer.js';
+import { type NormLayer, nameInFile, type Statistic } from './norm-layer.js';
 
 /** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
 const TENSORFLOW_TAIL =
@@ -22,25 +22,27 @@ const ROLE_SUFFIXES: readonly (readonly string[])[] = [
 export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
   const taken = new Set<string>();
   return graph.norms.map((node, index) => {
-    const { name, isNamed } = nameLayer(node, index, { taken, checkpoint });
-    taken.add(name);
-    return describeNode(node, name, isNamed, checkpoint);
+    const naming = nameLayer(node, index, { taken, checkpoint });
+    taken.add(naming.name);
+    return describeNode(node, naming, checkpoint);
   });
 }
 
-function describeNode(node: NormNode, name: string, isNamed: boolean, checkpoint: Checkpoint): NormLayer {
+/** What a graph tells of a layer's name. */
+type Naming = Pick<NormLayer, 'name' | 'wrappedName' | 'isNamed'>;
+
+function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): NormLayer {
   const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
   const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
   return {
-    name,
-    isNamed,
+    ...naming,
     kind: 'BatchNormalization',
     channels: stored[0]?.elementCount ?? 0,
     mean,
     variance,
     gamma: toTensor(node.gamma),
     beta: toTensor(node.beta),
-    batchCount: checkpoint.tensors.get(`${name}.num_batches_tracked`) ?? null,
+    batchCount: checkpoint.tensors.get(`${nameInFile(naming)}.num_batches_tracked`) ?? null,
     epsilon: node.epsilon,
     defaultEpsilon: node.epsilon,
     momentum: node.momentum,
@@ -62,18 +64,27 @@ function nameLayer(
   node: NormNode,
   index: number,
   { taken, checkpoint }: { taken: ReadonlySet<string>; checkpoint: Checkpoint },
-): { name: string; isNamed: boolean } {
+): Naming {
   const votes = new Map<string, number>();
+  const wrapped = new Map<string, string>();
+  const vote = (path: string, inFile: string, weight: number) => {
+    votes.set(path, (votes.get(path) ?? 0) + weight);
+    if (inFile !== path) wrapped.set(path, inFile);
+  };
   node.inputNames.forEach((inputName, role) => {
     const path = stripRole(dottedNameOf(inputName, checkpoint), role);
     // The mean and the variance belong to the layer more surely than a scale or a bias, which may be shared.
-    if (path !== null) votes.set(path, (votes.get(path) ?? 0) + (role >= 2 ? 1.1 : 1));
+    if (path !== null)
+      vote(path, stripRole(wrappedNameOf(inputName, checkpoint), role) ?? path, role >= 2 ? 1.1 : 1);
   });
-  if (node.path !== null) votes.set(node.path, (votes.get(node.path) ?? 0) + 1.5);
+  if (node.path !== null) vote(modulePathOf(node.path, checkpoint), node.path, 1.5);
   const ownVotes = votes.get(node.nodeName);
   if (ownVotes !== undefined) votes.set(node.nodeName, ownVotes + 0.5);
   const named = [...votes].sort(([, x], [, y]) => y - x).find(([path]) => !taken.has(path));
-  if (named !== undefined) return { name: named[0], isNamed: true };
+  if (named !== undefined) {
+    const [name] = named;
+    return { name, ...(wrapped.has(name) ? { wrappedName: wrapped.get(name) } : {}), isNamed: true };
+  }
   const own = [...node.scope, node.nodeName === '' ? `BatchNormalization_${index}` : node.nodeName].join('/');
   let name = own;
   for (let copy = 2; taken.has(name); copy++) name = `${own}#${copy}`;

@@ -30,7 +30,7 @@ export function findLearnedTensors(
   checkpoint.tensors.forEach((tensor, name) => {
     if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) return;
     const dotted = dottedNameOf(name, checkpoint);
-    if (!isKnownBuffer(dotted, checkpoint)) learned.set(dotted, tensor);
+    if (!isKnownBuffer(name, dotted, checkpoint)) learned.set(dotted, tensor);
   });
   return learned;
 }
@@ -53,13 +53,15 @@ function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): Re
   return statistics;
 }
 
-function isKnownBuffer(name: string, checkpoint: Checkpoint): boolean {
-  const [module, leaf] = splitPath(name);
+/** @param name as the file spells it: its siblings are spelled alike. */
+function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): boolean {
+  const [, leaf] = splitPath(dotted);
   if (BUFFER_NAMES.has(leaf)) return true;
   const isVector = leaf.length > 2 && (leaf.endsWith('_u') || leaf.endsWith('_v'));
   if (!isVector && leaf !== 'scale') return false;
+  const start = name.lastIndexOf(leaf);
   const siblingOf = (sibling: string) =>
-    checkpoint.tensors.has(module === '' ? sibling : `${module}.${sibling}`);
+    checkpoint.tensors.has(name.slice(0, start) + sibling + name.slice(start + leaf.length));
   // torch.nn.utils.spectral_norm: `weight_u` and `weight_v` beside `weight_orig`. weight_norm's `weight_v` is learned.
   const weight = leaf.slice(0, -2);
   if (isVector) return siblingOf(`${weight}_orig`) || siblingOf(`${weight}_u`);

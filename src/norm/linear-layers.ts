@@ -1,7 +1,7 @@
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput } from '../checkpoint/graph.js';
-import { dottedNameOf } from './dotted-names.js';
+import { dottedNameOf, modulePathOf } from './dotted-names.js';
 import { splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
@@ -133,10 +133,11 @@ function toLinearLayer(
   node: LinearNode,
   { weight, bias, checkpoint }: { weight: Tensor; bias: Tensor | null; checkpoint: Checkpoint },
 ): LinearLayer {
-  const { path, foldedNormPath, nodeName, outputAxis, outputChannels, looksFolded } = node;
+  const { nodeName, outputAxis, outputChannels, looksFolded } = node;
+  const read = (path: string | null) => (path === null ? null : modulePathOf(path, checkpoint));
   return {
-    path,
-    foldedNormPath,
+    path: read(node.path),
+    foldedNormPath: read(node.foldedNormPath),
     nodeName,
     weightName: dottedNameOf(node.weightName, checkpoint),
     biasName: dottedNameOf(node.biasName, checkpoint),

@@ -1,7 +1,7 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { quote } from '../errors.js';
-import { dottedNameOf } from './dotted-names.js';
+import { dottedNameOf, wrappedNameOf } from './dotted-names.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours } from './neighbours.js';
@@ -97,10 +97,13 @@ function describeLayer(
   const mean = at(convention.mean);
   const variance = at(convention.variance);
   if ((needsBoth || !convention.isDistinctive) && (mean === undefined || variance === undefined)) return null;
-  const facts = checkpoint.modules.get(path);
+  const [statistic, suffix] = mean === undefined ? [variance, convention.variance] : [mean, convention.mean];
+  const wrapped = statistic === undefined ? null : findWrappedPath(statistic, suffix, checkpoint);
+  const facts = checkpoint.modules.get(wrapped ?? path);
   if (isObservationNormaliser(at, convention)) return null;
   return {
     name: path,
+    ...(wrapped === null || wrapped === path ? {} : { wrappedName: wrapped }),
     isNamed: true,
     kind: facts?.className ?? 'BatchNorm',
     channels: (mean ?? variance)?.elementCount ?? 0,
@@ -119,6 +122,12 @@ function describeLayer(
     feedingLinear: null,
     notes: [],
   };
+}
+
+/** The module path of a statistic as the file spells it; null where the name stayed another. */
+function findWrappedPath({ name }: Tensor, suffix: string, checkpoint: Checkpoint): string | null {
+  const wrapped = `.${wrappedNameOf(name, checkpoint)}`;
+  return wrapped.endsWith(suffix) ? withoutDot(wrapped.slice(0, -suffix.length)) : null;
 }
 
 /** rl_games' `RunningMeanStd` and its like normalise observations: they count samples, not batches. */

@@ -138,6 +138,44 @@ export function isFlatStatistic(name: string): boolean {
   return !toDottedName(name).includes('.') && FLAT_STATISTIC.test(name);
 }
 
+/**
+ * What wraps a model, or a part of it, without being one: DataParallel's and AveragedModel's `module`, torch.compile's,
+ * FSDP's and activation checkpointing's attribute, each with the dot behind it.
+ */
+const WRAPPERS = /(?<=^|\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
+
+/**
+ * A dotted name without the wrappers in it: `module.layer1._fsdp_wrapped_module.bn1.weight` is `layer1.bn1.weight`.
+ *
+ * @param kept paths of wrappers that stay, such as `module` and `module.layer1._fsdp_wrapped_module`.
+ */
+export function withoutWrappers(name: string, kept?: ReadonlySet<string>): string {
+  if (kept === undefined || kept.size === 0) return name.replace(WRAPPERS, '');
+  return name.replace(WRAPPERS, (wrapper, start: number) =>
+    kept.has(name.slice(0, start + wrapper.length - 1)) ? wrapper : '',
+  );
+}
+
+/** The paths of the wrappers in a dotted name. */
+export function listWrappers(name: string): readonly string[] {
+  return [...name.matchAll(WRAPPERS)].map(({ 0: wrapper, index }) =>
+    name.slice(0, index + wrapper.length - 1),
+  );
+}
+
+/** The wrappers that no one calls a part of a model, and `module` where it holds all of it. */
+const SURE_WRAPPERS = /(?<=^|\.)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\./g;
+const LEADING_MODULES = /^(?:module\.)+/;
+
+/**
+ * A path, or a glob over paths, without what can be nothing but a wrapper. An inner `encoder.module` stays: it may be a
+ * part of the encoder, and must not come to mean all of it.
+ */
+export function withoutSureWrappers(glob: string): string {
+  const bare = `${glob}.`.replace(SURE_WRAPPERS, '').replace(LEADING_MODULES, '').slice(0, -1);
+  return bare === '' ? glob : bare;
+}
+
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */
 export function splitPath(path: string): readonly [parent: string, leaf: string] {
   const dot = path.lastIndexOf('.');

@@ -15,8 +15,12 @@ export type Statistic =
 
 /** A layer that carries running statistics, as one checkpoint shows it. */
 export interface NormLayer {
-  /** The module path, such as `backbone.layer1.0.bn1`; a node's name where {@link isNamed} is false. */
+  /**
+   * The module path without wrappers, such as `backbone.layer1.0.bn1`; a node's name where {@link isNamed} is false.
+   */
   readonly name: string;
+  /** The module path with the wrappers that the file has in it, `module.backbone.layer1.0.bn1`; absent without any. */
+  readonly wrappedName?: string | undefined;
   /** Whether {@link name} is a module path; graphs may have lost it. */
   readonly isNamed: boolean;
   /** The class or operator: `BatchNorm2d`, `BatchNormalization`, `BatchNorm` where only names tell. */
@@ -54,6 +58,11 @@ export interface NormLayer {
   /** The linear node that feeds the layer directly, as an index into the graph's; null without a graph. */
   readonly feedingLinear: number | null;
   readonly notes: readonly string[];
+}
+
+/** A layer's module path as its file spells it, wrappers included. */
+export function nameInFile({ name, wrappedName }: Pick<NormLayer, 'name' | 'wrappedName'>): string {
+  return wrappedName ?? name;
 }
 
 /** The tensor of a statistic; null where there is none that can be read. */

@@ -1,5 +1,5 @@
 import type { OptimizerDeclaration, OptimizerParameter } from '../checkpoint/declarations.js';
-import { stripWrappers } from './wrappers.js';
+import { withoutWrappers } from './naming.js';
 
 /** A parameter of the model, as far as an optimizer's state can tell it from others. */
 export interface ModelParameter {
@@ -82,8 +82,8 @@ function mapByName<Fact>(
   slots: readonly Slot<Fact>[],
   model: readonly ModelParameter[],
 ): OptimizerMapping<Fact> {
-  const names = slots.map(({ name }) => stripWrappers(name ?? ''));
-  const known = new Map(model.map(({ name }) => [stripWrappers(name), name]));
+  const names = slots.map(({ name }) => withoutWrappers(name ?? ''));
+  const known = new Map(model.map(({ name }) => [withoutWrappers(name), name]));
   const [first = ''] = names;
   const prefixes = new Set<string>(['']);
   for (const name of known.keys()) {

@@ -25,7 +25,7 @@ const BACKBONE =
 const HEAD =
   /^(?:.*_)?(?:head|heads|classifier|fc|decoder|neck|predictor|logits|proj|projector|top|output)$/i;
 
-/** Wrappers nest a few deep: module._orig_mod.model. */
+/** What holds the model as its only part nests a few deep: model.net. */
 const MAX_WRAPPERS = 8;
 
 /**

@@ -176,6 +176,7 @@ function claimClean(report: AuditReport): string {
   const { byStatus, layers, learned, notAudited } = report.summary;
   if (listLayersOf(report, isExcusedDrift).length > 0)
     return `no drift beyond what was accepted: ${countMoved(report, 'norm layer')} moved${describeExcuses(report)}`;
+  if (layers === 0) return 'no norm layer could be compared';
   const warnings = report.findings.filter(
     ({ kind, level }) => level === 'warning' && kind !== 'unpaired-layer',
   );
@@ -203,7 +204,9 @@ function explainCounts(report: AuditReport): string {
     learned.compared === 0
       ? 'No learned tensor is in both checkpoints.'
       : `${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} identical.`;
-  return `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
+  return statuses === ''
+    ? `No norm layer was compared. ${tensors}`
+    : `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
 }
 
 function answerInspection({ health, findings, layers }: InspectReport): Answer {

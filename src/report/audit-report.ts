@@ -4,15 +4,17 @@ import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
 import type { DriftCause } from '../compare/drift-cause.js';
 import type { Finding } from '../compare/findings.js';
+import type { NameMatcher } from '../compare/globs.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
 import type { NeighboursFrom } from '../compare/relate-neighbours.js';
 import type { RoundingCause } from '../compare/rounding.js';
+import { listLayerNames } from '../compare/shown-names.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
 import { findFramework } from '../norm/framework.js';
-import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import { type NormLayer, nameInFile, type Statistic } from '../norm/norm-layer.js';
 import { TOOL_NAME, VERSION } from '../version.js';
 import { type CauseSummary, summarizeCauses } from './causes.js';
 import { formatPlural } from './format-numbers.js';
@@ -66,6 +68,8 @@ export interface AuditLayer {
   readonly neighboursFrom: NeighboursFrom;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
+  /** After's own epsilon, where both files tell theirs and the two differ; absent otherwise. */
+  readonly epsilonAfter?: number;
   readonly batches: Count | null;
   /** What statistics and counts together tell of the layer's past; null where they tell nothing. */
   readonly cause: DriftCause | null;
@@ -151,9 +155,11 @@ export interface AuditResults {
   readonly regions: readonly Region[];
   readonly findings: readonly Finding[];
   readonly declared: Declared;
-  readonly isAllowed: (layer: string) => boolean;
   /** Norm layers of before that go with none of after. */
   readonly notAudited: number;
+  readonly isAllowed: NameMatcher;
+  /** Whether the two checkpoints are the right ones, as sentences. */
+  readonly doubts: readonly string[];
   /** Options that meant nothing in these checkpoints, as sentences. */
   readonly unusedOptions: readonly string[];
 }
@@ -226,10 +232,10 @@ function findBatchRange(layers: readonly LayerComparison[]): { min: Count; max: 
 
 function findWorst(layers: readonly LayerComparison[]): { layer: string; outputShift: number } | null {
   let worst: { layer: string; outputShift: number } | null = null;
-  for (const { before, status, measures } of layers) {
+  for (const { name, status, measures } of layers) {
     const outputShift = measures?.outputShift ?? null;
     if (status !== 'drifted' || outputShift === null) continue;
-    if (worst === null || outputShift > worst.outputShift) worst = { layer: before.name, outputShift };
+    if (worst === null || outputShift > worst.outputShift) worst = { layer: name, outputShift };
   }
   return worst;
 }
@@ -257,11 +263,11 @@ function toAuditLayer(
 ): AuditLayer {
   const { before, after, measures } = layer;
   return {
-    name: before.name,
-    named: before.isNamed,
+    name: layer.name,
+    named: before.isNamed || after.isNamed,
     kind: before.isFromGraph ? after.kind : before.kind,
     status: layer.status,
-    allowed: isAllowed(before.name),
+    allowed: isAllowed(listLayerNames(layer)),
     channels: layer.channels,
     channelsMoved: layer.channelsMoved,
     ...(layer.channelsHidden === undefined ? {} : { channelsHidden: layer.channelsHidden }),
@@ -272,6 +278,7 @@ function toAuditLayer(
     neighboursFrom: layer.neighboursFrom ?? 'graph',
     epsilon: layer.epsilon,
     epsilonFrom: layer.epsilonFrom,
+    ...(layer.epsilonAfter === undefined ? {} : { epsilonAfter: layer.epsilonAfter }),
     batches: layer.batches === null ? null : toCount(layer.batches),
     cause: layer.cause,
     meanShift: measures?.meanShift ?? null,
@@ -303,8 +310,14 @@ function describeLayerDeclaration(layer: LayerComparison, declared: Declared): P
   };
 }
 
-function toLayerSide({ name, nodeName, mean, variance }: NormLayer): LayerSide {
-  return { name, node: nodeName, mean: describeStatistic(mean), variance: describeStatistic(variance) };
+function toLayerSide(layer: NormLayer): LayerSide {
+  const { nodeName, mean, variance } = layer;
+  return {
+    name: nameInFile(layer),
+    node: nodeName,
+    mean: describeStatistic(mean),
+    variance: describeStatistic(variance),
+  };
 }
 
 /** The name of a statistic's tensor, and how the graph supplies it where it is no plain tensor; null if unresolved. */
@@ -326,10 +339,12 @@ function listWarnings({
   learned,
   layers,
   declared,
+  doubts,
   unusedOptions,
 }: AuditResults): readonly string[] {
   const incomparable = learned.compared.filter(({ equality }) => equality === 'incomparable').length;
   return [
+    ...doubts,
     ...unusedOptions,
     ...describeDeclared(declared, layers, learned),
     ...describeRounded(learned.compared),
@@ -340,10 +355,11 @@ function listWarnings({
           `${formatPlural(incomparable, 'learned tensor')} cannot be compared: of a type that is not decoded, or known from a baseline that holds no sample of it`,
         ]
       : []),
+    ...describeReshaped(learned.compared),
     ...groupNotes(
-      layers.map(({ before: { name, notes }, after: other, cause }) => ({
+      layers.map(({ name, before: one, after: other, cause }) => ({
         name,
-        notes: [...notes, ...other.notes, ...(cause?.kind === 'recounted' ? [RECOUNTED_NOTE] : [])],
+        notes: [...one.notes, ...other.notes, ...(cause?.kind === 'recounted' ? [RECOUNTED_NOTE] : [])],
       })),
     ),
   ];
@@ -372,6 +388,27 @@ function describeRounded(compared: LearnedComparisons['compared']): readonly str
       `${formatPlural(differences.length, 'learned tensor')} ${differences.length === 1 ? 'is' : 'are'} equal up to rounding (≤ ${largest} of each value), and count as unchanged: ${ROUNDING_CAUSES[cause]}`,
     ];
   });
+}
+
+/** At most so many of the tensors whose shape changed are named; the rest is counted. */
+const MAX_NAMED_TENSORS = 12;
+
+/** Which learned tensors both have under one name, with other sizes. */
+function describeReshaped(compared: LearnedComparisons['compared']): readonly string[] {
+  const reshaped = compared.flatMap(({ name, reshaped: shapes }) =>
+    shapes === undefined
+      ? []
+      : [`${shorten(name)} ([${shapes.before.join(', ')}], now [${shapes.after.join(', ')}])`],
+  );
+  if (reshaped.length === 0) return [];
+  return [
+    `${formatPlural(reshaped.length, 'learned tensor')} ${reshaped.length === 1 ? 'has' : 'have'} another shape in after, and ${reshaped.length === 1 ? 'counts' : 'count'} as changed: ${listFirst(reshaped)}`,
+  ];
+}
+
+function listFirst(tensors: readonly string[]): string {
+  const more = tensors.length > MAX_NAMED_TENSORS ? ` and ${tensors.length - MAX_NAMED_TENSORS} more` : '';
+  return `${tensors.slice(0, MAX_NAMED_TENSORS).join(', ')}${more}`;
 }
 
 /** A name of a length that leaves a sentence readable. */

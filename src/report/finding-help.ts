@@ -68,9 +68,22 @@ export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
       'Put the layer in evaluation mode for training as well; momentum 0 does not make it use its running statistics.',
   },
   'unpaired-layer': {
-    meaning: 'Only one of the checkpoints has the layer, so it was not audited.',
+    meaning:
+      'Only one of the checkpoints has the layer, or both have it with another number of channels, so it was not audited.',
     remedy:
       'If it was merely renamed, say how with --map FROM=TO; if it was removed on purpose, accept it with --allow.',
+  },
+  'stats-removed': {
+    meaning:
+      'Before normalises by running statistics, and after has the layer without any: it normalises by the statistics of each batch wherever it is used, or is another kind of layer by now.',
+    remedy:
+      'Leave track_running_stats as it was and load the buffers of the checkpoint from before; where the layer was replaced on purpose, accept it with --allow.',
+  },
+  'epsilon-changed': {
+    meaning:
+      'The two files tell another epsilon for the layer, which is added to the variance under the root: its outputs changed though nothing was trained.',
+    remedy:
+      'Build and export the model with the epsilon that it was trained with (PyTorch eps=1e-5, Keras epsilon=0.001).',
   },
   'frozen-weights-changed': {
     meaning: 'A learned tensor that --frozen says must not change did change.',

@@ -160,9 +160,9 @@ function toProbeLayer(
   outputs: readonly OutputResult[],
 ): ProbeLayer {
   const { comparison, fed, notes } = plan;
-  const { before, after, status, via, channels, measures } = comparison;
+  const { name, after, status, via, channels, measures } = comparison;
   return {
-    name: before.name,
+    name,
     node: after.nodeName,
     status,
     via,

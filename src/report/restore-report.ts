@@ -73,15 +73,15 @@ export function buildRestoreReport(results: RestoreResults): RestoreReport {
     after: { path: after.path, format: after.format },
     files: results.files,
     layers: results.plans.map(toRestoredLayer),
-    left: results.left.map(({ before: { name }, status }) => ({ name, status })),
+    left: results.left.map(({ name, status }) => ({ name, status })),
     warnings: [...before.warnings, ...after.warnings, ...results.warnings],
   };
 }
 
 function toRestoredLayer({ comparison, edits, batches, notes }: LayerPlan): RestoredLayer {
-  const { before, status, via, channels, channelsMoved, measures } = comparison;
+  const { name, status, via, channels, channelsMoved, measures } = comparison;
   return {
-    name: before.name,
+    name,
     status,
     via,
     channels,

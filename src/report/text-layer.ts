@@ -31,7 +31,7 @@ interface ChannelRow {
  */
 export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): string {
   const { width, paint, all } = chooseLayout(options);
-  const head = `${paint('strong', showName(layer.name))}  ${showName(layer.kind, 40)}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}`;
+  const head = `${paint('strong', showName(layer.name))}  ${showName(layer.kind, 40)}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}${layer.epsilonAfter === undefined ? '' : `, in after ${layer.epsilonAfter}`}`;
   const rows = listRows(layer);
   if (rows.length === 0) return joinBlocks([[head, '  Its statistics cannot be read on both sides.']]);
   const sorted = [...rows].sort((x, y) => severity(y) - severity(x));

@@ -18,13 +18,14 @@ export interface AliasContext {
  * restored by themselves or not at all. A graph's names are not looked at, because its nodes tell who reads what.
  */
 export function addAliases(plans: readonly LayerPlan[], context: AliasContext): readonly LayerPlan[] {
-  const { after, learned, layers } = context;
+  const { after, layers } = context;
   if (after.graph !== null) return plans;
   const taken = new Set(plans.flatMap(({ edits }) => edits.map(({ tensor }) => tensor.name)));
   for (const layer of layers) for (const tensor of listStatistics(layer)) taken.add(tensor.name);
+  const learned = new Set(context.learned.values());
   const byPlace = new Map<string, Tensor[]>();
   for (const tensor of after.tensors.values()) {
-    if (taken.has(tensor.name) || learned.has(tensor.name)) continue;
+    if (taken.has(tensor.name) || learned.has(tensor)) continue;
     const key = placeOf(tensor);
     byPlace.set(key, [...(byPlace.get(key) ?? []), tensor]);
   }

@@ -1,5 +1,6 @@
 import type { LayerComparison } from '../compare/compare-layers.js';
-import { matchPaths } from '../compare/globs.js';
+import { matchNames } from '../compare/globs.js';
+import { listLayerNames } from '../compare/shown-names.js';
 import type { LayerStatus } from '../compare/status.js';
 import { quote, UsageError } from '../errors.js';
 
@@ -24,22 +25,19 @@ const NOTEWORTHY: ReadonlySet<LayerStatus> = new Set([
  * @throws UsageError for a glob that matches no norm layer of both checkpoints.
  */
 export function chooseLayers(layers: readonly LayerComparison[], globs: readonly string[]): LayerChoice {
+  const names = layers.map(listLayerNames);
   for (const glob of globs) {
-    if (layers.some((layer) => isNamed(layer, [glob]))) continue;
+    if (names.some(matchNames([glob], names))) continue;
     throw new UsageError(
       `--layer ${quote(glob)} matches no norm layer of both checkpoints`,
       'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
     );
   }
+  const isNamed = matchNames(globs, names);
   const isChosen = (layer: LayerComparison) =>
-    globs.length === 0 ? layer.status === 'drifted' : isNamed(layer, globs);
+    globs.length === 0 ? layer.status === 'drifted' : isNamed(listLayerNames(layer));
   return {
     chosen: layers.filter(isChosen),
     left: layers.filter((layer) => !isChosen(layer) && NOTEWORTHY.has(layer.status)),
   };
-}
-
-function isNamed({ before, after }: LayerComparison, globs: readonly string[]): boolean {
-  const isMatch = matchPaths(globs);
-  return isMatch(before.name) || isMatch(after.name);
 }

@@ -1,13 +1,8 @@
 import { basename, dirname, join, resolve } from 'node:path';
 import type { EditOptions, EditPlan } from '../checkpoint/edit-plan.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import {
-  examineTarget,
-  isDirectory,
-  isSameDirectory,
-  isSameFile,
-  type WriteOrder,
-} from '../io/safe-write.js';
+import { examineTarget, isDirectory, type WriteOrder } from '../io/safe-write.js';
+import { isSameFile } from '../io/same-file.js';
 
 /** Where the restored checkpoint goes. */
 export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
@@ -63,13 +58,9 @@ export async function chooseTarget(fixedPath: string, afterPath: string): Promis
  *
  * @throws CheckpointError `refused`.
  */
-export async function refuseSameFile(
-  fixedPath: string,
-  beforePath: string,
-  afterPath: string,
-): Promise<void> {
+export function refuseSameFile(fixedPath: string, beforePath: string, afterPath: string): void {
   for (const source of [beforePath, afterPath]) {
-    if (await isSameFile(fixedPath, source)) throw refuseSource(fixedPath, source);
+    if (isSameFile(fixedPath, source)) throw refuseSource(fixedPath, source);
   }
 }
 
@@ -97,7 +88,7 @@ export async function chooseDataNames(
     throw new UsageError(`--data-name must be a file name without a directory, found ${quote(dataName)}`);
   if (dataName !== undefined && dataName === mainName)
     throw new UsageError(`--data-name ${quote(dataName)} is the name of the model itself`);
-  const isBesideAfter = await isSameDirectory(dirname(afterPath), directory);
+  const isBesideAfter = isSameFile(dirname(afterPath), directory || '.');
   return {
     renameData(name, count) {
       if (dataName === undefined && !isBesideAfter) return name;
@@ -142,7 +133,7 @@ async function checkFile(path: string, { listSources, force }: TargetRules): Pro
   const { found, path: real } = await examineTarget(path);
   if (found === 'nothing') return;
   for (const source of await listSources()) {
-    if (await isSameFile(real, source)) throw refuseSource(path, source);
+    if (isSameFile(real, source)) throw refuseSource(path, source);
   }
   if (found !== 'file') throw refuse(path, `expected a file to write, found a ${found}`);
   if (!force) throw refuse(path, 'the file exists already', 'Replace it with --force.');

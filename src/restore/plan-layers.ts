@@ -5,7 +5,7 @@ import { type LayerComparison, readBatchCount, readStatistics } from '../compare
 import { repeatValues } from '../compare/pair-repeated.js';
 import { findInvalidValue, type Statistics } from '../compare/statistics.js';
 import { haveSameBytes, holdBytes } from '../io/byte-source.js';
-import type { NormLayer } from '../norm/norm-layer.js';
+import { type NormLayer, nameInFile } from '../norm/norm-layer.js';
 import { cannotRestore } from './cannot-restore.js';
 import { recoverLayer } from './recover-layer.js';
 import { copyFolding, refold } from './refold.js';
@@ -100,16 +100,18 @@ async function readKnown(layer: NormLayer, { checkpoint }: RestoreSide): Promise
 }
 
 function encodeStatistics(
-  { before, after, channels }: LayerComparison,
+  comparison: LayerComparison,
   { mean, variance }: Statistics,
   context: LayerPlanContext,
 ): readonly PartEdit[] {
+  const { after, channels } = comparison;
   const { checkpoint } = context.after;
-  if (after.mean.kind === 'unresolved') throw cannotRestore(before, checkpoint, after.mean.reason);
-  if (after.variance.kind === 'unresolved') throw cannotRestore(before, checkpoint, after.variance.reason);
+  if (after.mean.kind === 'unresolved') throw cannotRestore(comparison, checkpoint, after.mean.reason);
+  if (after.variance.kind === 'unresolved')
+    throw cannotRestore(comparison, checkpoint, after.variance.reason);
   if (mean.values.length !== after.mean.tensor.elementCount)
     throw cannotRestore(
-      before,
+      comparison,
       checkpoint,
       `it has ${channels} channels in before and ${after.channels} in after`,
     );
@@ -131,7 +133,7 @@ function encodeStatistics(
   });
   if (overflow !== null)
     throw cannotRestore(
-      before,
+      comparison,
       checkpoint,
       `rounded to the types of after (${meanTensor.dtype}, ${varianceTensor.dtype}), ${overflow}`,
     );
@@ -140,13 +142,13 @@ function encodeStatistics(
       part: 'running mean',
       tensor: meanTensor,
       content: holdBytes(bytes.mean),
-      preferredName: `${after.name}.running_mean`,
+      preferredName: `${nameInFile(after)}.running_mean`,
     },
     {
       part: 'running variance',
       tensor: varianceTensor,
       content: holdBytes(bytes.variance),
-      preferredName: `${after.name}.running_var`,
+      preferredName: `${nameInFile(after)}.running_var`,
     },
   ];
 }
@@ -172,7 +174,7 @@ async function planBatchCount(
       notes: [`the batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
       batches: null,
     };
-  const preferredName = `${after.name}.num_batches_tracked`;
+  const preferredName = `${nameInFile(after)}.num_batches_tracked`;
   return {
     edits: [{ part: 'batch count', tensor, content: holdBytes(bytes), preferredName }],
     notes: [],

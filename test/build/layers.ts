@@ -49,6 +49,7 @@ export function layerWith(
 /** A compared layer: drifted in both channels, unless told otherwise. */
 export function comparisonOf(name: string, overrides: Partial<LayerComparison> = {}): LayerComparison {
   return {
+    name,
     before: layerOf(name),
     after: layerOf(name),
     pairedBy: 'name',
@@ -80,7 +81,7 @@ export function comparisonOf(name: string, overrides: Partial<LayerComparison> =
 
 /** A compared learned tensor with 10 elements. */
 export function learnedOf(name: string, equality: Equality = 'exact', elementCount = 10): LearnedComparison {
-  return { name, afterName: name, elementCount, equality };
+  return { name, beforeName: name, afterName: name, elementCount, equality };
 }
 
 /** Compared learned tensors by both names. */
@@ -88,7 +89,7 @@ export function learnedComparisons(...compared: readonly LearnedComparison[]): L
   return {
     compared,
     rounding: { averaged: 0, merged: false, narrowed: new Set() },
-    byBefore: new Map(compared.map((one) => [one.name, one])),
+    byBefore: new Map(compared.map((one) => [one.beforeName, one])),
     byAfter: new Map(compared.map((one) => [one.afterName, one])),
     onlyBefore: [],
     onlyAfter: [],

@@ -108,7 +108,7 @@ describe('action.yml', () => {
   test('when one of several cannot be audited: exit code 2, verdict failed, and a report of the others', async () => {
     const { exitCode, outputs } = await runAction({
       ...LEAK,
-      after: `${LEAK.after}\n  gone.pt  \n\n${LEAK.before}\n`,
+      after: `${LEAK.after}\n  gone.pt  \n\npairs/requires-grad-leak/before.pt\n`,
     });
     expect([exitCode, outputs['verdict']]).toEqual([2, 'failed']);
     expect(JSON.parse(readFileSync(outputs['report'] ?? '', 'utf8')).reports).toHaveLength(2);

@@ -1,7 +1,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { areSameFile, findCheckpoints } from '../../src/cli/find-checkpoints.js';
+import { findCheckpoints } from '../../src/cli/find-checkpoints.js';
 import { makeTempDirectory } from '../build/sources.js';
 
 const root = makeTempDirectory();
@@ -57,9 +57,3 @@ test.each(['epoch9.pt', 'odd[1].pt', '!not.pt', 'gone.pt', 'gone*.pt', 'gone/**'
     expect(await findCheckpoints(path, root)).toEqual([join(root, path)]);
   },
 );
-
-test('two ways to a file lead to the same', () => {
-  expect(areSameFile(join(root, 'epoch9.pt'), join(root, 'linked.pt'))).toBe(true);
-  expect(areSameFile(join(root, 'epoch9.pt'), join(root, 'epoch10.pt'))).toBe(false);
-  expect(areSameFile(join(root, 'gone'), join(root, 'gone'))).toBe(false);
-});

@@ -6,6 +6,8 @@ import { parseWorkflowCommands } from '../report/workflow-commands.js';
 import { makeWorkspace, runCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
+/** The values of before in another file. */
+const SAME = 'pairs/requires-grad-leak/before.pt';
 const LEAK = ['diff', BEFORE, 'pairs/requires-grad-leak/after.safetensors'];
 const LOCKED = ['diff', 'pairs/locked/before.safetensors', 'pairs/locked/after.safetensors'];
 
@@ -86,7 +88,7 @@ describe('under GitHub Actions', () => {
   });
 
   test('several checkpoints share one set of annotations and one summary', async () => {
-    const { annotations, summary } = await runInJob([...LEAK, 'gone.pt', BEFORE]);
+    const { annotations, summary } = await runInJob([...LEAK, 'gone.pt', SAME]);
     expect(annotations).toHaveLength(9);
     expect(annotations[0]?.properties['file']).toBe('gone.pt');
     expect(summary).toMatch(/^### ❌ 1 of 3 checkpoints drifted, 1 failed: it could not be audited\./);
@@ -98,7 +100,7 @@ describe('under GitHub Actions', () => {
       { cwd: 'models' },
     );
     expect(annotations[0]?.properties['file']).toBe('pairs/requires-grad-leak/after.safetensors');
-    const several = await runInJob(['diff', `../${BEFORE}`, 'gone.pt', `../${BEFORE}`], { cwd: 'models' });
+    const several = await runInJob(['diff', `../${BEFORE}`, 'gone.pt', `../${SAME}`], { cwd: 'models' });
     expect(several.annotations.map(({ properties }) => properties['file'])).toEqual(['models/gone.pt']);
   });
 
@@ -139,7 +141,7 @@ describe('under GitHub Actions', () => {
     writeFileSync(join(workspace, name), 'junk');
     for (const args of [
       ['diff', name, name],
-      ['diff', BEFORE, name, BEFORE],
+      ['diff', BEFORE, name, SAME],
     ]) {
       const { stdout, stderr } = await runCli(args, workspace, { env: { GITHUB_ACTIONS: 'true' } });
       const commands = parseWorkflowCommands(`${stdout}\n${stderr}`);

@@ -31,8 +31,10 @@ function makeWorkspace(policy: object = {}): string {
     'after.live.onnx',
   ])
     copyFileSync(join(leak, name), join(directory, name));
-  cpSync(join(fixtures, 'containers', 'sharded'), join(directory, 'sharded'), { recursive: true });
+  for (const name of ['sharded', 'shards'])
+    cpSync(join(fixtures, 'containers', 'sharded'), join(directory, name), { recursive: true });
   cpSync(join(fixtures, 'probe', 'input.npy'), join(directory, 'input.npy'));
+  copyFileSync(join(leak, 'before.pt'), join(directory, 'copy.pt'));
   linkSync(join(directory, 'after.pt'), join(directory, 'hard.txt'));
   symlinkSync('after.pt', join(directory, 'soft.txt'));
   symlinkSync('new.txt', join(directory, 'dangling.txt'));
@@ -80,9 +82,9 @@ describe('what is read is never written to', () => {
     ['diff', 'before.pt', 'after.pt', 'after.live.onnx', '--no-config', '-o', 'after.live.onnx'],
     ['diff', 'before.pt', '*.onnx', '-q', '--no-config', '-o', 'after.external.onnx.data'],
     ['diff', 'gone.pt', 'after.pt', '--no-config', '-o', 'gone.pt'],
-    ['diff', 'sharded', 'sharded', '--no-config', '-o', `sharded/${shard}`],
-    ['diff', 'sharded', 'sharded', '--no-config', '-o', `sharded/${index}`],
-    ['diff', 'sharded', 'sharded', '--no-config', '-o', 'sharded'],
+    ['diff', 'sharded', 'shards', '--no-config', '-o', `sharded/${shard}`],
+    ['diff', 'sharded', 'shards', '--no-config', '-o', `sharded/${index}`],
+    ['diff', 'sharded', 'shards', '--no-config', '-o', 'sharded'],
     ['diff', 'before.pt', 'after.pt', '--config', POLICY_FILE_NAME, '-o', POLICY_FILE_NAME],
     ['inspect', 'before.pt', '-o', 'before.pt'],
     ['inspect', 'after.external.onnx', '-o', 'after.external.onnx.data'],
@@ -171,7 +173,7 @@ describe('a report of a policy', () => {
         reports: { [format]: 'out' },
         pairs: {
           one: { before: 'before.pt', after: 'after.pt' },
-          clean: { before: 'before.pt', after: 'before.pt' },
+          clean: { before: 'before.pt', after: 'copy.pt' },
           gone: { before: 'gone.pt', after: 'after.pt' },
         },
       });

@@ -187,9 +187,13 @@ test('--quiet prints nothing at all and keeps every exit code', async () => {
   expect(await runCli([...LOCKED, '-q'], workspace)).toEqual({ stdout: '', stderr: '', exitCode: 0 });
 });
 
-test('a file given twice is clean', async () => {
+test('a file given twice is refused: exit code 2', async () => {
   const file = 'pairs/requires-grad-leak/after.safetensors';
-  expect((await runCli(['diff', file, file], workspace)).exitCode).toBe(0);
+  const { stdout, stderr, exitCode } = await runCli(['diff', file, file], workspace);
+  expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 2 });
+  expect(stderr).toBe(
+    `bn-audit: ${file}: expected the checkpoint from after the training, found before itself ("${file}")\n  Name two checkpoints; to look at one alone: bn-audit inspect FILE\n`,
+  );
 });
 
 test('the same command prints the same bytes', async () => {

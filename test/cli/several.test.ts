@@ -4,6 +4,8 @@ import { describe, expect, test } from 'vitest';
 import { makeWorkspace, runCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
+/** The values of before in another file. */
+const SAME = 'pairs/requires-grad-leak/before.pt';
 const DRIFTED = 'pairs/requires-grad-leak/after.safetensors';
 
 const workspace = makeWorkspace({ 'broken.pt': 'no checkpoint' });
@@ -18,7 +20,7 @@ const pathsOf = (stdout: string) =>
 
 describe('several checkpoints after', () => {
   test('are audited each, and one that is broken stops none: exit code 2', async () => {
-    const args = ['diff', BEFORE, 'broken.pt', DRIFTED, BEFORE];
+    const args = ['diff', BEFORE, 'broken.pt', DRIFTED, SAME];
     const { stdout, stderr, exitCode } = await runCli(args, workspace);
     expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 2 });
     expect(stdout).toContain('1 of 3 checkpoints drifted, 1 failed: it could not be audited.');
@@ -29,7 +31,7 @@ describe('several checkpoints after', () => {
 
   test('name what failed on standard error where the report is not read there', async () => {
     for (const options of [['-q'], ['--format', 'json'], ['-o', 'out.txt']]) {
-      const { stderr, exitCode } = await runCli(['diff', BEFORE, 'broken.pt', BEFORE, ...options], workspace);
+      const { stderr, exitCode } = await runCli(['diff', BEFORE, 'broken.pt', SAME, ...options], workspace);
       expect(exitCode).toBe(2);
       expect(stderr).toMatch(/^bn-audit: broken\.pt: expected an ONNX/);
     }
@@ -38,9 +40,9 @@ describe('several checkpoints after', () => {
   test('give the highest exit code', async () => {
     const exitCodeOf = async (...after: readonly string[]) =>
       (await runCli(['diff', BEFORE, ...after, '-q'], workspace)).exitCode;
-    expect(await exitCodeOf(BEFORE, BEFORE)).toBe(0);
-    expect(await exitCodeOf(BEFORE, DRIFTED, BEFORE)).toBe(1);
-    expect(await exitCodeOf(DRIFTED, 'gone.pt', BEFORE)).toBe(2);
+    expect(await exitCodeOf(SAME, SAME)).toBe(0);
+    expect(await exitCodeOf(SAME, DRIFTED, SAME)).toBe(1);
+    expect(await exitCodeOf(DRIFTED, 'gone.pt', SAME)).toBe(2);
   });
 
   test('may be a glob, in the order of their numbers, without before itself', async () => {
@@ -65,14 +67,14 @@ describe('several checkpoints after', () => {
   });
 
   test('report a frozen glob that matches nothing for the checkpoint that it concerns', async () => {
-    const args = ['diff', BEFORE, DRIFTED, BEFORE, '--frozen', 'nope', '--format', 'json'];
+    const args = ['diff', BEFORE, DRIFTED, SAME, '--frozen', 'nope', '--format', 'json'];
     const { stdout, exitCode } = await runCli(args, workspace);
     expect(exitCode).toBe(2);
     expect(JSON.parse(stdout).failures).toMatchObject([{ code: 'usage' }, { code: 'usage' }]);
   });
 
   test('cannot be shown by layer', async () => {
-    const { stderr, exitCode } = await runCli(['diff', BEFORE, DRIFTED, BEFORE, '--layer', 'x'], workspace);
+    const { stderr, exitCode } = await runCli(['diff', BEFORE, DRIFTED, SAME, '--layer', 'x'], workspace);
     expect({ stderr, exitCode }).toEqual({
       stderr: 'bn-audit: --layer shows one layer of one audit, found 2 audits\n',
       exitCode: 2,
@@ -83,7 +85,7 @@ describe('several checkpoints after', () => {
     'are one %s report',
     async (format) => {
       const { exitCode } = await runCli(
-        ['diff', BEFORE, DRIFTED, BEFORE, '-q', '--report', `${format}=several.${format}`],
+        ['diff', BEFORE, DRIFTED, SAME, '-q', '--report', `${format}=several.${format}`],
         workspace,
       );
       expect(exitCode).toBe(1);

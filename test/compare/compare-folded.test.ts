@@ -72,7 +72,14 @@ describe('a transposed convolution that only the graph knows', () => {
 
   test.each(['', 'module.'])('is found by its own name under the prefix %j', async (prefix) => {
     const { layers, regions } = await auditCheckpoints(named(prefix), exportOf(norm));
-    expect(layers).toMatchObject([{ name: `${prefix}net.bn1`, status: 'locked', via: 'folded' }]);
+    expect(layers).toMatchObject([
+      {
+        name: 'net.bn1',
+        status: 'locked',
+        via: 'folded',
+        before: { name: `${prefix}net.bn1` },
+      },
+    ]);
     expect(regions).toMatchObject([{ status: 'frozen' }]);
   });
 

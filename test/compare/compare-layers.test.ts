@@ -146,6 +146,17 @@ describe('neighbours', () => {
 });
 
 describe('epsilon', () => {
+  test.each<readonly [Partial<NormLayer>, Partial<NormLayer>, number | undefined]>([
+    [{ epsilon: 1e-5 }, { epsilon: 1e-3 }, 1e-3],
+    [{ epsilon: 1e-5 }, { epsilon: Math.fround(1e-5) }, undefined],
+    [{ epsilon: 1e-5 }, {}, undefined],
+    [{}, { epsilon: 1e-3 }, undefined],
+  ])('of %j and %j: after has another one, %j', async (before, after, epsilonAfter) => {
+    const compared = await compare(layer(STILL, before), layer(STILL, after), { epsilon: undefined });
+    expect(compared.epsilonAfter).toBe(epsilonAfter);
+    expect(compared.epsilon).toBe(before.epsilon ?? after.epsilon);
+  });
+
   test.each<readonly [Partial<NormLayer>, Partial<NormLayer>, number | undefined, number, string]>([
     [{}, {}, undefined, 1e-5, 'default'],
     [{ defaultEpsilon: 1e-3 }, {}, undefined, 1e-3, 'default'],

@@ -37,9 +37,9 @@ test('every tensor of both sides is compared, in the order of before', async () 
   const before = byName(tensorOf('z', [1]), tensorOf('a', [1, 2]), tensorOf('q', [1], { dtype: 'F4' }));
   const after = byName(tensorOf('a', [1, 3]), tensorOf('z', [1]), tensorOf('q', [1]));
   expect((await compare(before, after)).compared).toEqual([
-    { name: 'z', afterName: 'z', elementCount: 1, equality: 'exact' },
-    { name: 'a', afterName: 'a', elementCount: 2, equality: 'changed' },
-    { name: 'q', afterName: 'q', elementCount: 1, equality: 'incomparable' },
+    { name: 'z', beforeName: 'z', afterName: 'z', elementCount: 1, equality: 'exact' },
+    { name: 'a', beforeName: 'a', afterName: 'a', elementCount: 2, equality: 'changed' },
+    { name: 'q', beforeName: 'q', afterName: 'q', elementCount: 1, equality: 'incomparable' },
   ]);
 });
 
@@ -59,6 +59,7 @@ test('edits that pair the layers pair the tensors', async () => {
   );
   const comparison = {
     name: 'conv.weight',
+    beforeName: 'conv.weight',
     afterName: 'm.conv.weight',
     elementCount: 1,
     equality: 'changed',
@@ -73,7 +74,7 @@ test('no tensor of after is compared twice', async () => {
     byName(tensorOf('w', [1])),
     [{ from: 'm', to: '' }, IDENTITY],
   );
-  expect([compared.map(({ name }) => name), onlyBefore]).toEqual([['m.w'], ['w']]);
+  expect([compared.map(({ beforeName }) => beforeName), onlyBefore]).toEqual([['m.w'], ['w']]);
 });
 
 test('the file of before is read from front to back', async () => {

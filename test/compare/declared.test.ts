@@ -7,7 +7,7 @@ import {
   findDeclaredChanges,
   refuseIdleAuto,
 } from '../../src/compare/declared.js';
-import { matchPaths } from '../../src/compare/globs.js';
+import { matchNames } from '../../src/compare/globs.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredTensor } from '../../src/norm/declared-freeze.js';
 import { usageFailureOf } from '../build/failure.js';
 import { comparisonOf, layerOf, learnedComparisons, learnedOf } from '../build/layers.js';
@@ -73,8 +73,8 @@ describe('what is declared frozen and changed', () => {
     }: { allow?: string[]; frozen?: string[]; isAuto?: boolean } = {},
   ) =>
     findDeclaredChanges(learnedComparisons(...learned), declared, {
-      isAllowed: matchPaths(allow),
-      isFrozen: matchPaths(frozen),
+      isAllowed: matchNames(allow, []),
+      isFrozen: matchNames(frozen, []),
       minShift: 0,
       isAuto,
     });

@@ -14,7 +14,7 @@ import {
   isBatchGraph,
   makeFinding,
 } from '../../src/compare/findings.js';
-import { matchPaths } from '../../src/compare/globs.js';
+import { matchNames } from '../../src/compare/globs.js';
 import { comparisonOf, layerOf } from '../build/layers.js';
 
 function policyOf({
@@ -26,7 +26,7 @@ function policyOf({
   frozen?: readonly string[];
   minShift?: number;
 } = {}): FindingPolicy {
-  return { isAllowed: matchPaths(allow), isFrozen: matchPaths(frozen), minShift };
+  return { isAllowed: matchNames(allow, []), isFrozen: matchNames(frozen, []), minShift };
 }
 
 const findingsOf = (overrides: Partial<LayerComparison>, policy: Parameters<typeof policyOf>[0] = {}) =>
@@ -51,6 +51,8 @@ describe('every kind', () => {
     ['trained-norm-in-frozen', 'warning'],
     ['batch-stats-while-frozen', 'warning'],
     ['unpaired-layer', 'warning'],
+    ['stats-removed', 'error'],
+    ['epsilon-changed', 'error'],
     ['frozen-weights-changed', 'error'],
     ['initial-stats', 'note'],
   ])('%s is of level %s, and has a title and a page', (kind, level) => {
@@ -65,7 +67,7 @@ describe('every kind', () => {
   });
 
   test('the list of kinds is complete', () => {
-    expect(FINDING_KINDS).toHaveLength(14);
+    expect(FINDING_KINDS).toHaveLength(16);
   });
 });
 
@@ -319,6 +321,25 @@ describe('--min-shift', () => {
   });
 });
 
+describe('another epsilon in after', () => {
+  const changed = {
+    status: 'locked',
+    batches: 0n,
+    before: layerOf('backbone.bn', { epsilon: 9.999999747378752e-6 }),
+    epsilonAfter: 0.1,
+  } as const;
+
+  test('is an error, whatever else the layer did', () => {
+    const findings = findingsOf(changed);
+    expect(kindsOf(findings)).toEqual(['error epsilon-changed']);
+    expect(messageOf(findings)).toMatch(/^its epsilon went from 0\.00001 to 0\.1: /);
+  });
+
+  test('can be allowed', () => {
+    expect(kindsOf(findingsOf(changed, { allow: ['backbone'] }))).toEqual(['note epsilon-changed']);
+  });
+});
+
 describe('a layer that only one checkpoint has', () => {
   test('is a warning when after lacks it', () => {
     expect(findUnpaired(layerOf('bn'), 'before', policyOf())).toMatchObject({
@@ -349,7 +370,7 @@ describe('describeUnpaired', () => {
 
   test('names the layers that after does not have, and counts the rest', () => {
     expect(describeUnpaired(missing(1), 'not restored')).toEqual([
-      'norm layers that after does not have were not restored: "bn0"',
+      'norm layers that after lacks, or has otherwise, were not restored: "bn0"',
     ]);
     expect(describeUnpaired(missing(7), 'not put back')[0]).toMatch(/: "bn0", .*"bn4" and 2 more$/);
   });

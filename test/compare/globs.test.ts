@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { matchPaths } from '../../src/compare/globs.js';
+import { matchNames, matchPaths } from '../../src/compare/globs.js';
 
 test.each([
   ['backbone', 'backbone', true],
@@ -37,4 +37,37 @@ test('any glob of a list will do', () => {
 
 test('an empty list matches nothing', () => {
   expect(matchPaths([])('anything')).toBe(false);
+});
+
+test('what goes by several names is meant by any of them', () => {
+  const isMatch = matchNames(['backbone'], []);
+  expect(isMatch(['body.bn', 'backbone.bn'])).toBe(true);
+  expect(isMatch(['body.bn'])).toBe(false);
+});
+
+test.each([
+  ['module.backbone', 'backbone.bn'],
+  ['module._orig_mod.backbone', 'backbone.bn'],
+  ['backbone._fsdp_wrapped_module.*.bn1', 'backbone.layer1.bn1'],
+  ['**._checkpoint_wrapped_module.bn1', 'backbone.layer1.bn1'],
+  ['backbone._fsdp_wrapped_module', 'backbone.bn'],
+])('%s means %s where the names have no such wrapper', (glob, name) => {
+  expect(matchNames([glob], [[name]])([name])).toBe(true);
+});
+
+test('a glob that means something as it stands keeps its wrappers', () => {
+  const names = [['module.bn'], ['bn']];
+  expect(names.map(matchNames(['module.bn'], names))).toEqual([true, false]);
+});
+
+test.each(['module', '_orig_mod', 'module._orig_mod'])(
+  '%s alone means nothing without its wrapper',
+  (glob) => {
+    expect(matchNames([glob], [['bn']])(['bn'])).toBe(false);
+  },
+);
+
+test('an inner module may be a part of the model, and its glob does not come to mean the whole', () => {
+  const names = [['encoder.bn']];
+  expect(names.map(matchNames(['encoder.module'], names))).toEqual([false]);
 });

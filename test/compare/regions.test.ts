@@ -51,6 +51,23 @@ test('a region counts the norm layers inside, and those that drifted', () => {
   ]);
 });
 
+test('no region around what only after has is frozen', () => {
+  const learned = [learnedOf('stem.weight'), learnedOf('layer1.weight'), learnedOf('layer1.bias')];
+  const around = (...onlyAfter: readonly string[]) => summaryOf(findRegions(learned, [], onlyAfter));
+  expect(around('head.weight')).toEqual(['stem: frozen', 'layer1: frozen']);
+  expect(around('layer1.bn')).toEqual(['stem: frozen', 'layer1.weight: frozen', 'layer1.bias: frozen']);
+});
+
+test('statistics that only after has make no new module of a layer whose tensors both have', () => {
+  const learned = [learnedOf('bn.weight'), learnedOf('bn.bias')];
+  expect(summaryOf(findRegions(learned, [], ['bn']))).toEqual([': frozen']);
+});
+
+test('what is new inside a trained region leaves it one', () => {
+  const learned = [learnedOf('head.0.weight', 'changed'), learnedOf('head.1.weight', 'changed')];
+  expect(summaryOf(findRegions(learned, [], ['head.2.weight']))).toEqual([': trained']);
+});
+
 test('tensors that cannot be compared belong to no region', () => {
   expect(findRegions([learnedOf('q.weight', 'incomparable')], [])).toEqual([]);
   expect(summaryOf(findRegions([learnedOf('a.w'), learnedOf('a.q', 'incomparable')], []))).toEqual([

@@ -47,6 +47,14 @@ test('a batch count that the file keeps beside the graph belongs to its layer', 
   expect(layer?.batchCount).toBe(count);
 });
 
+test('wrappers are no part of a layer’s name, nor of what feeds it', () => {
+  const count = tensorOf('module.bn.num_batches_tracked', [3], { dtype: 'I64', shape: [] });
+  const node = normNodeOf('module.bn', { path: 'module.bn', neighbours: ['module.conv.weight'] });
+  expect(findGraphLayers(checkpointOf([count]), graphOf([node]))).toMatchObject([
+    { name: 'bn', wrappedName: 'module.bn', batchCount: count, neighbours: ['conv.weight'] },
+  ]);
+});
+
 describe('statistics that cannot be read', () => {
   test('keep the reader’s reason', () => {
     const [layer] = layersOf(

@@ -69,6 +69,11 @@ test('power-iteration vectors of the old spectral_norm are buffers, what they no
   ]);
 });
 
+test.each(['module.conv.', 'params/conv/'])('and so they are under %s', (path) => {
+  const names = ['weight_orig', 'weight_u', 'weight_v'].map((leaf) => path + leaf);
+  expect(learnedOf(...floats(...names))).toEqual(['conv.weight_orig']);
+});
+
 test('the weight_v of weight_norm is learned: it has no weight_u beside it', () => {
   expect(learnedOf(...floats('conv.weight_g', 'conv.weight_v'))).toEqual(['conv.weight_g', 'conv.weight_v']);
 });

@@ -222,6 +222,13 @@ describe('what the file tells of the module', () => {
     });
   });
 
+  test('is found by the path with its wrappers', () => {
+    const checkpoint = checkpointOf(normTensors('module.bn'), { modules: new Map([['module.bn', facts]]) });
+    expect(findNamedLayers(checkpoint).layers).toMatchObject([
+      { name: 'bn', wrappedName: 'module.bn', kind: 'BatchNorm2d' },
+    ]);
+  });
+
   test.each([
     [true, 'batch'],
     [false, 'running'],

@@ -39,10 +39,10 @@ describe('what is suggested to be frozen', () => {
     });
   });
 
-  test('is looked for inside wrappers', () => {
+  test('is looked for inside wrappers, and named without them', () => {
     expect(namesOf(['module._orig_mod.encoder.bn', 'module._orig_mod.decoder.bn'])).toEqual({
-      frozen: ['module._orig_mod.encoder'],
-      others: ['module._orig_mod.decoder'],
+      frozen: ['encoder'],
+      others: ['decoder'],
     });
   });
 

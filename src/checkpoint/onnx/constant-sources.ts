@@ -2,7 +2,7 @@ import { quote } from '../../errors.js';
 import { type ByteSource, checkBounds, readRange } from '../../io/byte-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
-import { type Constant, type Evaluator, unresolved } from './constant.js';
+import { type Constant, type Evaluator, undecodable, unresolved } from './constant.js';
 import { describeNode, type OnnxAttribute, type OnnxSparseTensor } from './model.js';
 import { isNumeric, memoryTensor, readNumbers } from './numbers.js';
 import { findAttribute, type Site } from './scope.js';
@@ -26,7 +26,7 @@ export async function makeConstant(evaluator: Evaluator, site: Site, name: strin
   if (value?.tensor) {
     const tensor = locateTensor(value.tensor, name, evaluator.store);
     if (tensor === null)
-      return unresolved(`constant ${quote(name)} has the type ${nameDataType(value.tensor.dataType)}`);
+      return undecodable(`constant ${quote(name)} has the type ${nameDataType(value.tensor.dataType)}`);
     return { kind: 'constant', tensor, source, overridable: false };
   }
   const sparse = findAttribute(site, 'sparse_value');

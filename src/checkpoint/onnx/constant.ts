@@ -13,7 +13,12 @@ export type Constant =
       readonly source: string;
       readonly overridable: boolean;
     }
-  | { readonly kind: 'unresolved'; readonly reason: string };
+  | {
+      readonly kind: 'unresolved';
+      readonly reason: string;
+      /** Whether the file stores it, in a type that is not decoded: strings, 4-bit integers. */
+      readonly isUndecodable?: boolean | undefined;
+    };
 
 /** A constant tensor and how the file supplies it. */
 export interface ConstantTensor {
@@ -36,4 +41,9 @@ export interface Evaluator {
 /** A result that says why there is no constant. */
 export function unresolved(reason: string): Extract<Constant, { readonly kind: 'unresolved' }> {
   return { kind: 'unresolved', reason };
+}
+
+/** A result for what is stored in a type that is not decoded. */
+export function undecodable(reason: string): Constant {
+  return { kind: 'unresolved', reason, isUndecodable: true };
 }

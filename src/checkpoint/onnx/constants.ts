@@ -1,5 +1,5 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type Constant, type Evaluator, unresolved } from './constant.js';
+import { type Constant, type Evaluator, undecodable, unresolved } from './constant.js';
 import { applyConcat, applyShape, applyUnary, isUnaryOperator } from './constant-operators.js';
 import { makeConstant, makeConstantOfShape, makeDense } from './constant-sources.js';
 import { describeNode, type OnnxNode } from './model.js';
@@ -91,7 +91,9 @@ export class ConstantEvaluator implements Evaluator {
       case 'initializer': {
         const tensor = locateTensor(definition.tensor, name, this.store);
         if (tensor === null) {
-          return unresolved(`tensor ${quote(name)} has the type ${nameDataType(definition.tensor.dataType)}`);
+          return undecodable(
+            `tensor ${quote(name)} has the type ${nameDataType(definition.tensor.dataType)}`,
+          );
         }
         return { kind: 'constant', tensor, source: 'initializer', overridable: definition.overridable };
       }

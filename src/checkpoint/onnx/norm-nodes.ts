@@ -134,7 +134,7 @@ function checkVector(
 ): void {
   if (constant.kind === 'unresolved') {
     // A stored tensor without a DType (strings, 4-bit integers) can be no statistic at all.
-    if (/^(tensor|constant) .* has the type/.test(constant.reason)) {
+    if (constant.isUndecodable === true) {
       throw evaluator.error(`${label}: expected a tensor of floats: ${constant.reason}`);
     }
     return;

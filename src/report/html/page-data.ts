@@ -1,5 +1,5 @@
 import { type AnyReport, isAudit, showMessage, showSafely } from '../any-report.js';
-import type { AuditLayer } from '../audit-report.js';
+import type { AuditLayer, LayerSide } from '../audit-report.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
 import { rankFindings } from '../ranked-findings.js';
@@ -128,7 +128,8 @@ type Fact<Layer> = readonly [label: string, tell: (layer: Layer) => string | nul
 
 const shown = (name: string | null) => (name === null ? 'cannot be read' : showSafely(name, MAX_NAME_LENGTH));
 
-const isRenamed = ({ before, after }: AuditLayer) => before.name !== after.name;
+/** What a side calls the layer, where that is not the name shown. */
+const otherName = ({ name }: AuditLayer, side: LayerSide) => (side.name === name ? null : shown(side.name));
 
 const AUDIT_FACTS: readonly Fact<AuditLayer>[] = [
   ['Kind', ({ kind }) => shown(kind)],
@@ -141,10 +142,12 @@ const AUDIT_FACTS: readonly Fact<AuditLayer>[] = [
   ['Batches', ({ batches }) => formatBatches(batches)],
   ['Divergence', ({ divergence }) => (divergence === null ? '–' : `${formatMeasure(divergence)} nats`)],
   ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
+  ['Epsilon in after', ({ epsilonAfter }) => (epsilonAfter === undefined ? null : String(epsilonAfter))],
   ['Paired by', ({ pairedBy }) => pairedBy],
-  ['Name in after', (layer) => (isRenamed(layer) ? shown(layer.after.name) : null)],
+  ['Name in before', (layer) => otherName(layer, layer.before)],
+  ['Name in after', (layer) => otherName(layer, layer.after)],
   ['Mean in before', ({ before }) => shown(before.mean)],
-  ['Mean in after', (layer) => (isRenamed(layer) ? shown(layer.after.mean) : null)],
+  ['Mean in after', ({ before, after }) => (before.mean === after.mean ? null : shown(after.mean))],
 ];
 
 const describeRange = (values: { readonly min: number; readonly max: number } | null) =>

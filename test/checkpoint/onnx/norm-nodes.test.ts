@@ -275,6 +275,14 @@ describe('a norm node that cannot be right is refused by name', () => {
       'expected a tensor of floats: tensor "bn.running_mean" has the type STRING',
     ],
     [
+      'a mean of strings whose name has a line end',
+      normModel({
+        nodes: [node('BatchNormalization', ['x', 'bn.weight', 'bn.bias', 'a\nb', 'bn.running_var'], ['y'])],
+        initializers: [...normTensors(), tensor('a\nb', [2], 8, field(6, 'a'))],
+      }),
+      'expected a tensor of floats: tensor "a\\nb" has the type STRING',
+    ],
+    [
       'a mean of rank 2',
       normModel({
         initializers: [
