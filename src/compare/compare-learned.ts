@@ -1,4 +1,5 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
+import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
 import { listWrappers } from '../norm/naming.js';
@@ -17,7 +18,7 @@ export type Equality = 'exact' | 'rounded' | 'changed' | 'incomparable';
 
 /** A learned tensor that both checkpoints have. */
 export interface LearnedComparison {
-  /** The dotted name that reports show. */
+  /** The dotted name that reports show: after's, unless after has lost it. */
   readonly name: string;
   readonly beforeName: string;
   readonly afterName: string;
@@ -100,7 +101,7 @@ export function planLearnedComparisons(
   const compare = async ({ name, afterName, tensor, partner }: TensorPair) => {
     const earlier = known?.byBefore.get(name);
     results.set(name, {
-      name,
+      name: isGeneratedName(afterName) ? name : afterName,
       beforeName: name,
       afterName,
       ...findWrappedNames([tensor, partner]),

@@ -6,12 +6,16 @@ interface Sides<Side> {
   readonly after: Side;
 }
 
-/** The side whose name is shown: before's, unless before's file has lost the names and after's has not. */
+/**
+ * The side whose name is shown: after's, since that is the model that the user has. Where after has folded the layer
+ * away or its file has lost the names, before's stands in.
+ */
 export function chooseNamed<Side extends { readonly isNamed: boolean; readonly isFolded: boolean }>({
   before,
   after,
 }: Sides<Side>): Side {
-  return before.isNamed || !after.isNamed ? before : after;
+  const [first, second] = after.isFolded ? [before, after] : [after, before];
+  return first.isNamed || !second.isNamed ? first : second;
 }
 
 /** The name that reports give to a layer of both checkpoints. */

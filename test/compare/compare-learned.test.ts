@@ -58,7 +58,7 @@ test('edits that pair the layers pair the tensors', async () => {
     [{ from: '', to: 'm' }, IDENTITY],
   );
   const comparison = {
-    name: 'conv.weight',
+    name: 'm.conv.weight',
     beforeName: 'conv.weight',
     afterName: 'm.conv.weight',
     elementCount: 1,

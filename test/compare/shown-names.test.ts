@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { auditCheckpoints } from '../../src/audit.js';
+import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
+import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import { toFoldedLayer } from '../../src/compare/folded-layer.js';
 import { chooseLayerName, listLayerNames } from '../../src/compare/shown-names.js';
 import { findFreeLinears } from '../../src/norm/linear-layers.js';
@@ -16,11 +17,36 @@ const before = checkpointOf(body(''), { path: 'before.pt' });
 const drifted = (prefix: string, ...others: Parameters<typeof checkpointOf>[0]) =>
   checkpointOf([...body(prefix, [1, 1]), ...others], { path: 'after.pt' });
 
+const namesOf = async (one: Checkpoint, other: Checkpoint, options: AuditOptions = {}) => {
+  const { layers, findings, regions } = await auditCheckpoints(one, other, options);
+  return {
+    layers: layers.map(({ name }) => name),
+    findings: findings.map(({ layer }) => layer),
+    regions: regions.map(({ path }) => path),
+  };
+};
+
 describe('names', () => {
+  test('are after’s, in layers, findings and regions', async () => {
+    expect(await namesOf(before, drifted('backbone.', tensorOf('head.weight', [1])))).toEqual({
+      layers: ['backbone.bn'],
+      findings: ['backbone.bn'],
+      regions: ['backbone'],
+    });
+  });
+
+  test('are those of after’s changed tensors too', async () => {
+    const wrapped = checkpointOf([
+      tensorOf('backbone.conv.weight', [3, 4], { shape: [2, 1] }),
+      ...normTensors('backbone.bn'),
+    ]);
+    const { findings } = await auditCheckpoints(before, wrapped, { frozen: ['backbone.conv'] });
+    expect(findings).toMatchObject([{ kind: 'frozen-weights-changed', layer: 'backbone.conv' }]);
+  });
+
   test('of layers that only before has are before’s', async () => {
     const more = checkpointOf([...body(''), ...normTensors('module.aux.bn', { mean: [1, 2, 3] })]);
-    const { findings } = await auditCheckpoints(more, drifted('backbone.'));
-    expect(findings.map(({ layer }) => layer)).toEqual(['bn', 'aux.bn']);
+    expect((await namesOf(more, drifted('backbone.'))).findings).toEqual(['backbone.bn', 'aux.bn']);
   });
 
   test('of a file that has lost them give way to before’s', async () => {
@@ -40,6 +66,7 @@ describe('names', () => {
     const folded = linears.map((linear) => toFoldedLayer(linear, ''));
     expect(folded.map((after) => chooseLayerName({ before: live, after }))).toEqual(['stem.bn']);
     expect(folded.map((after) => chooseLayerName({ before: nameless, after }))).toEqual(['features.0']);
+    expect(folded.map((one) => chooseLayerName({ before: one, after: live }))).toEqual(['stem.bn']);
   });
 });
 
@@ -51,7 +78,7 @@ describe('wrappers', () => {
     expect(regions).toMatchObject([{ path: '' }]);
     expect(layers).toMatchObject([
       {
-        name: 'bn',
+        name: 'backbone.bn',
         before: { name: 'bn' },
         after: { name: 'module.backbone._orig_mod.bn', mean: 'module.backbone._orig_mod.bn.running_mean' },
       },

@@ -109,8 +109,10 @@ describe('a layer of another width', () => {
       ...normTensors('m.stem.bn2'),
       ...normTensors('m.net.bn', { mean: [1, 2, 3] }),
     ]);
-    expect(await findingsOf(before, prefixed)).toEqual(['warning unpaired-layer net.bn']);
-    expect(await findingsOf(before, prefixed, { allow: ['net.bn'] })).toEqual(['note unpaired-layer net.bn']);
+    expect(await findingsOf(before, prefixed)).toEqual(['warning unpaired-layer m.net.bn']);
+    expect(await findingsOf(before, prefixed, { allow: ['net.bn'] })).toEqual([
+      'note unpaired-layer m.net.bn',
+    ]);
   });
 
   test('is examined by itself all the same', async () => {
