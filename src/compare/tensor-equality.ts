@@ -194,11 +194,16 @@ export function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
     return (left, right) => isSame(left, right) || isSame(roundToFloat(right, leftType), left);
   return (left, right) => {
     if (isSame(left, right)) return true;
-    // An 8-bit type without infinity has NaN for what is beyond it.
-    if (Number.isNaN(left)) return Number.isNaN(roundToFloat(right, leftType));
-    if (Number.isNaN(right)) return Number.isNaN(roundToFloat(left, rightType));
+    if (Number.isNaN(left)) return mayOverflow(right, rightType, leftType);
+    if (Number.isNaN(right)) return mayOverflow(left, leftType, rightType);
     return haveCommonNumber(findPreimage(left, leftType), findPreimage(right, rightType));
   };
+}
+
+/** Whether a number that one type rounds to a value may be beyond another: an 8-bit type without infinity has NaN there. */
+function mayOverflow(value: number, type: DType, other: DType): boolean {
+  const { low, high } = findPreimage(value, type);
+  return Number.isNaN(roundToFloat(low, other)) || Number.isNaN(roundToFloat(high, other));
 }
 
 function haveCommonNumber(one: Preimage, other: Preimage): boolean {

@@ -145,6 +145,12 @@ describe('two types: the wider one rounds to the narrower one', () => {
       expect(await compare(floats([value], 'F16'), floats([value], 'BF16'))).toBe('exact');
     });
 
+    test('one type has NaN for what is beyond it, where another still has a number', async () => {
+      const beyond = -464.00000000000006;
+      expect(await compare(floats([beyond], 'F8_E4M3'), floats([beyond], 'F8_E5M2'))).toBe('exact');
+      expect(await compare(floats([Number.NaN], 'F8_E4M3'), floats([384], 'F8_E5M2'))).toBe('changed');
+    });
+
     test('a tie belongs to the even one of two neighbours alone', async () => {
       // Float16's subnormals from 2^-17 on stand as close as half a step of bfloat16.
       let equal = 0;
