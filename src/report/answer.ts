@@ -94,7 +94,7 @@ function explainDrift(report: AuditReport, showName: ShowName): string {
   const identical =
     tensors === 0
       ? ''
-      : `${formatCount(tensors)} of ${formatPlural(tensors, 'learned tensor')} (${formatMagnitude(values)} values) ${tensors === 1 ? 'is' : 'are'} identical, yet `;
+      : `${formatCount(tensors)} of ${formatPlural(tensors, 'learned tensor')} (${formatMagnitude(values)} values) ${tensors === 1 ? 'is' : 'are'} ${nameEquality(regions)}, yet `;
   const caveat = drifted.some(({ via }) => via === 'folded')
     ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
     : '';
@@ -194,6 +194,11 @@ function claimClean(report: AuditReport): string {
   return 'no frozen layer’s statistics moved';
 }
 
+/** The word for what stayed: of averages, hardly a value is the same to the last bit. */
+export function nameEquality(regions: AuditReport['regions']): string {
+  return regions.some(({ equality }) => equality === 'rounded') ? 'identical up to rounding' : 'identical';
+}
+
 function explainCounts(report: AuditReport): string {
   const { byStatus, layers, learned } = report.summary;
   const statuses = Object.entries(byStatus)
@@ -203,7 +208,7 @@ function explainCounts(report: AuditReport): string {
   const tensors =
     learned.compared === 0
       ? 'No learned tensor is in both checkpoints.'
-      : `${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} identical.`;
+      : `${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} ${learned.rounded > 0 ? 'identical up to rounding' : 'identical'}.`;
   return statuses === ''
     ? `No norm layer was compared. ${tensors}`
     : `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;

@@ -1,6 +1,6 @@
 import { isLeadingDrift } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { isBiasOnly } from './answer.js';
+import { isBiasOnly, nameEquality } from './answer.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
 import { keepCurableByEval, listRemedies } from './causes.js';
 import { adviseFreeze, isFrozenDrift } from './fix-advice.js';
@@ -113,7 +113,7 @@ function renderRegions(
     : [...fine].sort((x, y) => y.learned.elements - x.learned.elements).slice(0, SHOWN_FINDINGS);
   const lines = shown.flatMap((region) => {
     const { learned, path, status } = region;
-    const count = `${formatCount(status === 'frozen' ? learned.equal : learned.tensors - learned.equal)} of ${formatPlural(learned.tensors, 'learned tensor')} ${status === 'frozen' ? 'identical' : 'changed'}`;
+    const count = `${formatCount(status === 'frozen' ? learned.equal : learned.tensors - learned.equal)} of ${formatPlural(learned.tensors, 'learned tensor')} ${status === 'frozen' ? nameEquality([region]) : 'changed'}`;
     const inside = region.layers === 0 ? 'no norm layer' : describeInside(path, region.layers, layers);
     const [first = '', ...rest] = wrapText(
       `${showName(path === '' ? '(whole model)' : path, 50)}: ${count}, ${inside}`,

@@ -155,3 +155,24 @@ describe('the headline of drift that belongs to no module', () => {
     expect(headline(folded('trained'))).toBe('statistics moved in layers that --frozen says must not move');
   });
 });
+
+test('what is equal up to rounding alone is not called identical', () => {
+  const regions = (equality: 'exact' | 'rounded') => [
+    {
+      path: 'backbone',
+      status: 'frozen' as const,
+      equality,
+      relativeDifference: equality === 'rounded' ? 1e-7 : 0,
+      layers: 1,
+      drifted: 1,
+      learned: { tensors: 3, equal: 3, elements: 100 },
+    },
+  ];
+  const explain = (equality: 'exact' | 'rounded') =>
+    describeAnswer(
+      makeReport({ layers: [makeLayer('backbone.bn')], regions: regions(equality) }),
+      (name) => name,
+    ).explanation;
+  expect(explain('rounded')).toContain('are identical up to rounding, yet');
+  expect(explain('exact')).toContain('are identical, yet');
+});
