@@ -17,6 +17,7 @@ interface Reading {
 
 /** Each checkpoint's, once found. */
 const readings = new WeakMap<Checkpoint['tensors'], Reading>();
+const dottedTensors = new WeakMap<Checkpoint['tensors'], ReadonlyMap<string, Tensor>>();
 
 /**
  * The dotted name of a tensor of a checkpoint, by {@link toDottedName} and without wrappers. Names that come to the
@@ -36,6 +37,18 @@ export function wrappedNameOf(name: string, checkpoint: NameSource): string {
 /** A module path, or a leading part of one, as the checkpoint's dotted names have it: without wrappers. */
 export function modulePathOf(path: string, checkpoint: NameSource): string {
   return path === '' ? '' : withoutWrappers(`${path}.`, readingOf(checkpoint).kept).slice(0, -1);
+}
+
+/** The tensors of a checkpoint by their dotted names, in file order. */
+export function dottedTensorsOf(checkpoint: NameSource): ReadonlyMap<string, Tensor> {
+  let tensors = dottedTensors.get(checkpoint.tensors);
+  if (tensors === undefined) {
+    tensors = new Map(
+      [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
+    );
+    dottedTensors.set(checkpoint.tensors, tensors);
+  }
+  return tensors;
 }
 
 function readingOf({ tensors, graph }: NameSource): Reading {

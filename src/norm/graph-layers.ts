@@ -2,9 +2,9 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import type { ConstantInput, Graph, NormNode } from '../checkpoint/graph.js';
 import { failUnreachable } from '../errors.js';
-import { dottedNameOf, modulePathOf, wrappedNameOf } from './dotted-names.js';
+import { dottedNameOf, dottedTensorsOf, modulePathOf, wrappedNameOf } from './dotted-names.js';
 import { NAMING_CONVENTIONS } from './naming.js';
-import { type NormLayer, nameInFile, type Statistic } from './norm-layer.js';
+import type { NormLayer, Statistic } from './norm-layer.js';
 
 /** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
 const TENSORFLOW_TAIL =
@@ -42,7 +42,7 @@ function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): N
     variance,
     gamma: toTensor(node.gamma),
     beta: toTensor(node.beta),
-    batchCount: checkpoint.tensors.get(`${nameInFile(naming)}.num_batches_tracked`) ?? null,
+    batchCount: dottedTensorsOf(checkpoint).get(`${naming.name}.num_batches_tracked`) ?? null,
     epsilon: node.epsilon,
     defaultEpsilon: node.epsilon,
     momentum: node.momentum,

@@ -1,7 +1,7 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { quote } from '../errors.js';
-import { dottedNameOf, wrappedNameOf } from './dotted-names.js';
+import { dottedTensorsOf, wrappedNameOf } from './dotted-names.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours } from './neighbours.js';
@@ -15,10 +15,7 @@ import type { LayersAndLearned, NormLayer, Statistic } from './norm-layer.js';
  * In the order of the file.
  */
 export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
-  const tensors = new Map<string, Tensor>();
-  checkpoint.tensors.forEach((tensor, name) => {
-    tensors.set(dottedNameOf(name, checkpoint), tensor);
-  });
+  const tensors = dottedTensorsOf(checkpoint);
   const layers = new Map<string, NormLayer>();
   /** Statistics of these layers: the second one of each has nothing more to tell. */
   const known = new Set<Tensor>();

@@ -47,6 +47,12 @@ test('a batch count that the file keeps beside the graph belongs to its layer', 
   expect(layer?.batchCount).toBe(count);
 });
 
+test.each(['params/bn/num_batches_tracked', 'module.bn.num_batches_tracked'])('also as %s', (name) => {
+  const count = tensorOf(name, [3], { dtype: 'I64', shape: [] });
+  const [layer] = findGraphLayers(checkpointOf([count]), graphOf([normNodeOf('bn')]));
+  expect(layer?.batchCount).toBe(count);
+});
+
 test('wrappers are no part of a layer’s name, nor of what feeds it', () => {
   const count = tensorOf('module.bn.num_batches_tracked', [3], { dtype: 'I64', shape: [] });
   const node = normNodeOf('module.bn', { path: 'module.bn', neighbours: ['module.conv.weight'] });
