@@ -2,7 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
-import { listWrappers } from '../norm/naming.js';
+import { listWrappers, splitPath } from '../norm/naming.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
   gatherEvidence,
@@ -46,6 +46,8 @@ export interface LearnedComparisons {
   readonly byAfter: ReadonlyMap<string, LearnedComparison>;
   readonly onlyBefore: readonly string[];
   readonly onlyAfter: readonly string[];
+  /** Paths of modules of after with learned tensors further below that before does not have. */
+  readonly extended: ReadonlySet<string>;
 }
 
 /** Told after each tensor: how many bytes of how many in all were dealt with. */
@@ -124,16 +126,27 @@ export function planLearnedComparisons(
       const evidence = gatherEvidence(own.flatMap(listDifferences));
       const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
       const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
+      const onlyAfter = [...after.keys()].filter((name) => !paired.has(name));
       return {
         compared,
         rounding: exact === true ? null : evidence,
         byBefore: new Map(compared.map((comparison) => [comparison.beforeName, comparison])),
         byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
         onlyBefore: [...before.keys()].filter((name) => !pairs.has(name)),
-        onlyAfter: [...after.keys()].filter((name) => !paired.has(name)),
+        onlyAfter,
+        extended: new Set(onlyAfter.flatMap(listModulesAbove)),
       };
     },
   };
+}
+
+/** Deeper modules than any model has are not looked for. */
+const MAX_DEPTH = 64;
+
+/** The modules above the one that owns a tensor, without the root: `a` and `a.b` of `a.b.lora_A.weight`. */
+function listModulesAbove(name: string): readonly string[] {
+  const components = name.split('.', MAX_DEPTH).slice(0, -2);
+  return components.map((_, index) => components.slice(0, index + 1).join('.'));
 }
 
 /** A tensor of before and the one of after that goes with it, by dotted names. */
@@ -186,6 +199,20 @@ function withFeeds(
 function findWrappedNames(tensors: readonly Tensor[]): Pick<LearnedComparison, 'wrappedNames'> {
   const wrappedNames = tensors.map(({ name }) => name).filter((name) => listWrappers(name).length > 0);
   return wrappedNames.length === 0 ? {} : { wrappedNames };
+}
+
+/**
+ * Whether PEFT has put an adapter around the tensor's layer that is new in after: `conv.lora_A.default.weight` beside
+ * `conv.base_layer.weight`. What the layer computes was trained then, although its own weight stands still.
+ */
+export function isAdapted(
+  { afterName, wrappedNames = [] }: LearnedComparison,
+  { extended }: LearnedComparisons,
+): boolean {
+  return (
+    wrappedNames.some((name) => /(?:^|\.)base_layer\.[^.]+$/.test(name)) &&
+    extended.has(splitPath(afterName)[0])
+  );
 }
 
 /** Every name of a compared tensor, the shown one first: globs may use any. */

@@ -1,6 +1,11 @@
 import { splitPath } from '../norm/naming.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import { isUnchanged, type LearnedComparison, type LearnedComparisons } from './compare-learned.js';
+import {
+  isAdapted,
+  isUnchanged,
+  type LearnedComparison,
+  type LearnedComparisons,
+} from './compare-learned.js';
 import type { RoundingEvidence } from './rounding.js';
 import type { Relation } from './status.js';
 
@@ -56,7 +61,9 @@ export class NeighbourRelations {
     const { neighbours, areNeighboursCertain } = layer;
     const known = this.#known.get(neighbours);
     if (known !== undefined) return known;
-    const found = neighbours.flatMap((name) => compared.get(name) ?? []);
+    const found = neighbours
+      .flatMap((name) => compared.get(name) ?? [])
+      .map((feed) => (isAdapted(feed, this.#learned) ? { ...feed, equality: 'changed' as const } : feed));
     const rounded = found.flatMap(({ equality, rounding }) => (equality === 'rounded' ? [rounding] : []));
     const haveStayedExactly = rounded.length === 0 && found.some(({ equality }) => equality === 'exact');
     const feeds: KnownFeeds = {

@@ -140,9 +140,10 @@ export function isFlatStatistic(name: string): boolean {
 
 /**
  * What wraps a model, or a part of it, without being one: DataParallel's and AveragedModel's `module`, torch.compile's,
- * FSDP's and activation checkpointing's attribute, each with the dot behind it.
+ * FSDP's, activation checkpointing's and, around a layer with an adapter, PEFT's attribute, each with the dot behind it.
  */
-const WRAPPERS = /(?<=^|\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
+const WRAPPERS =
+  /(?<=^|\.)(?:module|base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 
 /**
  * A dotted name without the wrappers in it: `module.layer1._fsdp_wrapped_module.bn1.weight` is `layer1.bn1.weight`.
@@ -164,7 +165,7 @@ export function listWrappers(name: string): readonly string[] {
 }
 
 /** The wrappers that no one calls a part of a model, and `module` where it holds all of it. */
-const SURE_WRAPPERS = /(?<=^|\.)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\./g;
+const SURE_WRAPPERS = /(?<=^|\.)(?:base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 const LEADING_MODULES = /^(?:module\.)+/;
 
 /**

@@ -93,6 +93,7 @@ export function learnedComparisons(...compared: readonly LearnedComparison[]): L
     byAfter: new Map(compared.map((one) => [one.afterName, one])),
     onlyBefore: [],
     onlyAfter: [],
+    extended: new Set(),
   };
 }
 

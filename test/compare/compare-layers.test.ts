@@ -143,6 +143,17 @@ describe('neighbours', () => {
     expect(await relate(byName, byGraph)).toBe('equal');
     expect(await relate(byGraph, byName)).toBe('equal');
   });
+
+  test('a convolution with an adapter that is new in after was trained, whatever its own weight did', async () => {
+    const adapted = learnedOf('conv.weight');
+    const wrapped = { ...adapted, wrappedNames: ['conv.base_layer.weight'] };
+    const layers = [layer(STILL, { neighbours: ['conv.weight'] }), layer(STILL)] as const;
+    const relateTo = async (comparison: typeof wrapped | typeof adapted) => {
+      const all = { ...learnedComparisons(comparison), extended: new Set(['conv']) };
+      return (await compare(...layers, { learned: all })).neighbours;
+    };
+    expect([await relateTo(adapted), await relateTo(wrapped)]).toEqual(['equal', 'changed']);
+  });
 });
 
 describe('epsilon', () => {

@@ -1,6 +1,7 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import {
+  isAdapted,
   type JudgedTensors,
   type OnProgress,
   planLearnedComparisons,
@@ -139,4 +140,24 @@ test('what folding has judged already is taken over, and not compared again', as
     ['conv.weight', 'exact'],
   ]);
   expect([byBefore.get('conv.weight')?.equality, onlyBefore, onlyAfter]).toEqual(['exact', [], []]);
+});
+
+describe('a layer with an adapter that is new in after', () => {
+  const before = byName(tensorOf('conv.weight', [1]));
+  const isConvAdapted = async (after: readonly Tensor[]) => {
+    const learned = await compare(before, new Map(after.map((tensor) => [dotted(tensor.name), tensor])));
+    const conv = learned.byBefore.get('conv.weight');
+    return conv !== undefined && isAdapted(conv, learned);
+  };
+  const dotted = (name: string) => name.replace('base_layer.', '');
+  const adapter = tensorOf('conv.lora_A.default.weight', [1]);
+
+  test('is told by the attribute that PEFT puts around it', async () => {
+    expect(await isConvAdapted([tensorOf('conv.base_layer.weight', [1]), adapter])).toBe(true);
+  });
+
+  test('is none without that attribute, or without new tensors below', async () => {
+    expect(await isConvAdapted([tensorOf('conv.weight', [1]), adapter])).toBe(false);
+    expect(await isConvAdapted([tensorOf('conv.base_layer.weight', [1])])).toBe(false);
+  });
 });
