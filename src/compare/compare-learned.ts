@@ -2,7 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
-import { listWrappers, splitPath } from '../norm/naming.js';
+import { listWrappers, splitPath, standsBesideAdapter } from '../norm/naming.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
   gatherEvidence,
@@ -209,10 +209,7 @@ export function isAdapted(
   { afterName, wrappedNames = [] }: LearnedComparison,
   { extended }: LearnedComparisons,
 ): boolean {
-  return (
-    wrappedNames.some((name) => /(?:^|\.)base_layer\.[^.]+$/.test(name)) &&
-    extended.has(splitPath(afterName)[0])
-  );
+  return wrappedNames.some(standsBesideAdapter) && extended.has(splitPath(afterName)[0]);
 }
 
 /** Every name of a compared tensor, the shown one first: globs may use any. */

@@ -8,7 +8,7 @@ import type {
   PathsDeclaration,
 } from '../checkpoint/declarations.js';
 import { failUnreachable, quote } from '../errors.js';
-import { splitPath, withoutWrappers } from './naming.js';
+import { splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
 import type { LayersAndLearned, NormLayer } from './norm-layer.js';
 import { type ModelParameter, mapOptimizer } from './optimizer-parameters.js';
 
@@ -255,14 +255,14 @@ function readAdapter(
 ): readonly (readonly [string, DeclaredTensor])[] {
   const [isTarget, isSaved] = [matchEnds(targets ?? []), matchEnds(saved)];
   return [...learned]
-    .filter(([name, { shape }]) => {
+    .filter(([name, { shape, name: nameInFile }]) => {
       const [module, leaf] = splitPath(name);
       const components = module.split('.', MAX_COMPONENTS + 1);
       const isAdapter = [...components, leaf].some((one) =>
         ADAPTER_PARTS.some((part) => one.startsWith(part)),
       );
       if (isAdapter || isSaved(components) || (trainsBiases && leaf === 'bias')) return false;
-      if (components.at(-1) === 'base_layer') return true;
+      if (standsBesideAdapter(nameInFile)) return true;
       // A pattern is not run: any matrix may be meant by it.
       return targets === null ? shape.length < 2 : !isTarget(components);
     })

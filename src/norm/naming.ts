@@ -206,3 +206,9 @@ export function compareNaturally(left: string, right: string): number {
   }
   return leftParts.length - rightParts.length || (left < right ? -1 : left > right ? 1 : 0);
 }
+
+/** Whether a file names a tensor as the original of a layer that PEFT has wrapped: `conv.base_layer.weight`. */
+export function standsBesideAdapter(nameInFile: string): boolean {
+  const components = nameInFile.split('.');
+  return components.at(-2) === 'base_layer';
+}

@@ -229,7 +229,7 @@ describe('an adapter of PEFT freezes', () => {
       'net.conv1.lora_A.default.weight',
       'net.fc.modules_to_save.x.weight',
     ];
-    expect(frozenBy({}, names)).toEqual(['net.conv1.base_layer.weight']);
+    expect(frozenBy({}, names)).toEqual(['net.conv1.weight']);
   });
 
   test('biases unless it trains them', () => {
