@@ -64,7 +64,7 @@ function renderEvidence(report: AuditReport): Markup {
       describeBatches(batches),
       byStatus.drifted > 0 ? 'of what drifted' : 'of any layer',
     ],
-    ['Learned tensors identical', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
+    ['Learned tensors unchanged', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
   ];
   return html`${renderFigures(figures)}
 ${renderComposition(summary)}`;

@@ -33,7 +33,7 @@ export function renderModuleTree(report: AuditReport): Markup {
   const modules = root.region === null ? [...root.children.values()] : [root];
   return html`<section id="modules" aria-labelledby="modules-title">
 <h2 id="modules-title">Modules</h2>
-<p class="lead">Regions whose learned tensors are all identical (frozen) or all changed (trained), and the norm layers in them.</p>
+<p class="lead">Regions whose learned tensors are all unchanged (frozen) or all changed (trained), and the norm layers in them.</p>
 <div class="panel"><ul class="tree">
 ${modules.map((module) => renderModule(module, { scale, budget, inRegion: false }))}
 ${budget.left <= 0 ? html`<li class="faint">… the rest is in the table of layers</li>` : null}

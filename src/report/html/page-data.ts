@@ -121,7 +121,7 @@ function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findin
   return groups;
 }
 
-const RELATIONS = { equal: 'identical', changed: 'changed', none: 'none' } as const;
+const RELATIONS = { equal: 'unchanged', changed: 'changed', none: 'none' } as const;
 
 /** A label, and what a layer has to tell under it. */
 type Fact<Layer> = readonly [label: string, tell: (layer: Layer) => string | null];
