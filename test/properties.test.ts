@@ -12,7 +12,7 @@ import { render } from '../src/report/render.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 
-/** Small files of every kind that issue 2 reads; external data is left out, for it lies in a second file. */
+/** Small files of every kind that is read; external data is left out, for it lies in a second file. */
 const FILES = readdirSync(join(fixtures, 'pairs'))
   .sort()
   .flatMap((scenario) =>
