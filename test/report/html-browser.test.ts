@@ -187,7 +187,9 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
 
   test('reads without scripts', async () => {
     const { page } = await openReport(makeMixedReport(), { javaScriptEnabled: false });
-    expect(await page.locator('h1').textContent()).toBe('backbone was frozen, its statistics were not (3 of 3 moved, 1 allowed)');
+    expect(await page.locator('h1').textContent()).toBe(
+      'backbone was frozen, its statistics were not (3 of 3 moved, 1 allowed)',
+    );
     expect(await page.locator('#layer-table tbody tr').count()).toBe(6);
     expect(await page.locator('noscript').isVisible()).toBe(true);
   });
