@@ -208,7 +208,6 @@ export class RoundingJudge {
   /** Trailing zero bits and counts of changed values by their exponents. */
   readonly #zeroBits = new Map<number, { count: number; bits: number }>();
   #narrowings: readonly Narrowing[] = [];
-
   readonly #floor: number;
 
   /**
@@ -270,7 +269,9 @@ export class RoundingJudge {
       relativeDifference: Math.max(sums.largestRelative, this.#narrowed ?? 0),
       narrowing,
     });
-    if (sums.changed === 0 && !this.#isHopeless) return rounded('narrowed', this.#nameNarrowing());
+    // Of a large piece, the values that changed may all be among those that were not looked at closely.
+    const isExplained = sums.changed === 0 && sums.largestRelative === 0;
+    if (isExplained && !this.#isHopeless) return rounded('narrowed', this.#nameNarrowing());
     if (areProportional === true) return rounded('averaged');
     if (!this.#isHopeless && this.#wasMerged()) return rounded('merged');
     return areProportional === null || this.#narrowings.length > 0
@@ -497,9 +498,8 @@ function listNarrowings(
   after: Values,
   [one, other]: readonly [before: DType, after: DType],
 ): readonly Narrowing[] {
-  const explains = (wide: Values, narrow: Values, type: DType) => {
-    return wide.every((value, i) => Object.is(roundToFloat(value, type) + 0, (narrow[i] as number) + 0));
-  };
+  const explains = (wide: Values, narrow: Values, type: DType) =>
+    wide.every((value, i) => Object.is(roundToFloat(value, type) + 0, (narrow[i] as number) + 0));
   return NARROW_TYPES.flatMap((type) => [
     ...(type !== other && holdsAllOf(other, type) && explains(before, after, type)
       ? [`after:${type}` as const]

@@ -106,6 +106,15 @@ describe('training is a change, however gentle', () => {
     expect(await verdictOf(weights, averaged)).toBe('changed');
   });
 
+  test('one value among many that moved by little, wherever it stands', async () => {
+    const weights = weightsOf(20_000, 7);
+    for (const index of [5000, 5001, 12_345]) {
+      const touched = weights.slice();
+      touched[index] = Math.fround((touched[index] ?? 0) * 1.001);
+      expect(await verdictOf(weights, touched)).toBe('short');
+    }
+  });
+
   test.each([
     ['a zero that is none any more', 0, 1e-6],
     ['a sign that turned', 1e-3, -1e-3],
