@@ -19,13 +19,13 @@ export async function announceReport(
   if (!ci || !isGithubActions()) return;
   const arePrinted = format === 'github' && output === undefined;
   if (quiet !== true && !arePrinted) {
-    const annotations = await renderInRepository(report, { format: 'github' });
+    const annotations = [...(await renderInRepository(report, { format: 'github' }))].join('');
     if (annotations !== '') terminal.writeError(annotations.trimEnd());
   }
   appendJobSummary(
     [
-      await renderInRepository(report, { format: 'markdown', all }),
-      await renderInRepository(report, { format: 'markdown' }),
+      [...(await renderInRepository(report, { format: 'markdown', all }))].join(''),
+      [...(await renderInRepository(report, { format: 'markdown' }))].join(''),
     ],
     terminal,
   );

@@ -1,8 +1,8 @@
-import { lstatSync, realpathSync, writeFileSync } from 'node:fs';
+import { closeSync, lstatSync, openSync, realpathSync, writeFileSync } from 'node:fs';
 import { dirname, resolve, sep } from 'node:path';
 import { CheckpointError, UsageError } from '../errors.js';
 import type { ReportTarget } from '../policy/policy.js';
-import type { ReportFormat } from '../report/formats.js';
+import type { Pieces, ReportFormat } from '../report/formats.js';
 
 /** A report to write. */
 export interface ReportFile extends ReportTarget {
@@ -18,12 +18,21 @@ export interface ReportFile extends ReportTarget {
  *
  * @throws CheckpointError `unwritable` that names the file and why; `refused` as {@link checkReportFile}.
  */
-export async function writeReportFile(report: ReportFile, text: string): Promise<void> {
+export async function writeReportFile(report: ReportFile, text: Pieces): Promise<void> {
   await checkReportFile(report);
   try {
-    writeFileSync(report.file, text);
+    writePieces(report.file, text);
   } catch (error) {
     throw await toWriteError(error, report.file, 'the report');
+  }
+}
+
+function writePieces(file: string, text: Pieces): void {
+  const descriptor = openSync(file, 'w');
+  try {
+    for (const piece of text) writeFileSync(descriptor, piece);
+  } finally {
+    closeSync(descriptor);
   }
 }
 

@@ -127,7 +127,7 @@ async function runProbeCommand(
   terminal.finishProgress();
   guard.refuseHarm();
   if (output !== undefined)
-    await writeReportFile({ file: output, format }, renderProbe(report, { format, all }));
+    await writeReportFile({ file: output, format }, [renderProbe(report, { format, all })]);
   else terminal.write(renderProbe(report, { format, all, ...(await terminal.readLooks()) }));
 }
 

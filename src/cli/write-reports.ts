@@ -2,7 +2,7 @@ import { isAbsolute, join, relative } from 'node:path';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { CheckpointSummary } from '../report/audit-report.js';
 import { type AuditSet, isAuditSet } from '../report/audit-set.js';
-import { isPlain, type RenderOptions, type ReportFormat } from '../report/formats.js';
+import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
 import type { CommonOptions } from './options.js';
 import { checkDirectory, checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
@@ -84,7 +84,8 @@ export async function writeReports(
   const { format } = plan;
   for (const file of plan.files) await writeReportFile(file, await renderAs(file.format));
   if (output !== undefined) await writeReportFile({ file: output, format }, await renderAs(format));
-  else if (quiet !== true) terminal.write(await renderAs(format, await terminal.readLooks()));
+  else if (quiet !== true)
+    for (const piece of await renderAs(format, await terminal.readLooks())) terminal.write(piece);
 }
 
 /** Formats whose readers look files up in a repository. */
@@ -94,18 +95,18 @@ const LOCATED_FORMATS: ReadonlySet<ReportFormat> = new Set(['sarif', 'github', '
 export async function renderInRepository(
   report: PrintedReport,
   options: RenderOptions & { readonly format: ReportFormat },
-): Promise<string> {
+): Promise<Pieces> {
   // Loaded when needed: a quiet run prints nothing, and most others text, and they start the quicker for it.
   if (isPlain(options.format)) {
     const { renderPlain } = await import('../report/render-plain.js');
-    return renderPlain(report, options.format, options);
+    return [renderPlain(report, options.format, options)];
   }
   const { render } = await import('../report/render.js');
-  if (!LOCATED_FORMATS.has(options.format)) return render(report, options);
+  if (!LOCATED_FORMATS.has(options.format)) return [render(report, options)];
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
   const prefix = relative(root, process.cwd());
   const isInside = prefix !== '' && !prefix.startsWith('..');
-  return render(isInside ? locate(report, prefix) : report, { ...options, root });
+  return [render(isInside ? locate(report, prefix) : report, { ...options, root })];
 }
 
 /** Channels that were kept for an HTML report do not belong in a JSON report that was not asked to have them. */

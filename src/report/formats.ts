@@ -25,6 +25,12 @@ export function isPlain(format: ReportFormat): format is PlainFormat {
   return format === 'text' || format === 'json';
 }
 
+/**
+ * A report's text in pieces, in order, which may be made as they are asked for: whoever writes them need not hold it all.
+ * No string, although that is iterable too: it would be written character by character.
+ */
+export type Pieces = Iterable<string> & object;
+
 /** How to render a report. */
 export interface RenderOptions extends TextOptions, LocationOptions {
   /** `text` unless given. */
