@@ -1,5 +1,5 @@
 import { checkOptions } from './check-options.js';
-import { encodeBaseline, type KeptRange } from './checkpoint/baseline/encode-baseline.js';
+import { encodeBaseline, type KeptRange, readingOf } from './checkpoint/baseline/encode-baseline.js';
 import { type ChannelLayout, fitsShape } from './checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { isDecodable } from './checkpoint/dtype.js';
@@ -51,12 +51,15 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
-  if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint);
+  if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
+  if (layers.length > 0 && layers.every(isEmpty))
+    refuseWithoutLayers(checkpoint, 'none that has a channel');
   const kept = await summarize([...learned.values()], linears, options.onProgress);
   for (const { name, tensor } of listKeptValues(layers, linears)) {
-    const known = kept.get(tensor.range);
+    const reading = readingOf(tensor);
+    const known = kept.get(tensor.range, reading);
     if (known?.values !== undefined) continue;
-    kept.set(tensor.range, { ...known, values: { name, bytes: await readRange(tensor.range) } });
+    kept.set(tensor.range, { ...known, values: { name, bytes: await readRange(tensor.range) } }, reading);
   }
   const bytes = encodeBaseline({
     sourceName: nameOf(source.path),
@@ -77,9 +80,14 @@ function refuseBaseline({ format, path }: Checkpoint): void {
   });
 }
 
-function refuseWithoutLayers({ path }: Checkpoint): never {
+/** Whether a layer's tensors are all empty; a graph may just not tell how many channels a layer has. */
+function isEmpty({ channels, isFromGraph }: NormLayer): boolean {
+  return channels === 0 && !isFromGraph;
+}
+
+function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
   throw new CheckpointError(
-    'expected norm layers with running statistics, found no BatchNorm layer: nothing to keep in a baseline',
+    `expected norm layers with running statistics, found ${found}: nothing to keep in a baseline`,
     { code: 'no-norm-layers', file: path },
   );
 }
@@ -146,11 +154,12 @@ async function summarize(
   const tasks = new RangeMap<Task>();
   for (const { weight, outputAxis, groups } of linears) {
     const layout = { outputAxis, groups };
-    if (isDecodable(weight.dtype) && fitsShape(weight.shape, layout) && !tasks.has(weight.range))
-      tasks.set(weight.range, { tensor: weight, layout });
+    if (isDecodable(weight.dtype) && fitsShape(weight.shape, layout) && !tasks.has(weight.range, readingOf(weight)))
+      tasks.set(weight.range, { tensor: weight, layout }, readingOf(weight));
   }
   for (const tensor of learned) {
-    if (!tasks.has(tensor.range)) tasks.set(tensor.range, { tensor, layout: undefined });
+    if (!tasks.has(tensor.range, readingOf(tensor)))
+      tasks.set(tensor.range, { tensor, layout: undefined }, readingOf(tensor));
   }
   const ordered = tasks.inFileOrder();
   const total = ordered.reduce((sum, { tensor }) => sum + tensor.range.byteLength, 0);
@@ -159,7 +168,7 @@ async function summarize(
   let done = 0;
   for (const { tensor, layout } of ordered) {
     const summary = await summarizer.summarize(tensor, layout ?? null);
-    kept.set(tensor.range, { summary, layout });
+    kept.set(tensor.range, { summary, layout }, readingOf(tensor));
     done += tensor.range.byteLength;
     onProgress?.({ done, total });
   }

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../src/audit.js';
 import { createBaseline } from '../src/baseline.js';
 import type { Checkpoint, Tensor } from '../src/checkpoint/checkpoint.js';
+import type { DType } from '../src/checkpoint/dtype.js';
 import { openCheckpoint, openSource } from '../src/checkpoint/open.js';
 import { readSafetensorsHeader } from '../src/checkpoint/safetensors.js';
 import { CheckpointError } from '../src/errors.js';
@@ -373,4 +374,50 @@ test('tensor names that JSON and JavaScript trip over survive', async () => {
   const source = checkpointOf([...normTensors('bn1'), ...names.map((name) => tensorOf(name, [1, 2]))]);
   const report = await auditCheckpoints(await baselineOf(source), source);
   expect(report.summary.learned).toMatchObject({ equal: names.length + 2, onlyBefore: 0, onlyAfter: 0 });
+});
+
+describe('tensors in one place of the file are kept each as what they are', () => {
+  test('all empty ones, whatever their types', async () => {
+    const empty = (name: string, dtype: DType, shape: readonly number[] = [0]) => ({
+      ...tensorOf(name, [], { dtype, shape }),
+      range: { source, offset: 0, byteLength: 0 },
+    });
+    const source = memorySource('memory', new Uint8Array());
+    const pruned = [
+      empty('pruned.conv.weight', 'F16', [0, 2, 1, 1]),
+      empty('pruned.bn.weight', 'F32'),
+      empty('pruned.bn.running_mean', 'F64'),
+      empty('pruned.bn.running_var', 'BF16'),
+      empty('pruned.proj.weight', 'F8_E5M2', [2, 0]),
+    ];
+    const checkpoint = checkpointOf([...normTensors('bn'), ...pruned]);
+    const itself = await auditCheckpoints(checkpoint, checkpoint);
+    expect(factsOf(await auditCheckpoints(await baselineOf(checkpoint), checkpoint))).toEqual(
+      factsOf(itself),
+    );
+  });
+
+  test('views of one storage by other shapes and types', async () => {
+    const bn = normTensors('bn');
+    const weight = tensorOf('up.weight', [1, 2, 3, 4, 5, 6, 7, 8], { shape: [2, 2, 2, 1] });
+    const views = [
+      { ...weight, name: 'flat', shape: [8] },
+      { ...weight, name: 'halves', dtype: 'BF16' as const, shape: [16], elementCount: 16 },
+    ];
+    const checkpoint = checkpointOf([weight, ...views, ...bn]);
+    const itself = await auditCheckpoints(checkpoint, checkpoint);
+    expect(factsOf(await auditCheckpoints(await baselineOf(checkpoint), checkpoint))).toEqual(
+      factsOf(itself),
+    );
+  });
+});
+
+test('a checkpoint whose norm layers have no channels leaves nothing to keep', async () => {
+  const checkpoint = checkpointOf([
+    tensorOf('conv.weight', [], { shape: [0, 0, 1, 1] }),
+    ...normTensors('bn', { mean: [], count: null }),
+  ]);
+  const error = await failureOf(() => createBaseline(checkpoint));
+  expect(error).toMatchObject({ code: 'no-norm-layers' });
+  expect(error.message).toContain('found none that has a channel');
 });

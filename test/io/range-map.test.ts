@@ -23,3 +23,11 @@ test('values come source by source, and by offset within each', () => {
   map.set({ source: one, offset: 8, byteLength: 4 }, 2);
   expect(map.inFileOrder()).toEqual([1, 2, 3, 4]);
 });
+
+test('one range read as two things is two keys', () => {
+  const map = new RangeMap<number>();
+  map.set({ source: one, offset: 0, byteLength: 8 }, 1, 'F32[2]');
+  map.set({ source: one, offset: 0, byteLength: 8 }, 2, 'I64[]');
+  expect(map.get({ source: one, offset: 0, byteLength: 8 }, 'F32[2]')).toBe(1);
+  expect(map.has({ source: one, offset: 0, byteLength: 8 }, 'I64[1]')).toBe(false);
+});

@@ -25,10 +25,15 @@ export interface BaselineContents {
   /** The source's file name, without directories. */
   readonly sourceName: string;
   readonly checkpoint: Checkpoint;
-  /** What is kept of each tensor, by its range. */
+  /** What is kept of each tensor, by its range and {@link readingOf} it. */
   readonly kept: RangeMap<KeptRange>;
   /** Module paths whose facts an audit asks for. */
   readonly modules: ReadonlySet<string>;
+}
+
+/** What a range is read as: views of one storage may differ in type and shape, and so does what is kept of them. */
+export function readingOf({ dtype, shape }: Pick<Tensor, 'dtype' | 'shape'>): string {
+  return `${dtype}[${shape.join()}]`;
 }
 
 /** A tensor of the file. */
@@ -116,7 +121,7 @@ class TensorWriter {
 
   describe(tensor: Tensor): object {
     const { name, dtype, shape } = tensor;
-    const { values, summary, layout } = this.#kept.get(tensor.range) ?? {};
+    const { values, summary, layout } = this.#kept.get(tensor.range, readingOf(tensor)) ?? {};
     return {
       dtype,
       shape,
