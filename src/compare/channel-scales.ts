@@ -24,8 +24,8 @@ import { ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js
  *
  * `proportional`: channel c of after is `scales[c]` times channel c of before, to the rounding of their types; NaN
  * where a channel is all zeros on both sides, which any scale explains. `short`: multiples if the checkpoint was averaged,
- * which so few weights do not tell. `changed`: some channel is no multiple.
- * `incomparable`: shapes or types leave nothing to compare.
+ * which so few weights do not tell. `not-finite`: some channel holds NaN or infinity, and no other proves a change.
+ * `changed`: some channel is no multiple. `incomparable`: shapes or types leave nothing to compare.
  */
 export type ScaleComparison =
   | {
@@ -39,8 +39,21 @@ export type ScaleComparison =
       readonly rounding: RoundedDifferences | ShortDifferences | null;
     }
   | { readonly kind: 'short'; readonly fitted: ProportionalScales }
+  | NotFinite
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
+
+/** A weight that is no number of which a scale could be told. */
+export interface NotFinite {
+  readonly kind: 'not-finite';
+  /** After's, where both sides have one. */
+  readonly side: 'before' | 'after';
+  readonly channel: number;
+  /** NaN or an infinity. */
+  readonly value: number;
+  /** Whether the channels of such weights are the same on both sides. */
+  readonly isSame: boolean;
+}
 
 /** A comparison once all of a checkpoint's weights are known: no weight is too short any more. */
 export type SettledComparison = Exclude<ScaleComparison, { readonly kind: 'short' }>;
@@ -137,10 +150,11 @@ async function fitRoundedScales(
   }
   for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
     if (reader.holdsWholeChannels) fit.addMedians(block);
-    if (!judge.add(fit.scale(block), Float64Array.from(block.right))) return { kind: 'changed' };
+    if (!judge.add(fit.scale(block), fit.leaveOut(block))) return { kind: 'changed' };
   }
   const rounding = judge.conclude();
   const fitted = fit.conclude(before, after);
+  if (rounding.kind !== 'changed' && fitted.kind === 'not-finite') return fitted;
   if (rounding.kind === 'changed' || fitted.kind !== 'proportional') return { kind: 'changed' };
   const uncertainty = Math.max(fitted.uncertainty, roundingUncertainty(rounding));
   const averaged = { ...fitted, uncertainty, rounding };
@@ -241,7 +255,10 @@ class ScaleFit {
   readonly #products: Float64Array;
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
+  /** Scales that are not those of least squares. */
   readonly #medians = new Map<number, number>();
+  /** Channels that hold NaN or infinity on either side, and whether both sides are the same there. */
+  readonly #notFinite = new Map<number, NotFinite>();
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
   readonly #sums: Float64Array;
   /** Over the buffers that blocks are read to. */
@@ -296,10 +313,14 @@ class ScaleFit {
     );
   }
 
-  /** A block's left weights times the scales of their channels, which all of each channel's weights were added to. */
+  /**
+   * A block's left weights times the scales of their channels, which all of each channel's weights were added to; zeros
+   * where the channel holds what is not finite.
+   */
   scale({ left, start }: Block): Float64Array {
     const scaled = new Float64Array(left.length);
     forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      if (this.#notFinite.has(channel)) return true;
       const scale = this.#scaleOf(channel);
       for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
       return true;
@@ -307,7 +328,20 @@ class ScaleFit {
     return scaled;
   }
 
+  /** A block's right weights, with zeros where {@link scale} has them. */
+  leaveOut({ right, start }: Block): Float64Array {
+    const kept = Float64Array.from(right);
+    forEachRun(this.#grid, { start, length: right.length }, (channel, from, to) => {
+      if (this.#notFinite.has(channel)) kept.fill(0, from, to);
+      return true;
+    });
+    return kept;
+  }
+
   conclude(before: Tensor, after: Tensor): ScaleComparison {
+    const notFinite = [...this.#notFinite.values()];
+    const first = notFinite.find(({ side }) => side === 'after') ?? notFinite[0];
+    if (first !== undefined) return { ...first, isSame: notFinite.every(({ isSame }) => isSame) };
     const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
     let isUsed = false;
     let weightsPerChannel = MAX_COUNTED_WEIGHTS;
@@ -342,6 +376,13 @@ class ScaleFit {
     return this.#isMultiple(left, right, run);
   }
 
+  /** Notes a channel in which a run's sums overflowed: that is what NaN and infinity do. */
+  #noteNotFinite(left: Values, right: Values, run: Run): void {
+    if (this.#notFinite.get(run.channel)?.side === 'after') return;
+    const found = findNotFinite(right, run, 'after') ?? findNotFinite(left, run, 'before');
+    if (found !== null) this.#notFinite.set(run.channel, found);
+  }
+
   /** Sums a span; false where a pair is zero on both sides. */
   #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
     if (this.#kernels?.sumProducts(span) === true) return true;
@@ -352,6 +393,8 @@ class ScaleFit {
 
   #addRun(left: Values, right: Values, run: Run): void {
     sumProducts(left, right, run, this.#sums);
+    if (!Number.isFinite((this.#sums[0] as number) + (this.#sums[1] as number)))
+      this.#noteNotFinite(left, right, run);
     const isEnough = (this.#counts[run.channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
     this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run));
   }
@@ -372,7 +415,17 @@ class ScaleFit {
   }
 
   #isMultiple(left: Values, right: Values, run: Run): boolean {
-    return areMultiples(left, right, this.#multipleOf(run, this.#scaleOf(run.channel), 1));
+    const notFinite = this.#notFinite.get(run.channel);
+    if (notFinite !== undefined) {
+      const isSame = notFinite.isSame && areSame(left, right, run);
+      this.#notFinite.set(run.channel, { ...notFinite, isSame });
+      return true;
+    }
+    if (areMultiples(left, right, this.#multipleOf(run, this.#scaleOf(run.channel), 1))) return true;
+    // Squares of the largest and the smallest float64 numbers are none any more, and yet what is the same is the same.
+    if (!areSame(left, right, run)) return false;
+    this.#medians.set(run.channel, 1);
+    return true;
   }
 
   /** What a run is held against, with a share of the relative tolerance. */
@@ -392,6 +445,27 @@ class ScaleFit {
 /** Elements of one channel in a block. */
 interface Run extends Span {
   readonly channel: number;
+}
+
+function findNotFinite(
+  values: Values,
+  { channel, from, to }: Run,
+  side: NotFinite['side'],
+): NotFinite | null {
+  for (let i = from; i < to; i++) {
+    const value = values[i] as number;
+    if (!Number.isFinite(value)) return { kind: 'not-finite', side, channel, value, isSame: true };
+  }
+  return null;
+}
+
+/** Whether both sides are the same in a span; any NaN is the same as any other. */
+function areSame(left: Values, right: Values, { from, to }: Span): boolean {
+  for (let i = from; i < to; i++) {
+    const [x, y] = [left[i] as number, right[i] as number];
+    if (x !== y && !(Number.isNaN(x) && Number.isNaN(y))) return false;
+  }
+  return true;
 }
 
 async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {

@@ -1,5 +1,5 @@
 import type { LinearLayer } from '../norm/linear-layers.js';
-import type { SettledComparison } from './channel-scales.js';
+import type { NotFinite, SettledComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
@@ -49,9 +49,25 @@ export async function judgeFoldedPair(
     const problem = `the folded bias of channel ${invalid} is ${biases.after?.values[invalid]}: not finite`;
     return conclude(describe(pair, { status: 'invalid', problem }), 'changed');
   }
+  if (compared.kind === 'not-finite') {
+    const equality = compared.isSame ? 'exact' : 'changed';
+    return conclude(looksFolded ? describe(pair, judgeNotFinite(compared)) : null, equality);
+  }
   return compared.kind === 'changed'
     ? conclude(looksFolded ? describe(pair, { status: 'trained' }) : null, 'changed')
     : judgeFactors(pair, context, { ...compared, biases, looksFolded });
+}
+
+/** A layer whose folded weights hold NaN or infinity; what before's were folded from cannot be told. */
+export function judgeNotFinite({
+  side,
+  channel,
+  value,
+}: NotFinite): Pick<LayerComparison, 'status'> & { readonly problem: string } {
+  const problem = `the folded weight of channel ${channel} is ${value}: not finite`;
+  return side === 'after'
+    ? { status: 'invalid', problem }
+    : { status: 'unresolved', problem: `in before, ${problem}` };
 }
 
 /** Factors between output channels, and what goes with them. */
@@ -126,6 +142,8 @@ function findMovedBiases(
   );
   return (channel) => {
     const [x, y] = [biases.before?.values[channel] ?? 0, biases.after?.values[channel] ?? 0];
+    // NaN and infinities have no distance, and yet are the same on both sides.
+    if (Object.is(x, y)) return false;
     return !(
       Math.abs(y - x) <=
       2 * roundoff * Math.abs(x) + (BIAS_ROUNDINGS + 2 * relativeDifference) * largest

@@ -1,8 +1,9 @@
 import { failUnreachable } from '../errors.js';
-import type { ProportionalScales, SettledComparison } from './channel-scales.js';
+import type { NotFinite, ProportionalScales, SettledComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
-import { chooseEpsilon, type LayerComparison, listChannels } from './compare-layers.js';
+import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
+import { judgeNotFinite } from './judge-folded-pair.js';
 import type { PairedBy } from './pair-layers.js';
 import type { RecoveredStatistics } from './recover-statistics.js';
 import { chooseLayerName } from './shown-names.js';
@@ -41,7 +42,20 @@ export async function judgeRecoveredPair(
     const problem = `the folded bias of channel ${invalid} is ${bias?.values[invalid]}: not finite`;
     return conclude(pair, context, { status: 'invalid', problem });
   }
+  const invalidAfter =
+    foldedSide === 'before' && compared.kind !== 'proportional'
+      ? findInvalidValue(await readStatistics(layer))
+      : null;
+  if (invalidAfter !== null)
+    return conclude(
+      pair,
+      context,
+      { status: 'invalid', problem: invalidAfter },
+      compared.kind === 'changed' ? 'changed' : 'incomparable',
+    );
   switch (compared.kind) {
+    case 'not-finite':
+      return conclude(pair, context, judgeNotFiniteSide(pair, compared), 'changed');
     case 'incomparable': {
       const problem = 'its convolution cannot be compared with the folded one';
       return conclude(pair, context, { status: 'unresolved', problem });
@@ -53,6 +67,15 @@ export async function judgeRecoveredPair(
     default:
       return failUnreachable(compared);
   }
+}
+
+/** @param notFinite `before` is the unfolded side, whichever checkpoint that is. */
+function judgeNotFiniteSide({ foldedSide }: RecoveredPair, notFinite: NotFinite): Verdict {
+  if (notFinite.side === 'after') return judgeNotFinite({ ...notFinite, side: foldedSide });
+  const { channel, value } = notFinite;
+  const liveSide = foldedSide === 'after' ? 'before' : 'after';
+  const problem = `in ${liveSide}, the weight of channel ${channel} of its convolution is ${value}: not finite`;
+  return { status: 'unresolved', problem };
 }
 
 /** Solves for the folded side's statistics and compares them with the live side's. */

@@ -4,7 +4,7 @@ import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { type ChannelProjections, MAX_COUNTED_WEIGHTS, PROJECTION_COUNT } from '../checkpoint/projections.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
-import type { ScaleComparison } from './channel-scales.js';
+import type { NotFinite, ScaleComparison } from './channel-scales.js';
 import { MAX_RELATIVE_DIFFERENCE, RoundingJudge, type RoundingVerdict } from './rounding.js';
 import { FLOAT32_ROUNDOFF, ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js';
 
@@ -35,11 +35,15 @@ export async function compareProjectedScales(
   const [one, other] = sides;
   const scales = one.norms.map((_, channel) => findScale(one, other, channel));
   const areAllMultiples = (averaging: number) =>
-    scales.every((scale, channel) =>
-      areMultiples(sides, channel, scale, boundErrors(sides, channel, { scale, before, after, averaging })),
+    scales.every(
+      (scale, channel) =>
+        !areNumbers(sides, channel) ||
+        areMultiples(sides, channel, scale, boundErrors(sides, channel, { scale, before, after, averaging })),
     );
   const isExact = areAllMultiples(0);
   if (!isExact && !areAllMultiples(MAX_RELATIVE_DIFFERENCE)) return { kind: 'changed' };
+  const notFinite = findNotFinite(other, 'after') ?? findNotFinite(one, 'before');
+  if (notFinite !== null) return { ...notFinite, isSame: await haveSameHash(before, after) };
   const rounding = isExact ? null : await judgeSamples(before, after, { scales, layout });
   if (rounding?.kind === 'changed') return { kind: 'changed' };
   if (one.weightsPerChannel === 0) return { kind: 'incomparable' };
@@ -55,6 +59,25 @@ export async function compareProjectedScales(
     rounding,
   };
   return rounding?.kind === 'short' ? { kind: 'short', fitted } : fitted;
+}
+
+/** Whether a channel's weights are numbers on both sides. */
+function areNumbers(sides: Sides, channel: number): boolean {
+  return sides.every(({ norms }) => Number.isFinite(norms[channel]));
+}
+
+function findNotFinite({ norms }: ChannelProjections, side: NotFinite['side']): NotFinite | null {
+  const channel = norms.findIndex((norm) => !Number.isFinite(norm));
+  return channel < 0
+    ? null
+    : { kind: 'not-finite', side, channel, value: norms[channel] ?? Number.NaN, isSame: false };
+}
+
+async function haveSameHash(before: Tensor, after: Tensor): Promise<boolean> {
+  const summarizer = new TensorSummarizer();
+  const one = before.fingerprint ?? (await summarizer.summarize(before, null));
+  const other = after.fingerprint ?? (await summarizer.summarize(after, null));
+  return before.dtype === after.dtype && one.sha256 === other.sha256;
 }
 
 /** From so many sampled weights of a channel on, their ratios tell its scale better than the norms do. */

@@ -140,14 +140,14 @@ describe('channels that were trained', () => {
     expect(await compare({ before, after, shape })).toEqual({ kind: 'changed' });
   });
 
-  test('NaN is a change, wherever it stands', async () => {
+  test('NaN is found, wherever it stands', async () => {
     for (const position of [0, 299, 599]) {
       const { before, shape } = makePair(
         { channels: 1, width: 600, seed: 9 },
         { factorOf: () => 1, error: 0 },
       );
       const after = before.map((weight, i) => (i === position ? Number.NaN : weight));
-      expect(await compare({ before, after, shape })).toEqual({ kind: 'changed' });
+      expect(await compare({ before, after, shape })).toMatchObject({ kind: 'not-finite', channel: 0 });
     }
   });
 });
@@ -256,4 +256,31 @@ describe('what cannot be compared', () => {
     const before = tensorOf('before', [1, 2], { shape: [2, 1] });
     expect(await compareChannelScales(before, after, CONV)).toEqual({ kind: 'incomparable' });
   });
+});
+
+describe('weights against themselves are multiples by 1', () => {
+  test.each([
+    ['of squares beyond float64', 1e200],
+    ['of squares that vanish', 1e-200],
+    ['of the smallest float64', 5e-324],
+  ])('%s', async (_, size) => {
+    for (const outputAxis of [0, 1]) {
+      const values = Array.from({ length: 12 }, (__, i) => (i + 1) * size);
+      const weight = tensorOf('w', values, { dtype: 'F64', shape: [2, 2, 3] });
+      const compared = await compareChannelScales(weight, weight, { outputAxis, groups: 1 });
+      expect(compared).toMatchObject({ kind: 'proportional', scales: new Float64Array([1, 1]) });
+    }
+  });
+});
+
+test('a channel with a NaN is set aside in a layout whose channels lie apart as well', async () => {
+  const values = [1, 2, 3, 4, Number.NaN, 6, 7, 8];
+  const weight = tensorOf('w', values, { shape: [2, 2, 2] });
+  const layout = { outputAxis: 1, groups: 1 };
+  const found = { kind: 'not-finite', side: 'after', channel: 0, value: Number.NaN };
+  expect(await compareChannelScales(weight, weight, layout)).toEqual({ ...found, isSame: true });
+  const other = tensorOf('w', [9, ...values.slice(1)], { shape: [2, 2, 2] });
+  expect(await compareChannelScales(other, weight, layout)).toEqual({ ...found, isSame: false });
+  const trained = tensorOf('w', [1, 2, 3, 5, Number.NaN, 6, 7, 8], { shape: [2, 2, 2] });
+  expect(await compareChannelScales(weight, trained, layout)).toEqual({ kind: 'changed' });
 });

@@ -1,7 +1,11 @@
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
+import { createBaseline } from '../../src/baseline.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
+import type { DType } from '../../src/checkpoint/dtype.js';
 import type { LinearNode } from '../../src/checkpoint/graph.js';
+import { openSource } from '../../src/checkpoint/open.js';
+import { memorySource } from '../../src/io/byte-source.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { graphOf, linearNodeOf } from '../build/layers.js';
 
@@ -261,5 +265,98 @@ describe('one factor for every channel', () => {
     expect(await isUniform(grow(two), two)).toEqual([['drifted', true]]);
     const one = { ...norm, gamma: [0, 0.5, 0] };
     expect(await isUniform(grow(one), one)).toEqual([['drifted', false]]);
+  });
+});
+
+describe('a folded weight that is not finite', () => {
+  const weight = weights(3 * 2 * 9);
+  const folded = fold(weight, (index) => Math.floor(index / 18), norm);
+  const exportOf = (value: number | null, { looksFolded = true, at = 20, dtype = 'F32' as DType } = {}) => {
+    const spoilt = folded.weight.map((one, index) => (index === at && value !== null ? value : one));
+    const node = linearNodeOf(
+      'conv',
+      { weight: spoilt, bias: folded.bias, shape: [3, 2, 3, 3] },
+      { foldedNormPath: 'bn', looksFolded },
+    );
+    if (node.weight.kind !== 'constant') throw new Error('a constant weight was asked for');
+    const tensor = tensorOf('conv.weight', spoilt, { dtype, shape: [3, 2, 3, 3] });
+    const checkpoint = exported({ ...node, weight: { ...node.weight, tensor } });
+    return { ...checkpoint, tensors: new Map([[tensor.name, tensor]]) };
+  };
+  const named = checkpointOf([tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }), ...namedNorm('bn')], {
+    inModuleOrder: true,
+  });
+  const trained = exportOf(7, { at: 0 });
+
+  describe.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('%d', (value) => {
+    test.each(['F32', 'F16', 'F64'] as const)(
+      'in after is invalid, whatever before holds (%s)',
+      async (dtype) => {
+        const after = exportOf(value, { dtype });
+        for (const before of [after, exportOf(null, { dtype }), named]) {
+          const report = await auditCheckpoints(before, after);
+          expect(report.layers).toMatchObject([{ status: 'invalid', via: 'folded' }]);
+          expect(report.findings).toMatchObject([{ kind: 'invalid-stats', level: 'error' }]);
+          expect(report.findings[0]?.message).toContain(
+            `the folded weight of channel 1 is ${value}: not finite`,
+          );
+        }
+      },
+    );
+
+    test('in before alone leaves open what it was', async () => {
+      for (const after of [exportOf(null), named]) {
+        const { layers, findings } = await auditCheckpoints(exportOf(value), after);
+        expect(layers).toMatchObject([{ status: 'unresolved' }]);
+        expect(findings[0]?.message).toContain('in before, the folded weight of channel 1');
+      }
+    });
+
+    test('says the same against a baseline', async () => {
+      const spoilt = exportOf(value);
+      const { bytes } = await createBaseline(spoilt);
+      const baseline = await openSource(memorySource('b.safetensors', bytes), 'b.safetensors');
+      const itself = await auditCheckpoints(spoilt, spoilt);
+      const report = await auditCheckpoints(baseline, spoilt);
+      expect(report.layers).toMatchObject([{ status: 'invalid' }]);
+      expect(report.summary.learned).toEqual(itself.summary.learned);
+    });
+
+    test('is the same weight also where nothing says that a norm layer was folded', async () => {
+      const plain = exportOf(value, { looksFolded: false });
+      const [conv, proj] = [plain, exportOf(null)].map(({ graph }) => graph?.linears[0]);
+      if (conv === undefined || proj === undefined) throw new Error('two convolutions were asked for');
+      const checkpoint = {
+        ...plain,
+        graph: graphOf(
+          [],
+          [
+            { ...conv, foldedNormPath: null },
+            { ...proj, path: 'proj', weightName: 'proj' },
+          ],
+        ),
+      };
+      const { layers, learned } = await compareCheckpoints(checkpoint, checkpoint);
+      expect(layers).toMatchObject([{ name: 'bn', status: 'locked' }]);
+      expect(learned.compared.map(({ equality }) => equality)).toEqual(['exact', 'exact']);
+    });
+  });
+
+  test('does not hide that another channel was trained', async () => {
+    const after = exportOf(Number.NaN);
+    expect((await auditCheckpoints(trained, after)).layers).toMatchObject([{ status: 'trained' }]);
+  });
+
+  test('beside statistics of after that are not: these are named', async () => {
+    const after = checkpointOf(
+      [
+        tensorOf('conv.weight', weights(54).toReversed(), { shape: [3, 2, 3, 3] }),
+        ...namedNorm('bn', { ...norm, variance: [2, Number.NaN, 1] }),
+      ],
+      { inModuleOrder: true },
+    );
+    const { layers, findings } = await auditCheckpoints(exportOf(null), after);
+    expect(layers).toMatchObject([{ status: 'invalid' }]);
+    expect(findings[0]?.message).toContain('the running variance of channel 1 is NaN');
   });
 });
