@@ -30,8 +30,8 @@ import {
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
 import { chooseValueTest } from './tensor-equality.js';
 
-/** Where an epsilon comes from. */
-export type EpsilonFrom = 'graph' | 'default' | 'option';
+/** Where an epsilon comes from; `weights`: it alone explains those that the layer was folded into. */
+export type EpsilonFrom = 'graph' | 'default' | 'option' | 'weights';
 
 /** Statistics per channel of both sides; null where folding hides them. */
 export interface PerChannel {

@@ -2,6 +2,7 @@ import { failUnreachable } from '../errors.js';
 import type { NotFinite, ProportionalScales, SettledComparison } from './channel-scales.js';
 import type { FoldedContext, Judgement } from './compare-folded.js';
 import { chooseEpsilon, type LayerComparison, listChannels, readStatistics } from './compare-layers.js';
+import { type EpsilonEvidence, findOwnEpsilon } from './epsilon-evidence.js';
 import { noteHiddenChannels, toFoldedLayer } from './folded-layer.js';
 import { judgeNotFinite } from './judge-folded-pair.js';
 import type { PairedBy } from './pair-layers.js';
@@ -15,6 +16,8 @@ export interface RecoveredPair extends FoldedAway {
   readonly foldedSide: 'before' | 'after';
   readonly pairedBy: PairedBy;
 }
+
+type Evidence = Omit<EpsilonEvidence, 'isExplained'>;
 
 type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
 
@@ -78,14 +81,57 @@ function judgeNotFiniteSide({ foldedSide }: RecoveredPair, notFinite: NotFinite)
   return { status: 'unresolved', problem };
 }
 
-/** Solves for the folded side's statistics and compares them with the live side's. */
+/**
+ * Solves for the folded side's statistics and compares them with the live side's. Where the file does not tell epsilon and
+ * the variances seem to have moved, another usual one may explain them.
+ */
 async function judgeScales(
   pair: RecoveredPair,
   context: FoldedContext,
   scales: ProportionalScales,
 ): Promise<Judgement> {
-  const { layer, foldedSide } = pair;
-  const { epsilon } = chooseEpsilon(layer, layer, context.epsilon);
+  const assumed = chooseEpsilon(pair.layer, pair.layer, context.epsilon);
+  const { evidence, ...judgement } = await judgeWith(pair, { context, scales, ...assumed });
+  if (pair.layer.epsilon !== null) return judgement;
+  const { status, channelsMoved } = judgement.layer;
+  const toEvidence = (isExplained: boolean) =>
+    context.epsilon === undefined ? { ...evidence, isExplained } : null;
+  const seemsMoved = (status === 'drifted' || status === 'unresolved') && (channelsMoved ?? 0) > 0;
+  const own = seemsMoved ? findOwnEpsilon(evidence) : null;
+  if (own === null) return { ...judgement, epsilonEvidence: toEvidence(status === 'locked') };
+  const { epsilon, isCertain } = own;
+  const { layer } = await judgeWith(pair, { context, scales, epsilon, epsilonFrom: 'weights' });
+  if (layer.status !== 'locked') return { ...judgement, epsilonEvidence: toEvidence(false) };
+  const told = `an epsilon of ${epsilon} in place of ${assumed.epsilon} explains its folded weights with unmoved statistics`;
+  const explained: LayerComparison = isCertain
+    ? {
+        ...layer,
+        after: {
+          ...layer.after,
+          notes: [
+            ...layer.after.notes,
+            `${told}: it was taken for the layer's own, which a file of names alone does not tell`,
+          ],
+        },
+      }
+    : {
+        ...judgement.layer,
+        status: 'unresolved',
+        problem: `${told}, and so does drift: too few channels, or too coarsely rounded ones, tell the two apart`,
+      };
+  return { ...judgement, layer: explained, epsilonEvidence: toEvidence(true) };
+}
+
+interface SolvingOptions extends Pick<LayerComparison, 'epsilon' | 'epsilonFrom'> {
+  readonly context: FoldedContext;
+  readonly scales: ProportionalScales;
+}
+
+async function judgeWith(
+  pair: RecoveredPair,
+  { context, scales, epsilon, epsilonFrom }: SolvingOptions,
+): Promise<Judgement & { readonly layer: LayerComparison; readonly evidence: Evidence }> {
+  const { foldedSide } = pair;
   const { held, gamma, recovered } = await solveLayer(pair, scales, epsilon);
   const [before, after] =
     foldedSide === 'after' ? [held, recovered.statistics] : [recovered.statistics, held];
@@ -93,9 +139,10 @@ async function judgeScales(
   const solved = decide(recovered, scales.weightsPerChannel);
   const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
   const judgement = conclude(pair, context, verdict, solved.status === 'trained' ? 'changed' : 'exact');
-  const isEpsilonKnown = layer.epsilon !== null || context.epsilon !== undefined;
   const compared: LayerComparison = {
     ...judgement.layer,
+    epsilon,
+    epsilonFrom,
     affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
     neighbours: 'equal',
     channelsMoved: countTrue(recovered.moved),
@@ -111,7 +158,7 @@ async function judgeScales(
   return {
     ...judgement,
     layer: noteHiddenChannels(compared, countTrue(recovered.hidden)),
-    epsilonEvidence: isEpsilonKnown ? null : collectEvidence(recovered, epsilon),
+    evidence: collectEvidence(recovered, epsilon),
   };
 }
 
@@ -161,7 +208,7 @@ function isUniform(
 function collectEvidence(
   { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
   assumed: number,
-): Judgement['epsilonEvidence'] {
+): Evidence {
   const visible = [...hidden.keys()].filter((channel) => hidden[channel] !== true);
   return {
     assumed,

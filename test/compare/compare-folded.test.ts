@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
+import { type AuditOptions, auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
 import { createBaseline } from '../../src/baseline.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
@@ -7,6 +7,7 @@ import type { LinearNode } from '../../src/checkpoint/graph.js';
 import { openSource } from '../../src/checkpoint/open.js';
 import { memorySource } from '../../src/io/byte-source.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
+import { failureOf } from '../build/failure.js';
 import { graphOf, linearNodeOf } from '../build/layers.js';
 
 const EPSILON = 1e-5;
@@ -23,9 +24,10 @@ function fold(
   weight: readonly number[],
   channelOf: (index: number) => number,
   { gamma, beta, mean, variance }: Norm,
+  epsilon = EPSILON,
 ): { readonly weight: readonly number[]; readonly bias: readonly number[] } {
   const at = (values: readonly number[], channel: number) => values[channel] ?? Number.NaN;
-  const scale = gamma.map((factor, channel) => factor / Math.sqrt(at(variance, channel) + EPSILON));
+  const scale = gamma.map((factor, channel) => factor / Math.sqrt(at(variance, channel) + epsilon));
   return {
     weight: weight.map((value, index) => value * at(scale, channelOf(index))),
     bias: beta.map((shift, channel) => shift - at(mean, channel) * at(scale, channel)),
@@ -358,5 +360,98 @@ describe('a folded weight that is not finite', () => {
     const { layers, findings } = await auditCheckpoints(exportOf(null), after);
     expect(layers).toMatchObject([{ status: 'invalid' }]);
     expect(findings[0]?.message).toContain('the running variance of channel 1 is NaN');
+  });
+});
+
+describe('an epsilon that a file of names does not tell', () => {
+  interface Layer {
+    readonly state: Norm;
+    readonly epsilon?: number;
+    readonly after?: Norm;
+  }
+  const weight = weights(3 * 2 * 9);
+  const auditOf = (layers: readonly Layer[], options: AuditOptions = {}) => {
+    const named = layers.flatMap(({ state }, i) => [
+      tensorOf(`net.${2 * i}.weight`, weight.slice(0, state.mean.length * 18), {
+        shape: [state.mean.length, 2, 3, 3],
+      }),
+      ...namedNorm(`net.${2 * i + 1}`, state),
+    ]);
+    const linears = layers.map(({ state, after = state, epsilon }, i) => {
+      const kept = weight.slice(0, state.mean.length * 18);
+      const folded = fold(kept, (index) => Math.floor(index / 18), after, epsilon);
+      const shape = [state.mean.length, 2, 3, 3];
+      return linearNodeOf(
+        `net.${2 * i}`,
+        { ...folded, shape },
+        { foldedNormPath: `net.${2 * i + 1}`, looksFolded: true },
+      );
+    });
+    return auditCheckpoints(
+      checkpointOf(named, { path: 'before.safetensors' }),
+      exported(...linears),
+      options,
+    );
+  };
+  const narrow: Norm = { gamma: [1.5], beta: [0.5], mean: [0.25], variance: [0.75] };
+
+  test.each([1e-3, 1e-6, 1e-4, 1e-2])('is found where one layer has %d', async (epsilon) => {
+    const sharp: Norm = { ...norm, variance: [0.02, 0.3, 0.005] };
+    const report = await auditOf([{ state: norm }, { state: sharp, epsilon }, { state: norm }]);
+    expect(report.verdict).toBe('clean');
+    expect(report.layers.map(({ status, epsilonFrom }) => [status, epsilonFrom])).toEqual([
+      ['locked', 'default'],
+      ['locked', 'weights'],
+      ['locked', 'default'],
+    ]);
+    expect(report.layers[1]).toMatchObject({ epsilon, channelsMoved: 0, outputShift: 0 });
+    expect(report.warnings.join()).toContain(`an epsilon of ${epsilon} in place of 0.00001`);
+  });
+
+  test('is found where all layers have another, also whatever epsilon was asked for', async () => {
+    const layers = [norm, norm, norm].map((state) => ({ state, epsilon: 1e-3 }));
+    for (const options of [{}, { epsilon: 0.5 }, { epsilon: 1e-3 }])
+      expect((await auditOf(layers, options)).summary.byStatus.locked).toBe(3);
+  });
+
+  test('does not explain statistics that moved', async () => {
+    const moved = { ...norm, variance: norm.variance.map((variance, i) => variance * (1.2 + 0.2 * i)) };
+    const { layers } = await auditOf([{ state: norm }, { state: norm, after: moved }, { state: norm }]);
+    expect(layers.map(({ status }) => status)).toEqual(['locked', 'drifted', 'locked']);
+  });
+
+  test('does not explain a mean that moved beside it', async () => {
+    const moved = { ...norm, mean: [0.1, 0.3, -0.3] };
+    const { layers } = await auditOf([{ state: norm }, { state: norm, after: moved, epsilon: 1e-3 }]);
+    expect(layers[1]?.status).toBe('drifted');
+  });
+
+  test('does not explain variances that all grew alike, unless by a usual epsilon', async () => {
+    const even = { ...norm, variance: [0.05, 0.05, 0.05] };
+    const grown = { ...norm, variance: [0.06, 0.06, 0.06] };
+    const { layers } = await auditOf([{ state: norm }, { state: even, after: grown }, { state: norm }]);
+    expect(layers[1]).toMatchObject({ status: 'drifted', epsilonFrom: 'default' });
+  });
+
+  test('leaves open what a single channel cannot tell', async () => {
+    const { layers, findings } = await auditOf([{ state: norm }, { state: narrow, epsilon: 1e-3 }]);
+    expect(layers[1]?.status).toBe('unresolved');
+    expect(findings[0]?.message).toContain('and so does drift');
+  });
+
+  test('stops the audit where layers share one that is not usual, or drifted besides', async () => {
+    const odd = [norm, norm, norm].map((state) => ({ state, epsilon: 3e-4 }));
+    const shared = [
+      { state: norm, after: drifted, epsilon: 1e-3 },
+      ...odd.map((one) => ({ ...one, epsilon: 1e-3 })),
+    ];
+    for (const [layers, epsilon] of [
+      [odd, 3e-4],
+      [shared, 1e-3],
+    ] as const) {
+      const failure = await failureOf(() => auditOf(layers));
+      expect(failure).toMatchObject({ code: 'ambiguous', hint: `Run again with --epsilon ${epsilon}` });
+      expect((await auditOf(layers, { epsilon })).layers.at(-1)?.status).toBe('locked');
+    }
   });
 });
