@@ -52,8 +52,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
-  if (layers.length > 0 && layers.every(isEmpty))
-    refuseWithoutLayers(checkpoint, 'none that has a channel');
+  if (layers.length > 0 && layers.every(isEmpty)) refuseWithoutLayers(checkpoint, 'none that has a channel');
   const kept = await summarize([...learned.values()], linears, options.onProgress);
   for (const { name, tensor } of listKeptValues(layers, linears)) {
     const reading = readingOf(tensor);
@@ -154,7 +153,11 @@ async function summarize(
   const tasks = new RangeMap<Task>();
   for (const { weight, outputAxis, groups } of linears) {
     const layout = { outputAxis, groups };
-    if (isDecodable(weight.dtype) && fitsShape(weight.shape, layout) && !tasks.has(weight.range, readingOf(weight)))
+    if (
+      isDecodable(weight.dtype) &&
+      fitsShape(weight.shape, layout) &&
+      !tasks.has(weight.range, readingOf(weight))
+    )
       tasks.set(weight.range, { tensor: weight, layout }, readingOf(weight));
   }
   for (const tensor of learned) {
