@@ -1,24 +1,12 @@
-// Imports ending in ?bundle or ?thread give what esbuild makes of a file, as text: so programs of their own are part of
-// the bundle, the page of the HTML report and what runs in a second thread. One plugin for esbuild, one for vitest.
+// Imports ending in ?bundle give what esbuild makes of a script or style sheet for browsers, as text: so the page of the
+// HTML report is part of the bundle. One plugin for esbuild, one for vitest.
 import { dirname, resolve } from 'node:path';
 import { build } from 'esbuild';
-import { esbuildAssembleWat } from './assemble-wat.js';
 
-const SUFFIX = /\?(bundle|thread)$/;
+const SUFFIX = /\?bundle$/;
 
-/** What the suffixes stand for: a script or style sheet for browsers, a script for a thread of Node. */
-const SETTINGS = {
-  bundle: {
-    format: 'iife',
-    platform: 'browser',
-    target: ['es2022', 'chrome123', 'firefox120', 'safari17.5'],
-  },
-  thread: { format: 'cjs', platform: 'node', target: 'node20', plugins: [esbuildAssembleWat] },
-};
-
-/** Bundles and minifies a file that is named as `kind:path`. */
-async function bundleText(name) {
-  const [, kind, path] = name.match(/^(\w+):(.*)$/);
+/** @param {string} path */
+async function bundleText(path) {
   const { outputFiles } = await build({
     entryPoints: [path],
     bundle: true,
@@ -27,15 +15,16 @@ async function bundleText(name) {
     charset: 'utf8',
     legalComments: 'none',
     logLevel: 'warning',
-    ...SETTINGS[kind],
+    format: 'iife',
+    platform: 'browser',
+    target: ['es2022', 'chrome123', 'firefox120', 'safari17.5'],
   });
   return outputFiles[0].text.trim();
 }
 
-/** What an import asks for, as {@link bundleText} takes it. */
-function toName(request, directory) {
-  const [suffix, kind] = request.match(SUFFIX);
-  return `${kind}:${resolve(directory, request.slice(0, -suffix.length))}`;
+/** The file that an import asks for. */
+function toPath(request, directory) {
+  return resolve(directory, request.replace(SUFFIX, ''));
 }
 
 /** For esbuild. */
@@ -43,7 +32,7 @@ export const esbuildBundleText = {
   name: 'bundle-text',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: SUFFIX }, ({ path, resolveDir }) => ({
-      path: toName(path, resolveDir),
+      path: toPath(path, resolveDir),
       namespace: 'bundle-text',
     }));
     onLoad({ filter: /.*/, namespace: 'bundle-text' }, async ({ path }) => ({
@@ -61,7 +50,7 @@ export const viteBundleText = {
   enforce: 'pre',
   // The id ends in .js so that vite takes a bundled style sheet for no style sheet of the page.
   resolveId: (source, importer) =>
-    SUFFIX.test(source) ? `${PREFIX}${toName(source, dirname(importer))}.js` : undefined,
+    SUFFIX.test(source) ? `${PREFIX}${toPath(source, dirname(importer))}.js` : undefined,
   load: async (id) =>
     id.startsWith(PREFIX)
       ? `export default ${JSON.stringify(await bundleText(id.slice(PREFIX.length, -'.js'.length)))};`

@@ -1,3 +1,4 @@
+import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
 import { dottedNameOf } from '../norm/dotted-names.js';
@@ -8,8 +9,12 @@ import {
   type LinearLayer,
 } from '../norm/linear-layers.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import type { ProportionalScales, ScaleComparison, SettledComparison } from './channel-scales.js';
-import { compareAllScales, type WeightPair } from './compare-all-scales.js';
+import {
+  compareChannelScales,
+  type ProportionalScales,
+  type ScaleComparison,
+  type SettledComparison,
+} from './channel-scales.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { LearnedComparison } from './compare-learned.js';
 import { type EpsilonEvidence, findCommonOffset } from './epsilon-evidence.js';
@@ -101,7 +106,10 @@ export async function compareFolded(
     return [toSuspect(one, other, pairedBy)];
   });
   const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
-  for await (const compared of compareAllScales(suspects)) comparisons.push(compared);
+  for (const suspect of suspects) {
+    const { held, folded, layout } = suspect;
+    comparisons.push([suspect, await compareChannelScales(held, folded, layout)]);
+  }
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
     const compared = settle(unsettled);
@@ -228,11 +236,15 @@ function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, a
   return mayHideNorm([one.linear, other.linear], before, after);
 }
 
-/** Two convolutions that may hide a norm layer, and their weights: first those of the live or named side. */
-interface Suspect extends WeightPair {
+/** Two convolutions that may hide a norm layer. */
+interface Suspect {
   readonly one: Candidate;
   readonly other: Candidate;
   readonly pairedBy: PairedBy;
+  /** Their weights: first that of the live or named side, whose layout both have. */
+  readonly held: Tensor;
+  readonly folded: Tensor;
+  readonly layout: ChannelLayout;
 }
 
 function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspect {
@@ -241,8 +253,8 @@ function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspec
     one,
     other,
     pairedBy,
-    before: held.linear.weight,
-    after: folded.linear.weight,
+    held: held.linear.weight,
+    folded: folded.linear.weight,
     layout: held.linear,
   };
 }

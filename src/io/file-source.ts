@@ -49,7 +49,7 @@ export function openFileSource(name: string, path: string = name): FileSource {
 }
 
 /** A regular file that the process has open: what a {@link FileSource} is made of. */
-export interface OpenFile {
+interface OpenFile {
   readonly name: string;
   readonly path: string;
   readonly byteLength: number;
@@ -72,12 +72,6 @@ export class FileSource implements ByteSource {
     this.path = path;
     this.byteLength = byteLength;
     this.#descriptor = descriptor;
-  }
-
-  /** The file as any thread of the process may read it while this source is open; null once it is closed. */
-  get openFile(): OpenFile | null {
-    const { name, path, byteLength } = this;
-    return this.#descriptor === null ? null : { name, path, byteLength, descriptor: this.#descriptor };
   }
 
   /** How many bytes were read so far. */
