@@ -6,7 +6,6 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { esbuildAssembleWat } from './assemble-wat.js';
 import { esbuildBundleText } from './bundle-text.js';
 import { linkChunks } from './link-chunks.js';
 
@@ -79,7 +78,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText, esbuildAssembleWat, standIns, decodeOnly],
+  plugins: [esbuildBundleText, standIns, decodeOnly],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',

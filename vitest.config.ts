@@ -1,12 +1,11 @@
 import { defineConfig } from 'vitest/config';
-import { viteAssembleWat } from './assemble-wat.js';
 import { viteBundleText } from './bundle-text.js';
 
 /** Tests that run what `npm run build` makes; the others import the sources and need no build. */
 const BUILT = ['test/cli/**/*.test.ts', 'test/package.test.ts'];
 
 export default defineConfig({
-  plugins: [viteBundleText, viteAssembleWat],
+  plugins: [viteBundleText],
   test: {
     projects: [
       { extends: true, test: { name: 'sources', include: ['test/**/*.test.ts'], exclude: BUILT } },

@@ -7,7 +7,6 @@ import { type OpenOptions, openPath, openSource, refuseIdleSelect } from './chec
 import type { LayerComparison } from './compare/compare-layers.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { describeUnpaired } from './compare/findings.js';
-import { allocateWithinReach } from './compare/float32-kernels.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { LayerStatus } from './compare/status.js';
 import { refuseWithoutPairs } from './compare/unpaired-layers.js';
@@ -155,7 +154,7 @@ async function planLayers(
 
 /** Reads what would be written, since a computed value that does not fit its type shows only then. */
 async function readContents(plans: readonly LayerPlan[]): Promise<void> {
-  const buffer = allocateWithinReach(READ_BYTES);
+  const buffer = new Uint8Array(READ_BYTES);
   for (const { source, offset, byteLength } of plans.flatMap((plan) =>
     plan.edits.map((edit) => edit.content),
   ))
@@ -210,8 +209,7 @@ interface Expectation extends Sides {
 
 /** Writes the files beside their places, audits them while they are synced, and moves them there. */
 async function write(order: WriteOrder, expected: Expectation): Promise<void> {
-  // Folded weights are multiplied where they are written from.
-  const staged = await stageFiles(order, { allocate: allocateWithinReach });
+  const staged = await stageFiles(order);
   try {
     const outcomes = await Promise.allSettled([staged.sync(), verify(order, staged, expected)]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;

@@ -7,8 +7,8 @@ import {
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
-import { allocateWithinReach, type Float32Kernels, kernelsOver } from './float32-kernels.js';
 import { type RoundedDifferences, RoundingJudge, type ShortDifferences } from './rounding.js';
+import { WeightBuffers } from './weight-buffers.js';
 import {
   areMultiples,
   countWeights,
@@ -116,11 +116,10 @@ function isReadAsFloat32({ dtype }: Tensor): boolean {
 async function fitScales(
   [before, after]: readonly [Tensor, Tensor],
   grid: ChannelGrid,
-  buffers: Buffers,
+  buffers: WeightBuffers,
 ): Promise<ScaleComparison> {
-  const kernels =
-    isReadAsFloat32(before) && isReadAsFloat32(after) ? kernelsOver(buffers.left, buffers.right) : null;
-  const fit = new ScaleFit(grid, toleranceFor(before, after), kernels);
+  const areFloat32 = isReadAsFloat32(before) && isReadAsFloat32(after);
+  const fit = new ScaleFit(grid, toleranceFor(before, after), areFloat32 ? buffers : null);
   const reader = new BlockReader([before, after], grid, buffers);
   const everyBlock = async (visit: (block: Block) => boolean) => {
     for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
@@ -138,7 +137,7 @@ async function fitScales(
 async function fitRoundedScales(
   [before, after]: readonly [Tensor, Tensor],
   grid: ChannelGrid,
-  buffers: Buffers,
+  buffers: WeightBuffers,
 ): Promise<ScaleComparison> {
   const reader = new BlockReader([before, after], grid, buffers);
   const tolerance = toleranceFor(before, after);
@@ -161,28 +160,17 @@ async function fitRoundedScales(
   return rounding.kind === 'short' ? { kind: 'short', fitted: averaged } : averaged;
 }
 
-/** Where blocks of both sides are read to. */
-interface Buffers {
-  readonly left: Uint8Array;
-  readonly right: Uint8Array;
-}
-
-/** Those that are not lent at the moment. */
-const idle: Buffers[] = [];
+/** Buffers that are not lent at the moment. */
+const idle: WeightBuffers[] = [];
 
 /** Lends buffers to one comparison at a time. */
-async function withBuffers<T>(use: (buffers: Buffers) => Promise<T>): Promise<T> {
-  const buffers = idle.pop() ?? makeBuffers();
+async function withBuffers<T>(use: (buffers: WeightBuffers) => Promise<T>): Promise<T> {
+  const buffers = idle.pop() ?? new WeightBuffers(BUFFER_BYTES);
   try {
     return await use(buffers);
   } finally {
     idle.push(buffers);
   }
-}
-
-function makeBuffers(): Buffers {
-  const both = allocateWithinReach(2 * BUFFER_BYTES);
-  return { left: both.subarray(0, BUFFER_BYTES), right: both.subarray(BUFFER_BYTES) };
 }
 
 /** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
@@ -200,12 +188,12 @@ class BlockReader {
   readonly #after: Tensor;
   readonly #step: number;
   readonly #firstStep: number;
-  readonly #buffers: Buffers;
+  readonly #buffers: WeightBuffers;
 
   constructor(
     [before, after]: readonly [Tensor, Tensor],
     { inner, rowsPerGroup }: ChannelGrid,
-    buffers: Buffers,
+    buffers: WeightBuffers,
   ) {
     const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype)) / 8;
     const capacity = Math.floor(buffers.left.byteLength / elementBytes);
@@ -260,15 +248,14 @@ class ScaleFit {
   /** Channels that hold NaN or infinity on either side, and whether both sides are the same there. */
   readonly #notFinite = new Map<number, NotFinite>();
   /** Σxy and Σx² of the last run: a pair of results without an object for each. */
-  readonly #sums: Float64Array;
-  /** Over the buffers that blocks are read to. */
-  readonly #kernels: Float32Kernels | null;
+  readonly #sums = new Float64Array(2);
+  /** What blocks of float32 weights are read to; null for other types. */
+  readonly #buffers: WeightBuffers | null;
 
-  constructor(grid: ChannelGrid, tolerance: Tolerance, kernels: Float32Kernels | null) {
+  constructor(grid: ChannelGrid, tolerance: Tolerance, buffers: WeightBuffers | null) {
     this.#grid = grid;
     this.#tolerance = tolerance;
-    this.#kernels = kernels;
-    this.#sums = kernels?.sums ?? new Float64Array(2);
+    this.#buffers = buffers;
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
     this.#counts = new Uint32Array(grid.channels);
@@ -367,7 +354,7 @@ class ScaleFit {
     if (this.#sumWithoutZeros(left, right, beginning)) {
       const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
       const multiple = this.#multipleOf(run, scale, STRICT_SHARE);
-      if (this.#kernels?.areMultiples(multiple) === true || areMultiples(left, right, multiple)) {
+      if (this.#buffers?.seeMultiples(multiple) === true || areMultiples(left, right, multiple)) {
         this.#keepSums(channel, beginning.to - from);
         return true;
       }
@@ -385,7 +372,6 @@ class ScaleFit {
 
   /** Sums a span; false where a pair is zero on both sides. */
   #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
-    if (this.#kernels?.sumProducts(span) === true) return true;
     if (countWeights(left, right, span) < span.to - span.from) return false;
     sumProducts(left, right, span, this.#sums);
     return true;

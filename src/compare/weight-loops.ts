@@ -12,8 +12,7 @@ export interface Span {
 }
 
 /**
- * Stores Σxy and Σx² of a span, in float64. In four chains each, since an addition waits for the one before it; the same
- * four in which {@link ./float32-kernels.wat} adds, for the same sums to the last bit.
+ * Stores Σxy and Σx² of a span, in float64. In four chains each, since an addition waits for the one before it.
  */
 export function sumProducts(left: Values, right: Values, { from, to }: Span, sums: Float64Array): void {
   let [product0, product1, product2, product3] = [0, 0, 0, 0];

@@ -1,7 +1,6 @@
 import { type ChannelLayout, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, encodeFloats, IS_LITTLE_ENDIAN } from '../checkpoint/dtype.js';
-import { kernelsOver } from '../compare/float32-kernels.js';
 import { multiply } from '../compare/weight-loops.js';
 import { type ByteRange, type ByteSource, checkBounds } from '../io/byte-source.js';
 
@@ -25,8 +24,7 @@ const CHUNK_ELEMENTS = 16 * 1024;
 
 /**
  * A weight with each output channel times a factor, as little-endian bytes of another type. The products are computed in
- * float64, whenever they are read, and never held as a whole. Float32 is quickest read into memory that kernels reach
- * (see allocateWithinReach).
+ * float64, whenever they are read, and never held as a whole.
  */
 export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
   const width = bitsOf(scaling.dtype) / 8;
@@ -67,12 +65,10 @@ async function multiplyInPlace(
   for (let done = 0; done < target.byteLength; done += PIECE_BYTES) {
     const piece = target.subarray(done, done + PIECE_BYTES);
     await range.source.readInto(piece, range.offset + 4 * first + done);
-    const kernels = kernelsOver(piece);
     const values = new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
     const elements = { start: first + done / 4, length: values.length };
     const fits = forEachRun(grid, elements, (channel, from, to) => {
-      const factor = factors[channel] ?? Number.NaN;
-      return kernels?.multiply({ from, to }, factor) ?? multiply(values, { from, to }, factor);
+      return multiply(values, { from, to }, factors[channel] ?? Number.NaN);
     });
     if (!fits) throw fail();
   }
