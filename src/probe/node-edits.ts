@@ -1,4 +1,4 @@
-import type { OnnxGraph, OnnxNode } from '../checkpoint/onnx/model.js';
+import { type OnnxGraph, type OnnxNode, subgraphsOf } from '../checkpoint/onnx/model.js';
 import type { Scope, Site } from '../checkpoint/onnx/scope.js';
 import type { GraphEdit, NodeEdit } from './edit-model.js';
 
@@ -73,10 +73,11 @@ export class NodeEdits {
 function findSubgraph({ node, scope }: Site, body: Scope) {
   const index = scope.bodies.get(node)?.indexOf(body) ?? -1;
   let position = 0;
-  for (const { name, refName, graphs } of node.attributes.values()) {
-    if (refName !== '') return null;
+  for (const attribute of node.attributes.values()) {
+    if (attribute.refName !== '') return null;
+    const graphs = subgraphsOf(attribute);
     const graph = graphs[index - position];
-    if (graph !== undefined) return { attribute: name, position: index - position, graph };
+    if (graph !== undefined) return { attribute: attribute.name, position: index - position, graph };
     position += graphs.length;
   }
   return null;

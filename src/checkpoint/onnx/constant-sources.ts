@@ -3,10 +3,9 @@ import { type ByteSource, checkBounds, readRange } from '../../io/byte-source.js
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
 import { type Constant, type Evaluator, undecodable, unresolved } from './constant.js';
-import { describeNode, type OnnxAttribute, type OnnxSparseTensor } from './model.js';
+import { describeNode, type OnnxAttribute, type OnnxSparseTensor, type Segment } from './model.js';
 import { isNumeric, memoryTensor, readNumbers } from './numbers.js';
 import { findAttribute, type Site } from './scope.js';
-import type { Segment } from './segment.js';
 import { checkShape, locateData, locateTensor, MAX_RANK, nameDataType } from './stored-tensor.js';
 import { countVarints } from './typed-data.js';
 

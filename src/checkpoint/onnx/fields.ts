@@ -5,7 +5,7 @@ import type { Splice } from '../edit-plan.js';
 import type { OnnxModel } from './model.js';
 import { ProtoWriter } from './proto-writer.js';
 import { refersToFiles } from './refers-to-files.js';
-import { type MessageSchema, MODEL, TENSOR } from './schema.js';
+import { GRAPH, type MessageType, MODEL, TENSOR } from './schema.js';
 import {
   MAX_VARINT_BYTES,
   parseTag,
@@ -161,41 +161,34 @@ const TRAINING_INFO_FIELD = 20;
 export async function findLocations(source: ByteSource, model: OnnxModel): Promise<readonly LocationField[]> {
   const isSelfContained = !refersToFiles(model);
   const found: LocationField[] = [];
-  const pending: { extent: MessageExtent; schema: MessageSchema }[] = [
-    { extent: { start: 0, end: source.byteLength }, schema: MODEL },
+  const pending: { extent: MessageExtent; type: MessageType }[] = [
+    { extent: { start: 0, end: source.byteLength }, type: MODEL },
   ];
   for (let message = pending.pop(); message !== undefined; message = pending.pop()) {
-    const { extent, schema } = message;
-    if (schema === TENSOR) {
+    const { extent, type } = message;
+    if (type === TENSOR) {
       found.push(...(await readLocation(source, extent)));
       continue;
     }
     for await (const field of readFields(source, extent)) {
       if (field.wire !== WIRE_LENGTH) continue;
-      const inner = schemaOf(schema, field.number);
-      if (schema === MODEL && inner !== TRAINING_INFO && isSelfContained) continue;
+      const inner = innerType(type, field.number);
+      if (type === MODEL && inner !== TRAINING_INFO && isSelfContained) continue;
       if (inner !== null)
-        pending.push({ extent: { start: field.payloadStart, end: field.end }, schema: inner });
+        pending.push({ extent: { start: field.payloadStart, end: field.end }, type: inner });
     }
   }
   return found;
 }
 
-const GRAPH_SCHEMA = schemaOf(MODEL, 7);
+const TRAINING_INFO: MessageType = { name: 'TrainingInfoProto', create: () => ({}), fields: new Map() };
 
-const TRAINING_INFO: MessageSchema = {
-  name: 'TrainingInfoProto',
-  fields: new Map(
-    GRAPH_SCHEMA === null
-      ? []
-      : [1, 2].map((field) => [field, { keep: 'message', schema: GRAPH_SCHEMA }] as const),
-  ),
-};
-
-function schemaOf(schema: MessageSchema, field: number): MessageSchema | null {
-  if (schema === MODEL && field === TRAINING_INFO_FIELD) return TRAINING_INFO;
-  const rule = schema.fields.get(field);
-  return rule?.keep === 'message' || rule?.keep === 'default' ? rule.schema : null;
+function innerType(type: MessageType, field: number): MessageType | null {
+  if (type === MODEL && field === TRAINING_INFO_FIELD) return TRAINING_INFO;
+  // initialization and algorithm
+  if (type === TRAINING_INFO) return field === 1 || field === 2 ? GRAPH : null;
+  const rule = type.fields.get(field);
+  return rule?.kind === 'message' ? rule.type : null;
 }
 
 /** TensorProto: external_data 13 {key 1, value 2}, data_location 14 (1 = EXTERNAL). */

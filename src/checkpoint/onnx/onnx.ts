@@ -16,11 +16,11 @@ import {
   linearOpOf,
 } from './linear-nodes.js';
 import { type BuiltNorm, groupCalls, mergeCalls } from './merge-calls.js';
-import { decodeModel, type OnnxGraph, type OnnxModel, type OnnxNode } from './model.js';
+import type { OnnxGraph, OnnxModel, OnnxNode } from './model.js';
 import { NeighbourSearch } from './neighbours.js';
 import { buildNorm, describeForeignNorm } from './norm-nodes.js';
+import { readModel } from './read-model.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
-import { readSkeleton } from './skeleton.js';
 import { locateTensor, type TensorStore } from './stored-tensor.js';
 
 /** How {@link openOnnx} opens a model. */
@@ -59,12 +59,12 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
   };
   try {
     const store: TensorStore = { file: source, external };
-    const { model, mainGraph } = await readModel(source);
+    const { model, mainGraph } = await readGraphs(source);
     const tensors = readTensors(mainGraph, store);
     const { built, linears, foreign } = await readNodes(model, mainGraph, store, tensors);
     const feeding = new Set(built.map(({ norm }) => norm.feedingLinear));
     const graph: Graph = {
-      producer: model.producer,
+      producer: [model.producerName, model.producerVersion].filter((part) => part !== '').join(' '),
       norms: mergeCalls(built),
       linears: linears.map((linear, index) => ({ ...linear, feedsNorm: feeding.has(index) })),
     };
@@ -120,7 +120,7 @@ export function isOnnxCheckpoint(checkpoint: Checkpoint): checkpoint is OnnxChec
 }
 
 async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
-  const { model, mainGraph } = await readModel(store.file);
+  const { model, mainGraph } = await readGraphs(store.file);
   const nodes = await readNodes(model, mainGraph, store, readTensors(mainGraph, store));
   const norms = groupCalls(nodes.built).map((calls) =>
     calls.flatMap((call) => nodes.sites.norms[call] ?? []),
@@ -129,8 +129,8 @@ async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
   return { model, mainGraph, norms, linears, biases };
 }
 
-async function readModel(source: ByteSource): Promise<{ model: OnnxModel; mainGraph: OnnxGraph }> {
-  const model = decodeModel(await readSkeleton(source), source.name);
+async function readGraphs(source: ByteSource): Promise<{ model: OnnxModel; mainGraph: OnnxGraph }> {
+  const model = await readModel(source);
   if (model.graph !== null) return { model, mainGraph: model.graph };
   throw new CheckpointError('expected an ONNX model, found no graph in it', {
     code: 'malformed',

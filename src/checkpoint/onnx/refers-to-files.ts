@@ -1,4 +1,12 @@
-import type { OnnxAttribute, OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './model.js';
+import {
+  isExternal,
+  type OnnxAttribute,
+  type OnnxGraph,
+  type OnnxModel,
+  type OnnxNode,
+  type OnnxSparseTensor,
+  subgraphsOf,
+} from './model.js';
 
 /**
  * Whether any tensor of a model, wherever it stands, has its data in another file. Of attributes that a node states twice,
@@ -22,16 +30,13 @@ function isNodeExternal({ attributes }: OnnxNode): boolean {
 }
 
 function isAnyExternal(attributes: ReadonlyMap<string, OnnxAttribute>): boolean {
-  for (const { tensor, sparseTensor, graphs } of attributes.values()) {
+  for (const attribute of attributes.values()) {
+    const { tensor, sparseTensor } = attribute;
     if (tensor !== null && isExternal(tensor)) return true;
     if (sparseTensor !== null && isSparseExternal(sparseTensor)) return true;
-    if (graphs.some(isGraphExternal)) return true;
+    if (subgraphsOf(attribute).some(isGraphExternal)) return true;
   }
   return false;
-}
-
-function isExternal({ external }: OnnxTensor): boolean {
-  return external !== null;
 }
 
 function isSparseExternal({ values, indices }: OnnxSparseTensor): boolean {

@@ -1,177 +1,355 @@
-import { WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT } from './wire.js';
+import {
+  canonicalDomain,
+  NO_NOTES,
+  type NodeNotes,
+  type OnnxAttribute,
+  type OnnxFunction,
+  type OnnxGraph,
+  type OnnxModel,
+  type OnnxNode,
+  type OnnxSparseTensor,
+  type OnnxTensor,
+  type Segment,
+} from './model.js';
+import { signed32Of, signedOf, type Varint, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT } from './wire.js';
 
-/** What the skeleton pass does with a field; fields without a rule are skipped, as unknown ones are. */
-export type FieldRule =
-  /** Copied. `varints` are repeated and may be packed. */
-  | { readonly keep: 'varint' | 'varints' | 'fixed32' | 'bytes' }
-  /** Walked. A message that `merges` is singular: protobuf merges its occurrences, so they become one. */
-  | { readonly keep: 'message'; readonly schema: MessageSchema; readonly merges?: boolean }
-  /** Walked; becomes an attribute of the node that carries a function's attribute defaults. */
-  | { readonly keep: 'default'; readonly schema: MessageSchema }
-  /** Values that stay in the file: repeated scalars of this wire type, or `raw_data`. Only segments are kept. */
-  | { readonly keep: 'segments'; readonly wire: number | 'raw' }
-  /** Text that onnx-proto's schema has no field for; travels in the doc_string of the node or function. */
-  | { readonly keep: 'note'; readonly note: string };
+/** What reading does with a field of a message: `take` puts a value where the message keeps it. */
+export type FieldRule<Message = unknown> =
+  | NumberRule<Message>
+  | FloatRule<Message>
+  | TextRule<Message>
+  | SegmentRule<Message>
+  | MessageRule<Message>;
 
-/** The fields of a message that an audit needs. */
-export interface MessageSchema {
+/** A varint. `repeated` ones may be packed. */
+export interface NumberRule<Message = unknown> {
+  readonly kind: 'number';
+  readonly repeated: boolean;
+  take(message: Message, value: Varint): void;
+}
+
+/** A float32. */
+interface FloatRule<Message> {
+  readonly kind: 'float';
+  take(message: Message, value: number): void;
+}
+
+/** A name. One that the message, as far as it is read, has no use for is skipped. */
+export interface TextRule<Message = unknown> {
+  readonly kind: 'text';
+  isWanted(message: Message, byteLength: number): boolean;
+  take(message: Message, text: string): void;
+}
+
+/** Values that stay in the file: repeated scalars of this wire type, or `raw_data`. */
+export interface SegmentRule<Message = unknown> {
+  readonly kind: 'segments';
+  readonly wire: number | 'raw';
+  take(message: Message, segment: Segment): void;
+}
+
+/**
+ * A message within. `open` gives what it is read into: a new object for each one of a repeated field, the same again for a
+ * singular field, whose occurrences protobuf merges.
+ */
+export interface MessageRule<Message = unknown> {
+  readonly kind: 'message';
+  readonly type: MessageType;
+  open(message: Message): unknown;
+  close(message: Message, inner: unknown): void;
+}
+
+/** A message of onnx.proto and the fields that an audit needs, by number; others are skipped, as unknown ones are. */
+export interface MessageType<Message = unknown> {
   readonly name: string;
-  readonly fields: ReadonlyMap<number, FieldRule>;
-  /** The unused repeated bytes field that carries the segments of the payload fields. */
-  readonly segmentField?: number;
-  /** The doc_string field, whose text is dropped and replaced by the message's notes as JSON. */
-  readonly noteField?: number;
+  create(): Message;
+  readonly fields: ReadonlyMap<number, FieldRule<Message>>;
 }
 
 /*
- * Field numbers of onnx/onnx.in.proto, up to IR version 14. What an audit has no use for is left out and so skipped:
- * doc_string, value_info, training_info, quantization_annotation, device configurations, string payloads.
- * onnx-proto 8.0.1 knows ONNX 1.10. It lacks NodeProto.overload and metadata_props, FunctionProto.attribute_proto
- * and overload; `note` and `default` carry these through fields that it knows.
+ * Field numbers of onnx/onnx.in.proto, up to IR version 14. What an audit has no use for is left out: doc_string,
+ * value_info, training_info, quantization_annotation, device configurations, string payloads.
  */
 
-const VARINT: FieldRule = { keep: 'varint' };
-const VARINTS: FieldRule = { keep: 'varints' };
-const FIXED32: FieldRule = { keep: 'fixed32' };
-const BYTES: FieldRule = { keep: 'bytes' };
+/** A message while it is read: what is readonly once it was. */
+type Draft<T> =
+  T extends ReadonlyMap<infer K, infer V>
+    ? Map<K, Draft<V>>
+    : T extends readonly (infer E)[]
+      ? Draft<E>[]
+      : T extends object
+        ? { -readonly [K in keyof T]: Draft<T[K]> }
+        : T;
 
-const ENTRY: MessageSchema = {
-  name: 'StringStringEntryProto',
-  fields: new Map([
-    [1, BYTES], // key
-    [2, BYTES], // value
-  ]),
-};
+/** Names of modules, scopes and rules; a longer one is none. */
+const MAX_NOTE_BYTES = 16 * 1024;
 
-/** An entry of a node's metadata_props; the pass keeps those of {@link METADATA_NOTES}. */
-export const METADATA: MessageSchema = {
-  name: 'StringStringEntryProto',
-  fields: new Map<number, FieldRule>([
-    [1, { keep: 'note', note: 'key' }],
-    [2, { keep: 'note', note: 'value' }],
-  ]),
-};
-
-/** The metadata keys that are kept, and what the notes call them. stack_trace holds local paths: never kept. */
-export const METADATA_NOTES: ReadonlyMap<string, string> = new Map([
+/** The metadata of nodes that is kept, and what the notes call it. stack_trace holds local paths: never kept. */
+const METADATA_NOTES: ReadonlyMap<string, keyof NodeNotes> = new Map([
   ['pkg.torch.onnx.name_scopes', 'nameScopes'],
   ['pkg.torch.onnx.class_hierarchy', 'classHierarchy'],
   ['pkg.onnxscript.rewriter.rule_name', 'rewriteRule'],
 ]);
 
-const OPERATOR_SET: MessageSchema = {
-  name: 'OperatorSetIdProto',
-  fields: new Map([
-    [1, BYTES], // domain
-    [2, VARINT], // version
-  ]),
+const ENTRY = message('StringStringEntryProto', () => ({ key: '', value: '' }), [
+  [1, text('key')],
+  [2, text('value')],
+]);
+
+const METADATA = message('StringStringEntryProto', ENTRY.create, [
+  [1, note('key')],
+  [2, { ...note('value'), isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && isNote(byteLength) }],
+]);
+
+const OPERATOR_SET = message('OperatorSetIdProto', () => ({ domain: '', version: 0 }), [
+  [1, text('domain', canonicalDomain)],
+  [2, number('version', (version) => Number(signedOf(version)))],
+]);
+
+const VALUE_INFO = message('ValueInfoProto', () => ({ name: '' }), [[1, text('name')]]);
+
+/** A tensor: its description is read, its values stay where they are. */
+export const TENSOR = message<Draft<OnnxTensor>>(
+  'TensorProto',
+  () => ({ name: '', dims: [], dataType: 0, segments: [], dataLocation: 0, externalData: null }),
+  [
+    [1, numbers('dims')],
+    [2, number('dataType', signed32Of)],
+    [4, segments(WIRE_FIXED32)], // float_data
+    [5, segments(WIRE_VARINT)], // int32_data
+    [7, segments(WIRE_VARINT)], // int64_data
+    [8, text('name')],
+    [9, segments('raw')], // raw_data
+    [10, segments(WIRE_FIXED64)], // double_data
+    [11, segments(WIRE_VARINT)], // uint64_data
+    [
+      13,
+      each(ENTRY, (tensor, { key, value }) => {
+        tensor.externalData ??= new Map();
+        tensor.externalData.set(key, value);
+      }),
+    ],
+    [14, number('dataLocation', signed32Of)],
+  ],
+);
+
+const SPARSE_TENSOR = message<Draft<OnnxSparseTensor>>(
+  'SparseTensorProto',
+  () => ({ values: TENSOR.create(), indices: TENSOR.create(), dims: [] }),
+  [
+    [1, one('values', TENSOR)],
+    [2, one('indices', TENSOR)],
+    [3, numbers('dims')],
+  ],
+);
+
+// Graphs hold nodes, nodes hold attributes, attributes hold graphs: the fields are filled in once all three exist.
+const graphFields = new Map<number, FieldRule<Draft<OnnxGraph>>>();
+
+/** A graph: the model's own, or one in an attribute. */
+export const GRAPH: MessageType<Draft<OnnxGraph>> = {
+  name: 'GraphProto',
+  create: () => ({ name: '', nodes: [], initializers: [], sparseInitializers: [], inputs: [], outputs: [] }),
+  fields: graphFields,
 };
 
-const VALUE_INFO: MessageSchema = {
-  name: 'ValueInfoProto',
-  fields: new Map([[1, BYTES]]), // name
-};
-
-/** A tensor: its description is kept, its payload noted. */
-export const TENSOR: MessageSchema = {
-  name: 'TensorProto',
-  segmentField: 6, // string_data
-  fields: new Map<number, FieldRule>([
-    [1, VARINTS], // dims
-    [2, VARINT], // data_type
-    [4, { keep: 'segments', wire: WIRE_FIXED32 }], // float_data
-    [5, { keep: 'segments', wire: WIRE_VARINT }], // int32_data
-    [7, { keep: 'segments', wire: WIRE_VARINT }], // int64_data
-    [8, BYTES], // name
-    [9, { keep: 'segments', wire: 'raw' }], // raw_data
-    [10, { keep: 'segments', wire: WIRE_FIXED64 }], // double_data
-    [11, { keep: 'segments', wire: WIRE_VARINT }], // uint64_data
-    [13, { keep: 'message', schema: ENTRY }], // external_data
-    [14, VARINT], // data_location
-  ]),
-};
-
-const SPARSE_TENSOR: MessageSchema = {
-  name: 'SparseTensorProto',
-  fields: new Map<number, FieldRule>([
-    [1, { keep: 'message', schema: TENSOR, merges: true }], // values
-    [2, { keep: 'message', schema: TENSOR, merges: true }], // indices
-    [3, VARINTS], // dims
-  ]),
-};
-
-// Graphs hold nodes, nodes hold attributes, attributes hold graphs: the maps are filled once all three exist.
-const graphFields = new Map<number, FieldRule>();
-const GRAPH: MessageSchema = { name: 'GraphProto', fields: graphFields };
-
-const ATTRIBUTE: MessageSchema = {
-  name: 'AttributeProto',
-  segmentField: 9, // strings
-  fields: new Map<number, FieldRule>([
-    [1, BYTES], // name
-    [2, FIXED32], // f
-    [3, VARINT], // i
-    [5, { keep: 'message', schema: TENSOR, merges: true }], // t
-    [6, { keep: 'message', schema: GRAPH, merges: true }], // g
-    [7, { keep: 'segments', wire: WIRE_FIXED32 }], // floats
-    [8, { keep: 'segments', wire: WIRE_VARINT }], // ints
-    [11, { keep: 'message', schema: GRAPH }], // graphs
-    [20, VARINT], // type
-    [21, BYTES], // ref_attr_name
-    [22, { keep: 'message', schema: SPARSE_TENSOR, merges: true }], // sparse_tensor
-  ]),
-};
+const ATTRIBUTE = message<Draft<OnnxAttribute>>(
+  'AttributeProto',
+  () => ({
+    name: '',
+    refName: '',
+    float: 0,
+    int: 0n,
+    tensor: null,
+    sparseTensor: null,
+    graph: null,
+    graphs: [],
+    segments: [],
+  }),
+  [
+    [1, text('name')],
+    [2, float('float')],
+    [3, number('int', signedOf)],
+    [5, one('tensor', TENSOR)],
+    [6, one('graph', GRAPH)],
+    [7, segments(WIRE_FIXED32)], // floats
+    [8, segments(WIRE_VARINT)], // ints
+    [11, many('graphs', GRAPH)],
+    [21, text('refName')],
+    [22, one('sparseTensor', SPARSE_TENSOR)],
+  ],
+);
 
 /** A node. */
-export const NODE: MessageSchema = {
-  name: 'NodeProto',
-  noteField: 6, // doc_string
-  fields: new Map<number, FieldRule>([
-    [1, BYTES], // input
-    [2, BYTES], // output
-    [3, BYTES], // name
-    [4, BYTES], // op_type
-    [5, { keep: 'message', schema: ATTRIBUTE }], // attribute
-    [7, BYTES], // domain
-    [8, { keep: 'note', note: 'overload' }],
-    [9, { keep: 'message', schema: METADATA }], // metadata_props
-  ]),
-};
+export const NODE = message<Draft<OnnxNode>>(
+  'NodeProto',
+  () => ({
+    name: '',
+    op: '',
+    domain: '',
+    overload: '',
+    inputs: [],
+    outputs: [],
+    attributes: new Map(),
+    notes: NO_NOTES,
+  }),
+  [
+    [1, texts('inputs')],
+    [2, texts('outputs')],
+    [3, text('name')],
+    [4, text('op')],
+    [5, each(ATTRIBUTE, (node, attribute) => node.attributes.set(attribute.name, attribute))],
+    [7, text('domain', canonicalDomain)],
+    [8, note('overload')],
+    [
+      9,
+      each(METADATA, (node, { key, value }) => {
+        const name = METADATA_NOTES.get(key);
+        if (name !== undefined) node.notes = { ...node.notes, [name]: value };
+      }),
+    ],
+  ],
+);
 
 graphFields
-  .set(1, { keep: 'message', schema: NODE }) // node
-  .set(2, BYTES) // name
-  .set(5, { keep: 'message', schema: TENSOR }) // initializer
-  .set(11, { keep: 'message', schema: VALUE_INFO }) // input
-  .set(12, { keep: 'message', schema: VALUE_INFO }) // output
-  .set(15, { keep: 'message', schema: SPARSE_TENSOR }); // sparse_initializer
+  .set(1, many('nodes', NODE))
+  .set(2, text('name'))
+  .set(5, many('initializers', TENSOR))
+  .set(
+    11,
+    each(VALUE_INFO, ({ inputs }, { name }) => inputs.push(name)),
+  )
+  .set(
+    12,
+    each(VALUE_INFO, ({ outputs }, { name }) => outputs.push(name)),
+  )
+  .set(15, many('sparseInitializers', SPARSE_TENSOR));
 
 /** A model-local function. */
-export const FUNCTION: MessageSchema = {
-  name: 'FunctionProto',
-  noteField: 8, // doc_string
-  fields: new Map<number, FieldRule>([
-    [1, BYTES], // name
-    [4, BYTES], // input
-    [5, BYTES], // output
-    [6, BYTES], // attribute
-    [7, { keep: 'message', schema: NODE }], // node
-    [9, { keep: 'message', schema: OPERATOR_SET }], // opset_import
-    [10, BYTES], // domain
-    [11, { keep: 'default', schema: ATTRIBUTE }], // attribute_proto
-    [13, { keep: 'note', note: 'overload' }],
-  ]),
-};
+export const FUNCTION = message<Draft<OnnxFunction>>(
+  'FunctionProto',
+  () => ({
+    name: '',
+    domain: '',
+    overload: '',
+    inputs: [],
+    outputs: [],
+    defaults: new Map(),
+    nodes: [],
+    opsets: new Map(),
+  }),
+  [
+    [1, text('name')],
+    [4, texts('inputs')],
+    [5, texts('outputs')],
+    [7, many('nodes', NODE)],
+    [9, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
+    [10, text('domain', canonicalDomain)],
+    [11, each(ATTRIBUTE, ({ defaults }, attribute) => defaults.set(attribute.name, attribute))], // attribute_proto
+    [13, note('overload')],
+  ],
+);
 
 /** The file. */
-export const MODEL: MessageSchema = {
-  name: 'ModelProto',
-  fields: new Map<number, FieldRule>([
-    [1, VARINT], // ir_version
-    [2, BYTES], // producer_name
-    [3, BYTES], // producer_version
-    [7, { keep: 'message', schema: GRAPH, merges: true }], // graph
-    [8, { keep: 'message', schema: OPERATOR_SET }], // opset_import
-    [25, { keep: 'message', schema: FUNCTION }], // functions
-  ]),
-};
+export const MODEL = message<Draft<OnnxModel>>(
+  'ModelProto',
+  () => ({
+    irVersion: 0,
+    producerName: '',
+    producerVersion: '',
+    opsets: new Map(),
+    graph: null,
+    functions: [],
+  }),
+  [
+    [1, number('irVersion', (version) => Number(signedOf(version)))],
+    [2, text('producerName')],
+    [3, text('producerVersion')],
+    [7, one('graph', GRAPH)],
+    [8, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
+    [25, many('functions', FUNCTION)],
+  ],
+);
+
+function message<M>(
+  name: string,
+  create: () => M,
+  fields: readonly (readonly [number, FieldRule<NoInfer<M>>])[],
+): MessageType<M> {
+  return { name, create, fields: new Map(fields) };
+}
+
+function number<K extends string, V>(key: K, convert: (value: Varint) => V): NumberRule<Record<K, V>> {
+  const take = (owner: Record<K, V>, value: Varint) => {
+    owner[key] = convert(value);
+  };
+  return { kind: 'number', repeated: false, take };
+}
+
+function numbers<K extends string>(key: K): NumberRule<Record<K, bigint[]>> {
+  return { kind: 'number', repeated: true, take: (owner, value) => owner[key].push(signedOf(value)) };
+}
+
+function float<K extends string>(key: K): FloatRule<Record<K, number>> {
+  const take = (owner: Record<K, number>, value: number) => {
+    owner[key] = value;
+  };
+  return { kind: 'float', take };
+}
+
+function text<K extends string>(
+  key: K,
+  convert: (text: string) => string = (name) => name,
+): TextRule<Record<K, string>> {
+  const take = (owner: Record<K, string>, value: string) => {
+    owner[key] = convert(value);
+  };
+  return { kind: 'text', isWanted: () => true, take };
+}
+
+function texts<K extends string>(key: K): TextRule<Record<K, string[]>> {
+  return { kind: 'text', isWanted: () => true, take: (owner, value) => owner[key].push(value) };
+}
+
+/** A text that may hold anything. */
+function note<K extends string>(key: K): TextRule<Record<K, string>> {
+  return { ...text(key), isWanted: (_owner, byteLength) => isNote(byteLength) };
+}
+
+function isNote(byteLength: number): boolean {
+  return byteLength <= MAX_NOTE_BYTES;
+}
+
+function segments(wire: number | 'raw'): SegmentRule<{ segments: Segment[] }> {
+  return { kind: 'segments', wire, take: (owner, segment) => owner.segments.push(segment) };
+}
+
+/** A singular message. */
+function one<K extends string, Inner>(
+  key: K,
+  type: MessageType<Inner>,
+): MessageRule<Record<K, Inner | null>> {
+  const open = (owner: Record<K, Inner | null>) => {
+    owner[key] ??= type.create();
+    return owner[key];
+  };
+  return { kind: 'message', type, open, close: () => {} };
+}
+
+/** A repeated message. */
+function many<K extends string, Inner>(key: K, type: MessageType<Inner>): MessageRule<Record<K, Inner[]>> {
+  const open = (owner: Record<K, Inner[]>) => {
+    const inner = type.create();
+    owner[key].push(inner);
+    return inner;
+  };
+  return { kind: 'message', type, open, close: () => {} };
+}
+
+/** A repeated message that is put where it belongs when it has ended: its key may be the last of its fields. */
+function each<M, Inner>(
+  type: MessageType<Inner>,
+  close: (owner: M, inner: Inner) => void,
+): MessageRule<M> & { close(owner: M, inner: Inner): void } {
+  return { kind: 'message', type, open: () => type.create(), close };
+}

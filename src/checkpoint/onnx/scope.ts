@@ -9,6 +9,7 @@ import {
   type OnnxSparseTensor,
   type OnnxTensor,
   type OpsetImports,
+  subgraphsOf,
 } from './model.js';
 
 /** Calls of local functions, all expansions together: functions that call each other twice double at every step. */
@@ -233,9 +234,8 @@ function enterSubgraphs(site: Site, calls: CallChain | null, file: string): Fram
   const { node, scope } = site;
   const frames: Frame[] = [];
   for (const attribute of node.attributes.values()) {
-    const graphs =
-      attribute.refName === '' ? attribute.graphs : (findAttribute(site, attribute.name)?.graphs ?? []);
-    for (const graph of graphs) {
+    const meant = attribute.refName === '' ? attribute : findAttribute(site, attribute.name);
+    for (const graph of meant === null ? [] : subgraphsOf(meant)) {
       const path = [...scope.path, `${node.name || node.op}.${attribute.name}`];
       const body = graphScope(graph, { caller: site, path, opsets: scope.opsets, file, hasDefaults: false });
       frames.push({ scope: body, nodes: graph.nodes, next: 0, calls });

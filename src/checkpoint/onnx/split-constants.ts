@@ -7,7 +7,7 @@ import { cannotPlace, type TensorEdit } from '../edit-plan.js';
 import type { ConstantInput } from '../graph.js';
 import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
 import { isStandard } from './follow.js';
-import { describeOperator, type OnnxNode, type OnnxTensor } from './model.js';
+import { describeOperator, isExternal, type OnnxNode, type OnnxTensor } from './model.js';
 import type { EditedModel } from './plan-edits.js';
 import { encodeFieldHead, ProtoWriter } from './proto-writer.js';
 import type { Scope, Site } from './scope.js';
@@ -151,7 +151,7 @@ function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): bool
   const stored = storedTensor(origin);
   const count = stored?.dims.reduce((product, dim) => product * Number(dim), 1);
   if (stored === null || count !== elementCount) return false;
-  if (!(range.source instanceof FileSource) || stored.external !== null) return stored.name === name;
+  if (!(range.source instanceof FileSource) || isExternal(stored)) return stored.name === name;
   return stored.segments.some(({ offset }) => offset === range.offset);
 }
 
@@ -264,7 +264,7 @@ function findTwins({ located, tensors }: EditedModel): ReadonlyMap<Origin, reado
   const twins = new Map<Origin, readonly Origin[]>();
   const places = new RangeMap<Origin[]>();
   for (const initializer of located.mainGraph.initializers) {
-    const tensor = initializer.external === null ? undefined : tensors.get(initializer.name);
+    const tensor = isExternal(initializer) ? tensors.get(initializer.name) : undefined;
     if (tensor === undefined) continue;
     const list = places.get(tensor.range) ?? [];
     list.push(initializer);

@@ -3,8 +3,7 @@ import type { ByteRange, ByteSource } from '../../io/byte-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
 import type { ExternalData } from './external-data.js';
-import type { OnnxTensor } from './model.js';
-import type { Segment } from './segment.js';
+import { isExternal, type OnnxTensor, type Segment } from './model.js';
 import { countFixedUnits, fixedUnitsSource, varintUnitsSource } from './typed-data.js';
 import { MAX_VARINT_BYTES } from './wire.js';
 
@@ -102,10 +101,9 @@ export function locateTensor(tensor: OnnxTensor, name: string, store: TensorStor
   const shape = checkShape(tensor.dims, bitsOf(dtype), what, store);
   const elementCount = shape.reduce((product, dim) => product * dim, 1);
   const byteLength = Math.ceil((elementCount * bitsOf(dtype)) / 8);
-  const range =
-    tensor.external === null
-      ? locateData(tensor.segments, { field: type.field, dtype, byteLength, what }, store)
-      : store.external.locate(name, tensor.external, byteLength);
+  const range = isExternal(tensor)
+    ? store.external.locate(name, tensor.externalData ?? new Map(), byteLength)
+    : locateData(tensor.segments, { field: type.field, dtype, byteLength, what }, store);
   return { name, dtype, shape, elementCount, range };
 }
 

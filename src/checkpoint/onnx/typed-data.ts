@@ -1,7 +1,7 @@
 import { CheckpointError } from '../../errors.js';
 import { BufferedReader } from '../../io/buffered-reader.js';
 import { type ByteSource, checkBounds, readRange } from '../../io/byte-source.js';
-import type { Segment } from './segment.js';
+import type { Segment } from './model.js';
 import { MAX_VARINT_BYTES, readVarint, type Varint } from './wire.js';
 
 /** How many bytes of tagged values are read at a time. */

@@ -64,6 +64,16 @@ export function unsignedOf(varint: Varint): number {
   return varint.high === 0 ? varint.low : varint.high * 2 ** 32 + varint.low;
 }
 
+/** A varint as an int64. */
+export function signedOf(varint: Varint): bigint {
+  return BigInt.asIntN(64, bigUnsignedOf(varint));
+}
+
+/** A varint as an int32: higher bits are cut, as the reference implementation does. */
+export function signed32Of({ low }: Varint): number {
+  return low | 0;
+}
+
 /** A varint as an unsigned bigint, exact. */
 export function bigUnsignedOf(varint: Varint): bigint {
   return (BigInt(varint.high) << 32n) | BigInt(varint.low);

@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { findLocations } from '../../../src/checkpoint/onnx/fields.js';
-import { decodeModel } from '../../../src/checkpoint/onnx/model.js';
-import { readSkeleton } from '../../../src/checkpoint/onnx/skeleton.js';
+import { readModel } from '../../../src/checkpoint/onnx/read-model.js';
 import { memorySource } from '../../../src/io/byte-source.js';
 import { bytesOf } from '../../build/bytes.js';
 import {
@@ -28,7 +27,7 @@ function external(name: string, location: string, dataLocation = 1): Uint8Array 
 /** The locations of a model, and what stands in it at their places. */
 async function locate(bytes: Uint8Array) {
   const source = memorySource('m.onnx', bytes);
-  const found = await findLocations(source, decodeModel(await readSkeleton(source), source.name));
+  const found = await findLocations(source, await readModel(source));
   const texts = found.map(({ payload }) => Buffer.from(bytes).toString('utf8', payload.start, payload.end));
   expect(texts).toEqual(found.map(({ location }) => location));
   return texts.sort();
@@ -124,7 +123,7 @@ test('what has its data here names no file, whatever it says', async () => {
 
 test('a model without external data is not looked through again, but for training_info', async () => {
   const bytes = normModel({}, { extra: trainingInfo(holding(held), graph({})) });
-  const decoded = decodeModel(await readSkeleton(memorySource('m.onnx', bytes)), 'm.onnx');
+  const decoded = await readModel(memorySource('m.onnx', bytes));
   const read: number[] = [];
   const source = memorySource('m.onnx', bytes);
   const spied = {
