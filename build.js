@@ -1,7 +1,6 @@
 // Builds dist/: the CLI with its dependencies bundled and minified, the library entry likewise, and its types.
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -46,24 +45,6 @@ const standIns = {
   },
 };
 
-/**
- * onnx-proto can write, check and convert every message besides reading it, in three quarters of its code. Nothing here
- * calls that, and Node would parse it at every start.
- */
-const decodeOnly = {
-  name: 'decode-only',
-  setup({ onLoad }) {
-    const unused =
-      /^( +)\w+\.(?:(?:en|de)codeDelimited|encode|verify|fromObject|toObject) = function [\s\S]*?^\1\};$/gm;
-    onLoad({ filter: /node_modules[\\/]onnx-proto[\\/].*\.js$/ }, async ({ path }) => {
-      const code = await readFile(path, 'utf8');
-      const contents = code.replaceAll(unused, '');
-      if (contents === code) throw new Error(`${path}: expected generated code, found none that is unused`);
-      return { contents };
-    });
-  },
-};
-
 // esbuild remembers where it was loaded; link-chunks.js reads its outputs, whose names are relative, from where it runs.
 process.chdir(root);
 
@@ -78,7 +59,7 @@ const common = {
   platform: 'node',
   target: 'node20',
   legalComments: 'none',
-  plugins: [esbuildBundleText, standIns, decodeOnly],
+  plugins: [esbuildBundleText, standIns],
   // The optional peer of `probe`: hundreds of megabytes that nothing else needs.
   external: ['onnxruntime-node'],
   logLevel: 'warning',

@@ -1,5 +1,6 @@
 import { compareCheckpoints } from './audit.js';
 import { checkOptions } from './check-options.js';
+import { editModel, type GraphEdit } from './checkpoint/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from './checkpoint/onnx/onnx.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
 import type { LayerComparison } from './compare/compare-layers.js';
@@ -9,7 +10,6 @@ import { listLayerNames } from './compare/shown-names.js';
 import { refuseWithoutPairs } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
 import { refuseSameCheckpoint } from './io/same-file.js';
-import { editModel, type GraphEdit } from './probe/edit-model.js';
 import { findExternalTensors } from './probe/external-tensors.js';
 import { InputFiles } from './probe/input-files.js';
 import { countsSamplesFirst, type InputRuns, listInputs } from './probe/model-inputs.js';
@@ -169,7 +169,7 @@ interface PlainRun {
 
 async function runPlain(bench: Bench, files: InputFiles, options: ProbeOptions): Promise<PlainRun> {
   const { runtime, after } = bench;
-  return await withSession(bench, { nodes: new Map(), appended: [] }, async (session) => {
+  return await withSession(bench, { nodes: new Map(), added: [] }, async (session) => {
     const wanted = listInputs(session);
     const { batch } = options;
     const isBatched = countsSamplesFirst(wanted, session);

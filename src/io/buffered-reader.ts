@@ -104,11 +104,6 @@ export class BufferedReader {
     return this.#buffer.subarray(from, from + count);
   }
 
-  /** Bytes of the window that were passed already: those from `start` to `end`, valid until the next {@link fill}. */
-  viewBack(start: number, end: number): Uint8Array {
-    return this.#buffer.subarray(start - this.#windowStart, end - this.#windowStart);
-  }
-
   /** Moves on without reading. The caller has checked `count` against the end. */
   skip(count: number): void {
     this.#position += count;

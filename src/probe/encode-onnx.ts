@@ -1,10 +1,9 @@
-import { ProtoWriter } from '../checkpoint/onnx/proto-writer.js';
-import { WIRE_VARINT } from '../checkpoint/onnx/wire.js';
+import onnxProto from 'onnx-proto';
+import type { GraphField } from '../checkpoint/onnx/edit-graph.js';
+import { FIELDS } from '../checkpoint/onnx/schema.js';
+import { holdBytes } from '../io/byte-source.js';
 
-// Fields of onnx.proto.
-const GRAPH_INPUT = 11;
-const GRAPH_OUTPUT = 12;
-const ATTRIBUTE_TYPE_INT = 2;
+const { AttributeProto, NodeProto, ValueInfoProto } = onnxProto.onnx;
 
 /** The types that statistics are fed in, and their TensorProto.DataType. */
 const ELEMENT_TYPES = { F32: 1, F16: 10, F64: 11 } as const;
@@ -17,63 +16,36 @@ export function isFedType(dtype: string): dtype is FedType {
   return Object.hasOwn(ELEMENT_TYPES, dtype);
 }
 
-/** A further input of a graph, as a field of GraphProto. */
-export function encodeGraphInput(name: string, dtype: FedType, shape: readonly number[]): Uint8Array {
-  const dims = shape.map((size) => message((dim) => writeInt(dim, 1, size)));
-  const tensorShape = message((writer) => {
-    for (const dim of dims) writer.writeField(1, dim);
-  });
-  const tensorType = message((writer) => {
-    writeInt(writer, 1, ELEMENT_TYPES[dtype]);
-    writer.writeField(2, tensorShape);
-  });
-  const valueInfo = message((writer) => {
-    writer.writeText(1, name);
-    writer.writeField(
-      2,
-      message((type) => type.writeField(1, tensorType)),
-    );
-  });
-  return message((writer) => writer.writeField(GRAPH_INPUT, valueInfo));
+/** A further input of a graph. */
+export function encodeGraphInput(name: string, dtype: FedType, shape: readonly number[]): GraphField {
+  const dim = shape.map((size) => ({ dimValue: size }));
+  const type = { tensorType: { elemType: ELEMENT_TYPES[dtype], shape: { dim } } };
+  const content = holdBytes(ValueInfoProto.encode({ name, type }).finish());
+  return { number: FIELDS.graph.input, content };
 }
 
-/** A further output of a graph, as a field of GraphProto; its type is left to be inferred. */
-export function encodeGraphOutput(name: string): Uint8Array {
-  const valueInfo = message((writer) => writer.writeText(1, name));
-  return message((writer) => writer.writeField(GRAPH_OUTPUT, valueInfo));
+/** A further output of a graph; its type is left to be inferred. */
+export function encodeGraphOutput(name: string): GraphField {
+  return { number: FIELDS.graph.output, content: holdBytes(ValueInfoProto.encode({ name }).finish()) };
 }
 
-/** A node of the standard operators, as a NodeProto. */
+/** A node of the standard operators. */
 export function encodeNode(node: {
   readonly op: 'Mul' | 'Add' | 'Cast';
   readonly inputs: readonly string[];
   readonly output: string;
   /** The type that a Cast converts to. */
   readonly to?: FedType;
-}): Uint8Array {
-  return message((writer) => {
-    for (const input of node.inputs) writer.writeText(1, input);
-    writer.writeText(2, node.output);
-    writer.writeText(3, node.output);
-    writer.writeText(4, node.op);
-    const { to } = node;
-    if (to === undefined) return;
-    const attribute = message((inner) => {
-      inner.writeText(1, 'to');
-      writeInt(inner, 3, ELEMENT_TYPES[to]);
-      writeInt(inner, 20, ATTRIBUTE_TYPE_INT);
-    });
-    writer.writeField(5, attribute);
+}): GraphField {
+  const { op, inputs, output, to } = node;
+  const attribute =
+    to === undefined ? [] : [{ name: 'to', i: ELEMENT_TYPES[to], type: AttributeProto.AttributeType.INT }];
+  const encoded = NodeProto.encode({
+    input: [...inputs],
+    output: [output],
+    name: output,
+    opType: op,
+    attribute,
   });
-}
-
-function message(write: (writer: ProtoWriter) => void): Uint8Array {
-  const writer = new ProtoWriter();
-  write(writer);
-  return writer.written.slice();
-}
-
-function writeInt(writer: ProtoWriter, field: number, value: number): void {
-  writer.writeTag(field, WIRE_VARINT);
-  writer.writeVarint(value);
+  return { number: FIELDS.graph.node, content: holdBytes(encoded.finish()) };
 }

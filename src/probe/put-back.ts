@@ -1,4 +1,6 @@
 import { encodeFloats } from '../checkpoint/dtype.js';
+import type { GraphEdit } from '../checkpoint/onnx/edit-graph.js';
+import { NodeEdits } from '../checkpoint/onnx/node-edits.js';
 import type { LocatedNodes } from '../checkpoint/onnx/onnx.js';
 import { findAttribute, opsetOf, type Site } from '../checkpoint/onnx/scope.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
@@ -6,11 +8,9 @@ import { repeatValues } from '../compare/pair-repeated.js';
 import { readChannelVector } from '../compare/statistics.js';
 import { readRange } from '../io/byte-source.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
-import type { GraphEdit } from './edit-model.js';
 import { encodeGraphInput, encodeGraphOutput, encodeNode, type FedType, isFedType } from './encode-onnx.js';
 import { findSupply, isInGraph } from './find-supply.js';
 import { findFoldShift } from './fold-shift.js';
-import { NodeEdits } from './node-edits.js';
 
 /** A tensor that the probe's copy of the model takes as an input: after's value for the one run, before's for the other. */
 export interface FedStatistic {
@@ -125,7 +125,7 @@ class Planner {
   #tap({ node, scope }: Site): string | null {
     const [name = ''] = node.outputs;
     if (!scope.isMain || name === '') return null;
-    if (!this.#outputs.has(name)) this.edits.root.appended.push(encodeGraphOutput(name));
+    if (!this.#outputs.has(name)) this.edits.root.added.push(encodeGraphOutput(name));
     this.#outputs.add(name);
     return name;
   }
@@ -158,7 +158,7 @@ class Planner {
     }
     for (const { site, index: input, fed } of supplies) this.edits.at(site)?.inputs.set(input, fed.name);
     for (const { name: inputName, dtype, shape } of [mean, variance]) {
-      this.edits.root.appended.push(encodeGraphInput(inputName, dtype, shape));
+      this.edits.root.added.push(encodeGraphInput(inputName, dtype, shape));
     }
     return [mean, variance];
   }
@@ -199,7 +199,7 @@ class Planner {
     for (const [call, site] of sites.entries())
       this.#shiftOutput(site, { names, stem: `bn-audit/${index}.${call}`, dtype, type });
     for (const input of fed)
-      this.edits.root.appended.push(encodeGraphInput(input.name, input.dtype, input.shape));
+      this.edits.root.added.push(encodeGraphInput(input.name, input.dtype, input.shape));
     return fed;
   }
 

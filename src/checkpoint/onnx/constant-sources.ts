@@ -5,18 +5,13 @@ import { bitsOf, type DType } from '../dtype.js';
 import { type Constant, type Evaluator, undecodable, unresolved } from './constant.js';
 import { describeNode, type OnnxAttribute, type OnnxSparseTensor, type Segment } from './model.js';
 import { isNumeric, memoryTensor, readNumbers } from './numbers.js';
+import { FIELDS } from './schema.js';
 import { findAttribute, type Site } from './scope.js';
 import { checkShape, locateData, locateTensor, MAX_RANK, nameDataType } from './stored-tensor.js';
 import { countVarints } from './typed-data.js';
 
 /** The most elements of a tensor that is computed in memory; the widest norm layers have some thousand channels. */
 export const MAX_COMPUTED_ELEMENTS = 1 << 20;
-
-/** AttributeProto's fields of values, and the fields of TensorProto of the same encoding. */
-const ATTRIBUTE_FLOATS = 7;
-const ATTRIBUTE_INTS = 8;
-const FLOAT_DATA = 4;
-const INT64_DATA = 7;
 
 /** The value of a Constant node, in any of its forms. */
 export async function makeConstant(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
@@ -74,7 +69,11 @@ async function attributeTensor(
   name: string,
   dtype: 'F32' | 'I64',
 ): Promise<Tensor> {
-  const [from, field] = dtype === 'F32' ? [ATTRIBUTE_FLOATS, FLOAT_DATA] : [ATTRIBUTE_INTS, INT64_DATA];
+  // An attribute's values and a tensor's stand in the file alike.
+  const [from, field] =
+    dtype === 'F32'
+      ? [FIELDS.attribute.floats, FIELDS.tensor.floatData]
+      : [FIELDS.attribute.ints, FIELDS.tensor.int64Data];
   const segments = attribute.segments
     .filter((segment) => segment.field === from)
     .map((item) => ({ ...item, field }));

@@ -3,10 +3,10 @@ import { BufferedReader } from '../../io/buffered-reader.js';
 import { type ByteSource, holdBytes, readRange } from '../../io/byte-source.js';
 import type { Splice } from '../edit-plan.js';
 import type { OnnxModel } from './model.js';
-import { ProtoWriter } from './proto-writer.js';
 import { refersToFiles } from './refers-to-files.js';
-import { GRAPH, type MessageType, MODEL, TENSOR } from './schema.js';
+import { FIELDS, GRAPH, type MessageType, MODEL, TENSOR } from './schema.js';
 import {
+  encodeVarint,
   MAX_VARINT_BYTES,
   parseTag,
   readVarint,
@@ -40,7 +40,7 @@ export interface MessageExtent {
 const MAX_TEXT_BYTES = 64 * 1024;
 
 /**
- * Reads the fields of one message, in file order, jumping over what they hold. The skeleton pass has checked the file.
+ * Reads the fields of one message, in file order, jumping over what they hold. The file was read as a model before, which checked it.
  *
  * @throws CheckpointError `unsupported` for groups, an old form of unknown fields.
  */
@@ -109,12 +109,10 @@ export async function renewLengths(
       : await renewLengths(source, { start: field.payloadStart, end: field.end }, inside);
     const growth = inner.reduce((sum, { deleted, content }) => sum + content.byteLength - deleted, 0);
     if (first.offset >= field.payloadStart && growth !== 0) {
-      const length = new ProtoWriter();
-      length.writeVarint(field.end - field.payloadStart + growth);
       renewed.push({
         offset: field.lengthStart,
         deleted: field.payloadStart - field.lengthStart,
-        content: holdBytes(length.written.slice()),
+        content: holdBytes(encodeVarint(field.end - field.payloadStart + growth)),
       });
     }
     renewed.push(...inner);
@@ -123,34 +121,11 @@ export async function renewLengths(
   return renewed;
 }
 
-/** The nodes and initializers of the main graph by their positions, in file order. */
-export interface GraphFields {
-  readonly nodes: readonly Field[];
-  readonly initializers: readonly Field[];
-}
-
-/** Finds the nodes and initializers of the main graph, however many pieces the graph comes in. */
-export async function findGraphFields(source: ByteSource): Promise<GraphFields> {
-  const [nodes, initializers]: [Field[], Field[]] = [[], []];
-  for await (const graph of readFields(source, { start: 0, end: source.byteLength })) {
-    if (graph.number !== 7 || graph.wire !== WIRE_LENGTH) continue;
-    for await (const field of readFields(source, { start: graph.payloadStart, end: graph.end })) {
-      if (field.wire !== WIRE_LENGTH) continue;
-      if (field.number === 1) nodes.push(field);
-      if (field.number === 5) initializers.push(field);
-    }
-  }
-  return { nodes, initializers };
-}
-
 /** Where a tensor says which file holds its data. */
 export interface LocationField {
   readonly location: string;
   readonly payload: MessageExtent;
 }
-
-/** ModelProto.training_info holds graphs as well; an audit skips them, but their external data moves along. */
-const TRAINING_INFO_FIELD = 20;
 
 /**
  * Every `location` of external data in a model, wherever the tensor stands.
@@ -181,28 +156,29 @@ export async function findLocations(source: ByteSource, model: OnnxModel): Promi
   return found;
 }
 
+/** ModelProto.training_info holds graphs as well; an audit skips them, but their external data moves along. */
 const TRAINING_INFO: MessageType = { name: 'TrainingInfoProto', create: () => ({}), fields: new Map() };
 
 function innerType(type: MessageType, field: number): MessageType | null {
-  if (type === MODEL && field === TRAINING_INFO_FIELD) return TRAINING_INFO;
-  // initialization and algorithm
-  if (type === TRAINING_INFO) return field === 1 || field === 2 ? GRAPH : null;
+  if (type === MODEL && field === FIELDS.model.trainingInfo) return TRAINING_INFO;
+  const { initialization, algorithm } = FIELDS.trainingInfo;
+  if (type === TRAINING_INFO) return field === initialization || field === algorithm ? GRAPH : null;
   const rule = type.fields.get(field);
   return rule?.kind === 'message' ? rule.type : null;
 }
 
-/** TensorProto: external_data 13 {key 1, value 2}, data_location 14 (1 = EXTERNAL). */
 async function readLocation(source: ByteSource, extent: MessageExtent): Promise<readonly LocationField[]> {
   const locations: LocationField[] = [];
   let isExternal = false;
   for await (const field of readFields(source, extent)) {
-    if (field.number === 14) isExternal = (await readByte(source, field.payloadStart)) === 1;
-    if (field.number !== 13 || field.wire !== WIRE_LENGTH) continue;
+    if (field.number === FIELDS.tensor.dataLocation)
+      isExternal = (await readByte(source, field.payloadStart)) === 1;
+    if (field.number !== FIELDS.tensor.externalData || field.wire !== WIRE_LENGTH) continue;
     let key = '';
     let value: Field | null = null;
     for await (const part of readFields(source, { start: field.payloadStart, end: field.end })) {
-      if (part.number === 1) key = await readText(source, part);
-      if (part.number === 2) value = part;
+      if (part.number === FIELDS.entry.key) key = await readText(source, part);
+      if (part.number === FIELDS.entry.value) value = part;
     }
     if (key !== 'location' || value === null) continue;
     const payload = { start: value.payloadStart, end: value.end };

@@ -71,6 +71,26 @@ export interface MessageType<Message = unknown> {
  * value_info, training_info, quantization_annotation, device configurations, string payloads.
  */
 
+/** The numbers of the fields that are looked at besides reading: by editors, and by whoever reads values in place. */
+export const FIELDS = {
+  model: { graph: 7, trainingInfo: 20 },
+  trainingInfo: { initialization: 1, algorithm: 2 },
+  graph: { node: 1, initializer: 5, input: 11, output: 12 },
+  node: { input: 1, output: 2, attribute: 5 },
+  attribute: { name: 1, graph: 6, floats: 7, ints: 8, graphs: 11 },
+  tensor: {
+    floatData: 4,
+    int32Data: 5,
+    int64Data: 7,
+    rawData: 9,
+    doubleData: 10,
+    uint64Data: 11,
+    externalData: 13,
+    dataLocation: 14,
+  },
+  entry: { key: 1, value: 2 },
+} as const;
+
 /** A message while it is read: what is readonly once it was. */
 type Draft<T> =
   T extends ReadonlyMap<infer K, infer V>
@@ -92,13 +112,16 @@ const METADATA_NOTES: ReadonlyMap<string, keyof NodeNotes> = new Map([
 ]);
 
 const ENTRY = message('StringStringEntryProto', () => ({ key: '', value: '' }), [
-  [1, text('key')],
-  [2, text('value')],
+  [FIELDS.entry.key, text('key')],
+  [FIELDS.entry.value, text('value')],
 ]);
 
 const METADATA = message('StringStringEntryProto', ENTRY.create, [
-  [1, note('key')],
-  [2, { ...note('value'), isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && isNote(byteLength) }],
+  [FIELDS.entry.key, note('key')],
+  [
+    FIELDS.entry.value,
+    { ...note('value'), isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && isNote(byteLength) },
+  ],
 ]);
 
 const OPERATOR_SET = message('OperatorSetIdProto', () => ({ domain: '', version: 0 }), [
@@ -115,21 +138,21 @@ export const TENSOR = message<Draft<OnnxTensor>>(
   [
     [1, numbers('dims')],
     [2, number('dataType', signed32Of)],
-    [4, segments(WIRE_FIXED32)], // float_data
-    [5, segments(WIRE_VARINT)], // int32_data
-    [7, segments(WIRE_VARINT)], // int64_data
+    [FIELDS.tensor.floatData, segments(WIRE_FIXED32)],
+    [FIELDS.tensor.int32Data, segments(WIRE_VARINT)],
+    [FIELDS.tensor.int64Data, segments(WIRE_VARINT)],
     [8, text('name')],
-    [9, segments('raw')], // raw_data
-    [10, segments(WIRE_FIXED64)], // double_data
-    [11, segments(WIRE_VARINT)], // uint64_data
+    [FIELDS.tensor.rawData, segments('raw')],
+    [FIELDS.tensor.doubleData, segments(WIRE_FIXED64)],
+    [FIELDS.tensor.uint64Data, segments(WIRE_VARINT)],
     [
-      13,
+      FIELDS.tensor.externalData,
       each(ENTRY, (tensor, { key, value }) => {
         tensor.externalData ??= new Map();
         tensor.externalData.set(key, value);
       }),
     ],
-    [14, number('dataLocation', signed32Of)],
+    [FIELDS.tensor.dataLocation, number('dataLocation', signed32Of)],
   ],
 );
 
@@ -167,14 +190,14 @@ const ATTRIBUTE = message<Draft<OnnxAttribute>>(
     segments: [],
   }),
   [
-    [1, text('name')],
+    [FIELDS.attribute.name, text('name')],
     [2, float('float')],
     [3, number('int', signedOf)],
     [5, one('tensor', TENSOR)],
-    [6, one('graph', GRAPH)],
-    [7, segments(WIRE_FIXED32)], // floats
-    [8, segments(WIRE_VARINT)], // ints
-    [11, many('graphs', GRAPH)],
+    [FIELDS.attribute.graph, one('graph', GRAPH)],
+    [FIELDS.attribute.floats, segments(WIRE_FIXED32)],
+    [FIELDS.attribute.ints, segments(WIRE_VARINT)],
+    [FIELDS.attribute.graphs, many('graphs', GRAPH)],
     [21, text('refName')],
     [22, one('sparseTensor', SPARSE_TENSOR)],
   ],
@@ -194,11 +217,14 @@ export const NODE = message<Draft<OnnxNode>>(
     notes: NO_NOTES,
   }),
   [
-    [1, texts('inputs')],
-    [2, texts('outputs')],
+    [FIELDS.node.input, texts('inputs')],
+    [FIELDS.node.output, texts('outputs')],
     [3, text('name')],
     [4, text('op')],
-    [5, each(ATTRIBUTE, (node, attribute) => node.attributes.set(attribute.name, attribute))],
+    [
+      FIELDS.node.attribute,
+      each(ATTRIBUTE, (node, attribute) => node.attributes.set(attribute.name, attribute)),
+    ],
     [7, text('domain', canonicalDomain)],
     [8, note('overload')],
     [
@@ -212,15 +238,15 @@ export const NODE = message<Draft<OnnxNode>>(
 );
 
 graphFields
-  .set(1, many('nodes', NODE))
+  .set(FIELDS.graph.node, many('nodes', NODE))
   .set(2, text('name'))
-  .set(5, many('initializers', TENSOR))
+  .set(FIELDS.graph.initializer, many('initializers', TENSOR))
   .set(
-    11,
+    FIELDS.graph.input,
     each(VALUE_INFO, ({ inputs }, { name }) => inputs.push(name)),
   )
   .set(
-    12,
+    FIELDS.graph.output,
     each(VALUE_INFO, ({ outputs }, { name }) => outputs.push(name)),
   )
   .set(15, many('sparseInitializers', SPARSE_TENSOR));
@@ -265,7 +291,7 @@ export const MODEL = message<Draft<OnnxModel>>(
     [1, number('irVersion', (version) => Number(signedOf(version)))],
     [2, text('producerName')],
     [3, text('producerVersion')],
-    [7, one('graph', GRAPH)],
+    [FIELDS.model.graph, one('graph', GRAPH)],
     [8, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
     [25, many('functions', FUNCTION)],
   ],

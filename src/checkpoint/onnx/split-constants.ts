@@ -1,3 +1,4 @@
+import onnxProto from 'onnx-proto';
 import { type ByteRange, haveSameBytes, holdBytes, placeContent } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
 import { joinRanges } from '../../io/joined-source.js';
@@ -6,13 +7,15 @@ import type { Tensor } from '../checkpoint.js';
 import { cannotPlace, type TensorEdit } from '../edit-plan.js';
 import type { ConstantInput } from '../graph.js';
 import { findReaders, followToOrigin, type Origin, type Reader } from './constant-readers.js';
+import type { GraphEdit, GraphField } from './edit-graph.js';
 import { isStandard } from './follow.js';
 import { describeOperator, isExternal, type OnnxNode, type OnnxTensor } from './model.js';
+import { NodeEdits } from './node-edits.js';
 import type { EditedModel } from './plan-edits.js';
-import { encodeFieldHead, ProtoWriter } from './proto-writer.js';
+import { FIELDS } from './schema.js';
 import type { Scope, Site } from './scope.js';
 import { dataTypeOf } from './stored-tensor.js';
-import { WIRE_VARINT } from './wire.js';
+import { encodeFieldHead } from './wire.js';
 
 /** Which inputs of a BatchNormalization and of a linear node an edit is for. */
 const MEAN_INPUT = 3;
@@ -27,28 +30,13 @@ const MAX_PASSED_NODES = 8;
 /** Before this version of the format every initializer is a graph input as well. */
 const FIRST_IR_WITH_FREE_INITIALIZERS = 4;
 
-/** Fields of the main graph that take another form. Tensors are encoded TensorProtos. */
-export interface Rewrite {
-  /** Initializers with another value, by name. */
-  readonly initializers: ReadonlyMap<string, ByteRange>;
-  /** Nodes that an initializer of their output's name takes the place of. */
-  readonly replacedNodes: ReadonlyMap<OnnxNode, ByteRange>;
-  /** Nodes that read initializers of their own in some inputs. */
-  readonly inputNames: ReadonlyMap<OnnxNode, RenamedInputs>;
-}
-
-/** Other names for inputs of a node, and the initializers that bear them. */
-export interface RenamedInputs {
-  readonly names: ReadonlyMap<number, string>;
-  readonly initializers: readonly ByteRange[];
-}
-
 /** Which edits can be written where the constant is stored, and what has to be rewritten for the others. */
 export interface Splits {
   readonly inPlace: readonly TensorEdit[];
   /** Names of tensors that share their bytes with an edit in place, knowingly. */
   readonly sharers: ReadonlySet<string>;
-  readonly rewrite: Rewrite;
+  /** What changes in the main graph. */
+  readonly graphEdit: GraphEdit;
 }
 
 /** An input of a node that an edit is for. */
@@ -277,28 +265,27 @@ function findTwins({ located, tensors }: EditedModel): ReadonlyMap<Origin, reado
 class Splitter implements Splits {
   readonly inPlace: TensorEdit[] = [];
   readonly sharers = new Set<string>();
-  readonly rewrite = {
-    initializers: new Map<string, ByteRange>(),
-    replacedNodes: new Map<OnnxNode, ByteRange>(),
-    inputNames: new Map<OnnxNode, { names: Map<number, string>; initializers: ByteRange[] }>(),
-  };
   readonly #model: EditedModel;
   readonly #wants: Wants;
   readonly #takenNames: Set<string>;
   readonly #namesAt: RangeMap<readonly string[]>;
-  readonly #mainNodes: ReadonlySet<OnnxNode>;
+  readonly #nodes: NodeEdits;
 
   constructor(model: EditedModel, wants: Wants) {
     this.#model = model;
     this.#wants = wants;
     this.#namesAt = nameByRange(model.tensors.values());
     const { mainGraph } = model.located;
-    this.#mainNodes = new Set(mainGraph.nodes);
+    this.#nodes = new NodeEdits(mainGraph);
     this.#takenNames = new Set([
       ...mainGraph.inputs,
       ...mainGraph.initializers.map(({ name }) => name),
       ...mainGraph.nodes.flatMap(({ outputs }) => outputs),
     ]);
+  }
+
+  get graphEdit(): GraphEdit {
+    return this.#nodes.root;
   }
 
   async decide(group: Group): Promise<void> {
@@ -388,11 +375,9 @@ class Splitter implements Splits {
         'shares its name with readers that need another value, inside a subgraph or function',
       );
     const name = this.#findFreeName(want.preferredName);
-    const none = { names: new Map<number, string>(), initializers: [] as ByteRange[] };
-    const renamed = this.rewrite.inputNames.get(node) ?? none;
-    renamed.names.set(index, name);
-    renamed.initializers.push(this.#encode(name, want));
-    this.rewrite.inputNames.set(node, renamed);
+    const draft = this.#nodes.atMain(node);
+    draft?.inputs.set(index, name);
+    draft?.following.push(this.#encode(name, want));
   }
 
   #findFreeName(preferred: string): string {
@@ -406,21 +391,27 @@ class Splitter implements Splits {
     if ('op' in origin) this.#replaceNode(origin, edit);
     else if (name === '' || !('dataType' in origin)) {
       throw cannotPlace(edit.tensor, 'is a sparse initializer, or one inside a subgraph or function');
-    } else
-      this.rewrite.initializers.set(name, encodeTensor(name, origin.dims, origin.dataType, edit.content));
+    } else this.#replaceInitializers(name, encodeTensor(name, origin.dims, origin.dataType, edit.content));
+  }
+
+  #replaceInitializers(name: string, { content }: GraphField): void {
+    for (const [index, initializer] of this.#model.located.mainGraph.initializers.entries())
+      if (initializer.name === name) this.#nodes.root.initializers.set(index, content);
   }
 
   #replaceNode(node: OnnxNode, edit: TensorEdit): void {
     const [name = '', ...others] = node.outputs;
-    if (!this.#mainNodes.has(node) || name === '' || others.some((other) => other !== ''))
+    const draft = name === '' || others.some((other) => other !== '') ? null : this.#nodes.atMain(node);
+    if (draft === null)
       throw cannotPlace(
         edit.tensor,
         `is computed by a ${describeOperator(node)} node inside a subgraph or function`,
       );
-    this.rewrite.replacedNodes.set(node, this.#encode(name, edit));
+    draft.isRemoved = true;
+    draft.following.push(this.#encode(name, edit));
   }
 
-  #encode(name: string, { tensor, content }: TensorEdit): ByteRange {
+  #encode(name: string, { tensor, content }: TensorEdit): GraphField {
     const { irVersion } = this.#model.located.model;
     const dataType = dataTypeOf(tensor.dtype);
     if (irVersion < FIRST_IR_WITH_FREE_INITIALIZERS || dataType === undefined)
@@ -449,21 +440,14 @@ function nameByRange(tensors: Iterable<Tensor>): RangeMap<string[]> {
   return names;
 }
 
-/** TensorProto: dims 1, data_type 2, name 8, raw_data 9. */
+/** An initializer with these bytes, which are read only when it is. */
 function encodeTensor(
   name: string,
   dims: readonly bigint[],
   dataType: number,
   content: ByteRange,
-): ByteRange {
-  const writer = new ProtoWriter();
-  for (const dim of dims) {
-    writer.writeTag(1, WIRE_VARINT);
-    writer.writeVarint(Number(dim));
-  }
-  writer.writeTag(2, WIRE_VARINT);
-  writer.writeVarint(dataType);
-  writer.writeText(8, name);
-  writer.writeBytes(encodeFieldHead(9, content.byteLength));
-  return joinRanges(name, [holdBytes(writer.written.slice()), content]);
+): GraphField {
+  const head = onnxProto.onnx.TensorProto.encode({ name, dims: dims.map(Number), dataType }).finish();
+  const rawData = holdBytes(encodeFieldHead(FIELDS.tensor.rawData, content.byteLength));
+  return { number: FIELDS.graph.initializer, content: joinRanges(name, [holdBytes(head), rawData, content]) };
 }

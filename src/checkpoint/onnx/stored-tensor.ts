@@ -4,19 +4,21 @@ import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
 import type { ExternalData } from './external-data.js';
 import { isExternal, type OnnxTensor, type Segment } from './model.js';
+import { FIELDS } from './schema.js';
 import { countFixedUnits, fixedUnitsSource, varintUnitsSource } from './typed-data.js';
 import { MAX_VARINT_BYTES } from './wire.js';
 
 /** No operator works on more dimensions than these. */
 export const MAX_RANK = 64;
 
-/** Fields of TensorProto that hold values. */
-const FLOAT_DATA = 4;
-const INT32_DATA = 5;
-const INT64_DATA = 7;
-const RAW_DATA = 9;
-const DOUBLE_DATA = 10;
-const UINT64_DATA = 11;
+const {
+  floatData: FLOAT_DATA,
+  int32Data: INT32_DATA,
+  int64Data: INT64_DATA,
+  rawData: RAW_DATA,
+  doubleData: DOUBLE_DATA,
+  uint64Data: UINT64_DATA,
+} = FIELDS.tensor;
 
 const FIELD_NAMES: ReadonlyMap<number, string> = new Map([
   [FLOAT_DATA, 'float_data'],

@@ -59,6 +59,19 @@ function readLongVarint(reader: BufferedReader, into: Varint): void {
   });
 }
 
+/** A number as a varint. */
+export function encodeVarint(value: number): Uint8Array {
+  const bytes: number[] = [];
+  let rest = value;
+  for (; rest >= 0x80; rest = Math.floor(rest / 0x80)) bytes.push((rest % 0x80) | 0x80);
+  return Uint8Array.of(...bytes, rest);
+}
+
+/** The tag and the length that stand before the content of a length-delimited field. */
+export function encodeFieldHead(field: number, byteLength: number): Uint8Array {
+  return Uint8Array.of(...encodeVarint(field * 8 + WIRE_LENGTH), ...encodeVarint(byteLength));
+}
+
 /** A varint as an unsigned number: exact below 2^53, rounded above, where every use has a smaller limit. */
 export function unsignedOf(varint: Varint): number {
   return varint.high === 0 ? varint.low : varint.high * 2 ** 32 + varint.low;

@@ -182,10 +182,6 @@ describe('a constant that is stored', () => {
 
   test.each([
     ['in float_data, packed', tensor('a.running_mean', [2], FLOAT, field(4, floats(9, 9)))],
-    [
-      'in float_data, one by one',
-      tensor('a.running_mean', [2], FLOAT, fixed32(4, floats(9)), fixed32(4, floats(9))),
-    ],
     ['in raw_data', vector('a.running_mean', 9, 9)],
   ])('%s is changed in place', async (_, mean) => {
     const { means, size } = await restoreModel(
@@ -196,6 +192,18 @@ describe('a constant that is stored', () => {
     );
     expect(means).toEqual(RESTORED);
     expect(size.fixed).toBe(size.after);
+  });
+
+  test('in float_data, one by one, gives way to an initializer of the same name', async () => {
+    const mean = tensor('a.running_mean', [2], FLOAT, fixed32(4, floats(9)), fixed32(4, floats(9)));
+    const { means, drifted } = await restoreModel(
+      modelOf({
+        nodes: [norm('a'), norm('b')],
+        initializers: [...still('a', 'b'), mean, vector('b.running_mean', 3, 4)],
+      }),
+    );
+    expect(means).toEqual(RESTORED);
+    expect(drifted).toBe(0);
   });
 
   test('as varints is written anew, in its own type', async () => {

@@ -1,17 +1,14 @@
 import { describe, expect, test } from 'vitest';
-import { memorySource } from '../../src/io/byte-source.js';
-import { editModel, type GraphEdit, type NodeEdit } from '../../src/probe/edit-model.js';
-import { bytesOf } from '../build/bytes.js';
 import {
-  attribute,
-  field,
-  graph,
-  int,
-  model,
-  node,
-  normModel,
-  varint,
-} from '../checkpoint/onnx/build-onnx.js';
+  editModel,
+  type GraphEdit,
+  type GraphField,
+  type NodeEdit,
+} from '../../../src/checkpoint/onnx/edit-graph.js';
+import { readModel } from '../../../src/checkpoint/onnx/read-model.js';
+import { holdBytes, memorySource } from '../../../src/io/byte-source.js';
+import { bytesOf } from '../../build/bytes.js';
+import { attribute, field, graph, int, model, node, normModel, tensor, varint } from './build-onnx.js';
 
 const editNode = (parts: Partial<NodeEdit>): NodeEdit => ({
   inputs: new Map(),
@@ -20,12 +17,13 @@ const editNode = (parts: Partial<NodeEdit>): NodeEdit => ({
   following: [],
   ...parts,
 });
-const editGraph = (
-  nodes: readonly (readonly [number, NodeEdit])[],
-  ...appended: Uint8Array[]
-): GraphEdit => ({
+const editGraph = (nodes: readonly (readonly [number, NodeEdit])[], ...added: GraphField[]): GraphEdit => ({
   nodes: new Map(nodes),
-  appended,
+  added,
+});
+const graphField = (number: number, content: Uint8Array): GraphField => ({
+  number,
+  content: holdBytes(content),
 });
 const edit = (bytes: Uint8Array, change: GraphEdit) => editModel(memorySource('m.onnx', bytes), change);
 
@@ -48,19 +46,38 @@ describe('editModel', () => {
     const change = editNode({
       inputs: new Map([[1, 'new']]),
       outputs: new Map([[0, 'raw']]),
-      following: [node('B', ['raw'], ['w'])],
+      following: [graphField(1, node('B', ['raw'], ['w']))],
     });
     expect(await edit(model(before), editGraph([[1, change]]))).toEqual(model(after));
   });
 
   test('adds to the graph once, and counts nodes on, where the graph stands in two fields', async () => {
     const [first, second] = ['a', 'b'].map((name) => graph({ nodes: [node('A', [name], [`${name}2`])] }));
-    const change = editGraph([[1, editNode({ inputs: new Map([[0, 'c']]) })]], field(12, field(1, 'out')));
+    const change = editGraph(
+      [[1, editNode({ inputs: new Map([[0, 'c']]) })]],
+      graphField(12, field(1, 'out')),
+    );
     const edited = await edit(model(first ?? bytesOf(), { extra: field(7, second ?? bytesOf()) }), change);
-    const expected = model(bytesOf(first ?? '', field(12, field(1, 'out'))), {
+    const expected = model(bytesOf(field(12, field(1, 'out')), first ?? ''), {
       extra: field(7, graph({ nodes: [node('A', ['c'], ['b2'])] })),
     });
     expect(edited).toEqual(expected);
+  });
+
+  test('puts initializers in the place of others, and of nodes', async () => {
+    const [old, other, added] = [tensor('old', [], 1), tensor('other', [], 1), tensor('added', [], 1)];
+    const before = graph({
+      nodes: [node('Constant', [], ['c']), node('A', ['c'], ['y'])],
+      initializers: [old, other],
+    });
+    const change: GraphEdit = {
+      nodes: new Map([[0, editNode({ isRemoved: true, following: [graphField(5, added)] })]]),
+      initializers: new Map([[1, holdBytes(tensor('new', [2], 1))]]),
+      added: [],
+    };
+    const { graph: edited } = await readModel(memorySource('m.onnx', await edit(model(before), change)));
+    expect(edited?.nodes.map(({ op }) => op)).toEqual(['A']);
+    expect(edited?.initializers.map(({ name }) => name).sort()).toEqual(['added', 'new', 'old']);
   });
 
   test('edits nodes of subgraphs', async () => {

@@ -1,24 +1,37 @@
-import { type OnnxGraph, type OnnxNode, subgraphsOf } from '../checkpoint/onnx/model.js';
-import type { Scope, Site } from '../checkpoint/onnx/scope.js';
-import type { GraphEdit, NodeEdit } from './edit-model.js';
+import type { ByteRange } from '../../io/byte-source.js';
+import type { GraphEdit, GraphField, NodeEdit } from './edit-graph.js';
+import { type OnnxGraph, type OnnxNode, subgraphsOf } from './model.js';
+import type { Scope, Site } from './scope.js';
 
 /** A node edit that is still being put together. */
 export interface NodeDraft extends NodeEdit {
+  isRemoved: boolean;
   readonly inputs: Map<number, string>;
   readonly outputs: Map<number, string>;
   readonly graphs: Map<string, Map<number, GraphDraft>>;
-  readonly following: Uint8Array[];
+  readonly following: GraphField[];
 }
 
 interface GraphDraft extends GraphEdit {
   readonly nodes: Map<number, NodeDraft>;
-  readonly appended: Uint8Array[];
+  readonly initializers: Map<number, ByteRange>;
+  readonly added: GraphField[];
+}
+
+function newGraphDraft(): GraphDraft {
+  return { nodes: new Map(), initializers: new Map(), added: [] };
+}
+
+/** A graph and what changes in it. */
+interface Place {
+  readonly graph: OnnxGraph;
+  readonly edit: GraphDraft;
 }
 
 /** Collects edits of a model by the nodes that they are for, wherever these stand. */
 export class NodeEdits {
-  /** What {@link editModel} takes. */
-  readonly root: GraphDraft = { nodes: new Map(), appended: [] };
+  /** The edit of the main graph. */
+  readonly root = newGraphDraft();
   readonly #mainGraph: OnnxGraph;
   readonly #positions = new Map<OnnxGraph, Map<OnnxNode, number>>();
 
@@ -29,14 +42,12 @@ export class NodeEdits {
   /** The edit of a node; null where it stands in a local function, whose body all calls share. */
   at(site: Site): NodeDraft | null {
     const place = this.#find(site.scope);
-    if (place === null) return null;
-    const position = this.#positionsIn(place.graph).get(site.node);
-    if (position === undefined) return null;
-    const known = place.edit.nodes.get(position);
-    if (known !== undefined) return known;
-    const draft: NodeDraft = { inputs: new Map(), outputs: new Map(), graphs: new Map(), following: [] };
-    place.edit.nodes.set(position, draft);
-    return draft;
+    return place === null ? null : this.#draft(site.node, place);
+  }
+
+  /** The edit of a node of the main graph; null for others. */
+  atMain(node: OnnxNode): NodeDraft | null {
+    return this.#draft(node, { graph: this.#mainGraph, edit: this.root });
   }
 
   /** Where along the main graph a node stands, or the node there that holds it. */
@@ -46,7 +57,21 @@ export class NodeEdits {
     return this.#positionsIn(this.#mainGraph).get(at.node) ?? 0;
   }
 
-  #find(scope: Scope): { readonly graph: OnnxGraph; readonly edit: GraphDraft } | null {
+  #draft(node: OnnxNode, { graph, edit }: Place): NodeDraft | null {
+    const position = this.#positionsIn(graph).get(node);
+    if (position === undefined) return null;
+    const draft = edit.nodes.get(position) ?? {
+      isRemoved: false,
+      inputs: new Map(),
+      outputs: new Map(),
+      graphs: new Map(),
+      following: [],
+    };
+    edit.nodes.set(position, draft);
+    return draft;
+  }
+
+  #find(scope: Scope): Place | null {
     if (scope.isMain) return { graph: this.#mainGraph, edit: this.root };
     const { caller } = scope;
     if (scope.parent === null || caller === null) return null;
@@ -55,7 +80,7 @@ export class NodeEdits {
     if (outer === null || place === null) return null;
     const inAttribute = outer.graphs.get(place.attribute) ?? new Map<number, GraphDraft>();
     outer.graphs.set(place.attribute, inAttribute);
-    const edit: GraphDraft = inAttribute.get(place.position) ?? { nodes: new Map(), appended: [] };
+    const edit = inAttribute.get(place.position) ?? newGraphDraft();
     inAttribute.set(place.position, edit);
     return { graph: place.graph, edit };
   }
