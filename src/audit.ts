@@ -156,8 +156,8 @@ export async function compareCheckpoints(
   const learned = learning.conclude();
   const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
   const names = listNames(layers, unpaired, learned);
-  await refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
-  const stated = await makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
+  refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
+  const stated = makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
   const policy = isAuto ? insistOnDeclared(stated, layers, declared) : stated;
   return {
     before,
@@ -179,7 +179,7 @@ export async function compareCheckpoints(
     isAllowed: policy.isAllowed,
     doubts: questionPair({ layers, learned, unpaired }),
     unusedOptions: [
-      ...(await findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired])),
+      ...findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired]),
       ...findIdleMaps(options.map ?? [], maps, { before, after }),
     ],
   };

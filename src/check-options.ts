@@ -12,6 +12,16 @@ const STRINGS: Expectation = {
   isMet: (value) => Array.isArray(value) && value.every((item) => typeof item === 'string'),
 };
 
+/** Several times the longest module path of real models; a glob over files may begin with a longer directory. */
+export const MAX_GLOB_LENGTH = 1_024;
+
+const GLOBS: Expectation = {
+  expected: `a list of globs, each of 1 to ${MAX_GLOB_LENGTH} characters`,
+  isMet: (value) =>
+    Array.isArray(value) &&
+    value.every((item) => typeof item === 'string' && item !== '' && item.length <= MAX_GLOB_LENGTH),
+};
+
 const NON_NEGATIVE: Expectation = {
   expected: 'a number, zero or larger',
   isMet: (value) => typeof value === 'number' && Number.isFinite(value) && value >= 0,
@@ -71,14 +81,14 @@ const OPTIONS: readonly (readonly [
   ['select', STRING, OPENERS],
   ['allowExternalSymlinks', BOOLEAN, OPENERS],
   ['onOpenFile', FUNCTION, OPENERS],
-  ['frozen', STRINGS, ['audit']],
-  ['allow', STRINGS, ['audit']],
+  ['frozen', GLOBS, ['audit']],
+  ['allow', GLOBS, ['audit']],
   ['minShift', NON_NEGATIVE, ['audit']],
   ['exact', BOOLEAN, ['audit']],
   ['epsilon', NON_NEGATIVE, ['audit', 'inspect', 'restore', 'probe']],
   ['map', PREFIX_EDITS, ['audit', 'restore', 'probe']],
   ['channels', BOOLEAN, ['audit', 'inspect']],
-  ['layers', STRINGS, ['restore', 'probe']],
+  ['layers', GLOBS, ['restore', 'probe']],
   ['keepBatches', BOOLEAN, ['restore']],
   ['dataName', STRING, ['restore']],
   ['force', BOOLEAN, ['restore']],

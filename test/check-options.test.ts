@@ -19,8 +19,13 @@ const AFTER = join(leak, 'after.safetensors');
 
 /** Callers without types may pass anything. */
 const BAD_OPTIONS: readonly (readonly [options: object, message: string])[] = [
-  [{ frozen: 'layer1' }, 'frozen: expected a list of strings, found "layer1"'],
-  [{ allow: [1] }, 'allow: expected a list of strings, found [1]'],
+  [{ frozen: 'layer1' }, 'frozen: expected a list of globs, each of 1 to 1024 characters, found "layer1"'],
+  [{ allow: [1] }, 'allow: expected a list of globs, each of 1 to 1024 characters, found [1]'],
+  [{ allow: ['a', ''] }, 'allow: expected a list of globs, each of 1 to 1024 characters, found ["a",""]'],
+  [
+    { frozen: ['('.repeat(9000)] },
+    `frozen: expected a list of globs, each of 1 to 1024 characters, found ["${'('.repeat(78)}…`,
+  ],
   [{ epsilon: -1 }, 'epsilon: expected a number, zero or larger, found -1'],
   [{ epsilon: '1e-5' }, 'epsilon: expected a number, zero or larger, found "1e-5"'],
   [{ minShift: Number.NaN }, 'minShift: expected a number, zero or larger, found NaN'],
@@ -32,7 +37,7 @@ const BAD_OPTIONS: readonly (readonly [options: object, message: string])[] = [
   [{ allowExternalSymlinks: 1 }, 'allowExternalSymlinks: expected true or false, found 1'],
   [{ onProgress: true }, 'onProgress: expected a function, found true'],
   [{ epsilon: 1n }, 'epsilon: expected a number, zero or larger, found 1'],
-  [{ frozen: null }, 'frozen: expected a list of strings, found null'],
+  [{ frozen: null }, 'frozen: expected a list of globs, each of 1 to 1024 characters, found null'],
 ];
 
 /** Every option of each function. A new one is missing here until it is checked. */

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { quote } from '../errors.js';
+import { formatPlural } from '../report/format-numbers.js';
 import { announceReport } from './github-actions.js';
 import { type LoadedPolicy, loadPolicy, resolveFromPolicy } from './load-policy.js';
 import {
@@ -106,7 +107,9 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   if (loaded !== null && options.config === undefined && options.quiet !== true)
     terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);
   const plan = { ...options, files: listReportFiles(options, loaded) };
-  const planned = await planAudits(targets, takeRules(options), loaded);
+  const skipped = new Map<string, string>();
+  const onSkip = (path: string, code: string) => skipped.set(path, code);
+  const planned = planAudits(targets, takeRules(options), loaded, onSkip);
   const inputs = [
     ...(loaded === null ? [] : [loaded.file]),
     ...planned.flatMap(({ before, after }) => [before, after]),
@@ -116,6 +119,10 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, guarded, options, terminal) }));
   const { report, exitCode } = await runAudits(audits, { ...options, guard }, terminal);
   await writeReports(report, guarded, terminal);
+  for (const [path, code] of [...skipped].slice(0, 1))
+    terminal.writeError(
+      `bn-audit: not audited: what is in ${formatPlural(skipped.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
+    );
   await announceReport(report, options, terminal);
   return exitCode;
 }

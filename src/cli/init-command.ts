@@ -1,6 +1,7 @@
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { Command } from 'commander';
 import { audit } from '../audit.js';
+import { MAX_GLOB_LENGTH } from '../check-options.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
@@ -123,7 +124,7 @@ function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion
 /** A name that no glob can say is left out, rather than written so that it means something else. */
 function listGlob(path: string): readonly string[] {
   const glob = toGlob(path);
-  return matchPaths([glob])(path) ? [glob] : [];
+  return glob.length <= MAX_GLOB_LENGTH && matchPaths([glob])(path) ? [glob] : [];
 }
 
 /** So many parts are listed; a model of numbered blocks may have hundreds. */

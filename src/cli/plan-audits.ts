@@ -4,7 +4,7 @@ import { quote, UsageError } from '../errors.js';
 import { isSameFile } from '../io/same-file.js';
 import { type FailOn, type NamedPair, POLICY_FILE_NAME, type PolicyRules } from '../policy/policy.js';
 import { suggestName } from '../suggest-name.js';
-import { findCheckpoints } from './find-checkpoints.js';
+import { findCheckpoints, type OnSkip } from './find-checkpoints.js';
 import { type LoadedPolicy, resolveFromPolicy } from './load-policy.js';
 
 /** What a run of `diff` is asked to compare. */
@@ -26,24 +26,27 @@ export interface PlannedAudit extends AuditRequest {
  * The audits that a run asks for. For each setting the command line wins over the named pair, and the pair over the
  * rest of the policy.
  *
- * @throws UsageError when a pair is unknown.
+ * @param onSkip is told of what a glob could not look into.
+ * @throws UsageError when a pair is unknown, or as {@link findCheckpoints}.
  */
-export async function planAudits(
+export function planAudits(
   targets: DiffTargets,
   rules: PolicyRules,
   loaded: LoadedPolicy | null,
-): Promise<readonly PlannedAudit[]> {
+  onSkip: OnSkip,
+): readonly PlannedAudit[] {
   const plan = (before: string, after: readonly string[], pair: PolicyRules): readonly PlannedAudit[] => {
     const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
     return after.map((path) => ({ before, after: path, options, failOn }));
   };
   if (targets.before !== undefined)
-    return plan(targets.before, await expandAfter(targets.before, targets.after), {});
+    return plan(targets.before, expandAfter(targets.before, targets.after, { onSkip }), {});
   const audits: PlannedAudit[] = [];
   for (const { pair, policy } of listPairs(targets, loaded)) {
     const before = resolveFromPolicy(policy, pair.before);
     const { before: _, after, ...overrides } = pair;
-    audits.push(...plan(before, await expandAfter(before, after, policy.directory), overrides));
+    const { directory } = policy;
+    audits.push(...plan(before, expandAfter(before, after, { directory, onSkip }), overrides));
   }
   return audits;
 }
@@ -56,14 +59,14 @@ function pickRules(loaded: LoadedPolicy | null): PolicyRules {
 }
 
 /** Every after, globs expanded. A glob that catches before as well does not mean it. */
-async function expandAfter(
+function expandAfter(
   before: string,
   after: readonly string[],
-  directory = '.',
-): Promise<readonly string[]> {
+  { directory, onSkip }: { readonly directory?: string; readonly onSkip: OnSkip },
+): readonly string[] {
   const expanded: string[] = [];
   for (const argument of after) {
-    const found = await findCheckpoints(argument, directory);
+    const found = findCheckpoints(argument, directory, onSkip);
     const others = found.length === 1 ? found : found.filter((path) => !isSameFile(path, before));
     expanded.push(...(others.length === 0 ? found : others));
   }

@@ -3,7 +3,7 @@ import { quote, UsageError } from '../errors.js';
 import { modulePathOf, type NameSource } from '../norm/dotted-names.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import type { FindingPolicy } from './findings.js';
-import type { NameMatcher } from './globs.js';
+import { matchNames } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 
 /** What an audit is told about module paths. */
@@ -21,19 +21,12 @@ type Names = readonly (readonly string[])[];
  *
  * @param all what globs may mean.
  */
-export async function makeFindingPolicy(
-  { frozen, allow, minShift }: PathOptions,
-  all: Names,
-): Promise<FindingPolicy> {
-  const [isAllowed, isFrozen] = [await makeMatcher(allow ?? [], all), await makeMatcher(frozen ?? [], all)];
-  return { isAllowed, isFrozen, minShift: minShift ?? 0 };
-}
-
-/** Globs are loaded where there are any: most audits have none, and start the quicker for it. */
-async function makeMatcher(globs: readonly string[], all: Names): Promise<NameMatcher> {
-  if (globs.length === 0) return () => false;
-  const { matchNames } = await import('./globs.js');
-  return matchNames(globs, all);
+export function makeFindingPolicy({ frozen, allow, minShift }: PathOptions, all: Names): FindingPolicy {
+  return {
+    isAllowed: matchNames(allow ?? [], all),
+    isFrozen: matchNames(frozen ?? [], all),
+    minShift: minShift ?? 0,
+  };
 }
 
 /**
@@ -42,9 +35,9 @@ async function makeMatcher(globs: readonly string[], all: Names): Promise<NameMa
  * @param names of the norm layers and learned tensors of both checkpoints.
  * @throws UsageError naming the glob.
  */
-export async function refuseIdleFrozen(globs: readonly string[], names: Names): Promise<void> {
+export function refuseIdleFrozen(globs: readonly string[], names: Names): void {
   for (const glob of globs) {
-    if (names.some(await makeMatcher([glob], names))) continue;
+    if (names.some(matchNames([glob], names))) continue;
     throw new UsageError(
       `--frozen ${quote(glob)} matches no norm layer and no learned tensor of both checkpoints`,
       'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
@@ -57,13 +50,10 @@ export async function refuseIdleFrozen(globs: readonly string[], names: Names): 
  *
  * @param names of the norm layers of either checkpoint.
  */
-export async function findIdleAllows(globs: readonly string[], names: Names): Promise<readonly string[]> {
-  const idle: string[] = [];
-  for (const glob of globs) {
-    if (!names.some(await makeMatcher([glob], names)))
-      idle.push(`--allow ${quote(glob)} matches no norm layer`);
-  }
-  return idle;
+export function findIdleAllows(globs: readonly string[], names: Names): readonly string[] {
+  return globs
+    .filter((glob) => !names.some(matchNames([glob], names)))
+    .map((glob) => `--allow ${quote(glob)} matches no norm layer`);
 }
 
 /** One side's names. */

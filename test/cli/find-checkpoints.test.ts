@@ -28,9 +28,9 @@ symlinkSync('nowhere', join(root, 'broken.pt'));
 symlinkSync('runs', join(root, 'loop'));
 symlinkSync('circle.pt', join(root, 'circle.pt'));
 
-test('a name that is too long is left to whoever opens it', async () => {
+test('a name that is too long is left to whoever opens it', () => {
   const name = 'n'.repeat(300);
-  expect(await findCheckpoints(name, root)).toEqual([join(root, name)]);
+  expect(findCheckpoints(name, root)).toEqual([join(root, name)]);
 });
 
 test.each<readonly [glob: string, found: readonly string[]]>([
@@ -39,6 +39,10 @@ test.each<readonly [glob: string, found: readonly string[]]>([
   ['epoch{9,10}.pt', ['epoch9.pt', 'epoch10.pt']],
   ['epoch[0-9].pt', ['epoch9.pt']],
   ['runs/*/last.pt', ['runs/a/last.pt', 'runs/b/last.pt']],
+  ['./epoch{8..10}.pt', ['epoch9.pt', 'epoch10.pt']],
+  ['runs/[!b]/*', ['runs/a/last.pt']],
+  ['run \\(1\\)/*', ['run (1)/x.pt']],
+  ['.h*', ['.hidden.pt']],
   ['runs/**/last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
   ['run (1)/*.pt', ['run (1)/x.pt']],
   ['l*.pt', ['linked.pt']],
@@ -46,14 +50,53 @@ test.each<readonly [glob: string, found: readonly string[]]>([
   ['s*', ['shards']],
   ['loop/**', ['loop/a/last.pt', 'loop/b/deep/last.pt', 'loop/b/last.pt']],
   ['**/*last.pt', ['runs/a/last.pt', 'runs/b/deep/last.pt', 'runs/b/last.pt']],
-])('%s means %j', async (glob, found) => {
-  expect(await findCheckpoints(glob, root)).toEqual(found.map((path) => join(root, path)));
-  expect(await findCheckpoints(join(root, glob))).toEqual(found.map((path) => join(root, path)));
+])('%s means %j', (glob, found) => {
+  expect(findCheckpoints(glob, root)).toEqual(found.map((path) => join(root, path)));
+  expect(findCheckpoints(join(root, glob))).toEqual(found.map((path) => join(root, path)));
 });
 
-test.each(['epoch9.pt', 'odd[1].pt', '!not.pt', 'gone.pt', 'gone*.pt', 'gone/**', 'empty', '.hidden.pt'])(
-  '%s means itself: a file of that name, or one that opening will not find',
-  async (path) => {
-    expect(await findCheckpoints(path, root)).toEqual([join(root, path)]);
-  },
-);
+test('goes past what cannot be looked into, and tells of it, but not of a link that leads nowhere', () => {
+  const skipped: string[][] = [];
+  findCheckpoints('{b,c,l}*.pt', root, (path, code) => skipped.push([path, code]));
+  expect(skipped).toEqual([[join(root, 'circle.pt'), 'ELOOP']]);
+});
+
+test.skipIf(process.getuid?.() === 0)('looks into no directory in which nothing can match', () => {
+  mkdirSync(join(root, 'sealed'), { mode: 0 });
+  const listSkipped = (glob: string) => {
+    const skipped: string[] = [];
+    findCheckpoints(glob, root, (path) => skipped.push(path));
+    return skipped;
+  };
+  expect(listSkipped('r*/**/last.pt')).toEqual([]);
+  expect(listSkipped('*/**/last.pt')).toEqual([join(root, 'sealed')]);
+});
+
+test('finds what lies a thousand directories down', () => {
+  const path = join('far', ...Array.from({ length: 1000 }, () => 'd'), 'last.pt');
+  mkdirSync(join(root, path, '..'), { recursive: true });
+  writeFileSync(join(root, path), '');
+  expect(findCheckpoints('far/**/*.pt', root)).toEqual([join(root, path)]);
+});
+
+test.each([
+  ['', 'an empty text'],
+  [`*${'a'.repeat(1024)}`, 'expected a glob of at most 1024 characters'],
+])('%.9s is a usage error', (argument, message) => {
+  expect(() => findCheckpoints(argument, root)).toThrow(message);
+});
+
+test.each([
+  'epoch9.pt',
+  'odd[1].pt',
+  '!not.pt',
+  'gone.pt',
+  'gone*.pt',
+  'gone/**',
+  'empty',
+  '.hidden.pt',
+  '*hidden.pt',
+  'epoch9.pt/*',
+])('%s means itself: a file of that name, or one that opening will not find', (path) => {
+  expect(findCheckpoints(path, root)).toEqual([join(root, path)]);
+});

@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { makeWorkspace, runCli } from './run.js';
@@ -8,11 +8,14 @@ const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
 const SAME = 'pairs/requires-grad-leak/before.pt';
 const DRIFTED = 'pairs/requires-grad-leak/after.safetensors';
 
-const workspace = makeWorkspace({ 'broken.pt': 'no checkpoint' });
+const workspace = makeWorkspace({ 'broken.pt': 'no checkpoint', 'empty-glob.json': '{"frozen": [""]}' });
 mkdirSync(join(workspace, 'runs'));
 for (const name of ['epoch2.safetensors', 'epoch10.safetensors'])
   copyFileSync(join(workspace, DRIFTED), join(workspace, 'runs', name));
 copyFileSync(join(workspace, BEFORE), join(workspace, 'runs', 'epoch1.safetensors'));
+mkdirSync(join(workspace, 'loops'));
+copyFileSync(join(workspace, DRIFTED), join(workspace, 'loops', 'tuned.safetensors'));
+symlinkSync('circle', join(workspace, 'loops', 'circle'));
 copyFileSync(join(workspace, BEFORE), join(workspace, 'runs', 'base.safetensors'));
 
 const pathsOf = (stdout: string) =>
@@ -50,6 +53,25 @@ describe('several checkpoints after', () => {
     const { stdout, exitCode } = await runCli(args, workspace);
     expect(pathsOf(stdout)).toEqual([1, 2, 10].map((epoch) => `runs/epoch${epoch}.safetensors`));
     expect(exitCode).toBe(1);
+  });
+
+  test('are audited where a glob leads to something else that cannot be looked at, which is said', async () => {
+    const { stderr, exitCode } = await runCli(['diff', BEFORE, 'loops/*', '-q'], workspace);
+    expect(stderr).toBe(
+      'bn-audit: not audited: what is in 1 place where a glob could not look, such as "loops/circle" (ELOOP)\n',
+    );
+    expect(exitCode).toBe(1);
+  });
+
+  test.each([
+    ['an option', ['diff', BEFORE, SAME, '--allow', '']],
+    ['restore', ['restore', BEFORE, DRIFTED, '-o', 'fixed.safetensors', '--layer', '']],
+    ['after', ['diff', BEFORE, '']],
+    ['a policy', ['diff', BEFORE, SAME, '--config', 'empty-glob.json']],
+  ])('an empty glob is a usage error: %s', async (_, args) => {
+    const { stderr, exitCode } = await runCli(args, workspace);
+    expect(stderr).toMatch(/^bn-audit: .*expected .*, found .*\n$/);
+    expect(exitCode).toBe(2);
   });
 
   test('of a glob that matches one are one audit, as if it was named', async () => {
