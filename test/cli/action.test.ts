@@ -1,15 +1,30 @@
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { VERSION } from '../../src/version.js';
+import { makeTempDirectory } from '../build/sources.js';
 import { parseWorkflowCommands } from '../report/workflow-commands.js';
-import { FIXTURE_GROUPS, makeWorkspace } from './run.js';
+import { BIN, FIXTURE_GROUPS, makeWorkspace, type Run } from './run.js';
 import { runScript } from './shell.js';
 
-const action = readFileSync(new URL('../../action.yml', import.meta.url), 'utf8');
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const action = readFileSync(join(root, 'action.yml'), 'utf8');
 
 /** The script of the action's step, as the runner gets it. */
-const script = (/\n( +)run: \|\n([\s\S]*)$/.exec(action)?.[2] ?? '').replace(/^ {8}/gm, '');
+const script = /\n {6}run: (.*)\n$/.exec(action)?.[1] ?? '';
+
+/** Variables that the step sets itself, whatever inputs it is given. */
+const OWN_VARIABLES = Object.fromEntries(
+  [...action.matchAll(/^ {8}(\w+): ""$/gm)].map(([, name = '']) => [name, '']),
+);
 
 /** Which input each variable of the step holds. */
 const variables = new Map(
@@ -30,12 +45,54 @@ const LEAK = {
   after: 'pairs/requires-grad-leak/after.safetensors',
 };
 
-/** Runs the action's step with inputs, and reads what it leaves for the runner. */
+/** A folder of the action whose bn-audit writes to `calls.txt` of the working directory what it was called with. */
+function makeActionFolder({ isBuilt }: { readonly isBuilt: boolean }): string {
+  const folder = makeTempDirectory();
+  for (const name of ['bin', ...(isBuilt ? ['dist'] : [])]) mkdirSync(join(folder, name));
+  copyFileSync(join(root, 'action.sh'), join(folder, 'action.sh'));
+  writeFileSync(
+    join(folder, 'bin', 'bn-audit.js'),
+    `require('node:fs').appendFileSync('calls.txt', process.argv.slice(2).join('\\n') + '\\n');
+require(${JSON.stringify(BIN)});`,
+  );
+  return folder;
+}
+
+/** Puts a program into a folder: a line of shell. */
+function writeProgram(folder: string, name: string, line: string): void {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, name), `#!/bin/sh\n${line}\n`);
+  chmodSync(join(folder, name), 0o755);
+}
+
+/** What the action's step leaves for the runner. */
+interface ActionRun extends Run {
+  readonly workspace: string;
+  readonly outputs: Readonly<Record<string, string>>;
+  readonly summary: string;
+  /** What bn-audit was called with. */
+  readonly calls: readonly string[];
+}
+
+/** Where the step runs, and what surrounds it. */
+interface Surroundings {
+  readonly workspace?: string;
+  readonly folder?: string;
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** Runs the action's step with inputs. */
 async function runAction(
   given: Readonly<Record<string, string>>,
   files: Readonly<Record<string, string>> = {},
-) {
-  const workspace = makeWorkspace({ 'output.txt': '', 'summary.md': '', ...files });
+  {
+    workspace = makeWorkspace(),
+    folder = makeActionFolder({ isBuilt: true }),
+    env: around = {},
+  }: Surroundings = {},
+): Promise<ActionRun> {
+  for (const [name, content] of Object.entries({ 'output.txt': '', 'summary.md': '', ...files }))
+    writeFileSync(join(workspace, name), content);
   mkdirSync(join(workspace, 'temp'));
   const values = { ...Object.fromEntries(inputs), ...given };
   const env = Object.fromEntries(
@@ -47,8 +104,11 @@ async function runAction(
   const result = await runScript(script, {
     cwd: workspace,
     env: {
+      ...around,
+      ...OWN_VARIABLES,
       ...env,
       GITHUB_ACTIONS: 'true',
+      GITHUB_ACTION_PATH: folder,
       GITHUB_WORKSPACE: workspace,
       GITHUB_STEP_SUMMARY: join(workspace, 'summary.md'),
       GITHUB_OUTPUT: join(workspace, 'output.txt'),
@@ -67,19 +127,16 @@ async function runAction(
     workspace,
     outputs,
     summary: read('summary.md'),
-    calls: read('calls.txt').trimEnd().split('\n'),
+    calls: existsSync(join(workspace, 'calls.txt')) ? read('calls.txt').trimEnd().split('\n') : [],
   };
 }
 
 describe('action.yml', () => {
-  test('has a script, and reads every input through a variable', () => {
-    expect(script).toContain('npx --yes');
-    expect(script).not.toContain('${{');
+  test('reads every input through a variable', () => {
+    expect(script).toBe('source "$GITHUB_ACTION_PATH/action.sh"');
+    for (const name of variables.values())
+      expect(readFileSync(join(root, 'action.sh'), 'utf8')).toContain(`$${name}`);
     expect(inputs.map(([name]) => name).sort()).toEqual([...variables.keys(), 'working-directory'].sort());
-  });
-
-  test('runs the version of the package that it is released with', () => {
-    expect(Object.fromEntries(inputs)['version']).toBe(VERSION);
   });
 
   test('on drift: exit code 1, annotations, summary, verdict and report', async () => {
@@ -89,7 +146,7 @@ describe('action.yml', () => {
     expect(JSON.parse(readFileSync(outputs['report'] ?? '', 'utf8')).verdict).toBe('drifted');
     expect(parseWorkflowCommands(stderr)).toHaveLength(8);
     expect(summary).toMatch(/^### ❌ Drifted/);
-    expect(calls.slice(0, 3)).toEqual(['--yes', `bn-audit@${VERSION}`, 'diff']);
+    expect(calls[0]).toBe('diff');
   });
 
   test('on a clean audit: exit code 0', async () => {
@@ -126,13 +183,10 @@ describe('action.yml', () => {
         map: 'a=b\nc=d',
         config: 'ci.json',
         args: '--report=html=my audit.html\n--all',
-        version: '9.9.9',
       },
       { 'ci.json': '{}' },
     );
     expect(calls).toEqual([
-      '--yes',
-      'bn-audit@9.9.9',
       'diff',
       expect.stringMatching(/^--report=json=.*\.json$/),
       '--frozen=backbone',
@@ -182,5 +236,75 @@ describe('action.yml', () => {
       );
     });
     await Promise.all(runs);
+  });
+
+  describe('runs nothing of the checkout', () => {
+    const PWNED = 'echo pwned > pwned.txt';
+    const runIn = (workspace: string, env: Readonly<Record<string, string>> = {}) =>
+      runAction(LEAK, {}, { workspace, env: { PATH: process.env['PATH'] ?? '', ...env } });
+
+    test.each(['node', 'npm', 'npx', 'mktemp', 'bn-audit'])('no %s that PATH leads to', async (name) => {
+      const workspace = makeWorkspace();
+      writeProgram(join(workspace, 'node_modules', '.bin'), name, PWNED);
+      const leading = [join(workspace, 'node_modules', '.bin'), 'node_modules/.bin', '', process.env['PATH']];
+      const { exitCode } = await runIn(workspace, { PATH: leading.join(delimiter) });
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+
+    test.each(['BASH_ENV', 'NODE_OPTIONS'])('no file that %s names', async (variable) => {
+      const workspace = makeWorkspace();
+      writeFileSync(join(workspace, 'x.sh'), PWNED);
+      writeFileSync(join(workspace, 'x.cjs'), "require('node:fs').writeFileSync('pwned.txt', '');");
+      const value = variable === 'BASH_ENV' ? './x.sh' : '--require ./x.cjs';
+      const { exitCode } = await runIn(workspace, { [variable]: value });
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+
+    test('no package of its name', async () => {
+      const workspace = makeWorkspace();
+      const place = join(workspace, 'node_modules', 'bn-audit');
+      mkdirSync(place, { recursive: true });
+      for (const folder of [workspace, place]) {
+        writeFileSync(join(folder, 'package.json'), '{"name": "bn-audit", "bin": "x.js"}');
+        writeFileSync(join(folder, 'x.js'), "require('node:fs').writeFileSync('pwned.txt', '');");
+      }
+      const { exitCode } = await runIn(workspace);
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+  });
+
+  describe('builds itself where it comes as sources', () => {
+    const build = async (npm: string) => {
+      const folder = makeActionFolder({ isBuilt: false });
+      writeFileSync(
+        join(folder, 'build.js'),
+        "require('node:fs').mkdirSync(require('node:path').join(__dirname, 'dist'));",
+      );
+      const tools = makeTempDirectory();
+      writeProgram(tools, 'npm', npm);
+      writeFileSync(join(folder, '.npmrc'), '');
+      const PATH = [tools, dirname(process.execPath), process.env['PATH']].join(delimiter);
+      const options = { workspace: makeWorkspace({ '.npmrc': 'registry=nowhere' }), folder, env: { PATH } };
+      return { folder, options, result: await runAction(LEAK, {}, options) };
+    };
+
+    test('in its own folder, from its lockfile, without scripts of packages, once', async () => {
+      const { folder, options, result } = await build('pwd >> npm.txt; echo "$@" >> npm.txt');
+      expect([result.exitCode, result.outputs['verdict']]).toEqual([1, 'drifted']);
+      const npm = readFileSync(join(folder, 'npm.txt'), 'utf8');
+      expect(npm).toBe(
+        `${folder}\nci --ignore-scripts --no-workspaces --no-audit --no-fund --loglevel=error\n`,
+      );
+      const again = await runAction(LEAK, {}, { ...options, workspace: makeWorkspace() });
+      expect(again.exitCode).toBe(1);
+      expect(readFileSync(join(folder, 'npm.txt'), 'utf8')).toBe(npm);
+    });
+
+    test('and fails where it cannot', async () => {
+      const { folder, result } = await build('mkdir dist; exit 1');
+      expect([result.exitCode, result.outputs]).toEqual([2, { verdict: 'failed', report: '' }]);
+      expect(result.stderr).toContain('the action could not be built');
+      expect(existsSync(join(folder, 'dist'))).toBe(false);
+    });
   });
 });
