@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -21,11 +21,10 @@ function makeRepository(): string {
   return workspace;
 }
 
-/** Commands that a page shows: from `npx`, on through the lines that a folded YAML string joins. */
+/** Commands that a page's blocks show, on through the lines that a folded YAML string joins. */
 function listCommands(page: string): readonly string[] {
-  return [...page.matchAll(/npx --(?:yes|no-install) bn-audit [^`\n]*(?:\n +--[^\n]*)*/g)].map(([command]) =>
-    command.replace(/\s+/g, ' ').trim(),
-  );
+  const commands = /^ {4}.*?((?:npx --(?:yes|no-install) )?bn-audit diff [^`\n]*(?:\n +--[^\n]*)*)/gm;
+  return [...page.matchAll(commands)].map(([, command = '']) => command.replace(/\s+/g, ' ').trim());
 }
 
 /** The command that a page starts with: it makes the baseline that all others compare with. */
@@ -51,6 +50,35 @@ describe.each(['github-actions', 'gitlab', 'pre-commit'])('docs/ci/%s.md', (name
       ([text]) => text.match(/ --[a-z-]+/g) ?? [],
     );
     for (const option of options) expect(stdout).toContain(option.trim());
+  });
+});
+
+describe('the workflows that docs/ci/github-actions.md shows', async () => {
+  const folder = makeWorkspace();
+  const extract = fileURLToPath(new URL('../../.ci/extract-workflows.js', import.meta.url));
+  const { exitCode } = await run(process.execPath, [extract, join(folder, 'workflows')], folder);
+  const names = exitCode === 0 ? readdirSync(join(folder, 'workflows')).sort() : [];
+  const workflows = names.map((name) => readFileSync(join(folder, 'workflows', name), 'utf8'));
+
+  test('are all found', () => {
+    const actions = read('docs/ci/github-actions.md').match(/uses: /g) ?? [];
+    expect(workflows.length).toBeGreaterThan(5);
+    expect(workflows.join('').match(/uses: /g)).toHaveLength(actions.length);
+  });
+
+  test.each(workflows.flatMap((workflow) => workflow.match(/uses: .*/g) ?? []))(
+    'name an action by its commit, and the version beside it: %s',
+    (line) => {
+      const isOurs = line.startsWith('uses: OWNER/bn-audit@v');
+      expect(isOurs || /^uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/.test(line)).toBe(true);
+    },
+  );
+
+  test.each(workflows)('may do no more than they must, and leave no token behind (%#)', (workflow) => {
+    expect(workflow).toMatch(/^permissions: \{\}$/m);
+    expect(workflow).toMatch(/^ {4}permissions:\n {6}contents: read # /m);
+    const checkouts = workflow.match(/uses: actions\/checkout@/g) ?? [];
+    expect(workflow.match(/persist-credentials: false/g) ?? []).toHaveLength(checkouts.length);
   });
 });
 
