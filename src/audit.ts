@@ -44,7 +44,7 @@ import { runInFileOrder } from './io/file-order.js';
 import { closeWindows } from './io/file-window.js';
 import { refuseSameCheckpoint } from './io/same-file.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
-import { findLayersAndLearned } from './norm/find-layers.js';
+import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { findFreeLinears } from './norm/linear-layers.js';
 import type { NormLayer } from './norm/norm-layer.js';
 import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
@@ -132,6 +132,7 @@ export async function compareCheckpoints(
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
   closeWindows();
+  if (![beforeCheckpoint, afterCheckpoint].some(mayHoldLayers)) refuseWithoutAny(afterCheckpoint);
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   const declared = chooseDeclared(before, after);
   const { globs, isAuto } = readFrozen(options.frozen);
@@ -224,16 +225,19 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
 /** A side without norm layers can be audited only where they may have been folded into its convolutions. */
 function refuseWithoutLayers(before: AuditSide, after: AuditSide): void {
   for (const { checkpoint, layers } of [after, before]) {
-    if (layers.length > 0 || findFreeLinears(checkpoint).length > 0) continue;
-    throw new CheckpointError(
-      'expected norm layers with running statistics, found no BatchNorm layer: nothing to audit',
-      {
-        code: 'no-norm-layers',
-        file: checkpoint.path,
-        hint: isAdapter(checkpoint) ? MERGE_ADAPTER_HINT : undefined,
-      },
-    );
+    if (layers.length === 0 && findFreeLinears(checkpoint).length === 0) refuseWithoutAny(checkpoint);
   }
+}
+
+function refuseWithoutAny(checkpoint: Checkpoint): never {
+  throw new CheckpointError(
+    'expected norm layers with running statistics, found no BatchNorm layer: nothing to audit',
+    {
+      code: 'no-norm-layers',
+      file: checkpoint.path,
+      hint: isAdapter(checkpoint) ? MERGE_ADAPTER_HINT : undefined,
+    },
+  );
 }
 
 /** How PEFT names what its methods add: LoRA, LoHa, LoKr, IA³, OFT, BOFT, VeRA. */
@@ -243,7 +247,8 @@ const MERGE_ADAPTER_HINT =
   'It is an adapter (LoRA or its like) without the model, and without statistics that moved in training. Audit the merged model: model.merge_and_unload(), then save its state_dict.';
 
 function isAdapter({ tensors }: Checkpoint): boolean {
-  return [...tensors.keys()].some((name) => ADAPTER_NAME.test(name));
+  for (const name of tensors.keys()) if (ADAPTER_NAME.test(name)) return true;
+  return false;
 }
 
 function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {

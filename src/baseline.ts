@@ -9,7 +9,7 @@ import { CheckpointError } from './errors.js';
 import { readRange } from './io/byte-source.js';
 import { closeWindows } from './io/file-window.js';
 import { RangeMap } from './io/range-map.js';
-import { findLayersAndLearned } from './norm/find-layers.js';
+import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
 import { type NormLayer, nameInFile, storedTensorOf } from './norm/norm-layer.js';
 
@@ -49,6 +49,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   refuseBaseline(source);
   closeWindows();
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');

@@ -4,7 +4,7 @@ import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.
 import { examineLayer } from './compare/examine-layer.js';
 import { CheckpointError } from './errors.js';
 import { closeWindows } from './io/file-window.js';
-import { findLayersAndLearned } from './norm/find-layers.js';
+import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
 /** What an inspection is told beside the checkpoint. */
@@ -43,6 +43,7 @@ export async function inspectCheckpoint(
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
   closeWindows();
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);

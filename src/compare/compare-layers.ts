@@ -1,3 +1,4 @@
+import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { FileWork } from '../io/file-order.js';
@@ -24,8 +25,10 @@ import {
   haveSameBits,
   type Measures,
   measureDrift,
+  packChannelVectors,
   readChannelVectors,
   type Statistics,
+  unpackChannelVectors,
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
 import { chooseValueTest } from './tensor-equality.js';
@@ -106,7 +109,7 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
     works: pairs.map((pair) => ({
       range: storedTensorOf(pair.before.mean)?.range ?? null,
       run: async () => {
-        readings.set(pair, await readLayers(pair, options));
+        readings.set(pair, await readLayers(pair));
       },
     })),
     conclude: (learned) => {
@@ -114,59 +117,127 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
       return pairs.map((pair) => {
         const reading = readings.get(pair);
         if (reading === undefined) throw new Error(`${pair.before.name} is still to be compared`);
-        return concludeLayers(reading, relations.of(pair), learned.rounding);
+        // What is concluded takes its place in memory.
+        readings.delete(pair);
+        return concludeLayers(pair, reading, {
+          feeds: relations.of(pair),
+          rounding: learned.rounding,
+          options,
+        });
       });
     },
   };
 }
 
-/** What a pair of norm layers says by itself. */
+/** What a pair of norm layers stores, as `packChannelVectors` makes it. */
 interface LayerReading {
-  readonly pair: LayerPair;
-  readonly options: LayerOptions;
   readonly counts: BatchCounts;
-  readonly before: LayerVectors;
-  readonly after: LayerVectors;
+  readonly before: Uint8Array;
+  readonly after: Uint8Array;
 }
 
-async function readLayers(pair: LayerPair, options: LayerOptions): Promise<LayerReading> {
+async function readLayers(pair: LayerPair): Promise<LayerReading> {
   return {
-    pair,
-    options,
     counts: await readBatchCounts(pair),
-    before: await readVectors(pair.before),
-    after: await readVectors(pair.after),
+    before: await packChannelVectors(listVectors(pair.before)),
+    after: await packChannelVectors(listVectors(pair.after)),
   };
+}
+
+/** What a pair of norm layers is judged by beside its own values. */
+interface LayerContext {
+  readonly feeds: Feeds;
+  readonly rounding: RoundingEvidence | null;
+  readonly options: LayerOptions;
 }
 
 function concludeLayers(
-  { pair, options, counts, before, after }: LayerReading,
-  feeds: Feeds,
-  rounding: RoundingEvidence | null,
+  pair: LayerPair,
+  { counts, ...packed }: LayerReading,
+  { feeds, rounding, options }: LayerContext,
 ): LayerComparison {
+  const before = nameVectors(unpackChannelVectors(packed.before, listVectors(pair.before)));
+  const after = nameVectors(unpackChannelVectors(packed.after, listVectors(pair.after)));
   const affine = compareAffine(before, after, feeds);
-  const common = {
-    ...pair,
+  const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
+  const judged =
+    hasStatistics(before) && hasStatistics(after)
+      ? judgeStatistics(pair, { before, after, counts, affine, feeds, rounding, epsilon })
+      : { ...UNREAD, ...gradeEquality(affine, feeds, null), problem: explainUnresolved(pair) };
+  // Every property by its name: each object that is spread into another makes the engine keep a layout of its own.
+  return {
     name: chooseLayerName(pair),
-    via: 'live' as const,
-    isUniformScale: false,
+    before: pair.before,
+    after: pair.after,
+    pairedBy: pair.pairedBy,
+    via: 'live',
+    status: judged.status,
     affine: affine.relation,
     neighbours: feeds.relation,
     neighboursFrom: feeds.neighboursFrom,
+    equality: judged.equality,
+    relativeDifference: judged.relativeDifference,
     channels: pair.before.channels || pair.after.channels,
-    ...chooseEpsilon(pair.before, pair.after, options.epsilon),
-    ...findOtherEpsilon(pair),
+    channelsMoved: judged.channelsMoved,
+    epsilon,
+    epsilonFrom,
+    epsilonAfter: findOtherEpsilon(pair),
     batches: subtractCounts(counts),
+    cause: judged.cause,
+    measures: judged.measures,
+    isReset: judged.isReset,
+    isUniformScale: false,
+    problem: judged.problem,
+    perChannel:
+      options.keepChannels && hasStatistics(before) && hasStatistics(after)
+        ? listChannels(before, after, epsilon)
+        : null,
   };
-  if (!hasStatistics(before) || !hasStatistics(after)) {
-    const problem = explainUnresolved(pair);
-    const nothing = { channelsMoved: null, measures: null, isReset: false, perChannel: null, cause: null };
-    return { ...common, ...nothing, ...gradeEquality(affine, feeds, null), problem, status: 'unresolved' };
-  }
+}
+
+/** What statistics tell, beside what does not need them. */
+type StatisticsVerdict = Pick<
+  LayerComparison,
+  | 'status'
+  | 'equality'
+  | 'relativeDifference'
+  | 'channelsMoved'
+  | 'cause'
+  | 'measures'
+  | 'isReset'
+  | 'problem'
+>;
+
+/** What is told of a layer whose statistics cannot be read. */
+const UNREAD = {
+  status: 'unresolved',
+  channelsMoved: null,
+  measures: null,
+  isReset: false,
+  cause: null,
+} as const;
+
+function judgeStatistics(
+  pair: LayerPair,
+  {
+    before,
+    after,
+    counts,
+    affine,
+    feeds,
+    rounding,
+    epsilon,
+  }: Omit<LayerContext, 'options'> & {
+    readonly before: LayerVectors & Statistics;
+    readonly after: LayerVectors & Statistics;
+    readonly counts: BatchCounts;
+    readonly affine: AffineComparison;
+    readonly epsilon: number;
+  },
+): StatisticsVerdict {
   const { moved, relativeDifference } = findMovedChannels(before, after, rounding);
   const invalid = findInvalidValue(after);
   const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && moved.includes(true);
-  const { epsilon } = common;
   const haveStatisticsMoved = moved.includes(true);
   const status = decideStatus({
     relation: affine.relation,
@@ -179,17 +250,16 @@ function concludeLayers(
     haveStatisticsMoved,
     isAveraged: (rounding?.averaged ?? 0) > 0,
     isInitial,
-    ...counts,
+    before: counts.before,
+    after: counts.after,
     momentum: findMomentum(pair),
   });
   return {
-    ...common,
     ...gradeEquality(affine, feeds, relativeDifference),
     channelsMoved: countTrue(moved),
     measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
     isReset: isInitial && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
     problem: invalid ?? (isUntold ? INCOMPARABLE_FEEDS : null),
-    perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
     status: invalid !== null ? 'invalid' : isUntold ? 'unresolved' : status,
     cause: invalid !== null || isUntold ? null : cause,
   };
@@ -218,14 +288,12 @@ export interface LayerVectors {
   readonly beta: ChannelVector | null;
 }
 
-async function readVectors({ mean, variance, gamma, beta }: NormLayer): Promise<LayerVectors> {
-  const vectors = await readChannelVectors([storedTensorOf(mean), storedTensorOf(variance), gamma, beta]);
-  return {
-    mean: vectors[0] ?? null,
-    variance: vectors[1] ?? null,
-    gamma: vectors[2] ?? null,
-    beta: vectors[3] ?? null,
-  };
+function listVectors({ mean, variance, gamma, beta }: NormLayer): readonly (Tensor | null)[] {
+  return [storedTensorOf(mean), storedTensorOf(variance), gamma, beta];
+}
+
+function nameVectors([mean, variance, gamma, beta]: readonly (ChannelVector | null)[]): LayerVectors {
+  return { mean: mean ?? null, variance: variance ?? null, gamma: gamma ?? null, beta: beta ?? null };
 }
 
 /**
@@ -234,7 +302,7 @@ async function readVectors({ mean, variance, gamma, beta }: NormLayer): Promise<
  * @throws CheckpointError when a range cannot be read.
  */
 export async function readStoredLayer(layer: NormLayer): Promise<LayerVectors & Statistics> {
-  const vectors = await readVectors(layer);
+  const vectors = nameVectors(await readChannelVectors(listVectors(layer)));
   if (!hasStatistics(vectors)) throw new Error('statistics that are not stored were read');
   return vectors;
 }
@@ -336,10 +404,9 @@ export function chooseEpsilon(
 }
 
 /** Graphs store an epsilon as float32, modules as float64: what is the same in float32 is the same. */
-function findOtherEpsilon({ before, after }: LayerPair): Pick<LayerComparison, 'epsilonAfter'> {
+function findOtherEpsilon({ before, after }: LayerPair): number | undefined {
   const [one, other] = [before.epsilon, after.epsilon];
-  if (one === null || other === null || Math.fround(one) === Math.fround(other)) return {};
-  return { epsilonAfter: other };
+  return one === null || other === null || Math.fround(one) === Math.fround(other) ? undefined : other;
 }
 
 type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;

@@ -2,7 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
 import type { FileWork } from '../io/file-order.js';
-import { listWrappers, splitPath, standsBesideAdapter } from '../norm/naming.js';
+import { hasWrappers, splitPath, standsBesideAdapter } from '../norm/naming.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
   gatherEvidence,
@@ -106,11 +106,11 @@ export function planLearnedComparisons(
       name: isGeneratedName(afterName) ? name : afterName,
       beforeName: name,
       afterName,
-      ...findWrappedNames([tensor, partner]),
+      wrappedNames: findWrappedNames(tensor, partner),
       elementCount: tensor.elementCount,
-      ...(haveLikeShapes(tensor.shape, partner.shape)
-        ? {}
-        : { reshaped: { before: tensor.shape, after: partner.shape } }),
+      reshaped: haveLikeShapes(tensor.shape, partner.shape)
+        ? undefined
+        : { before: tensor.shape, after: partner.shape },
       result: earlier?.afterName === afterName ? earlier : await comparer.compare(tensor, partner),
     });
     done += tensor.range.byteLength;
@@ -196,9 +196,9 @@ function withFeeds(
   return all;
 }
 
-function findWrappedNames(tensors: readonly Tensor[]): Pick<LearnedComparison, 'wrappedNames'> {
-  const wrappedNames = tensors.map(({ name }) => name).filter((name) => listWrappers(name).length > 0);
-  return wrappedNames.length === 0 ? {} : { wrappedNames };
+function findWrappedNames(...tensors: readonly Tensor[]): readonly string[] | undefined {
+  const wrappedNames = tensors.map(({ name }) => name).filter(hasWrappers);
+  return wrappedNames.length === 0 ? undefined : wrappedNames;
 }
 
 /**
@@ -238,21 +238,33 @@ function listDifferences({
   return result.kind === 'rounded' || result.kind === 'short' ? [result] : [];
 }
 
-function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
+function settle(tensor: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
+  const { result, name, beforeName, afterName, wrappedNames, elementCount, reshaped } = tensor;
   if ('equality' in result) return result;
+  const rounding = settleRounding(result, evidence);
+  const equality =
+    result.kind === 'rounded' || result.kind === 'short'
+      ? rounding === undefined
+        ? 'changed'
+        : 'rounded'
+      : result.kind;
+  return { name, beforeName, afterName, wrappedNames, elementCount, equality, rounding, reshaped };
+}
+
+/** What rounding left; absent where nothing was rounded. */
+function settleRounding(result: TensorComparison, evidence: RoundingEvidence): LearnedComparison['rounding'] {
   switch (result.kind) {
     case 'exact':
     case 'changed':
     case 'incomparable':
-      return { ...tensor, equality: result.kind };
+      return undefined;
     case 'rounded':
-      return { ...tensor, equality: 'rounded', rounding: result };
+      return result;
     case 'short': {
       const cause = settleShort(result, evidence);
-      const relativeDifference = relativeDifferenceIn(result);
       return cause === null
-        ? { ...tensor, equality: 'changed' }
-        : { ...tensor, equality: 'rounded', rounding: { cause, relativeDifference, narrowing: null } };
+        ? undefined
+        : { cause, relativeDifference: relativeDifferenceIn(result), narrowing: null };
     }
     default:
       return failUnreachable(result);

@@ -46,10 +46,26 @@ export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> 
 export async function readChannelVectors(
   tensors: readonly (Tensor | null)[],
 ): Promise<readonly (ChannelVector | null)[]> {
+  return unpackChannelVectors(await packChannelVectors(tensors), tensors);
+}
+
+/** The same as they are stored, one behind the other: what is kept of many layers should be one small object of each. */
+export async function packChannelVectors(tensors: readonly (Tensor | null)[]): Promise<Uint8Array> {
   const read = await readRanges(tensors.map((tensor) => tensor?.range ?? null));
-  return tensors.map((tensor, index) => {
-    const bytes = read[index] ?? null;
-    return tensor === null || bytes === null ? null : decodeVector(bytes, tensor);
+  return Buffer.concat(read.filter((bytes) => bytes !== null));
+}
+
+/** Decodes what {@link packChannelVectors} made of the same tensors. */
+export function unpackChannelVectors(
+  packed: Uint8Array,
+  tensors: readonly (Tensor | null)[],
+): readonly (ChannelVector | null)[] {
+  let start = 0;
+  return tensors.map((tensor) => {
+    if (tensor === null) return null;
+    const bytes = packed.subarray(start, start + tensor.range.byteLength);
+    start += tensor.range.byteLength;
+    return decodeVector(bytes, tensor);
   });
 }
 

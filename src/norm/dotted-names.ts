@@ -1,6 +1,6 @@
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import type { Graph } from '../checkpoint/graph.js';
-import { isFlatStatistic, listWrappers, toDottedName, withoutWrappers } from './naming.js';
+import { hasWrappers, isFlatStatistic, listWrappers, toDottedName, withoutWrappers } from './naming.js';
 
 /** What the names of a checkpoint are read from. */
 export type NameSource = Pick<Checkpoint, 'tensors' | 'graph'>;
@@ -9,10 +9,12 @@ export type NameSource = Pick<Checkpoint, 'tensors' | 'graph'>;
 interface Reading {
   /** Whether its names are flat, as those of MXNet and Caffe2 are. */
   readonly isFlat: boolean;
-  /** The dotted name of each tensor, wrappers included. */
-  readonly dotted: ReadonlyMap<string, string>;
+  /** Names that stay as they are: as dotted names, two of them would be the same. */
+  readonly alike: ReadonlySet<string>;
   /** Paths of wrappers that are no mere wrappers: without them, two names would be the same. */
   readonly kept: ReadonlySet<string>;
+  /** Whether every tensor is called by its own name: then none has to be kept a second time. */
+  readonly isPlain: boolean;
 }
 
 /** Each checkpoint's, once found. */
@@ -30,8 +32,8 @@ export function dottedNameOf(name: string, checkpoint: NameSource): string {
 
 /** The same with its wrappers, such as `module.layer1.bn1.weight`: as the file spells it, but for the separators. */
 export function wrappedNameOf(name: string, checkpoint: NameSource): string {
-  const { dotted, isFlat } = readingOf(checkpoint);
-  return dotted.get(name) ?? toDottedName(name, isFlat);
+  const { alike, isFlat } = readingOf(checkpoint);
+  return alike.has(name) ? name : toDottedName(name, isFlat);
 }
 
 /** A module path, or a leading part of one, as the checkpoint's dotted names have it: without wrappers. */
@@ -41,6 +43,7 @@ export function modulePathOf(path: string, checkpoint: NameSource): string {
 
 /** The tensors of a checkpoint by their dotted names, in file order. */
 export function dottedTensorsOf(checkpoint: NameSource): ReadonlyMap<string, Tensor> {
+  if (readingOf(checkpoint).isPlain) return checkpoint.tensors;
   let tensors = dottedTensors.get(checkpoint.tensors);
   if (tensors === undefined) {
     tensors = new Map(
@@ -63,16 +66,29 @@ function readingOf({ tensors, graph }: NameSource): Reading {
 function findReading(tensors: ReadonlyMap<string, Tensor>, graph: Graph | null): Reading {
   const names = [...tensors.keys()];
   const isFlat = names.some(isFlatStatistic);
-  const dotted = new Map<string, string>();
+  const areDotted = names.every((name) => toDottedName(name, isFlat) === name);
+  const alike = areDotted ? NONE : findAlike(names, isFlat);
+  const dotted = areDotted
+    ? names
+    : names.map((name) => (alike.has(name) ? name : toDottedName(name, isFlat)));
+  const paths = [...dotted, ...listModulePaths(graph)];
+  // Without wrappers, different names stay different.
+  const areBare = !paths.some(hasWrappers);
+  return { isFlat, alike, kept: areBare ? NONE : findKeptWrappers(paths), isPlain: areDotted && areBare };
+}
+
+const NONE: ReadonlySet<string> = new Set();
+
+function findAlike(names: readonly string[], isFlat: boolean): ReadonlySet<string> {
+  const alike = new Set<string>();
   const firstOf = new Map<string, string>();
   for (const name of names) {
     const path = toDottedName(name, isFlat);
     const first = firstOf.get(path);
     if (first === undefined) firstOf.set(path, name);
-    else dotted.set(first, first);
-    dotted.set(name, first === undefined ? path : name);
+    else alike.add(first).add(name);
   }
-  return { isFlat, dotted, kept: findKeptWrappers([...dotted.values(), ...listModulePaths(graph)]) };
+  return alike;
 }
 
 /** Paths that a graph's nodes tell, each with a dot behind it: modules, so that no tensor is called the same. */

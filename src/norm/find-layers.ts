@@ -4,11 +4,8 @@ import type { Graph } from '../checkpoint/graph.js';
 import { CheckpointError, quote } from '../errors.js';
 import { findGraphLayers } from './graph-layers.js';
 import { findLearnedTensors } from './learned-tensors.js';
-import { findNamedLayers } from './named-layers.js';
-import { type LayersAndLearned, type NormLayer, storedTensorOf } from './norm-layer.js';
-
-/** Ten times as many as the deepest networks in use have; each is compared, reported and kept in memory. */
-const MAX_LAYERS = 10_000;
+import { findNamedLayers, namesStatistics } from './named-layers.js';
+import { type LayersAndLearned, type NormLayer, refuseTooManyLayers, storedTensorOf } from './norm-layer.js';
 
 /** Wider than any layer in use by two orders of magnitude; a layer's statistics stand in memory at once. */
 const MAX_CHANNELS = 1 << 24;
@@ -25,17 +22,20 @@ export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
   const found =
     checkpoint.graph === null ? findNamedLayers(checkpoint) : findInGraph(checkpoint, checkpoint.graph);
   const { layers } = found;
-  if (layers.length > MAX_LAYERS) {
-    throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${layers.length}`, {
-      code: 'limit-exceeded',
-      file: checkpoint.path,
-    });
-  }
   for (const layer of layers) checkChannels(layer, checkpoint.path);
   return { ...found, layers: layers.map(leaveOutUnreadable) };
 }
 
+/**
+ * Whether a checkpoint may hold norm layers, live or folded. Where it does not, nothing else needs to be looked for, not
+ * even in the largest.
+ */
+export function mayHoldLayers(checkpoint: Checkpoint): boolean {
+  return checkpoint.graph !== null || namesStatistics(checkpoint);
+}
+
 function findInGraph(checkpoint: Checkpoint, graph: Graph): LayersAndLearned {
+  refuseTooManyLayers(graph.norms.length, checkpoint.path);
   const layers = findGraphLayers(checkpoint, graph);
   return { layers, learned: findLearnedTensors(checkpoint, layers) };
 }

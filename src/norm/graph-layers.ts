@@ -21,8 +21,9 @@ const ROLE_SUFFIXES: readonly (readonly string[])[] = [
 /** The norm layers of a graph, in topological order: one for each BatchNormalization node. */
 export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
   const taken = new Set<string>();
+  const copies = new Map<string, number>();
   return graph.norms.map((node, index) => {
-    const naming = nameLayer(node, index, { taken, checkpoint });
+    const naming = nameLayer(node, index, { taken, copies, checkpoint });
     taken.add(naming.name);
     return describeNode(node, naming, checkpoint);
   });
@@ -55,16 +56,20 @@ function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): N
   };
 }
 
+/** What the layers of a graph are named by, beside their nodes. */
+interface NamingContext {
+  readonly taken: ReadonlySet<string>;
+  /** For each name that several nodes bear, the number from which on none is taken. */
+  readonly copies: Map<string, number>;
+  readonly checkpoint: Checkpoint;
+}
+
 /**
  * A layer's name from its node. The names of the node's inputs vote, because exporters keep the state dict's keys
  * there; a single vote may come from a tensor that belongs to another layer (deduplicated initializers), so the
  * node's own path weighs more than one. What is taken already cannot be this layer.
  */
-function nameLayer(
-  node: NormNode,
-  index: number,
-  { taken, checkpoint }: { taken: ReadonlySet<string>; checkpoint: Checkpoint },
-): Naming {
+function nameLayer(node: NormNode, index: number, { taken, copies, checkpoint }: NamingContext): Naming {
   const votes = new Map<string, number>();
   const wrapped = new Map<string, string>();
   const vote = (path: string, inFile: string, weight: number) => {
@@ -87,7 +92,9 @@ function nameLayer(
   }
   const own = [...node.scope, node.nodeName === '' ? `BatchNormalization_${index}` : node.nodeName].join('/');
   let name = own;
-  for (let copy = 2; taken.has(name); copy++) name = `${own}#${copy}`;
+  let copy = copies.get(own) ?? 2;
+  for (; taken.has(name); copy++) name = `${own}#${copy}`;
+  copies.set(own, copy);
   return { name, isNamed: false };
 }
 

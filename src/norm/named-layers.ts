@@ -5,7 +5,7 @@ import { dottedTensorsOf, wrappedNameOf } from './dotted-names.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { NAMING_CONVENTIONS, type NamingConvention, splitPath } from './naming.js';
 import { findNamedNeighbours } from './neighbours.js';
-import type { LayersAndLearned, NormLayer, Statistic } from './norm-layer.js';
+import { type LayersAndLearned, type NormLayer, refuseTooManyLayers, type Statistic } from './norm-layer.js';
 
 /**
  * Finds norm layers by the names of their tensors: a running mean and a running variance under one module path, by
@@ -13,10 +13,12 @@ import type { LayersAndLearned, NormLayer, Statistic } from './norm-layer.js';
  * neighbours are learned tensors, so that all of these are found as well.
  *
  * In the order of the file.
+ *
+ * @throws CheckpointError `limit-exceeded` for too many layers.
  */
 export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
   const tensors = dottedTensorsOf(checkpoint);
-  const layers = new Map<string, NormLayer>();
+  const layers = new Map<string, NamedLayer>();
   /** Statistics of these layers: the second one of each has nothing more to tell. */
   const known = new Set<Tensor>();
   tensors.forEach((tensor, name) => {
@@ -27,17 +29,23 @@ export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
     if (layer.mean.kind === 'stored') known.add(layer.mean.tensor);
     if (layer.variance.kind === 'stored') known.add(layer.variance.tensor);
   });
+  refuseTooManyLayers(layers.size, checkpoint.path);
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
   const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
   const neighbours = findNamedNeighbours(found, learned, positions);
-  return {
-    layers: found.map((layer) => {
-      const { names, areCertain } = neighbours.get(layer) ?? { names: [], areCertain: true };
-      return { ...layer, neighbours: names, areNeighboursCertain: areCertain };
-    }),
-    learned,
-  };
+  for (const layer of found) {
+    const { names, areCertain } = neighbours.get(layer) ?? { names: [], areCertain: true };
+    layer.neighbours = names;
+    layer.areNeighboursCertain = areCertain;
+  }
+  return { layers: found, learned };
+}
+
+/** A layer whose neighbours are yet to be found: a copy that has them would be a second one of each in memory. */
+interface NamedLayer extends NormLayer {
+  neighbours: readonly string[];
+  areNeighboursCertain: boolean;
 }
 
 /** Where each module's first tensor stands. */
@@ -55,6 +63,12 @@ const STATISTIC_ENDINGS = [
   ...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean.slice(1), variance.slice(1)])),
 ].filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
 
+/** Whether any name of a checkpoint ends as a statistic's: without one, it has no norm layer. */
+export function namesStatistics(checkpoint: Checkpoint): boolean {
+  for (const name of dottedTensorsOf(checkpoint).keys()) if (mayBeStatistic(name)) return true;
+  return false;
+}
+
 /** Most names are told apart by their ends alone. */
 function mayBeStatistic(name: string): boolean {
   return STATISTIC_ENDINGS.some((ending) => name.endsWith(ending));
@@ -64,7 +78,7 @@ function findLayerAt(
   name: string,
   tensors: ReadonlyMap<string, Tensor>,
   checkpoint: Checkpoint,
-): NormLayer | null {
+): NamedLayer | null {
   // A state dict of a bare norm layer has names without a path.
   const rooted = name.includes('.') ? name : `.${name}`;
   const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
@@ -89,7 +103,7 @@ function describeLayer(
     checkpoint,
     needsBoth,
   }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
-): NormLayer | null {
+): NamedLayer | null {
   const at = (suffix: string) => tensors.get(path === '' ? withoutDot(suffix) : path + suffix);
   const mean = at(convention.mean);
   const variance = at(convention.variance);
@@ -100,7 +114,7 @@ function describeLayer(
   if (isObservationNormaliser(at, convention)) return null;
   return {
     name: path,
-    ...(wrapped === null || wrapped === path ? {} : { wrappedName: wrapped }),
+    wrappedName: wrapped === null || wrapped === path ? undefined : wrapped,
     isNamed: true,
     kind: facts?.className ?? 'BatchNorm',
     channels: (mean ?? variance)?.elementCount ?? 0,
@@ -116,6 +130,7 @@ function describeLayer(
     nodeName: null,
     isFromGraph: false,
     neighbours: [],
+    areNeighboursCertain: true,
     feedingLinear: null,
     notes: [],
   };

@@ -151,10 +151,16 @@ const WRAPPERS =
  * @param kept paths of wrappers that stay, such as `module` and `module.layer1._fsdp_wrapped_module`.
  */
 export function withoutWrappers(name: string, kept?: ReadonlySet<string>): string {
+  if (!hasWrappers(name)) return name;
   if (kept === undefined || kept.size === 0) return name.replace(WRAPPERS, '');
   return name.replace(WRAPPERS, (wrapper, start: number) =>
     kept.has(name.slice(0, start + wrapper.length - 1)) ? wrapper : '',
   );
+}
+
+/** Whether there are wrappers in a dotted name. Most names are told apart at a glance, in a fraction of the time. */
+export function hasWrappers(name: string): boolean {
+  return (name.includes('mod') || name.includes('base_layer.')) && name.search(WRAPPERS) >= 0;
 }
 
 /** The paths of the wrappers in a dotted name. */

@@ -1,5 +1,6 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import type { NormMode } from '../checkpoint/graph.js';
+import { CheckpointError } from '../errors.js';
 import type { LinearLayer } from './linear-layers.js';
 
 /** A running mean or variance: a tensor that can be read, or why there is none. */
@@ -74,4 +75,20 @@ export function storedTensorOf(statistic: Statistic): Tensor | null {
 export interface LayersAndLearned {
   readonly layers: readonly NormLayer[];
   readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** Ten times as many as the deepest networks in use have; each is compared, reported and kept in memory. */
+const MAX_LAYERS = 10_000;
+
+/**
+ * Refuses more norm layers than can be dealt with, to be asked once they are counted, before any work goes into them.
+ *
+ * @throws CheckpointError `limit-exceeded`
+ */
+export function refuseTooManyLayers(count: number, file: string): void {
+  if (count <= MAX_LAYERS) return;
+  throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${count}`, {
+    code: 'limit-exceeded',
+    file,
+  });
 }

@@ -8,9 +8,12 @@ import {
   findStdRatios,
   isSummaryValid,
   measureDrift,
+  packChannelVectors,
   readChannelVector,
+  readChannelVectors,
   type Statistics,
   summarizeStatistics,
+  unpackChannelVectors,
 } from '../../src/compare/statistics.js';
 import { tensorOf } from '../build/checkpoints.js';
 
@@ -33,6 +36,13 @@ const measure = (
     gamma: gamma === null ? null : Float64Array.from(gamma),
     epsilon,
   });
+
+test('packed vectors are what they were, in any types', async () => {
+  const tensors = [tensorOf('m', [1, -2], { dtype: 'F16' }), null, tensorOf('v', [3, 4, 5])];
+  const packed = await packChannelVectors(tensors);
+  expect(packed.byteLength).toBe(2 * 2 + 3 * 4);
+  expect(unpackChannelVectors(packed, tensors)).toEqual(await readChannelVectors(tensors));
+});
 
 test('a channel vector keeps the type that it was stored in', async () => {
   expect(await readChannelVector(tensorOf('m', [1, -2], { dtype: 'F16' }))).toEqual({

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { dottedNameOf, modulePathOf, wrappedNameOf } from '../../src/norm/dotted-names.js';
+import { dottedNameOf, dottedTensorsOf, modulePathOf, wrappedNameOf } from '../../src/norm/dotted-names.js';
 import { findLayersAndLearned } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { graphOf, normNodeOf } from '../build/layers.js';
@@ -80,4 +80,11 @@ test('paths that a graph tells are not made the same either', () => {
   );
   const { layers } = findLayersAndLearned(checkpointOf([], { graph: graphOf(norms) }));
   expect(layers.map(({ name }) => name)).toEqual(['module.bn', 'bn']);
+});
+
+test('tensors whose names are paths already are not kept a second time', () => {
+  const plain = checkpointOf(normTensors('layer1.0.bn'));
+  expect(dottedTensorsOf(plain)).toBe(plain.tensors);
+  const wrapped = checkpointOf(normTensors('module.bn'));
+  expect([...dottedTensorsOf(wrapped).keys()]).toContain('bn.running_mean');
 });

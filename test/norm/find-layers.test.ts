@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../src/checkpoint/dtype.js';
-import { findLayersAndLearned } from '../../src/norm/find-layers.js';
+import { findLayersAndLearned, mayHoldLayers } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 import { constantOf, graphOf, normNodeOf } from '../build/layers.js';
@@ -95,6 +95,26 @@ test('more than 2^24 channels are refused before they are read', async () => {
   });
 });
 
+/** The tensors of a checkpoint whose names alone may be asked for. */
+class NamesAlone extends Map<string, Tensor> {
+  readonly #refuse = (): never => {
+    throw new Error('the tensors were gone through');
+  };
+  override forEach = this.#refuse;
+  override entries = this.#refuse;
+  override values = this.#refuse;
+  override [Symbol.iterator] = this.#refuse;
+}
+
+test('that there is no norm layer is told from names alone', () => {
+  const tensors = new NamesAlone();
+  for (const name of ['fc.weight', 'bn.weight', 'bn.bias']) tensors.set(name, tensorOf(name, [1]));
+  expect(mayHoldLayers(checkpointOf([], { tensors }))).toBe(false);
+  tensors.set('bn/moving_variance:0', tensorOf('bn/moving_variance:0', [1]));
+  expect(mayHoldLayers(checkpointOf([...tensors.keys()].map((name) => tensorOf(name, [1]))))).toBe(true);
+  expect(mayHoldLayers(checkpointOf([], { graph: graphOf([]) }))).toBe(true);
+});
+
 test('more than 10000 norm layers are refused', async () => {
   const layers = Array.from({ length: 10_001 }, (_, i) =>
     normTensors(`bn${i}`, { weight: null, bias: null }),
@@ -107,5 +127,13 @@ test('more than 10000 norm layers are refused', async () => {
     message: 'expected at most 10000 norm layers, found 10001',
     code: 'limit-exceeded',
     file: 'm.safetensors',
+  });
+});
+
+test('so are more than 10000 in a graph', async () => {
+  const graph = graphOf(Array.from({ length: 10_001 }, () => normNodeOf('bn')));
+  expect(await failureOf(() => findLayersAndLearned(checkpointOf([], { graph })))).toMatchObject({
+    message: 'expected at most 10000 norm layers, found 10001',
+    code: 'limit-exceeded',
   });
 });
