@@ -49,7 +49,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   refuseBaseline(source);
   closeWindows();
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
-  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint);
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
@@ -59,7 +59,11 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
     const reading = readingOf(tensor);
     const known = kept.get(tensor.range, reading);
     if (known?.values !== undefined) continue;
-    kept.set(tensor.range, { ...known, values: { name, bytes: await readRange(tensor.range) } }, reading);
+    kept.set(
+      tensor.range,
+      { ...known, values: { name, bytes: Buffer.from(await readRange(tensor.range)) } },
+      reading,
+    );
   }
   const bytes = encodeBaseline({
     sourceName: nameOf(source.path),

@@ -106,7 +106,8 @@ class Sampler {
   constructor({ dtype, elementCount }: Tensor) {
     this.#indices = sampledIndices(elementCount);
     this.#elementBytes = bitsOf(dtype) / 8;
-    this.bytes = new Uint8Array(this.#indices.length * this.#elementBytes);
+    // From Node's pool: tens of thousands of samples, most of them small, need no memory block each.
+    this.bytes = Buffer.allocUnsafe(this.#indices.length * this.#elementBytes);
   }
 
   add(piece: Uint8Array, start: number): void {
@@ -114,7 +115,7 @@ class Sampler {
     const end = start + piece.byteLength / size;
     for (let index = this.#indices[this.#next]; index !== undefined && index < end; ) {
       const from = (index - start) * size;
-      this.bytes.set(piece.subarray(from, from + size), this.#next * size);
+      for (let i = 0; i < size; i++) this.bytes[this.#next * size + i] = piece[from + i] as number;
       index = this.#indices[++this.#next];
     }
   }

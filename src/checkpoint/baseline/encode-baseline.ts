@@ -8,7 +8,7 @@ import { type ChannelProjections, PROJECTION_COUNT } from '../projections.js';
 import { MAX_HEADER_BYTES } from '../safetensors.js';
 import { FORMAT_VERSION, METADATA_KEYS, nameSample, nameTable, TABLE_COLUMNS } from './format.js';
 import { graphToJson } from './graph-json.js';
-import { toJson } from './json-fields.js';
+import { toJson, writeMembers } from './json-fields.js';
 
 /** What a baseline keeps of the bytes in one range. */
 export interface KeptRange {
@@ -51,7 +51,7 @@ interface FileTensor {
 export function encodeBaseline(contents: BaselineContents): Uint8Array {
   const { checkpoint, sourceName, modules } = contents;
   const writer = new TensorWriter(contents);
-  const tensors = new Map([...checkpoint.tensors].map(([name, tensor]) => [name, writer.describe(tensor)]));
+  const tensors = encodePieces(quotePieces(writeMembers(writer.describeAll(checkpoint.tensors))));
   const constants = new Map<string, unknown>();
   const graph =
     checkpoint.graph === null
@@ -69,25 +69,22 @@ export function encodeBaseline(contents: BaselineContents): Uint8Array {
       modules.has(path) ? [[path, factsToJson(known)] as const] : [],
     ),
   );
-  const metadata: Record<string, string> = {
-    [METADATA_KEYS.version]: FORMAT_VERSION,
-    [METADATA_KEYS.source]: sourceName,
-    [METADATA_KEYS.format]: checkpoint.format,
-    [METADATA_KEYS.order]: checkpoint.inModuleOrder ? 'module' : 'name',
-    [METADATA_KEYS.tensors]: toJson(tensors),
-    ...(facts.size === 0 ? {} : { [METADATA_KEYS.modules]: toJson(facts) }),
-    ...(graph === null
-      ? {}
-      : {
-          [METADATA_KEYS.graph]: toJson({
-            ...graph,
-            constants: constants.size === 0 ? undefined : constants,
-          }),
-        }),
-    ...(checkpoint.warnings.length === 0
-      ? {}
-      : { [METADATA_KEYS.warnings]: toJson({ warnings: checkpoint.warnings }) }),
-  };
+  const metadata = new Map<string, string | readonly Uint8Array[]>([
+    [METADATA_KEYS.version, FORMAT_VERSION],
+    [METADATA_KEYS.source, sourceName],
+    [METADATA_KEYS.format, checkpoint.format],
+    [METADATA_KEYS.order, checkpoint.inModuleOrder ? 'module' : 'name'],
+    [METADATA_KEYS.tensors, tensors],
+  ]);
+  if (facts.size > 0) metadata.set(METADATA_KEYS.modules, toJson(facts));
+  if (graph !== null) {
+    metadata.set(
+      METADATA_KEYS.graph,
+      toJson({ ...graph, constants: constants.size === 0 ? undefined : constants }),
+    );
+  }
+  if (checkpoint.warnings.length > 0)
+    metadata.set(METADATA_KEYS.warnings, toJson({ warnings: checkpoint.warnings }));
   return encodeSafetensors(writer.fileTensors, metadata, checkpoint.path);
 }
 
@@ -117,6 +114,10 @@ class TensorWriter {
 
   constructor({ kept }: BaselineContents) {
     this.#kept = kept;
+  }
+
+  *describeAll(tensors: Checkpoint['tensors']): Iterable<readonly [string, object]> {
+    for (const [name, tensor] of tensors) yield [name, this.describe(tensor)];
   }
 
   describe(tensor: Tensor): object {
@@ -195,35 +196,91 @@ function tabulate({ norms, sums }: ChannelProjections): FileTensor {
  */
 function encodeSafetensors(
   tensors: ReadonlyMap<string, FileTensor>,
-  metadata: Record<string, string>,
+  metadata: Metadata,
   file: string,
 ): Uint8Array {
   const sorted = [...tensors].sort(
     ([x, { dtype: one }], [y, { dtype: other }]) =>
       bitsOf(other) - bitsOf(one) || (x < y ? -1 : x > y ? 1 : 0),
   );
-  const header = new Map<string, unknown>([['__metadata__', metadata]]);
-  let end = 0;
-  for (const [name, { dtype, shape, bytes }] of sorted) {
-    header.set(name, { dtype, shape, data_offsets: [end, end + bytes.byteLength] });
-    end += bytes.byteLength;
-  }
-  const json = new TextEncoder().encode(toJson(header));
-  const headerLength = Math.ceil(json.byteLength / 8) * 8;
+  const header = encodePieces(writeHeader(sorted, metadata));
+  const headerLength = Math.ceil(sumLengths(header) / 8) * 8;
   if (headerLength > MAX_HEADER_BYTES) {
     throw new CheckpointError(
       `expected tensors whose names and hashes fit a header of ${MAX_HEADER_BYTES} bytes, found ${headerLength} bytes of them`,
       { code: 'limit-exceeded', file },
     );
   }
-  const bytes = new Uint8Array(8 + headerLength + end);
+  const data = sorted.map(([, tensor]) => tensor.bytes);
+  const bytes = new Uint8Array(8 + headerLength + sumLengths(data));
   new DataView(bytes.buffer).setBigUint64(0, BigInt(headerLength), true);
   bytes.fill(0x20, 8, 8 + headerLength);
-  bytes.set(json, 8);
-  let position = 8 + headerLength;
-  for (const [, tensor] of sorted) {
-    bytes.set(tensor.bytes, position);
-    position += tensor.bytes.byteLength;
-  }
+  copyAll(header, bytes, 8);
+  copyAll(data, bytes, 8 + headerLength);
   return bytes;
+}
+
+function copyAll(pieces: readonly Uint8Array[], target: Uint8Array, start: number): void {
+  let position = start;
+  for (const piece of pieces) {
+    target.set(piece, position);
+    position += piece.byteLength;
+  }
+}
+
+function sumLengths(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+/** What stands under `__metadata__`: text, or text that was made JSON and encoded already. */
+type Metadata = ReadonlyMap<string, string | readonly Uint8Array[]>;
+
+/** A header's JSON, member by member: of a large model's, no other form is ever in memory. */
+function* writeHeader(
+  tensors: readonly (readonly [string, FileTensor])[],
+  metadata: Metadata,
+): Iterable<string | Uint8Array> {
+  yield '{"__metadata__":{';
+  let separator = '';
+  for (const [key, value] of metadata) {
+    yield `${separator}${toJson(key)}:`;
+    if (typeof value === 'string') yield toJson(value);
+    else yield* value;
+    separator = ',';
+  }
+  yield '}';
+  let end = 0;
+  for (const [name, { dtype, shape, bytes }] of tensors) {
+    const begin = end;
+    end += bytes.byteLength;
+    yield `,${toJson(name)}:${toJson({ dtype, shape, data_offsets: [begin, end] })}`;
+  }
+  yield '}';
+}
+
+/** Text as the content of a JSON string; no piece may end within a character. */
+function* quotePieces(pieces: Iterable<string>): Iterable<string> {
+  yield '"';
+  for (const piece of pieces) yield JSON.stringify(piece).slice(1, -1);
+  yield '"';
+}
+
+/** Pieces of text are joined to so many characters before they are encoded. */
+const ENCODED_LENGTH = 64 * 1024;
+
+/** Encodes text as UTF-8; what is encoded already stays as it is. */
+function encodePieces(pieces: Iterable<string | Uint8Array>): readonly Uint8Array[] {
+  const encoded: Uint8Array[] = [];
+  let text = '';
+  const encode = () => {
+    if (text !== '') encoded.push(Buffer.from(text));
+    text = '';
+  };
+  for (const piece of pieces) {
+    if (typeof piece === 'string') text += piece;
+    if (typeof piece !== 'string' || text.length >= ENCODED_LENGTH) encode();
+    if (typeof piece !== 'string') encoded.push(piece);
+  }
+  encode();
+  return encoded;
 }

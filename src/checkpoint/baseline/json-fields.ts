@@ -19,18 +19,22 @@ const NON_FINITE: ReadonlyMap<string, number> = new Map(
  * JSON cannot hold become strings, undefined members are left out.
  */
 export function toJson(value: unknown): string {
-  if (value instanceof Map) return joinMembers([...value]);
+  if (value instanceof Map) return [...writeMembers(value)].join('');
   if (Array.isArray(value)) return `[${value.map(toJson).join(',')}]`;
-  if (typeof value === 'object' && value !== null) return joinMembers(Object.entries(value));
+  if (typeof value === 'object' && value !== null) return [...writeMembers(Object.entries(value))].join('');
   if (typeof value === 'number' && !Number.isFinite(value)) return JSON.stringify(String(value));
   return JSON.stringify(typeof value === 'string' ? value.toWellFormed() : value);
 }
 
-function joinMembers(members: readonly (readonly [string, unknown])[]): string {
-  const written = members
-    .filter(([, value]) => value !== undefined)
-    .map(([key, value]) => `${JSON.stringify(key.toWellFormed())}:${toJson(value)}`);
-  return `{${written.join(',')}}`;
+/** An object of these members in pieces, as {@link toJson} writes it: of many, one at a time need be in memory. */
+export function* writeMembers(members: Iterable<readonly [string, unknown]>): Iterable<string> {
+  let opening = '{';
+  for (const [key, value] of members) {
+    if (value === undefined) continue;
+    yield `${opening}${JSON.stringify(key.toWellFormed())}:${toJson(value)}`;
+    opening = ',';
+  }
+  yield opening === '{' ? '{}' : '}';
 }
 
 /**
