@@ -1,14 +1,11 @@
-import { findProducer, isStandard } from '../checkpoint/onnx/follow.js';
-import { findName, type Scope, type Site } from '../checkpoint/onnx/scope.js';
+import { findTile, walkUpstream } from '../checkpoint/onnx/follow.js';
+import type { Found, Scope, Site } from '../checkpoint/onnx/scope.js';
 
 /** An input of a node. */
 export interface NodeInput {
   readonly site: Site;
   readonly index: number;
 }
-
-/** More calls than any model nests; the reader of the model has its own, lower limit. */
-const MAX_STEPS = 1_000;
 
 /**
  * The input at which a statistic enters: the norm node's own, or that of the Tile which repeats it for the batch
@@ -18,20 +15,17 @@ const MAX_STEPS = 1_000;
  */
 export function findSupply(norm: Site, index: number): NodeInput | null {
   let at: NodeInput = { site: norm, index };
-  const producer = findProducer(norm.scope, nameAt(at));
-  if (producer !== null && isStandard(producer.node, 'Tile') && producer.scope === norm.scope) {
-    at = { site: producer, index: 0 };
-  }
-  for (let step = 0; step < MAX_STEPS; step++) {
+  const tile = findTile(norm.scope, nameAt(at));
+  if (tile !== null) at = { site: tile, index: 0 };
+  const start = { scope: at.site.scope, name: nameAt(at) };
+  const nextBound = ({ definition }: Found) => (definition.kind === 'bound' ? definition : null);
+  for (const { scope, name, definition } of walkUpstream(start, nextBound)) {
     if (isInGraph(at.site.scope)) return at;
-    const found = findName(at.site.scope, nameAt(at));
-    const caller = found?.scope.caller ?? null;
-    if (found === null || caller === null || found.definition.kind !== 'bound') return null;
-    const position = found.scope.inputs.indexOf(found.name);
-    if (position < 0) return null;
-    at = { site: caller, index: position };
+    const { caller } = scope;
+    if (caller === null || definition.kind !== 'bound') return null;
+    at = { site: caller, index: scope.inputs.indexOf(name) };
   }
-  return null;
+  return isInGraph(at.site.scope) ? at : null;
 }
 
 function nameAt({ site, index }: NodeInput): string {

@@ -1,11 +1,7 @@
 import { failUnreachable } from '../../errors.js';
-import { calledBody, nextName } from './constants.js';
-import { isStandard } from './follow.js';
+import { isStandard, nextShared, walkUpstream } from './follow.js';
 import type { OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './model.js';
-import { type Found, findName, type Scope, type Site, visitNodes } from './scope.js';
-
-/** Longer chains of names do not pass the evaluation of constants. */
-const MAX_STEPS = 10_000;
+import { type Found, type Scope, type Site, visitNodes } from './scope.js';
 
 /** What stands behind a name once calls and Identity are followed: a stored tensor, or a node that computes it. */
 export type Origin = OnnxTensor | OnnxSparseTensor | OnnxNode;
@@ -28,23 +24,12 @@ export interface Reader {
 
 /** Follows a name through function calls and Identity, also to outer scopes; null where nothing defines it. */
 export function followToOrigin(scope: Scope, name: string): Followed | null {
-  let found = findName(scope, name);
   let mainName: string | null = null;
-  for (let step = 0; found !== null && step < MAX_STEPS; step++) {
+  for (const found of walkUpstream({ scope, name }, nextShared)) {
     if (found.scope.isMain) mainName ??= found.name;
-    const next = nextAlias(found);
-    if (next === null) return { found, origin: originOf(found), mainName };
-    found = findName(next.scope, next.name);
+    if (nextShared(found) === null) return { found, origin: originOf(found), mainName };
   }
   return null;
-}
-
-function nextAlias(found: Found): { readonly scope: Scope; readonly name: string } | null {
-  const { definition, scope } = found;
-  if (definition.kind === 'bound') return nextName(found);
-  if (definition.kind !== 'node-output') return null;
-  const isAlias = isStandard(definition.node, 'Identity') || calledBody(scope, definition.node) !== null;
-  return isAlias ? nextName(found) : null;
 }
 
 function originOf({ definition }: Found): Origin | null {

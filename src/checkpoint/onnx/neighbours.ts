@@ -1,5 +1,5 @@
 import { calledBody, nextName } from './constants.js';
-import { isStandard, type ScopedName } from './follow.js';
+import { isStandard, type ScopedName, walkUpstream } from './follow.js';
 import type { OnnxNode } from './model.js';
 import { type Found, findName, type Scope } from './scope.js';
 
@@ -71,11 +71,10 @@ export class NeighbourSearch {
 
   /** The learned tensor that an input comes from, if any. */
   #learnedName(scope: Scope, name: string): string | null {
-    let found = findName(scope, name);
-    for (let step = 0; found !== null && step < MAX_WEIGHT_STEPS; step++) {
+    let steps = 0;
+    for (const found of walkUpstream({ scope, name }, nextName)) {
       if (found.scope.isMain && this.#isLearned(found.name)) return found.name;
-      const next = nextName(found);
-      found = next === null ? null : findName(next.scope, next.name);
+      if (++steps >= MAX_WEIGHT_STEPS) break;
     }
     return null;
   }

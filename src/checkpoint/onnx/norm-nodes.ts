@@ -3,7 +3,7 @@ import { isDecodable, isFloatingPoint } from '../dtype.js';
 import type { ConstantInput, NormNode } from '../graph.js';
 import type { Constant, Evaluator } from './constant.js';
 import { repeatTensor } from './constant-sources.js';
-import { findProducer, findTrueName, followAliases, isStandard } from './follow.js';
+import { findProducer, findTile, findTrueName, followAliases } from './follow.js';
 import type { BuiltNorm } from './merge-calls.js';
 import { describeNode } from './model.js';
 import { pathFromNameScopes, pathFromNodeName } from './module-path.js';
@@ -199,16 +199,11 @@ interface Untiled {
   readonly isTiled: boolean;
 }
 
-/**
- * InstanceNorm with running statistics is exported as BatchNormalization over batch · channels, its parameters
- * repeated by Tile. The layer's own parameters are those in front of the Tile.
- */
+/** The layer's own parameters are those in front of the Tile that repeats them. */
 async function untile({ evaluator }: NormContext, site: Site, name: string): Promise<Untiled> {
-  const producer = findProducer(site.scope, name);
-  if (producer === null || !isStandard(producer.node, 'Tile') || producer.scope !== site.scope) {
-    return { name, isTiled: false };
-  }
-  const input = producer.node.inputs[0] ?? '';
+  const tile = findTile(site.scope, name);
+  if (tile === null) return { name, isTiled: false };
+  const input = tile.node.inputs[0] ?? '';
   const constant = input === '' ? null : await evaluator.evaluate(site.scope, input);
   const isVector = constant?.kind === 'constant' && constant.tensor.shape.length === 1;
   return isVector ? { name: input, isTiled: true } : { name, isTiled: false };
