@@ -4,11 +4,13 @@ import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../src/audit.js';
-import { openSource } from '../src/checkpoint/open.js';
+import type { Checkpoint } from '../src/checkpoint/checkpoint.js';
+import { openPath, openSource } from '../src/checkpoint/open.js';
 import { CheckpointError } from '../src/errors.js';
 import { inspectCheckpoint } from '../src/inspect.js';
 import { memorySource } from '../src/io/byte-source.js';
 import { render } from '../src/report/render.js';
+import { checkpointOf, normTensors, tensorOf } from './build/checkpoints.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 
@@ -109,4 +111,105 @@ test('any bytes at all give a CheckpointError', async () => {
     }),
     { numRuns: 500 },
   );
+});
+
+describe('which side is before makes no difference to what a layer is called', () => {
+  /** An audit's statuses by layer, or how it failed. */
+  const statusesOf = async (before: Checkpoint, after: Checkpoint) => {
+    try {
+      const { layers } = await auditCheckpoints(before, after);
+      return layers.map(({ name, status }) => [name, status] as const).sort();
+    } catch (error) {
+      if (error instanceof CheckpointError) return error.code;
+      throw error;
+    }
+  };
+
+  const names = ['stem', 'down', 'proj', 'merge', 'reduce', 'skip'] as const;
+  const part = fc.record({
+    name: fc.constantFrom(...names),
+    block: fc.nat(2),
+    feeder: fc.constantFrom('', '.conv', '.linear'),
+    shape: fc.constantFrom<readonly number[]>([2, 3, 1, 1], [2, 4, 1, 1], [3, 2, 1, 1]),
+    isTrained: fc.boolean(),
+    norm: fc.constantFrom(null, '_bn', '.bn', '_norm', 'x1', 'x2', 'x3'),
+    mean: fc.constantFrom([0.5, -0.25], [0.9, 1]),
+  });
+  const model = fc.array(part, { minLength: 2, maxLength: 9 }).map((parts) => {
+    const tensorsOf = (isAfter: boolean) => {
+      const tensors = parts.flatMap(({ name, block, feeder, shape, isTrained, norm, mean }, at) => {
+        const path = `net${block}.${name}`;
+        const count = shape.reduce((product, size) => product * size, 1);
+        const values = Array.from({ length: count }, (_, i) =>
+          Math.sin(1 + i + 50 * at + (isAfter && isTrained ? 0.5 : 0)),
+        );
+        const normPath = norm?.startsWith('x') === true ? `net${block}.${norm}` : `${path}${norm}`;
+        return [
+          tensorOf(`${path}${feeder}.weight`, values, { shape }),
+          ...(norm === null ? [] : normTensors(normPath, isAfter ? { mean } : {})),
+        ];
+      });
+      return [...new Map(tensors.map((tensor) => [tensor.name, tensor])).values()];
+    };
+    return { before: tensorsOf(false), after: tensorsOf(true) };
+  });
+
+  test('in files that keep the order of modules, one of them shuffled', async () => {
+    let compared = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        model,
+        fc.infiniteStream(fc.nat()),
+        fc.tuple(fc.boolean(), fc.boolean()),
+        async (pair, keys, kept) => {
+          const shuffled = pair.after
+            .map((tensor) => ({ tensor, key: keys.next().value ?? 0 }))
+            .sort((x, y) => x.key - y.key);
+          const before = checkpointOf(pair.before, { inModuleOrder: kept[0] });
+          const after = checkpointOf(
+            shuffled.map(({ tensor }) => tensor),
+            { inModuleOrder: kept[1] },
+          );
+          const statuses = await statusesOf(before, after);
+          expect(await statusesOf(after, before)).toEqual(statuses);
+          if (typeof statuses !== 'string') compared += statuses.length;
+        },
+      ),
+      { numRuns: 400, seed: 19 },
+    );
+    expect(compared).toBeGreaterThan(400);
+  });
+
+  const countStatuses = async (before: Checkpoint, after: Checkpoint): Promise<readonly string[]> => {
+    const statuses = await statusesOf(before, after);
+    return typeof statuses === 'string' ? [statuses] : statuses.map(([, status]) => status).sort();
+  };
+
+  const scenarios = readdirSync(join(fixtures, 'pairs')).sort();
+
+  test.each(scenarios)('between the formats of %s', async (scenario) => {
+    const files = readdirSync(join(fixtures, 'pairs', scenario)).filter((name) =>
+      /^(?:before|after)\.(?:safetensors|pt|live\.onnx|fold\.onnx|dynamo\.onnx)$/.test(name),
+    );
+    const opened = new Map<string, Checkpoint>();
+    for (const name of files) opened.set(name, await openPath(join(fixtures, 'pairs', scenario, name)));
+    const sides = (side: string) =>
+      [...opened].filter(([name]) => name.startsWith(side)).map(([, open]) => open);
+    for (const before of sides('before')) {
+      for (const after of sides('after')) {
+        // A layer that was folded bears another name, as after calls it.
+        const [one, other] = [await countStatuses(before, after), await countStatuses(after, before)];
+        // Only after can be invalid: that is what is to be deployed.
+        if (!one.includes('invalid') && !other.includes('invalid'))
+          expect(other, `${before.path} ${after.path}`).toEqual(one);
+      }
+    }
+    for (const checkpoint of opened.values()) {
+      const statuses = await countStatuses(checkpoint, checkpoint);
+      expect(
+        statuses.filter((status) => !/^(?:locked|invalid|unresolved|no-norm-layers)$/.test(status)),
+      ).toEqual([]);
+      await checkpoint.close();
+    }
+  });
 });

@@ -168,7 +168,7 @@ function concludeLayers(
   return {
     name: chooseLayerName(pair),
     before: pair.before,
-    after: pair.after,
+    after: feeds.isDisputed ? noteDispute(pair.after) : pair.after,
     pairedBy: pair.pairedBy,
     via: 'live',
     status: judged.status,
@@ -268,6 +268,13 @@ function judgeStatistics(
 /** Statistics moved, and nothing says whether the weights that feed the layer did. */
 const INCOMPARABLE_FEEDS =
   'its statistics moved, and what feeds it cannot be compared: a type that is not decoded, or a baseline without a sample of it (make the baseline again)';
+
+/** The orders of two files cannot both be the model's. */
+function noteDispute(after: NormLayer): NormLayer {
+  const note =
+    'the order of modules in before and that in after each tell another tensor as what feeds it, of which one was trained and the other was not: what feeds it is left open';
+  return { ...after, notes: [...after.notes, note] };
+}
 
 function gradeEquality(
   affine: GradedRelation,

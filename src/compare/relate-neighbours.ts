@@ -25,9 +25,11 @@ export interface Feeds extends GradedRelation {
   /** Whether all that is known to feed the layer cannot be compared. */
   readonly isIncomparable: boolean;
   readonly neighboursFrom: NeighboursFrom;
+  /** Whether each side tells another feed, of which one was trained and the other was not. */
+  readonly isDisputed: boolean;
 }
 
-type KnownFeeds = Omit<Feeds, 'neighboursFrom'>;
+type KnownFeeds = Omit<Feeds, 'neighboursFrom' | 'isDisputed'>;
 
 /** What feeds the norm layers of two checkpoints, before against after. */
 export class NeighbourRelations {
@@ -39,22 +41,28 @@ export class NeighbourRelations {
     this.#learned = learned;
   }
 
-  /** A graph knows what feeds a layer, on either side; names tell it, or leave it open. */
+  /**
+   * A graph knows what feeds a layer, on either side; names tell it, or leave it open. Which side is before makes no
+   * difference: where both know equally well and disagree, the order of one file's modules is not that of the model.
+   */
   of({ before, after }: { readonly before: NormLayer; readonly after: NormLayer }): Feeds {
     const { byBefore, byAfter } = this.#learned;
     const sides = [
-      { layer: before, rank: rankEvidence(before), compared: byBefore },
-      { layer: after, rank: rankEvidence(after), compared: byAfter },
-    ]
-      .sort((x, y) => x.rank - y.rank)
-      .map(({ layer, compared }) => ({ layer, feeds: this.#relate(layer, compared) }));
-    const told = sides.find(({ feeds }) => feeds.relation !== 'none');
-    if (told !== undefined)
-      return { ...told.feeds, neighboursFrom: told.layer.isFromGraph ? 'graph' : 'names' };
-    const { feeds } = sides.find(({ feeds: { isIncomparable } }) => isIncomparable) ??
-      sides[0] ?? { feeds: NOTHING };
+      { layer: before, rank: rankEvidence(before), feeds: this.#relate(before, byBefore) },
+      { layer: after, rank: rankEvidence(after), feeds: this.#relate(after, byAfter) },
+    ] as const;
+    const told = sides.filter(({ feeds }) => feeds.relation !== 'none');
+    const rank = Math.min(...told.map((side) => side.rank));
+    const [one, other = one] = told.filter((side) => side.rank === rank);
+    if (one !== undefined && other !== undefined) {
+      const isFromGraph = rank === 0;
+      const isDisputed = one.feeds.relation !== other.feeds.relation && !isFromGraph;
+      const neighboursFrom = isDisputed ? 'unknown' : isFromGraph ? 'graph' : 'names';
+      return { ...join(one.feeds, other.feeds, isDisputed), neighboursFrom, isDisputed };
+    }
+    const { feeds } = sides.find(({ feeds: { isIncomparable } }) => isIncomparable) ?? sides[0];
     const isUnfed = sides.some(({ layer }) => layer.isFromGraph && layer.neighbours.length === 0);
-    return { ...feeds, neighboursFrom: isUnfed ? 'graph' : 'unknown' };
+    return { ...feeds, neighboursFrom: isUnfed ? 'graph' : 'unknown', isDisputed: false };
   }
 
   #relate(layer: NormLayer, compared: LearnedComparisons['byBefore']): KnownFeeds {
@@ -80,12 +88,16 @@ export class NeighbourRelations {
   }
 }
 
-const NOTHING: KnownFeeds = {
-  relation: 'none',
-  relativeDifference: 0,
-  rounding: null,
-  isIncomparable: false,
-};
+/** What two sides tell together; graphs that differ feed the layer by something else, which is a change. */
+function join(one: KnownFeeds, other: KnownFeeds, isDisputed: boolean): KnownFeeds {
+  const isChanged = one.relation === 'changed' || other.relation === 'changed';
+  return {
+    relation: isDisputed ? 'none' : isChanged ? 'changed' : 'equal',
+    relativeDifference: Math.max(one.relativeDifference, other.relativeDifference),
+    rounding: one.rounding === null ? null : other.rounding,
+    isIncomparable: false,
+  };
+}
 
 /** The lower, the better. */
 function rankEvidence({ isFromGraph, areNeighboursCertain }: NormLayer): number {

@@ -70,3 +70,43 @@ describe('where names leave open what feeds a layer', () => {
     });
   });
 });
+
+describe('whichever side is before', () => {
+  test.each([
+    [
+      'orders that disagree leave it open',
+      named('frozen.weight'),
+      named('trained.weight'),
+      'none',
+      'unknown',
+      true,
+    ],
+    ['so do guesses', open('frozen.weight'), open('trained.weight'), 'none', 'unknown', true],
+    ['orders that agree tell it', named('frozen.weight'), named('frozen.bias'), 'equal', 'names', false],
+    [
+      'a certain order goes before a guess',
+      open('frozen.weight'),
+      named('trained.weight'),
+      'changed',
+      'names',
+      false,
+    ],
+    [
+      'a graph that was wired anew is a change',
+      graph('frozen.weight'),
+      graph('tuned.weight'),
+      'changed',
+      'graph',
+      false,
+    ],
+  ] as const)('%s', (_, one, other, relation, neighboursFrom, isDisputed) => {
+    const relations = new NeighbourRelations(learned);
+    for (const [before, after] of [
+      [one, other],
+      [other, one],
+    ]) {
+      const layers = { before: layerOf('bn', before), after: layerOf('bn', after) };
+      expect(relations.of(layers)).toMatchObject({ relation, neighboursFrom, isDisputed });
+    }
+  });
+});
