@@ -103,17 +103,25 @@ export function toShellWord(name: string): string {
   return SHELL_WORD.test(shown) ? shown : `'${escapeControls(shown).replaceAll("'", "'\\''")}'`;
 }
 
+/**
+ * The `#` that begins what a CI server takes for a command anywhere in a line of its log: `##vso[…]` and `##[…]` of Azure
+ * Pipelines, `##teamcity[…]`, the older `##[…]` of GitHub. Servers that compare text as languages do read past what has
+ * no width, such as a variation selector.
+ */
+export const LOG_COMMAND = /#(?=\p{DI}*#\p{DI}*[[vt])/giu;
+
 /** Printable ASCII. */
 const PLAIN_TEXT = /^[ -~]*$/;
 
 /**
  * Text in which no character can steer a terminal, break a line, or reorder what is shown: C0 and C1 controls,
- * line and paragraph separators, bidirectional and other format characters, and lone surrogates become `\u{…}`.
+ * line and paragraph separators, bidirectional and other format characters, and lone surrogates become `\u{…}`. The
+ * beginning of a {@link LOG_COMMAND} becomes `\x23`: names are shown in logs.
  */
 export function escapeControls(text: string): string {
   // Nearly every text is plain, and to compile the pattern of all others takes most of a millisecond.
-  if (PLAIN_TEXT.test(text)) return text;
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (character) => {
+  if (PLAIN_TEXT.test(text) && !text.includes('##')) return text;
+  return text.replace(LOG_COMMAND, '\\x23').replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (character) => {
     const codePoint = character.codePointAt(0) ?? 0;
     if (codePoint === 0x0a) return '\\n';
     if (codePoint === 0x0d) return '\\r';

@@ -66,7 +66,7 @@ function reportFailure(error: unknown, terminal: Terminal, args: readonly string
   const hint = error instanceof CheckpointError || error instanceof UsageError ? error.hint : INTERNAL_HINT;
   if (hint !== undefined) terminal.writeError(defuseCommands(`  ${escapeControls(hint)}`));
   if (args.includes('--debug') && error instanceof Error && error.stack !== undefined)
-    terminal.writeError(error.stack);
+    terminal.writeError(defuseCommands(error.stack.split('\n').map(escapeControls).join('\n')));
   return message;
 }
 

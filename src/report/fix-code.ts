@@ -1,3 +1,4 @@
+import { LOG_COMMAND } from '../errors.js';
 import type { FreezePlan } from './freeze-plan.js';
 
 /** How a framework of modules spells what the code below needs. */
@@ -115,7 +116,8 @@ const KEYWORDS: ReadonlySet<string> = new Set(
 
 /** A Python string literal in ASCII: nothing from a file's names gets out of it. */
 export function quotePython(text: string): string {
-  const escaped = [...text.replaceAll('\\', '\\\\').replaceAll('"', '\\"')].map((character) => {
+  const quotable = text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replace(LOG_COMMAND, '\\x23');
+  const escaped = [...quotable].map((character) => {
     const codePoint = character.codePointAt(0) ?? 0;
     return codePoint >= 0x20 && codePoint < 0x7f
       ? character

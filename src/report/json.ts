@@ -1,3 +1,4 @@
+import { LOG_COMMAND } from '../errors.js';
 import type { AnyReport } from './any-report.js';
 import type { AuditSet } from './audit-set.js';
 
@@ -16,7 +17,12 @@ export function toJson(value: unknown): string {
     (_, part: unknown) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part),
     2,
   );
-  return `${text.replace(/[\u007f-\u009f\p{Cf}\u2028\u2029]|#(?=#\[)/gu, escapeUnits)}\n`;
+  return `${escapeJson(text)}\n`;
+}
+
+/** JSON in which what a terminal, a log viewer or a CI runner would act on is escaped: the values stay the same. */
+export function escapeJson(text: string): string {
+  return text.replace(LOG_COMMAND, escapeUnits).replace(/[\u007f-\u009f\p{Cf}\u2028\u2029]/gu, escapeUnits);
 }
 
 /** UTF-16 code units as JSON's escapes, which stand for the same text. */

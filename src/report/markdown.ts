@@ -270,7 +270,7 @@ function fence(lines: readonly string[]): string {
 
 /** Backticks stand in strings only, where Python reads the escape as the character. */
 function breakFences(code: string): string {
-  return code.replaceAll('`', '\\x60').replaceAll('##[', '\\x23#[');
+  return code.replaceAll('`', '\\x60');
 }
 
 /**

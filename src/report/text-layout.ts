@@ -1,4 +1,4 @@
-import { escapeControls } from '../errors.js';
+import { escapeControls, LOG_COMMAND } from '../errors.js';
 
 /** How a piece of text is emphasised; colour only underlines what the words say already. */
 export type Tone = 'error' | 'warning' | 'good' | 'strong' | 'faint';
@@ -102,12 +102,15 @@ export function showName(name: string, width = 120): string {
   return shortenMiddle(name === '' ? '(root)' : escapeControls(name), width);
 }
 
+/** What GitHub's runner takes for a command: colons at the beginning of a line, behind what is white or has no width. */
+const LINE_COMMAND = /^((?:(?![\r\n\u2028\u2029])[\s\p{DI}])*):(?=\p{DI}*:)/gmu;
+
 /**
- * Text in which no line is a workflow command: a CI runner that reads it from a log acts on lines that begin with `::`,
- * and on `##[` anywhere, also when they come from a name in a file.
+ * Text in which nothing is a command to a CI server that reads it from a log, also where it comes from a name in a file:
+ * no line is one to GitHub's runner, and no part of a line a {@link LOG_COMMAND}.
  */
 export function defuseCommands(text: string): string {
-  return text.replace(/^([ \t]*):(?=:)/gm, '$1\\x3a').replaceAll('##[', '#\\x23[');
+  return text.replace(LINE_COMMAND, '$1\\x3a').replace(LOG_COMMAND, '\\x23');
 }
 
 /** Text of at most `width` characters, with `…` for what its middle lost. */

@@ -1,3 +1,5 @@
+import { escapeJson } from '../json.js';
+
 /** HTML that is safe to stand in a page: made by {@link html}, never from a string of a file. */
 export interface Markup {
   readonly markup: string;
@@ -54,8 +56,8 @@ export function unmarkNames(sentence: string): string {
 
 /** JSON that cannot end a script element, start a comment in it, or be a command to a CI runner that reads the page. */
 export function toScriptJson(value: unknown): Markup {
-  const text = JSON.stringify(value).replace(
-    /[<>&\u2028\u2029\u007f-\u009f]|#(?=#\[)/g,
+  const text = escapeJson(JSON.stringify(value)).replace(
+    /[<>&]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
   return { markup: text };
