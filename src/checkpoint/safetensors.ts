@@ -1,13 +1,8 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
-import {
-  isParsedObject,
-  type ParsedJson,
-  type ParsedObject,
-  readCanonicalMembers,
-} from './canonical-json.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { bitsOf, DTYPE_NAMES, type DType, isDType } from './dtype.js';
+import { planPlainEdits } from './edit-plan.js';
 import {
   describeJson,
   isJsonArray,
@@ -28,9 +23,6 @@ const MAX_TENSORS = 200_000;
 
 /** Far above any real tensor; a shape is kept in memory. */
 const MAX_RANK = 64;
-
-/** `dtype`, `shape` and `data_offsets`. */
-const ENTRY_MEMBERS = 3;
 
 /** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
 interface Entry {
@@ -87,10 +79,7 @@ export async function openSafetensors(
     graph: null,
     modules: new Map(),
     warnings: [],
-    planEdits: async (edits) => {
-      const { planPlainEdits } = await import('./edit-plan.js');
-      return planPlainEdits(edits, tensors.values(), [source]);
-    },
+    planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
     close: () => source.close(),
   };
 }
@@ -103,7 +92,7 @@ export async function openSafetensors(
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const headerLength = await readHeaderLength(source);
   const bytes = await readRange({ source, offset: LENGTH_BYTES, byteLength: headerLength });
-  const { entries, metadata } = parseOnce(bytes, source.name);
+  const { entries, metadata } = parseHeader(bytes, source.name);
   checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
   const tensors = new Map<string, Tensor>();
   for (const { name, dtype, shape, elementCount, begin, end } of entries) {
@@ -155,56 +144,6 @@ interface HeaderParts {
   readonly metadata: ReadonlyMap<string, string>;
 }
 
-/** The header that was parsed last, for as long as nothing else needs its memory. */
-let lastParsed: WeakRef<{ readonly bytes: Uint8Array; readonly parts: HeaderParts }> | null = null;
-
-/** Parses a header, unless it is that of the file before: two checkpoints of one model mostly differ in their data alone. */
-function parseOnce(bytes: Uint8Array, file: string): HeaderParts {
-  const last = lastParsed?.deref();
-  if (last !== undefined && Buffer.compare(last.bytes, bytes) === 0) return last.parts;
-  const parts = parseCanonicalHeader(bytes) ?? parseHeader(bytes, file);
-  lastParsed = new WeakRef({ bytes, parts });
-  return parts;
-}
-
-/** A header without faults in the spelling of the reference writer; null for all others. */
-function parseCanonicalHeader(bytes: Uint8Array): HeaderParts | null {
-  const entries: Entry[] = [];
-  const metadata = new Map<string, string>();
-  const isCanonical = readCanonicalMembers(bytes, (name, value) => {
-    if (!isParsedObject(value)) return false;
-    if (name === '__metadata__') {
-      const members = Object.entries(value);
-      for (const [key, text] of members) if (typeof text === 'string') metadata.set(key, text);
-      return metadata.size === members.length;
-    }
-    const entry = toEntry(name, value);
-    if (entry === null || entries.length === MAX_TENSORS) return false;
-    entries.push(entry);
-    return true;
-  });
-  return isCanonical ? { entries, metadata } : null;
-}
-
-/** An entry; null when {@link parseEntry} has something to say of it. */
-function toEntry(name: string, value: ParsedObject): Entry | null {
-  const { dtype, shape, data_offsets: offsets } = value;
-  // Whatever else an entry holds is not looked at here, so that it may be anything.
-  if (Object.keys(value).length > ENTRY_MEMBERS) return null;
-  if (typeof dtype !== 'string' || !isDType(dtype) || !areSizes(shape) || !areSizes(offsets)) return null;
-  const [begin, end] = offsets;
-  if (shape.length > MAX_RANK || begin === undefined || end === undefined || offsets.length > 2) return null;
-  const elementCount = shape.reduce((product, size) => product * size, 1);
-  const bits = elementCount * bitsOf(dtype);
-  if (!Number.isSafeInteger(bits) || end - begin !== bits / 8) return null;
-  return { name, dtype, shape, elementCount, begin, end };
-}
-
-function areSizes(value: ParsedJson | undefined): value is readonly number[] {
-  return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0);
-}
-
-/** Any header. */
 function parseHeader(bytes: Uint8Array, file: string): HeaderParts {
   const entries: Entry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
