@@ -1,7 +1,7 @@
 import { checkOptions } from './check-options.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
-import type { FoldedResults } from './compare/compare-folded.js';
+import { compareFolded, type FoldedResults } from './compare/compare-folded.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import {
   type LearnedComparisons,
@@ -297,7 +297,6 @@ function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): reado
   );
 }
 
-/** All about folding is loaded where there may be some. */
 async function compareFoldedLayers(
   { before, after }: { readonly before: AuditSide; readonly after: AuditSide },
   pairing: Pairing,
@@ -308,7 +307,6 @@ async function compareFoldedLayers(
     const none = { layers: [], learned: [], judgedBefore: new Set<string>(), judgedAfter: new Set<string>() };
     return { ...none, onlyBefore, onlyAfter, edits };
   }
-  const { compareFolded } = await import('./compare/compare-folded.js');
   return compareFolded(before, after, {
     pairing,
     maps: map ?? [],

@@ -4,6 +4,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
 import { explainFileError, openFileSource } from '../io/file-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
+import { planPlainEdits } from './edit-plan.js';
 import { describeJson, isJsonObject, JsonReader, type JsonValue } from './json-reader.js';
 import type { OpenOptions } from './open.js';
 import { readSafetensorsHeader } from './safetensors.js';
@@ -103,10 +104,7 @@ export async function openShards(index: ByteSource, path: string, options: OpenO
       graph: null,
       modules: new Map(),
       warnings: findUnlisted(weightMap, shards),
-      planEdits: async (edits) => {
-        const { planPlainEdits } = await import('./edit-plan.js');
-        return planPlainEdits(edits, tensors.values(), [...sources.slice(1), index]);
-      },
+      planEdits: (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index]),
       close,
     };
   } catch (error) {

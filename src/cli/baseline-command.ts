@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import type { Baseline } from '../baseline.js';
+import { type Baseline, createBaseline } from '../baseline.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
 import { quote } from '../errors.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
@@ -51,7 +51,6 @@ async function runBaseline(path: string, options: BaselineCommandOptions, termin
   });
   try {
     refuseIdleSelect(options.select, [checkpoint]);
-    const { createBaseline } = await import('../baseline.js');
     const baseline = await createBaseline(checkpoint, {
       onProgress: quiet === true ? undefined : terminal.showProgress,
     });

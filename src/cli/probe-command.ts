@@ -1,7 +1,9 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { InputShape } from '../probe/random-inputs.js';
+import { probe } from '../probe.js';
 import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
+import { renderProbe } from '../report/probe-render.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import { writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
@@ -99,11 +101,6 @@ async function runProbeCommand(
 ): Promise<void> {
   const { input, samples, seed, shape, batch, layer, ablation, layers, format, output, all } = options;
   const { map, epsilon, select, allowExternalSymlinks } = options;
-  // Loaded when needed: the other commands start the quicker for it.
-  const [{ probe }, { renderProbe }] = await Promise.all([
-    import('../probe.js'),
-    import('../report/probe-render.js'),
-  ]);
   const guard = await guardReports({ files: [], output }, [
     before,
     after,

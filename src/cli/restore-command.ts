@@ -1,6 +1,8 @@
 import { Command, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { toJson } from '../report/json.js';
+import { renderRestoreText } from '../report/text-restore.js';
+import { restore } from '../restore.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';
 
@@ -76,11 +78,6 @@ async function runRestore(
   options: RestoreCommandOptions,
   terminal: Terminal,
 ): Promise<void> {
-  // Loaded when needed: the other commands start the quicker for it.
-  const [{ restore }, { renderRestoreText }] = await Promise.all([
-    import('../restore.js'),
-    import('../report/text-restore.js'),
-  ]);
   const { output = null, layer: layers, format, all, quiet } = options;
   const { keepBatches, dataName, force, dryRun, map, epsilon, select, allowExternalSymlinks } = options;
   const report = await restore(before, after, output, {

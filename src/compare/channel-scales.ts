@@ -7,6 +7,7 @@ import {
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/projections.js';
+import { compareProjectedScales } from './projected-scales.js';
 import { type RoundedDifferences, RoundingJudge, type ShortDifferences } from './rounding.js';
 import { WeightBuffers } from './weight-buffers.js';
 import {
@@ -99,7 +100,6 @@ export async function compareChannelScales(
   const grid = layOutChannels(before.shape, layout);
   if (grid.channels === 0 || before.elementCount === 0) return { kind: 'incomparable' };
   if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
-    const { compareProjectedScales } = await import('./projected-scales.js');
     return compareProjectedScales(before, after, layout);
   }
   return withBuffers(async (buffers) => {

@@ -12,7 +12,7 @@ import {
   type Preimage,
   roundToFloat,
 } from '../checkpoint/dtype.js';
-import type { HashComparer } from './hashed-equality.js';
+import { HashComparer } from './hashed-equality.js';
 import { RoundingJudge, type RoundingVerdict } from './rounding.js';
 
 /**
@@ -66,7 +66,6 @@ export class TensorComparer {
       return { kind: 'changed' };
     if (isSameRange(before, after)) return { kind: 'exact' };
     if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
-      const { HashComparer } = await import('./hashed-equality.js');
       this.#hashes ??= new HashComparer({ isExact: this.#isExact });
       return this.#hashes.compare(before, after);
     }

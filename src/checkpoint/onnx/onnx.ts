@@ -19,6 +19,7 @@ import { type BuiltNorm, groupCalls, mergeCalls } from './merge-calls.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './model.js';
 import { NeighbourSearch } from './neighbours.js';
 import { buildNorm, describeForeignNorm } from './norm-nodes.js';
+import { planOnnxEdits } from './plan-edits.js';
 import { readModel } from './read-model.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
 import { locateTensor, type TensorStore } from './stored-tensor.js';
@@ -77,7 +78,6 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
       modules: new Map(),
       warnings: describeWarnings(model, foreign),
       planEdits: async (edits, editOptions) => {
-        const { planOnnxEdits } = await import('./plan-edits.js');
         const located = await locateNodes(store);
         return planOnnxEdits(edits, { store, graph, tensors, located, ...editOptions });
       },
