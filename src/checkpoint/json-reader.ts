@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { CheckpointError, quote } from '../errors.js';
 
 /** A JSON number as it was written: integers above 2^53 and `8.0` against `8` stay distinguishable. */
@@ -15,7 +16,13 @@ export type JsonObject = ReadonlyMap<string, JsonValue>;
 const MAX_DEPTH = 64;
 
 const QUOTE = 0x22;
+const COMMA = 0x2c;
+const COLON = 0x3a;
+const OPENING_BRACKET = 0x5b;
 const BACKSLASH = 0x5c;
+const CLOSING_BRACKET = 0x5d;
+const OPENING_BRACE = 0x7b;
+const CLOSING_BRACE = 0x7d;
 
 /** Printable ASCII without quotes and backslashes. */
 const PLAIN_STRING = /^[ !#-[\]-~]*$/;
@@ -31,7 +38,6 @@ export class JsonReader {
   readonly #file: string;
   /** Where `bytes` starts in the file, for messages. */
   readonly #base: number;
-  readonly #decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   #position = 0;
 
   constructor(bytes: Uint8Array, file: string, base = 0) {
@@ -47,11 +53,9 @@ export class JsonReader {
    * @throws CheckpointError `malformed` with the byte, on anything but one object with unique keys.
    */
   readTopObject(onMember: (key: string, value: JsonValue) => void): void {
-    this.#skipSpace();
-    if (this.#peek() !== '{') this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
+    if (this.#next() !== OPENING_BRACE) this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
     this.#readMembers(0, onMember);
-    this.#skipSpace();
-    if (this.#position < this.#bytes.length) {
+    if (this.#next() !== undefined) {
       this.#fail(`expected the end of the JSON text, found ${this.#describeNext()}`);
     }
   }
@@ -59,25 +63,22 @@ export class JsonReader {
   #readMembers(depth: number, onMember: (key: string, value: JsonValue) => void): void {
     const seen = new Set<string>();
     this.#position++;
-    this.#skipSpace();
-    if (this.#peek() === '}') {
+    if (this.#next() === CLOSING_BRACE) {
       this.#position++;
       return;
     }
     for (;;) {
-      this.#skipSpace();
       this.#readMember(depth, seen, onMember);
-      this.#skipSpace();
-      const next = this.#peek();
-      if (next !== ',' && next !== '}')
+      const next = this.#next();
+      if (next !== COMMA && next !== CLOSING_BRACE)
         this.#fail(`expected "," or "}" in JSON, found ${this.#describeNext()}`);
       this.#position++;
-      if (next === '}') return;
+      if (next === CLOSING_BRACE) return;
     }
   }
 
   #readMember(depth: number, seen: Set<string>, onMember: (key: string, value: JsonValue) => void): void {
-    if (this.#peek() !== '"')
+    if (this.#next() !== QUOTE)
       this.#fail(`expected a JSON key in double quotes, found ${this.#describeNext()}`);
     const start = this.#position;
     const key = this.#readString();
@@ -86,24 +87,22 @@ export class JsonReader {
       this.#fail(`duplicate JSON key ${quote(key)}: it appears twice in one object`);
     }
     seen.add(key);
-    this.#skipSpace();
-    if (this.#peek() !== ':') this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
+    if (this.#next() !== COLON) this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
     this.#position++;
     onMember(key, this.#readValue(depth + 1));
   }
 
   #readValue(depth: number): JsonValue {
     if (depth > MAX_DEPTH) this.#fail(`JSON nested deeper than ${MAX_DEPTH} levels`);
-    this.#skipSpace();
-    switch (this.#peek()) {
-      case '{': {
+    switch (this.#next()) {
+      case OPENING_BRACE: {
         const members = new Map<string, JsonValue>();
         this.#readMembers(depth, (key, value) => members.set(key, value));
         return members;
       }
-      case '[':
+      case OPENING_BRACKET:
         return this.#readArray(depth);
-      case '"':
+      case QUOTE:
         return this.#readString();
       default:
         return this.#readLiteral();
@@ -113,19 +112,17 @@ export class JsonReader {
   #readArray(depth: number): readonly JsonValue[] {
     const items: JsonValue[] = [];
     this.#position++;
-    this.#skipSpace();
-    if (this.#peek() === ']') {
+    if (this.#next() === CLOSING_BRACKET) {
       this.#position++;
       return items;
     }
     for (;;) {
       items.push(this.#readValue(depth + 1));
-      this.#skipSpace();
-      const next = this.#peek();
-      if (next !== ',' && next !== ']')
+      const next = this.#next();
+      if (next !== COMMA && next !== CLOSING_BRACKET)
         this.#fail(`expected "," or "]" in JSON, found ${this.#describeNext()}`);
       this.#position++;
-      if (next === ']') return items;
+      if (next === CLOSING_BRACKET) return items;
     }
   }
 
@@ -169,13 +166,10 @@ export class JsonReader {
         end++;
       }
     }
-    let text: string;
-    try {
-      text = this.#decoder.decode(this.#bytes.subarray(start, end));
-    } catch {
-      return this.#fail('expected UTF-8 in the JSON text, found other bytes');
-    }
+    const bytes = this.#bytes.subarray(start, end);
+    if (!isUtf8(bytes)) return this.#fail('expected UTF-8 in the JSON text, found other bytes');
     this.#position = end + 1;
+    const text = bytes.toString();
     return escaped ? this.#unescape(text, start) : text;
   }
 
@@ -191,17 +185,13 @@ export class JsonReader {
     return this.#fail('found an escape that JSON does not allow, or half of a surrogate pair');
   }
 
-  #skipSpace(): void {
+  /** Skips white space and gives the byte behind it; undefined at the end of the text. */
+  #next(): number | undefined {
     for (;;) {
       const byte = this.#bytes[this.#position];
-      if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d) return;
+      if (byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d) return byte;
       this.#position++;
     }
-  }
-
-  #peek(): string {
-    const byte = this.#bytes[this.#position];
-    return byte === undefined ? '' : String.fromCharCode(byte);
   }
 
   #describeNext(): string {
