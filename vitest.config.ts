@@ -1,5 +1,5 @@
 import { defineConfig } from 'vitest/config';
-import { viteBundleText } from './bundle-text.js';
+import { viteBundleText } from './build/bundle-text.js';
 
 /** Tests that run what `npm run build` makes; the others import the sources and need no build. */
 const BUILT = ['test/cli/**/*.test.ts', 'test/package.test.ts'];

@@ -1,0 +1,32 @@
+// Packages load some modules by tricks or for nothing: what they get instead in the bundles.
+const STAND_INS = [
+  {
+    // For subcommands that are programs of their own. There are none here, and with Node's child processes comes the
+    // whole of its networking, which takes longer to load than all of commander: loaded when asked for.
+    owner: 'commander',
+    wanted: 'node:child_process',
+    contents: "exports.spawn = (...args) => require('node:child_process').spawn(...args);",
+  },
+  {
+    // protobufjs looks for optional packages behind the bundler's back, and would find others wherever the file lies.
+    owner: 'protobufjs',
+    wanted: '@protobufjs/inquire',
+    contents:
+      "const known = { buffer: require('node:buffer') }; module.exports = (name) => known[name] ?? null;",
+  },
+];
+
+/** For esbuild. */
+export const standIns = {
+  name: 'stand-ins',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^(node:child_process|@protobufjs\/inquire)$/ }, ({ path, importer }) => {
+      const directory = importer.replaceAll('\\', '/');
+      const standIn = STAND_INS.find(
+        ({ owner, wanted }) => wanted === path && directory.includes(`node_modules/${owner}/`),
+      );
+      return standIn && { path, namespace: 'stand-in', pluginData: standIn.contents };
+    });
+    onLoad({ filter: /.*/, namespace: 'stand-in' }, ({ pluginData }) => ({ contents: pluginData }));
+  },
+};
