@@ -6,7 +6,7 @@ import {
   type LearnedComparison,
   type LearnedComparisons,
 } from './compare-learned.js';
-import type { RoundingEvidence } from './rounding.js';
+import { MIN_VALUES, type RoundingEvidence } from './rounding.js';
 import type { Relation } from './status.js';
 
 /** What told what feeds a layer; `unknown` where names leave it open, or what feeds it could not be compared. */
@@ -73,7 +73,12 @@ export class NeighbourRelations {
       .flatMap((name) => compared.get(name) ?? [])
       .map((feed) => (isAdapted(feed, this.#learned) ? { ...feed, equality: 'changed' as const } : feed));
     const rounded = found.flatMap(({ equality, rounding }) => (equality === 'rounded' ? [rounding] : []));
-    const haveStayedExactly = rounded.length === 0 && found.some(({ equality }) => equality === 'exact');
+    // An average leaves most values as they were: of a few, all may have stayed.
+    const exactCount = found.reduce(
+      (sum, { equality, elementCount }) => sum + (equality === 'exact' ? elementCount : 0),
+      0,
+    );
+    const haveStayedExactly = rounded.length === 0 && exactCount >= MIN_VALUES;
     const feeds: KnownFeeds = {
       relation: areNeighboursCertain === false ? findCommonRelation(found) : relate(found),
       relativeDifference: rounded.reduce(

@@ -47,7 +47,7 @@ export interface ShortDifferences {
 export const MAX_RELATIVE_DIFFERENCE = 2 ** -9;
 
 /** Under so many values, a sample of optimizer steps may look like rounding by chance. */
-const MIN_VALUES = 64;
+export const MIN_VALUES = 64;
 
 /** Under so many changed values, nothing can be said about how they changed. */
 const MIN_CHANGED = 5;

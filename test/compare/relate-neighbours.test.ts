@@ -110,3 +110,21 @@ describe('whichever side is before', () => {
     }
   });
 });
+
+describe('how much of the checkpoint’s rounding a layer’s affine may show', () => {
+  const roundingBeside = (elementCount: number) => {
+    const all = learnedComparisons(learnedOf('conv.weight', 'exact', elementCount));
+    return new NeighbourRelations(all).of({
+      before: layerOf('bn', named('conv.weight')),
+      after: layerOf('bn'),
+    }).rounding;
+  };
+
+  test('is none beside a long tensor that stayed to the last bit', () => {
+    expect(roundingBeside(64)).toBeNull();
+  });
+
+  test('is all of it beside a short one, which an average may leave as it was', () => {
+    expect(roundingBeside(63)).toEqual({ averaged: 0, merged: false, narrowed: new Set() });
+  });
+});
