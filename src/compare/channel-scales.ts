@@ -32,7 +32,10 @@ export type ScaleComparison =
   | {
       readonly kind: 'proportional';
       readonly scales: Float64Array;
-      /** The fewest weights other than zero in any channel; where there is one, every change looks proportional. */
+      /**
+       * The fewest weights other than zero in any channel that has some; where there is one, every change looks proportional.
+       * 0 where all weights are zero on both sides.
+       */
       readonly weightsPerChannel: number;
       /** Relative uncertainty of the scales, from the rounding of the weights. */
       readonly uncertainty: number;
@@ -330,18 +333,22 @@ class ScaleFit {
     const first = notFinite.find(({ side }) => side === 'after') ?? notFinite[0];
     if (first !== undefined) return { ...first, isSame: notFinite.every(({ isSame }) => isSame) };
     const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
-    let isUsed = false;
-    let weightsPerChannel = MAX_COUNTED_WEIGHTS;
+    let weightsPerChannel = Number.POSITIVE_INFINITY;
     for (let channel = 0; channel < scales.length; channel++) {
       const count = this.#counts[channel] ?? 0;
       if (count === 0) continue;
-      isUsed = true;
       scales[channel] = this.#scaleOf(channel);
       weightsPerChannel = Math.min(weightsPerChannel, count);
     }
-    if (!isUsed) return { kind: 'incomparable' };
     const uncertainty = (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel);
-    return { kind: 'proportional', scales, weightsPerChannel, uncertainty, rounding: null };
+    const isUsed = Number.isFinite(weightsPerChannel);
+    return {
+      kind: 'proportional',
+      scales,
+      weightsPerChannel: isUsed ? Math.min(weightsPerChannel, MAX_COUNTED_WEIGHTS) : 0,
+      uncertainty,
+      rounding: null,
+    };
   }
 
   /**

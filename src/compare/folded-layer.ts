@@ -34,9 +34,8 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
  * statistics are.
  */
 export function noteHiddenChannels(layer: LayerComparison, hidden: number): LayerComparison {
-  const { channels, after } = layer;
-  // Where all are hidden, the layer's status says so.
-  if (hidden === 0 || hidden === channels) return layer;
+  const { channels, after, status } = layer;
+  if (hidden === 0 || status === 'unresolved') return layer;
   const note = `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`;
   return { ...layer, channelsHidden: hidden, after: { ...after, notes: [...after.notes, note] } };
 }

@@ -46,14 +46,14 @@ export async function compareProjectedScales(
   if (notFinite !== null) return { ...notFinite, isSame: await haveSameHash(before, after) };
   const rounding = isExact ? null : await judgeSamples(before, after, { scales, layout });
   if (rounding?.kind === 'changed') return { kind: 'changed' };
-  if (one.weightsPerChannel === 0) return { kind: 'incomparable' };
   const weightsPerChannel = Math.min(one.weightsPerChannel, MAX_COUNTED_WEIGHTS);
   const fitted = {
     kind: 'proportional' as const,
     scales,
     weightsPerChannel,
     uncertainty: Math.max(
-      (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel) + 2 * FLOAT32_ROUNDOFF,
+      (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(Math.max(1, weightsPerChannel)) +
+        2 * FLOAT32_ROUNDOFF,
       roundingUncertainty(rounding),
     ),
     rounding,

@@ -248,6 +248,15 @@ test('comparisons at the same time do not read over each other', async () => {
   ]);
 });
 
+test('zeros are zeros by any scale', async () => {
+  const zeros = tensorOf('zeros', [0, 0, 0, 0], { shape: [2, 2] });
+  expect(await compareChannelScales(zeros, zeros, CONV)).toMatchObject({
+    kind: 'proportional',
+    scales: new Float64Array(2).fill(Number.NaN),
+    weightsPerChannel: 0,
+  });
+});
+
 describe('what cannot be compared', () => {
   test.each([
     ['other shapes', tensorOf('after', [1, 2], { shape: [1, 2] })],
