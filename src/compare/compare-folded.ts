@@ -210,23 +210,32 @@ function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate
   );
 }
 
-/** Wrapper prefixes show in the names of convolutions and folded norm layers, when no norm layer has a live partner. */
+/**
+ * Wrapper prefixes show in the names of convolutions and folded norm layers, when no norm layer has a live partner. Each
+ * kind is held against its own: `bns.0` is no new name of `convs.0`.
+ */
 function findEdits(
   left: readonly Candidate[],
   right: readonly Candidate[],
   { pairing, maps, afterPath }: { pairing: Pairing; maps: readonly PrefixEdit[]; afterPath: string },
 ): readonly PrefixEdit[] {
   if (pairing.pairs.length > 0) return pairing.edits;
-  const toSide = (candidates: readonly Candidate[]) => ({
-    path: afterPath,
-    isOrdered: false,
-    layers: candidates.flatMap(({ linear: { path, foldedNormPath, channels }, normName }) =>
-      [path, normName ?? foldedNormPath].flatMap((name) =>
-        name === null ? [] : [{ name, isNamed: true, channels }],
-      ),
-    ),
+  const nameOf = {
+    linear: ({ linear }: Candidate) => linear.path,
+    norm: ({ linear, normName }: Candidate) => normName ?? linear.foldedNormPath,
+  };
+  const edits = Object.values(nameOf).flatMap((find) => {
+    const toSide = (candidates: readonly Candidate[]) => ({
+      path: afterPath,
+      isOrdered: false,
+      layers: candidates.flatMap((candidate) => {
+        const name = find(candidate);
+        return name === null ? [] : [{ name, isNamed: true, channels: candidate.linear.channels }];
+      }),
+    });
+    return pairLayers(toSide(left), toSide(right), maps).edits;
   });
-  return pairLayers(toSide(left), toSide(right), maps).edits;
+  return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
 }
 
 /** Whether a pair of convolutions may hide a norm layer. */

@@ -154,6 +154,21 @@ describe('channels whose scale γ is zero', () => {
     expect(layers[0]?.measures?.logStdRatio?.max).toBeCloseTo(log, 6);
   });
 
+  test('are named where a layer has no others, and only its bias can be compared', async () => {
+    const exportZeros = (bias: readonly number[]) => {
+      const overrides = { foldedNormPath: 'bn', looksFolded: true };
+      const zeros = { weight: weight.map(() => 0), bias, shape: [3, 2, 3, 3] };
+      return exported(linearNodeOf('conv', zeros, overrides));
+    };
+    const statusOf = async (bias: readonly number[]) => {
+      const { layers, warnings } = await auditCheckpoints(exportZeros([1, 2, 3]), exportZeros(bias));
+      return [layers.map(({ name, status }) => [name, status]), warnings];
+    };
+    const all = [note[0]?.replace('2 of 3', '3 of 3')];
+    expect(await statusOf([1, 2, 3])).toEqual([[['bn', 'locked']], all]);
+    expect(await statusOf([1, 2, 4])).toEqual([[['bn', 'ambiguous']], all]);
+  });
+
   test('also between two folded files', async () => {
     const { layers, warnings } = await auditCheckpoints(exportOf([0.1, 0, 0]), exportOf([0.1, 9, 9]));
     expect([layers[0]?.status, warnings]).toEqual(['locked', note]);
@@ -171,6 +186,15 @@ describe('folded layers whose paths two exporters begin differently', () => {
   test('are paired by their values', async () => {
     const { layers } = await auditCheckpoints(exportOf('conv0', norm), exportOf('net.conv0', drifted));
     expect(layers).toMatchObject([{ status: 'drifted', via: 'folded' }]);
+  });
+
+  test('are paired by the names of their own kind, in lists beside each other', async () => {
+    const named = checkpointOf(
+      [tensorOf('model.convs.0.weight', weight, { shape }), ...namedNorm('model.bns.0')],
+      { inModuleOrder: true },
+    );
+    const { layers } = await auditCheckpoints(named, exportOf('convs.0', drifted));
+    expect(layers).toMatchObject([{ name: 'model.bns.0', status: 'drifted', via: 'folded' }]);
   });
 
   test('are said to be unpaired where no value proves it', async () => {
