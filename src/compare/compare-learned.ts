@@ -173,25 +173,36 @@ function pairTensors(
     );
     const partner = afterName === null ? undefined : after.get(afterName);
     if (afterName === null || partner === undefined) continue;
+    if (isGeneratedName(name) && !haveLikeShapes(tensor.shape, partner.shape)) continue;
     pairs.set(name, { name, afterName, tensor, partner });
     taken.add(afterName);
   }
   return pairs;
 }
 
-/** Adds pairs of tensors that names leave alone on both sides. */
+/**
+ * Adds pairs that a graph tells of, which names leave alone on both sides, or where an exporter has numbered them: such a
+ * name means another tensor in every file.
+ */
 function withFeeds(
   pairs: ReadonlyMap<string, TensorPair>,
   feeds: readonly TensorPair[],
   { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
 ): ReadonlyMap<string, TensorPair> {
   const all = new Map(pairs);
-  const taken = new Set([...pairs.values()].map(({ afterName }) => afterName));
+  const byAfter = new Map([...pairs.values()].map((pair) => [pair.afterName, pair]));
+  const kept = new Set<TensorPair>();
   for (const feed of feeds) {
-    if (all.has(feed.name) || taken.has(feed.afterName)) continue;
     if (!before.has(feed.name) || !after.has(feed.afterName)) continue;
+    const rivals = [all.get(feed.name), byAfter.get(feed.afterName)].filter((pair) => pair !== undefined);
+    if (rivals.some((pair) => kept.has(pair) || !isGeneratedName(pair.name))) continue;
+    for (const { name, afterName } of rivals) {
+      all.delete(name);
+      byAfter.delete(afterName);
+    }
     all.set(feed.name, feed);
-    taken.add(feed.afterName);
+    byAfter.set(feed.afterName, feed);
+    kept.add(feed);
   }
   return all;
 }

@@ -1,4 +1,4 @@
-import type { Tensor } from '../checkpoint/checkpoint.js';
+import { haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
 import { stridedSource } from '../io/strided-source.js';
 import { findFeedingLinear, type LinearLayer } from '../norm/linear-layers.js';
@@ -11,7 +11,7 @@ type FedSide = Parameters<typeof findFeedingLinear>[1];
 
 /**
  * Pairs the weights that feed norm layers of both checkpoints, where a graph has lost their names: exporters transpose
- * the weight of `nn.Linear(bias=False)` into a nameless constant of a MatMul.
+ * the weight of `nn.Linear(bias=False)` into a constant of a MatMul that they number.
  */
 export function pairFeeds(
   pairs: readonly LayerPair[],
@@ -21,27 +21,26 @@ export function pairFeeds(
   const find = (layer: NormLayer, { checkpoint, learned }: typeof before) =>
     layer.areNeighboursCertain === false ? null : findFeedingLinear(layer, checkpoint, learned);
   return pairs.flatMap((pair) => {
-    if (pair.before.isFromGraph === pair.after.isFromGraph) return [];
+    if (!pair.before.isFromGraph && !pair.after.isFromGraph) return [];
     const [left, right] = [find(pair.before, before), find(pair.after, after)];
     if (left === null || right === null) return [];
+    const names = { name: left.weightName, afterName: right.weightName };
     const partner = layOutLike(left, right);
-    return partner === null
-      ? []
-      : [{ name: left.weightName, afterName: right.weightName, tensor: left.weight, partner }];
+    if (partner !== null) return [{ ...names, tensor: left.weight, partner }];
+    const tensor = layOutLike(right, left);
+    return tensor === null ? [] : [{ ...names, tensor, partner: right.weight }];
   });
 }
 
-/** The weight of a matrix product with its axes in another's order; null where it cannot be the same one. */
+/** A weight with its axes in another's order; null where it cannot be the same one. */
 function layOutLike(other: LinearLayer, { weight, outputAxis }: LinearLayer): Tensor | null {
   const [rows = 0, columns = 0] = weight.shape;
+  if (outputAxis === other.outputAxis) return haveSameShape(weight, other.weight) ? weight : null;
+  const shape = [columns, rows];
   const isMatrix = weight.shape.length === 2 && other.weight.shape.length === 2;
-  const isTransposed = outputAxis !== other.outputAxis;
-  const shape = isTransposed ? [columns, rows] : [rows, columns];
   if (!isMatrix || !shape.every((size, axis) => size === other.weight.shape[axis])) return null;
   // A baseline's hash is that of one order.
-  if (weight.fingerprint !== undefined || other.weight.fingerprint !== undefined) return null;
-  if (!isTransposed) return weight;
-  if (bitsOf(weight.dtype) < 8) return null;
+  if (weight.fingerprint !== undefined || bitsOf(weight.dtype) < 8) return null;
   const view = { shape, strides: [1, columns], firstElement: 0, elementByteLength: bitsOf(weight.dtype) / 8 };
   return {
     ...weight,

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
+import { toHashed } from '../build/hashed-tensor.js';
 import { constantOf, graphOf, linearNodeOf, normNodeOf } from '../build/layers.js';
 
 const WEIGHT = [1, 2, 3, 4, 5, 6];
@@ -15,9 +16,8 @@ function stateDict(weight: readonly number[], mean: readonly number[]): Checkpoi
 }
 
 /** The same as an exporter writes it: a nameless constant, transposed, in a matrix product. */
-function exported(weight: readonly number[], mean: readonly number[]): Checkpoint {
+function exported(weight: readonly number[], mean: readonly number[], name = 'onnx::MatMul_9'): Checkpoint {
   const transposed = [0, 3, 1, 4, 2, 5].map((index) => weight[index] ?? 0);
-  const name = 'onnx::MatMul_9';
   const constant = { kind: 'constant', tensor: tensorOf(name, transposed, { shape: [3, 2] }) } as const;
   const linear = linearNodeOf(
     '',
@@ -43,6 +43,24 @@ function exported(weight: readonly number[], mean: readonly number[]): Checkpoin
   return checkpointOf([constant.tensor, ...norm], { format: 'ONNX', graph: graphOf([node], [linear]) });
 }
 
+/** A checkpoint of which no more than a hash is known of the weight. */
+async function withHash(checkpoint: Checkpoint): Promise<Checkpoint> {
+  const tensors = new Map(checkpoint.tensors);
+  for (const name of ['projector.0.weight', 'onnx::MatMul_9']) {
+    const weight = tensors.get(name);
+    if (weight !== undefined) tensors.set(name, await toHashed(weight, null));
+  }
+  const { graph } = checkpoint;
+  const constant = tensors.get('onnx::MatMul_9');
+  if (graph === null || constant === undefined) return { ...checkpoint, tensors };
+  const linears = graph.linears.map((linear) =>
+    linear.weight.kind === 'constant'
+      ? { ...linear, weight: { ...linear.weight, tensor: constant } }
+      : linear,
+  );
+  return { ...checkpoint, tensors, graph: { ...graph, linears } };
+}
+
 async function statusOf(before: Checkpoint, after: Checkpoint) {
   const { layers } = await auditCheckpoints(before, after);
   return layers.map(({ status, neighbours, neighboursFrom }) => [status, neighbours, neighboursFrom]);
@@ -61,5 +79,47 @@ describe('the weight of a linear layer without bias, which an exporter transpose
     const expected = [['trained', 'changed', 'graph']];
     expect(await statusOf(stateDict(WEIGHT, [1, 2]), exported(trained, [1, 3]))).toEqual(expected);
     expect(await statusOf(exported(WEIGHT, [1, 2]), stateDict(trained, [1, 3]))).toEqual(expected);
+  });
+
+  test('is compared between two exports that number it differently', async () => {
+    const [frozen, changed] = [
+      exported(WEIGHT, [1, 3], 'onnx::MatMul_12'),
+      exported(trained, [1, 3], 'onnx::MatMul_12'),
+    ];
+    expect(await statusOf(exported(WEIGHT, [1, 2]), frozen)).toEqual([['drifted', 'equal', 'graph']]);
+    expect(await statusOf(exported(WEIGHT, [1, 2]), changed)).toEqual([['trained', 'changed', 'graph']]);
+  });
+
+  test('is not taken for another tensor that got its number', async () => {
+    const after = exported(WEIGHT, [1, 3], 'onnx::MatMul_12');
+    const other = tensorOf('onnx::MatMul_9', trained, { shape: [3, 2] });
+    const tensors = new Map([...after.tensors, [other.name, other]]);
+    expect(await statusOf(exported(WEIGHT, [1, 2]), { ...after, tensors })).toEqual([
+      ['drifted', 'equal', 'graph'],
+    ]);
+  });
+
+  test('is compared where a baseline has its hash, in either order', async () => {
+    for (const [weight, expected] of [
+      [WEIGHT, [['drifted', 'equal', 'graph']]],
+      [trained, [['trained', 'changed', 'graph']]],
+    ] as const) {
+      expect(await statusOf(await withHash(stateDict(WEIGHT, [1, 2])), exported(weight, [1, 3]))).toEqual(
+        expected,
+      );
+      expect(await statusOf(stateDict(WEIGHT, [1, 2]), await withHash(exported(weight, [1, 3])))).toEqual(
+        expected,
+      );
+      expect(await statusOf(await withHash(exported(WEIGHT, [1, 2])), stateDict(weight, [1, 3]))).toEqual(
+        expected,
+      );
+    }
+  });
+
+  test('is left open between two hashes of two orders', async () => {
+    const sides = [stateDict(WEIGHT, [1, 2]), exported(WEIGHT, [1, 3])] as const;
+    expect(await statusOf(await withHash(sides[0]), await withHash(sides[1]))).toEqual([
+      ['drifted', 'none', 'unknown'],
+    ]);
   });
 });
