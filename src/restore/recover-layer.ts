@@ -32,9 +32,22 @@ export async function recoverLayer(
       'before has folded it into a convolution, which was trained since',
     );
   const { held, recovered } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
-  const { statistics, hidden, contradicted } = recovered;
+  const { statistics, hidden, contradicted, varianceTolerances } = recovered;
   if (contradicted.some(Boolean))
     throw cannotRestore(after, side.checkpoint, 'its scale has changed its sign, so it was trained');
+  const { values: variances } = statistics.variance;
+  const impossible = variances.findIndex((variance, channel) => {
+    // Rounding is in proportion to what it rounds.
+    const spread = (held.variance.values[channel] ?? 0) + epsilon;
+    const rounding = ((varianceTolerances[channel] ?? 0) * (variance + epsilon)) / spread;
+    return hidden[channel] !== true && variance < -rounding;
+  });
+  if (impossible >= 0)
+    throw cannotRestore(
+      after,
+      side.checkpoint,
+      `only a variance of ${variances[impossible]?.toPrecision(3)} would explain the scale of channel ${impossible} in before: its weight was trained, or epsilon is not ${epsilon}`,
+    );
   const merge = (solved: Float64Array, own: Float64Array) =>
     solved.map((value, channel) => (hidden[channel] === true ? (own[channel] ?? value) : value));
   const count = countTrue(hidden);

@@ -1,0 +1,30 @@
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { restore } from '../../src/restore.js';
+import { f32 } from '../build/bytes.js';
+import { failureOf } from '../build/failure.js';
+import { safetensorsBytes } from '../build/safetensors.js';
+import { makeTempDirectory } from '../build/sources.js';
+import { INPUTS, WEIGHTS, writeFolded } from './folded-pair.js';
+
+test('a folded scale that only a negative variance would explain is refused: γ was trained', async () => {
+  const place = makeTempDirectory();
+  const [after, fixed] = [join(place, 'live.safetensors'), join(place, 'fixed.safetensors')];
+  const pair = (x: number, y: number) => ({ dtype: 'F32', shape: [2], data: f32(x, y) });
+  writeFileSync(
+    after,
+    safetensorsBytes({
+      'conv.weight': { dtype: 'F32', shape: [2, INPUTS, 1, 1], data: f32(...WEIGHTS) },
+      'bn.weight': pair(1, 0.001),
+      'bn.bias': pair(0, 0),
+      'bn.running_mean': pair(0, 0),
+      'bn.running_var': pair(1, 2),
+    }),
+  );
+  const failure = await failureOf(() => restore(writeFolded(place, 'F32'), after, fixed));
+  expect(failure.message).toBe(
+    'layer "bn" cannot be restored: only a variance of -0.00000800 would explain the scale of channel 1 in before: its weight was trained, or epsilon is not 0.00001',
+  );
+  expect(existsSync(fixed)).toBe(false);
+});
