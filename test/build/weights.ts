@@ -5,7 +5,7 @@ export type WeightKind = 'normal' | 'uniform' | 'heavy' | 'channels';
 export type Optimizer = 'sgd' | 'adam' | 'adamw';
 
 /** Numbers from 0 up to 1, the same ones for the same seed (mulberry32). */
-function makeRandom(seed: number): () => number {
+export function makeRandom(seed: number): () => number {
   let state = seed | 0;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -16,7 +16,7 @@ function makeRandom(seed: number): () => number {
 }
 
 /** Numbers of the standard normal distribution (Box and Muller). */
-function makeNormal(random: () => number): () => number {
+export function makeNormal(random: () => number): () => number {
   return () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 }
 

@@ -1,4 +1,4 @@
-// Bundles the fuzzer and the sources into one program, whose coverage can be told apart by file, and runs it.
+// Bundles a program of the tests and the sources into one, whose coverage can be told apart by file, and runs it.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,13 +7,14 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { esbuildBundleText } from '../../bundle-text.js';
 
+const [entryPoint, ...args] = process.argv.slice(2);
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 const directory = mkdtempSync(join(tmpdir(), 'bn-audit-fuzzer-'));
 const outfile = join(directory, 'fuzz.mjs');
 try {
   await build({
     absWorkingDir: root,
-    entryPoints: ['test/fuzz/main.ts'],
+    entryPoints: [entryPoint],
     outfile,
     bundle: true,
     format: 'esm',
@@ -24,7 +25,7 @@ try {
     banner: { js: "import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);" },
     logLevel: 'warning',
   });
-  const { status } = spawnSync(process.execPath, [outfile, ...process.argv.slice(2)], {
+  const { status } = spawnSync(process.execPath, [outfile, ...args], {
     cwd: root,
     stdio: 'inherit',
   });

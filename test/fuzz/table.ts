@@ -25,11 +25,15 @@ export function renderTallies(
     ];
   });
   const total = String(all.reduce((count, [, { executions }]) => count + executions, 0));
-  const lines = [
+  return renderTable([
     ['reader', 'executions', 'per second', 'corpus', 'functions', 'code', 'faults'],
     ...rows,
     ['all', total, '', '', '', '', String(found.length)],
-  ];
+  ]);
+}
+
+/** Rows of cells in columns, the first of which are words and the others numbers. */
+export function renderTable(lines: readonly (readonly string[])[]): string {
   const widths =
     lines[0]?.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0))) ?? [];
   return lines

@@ -2,20 +2,8 @@ import { describe, expect, test } from 'vitest';
 import { bytesOf, f32, i64, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { dict, global, int, list, op, orderedDict, pickle, text, tuple, u32 } from './build/pickle-writer.js';
+import { tar } from './build/tar-writer.js';
 import { normLayer, open, valuesOf } from './build/torch-files.js';
-
-/** A ustar archive. */
-function tar(members: Record<string, Uint8Array>): Uint8Array {
-  const parts = Object.entries(members).flatMap(([name, bytes]) => {
-    const header = new Uint8Array(512);
-    header.set(utf8(name), 0);
-    header.set(utf8(`${bytes.length.toString(8).padStart(11, '0')} `), 124);
-    header.set(utf8('0'), 156);
-    header.set(utf8('ustar'), 257);
-    return [header, bytes, new Uint8Array((512 - (bytes.length % 512)) % 512)];
-  });
-  return bytesOf(...parts, new Uint8Array(1024));
-}
 
 const FLOAT = global('torch', 'FloatStorage');
 const storages = bytesOf(
