@@ -12,8 +12,8 @@ import type { LayerStatus } from './compare/status.js';
 import { refuseWithoutPairs } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
 import { openFileSource } from './io/file-source.js';
-import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/safe-write.js';
 import { refuseSameCheckpoint } from './io/same-file.js';
+import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from './io/write-files.js';
 import type { AuditResults } from './report/audit-report.js';
 import { buildRestoreReport, type RestoreReport } from './report/restore-report.js';
 import { addAliases } from './restore/add-aliases.js';
@@ -82,7 +82,7 @@ export async function restore(
   checkOptions('restore', options);
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
-  const target = fixedPath === null ? null : await chooseTarget(fixedPath, afterPath);
+  const target = fixedPath === null ? null : chooseTarget(fixedPath, afterPath);
   refuseSameCheckpoint(beforePath, afterPath);
   if (fixedPath !== null) refuseSameFile(fixedPath, beforePath, afterPath);
   const before = await openPath(beforePath, options);
@@ -122,7 +122,7 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
       warnings: [
         ...describeUnpaired(audit.findings, 'not restored'),
         ...describeLeftOut(companions.leftOut),
-        ...(target === null ? [] : await describeLeftovers(target)),
+        ...(target === null ? [] : describeLeftovers(target)),
       ],
     });
   } finally {
@@ -215,7 +215,7 @@ async function write(order: WriteOrder, expected: Expectation): Promise<void> {
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     await staged.commit();
   } catch (error) {
-    await staged.discard();
+    staged.discard();
     throw error;
   }
 }
@@ -267,8 +267,8 @@ async function openStaged(
   }
 }
 
-async function describeLeftovers({ directory, isNewDirectory, label }: Target): Promise<readonly string[]> {
-  const leftovers = await findLeftovers(isNewDirectory ? dirname(directory) : directory, label);
+function describeLeftovers({ directory, isNewDirectory, label }: Target): readonly string[] {
+  const leftovers = findLeftovers(isNewDirectory ? dirname(directory) : directory, label);
   return leftovers.map(
     (path) =>
       `${quote(path)} was left behind by a run that was interrupted. Delete it, unless that run still goes on.`,

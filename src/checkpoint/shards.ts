@@ -2,7 +2,7 @@ import { lstatSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteSource, readRange } from '../io/byte-source.js';
-import { explainFileError, openFileSource } from '../io/file-source.js';
+import { explainAs, openFileSource } from '../io/file-source.js';
 import type { Checkpoint, Tensor } from './checkpoint.js';
 import { planPlainEdits } from './edit-plan.js';
 import { describeJson, isJsonObject, JsonReader, type JsonValue } from './json-reader.js';
@@ -47,11 +47,7 @@ export function findShardIndex(path: string): string | null {
 }
 
 function exists(path: string): boolean {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-  } catch (error) {
-    throw explainFileError(error, path);
-  }
+  return explainAs(path, () => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
 }
 
 /** False also where the path leads nowhere or may not be looked at: whoever opens it says why. */
@@ -170,13 +166,13 @@ function openShard(directory: string, name: string, indexName: string, options: 
 
 /** Whether a file that exists is a symbolic link out of its directory; the cache of Hugging Face is no way out. */
 export function leadsOutside(directory: string, path: string): boolean {
-  const real = realpathSync(path);
-  return !real.startsWith(join(realpathSync(directory), sep)) && !isSharedCache(directory, real);
+  const [real, root] = explainAs(path, () => [realpathSync(path), realpathSync(directory)]);
+  return !real.startsWith(join(root, sep)) && !isSharedCache(root, real);
 }
 
 /** The Hugging Face cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */
-function isSharedCache(directory: string, real: string): boolean {
-  const parts = realpathSync(directory).split(sep);
+function isSharedCache(root: string, real: string): boolean {
+  const parts = root.split(sep);
   const snapshots = parts.lastIndexOf('snapshots');
   return snapshots > 0 && dirname(real) === [...parts.slice(0, snapshots), 'blobs'].join(sep);
 }

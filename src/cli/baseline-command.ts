@@ -2,10 +2,11 @@ import { Command } from 'commander';
 import { type Baseline, createBaseline } from '../baseline.js';
 import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
 import { quote } from '../errors.js';
+import { writeFile } from '../io/write-files.js';
+import { checkTarget } from '../io/write-target.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { chooseBaselineTarget, writeBaselineFile } from './baseline-file.js';
-import { guardInputs } from './input-guard.js';
+import { guardInputs } from './guard-outputs.js';
 import { parseFileName } from './options.js';
 import type { Terminal } from './terminal.js';
 
@@ -43,8 +44,9 @@ Exit codes:
 
 async function runBaseline(path: string, options: BaselineCommandOptions, terminal: Terminal): Promise<void> {
   const { output, force, quiet } = options;
-  const target = await chooseBaselineTarget(output, { source: path, mayReplace: force === true });
   const guard = guardInputs([output], [path]);
+  const rules = { mayReplace: force === true, isDurable: true };
+  checkTarget(output, rules);
   const checkpoint = await openPath(path, {
     ...options,
     onOpenFile: guard.onOpenFile,
@@ -56,7 +58,7 @@ async function runBaseline(path: string, options: BaselineCommandOptions, termin
     });
     terminal.finishProgress();
     guard.refuseHarm();
-    writeBaselineFile(target, baseline.bytes);
+    await writeFile(output, [baseline.bytes], rules);
     if (quiet === true) return;
     terminal.writeError(defuseCommands(describe(baseline, path, output)));
   } finally {

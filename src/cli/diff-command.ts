@@ -3,6 +3,7 @@ import type { PrefixEdit } from '../compare/pair-layers.js';
 import { quote } from '../errors.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { announceReport } from './github-actions.js';
+import type { InputGuard, ReportFile } from './guard-outputs.js';
 import { type LoadedPolicy, loadPolicy, resolveFromPolicy } from './load-policy.js';
 import {
   addCommonOptions,
@@ -12,17 +13,10 @@ import {
   EXIT_CODE_HELP,
   parseNonNegative,
 } from './options.js';
-import type { ReportFile } from './output-file.js';
 import { type DiffTargets, type PlannedAudit, planAudits } from './plan-audits.js';
 import { runAudits } from './run-audits.js';
 import type { Terminal } from './terminal.js';
-import {
-  guardReports,
-  type InputGuard,
-  needsChannels,
-  type ReportPlan,
-  writeReports,
-} from './write-reports.js';
+import { guardReports, needsChannels, type ReportPlan, writeReports } from './write-reports.js';
 
 interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly frozen?: readonly string[];
@@ -114,7 +108,7 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
     ...(loaded === null ? [] : [loaded.file]),
     ...planned.flatMap(({ before, after }) => [before, after]),
   ];
-  const guard = await guardReports(plan, inputs);
+  const guard = guardReports(plan, inputs);
   const guarded = { ...plan, guard };
   const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, guarded, options, terminal) }));
   const { report, exitCode } = await runAudits(audits, { ...options, guard }, terminal);

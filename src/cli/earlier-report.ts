@@ -1,5 +1,6 @@
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { FINDING_TITLES } from '../compare/findings.js';
+import { explainAs } from '../io/file-source.js';
 import { FAILURE_TITLE } from '../report/audit-set.js';
 import type { ReportFormat } from '../report/formats.js';
 
@@ -33,15 +34,19 @@ const SIGNATURES: Readonly<Record<ReportFormat, RegExp>> = {
 /**
  * Whether a file that exists may give way to a report: it is empty, or looks like an earlier report of that format.
  *
- * @throws the file system's error where it cannot be read.
+ * @throws CheckpointError where it cannot be read.
  */
 export function isEarlierReport(path: string, format: ReportFormat): boolean {
-  const head = Buffer.alloc(HEAD_BYTES);
-  const descriptor = openSync(path, 'r');
-  try {
-    const byteLength = readSync(descriptor, head, 0, HEAD_BYTES, 0);
-    return byteLength === 0 || SIGNATURES[format].test(head.toString('utf8', 0, byteLength));
-  } finally {
-    closeSync(descriptor);
-  }
+  return explainAs(path, () => {
+    const head = Buffer.alloc(HEAD_BYTES);
+    const { O_RDONLY, O_NONBLOCK, O_NOFOLLOW } = constants;
+    // It was a regular file a moment ago; what took its place is neither waited for nor followed.
+    const descriptor = openSync(path, O_RDONLY | (O_NONBLOCK ?? 0) | (O_NOFOLLOW ?? 0));
+    try {
+      const byteLength = readSync(descriptor, head, 0, HEAD_BYTES, 0);
+      return byteLength === 0 || SIGNATURES[format].test(head.toString('utf8', 0, byteLength));
+    } finally {
+      closeSync(descriptor);
+    }
+  });
 }

@@ -6,6 +6,8 @@ import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { CheckpointError, quote } from '../errors.js';
+import { writeFile } from '../io/write-files.js';
+import { checkTarget } from '../io/write-target.js';
 import { findPolicyFile } from '../policy/find-policy.js';
 import { POLICY_FILE_NAME } from '../policy/policy.js';
 import {
@@ -17,9 +19,8 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { guardInputs } from './input-guard.js';
+import { guardInputs } from './guard-outputs.js';
 import { parseFileName } from './options.js';
-import { writePolicyFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 
 interface InitOptions extends OpenOptions {
@@ -65,14 +66,12 @@ async function runInit(targets: InitTargets, options: InitOptions, terminal: Ter
     [options.output],
     [targets.before, targets.after].flatMap((path) => path ?? []),
   );
+  const rules = { what: 'the policy', mayReplace: options.force === true };
+  checkTarget(options.output, rules);
   const { select, allowExternalSymlinks } = options;
   const found = await findParts(targets, { select, allowExternalSymlinks, onOpenFile: guard.onOpenFile });
   guard.refuseHarm();
-  await writePolicyFile(
-    options.output,
-    toJson(makePolicy(targets, found, options.output)),
-    options.force === true,
-  );
+  await writeFile(options.output, [toJson(makePolicy(targets, found, options.output))], rules);
   terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
 }
 

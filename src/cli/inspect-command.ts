@@ -27,7 +27,7 @@ ${EXIT_CODE_HELP}`,
 
 async function runInspect(path: string, options: CommonOptions, terminal: Terminal): Promise<number> {
   const plan = { ...options, files: options.report ?? [] };
-  const guard = await guardReports(plan, [path]);
+  const guard = guardReports(plan, [path]);
   const { onOpenFile } = guard;
   const { epsilon, select, allowExternalSymlinks } = options;
   const channels = needsChannels(plan);

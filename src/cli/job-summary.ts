@@ -1,5 +1,5 @@
 import { appendFileSync, statSync } from 'node:fs';
-import { getErrorCode } from './output-file.js';
+import { describeFailure } from '../io/file-failures.js';
 import type { Terminal } from './terminal.js';
 
 /** GitHub refuses the whole summary of a step that is longer. */
@@ -18,7 +18,6 @@ export function appendJobSummary(versions: readonly string[], terminal: Terminal
     if (fitting === undefined) terminal.writeError('bn-audit: the job summary is full: no report was added');
     else appendFileSync(path, size === 0 ? fitting : `\n${fitting}`);
   } catch (error) {
-    const code = getErrorCode(error) ?? 'unknown error';
-    terminal.writeError(`bn-audit: the job summary could not be written (${code})`);
+    terminal.writeError(`bn-audit: the job summary could not be written: ${describeFailure(error).writing}`);
   }
 }

@@ -1,5 +1,7 @@
 import { CommanderError } from 'commander';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
+import { describeFailure, isSystemError } from '../io/file-failures.js';
+import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { openDirectOutput } from './direct-output.js';
 import { announceFailure } from './github-actions.js';
@@ -16,7 +18,12 @@ const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
  * @param args the arguments after the program's name.
  */
 export async function main(args: readonly string[]): Promise<void> {
-  const terminal = createTerminal(process, endUnlessPipeClosed, openDirectOutput());
+  const terminal = createTerminal(
+    process,
+    (error) => endUnlessPipeClosed(error, terminal),
+    openDirectOutput(),
+  );
+  removeTemporariesAtEnd();
   // An uncaught error would exit with 1, which here means "drift found".
   const crash = (error: unknown) => {
     reportFailure(error, terminal, args);
@@ -54,16 +61,38 @@ async function run(args: readonly string[], terminal: Terminal): Promise<number>
 }
 
 /** A reader that closes the pipe early, such as `head`, has seen enough; the verdict stands. */
-function endUnlessPipeClosed(error: NodeJS.ErrnoException): void {
-  if (error.code !== 'EPIPE') process.exit(EXIT_CODES.failed);
+function endUnlessPipeClosed(error: NodeJS.ErrnoException, terminal: Terminal): void {
+  if (error.code === 'EPIPE') return;
+  terminal.writeError(`bn-audit: standard output could not be written: ${describeFailure(error).writing}`);
+  process.exit(EXIT_CODES.failed);
+}
+
+/** Signals that ask a process to end, from a keyboard, a supervisor, or a terminal that was closed. */
+const ENDING_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/**
+ * Has no temporary file outlive the process. Only while there are such files are signals waited for: at other times they
+ * end the process at once, also out of a loop that never ends.
+ */
+function removeTemporariesAtEnd(): void {
+  process.once('exit', removeTemporaries);
+  const end = (signal: NodeJS.Signals) => {
+    removeTemporaries();
+    for (const one of ENDING_SIGNALS) process.off(one, end);
+    // Ends the process as if nothing had waited for it, so that whoever started it sees why it ended.
+    process.kill(process.pid, signal);
+  };
+  watchTemporaries((areAny) => {
+    for (const one of ENDING_SIGNALS) areAny ? process.on(one, end) : process.off(one, end);
+  });
 }
 
 /** Says on standard error what went wrong, and returns the sentence. */
 function reportFailure(error: unknown, terminal: Terminal, args: readonly string[]): string {
   terminal.finishProgress();
-  const message = defuseCommands(describeFailure(error));
+  const message = defuseCommands(describeError(error));
   terminal.writeError(`bn-audit: ${message}`);
-  const hint = error instanceof CheckpointError || error instanceof UsageError ? error.hint : INTERNAL_HINT;
+  const hint = findHint(error);
   if (hint !== undefined) terminal.writeError(defuseCommands(`  ${escapeControls(hint)}`));
   if (args.includes('--debug') && error instanceof Error && error.stack !== undefined)
     terminal.writeError(defuseCommands(error.stack.split('\n').map(escapeControls).join('\n')));
@@ -72,11 +101,26 @@ function reportFailure(error: unknown, terminal: Terminal, args: readonly string
 
 const INTERNAL_HINT = 'This is a defect of bn-audit. Run again with --debug and report what it prints.';
 
-function describeFailure(error: unknown): string {
+function findHint(error: unknown): string | undefined {
+  if (error instanceof CheckpointError || error instanceof UsageError) return error.hint;
+  if (isWithoutDirectory(error)) return 'Change to a directory that is there.';
+  return isSystemError(error) ? describeFailure(error).hint : INTERNAL_HINT;
+}
+
+/** Whether relative paths start from nowhere. */
+function isWithoutDirectory(error: unknown): boolean {
+  return isSystemError(error) && error.syscall === 'uv_cwd';
+}
+
+function describeError(error: unknown): string {
   if (error instanceof CheckpointError) {
     const place = error.offset === undefined ? '' : ` (at byte ${error.offset})`;
     return escapeControls(`${error.file}: ${error.message}${place}`);
   }
   if (error instanceof UsageError) return escapeControls(error.message);
+  if (isWithoutDirectory(error)) return 'the working directory is gone: it was deleted or moved';
+  // Such as a file of the program itself that cannot be loaded, since too many are open.
+  if (isSystemError(error))
+    return escapeControls(`${error.path ?? error.syscall}: ${describeFailure(error).reading}`);
   return escapeControls(`unexpected failure: ${error instanceof Error ? error.message : String(error)}`);
 }

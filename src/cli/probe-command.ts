@@ -4,8 +4,8 @@ import type { InputShape } from '../probe/random-inputs.js';
 import { probe } from '../probe.js';
 import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
 import { renderProbe } from '../report/probe-render.js';
+import { writeReport } from './guard-outputs.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
-import { writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
 import { guardReports } from './write-reports.js';
 
@@ -101,7 +101,7 @@ async function runProbeCommand(
 ): Promise<void> {
   const { input, samples, seed, shape, batch, layer, ablation, layers, format, output, all } = options;
   const { map, epsilon, select, allowExternalSymlinks } = options;
-  const guard = await guardReports({ files: [], output }, [
+  const guard = guardReports({ files: [], output, format }, [
     before,
     after,
     ...(input ?? []).flatMap(listPaths),
@@ -124,7 +124,7 @@ async function runProbeCommand(
   terminal.finishProgress();
   guard.refuseHarm();
   if (output !== undefined)
-    await writeReportFile({ file: output, format }, [renderProbe(report, { format, all })]);
+    await writeReport({ file: output, format }, [renderProbe(report, { format, all })]);
   else terminal.write(renderProbe(report, { format, all, ...(await terminal.readLooks()) }));
 }
 

@@ -5,10 +5,10 @@ import type { AuditReport } from '../report/audit-report.js';
 import { type AuditOutcome, type AuditSet, buildAuditSet, isFailure } from '../report/audit-set.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { getExitCode } from './exit-code.js';
+import type { InputGuard } from './guard-outputs.js';
 import type { CommonOptions } from './options.js';
 import type { PlannedAudit } from './plan-audits.js';
 import type { Terminal } from './terminal.js';
-import type { InputGuard } from './write-reports.js';
 
 interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> {
   readonly layer?: string;

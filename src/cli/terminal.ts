@@ -39,7 +39,7 @@ interface Progress {
 
 type ProcessLike = Pick<NodeJS.Process, 'stdout' | 'stderr' | 'env'>;
 
-/** Told when a stream can no longer be written to. */
+/** Told when standard output can no longer be written to. Messages that nobody can be told change no verdict. */
 type OnWriteError = (error: NodeJS.ErrnoException) => void;
 
 const DEFAULT_WIDTH = 80;
@@ -118,7 +118,7 @@ function guardStreams(
   const watched = new Set<string>();
   return (name) => {
     const stream = process[name];
-    if (!watched.has(name)) stream.on('error', onWriteError);
+    if (!watched.has(name)) stream.on('error', name === 'stdout' ? onWriteError : () => {});
     watched.add(name);
     return stream;
   };

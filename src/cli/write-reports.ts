@@ -3,28 +3,9 @@ import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { CheckpointSummary } from '../report/audit-report.js';
 import { type AuditSet, isAuditSet } from '../report/audit-set.js';
 import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
+import { checkReport, guardInputs, type InputGuard, type ReportFile, writeReport } from './guard-outputs.js';
 import type { CommonOptions } from './options.js';
-import { checkDirectory, checkReportFile, type ReportFile, writeReportFile } from './output-file.js';
 import type { Terminal } from './terminal.js';
-
-/** Keeps a run from writing to what it reads. */
-export interface InputGuard {
-  /**
-   * To be told of each file that the run opens, the shards and data files that a checkpoint names included.
-   *
-   * @throws CheckpointError `refused` where one of the outputs is that file.
-   */
-  readonly onOpenFile: (path: string) => void;
-  /**
-   * To be asked before anything is written: a run over several checkpoints survives what fails in one of them.
-   *
-   * @throws CheckpointError as {@link onOpenFile} did.
-   */
-  readonly refuseHarm: () => void;
-}
-
-/** A guard for runs that write no file. */
-const NOTHING_TO_GUARD: InputGuard = { onOpenFile: () => {}, refuseHarm: () => {} };
 
 /** Any report that the command line prints. */
 export type PrintedReport = AnyReport | AuditSet;
@@ -35,26 +16,30 @@ export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'a
   readonly files: readonly ReportFile[];
 }
 
+/** Where a run's reports go; the main one is printed where no output is named. */
+type ReportTargets = Pick<ReportPlan, 'files' | 'format'> & { readonly output?: string | undefined };
+
 /**
  * Makes sure, before any work goes into them, that the reports may be written: none replaces what the run reads, no two
- * are one file, all have a directory to lie in, and those of a policy stay within their bounds.
+ * are one file, and those of a policy stay within their bounds.
  *
  * @param inputs what the run is known to read.
  * @returns the guard to tell of the other files that the run opens.
- * @throws UsageError as guardInputs; CheckpointError as it and checkReportFile.
+ * @throws UsageError and CheckpointError as guardInputs and checkReport.
  */
-export async function guardReports(
-  { files, output }: { readonly files: readonly ReportFile[]; readonly output?: string | undefined },
-  inputs: readonly string[],
-): Promise<InputGuard> {
-  const outputs = [...files.map(({ file }) => file), ...(output === undefined ? [] : [output])];
-  if (outputs.length === 0) return NOTHING_TO_GUARD;
-  // Loaded when needed: a run that only prints starts the quicker for it.
-  const { guardInputs } = await import('./input-guard.js');
-  const guard = guardInputs(outputs, inputs);
-  for (const file of files) await checkReportFile(file);
-  for (const file of outputs) await checkDirectory(file);
+export function guardReports(targets: ReportTargets, inputs: readonly string[]): InputGuard {
+  const reports = listReports(targets);
+  const guard = guardInputs(
+    reports.map(({ file }) => file),
+    inputs,
+  );
+  for (const report of reports) checkReport(report);
   return guard;
+}
+
+/** The reports that go to files, the main one among them. */
+function listReports({ files, output, format }: ReportTargets): readonly ReportFile[] {
+  return output === undefined ? files : [...files, { file: output, format }];
 }
 
 /** Whether an audit must keep the values of every channel for the reports that are asked for. */
@@ -82,9 +67,8 @@ export async function writeReports(
     return renderInRepository(fitting, { format, all, layer, ...looks });
   };
   const { format } = plan;
-  for (const file of plan.files) await writeReportFile(file, await renderAs(file.format));
-  if (output !== undefined) await writeReportFile({ file: output, format }, await renderAs(format));
-  else if (quiet !== true)
+  for (const one of listReports(plan)) await writeReport(one, await renderAs(one.format));
+  if (output === undefined && quiet !== true)
     for (const piece of await renderAs(format, await terminal.readLooks())) terminal.write(piece);
 }
 

@@ -1,6 +1,7 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import * as nodeFs from 'node:fs';
 import { CheckpointError } from '../errors.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
+import { describeFailure } from './file-failures.js';
 import { FileWindow, WINDOW_BYTES } from './file-window.js';
 
 /**
@@ -19,6 +20,9 @@ const SMALL_BYTES = 4 * 1024;
 /** What most reads have to say; they are many, and one promise will do for all. */
 const DONE = Promise.resolve();
 
+/** What of a file system it takes to read a file; tests hand in one that fails. */
+export type ReadableFiles = Pick<typeof nodeFs, 'openSync' | 'fstatSync' | 'readSync' | 'closeSync'>;
+
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
  *
@@ -26,25 +30,30 @@ const DONE = Promise.resolve();
  *
  * @throws CheckpointError `not-found`, `not-a-file` (directory, FIFO, device, socket) or `unreadable`.
  */
-export function openFileSource(name: string, path: string = name): FileSource {
-  let descriptor: number;
+export function openFileSource(name: string, path: string = name, files: ReadableFiles = nodeFs): FileSource {
+  const { O_RDONLY, O_NONBLOCK } = nodeFs.constants;
+  const descriptor = explainAs(name, () => files.openSync(path, O_RDONLY | (O_NONBLOCK ?? 0)));
   try {
-    descriptor = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-  } catch (error) {
-    throw explainFileError(error, name);
-  }
-  try {
-    const stat = fstatSync(descriptor);
+    const stat = explainAs(name, () => files.fstatSync(descriptor));
     if (!stat.isFile()) {
       throw new CheckpointError(`expected a regular file, found ${describeFileKind(stat)}`, {
         code: 'not-a-file',
         file: name,
       });
     }
-    return new FileSource({ name, path, byteLength: stat.size, descriptor });
+    return new FileSource({ name, path, byteLength: stat.size, descriptor }, files);
   } catch (error) {
-    closeSync(descriptor);
+    files.closeSync(descriptor);
     throw error;
+  }
+}
+
+/** Does what asks the file system for something, and says in plain words what it refuses. */
+export function explainAs<Result>(name: string, work: () => Result): Result {
+  try {
+    return work();
+  } catch (error) {
+    throw explainFileError(error, name);
   }
 }
 
@@ -62,12 +71,14 @@ export class FileSource implements ByteSource {
   /** Where the file is. */
   readonly path: string;
   readonly byteLength: number;
+  readonly #files: ReadableFiles;
   #descriptor: number | null;
   #bytesRead = 0;
   /** The one that was used last, and the other. */
   readonly #windows: [FileWindow, FileWindow] = [new FileWindow(), new FileWindow()];
 
-  constructor({ name, path, byteLength, descriptor }: OpenFile) {
+  constructor({ name, path, byteLength, descriptor }: OpenFile, files: ReadableFiles = nodeFs) {
+    this.#files = files;
     this.name = name;
     this.path = path;
     this.byteLength = byteLength;
@@ -95,7 +106,7 @@ export class FileSource implements ByteSource {
     const descriptor = this.#descriptor;
     this.#descriptor = null;
     for (const window of this.#windows) window.empty(0);
-    if (descriptor !== null) closeSync(descriptor);
+    if (descriptor !== null) explainAs(this.name, () => this.#files.closeSync(descriptor));
   }
 
   #copySmall(target: Uint8Array, position: number): void {
@@ -140,12 +151,10 @@ export class FileSource implements ByteSource {
   }
 
   #readOnce(target: Uint8Array, filled: number, position: number): number {
-    if (this.#descriptor === null) throw new Error(`${this.name} was read after it was closed`);
-    try {
-      return readSync(this.#descriptor, target, filled, target.byteLength - filled, position);
-    } catch (error) {
-      throw explainFileError(error, this.name);
-    }
+    const descriptor = this.#descriptor;
+    if (descriptor === null) throw new Error(`${this.name} was read after it was closed`);
+    const length = target.byteLength - filled;
+    return explainAs(this.name, () => this.#files.readSync(descriptor, target, filled, length, position));
   }
 }
 
@@ -158,67 +167,11 @@ function takeTurn(): Promise<void> {
 
 /** A file system error as a {@link CheckpointError} in plain words. */
 export function explainFileError(error: unknown, name: string): CheckpointError {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
-  switch (code) {
-    case 'ENOENT':
-    case 'ENOTDIR':
-      return new CheckpointError('no such file', { code: 'not-found', file: name, cause: error });
-    case 'EISDIR':
-      return new CheckpointError('expected a file, found a directory', {
-        code: 'not-a-file',
-        file: name,
-        cause: error,
-      });
-    case 'ENXIO':
-      return new CheckpointError('expected a regular file, found a socket or a pipe', {
-        code: 'not-a-file',
-        file: name,
-        cause: error,
-      });
-    case 'EACCES':
-    case 'EPERM':
-      return new CheckpointError('no permission to read it', {
-        code: 'unreadable',
-        file: name,
-        cause: error,
-      });
-    case 'ELOOP':
-      return new CheckpointError('its symbolic links lead in a circle', {
-        code: 'unreadable',
-        file: name,
-        cause: error,
-      });
-    case 'ENAMETOOLONG':
-      return new CheckpointError('no such file: the name is too long', {
-        code: 'not-found',
-        file: name,
-        cause: error,
-      });
-    case 'EMFILE':
-    case 'ENFILE':
-      return new CheckpointError('too many files are open', {
-        code: 'unreadable',
-        file: name,
-        hint: 'Raise the limit (ulimit -n), or name fewer files at once.',
-        cause: error,
-      });
-    case 'EIO':
-    case 'ESTALE':
-      return new CheckpointError('the disk or the network failed while it was read', {
-        code: 'unreadable',
-        file: name,
-        cause: error,
-      });
-    default:
-      return new CheckpointError(`the file system refused to read it (${code})`, {
-        code: 'unreadable',
-        file: name,
-        cause: error,
-      });
-  }
+  const { code, reading, hint } = describeFailure(error);
+  return new CheckpointError(reading, { code, file: name, hint, cause: error });
 }
 
-function describeFileKind(stat: ReturnType<typeof fstatSync>): string {
+function describeFileKind(stat: nodeFs.Stats): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isFIFO()) return 'a FIFO (named pipe)';
   if (stat.isSocket()) return 'a socket';

@@ -1,4 +1,4 @@
-import { lstatSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CheckpointError, quote } from '../errors.js';
 
@@ -54,10 +54,10 @@ export function refuseSameCheckpoint(beforePath: string, afterPath: string): voi
 function findRealPath(path: string, links = 0): string {
   const real = lookAt(() => realpathSync(path));
   if (real !== null) return real;
-  const parent = lookAt(() => realpathSync(dirname(path))) ?? resolve(dirname(path));
-  const isLink = lookAt(() => lstatSync(path).isSymbolicLink()) === true;
-  if (!isLink || links >= MAX_LINKS) return join(parent, basename(path));
-  return findRealPath(resolve(parent, readlinkSync(path)), links + 1);
+  if (dirname(path) === path) return resolve(path);
+  const parent = findRealPath(dirname(path), links);
+  const link = links < MAX_LINKS ? lookAt(() => readlinkSync(path)) : null;
+  return link === null ? join(parent, basename(path)) : findRealPath(resolve(parent, link), links + 1);
 }
 
 /** Null where the file system does not let look: whoever opens the file says why. */

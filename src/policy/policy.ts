@@ -8,6 +8,7 @@ import {
 } from '../checkpoint/json-reader.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { quote, UsageError } from '../errors.js';
+import { isGitName } from '../io/write-target.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
 import { suggestName } from '../suggest-name.js';
 
@@ -227,15 +228,12 @@ function readReports(value: JsonValue, place: Place): readonly ReportTarget[] {
   });
 }
 
-/** `.git` in every spelling that some file system takes for it. */
-const GIT_DIRECTORY = /^(?:\.git[. ]*|git~\d+)$/i;
-
 /** A policy may come with a checkout that nobody has read yet: it must not write outside its directory. */
 function readReportPath(value: JsonValue, place: Place): string {
   const path = readPath(value, place);
   const components = path.split(/[\\/]/);
   const leads = /^[A-Za-z]:/.test(path) || components[0] === '' || components.includes('..');
-  if (leads || components.some((component) => GIT_DIRECTORY.test(component)))
+  if (leads || components.some(isGitName))
     failType(place, "a file in the policy file's directory or below", value);
   return path;
 }

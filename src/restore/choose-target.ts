@@ -1,8 +1,9 @@
 import { basename, dirname, join, resolve } from 'node:path';
 import type { EditOptions, EditPlan } from '../checkpoint/edit-plan.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { examineTarget, isDirectory, type WriteOrder } from '../io/safe-write.js';
 import { isSameFile } from '../io/same-file.js';
+import type { WriteOrder } from '../io/write-files.js';
+import { examineTarget, isDirectory } from '../io/write-target.js';
 
 /** Where the restored checkpoint goes. */
 export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
@@ -29,9 +30,9 @@ const FILE_NAME = /\.(json|safetensors|onnx|bin|pt|pth|ckpt)$/i;
  *
  * @throws CheckpointError `refused` where something else is in the way.
  */
-export async function chooseTarget(fixedPath: string, afterPath: string): Promise<Target> {
-  const { path, found } = await examineTarget(fixedPath);
-  const isSet = (await isDirectory(afterPath)) || INDEX_NAME.test(afterPath);
+export function chooseTarget(fixedPath: string, afterPath: string): Target {
+  const { path, found } = examineTarget(fixedPath);
+  const isSet = isDirectory(afterPath) || INDEX_NAME.test(afterPath);
   if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
   if (found === 'dangling link')
     throw refuse(fixedPath, 'expected a file, found a symbolic link that leads nowhere');
@@ -126,11 +127,11 @@ export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRu
       'expected a name that no other of its files has',
     );
   for (const { name } of files) await checkFile(join(target.directory, name), rules);
-  return { ...target, files };
+  return { ...target, files, mayReplace: rules.force };
 }
 
 async function checkFile(path: string, { listSources, force }: TargetRules): Promise<void> {
-  const { found, path: real } = await examineTarget(path);
+  const { found, path: real } = examineTarget(path);
   if (found === 'nothing') return;
   for (const source of await listSources()) {
     if (isSameFile(real, source)) throw refuseSource(path, source);

@@ -3,8 +3,9 @@ import { dirname, join } from 'node:path';
 import type { OpenOptions } from '../checkpoint/open.js';
 import { leadsOutside } from '../checkpoint/shards.js';
 import { CheckpointError, quote } from '../errors.js';
-import { type FileSource, openFileSource } from '../io/file-source.js';
-import { type FileCopy, isDirectory } from '../io/safe-write.js';
+import { explainAs, type FileSource, openFileSource } from '../io/file-source.js';
+import type { FileCopy } from '../io/write-files.js';
+import { isDirectory } from '../io/write-target.js';
 
 /** What a model's directory holds beside its weights, open until it is closed. */
 export interface Companions {
@@ -42,7 +43,7 @@ export async function openCompanions(
   weights: readonly string[],
   { allowExternalSymlinks, onOpenFile }: OpenOptions,
 ): Promise<Companions> {
-  const directory = (await isDirectory(path)) ? path : dirname(path);
+  const directory = isDirectory(path) ? path : dirname(path);
   if (!isRegularFile(join(directory, CONFIG_NAME))) return NO_COMPANIONS;
   const sources: FileSource[] = [];
   const close = async () => {
@@ -68,7 +69,7 @@ function listCompanions(
   directory: string,
   weights: ReadonlySet<string>,
 ): { readonly copied: readonly string[]; readonly leftOut: readonly string[] } {
-  const others = readdirSync(directory)
+  const others = explainAs(directory, () => readdirSync(directory))
     .filter((name) => !name.startsWith('.') && !weights.has(name))
     .sort();
   const isCopied = (name: string) => !WEIGHTS_NAME.test(name) && isRegularFile(join(directory, name));

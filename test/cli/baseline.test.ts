@@ -46,7 +46,7 @@ test('a name that is none is a mistake in the command line', async () => {
 test('a name that is too long is said to be', async () => {
   const name = 'n'.repeat(256);
   expect(await runCli(['baseline', BEFORE, '-o', name], makeWorkspace())).toMatchObject({
-    stderr: `bn-audit: ${name}: it could not be written: its name is too long\n  Nothing was changed.\n`,
+    stderr: `bn-audit: ${name}: it could not be written: its name is too long\n  Nothing was changed. Give a shorter name.\n`,
     exitCode: 2,
   });
 });
@@ -88,7 +88,7 @@ describe('a file that is there already', () => {
         workspace,
       );
       expect(exitCode).toBe(2);
-      expect(stderr).toContain('this is the checkpoint itself');
+      expect(stderr).toContain('which is read: what is audited is never written to');
     }
     expect(readFileSync(join(workspace, 'model.safetensors')).equals(bytes)).toBe(true);
   });
@@ -107,7 +107,7 @@ test.each([
   [
     'a directory',
     ['baseline', BEFORE, '-o', 'pairs'],
-    /expected a file to write the baseline to, found a directory/,
+    /pairs: it could not be written: it is a directory\n {2}Nothing was changed. Name a file in it\./,
   ],
   [
     'no such directory',

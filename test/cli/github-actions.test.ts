@@ -126,7 +126,7 @@ describe('under GitHub Actions', () => {
 
   test('a summary that cannot be written is said and fails nothing', async () => {
     const { stderr, exitCode } = await runInJob(LOCKED, { env: { GITHUB_STEP_SUMMARY: '/nowhere/at/all' } });
-    expect(stderr).toBe('bn-audit: the job summary could not be written (ENOENT)\n');
+    expect(stderr).toBe('bn-audit: the job summary could not be written: its directory does not exist\n');
     expect(exitCode).toBe(0);
   });
 

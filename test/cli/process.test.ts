@@ -43,14 +43,24 @@ describe('--output', () => {
 });
 
 test.each([
-  ['--output', 'gone/report.txt'],
-  ['--report', 'json=gone/report.txt'],
-])('%s into a directory that is not there fails before the audit', async (...option) => {
+  ['--output', 'reject-late.mjs/report.txt'],
+  ['--report', 'json=reject-late.mjs/report.txt'],
+])('%s into what is no directory fails before the audit', async (...option) => {
   const { stderr, exitCode } = await runCli(['diff', 'a.pt', 'b.pt', ...option], workspace);
   expect({ stderr, exitCode }).toEqual({
-    stderr: 'bn-audit: gone/report.txt: the report could not be written: its directory does not exist\n',
+    stderr: `bn-audit: reject-late.mjs/report.txt: the report could not be written: a part of its path is no directory
+  Nothing was changed. Give another path.
+`,
     exitCode: 2,
   });
+});
+
+test.each([
+  ['--output', 'made/for/it.txt'],
+  ['--report', 'json=made/for/another.txt'],
+])('%s makes the directories that are missing', async (option, value) => {
+  const { exitCode } = await runCli([...LOCKED, option, value], workspace);
+  expect([exitCode, existsSync(join(workspace, value.replace('json=', '')))]).toEqual([0, true]);
 });
 
 describe('a complaint about arguments', () => {

@@ -149,7 +149,7 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
     ['no-norm-layer', 'diff pairs/layernorm-only/before.safetensors pairs/layernorm-only/after.safetensors'],
     ['nothing-paired', 'diff pairs/locked/before.safetensors other-width.safetensors'],
     ['ambiguous-prefix', 'diff bare.safetensors student-and-teacher.safetensors'],
-    ['output-into-nowhere', `diff ${LOCKED} --output gone/report.txt`],
+    ['output-into-nowhere', `diff ${LOCKED} --output empty.pt/report.txt`],
     ['debug', 'inspect empty.pt --debug'],
   ],
 };

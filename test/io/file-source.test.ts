@@ -179,7 +179,7 @@ describe('opening what is no regular file', () => {
   test('a path that leads through a file', async () => {
     const path = join(writeFile('plain', new Uint8Array(1)), 'inside');
     expect(await failureOf(() => openFileSource(path))).toEqual({
-      message: 'no such file',
+      message: 'no such file: a part of its path is no directory',
       code: 'not-found',
       file: path,
     });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test, vi } from 'vitest';
 import { openFileSource } from '../../src/io/file-source.js';
-import { stageFiles } from '../../src/io/safe-write.js';
+import { stageFiles } from '../../src/io/write-files.js';
 import { restore } from '../../src/restore.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
@@ -206,6 +206,7 @@ describe('a run that fails leaves nothing behind', () => {
       isNewDirectory: false,
       label: 'f',
       files: [{ source, name: 'f', splices: [] }],
+      mayReplace: false,
     };
     const failure = await failureOf(() => stageFiles(order));
     expect(failure).toMatchObject({ code: 'truncated' });

@@ -2,7 +2,7 @@ import { realpathSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import type { ByteRange } from '../../io/byte-source.js';
-import { explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
+import { explainAs, explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
 
 /** Every file stays open until the audit ends, two checkpoints at a time, and systems allow some thousands. */
 const MAX_EXTERNAL_FILES = 1_000;
@@ -178,7 +178,7 @@ export class ExternalData {
 
 /** The real directory in which the user named the model, then the one in which the model really lies. */
 function modelDirectories(path: string): readonly string[] {
-  const named = realpathSync(dirname(path));
-  const real = dirname(realpathSync(path));
+  const named = explainAs(path, () => realpathSync(dirname(path)));
+  const real = explainAs(path, () => dirname(realpathSync(path)));
   return named === real ? [named] : [named, real];
 }

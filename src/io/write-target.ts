@@ -1,0 +1,180 @@
+import type { Stats } from 'node:fs';
+import * as nodeFs from 'node:fs';
+import { dirname, isAbsolute, join, relative, sep } from 'node:path';
+import { CheckpointError } from '../errors.js';
+import { codeOf, explainWriting } from './file-failures.js';
+import { identifyFile } from './same-file.js';
+
+/** What of a file system it takes to write; tests hand in one that fails. */
+export type WritableFiles = Pick<
+  typeof nodeFs,
+  | 'accessSync'
+  | 'chmodSync'
+  | 'closeSync'
+  | 'copyFile'
+  | 'fchmodSync'
+  | 'fchownSync'
+  | 'fsync'
+  | 'linkSync'
+  | 'lstatSync'
+  | 'mkdirSync'
+  | 'open'
+  | 'openSync'
+  | 'realpathSync'
+  | 'renameSync'
+  | 'rmSync'
+  | 'statSync'
+  | 'writev'
+>;
+
+/** What is to be known of a file before it is written. */
+export interface TargetRules {
+  /** What messages call it: `the report`; `it` unless given. */
+  readonly what?: string | undefined;
+  /** Whether a file that is there gives way. */
+  readonly mayReplace: boolean;
+  /** Whether missing directories above it are made. */
+  readonly makesFolders?: boolean | undefined;
+  /** A directory that it must not leave, nor enter the repository's own (`.git`) in it, whatever links are on the way. */
+  readonly within?: string | undefined;
+  readonly files?: WritableFiles | undefined;
+}
+
+/** What stands at a path that is to be written. */
+export interface TargetFacts {
+  /** The path itself, or where a symbolic link there leads. */
+  readonly path: string;
+  readonly found: 'nothing' | 'file' | 'directory' | 'other' | 'dangling link';
+}
+
+/**
+ * Looks at a path that is to be written, through symbolic links.
+ *
+ * @throws CheckpointError `unwritable` where it may not even be looked at.
+ */
+export function examineTarget(path: string): TargetFacts {
+  return explainWriting(path, undefined, () => lookAtTarget(path, nodeFs));
+}
+
+/**
+ * Checks, before any work goes into it, that a file may be written to a path.
+ *
+ * @throws CheckpointError `unwritable` for a directory, or where the file system would not let it be written; `refused`
+ *   for a file that must stay and a path that leads out.
+ */
+export function checkTarget(path: string, rules: TargetRules): TargetFacts {
+  const { what, mayReplace, makesFolders = false, within, files = nodeFs } = rules;
+  return explainWriting(path, what, () => {
+    const target = within === undefined ? lookAtTarget(path, files) : confineTarget(path, rules);
+    if (target.found === 'directory' || (target.found === 'nothing' && path.endsWith('/')))
+      throw systemError('EISDIR');
+    if (target.found === 'other') return target;
+    if (target.found !== 'nothing' && !mayReplace)
+      throw new CheckpointError('there is such a file already', {
+        code: 'refused',
+        file: path,
+        hint: 'To replace it: --force',
+      });
+    // To take its place, no permission to write it is needed; but who took that away wanted to keep it.
+    if (target.found === 'file') files.accessSync(target.path, nodeFs.constants.W_OK);
+    const parent = dirname(target.path);
+    const folder = makesFolders ? findFolder(parent, files) : parent;
+    if (!files.statSync(folder).isDirectory()) throw systemError('ENOTDIR');
+    files.accessSync(folder, nodeFs.constants.W_OK);
+    return target;
+  });
+}
+
+/** Files that are open already, such as standard output: to put another in their place would lose what is in them. */
+const OPEN_FILE = /^\/(?:dev\/(?:stdout|stderr|fd\/\d+)|proc\/self\/fd\/\d+)$/;
+
+function lookAtTarget(path: string, files: WritableFiles): TargetFacts {
+  const itself = statOrNull(() => files.lstatSync(path));
+  if (itself === null) return { path, found: 'nothing' };
+  const facts = statOrNull(() => files.statSync(path));
+  if (facts === null) return { path: identifyFile(path)?.realPath ?? path, found: 'dangling link' };
+  const found = OPEN_FILE.test(path) ? 'other' : kindOf(facts);
+  // Such as /dev/stdout: a link to a pipe leads to no path.
+  const hasRealPath = itself.isSymbolicLink() && found !== 'other';
+  return { path: hasRealPath ? files.realpathSync(path) : path, found };
+}
+
+function kindOf(facts: Stats): 'file' | 'directory' | 'other' {
+  return facts.isDirectory() ? 'directory' : facts.isFile() ? 'file' : 'other';
+}
+
+/** Where a file lies that must not leave a directory, whatever links are on the way; what is missing of it is none. */
+function confineTarget(path: string, rules: TargetRules): TargetFacts {
+  const { within = '.', files = nodeFs } = rules;
+  const root = files.realpathSync(within);
+  const folder = findFolder(dirname(path), files);
+  const realFolder = files.realpathSync(folder);
+  const real = join(realFolder, relative(folder, path));
+  const way = relative(root, real);
+  const itself = statOrNull(() => files.lstatSync(real));
+  const isInside = !isAbsolute(way) && !way.split(sep).some((part) => part === '..' || isGitName(part));
+  const found = itself === null ? 'nothing' : kindOf(itself);
+  // A link counts as other here, and so do pipes and devices: they lead elsewhere too.
+  if (!isInside || found === 'other' || isInRepository(realFolder, root, files))
+    throw refuseWayOut(path, rules);
+  return { path: real, found };
+}
+
+/** The error for a file that would leave the directory that it must stay in. */
+export function refuseWayOut(file: string, { what }: TargetRules): CheckpointError {
+  return new CheckpointError(
+    `${what ?? 'it'} must stay in its directory and out of .git: this one leads elsewhere`,
+    { code: 'refused', file, hint: 'To write it there, say so on the command line: --report FORMAT=FILE' },
+  );
+}
+
+/** What the file systems of macOS leave out of names. */
+const IGNORED_CHARACTERS = /[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]/g;
+
+/** Whether a part of a path is `.git` in a spelling that some file system takes for it, as Git itself forbids them. */
+export function isGitName(part: string): boolean {
+  return /^(?:\.git|git~\d+)[. ]*(?::.*)?$/is.test(part.replace(IGNORED_CHARACTERS, ''));
+}
+
+/** Whether a directory is, or lies in, what Git takes for a repository's own, whatever it is called. */
+function isInRepository(directory: string, root: string, files: WritableFiles): boolean {
+  if (directory === root || dirname(directory) === directory) return false;
+  const holds = (name: string) => isThere(join(directory, name), files);
+  if (holds('HEAD') && (holds('objects') || holds('commondir'))) return true;
+  return isInRepository(dirname(directory), root, files);
+}
+
+/** The nearest directory that is there: a path, or what is above it. */
+function findFolder(path: string, files: WritableFiles): string {
+  const parent = dirname(path);
+  return parent === path || isThere(path, files) ? path : findFolder(parent, files);
+}
+
+/** Whether anything stands at a path, be it a link that leads nowhere. */
+export function isThere(path: string, files: WritableFiles): boolean {
+  return statOrNull(() => files.lstatSync(path)) !== null;
+}
+
+/** Null where the path leads nowhere. */
+function statOrNull(look: () => Stats): Stats | null {
+  try {
+    return look();
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(codeOf(error))) return null;
+    throw error;
+  }
+}
+
+/** Whether a path leads to a directory; false also where it may not be looked at. */
+export function isDirectory(path: string): boolean {
+  try {
+    return nodeFs.statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+/** An error as the file system gives it, for what it would refuse if it were asked. */
+export function systemError(code: string): Error {
+  return Object.assign(new Error(code), { code });
+}
