@@ -207,6 +207,7 @@ export interface Preimage {
  * @param value one that the type can hold; no NaN.
  */
 export function findPreimage(value: number, dtype: DType): Preimage {
+  if (dtype === 'F8_E8M0') return findPowerPreimage(value);
   const format = FLOATS[dtype];
   if (format === undefined) throw new RangeError(`${dtype} has no float values`);
   const quantumAt = (exponent: number) => 2 ** (exponent - format.significandBits);
@@ -274,12 +275,22 @@ function roundHalfToEven(value: number): number {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
+/** Ties go up, so that the upper end is none; it is taken for one, as ends come in pairs. */
+function findPowerPreimage(value: number): Preimage {
+  const low = value <= MIN_POWER ? 0 : 0.75 * value;
+  const high = value >= MAX_POWER ? Number.MAX_VALUE : 1.5 * value;
+  return { low, high, hasEnds: true };
+}
+
+/** The smallest and the largest number of F8_E8M0. */
+const [MIN_POWER, MAX_POWER] = [2 ** -127, 2 ** 127];
+
 function roundToPowerOfTwo(value: number): number {
   if (!(value > 0) || !Number.isFinite(value)) return Number.NaN;
   const low = 2 ** exponentOf(value);
   // Halfway the significands are 1 and 2, in units of `low`: to even means up, as PyTorch does it.
   const rounded = value / low < 1.5 ? low : low * 2;
-  return Math.min(Math.max(rounded, 2 ** -127), 2 ** 127);
+  return Math.min(Math.max(rounded, MIN_POWER), MAX_POWER);
 }
 
 function decodeSmallFloat(bits: number, format: FloatFormat): number {

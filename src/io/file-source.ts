@@ -21,7 +21,29 @@ const SMALL_BYTES = 4 * 1024;
 const DONE = Promise.resolve();
 
 /** What of a file system it takes to read a file; tests hand in one that fails. */
-export type ReadableFiles = Pick<typeof nodeFs, 'openSync' | 'fstatSync' | 'readSync' | 'closeSync'>;
+export interface ReadableFiles {
+  openSync(path: string, flags: number): number;
+  fstatSync(descriptor: number): FileFacts;
+  readSync(
+    descriptor: number,
+    target: Uint8Array,
+    start: number,
+    byteLength: number,
+    position: number,
+  ): number;
+  closeSync(descriptor: number): void;
+}
+
+/** What is known of an open file: its size in bytes, and what it is. */
+interface FileFacts {
+  readonly size: number;
+  isFile(): boolean;
+  isDirectory(): boolean;
+  isFIFO(): boolean;
+  isSocket(): boolean;
+  isCharacterDevice(): boolean;
+  isBlockDevice(): boolean;
+}
 
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
@@ -171,7 +193,7 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
   return new CheckpointError(reading, { code, file: name, hint, cause: error });
 }
 
-function describeFileKind(stat: nodeFs.Stats): string {
+function describeFileKind(stat: FileFacts): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isFIFO()) return 'a FIFO (named pipe)';
   if (stat.isSocket()) return 'a socket';

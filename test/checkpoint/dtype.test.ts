@@ -384,7 +384,7 @@ describe('what a type is', () => {
     expect([holdsAllOf('F32', 'F8_E8M0'), holdsAllOf('F8_E8M0', 'F32')]).toEqual([true, false]);
   });
 
-  test.each(['F16', 'BF16', 'F8_E5M2', 'F8_E4M3'] as const)(
+  test.each(['F16', 'BF16', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0'] as const)(
     'every number lies among those that may round to its %s value, and the ends do not reach the next but one',
     (dtype) => {
       fc.assert(
