@@ -1,6 +1,7 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import type { ByteRange } from '../../io/byte-source.js';
 import { byteSwappedSource } from '../../io/byte-swapped-source.js';
+import type { Keeper } from '../../io/keeper.js';
 import { stridedSource } from '../../io/strided-source.js';
 import type { Tensor } from '../checkpoint.js';
 import type { DType } from '../dtype.js';
@@ -19,12 +20,6 @@ import { elementTypeOf, elementTypeOfDType, type StorageTable } from './storages
 
 /** PyTorch's operators take at most 64 dimensions (aten/src/ATen/TensorIterator.cpp, "up to 64 dims"). */
 export const MAX_DIMENSIONS = 64;
-
-/**
- * Elements of a view that repeats stored elements (stride 0, as expand() makes). Such a view may be far larger than the
- * file, so its size needs a bound of its own.
- */
-const MAX_REPEATED_ELEMENTS = 64 * 1024 * 1024;
 
 /** A tensor of a kind that has no plain elements: it can be named, not read. */
 export interface UnreadableTensor {
@@ -235,6 +230,8 @@ export interface BuildContext {
   readonly storages: StorageTable;
   /** The call that rebuilds the tensor, for messages. */
   readonly call: ObjectNode;
+  /** Of the strided tensors of the file. */
+  readonly keeper: Keeper;
 }
 
 /** A tensor without the facts that the state dict or the module adds. */
@@ -261,11 +258,6 @@ export async function buildTensor(
         `size [${layout.shape}] and stride [${layout.strides}], which reach element ${lastElement}`,
     );
   }
-  if (elementCount > Math.max(storageElements, MAX_REPEATED_ELEMENTS)) {
-    throw fail(
-      `expected a view of at most ${MAX_REPEATED_ELEMENTS} repeated elements, found size [${layout.shape}]`,
-    );
-  }
   const stored = await context.storages.locate(layout.storage, name);
   if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength) {
     throw fail(
@@ -273,7 +265,7 @@ export async function buildTensor(
     );
   }
   const { dtype, shape } = layout;
-  const laidOut = layOut(stored.range, layout, elementCount);
+  const laidOut = layOut(stored.range, layout, elementCount, context.keeper);
   const unit = dtype === 'C64' ? 4 : layout.elementByteLength;
   const isSwapped = stored.byteOrder === 'big' && (unit === 2 || unit === 4 || unit === 8);
   const range = isSwapped ? wholeOf(byteSwappedSource(laidOut, unit)) : laidOut;
@@ -312,7 +304,7 @@ function lastElementOf({ firstElement, shape, strides }: TensorLayout): number {
   return shape.reduce((last, size, axis) => last + (size - 1) * (strides[axis] ?? 0), firstElement);
 }
 
-function layOut(range: ByteRange, layout: TensorLayout, elementCount: number): ByteRange {
+function layOut(range: ByteRange, layout: TensorLayout, elementCount: number, keeper: Keeper): ByteRange {
   const { elementByteLength, shape, strides, firstElement } = layout;
   if (elementCount === 0 || isContiguous(shape, strides)) {
     return {
@@ -321,7 +313,7 @@ function layOut(range: ByteRange, layout: TensorLayout, elementCount: number): B
       byteLength: elementCount * elementByteLength,
     };
   }
-  return wholeOf(stridedSource(range, { shape, strides, firstElement, elementByteLength }));
+  return wholeOf(stridedSource(range, { shape, strides, firstElement, elementByteLength }, keeper));
 }
 
 function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {

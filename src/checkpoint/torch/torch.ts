@@ -1,6 +1,7 @@
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { isInflated } from '../../io/inflated-source.js';
+import { Keeper } from '../../io/keeper.js';
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint.js';
 import { isFloatingPoint } from '../dtype.js';
 import {
@@ -139,6 +140,7 @@ async function buildTensors(
   container: TorchContainer,
   file: string,
 ): Promise<BuiltTensors> {
+  const keeper = new Keeper();
   const tensors = new Map<string, Tensor>();
   const leftOut = new Map<string, string[]>();
   for (const [name, namedTensor] of named.tensors) {
@@ -149,7 +151,7 @@ async function buildTensors(
       leftOut.set(layout.why, [...(leftOut.get(layout.why) ?? []), name]);
       continue;
     }
-    const bare = await buildTensor(name, layout, { file, storages: container.storages, call });
+    const bare = await buildTensor(name, layout, { file, storages: container.storages, call, keeper });
     tensors.set(name, { ...bare, ...describeRole(layout, namedTensor) });
     // Statistics are what the audit is about, and small: their checksums are worth reading.
     if (STATISTIC.test(name)) await container.storages.verify(layout.storage, name);
