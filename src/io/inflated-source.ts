@@ -1,7 +1,9 @@
-import { pipeline } from 'node:stream/promises';
+import { pipeline } from 'node:stream';
 import { createInflateRaw } from 'node:zlib';
 import { CheckpointError } from '../errors.js';
 import { type ByteRange, type ByteSource, checkBounds } from './byte-source.js';
+import { crc32 } from './crc32.js';
+import { Keeper } from './keeper.js';
 
 /** What is known of deflated bytes before they are inflated. */
 export interface Deflated {
@@ -11,28 +13,45 @@ export interface Deflated {
   readonly byteLength: number;
   /** What messages call them, such as `the zip record "data/0"`. */
   readonly subject: string;
-  /** Looks at the inflated bytes as a whole before anyone reads them, and throws where they are wrong. */
-  readonly check: (bytes: Uint8Array) => void;
+  /** Looks at the CRC-32 of the inflated bytes once they were read to their end, and throws where it is wrong. */
+  readonly check: (crc: number) => void;
 }
 
 /** Compressed bytes are fed in pieces of this size. */
 const CHUNK_BYTES = 64 * 1024;
 
-/**
- * Holds the inflated bytes of whichever deflated range was read last. One keeper per file: records are read one after
- * the other, so that memory stays at the largest record instead of the sum of all.
- */
-export class InflatedKeeper {
-  #key: Deflated | null = null;
-  #bytes: Promise<Uint8Array> | null = null;
+/** Inflated bytes come in pieces of this size. */
+const INFLATED_CHUNK_BYTES = 256 * 1024;
 
-  /** The inflated bytes; inflates unless they are the ones that are held. */
-  inflated(deflated: Deflated): Promise<Uint8Array> {
-    if (this.#key !== deflated || this.#bytes === null) {
-      this.#key = deflated;
-      this.#bytes = inflate(deflated);
-    }
-    return this.#bytes;
+/** So much of what was inflated last is held: a little way back costs nothing. What is smaller is inflated as a whole. */
+const HELD_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Inflated bytes that nobody asked for: those before and between the tensors of a record. To read one of 256 MB at
+ * random costs all of it each time; a file whose tensors are that badly placed is refused after a second.
+ */
+const MAX_UNASKED_BYTES = 512 * 1024 * 1024;
+
+/** One per file: of its deflated ranges, the one that was read last holds a window of what it inflated. */
+export class InflatedKeeper extends Keeper {
+  #unaskedBytes = 0;
+
+  /**
+   * Counts inflated bytes, less those that were asked for.
+   *
+   * @throws CheckpointError `limit-exceeded`
+   */
+  count(unaskedBytes: number, { range, subject }: Deflated): void {
+    this.#unaskedBytes += unaskedBytes;
+    if (this.#unaskedBytes <= MAX_UNASKED_BYTES) return;
+    throw new CheckpointError(
+      `expected to inflate at most ${MAX_UNASKED_BYTES} bytes on the way to what is read, found more with ${subject}`,
+      {
+        code: 'limit-exceeded',
+        file: range.source.name,
+        hint: 'Zip the checkpoint again without compression: zip -0 -r',
+      },
+    );
   }
 }
 
@@ -46,61 +65,127 @@ export function isInflated(source: ByteSource): source is InflatedSource {
   return 'deflated' in source;
 }
 
-/** Deflated bytes as a source of inflated ones. They are inflated as a whole when they are first read. */
+/**
+ * Deflated bytes as a source of inflated ones. They are inflated as they are read, from front to back; further back than
+ * a window reaches, from the start again. Reading fails with `malformed` where the stream is broken, its length another
+ * than it claims, or its check throws: it stops there, so that a bomb costs no more than it admits.
+ */
 export function inflatedSource(deflated: Deflated, keeper: InflatedKeeper): InflatedSource {
-  const source: InflatedSource = {
-    name: deflated.range.source.name,
-    byteLength: deflated.byteLength,
-    deflated,
-    async readInto(target, position) {
-      checkBounds(source, position, target.byteLength);
-      const bytes = await keeper.inflated(deflated);
-      target.set(bytes.subarray(position, position + target.byteLength));
-    },
-    close: () => deflated.range.source.close(),
-  };
-  return source;
+  return new Inflater(deflated, keeper);
 }
 
-/**
- * Inflates a raw deflate stream to exactly the length that it claims.
- *
- * @throws CheckpointError `malformed` when the stream is broken or its length another; it stops at the claimed length,
- * so that a bomb costs no more than it admits.
- */
-export async function inflate(deflated: Deflated): Promise<Uint8Array> {
-  const bytes = new Uint8Array(deflated.byteLength);
-  let filled = 0;
-  const fill = async (chunks: AsyncIterable<Uint8Array>) => {
-    for await (const chunk of chunks) {
-      if (filled + chunk.length > bytes.length) {
-        throw broken(
-          deflated,
-          `expected ${bytes.length} bytes after inflating ${deflated.subject}, found more`,
-        );
-      }
-      bytes.set(chunk, filled);
-      filled += chunk.length;
-    }
+class Inflater implements InflatedSource {
+  readonly name: string;
+  readonly byteLength: number;
+  readonly deflated: Deflated;
+  readonly computedFrom: ByteRange;
+  readonly #keeper: InflatedKeeper;
+  /** Reads are queued: there is one stream. */
+  #queue: Promise<void> = Promise.resolve();
+  #stream: AsyncIterator<Uint8Array> | null = null;
+  /** The last inflated pieces; they begin at `#start` and end at `#end`, where the stream goes on. */
+  #pieces: Uint8Array[] = [];
+  #start = 0;
+  #end = 0;
+  #crc = 0;
+
+  constructor(deflated: Deflated, keeper: InflatedKeeper) {
+    this.name = deflated.range.source.name;
+    this.byteLength = deflated.byteLength;
+    this.deflated = deflated;
+    this.computedFrom = deflated.range;
+    this.#keeper = keeper;
+  }
+
+  async readInto(target: Uint8Array, position: number): Promise<void> {
+    checkBounds(this, position, target.byteLength);
+    const work = this.#queue.then(() => this.#fill(target, position));
+    this.#queue = work.catch(this.#release);
+    await work;
+  }
+
+  close(): Promise<void> {
+    this.#release();
+    return this.deflated.range.source.close();
+  }
+
+  readonly #release = (): void => {
+    void this.#stream?.return?.();
+    this.#stream = null;
+    this.#pieces = [];
+    this.#start = 0;
+    this.#end = 0;
+    this.#crc = 0;
   };
-  try {
-    await pipeline(readChunks(deflated.range), createInflateRaw(), fill);
-  } catch (error) {
-    if (error instanceof CheckpointError) throw error;
-    throw broken(
-      deflated,
-      `expected a deflate stream in ${deflated.subject}, found bytes that do not inflate`,
-      error,
-    );
+
+  async #fill(target: Uint8Array, position: number): Promise<void> {
+    this.#keeper.take(this.#release);
+    if (position < this.#start) this.#release();
+    let at = this.#start;
+    for (const piece of this.#pieces) {
+      copyOverlap(piece, at, target, position);
+      at += piece.byteLength;
+    }
+    const until = this.byteLength <= HELD_BYTES ? this.byteLength : position + target.byteLength;
+    while (this.#end < until) {
+      const start = this.#end;
+      const piece = await this.#inflate();
+      const asked = copyOverlap(piece, start, target, position);
+      this.#keeper.count(piece.byteLength - asked, this.deflated);
+    }
   }
-  if (filled < bytes.length) {
-    throw broken(
-      deflated,
-      `expected ${bytes.length} bytes after inflating ${deflated.subject}, found ${filled}`,
-    );
+
+  /** The next piece. The last one comes once nothing is found behind it, and the check of all has passed. */
+  async #inflate(): Promise<Uint8Array> {
+    const { byteLength, check, subject } = this.deflated;
+    const piece = await this.#next();
+    if (piece === null) {
+      throw this.#broken(`expected ${byteLength} bytes after inflating ${subject}, found ${this.#end}`);
+    }
+    this.#crc = crc32(piece, this.#crc);
+    this.#pieces.push(piece);
+    this.#end += piece.byteLength;
+    for (let held = this.#end - this.#start; held > HELD_BYTES; held = this.#end - this.#start)
+      this.#start += this.#pieces.shift()?.byteLength ?? held;
+    if (this.#end > byteLength || (this.#end === byteLength && (await this.#next()) !== null))
+      throw this.#broken(`expected ${byteLength} bytes after inflating ${subject}, found more`);
+    if (this.#end === byteLength) check(this.#crc);
+    return piece;
   }
-  deflated.check(bytes);
-  return bytes;
+
+  /** What the stream yields; null at its end. */
+  async #next(): Promise<Uint8Array | null> {
+    this.#stream ??= openStream(this.deflated.range);
+    try {
+      const { done, value } = await this.#stream.next();
+      return done === true ? null : value;
+    } catch (error) {
+      if (error instanceof CheckpointError) throw error;
+      const { subject } = this.deflated;
+      throw this.#broken(`expected a deflate stream in ${subject}, found bytes that do not inflate`, error);
+    }
+  }
+
+  #broken(message: string, cause?: unknown): CheckpointError {
+    const { source, offset } = this.deflated.range;
+    return new CheckpointError(message, { code: 'malformed', file: source.name, offset, cause });
+  }
+}
+
+/** @returns how many bytes of a piece that starts at `start` belong into the target, which is read from `position` on. */
+function copyOverlap(piece: Uint8Array, start: number, target: Uint8Array, position: number): number {
+  const from = Math.max(0, position - start);
+  const to = Math.min(piece.byteLength, position + target.byteLength - start);
+  if (from >= to) return 0;
+  target.set(piece.subarray(from, to), start + from - position);
+  return to - from;
+}
+
+function openStream(range: ByteRange): AsyncIterator<Uint8Array> {
+  const inflater = createInflateRaw({ chunkSize: INFLATED_CHUNK_BYTES });
+  // Whoever reads the inflater is told of errors by it.
+  pipeline(readChunks(range), inflater, () => {});
+  return inflater[Symbol.asyncIterator]();
 }
 
 async function* readChunks(range: ByteRange): AsyncGenerator<Uint8Array> {
@@ -109,13 +194,4 @@ async function* readChunks(range: ByteRange): AsyncGenerator<Uint8Array> {
     await range.source.readInto(chunk, range.offset + at);
     yield chunk;
   }
-}
-
-function broken({ range }: Deflated, message: string, cause?: unknown): CheckpointError {
-  return new CheckpointError(message, {
-    code: 'malformed',
-    file: range.source.name,
-    offset: range.offset,
-    cause,
-  });
 }

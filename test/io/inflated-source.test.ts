@@ -1,9 +1,10 @@
 import { deflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { readRange } from '../../src/io/byte-source.js';
+import { crc32 } from '../../src/io/crc32.js';
 import { type Deflated, InflatedKeeper, inflatedSource } from '../../src/io/inflated-source.js';
 import { failureOf } from '../build/failure.js';
-import { countingSource } from '../build/sources.js';
+import { type CountingSource, countingSource } from '../build/sources.js';
 
 const PLAIN = Uint8Array.from({ length: 300_000 }, (_, i) => (i * i) % 251);
 
@@ -29,8 +30,9 @@ describe('an inflated source', () => {
     expect(packed.range.source).toMatchObject({ bytesRead: packed.range.byteLength });
   });
 
-  test('lets the bytes be checked before they are read', async () => {
-    const check = () => {
+  test('lets a small record be checked before it is read', async () => {
+    const check = (crc: number) => {
+      expect(crc).toBe(crc32(PLAIN));
       throw new Error('wrong checksum');
     };
     const source = inflatedSource(deflated({ check }), new InflatedKeeper());
@@ -46,5 +48,75 @@ describe('an inflated source', () => {
     const source = inflatedSource(deflated(changes, packed), new InflatedKeeper());
     const failure = await failureOf(() => source.readInto(new Uint8Array(1), 0));
     expect(failure).toMatchObject({ code: 'malformed', message: expect.stringContaining(message) });
+  });
+});
+
+describe('a large inflated source', () => {
+  const LARGE = 24 * 1024 * 1024;
+  const large = Uint8Array.from({ length: LARGE }, (_, i) => (i >>> 10) % 251);
+  const packed = Uint8Array.from(deflateRawSync(large, { level: 1 }));
+  const open = (changes: Partial<Deflated> = {}, bytes = packed) => {
+    const facts = deflated({ byteLength: LARGE, ...changes }, bytes);
+    const source = inflatedSource(facts, new InflatedKeeper());
+    const read = (offset: number, byteLength = 1) => readRange({ source, offset, byteLength });
+    return { read, passes: () => (facts.range.source as CountingSource).bytesRead / bytes.byteLength };
+  };
+
+  test('is inflated once for reads from front to back, and for those a little way back', async () => {
+    const { read, passes } = open();
+    for (let at = 0; at < LARGE; at += 1_000_000) {
+      const end = Math.min(LARGE, at + 900_000);
+      expect(Buffer.compare(await read(at, end - at), large.subarray(at, end))).toBe(0);
+      expect((await read(Math.max(0, at - 1_000_000)))[0]).toBe(large[Math.max(0, at - 1_000_000)]);
+    }
+    expect(passes()).toBe(1);
+  });
+
+  test('is inflated as far as it is read', async () => {
+    const { read, passes } = open();
+    await read(100);
+    expect(passes()).toBeLessThan(0.5);
+  });
+
+  test('is inflated again for what lies far back', async () => {
+    const { read } = open();
+    expect((await read(LARGE - 1))[0]).toBe(large[LARGE - 1]);
+    expect((await read(5000))[0]).toBe(large[5000]);
+  });
+
+  test('answers reads that are asked for at once', async () => {
+    const { read } = open();
+    const places = [LARGE - 1, 5000, 12_000_000, 0];
+    const found = await Promise.all(places.map((at) => read(at)));
+    expect(found.map(([byte]) => byte)).toEqual(places.map((at) => large[at]));
+  });
+
+  test('is refused where its end does not hold', async () => {
+    const check = () => {
+      throw new Error('wrong checksum');
+    };
+    await expect(open({ check }).read(LARGE - 1)).rejects.toThrow('wrong checksum');
+    const failures = [
+      await failureOf(() => open({ byteLength: LARGE - 1 }).read(LARGE - 2)),
+      await failureOf(() => open({ byteLength: LARGE + 1 }).read(LARGE)),
+      await failureOf(() => open({}, packed.subarray(0, -9)).read(LARGE - 1)),
+    ];
+    expect(failures.map(({ message }) => message)).toEqual([
+      expect.stringContaining('found more'),
+      `expected ${LARGE + 1} bytes after inflating the record, found ${LARGE}`,
+      expect.stringContaining('found bytes that do not inflate'),
+    ]);
+  });
+
+  test('is not inflated again and again for bytes here and there', async () => {
+    const { read, passes } = open();
+    const failure = await failureOf(async () => {
+      for (let i = 0; i < 100; i++) await read(i % 2 === 0 ? LARGE - 1 : 0);
+    });
+    expect(failure).toMatchObject({
+      code: 'limit-exceeded',
+      message: expect.stringContaining('expected to inflate at most 536870912 bytes on the way'),
+    });
+    expect(passes()).toBeLessThan(30);
   });
 });

@@ -1,4 +1,5 @@
 import { quote } from '../../errors.js';
+import { refuseAmplified } from '../../io/amplification.js';
 import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
 import { crc32 } from '../../io/crc32.js';
 import { Cursor } from '../../io/cursor.js';
@@ -6,7 +7,7 @@ import { type Deflated, InflatedKeeper, inflatedSource } from '../../io/inflated
 import { windowedSource } from '../../io/windowed-source.js';
 import { LOCAL_HEADER_BYTES, readZipDirectory, type ZipEntry, zipError } from './zip-directory.js';
 
-/** Deflated records are inflated as a whole: their size is memory. torch.save never deflates. */
+/** To read a byte of a deflated record, all before it are inflated. torch.save never deflates. */
 const MAX_INFLATED_BYTES = 256 * 1024 * 1024;
 
 /** Deflate expands at most 1032 to 1 (zlib's technical notes); whatever claims more lies. */
@@ -98,17 +99,16 @@ export async function readRecord(
     );
   }
   const range = await locateRecord(archive, entry);
+  refuseAmplified([range], archive.file);
   const isStored = range.source === archive.source;
   const bytes = await readRange(isStored ? { ...range, source: archive.headers } : range);
-  if (isStored) checkCrc(archive.file, entry, bytes);
+  if (isStored) checkCrc(archive.file, entry, crc32(bytes));
   return { bytes, fileOffset: isStored ? range.offset : null };
 }
 
-/** Compares bytes with the CRC that the directory states for them. */
-function checkCrc(file: string, entry: ZipEntry, bytes: Uint8Array): void {
-  if (entry.crc32 === 0) return;
-  const found = crc32(bytes);
-  if (found === entry.crc32) return;
+/** Compares a record's CRC with the one that the directory states for it; 0 stands for none. */
+function checkCrc(file: string, entry: ZipEntry, found: number): void {
+  if (entry.crc32 === 0 || found === entry.crc32) return;
   throw zipError(
     file,
     `expected the zip record ${quote(entry.name)} to have the CRC ${hex(entry.crc32)}, found ${hex(found)}: it is corrupt`,
@@ -164,7 +164,7 @@ function inflateLazily(archive: ZipArchive, entry: ZipEntry, packed: ByteRange):
     range: packed,
     byteLength: entry.byteLength,
     subject: `the zip record ${quote(entry.name)}`,
-    check: (bytes) => checkCrc(archive.file, entry, bytes),
+    check: (crc) => checkCrc(archive.file, entry, crc),
   };
   return { source: inflatedSource(deflated, archive.keeper), offset: 0, byteLength: entry.byteLength };
 }
