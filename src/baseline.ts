@@ -1,11 +1,13 @@
 import { checkOptions } from './check-options.js';
 import { encodeBaseline, type KeptRange, readingOf } from './checkpoint/baseline/encode-baseline.js';
-import { type ChannelLayout, fitsShape } from './checkpoint/channel-grid.js';
+import { TABLE_COLUMNS } from './checkpoint/baseline/format.js';
+import { type ChannelLayout, fitsShape, layOutChannels } from './checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { isDecodable } from './checkpoint/dtype.js';
 import { TensorSummarizer } from './checkpoint/fingerprint.js';
 import type { OnProgress } from './compare/compare-learned.js';
 import { CheckpointError } from './errors.js';
+import { refuseAmplified } from './io/amplification.js';
 import { readRange } from './io/byte-source.js';
 import { closeWindows } from './io/file-window.js';
 import { RangeMap } from './io/range-map.js';
@@ -54,8 +56,14 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   if (layers.length > 0 && layers.every(isEmpty)) refuseWithoutLayers(checkpoint, 'none that has a channel');
-  const kept = await summarize([...learned.values()], linears, options.onProgress);
-  for (const { name, tensor } of listKeptValues(layers, linears)) {
+  const values = listKeptValues(layers, linears);
+  refuseAmplified(
+    values.map(({ tensor }) => tensor.range),
+    checkpoint.path,
+  );
+  const tasks = planSummaries([...learned.values()], linears, checkpoint.path);
+  const kept = await summarize(tasks, options.onProgress);
+  for (const { name, tensor } of values) {
     const reading = readingOf(tensor);
     const known = kept.get(tensor.range, reading);
     if (known?.values !== undefined) continue;
@@ -149,12 +157,16 @@ interface Task {
   readonly layout: ChannelLayout | undefined;
 }
 
-/** Hashes the learned tensors and projects the weights of linear layers, in the order of their files. */
-async function summarize(
+/**
+ * The learned tensors, to be hashed, and the weights of linear layers, to be projected, in the order of their files.
+ *
+ * @throws CheckpointError `limit-exceeded` where that would be far more than the file stores.
+ */
+function planSummaries(
   learned: readonly Tensor[],
   linears: readonly LinearLayer[],
-  onProgress: OnProgress | undefined,
-): Promise<RangeMap<KeptRange>> {
+  file: string,
+): readonly Task[] {
   const tasks = new RangeMap<Task>();
   for (const { weight, outputAxis, groups } of linears) {
     const layout = { outputAxis, groups };
@@ -170,17 +182,35 @@ async function summarize(
       tasks.set(tensor.range, { tensor, layout: undefined }, readingOf(tensor));
   }
   const ordered = tasks.inFileOrder();
-  const total = ordered.reduce((sum, { tensor }) => sum + tensor.range.byteLength, 0);
+  const ranges = ordered.map(({ tensor }) => tensor.range);
+  refuseAmplified(ranges, file);
+  const tables = ordered.map(({ tensor, layout }) =>
+    layout === undefined ? 0 : 4 * TABLE_COLUMNS * layOutChannels(tensor.shape, layout).channels,
+  );
+  refuseAmplified(ranges, file, sum(tables));
+  return ordered;
+}
+
+/** Reads what is to be kept of each tensor. */
+async function summarize(
+  tasks: readonly Task[],
+  onProgress: OnProgress | undefined,
+): Promise<RangeMap<KeptRange>> {
+  const total = sum(tasks.map(({ tensor }) => tensor.range.byteLength));
   const summarizer = new TensorSummarizer();
   const kept = new RangeMap<KeptRange>();
   let done = 0;
-  for (const { tensor, layout } of ordered) {
+  for (const { tensor, layout } of tasks) {
     const summary = await summarizer.summarize(tensor, layout ?? null);
     kept.set(tensor.range, { summary, layout }, readingOf(tensor));
     done += tensor.range.byteLength;
     onProgress?.({ done, total });
   }
   return kept;
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
 }
 
 /** A path's last component, on any operating system: directories say who made the baseline, and where. */

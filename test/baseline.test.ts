@@ -11,10 +11,12 @@ import { readSafetensorsHeader } from '../src/checkpoint/safetensors.js';
 import { CheckpointError } from '../src/errors.js';
 import { inspectCheckpoint } from '../src/inspect.js';
 import { memorySource } from '../src/io/byte-source.js';
+import { stridedSource } from '../src/io/strided-source.js';
 import { findLayersAndLearned } from '../src/norm/find-layers.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
 import { checkpointOf, normTensors, tensorOf } from './build/checkpoints.js';
 import { failureOf } from './build/failure.js';
+import { graphOf, linearNodeOf } from './build/layers.js';
 import { resnet50 } from './build/resnet50.js';
 
 const pairs = fileURLToPath(new URL('../fixtures/pairs', import.meta.url));
@@ -358,6 +360,40 @@ test('nothing to audit makes no baseline, nor does a baseline', async () => {
   });
   const baseline = await baselineOf(checkpointOf(normTensors('bn1')));
   expect(await failureOf(() => createBaseline(baseline))).toMatchObject({ code: 'refused' });
+});
+
+describe('what claims far more than is stored makes no baseline', () => {
+  const expanded = (name: string, count: number): Tensor => {
+    const view = { shape: [count], strides: [0], firstElement: 0, elementByteLength: 4 };
+    const source = stridedSource(tensorOf(name, [1]).range, view);
+    const range = { source, offset: 0, byteLength: source.byteLength };
+    return { ...tensorOf(name, [1]), shape: [count], elementCount: count, range };
+  };
+
+  test.each<[string, readonly Tensor[]]>([
+    ['weights', [expanded('fc.w', 2 ** 23)]],
+    [
+      'biases of linear layers',
+      [tensorOf('fc.weight', [1], { shape: [1, 1] }), expanded('fc.bias', 2 ** 23)],
+    ],
+  ])('%s', async (_, tensors) => {
+    const checkpoint = checkpointOf([...normTensors('bn'), ...tensors]);
+    expect(await failureOf(() => createBaseline(checkpoint))).toMatchObject({
+      code: 'limit-exceeded',
+      message: expect.stringMatching(/^expected tensors of at most 16 times the \d+ bytes/),
+    });
+  });
+
+  test('channels to be projected', async () => {
+    const weight = { ...expanded('fc.weight', 2 ** 21), shape: [2 ** 21, 1] };
+    const input = { kind: 'constant', tensor: weight, source: 'initializer', overridable: false } as const;
+    const linear = linearNodeOf('fc', { weight: [1], shape: [1, 1] }, { weight: input });
+    const checkpoint = checkpointOf([weight], { graph: graphOf([], [linear]) });
+    expect(await failureOf(() => createBaseline(checkpoint))).toMatchObject({
+      code: 'limit-exceeded',
+      message: expect.stringContaining('found 33554432 bytes'),
+    });
+  });
 });
 
 test('progress counts the bytes of learned tensors', async () => {

@@ -1,5 +1,6 @@
 import { basename, dirname, relative, sep } from 'node:path';
 import { CheckpointError, quote } from '../errors.js';
+import { refuseAmplified } from '../io/amplification.js';
 import {
   type ByteRange,
   type ByteSource,
@@ -66,7 +67,7 @@ export async function placeEdits(
 ): Promise<ReadonlyMap<ByteSource, readonly PlacedContent[]>> {
   const pieces = new Map<ByteSource, OwnedPiece[]>();
   for (const { tensor, content } of edits) {
-    const placed = await placeContent(tensor.range, content);
+    const placed = await place(tensor, content);
     if (placed === null)
       throw cannotPlace(tensor, 'is a view of bytes in another order, which cannot be written back');
     for (const piece of placed) {
@@ -82,6 +83,12 @@ export async function placeEdits(
     if (!edited.has(tensor.name)) await checkUntouched(tensor, disjoint);
   }
   return disjoint;
+}
+
+/** A view of other bytes is read into memory, unless it claims far more than there is under it. */
+function place({ range }: Tensor, content: ByteRange): Promise<readonly PlacedContent[] | null> {
+  refuseAmplified([range], range.source.name);
+  return placeContent(range, content);
 }
 
 /** Sorts pieces and drops what two of them say alike. */
@@ -130,7 +137,7 @@ async function checkUntouched(
   const enclosing = enclosingRange(tensor.range);
   const touching = findOverlaps(pieces.get(enclosing.source) ?? [], enclosing);
   if (touching.length === 0) return;
-  const held = await placeContent(tensor.range, tensor.range);
+  const held = await place(tensor, tensor.range);
   for (const piece of touching) {
     const isKept = held !== null && (await saysTheSame(piece, held));
     if (!isKept) {

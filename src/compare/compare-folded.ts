@@ -1,6 +1,7 @@
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
+import { refuseAmplified } from '../io/amplification.js';
 import { dottedNameOf } from '../norm/dotted-names.js';
 import {
   findFeedingLinear,
@@ -77,7 +78,8 @@ export interface Judgement {
  * pair of convolutions, whether after's output channels are multiples of before's, and what follows from the factors.
  *
  * @param pairing of the live norm layers; those without a partner are looked for here.
- * @throws CheckpointError `ambiguous` when a wrong epsilon explains what would look like drift.
+ * @throws CheckpointError `ambiguous` when a wrong epsilon explains what would look like drift, `limit-exceeded` where
+ *   weights claim far more bytes than their file stores for them.
  */
 export async function compareFolded(
   before: FoldingSide,
@@ -91,7 +93,12 @@ export async function compareFolded(
   const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
   const left = listCandidates(before, pairing.onlyBefore, locateFolded(after, before, edits.map(invert)));
   const right = listCandidates(after, pairing.onlyAfter, locateFolded(before, after, edits));
-  const pairs = isFoldingPossible(left, right) ? await pairLinears(left, right, edits) : [];
+  const isPossible = isFoldingPossible(left, right);
+  if (isPossible) {
+    refuseAmplifiedWeights(left, before);
+    refuseAmplifiedWeights(right, after);
+  }
+  const pairs = isPossible ? await pairLinears(left, right, edits) : [];
   const results: Mutable = {
     layers: [],
     learned: [],
@@ -207,6 +214,17 @@ function invert({ from, to }: PrefixEdit): PrefixEdit {
 function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate[]): boolean {
   return (
     [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null)
+  );
+}
+
+/** Weights that claim far more than their file stores are not read. */
+function refuseAmplifiedWeights(candidates: readonly Candidate[], { checkpoint }: FoldingSide): void {
+  const weights = candidates
+    .map(({ linear }) => linear.weight)
+    .filter(({ fingerprint }) => fingerprint === undefined);
+  refuseAmplified(
+    weights.map(({ range }) => range),
+    checkpoint.path,
   );
 }
 

@@ -1,7 +1,11 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
+import { bitsOf } from '../checkpoint/dtype.js';
 import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
+import { refuseAmplified } from '../io/amplification.js';
+import type { ByteSource } from '../io/byte-source.js';
 import type { FileWork } from '../io/file-order.js';
+import { inStoredOrder } from '../io/strided-source.js';
 import { hasWrappers, splitPath, standsBesideAdapter } from '../norm/naming.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
@@ -96,12 +100,15 @@ export function planLearnedComparisons(
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
   const pairs = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
+  const readings = planReadings([...pairs.values()]);
   const results = new Map<string, ComparedTensor>();
   const comparer = new TensorComparer({ isExact: exact === true });
-  const total = sum([...pairs.values()].map(({ tensor }) => tensor.range.byteLength));
+  const total = sum([...readings.values()].map(({ before: { range } }) => range.byteLength));
   let done = 0;
-  const compare = async ({ name, afterName, tensor, partner }: TensorPair) => {
+  const compare = async ({ name, afterName, tensor, partner }: TensorPair, reading: Reading) => {
     const earlier = known?.byBefore.get(name);
+    const isKnown = earlier?.afterName === afterName;
+    if (!isKnown) reading.result ??= await comparer.compare(reading.before, reading.after);
     results.set(name, {
       name: isGeneratedName(afterName) ? name : afterName,
       beforeName: name,
@@ -111,18 +118,18 @@ export function planLearnedComparisons(
       reshaped: haveLikeShapes(tensor.shape, partner.shape)
         ? undefined
         : { before: tensor.shape, after: partner.shape },
-      result: earlier?.afterName === afterName ? earlier : await comparer.compare(tensor, partner),
+      result: isKnown ? earlier : take(reading.result, name),
     });
-    done += tensor.range.byteLength;
+    done += reading.before.range.byteLength;
     onProgress?.({ done, total });
   };
   return {
-    works: [...pairs.values()].map((pair) => ({
-      range: (pair.tensor.fingerprint === undefined ? pair.tensor : pair.partner).range,
-      run: () => compare(pair),
+    works: [...readings].map(([pair, reading]) => ({
+      range: (pair.tensor.fingerprint === undefined ? reading.before : reading.after).range,
+      run: () => compare(pair, reading),
     })),
     conclude: () => {
-      const own = [...pairs.keys()].map((name) => take(results, name));
+      const own = [...pairs.keys()].map((name) => take(results.get(name), name));
       const evidence = gatherEvidence(own.flatMap(listDifferences));
       const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
       const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
@@ -155,6 +162,49 @@ export interface TensorPair {
   readonly afterName: string;
   readonly tensor: Tensor;
   readonly partner: Tensor;
+}
+
+/** What is read to compare pairs of tensors: tied ones are compared once. */
+interface Reading {
+  readonly before: Tensor;
+  readonly after: Tensor;
+  result?: TensorComparison;
+}
+
+/** @throws CheckpointError `limit-exceeded` where tensors claim far more bytes than their files store for them. */
+function planReadings(pairs: readonly TensorPair[]): ReadonlyMap<TensorPair, Reading> {
+  const ids = new Map<ByteSource, number>();
+  const keyOf = ({ range: { source, offset }, dtype, shape }: Tensor) => {
+    if (!ids.has(source)) ids.set(source, ids.size);
+    return `${ids.get(source)}+${offset} ${dtype} ${shape}`;
+  };
+  const byKey = new Map<string, Reading>();
+  const readings = new Map<TensorPair, Reading>();
+  for (const pair of pairs) {
+    const reading = readAlike(pair);
+    const key = `${keyOf(reading.before)}, ${keyOf(reading.after)}`;
+    readings.set(pair, byKey.get(key) ?? reading);
+    if (!byKey.has(key)) byKey.set(key, reading);
+  }
+  for (const side of ['before', 'after'] as const) {
+    const ranges = [...byKey.values()].flatMap(({ [side]: { fingerprint, range } }) =>
+      fingerprint === undefined ? [range] : [],
+    );
+    refuseAmplified(ranges, ranges[0]?.source.name ?? '');
+  }
+  return readings;
+}
+
+/** Tensors of one strided layout are compared by what is stored, in the order of the file. */
+function readAlike({ tensor: before, partner: after }: TensorPair): Reading {
+  const areRead = before.fingerprint === undefined && after.fingerprint === undefined;
+  const stored =
+    areRead && haveLikeShapes(before.shape, after.shape) ? inStoredOrder(before.range, after.range) : null;
+  if (stored === null) return { before, after };
+  const [one, other] = stored;
+  const elementCount = (one.byteLength * 8) / bitsOf(before.dtype);
+  const facts = { shape: [elementCount], elementCount };
+  return { before: { ...before, ...facts, range: one }, after: { ...after, ...facts, range: other } };
 }
 
 /** Pairs by before's names. */
@@ -282,8 +332,7 @@ function settleRounding(result: TensorComparison, evidence: RoundingEvidence): L
   }
 }
 
-function take(results: ReadonlyMap<string, ComparedTensor>, name: string): ComparedTensor {
-  const result = results.get(name);
+function take<Result>(result: Result | undefined, name: string): Result {
   if (result === undefined) throw new Error(`${name} is still to be compared`);
   return result;
 }

@@ -18,6 +18,8 @@ export interface ByteSource {
   close(): Promise<void>;
   /** What the source reads its bytes from, where they can be put back there; absent where it holds them itself. */
   readonly backing?: Backing;
+  /** What the source computes its bytes from (inflated, repeated, converted), where they cannot be put back there. */
+  readonly computedFrom?: ByteRange;
 }
 
 /** The bytes under a source that only presents them in another order. */
@@ -77,6 +79,12 @@ function placeBytes(range: ByteRange, bytes: Uint8Array): readonly PlacedBytes[]
 /** The range of the holding source that encloses every byte of a range. */
 export function enclosingRange(range: ByteRange): ByteRange {
   return range.source.backing === undefined ? range : enclosingRange(range.source.backing.range);
+}
+
+/** The bytes that everything in a range is made of, such as those of one number that a view repeats. */
+export function storedRange(range: ByteRange): ByteRange {
+  const below = range.source.backing?.range ?? range.source.computedFrom;
+  return below === undefined ? range : storedRange(below);
 }
 
 /** A piece of a source: `byteLength` bytes from `offset` on. */

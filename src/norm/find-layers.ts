@@ -2,13 +2,14 @@ import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { isCountable, isDecodable } from '../checkpoint/dtype.js';
 import type { Graph } from '../checkpoint/graph.js';
 import { CheckpointError, quote } from '../errors.js';
+import { refuseAmplified } from '../io/amplification.js';
 import { findGraphLayers } from './graph-layers.js';
 import { findLearnedTensors } from './learned-tensors.js';
 import { findNamedLayers, namesStatistics } from './named-layers.js';
 import { type LayersAndLearned, type NormLayer, refuseTooManyLayers, storedTensorOf } from './norm-layer.js';
 
-/** Wider than any layer in use by two orders of magnitude; a layer's statistics stand in memory at once. */
-const MAX_CHANNELS = 1 << 24;
+/** Wider than any layer in use by an order of magnitude; a layer's statistics stand in memory at once. */
+const MAX_CHANNELS = 1 << 20;
 
 /**
  * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
@@ -16,13 +17,15 @@ const MAX_CHANNELS = 1 << 24;
  * Beside them, what an optimizer could change.
  *
  * @throws CheckpointError `malformed` when the parts of a layer disagree on its number of channels, `limit-exceeded` for
- *   too many layers or channels.
+ *   too many layers or channels, and for vectors that claim far more bytes than the file stores for them.
  */
 export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
   const found =
     checkpoint.graph === null ? findNamedLayers(checkpoint) : findInGraph(checkpoint, checkpoint.graph);
   const { layers } = found;
   for (const layer of layers) checkChannels(layer, checkpoint.path);
+  const vectors = layers.flatMap((layer) => listVectors(layer).flatMap(([, tensor]) => tensor?.range ?? []));
+  refuseAmplified(vectors, checkpoint.path);
   return { ...found, layers: layers.map(leaveOutUnreadable) };
 }
 
@@ -50,13 +53,7 @@ function checkChannels(layer: NormLayer, file: string): void {
       },
     );
   }
-  const parts = [
-    ['running mean', storedTensorOf(layer.mean)],
-    ['running variance', storedTensorOf(layer.variance)],
-    ['weight', layer.gamma],
-    ['bias', layer.beta],
-  ] as const;
-  for (const [part, tensor] of parts) {
+  for (const [part, tensor] of listVectors(layer)) {
     if (tensor !== null && tensor.elementCount !== layer.channels) {
       throw new CheckpointError(
         `layer ${quote(layer.name)}: expected tensors of one length, found ${layer.channels} channels in one and ${tensor.elementCount} in its ${part}`,
@@ -64,6 +61,15 @@ function checkChannels(layer: NormLayer, file: string): void {
       );
     }
   }
+}
+
+function listVectors(layer: NormLayer): readonly (readonly [part: string, tensor: Tensor | null])[] {
+  return [
+    ['running mean', storedTensorOf(layer.mean)],
+    ['running variance', storedTensorOf(layer.variance)],
+    ['weight', layer.gamma],
+    ['bias', layer.beta],
+  ];
 }
 
 /** A layer without γ, β and count of types that hold no numbers, which nothing behind this could read. */

@@ -9,9 +9,12 @@ import {
 import type { PrefixEdit } from '../../src/compare/pair-layers.js';
 import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
 import { runInFileOrder } from '../../src/io/file-order.js';
+import { stridedSource } from '../../src/io/strided-source.js';
 import { f32 } from '../build/bytes.js';
 import { tensorOf } from '../build/checkpoints.js';
+import { failureOf } from '../build/failure.js';
 import { learnedOf } from '../build/layers.js';
+import { countingSource } from '../build/sources.js';
 
 const byName = (...tensors: readonly Tensor[]) => new Map(tensors.map((tensor) => [tensor.name, tensor]));
 const IDENTITY: PrefixEdit = { from: '', to: '' };
@@ -159,5 +162,66 @@ describe('a layer with an adapter that is new in after', () => {
   test('is none without that attribute, or without new tensors below', async () => {
     expect(await isConvAdapted([tensorOf('conv.weight', [1]), adapter])).toBe(false);
     expect(await isConvAdapted([tensorOf('conv.base_layer.weight', [1])])).toBe(false);
+  });
+});
+
+describe('tensors that claim more than is stored', () => {
+  /** A view of numbers in memory that counts what is read of them. */
+  function viewOf(
+    name: string,
+    values: readonly number[],
+    shape: readonly number[],
+    strides: readonly number[],
+  ) {
+    const below = countingSource(name, f32(...values));
+    const range = { source: below, offset: 0, byteLength: below.byteLength };
+    const source = stridedSource(range, { shape, strides, firstElement: 0, elementByteLength: 4 });
+    const elementCount = shape.reduce((product, size) => product * size, 1);
+    const whole = { source, offset: 0, byteLength: source.byteLength };
+    return { below, tensor: { ...tensorOf(name, [0]), shape, elementCount, range: whole } };
+  }
+
+  test('expanded ones are compared by what they store, whatever they claim', async () => {
+    const [one, same, other] = [
+      [1, 2],
+      [1, 2],
+      [1, 3],
+    ].map((values) => viewOf('w', values, [2 ** 20, 2, 2 ** 20], [0, 1, 0]));
+    const facts = { name: 'w', beforeName: 'w', afterName: 'w', elementCount: 2 ** 41 };
+    const pair = (after = same) => compare(byName(one?.tensor as Tensor), byName(after?.tensor as Tensor));
+    expect((await pair()).compared).toEqual([{ ...facts, equality: 'exact' }]);
+    expect((await pair(other)).compared).toEqual([{ ...facts, equality: 'changed' }]);
+    expect(one?.below.bytesRead).toBe(16);
+  });
+
+  test('transposed ones are read once, in the order of the file', async () => {
+    const values = Array.from({ length: 60_000 }, (_, i) => i % 977);
+    const [before, after] = [
+      viewOf('w', values, [200, 300], [1, 200]),
+      viewOf('w', values, [200, 300], [1, 200]),
+    ];
+    const { compared } = await compare(byName(before.tensor), byName(after.tensor));
+    expect(compared).toMatchObject([{ equality: 'exact', elementCount: 60_000 }]);
+    expect([before.below.bytesRead, after.below.bytesRead]).toEqual([240_000, 240_000]);
+  });
+
+  test('those of two layouts are compared as they read, and refused where that is too much', async () => {
+    const columns = viewOf('w', [1, 3, 2, 4], [2, 2], [1, 2]).tensor;
+    const rows = tensorOf('w', [1, 2, 3, 4], { shape: [2, 2] });
+    expect((await compare(byName(columns), byName(rows))).compared).toMatchObject([{ equality: 'exact' }]);
+    const huge = (strides: readonly number[]) =>
+      viewOf('w', Array(4096).fill(1), [4096, 4096], strides).tensor;
+    const failure = await failureOf(() => compare(byName(huge([0, 1])), byName(huge([1, 0]))));
+    expect(failure).toMatchObject({ code: 'limit-exceeded', file: 'w' });
+  });
+
+  test('tied ones are read once for all of their names', async () => {
+    const below = countingSource('m', f32(...Array(3000).fill(1)));
+    const tied = (range = { source: below as ByteSource, offset: 0, byteLength: below.byteLength }) =>
+      byName(...Array.from({ length: 50 }, (_, i) => ({ ...tensorOf(`w${i}`, Array(3000).fill(1)), range })));
+    const { compared } = await compare(tied(), tied(tensorOf('w', Array(3000).fill(1)).range));
+    expect(compared).toHaveLength(50);
+    expect(compared.every(({ equality }) => equality === 'exact')).toBe(true);
+    expect(below.bytesRead).toBe(12_000);
   });
 });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../src/checkpoint/dtype.js';
+import { stridedSource } from '../../src/io/strided-source.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
@@ -85,11 +86,11 @@ test.each<DType>(['C64', 'BOOL', 'F4', 'F6_E2M3'])(
   },
 );
 
-test('more than 2^24 channels are refused before they are read', async () => {
-  const huge = tensorOfBytes('bn.running_mean', new Uint8Array(0), { dtype: 'F32', shape: [2 ** 24 + 1] });
+test('more than 2^20 channels are refused before they are read', async () => {
+  const huge = tensorOfBytes('bn.running_mean', new Uint8Array(0), { dtype: 'F32', shape: [2 ** 20 + 1] });
   const checkpoint = checkpointOf([huge, { ...huge, name: 'bn.running_var' }]);
   expect(await failureOf(() => findLayersAndLearned(checkpoint).layers)).toEqual({
-    message: 'layer "bn": expected at most 16777216 channels, found 16777217',
+    message: 'layer "bn": expected at most 1048576 channels, found 1048577',
     code: 'limit-exceeded',
     file: 'memory.safetensors',
   });
@@ -113,6 +114,25 @@ test('that there is no norm layer is told from names alone', () => {
   tensors.set('bn/moving_variance:0', tensorOf('bn/moving_variance:0', [1]));
   expect(mayHoldLayers(checkpointOf([...tensors.keys()].map((name) => tensorOf(name, [1]))))).toBe(true);
   expect(mayHoldLayers(checkpointOf([], { graph: graphOf([]) }))).toBe(true);
+});
+
+test('vectors of many layers that all repeat a few bytes are refused before they are read', async () => {
+  const repeated = (name: string) => {
+    const view = { shape: [2 ** 20], strides: [0], firstElement: 0, elementByteLength: 4 };
+    const source = stridedSource(tensorOf(name, [1]).range, view);
+    const range = { source, offset: 0, byteLength: source.byteLength };
+    return { ...tensorOf(name, [1]), shape: [2 ** 20], elementCount: 2 ** 20, range };
+  };
+  const layersOf = (count: number) =>
+    Array.from({ length: count }, (_, i) => [
+      repeated(`bn${i}.running_mean`),
+      repeated(`bn${i}.running_var`),
+    ]).flat();
+  expect(findLayersAndLearned(checkpointOf(layersOf(2))).layers).toHaveLength(2);
+  expect(await failureOf(() => findLayersAndLearned(checkpointOf(layersOf(3))))).toMatchObject({
+    code: 'limit-exceeded',
+    message: expect.stringContaining('found 25165824 bytes'),
+  });
 });
 
 test('more than 10000 norm layers are refused', async () => {

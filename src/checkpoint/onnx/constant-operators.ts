@@ -1,7 +1,7 @@
 import { readRange } from '../../io/byte-source.js';
 import { bitsOf } from '../dtype.js';
 import type { Constant, ConstantTensor, Evaluator } from './constant.js';
-import { checkComputedSize } from './constant-sources.js';
+import { checkComputedSize, computesTooMuch } from './constant-sources.js';
 import { describeNode, type OnnxNode } from './model.js';
 import { memoryTensor } from './numbers.js';
 import { computedAtRunTime, type Operator, type Resolved } from './operator.js';
@@ -72,6 +72,8 @@ export async function applyConcat(evaluator: Evaluator, site: Site, name: string
   });
   if (!fits)
     throw evaluator.error(`${describeNode(site.node)}: expected tensors of one type and shape, found others`);
+  if (!evaluator.reserve(parts.reduce((sum, { tensor }) => sum + tensor.range.byteLength, 0)))
+    throw computesTooMuch(evaluator, describeNode(site.node));
   const bytes = Buffer.concat(await Promise.all(parts.map(({ tensor }) => readRange(tensor.range))));
   const shape = [parts.reduce((sum, { tensor }) => sum + (tensor.shape[0] ?? 0), 0), ...inner];
   const tensor = memoryTensor({ name, dtype: first.tensor.dtype, shape, bytes });

@@ -1,4 +1,4 @@
-import { quote } from '../../errors.js';
+import { type CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, checkBounds, readRange } from '../../io/byte-source.js';
 import type { Tensor } from '../checkpoint.js';
 import { bitsOf, type DType } from '../dtype.js';
@@ -165,6 +165,7 @@ export async function repeatTensor(element: Tensor, shape: readonly number[]): P
         target[i] = pattern[(position + i) % pattern.byteLength] ?? 0;
     },
     async close() {},
+    computedFrom: element.range,
   };
   const range = { source, offset: 0, byteLength: source.byteLength };
   return { name: element.name, dtype: element.dtype, shape, elementCount, range };
@@ -179,6 +180,14 @@ export function checkComputedSize(evaluator: Evaluator, elementCount: number, wh
   if (elementCount <= MAX_COMPUTED_ELEMENTS) return;
   const message = `${what}: expected at most ${MAX_COMPUTED_ELEMENTS} elements, found ${elementCount}: too large`;
   throw evaluator.error(message, 'limit-exceeded');
+}
+
+/** The error for constants that are computed in memory and need too much of it together. */
+export function computesTooMuch(evaluator: Evaluator, what: string): CheckpointError {
+  return evaluator.error(
+    `${what}: expected constants that fit into memory, found too many`,
+    'limit-exceeded',
+  );
 }
 
 /**
@@ -201,13 +210,14 @@ export async function makeDense(
   const elementCount = shape.reduce((product, dim) => product * dim, 1);
   checkComputedSize(evaluator, elementCount, what);
   checkComputedSize(evaluator, indices.elementCount, what);
+  const width = bitsOf(values.dtype) / 8;
+  if (!evaluator.reserve(elementCount * width)) throw computesTooMuch(evaluator, what);
   const positions = linearIndices([...(await readNumbers(indices))], indices.shape, shape);
   if (positions.length !== values.elementCount) {
     throw evaluator.error(
       `${what}: expected an index for each of ${values.elementCount} values, found other dims`,
     );
   }
-  const width = bitsOf(values.dtype) / 8;
   const stored = await readRange(values.range);
   const bytes = new Uint8Array(elementCount * width);
   if (new Set(positions).size < positions.length)

@@ -34,6 +34,8 @@ export interface Evaluator {
   readonly store: TensorStore;
   /** Evaluates a name in a scope: see `ConstantEvaluator`. */
   evaluate(scope: Scope, name: string): Promise<Constant>;
+  /** Notes bytes that are to be computed in memory; false where those of the whole model would become too many. */
+  reserve(byteLength: number): boolean;
   /** An error about the model's file; `malformed` unless said otherwise. */
   error(message: string, code?: CheckpointErrorCode): CheckpointError;
 }

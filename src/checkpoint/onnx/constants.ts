@@ -17,6 +17,9 @@ import { locateTensor, nameDataType, type TensorStore } from './stored-tensor.js
 /** Operators with several constant inputs, one inside the other; more than any exporter nests to build one vector. */
 const MAX_NESTED_OPERATORS = 64;
 
+/** Constants that are computed in memory, all of a model together; those that feed norm layers are vectors of a few kB. */
+const MAX_COMPUTED_BYTES = 64 * 1024 * 1024;
+
 /**
  * Finds out what names stand for: initializers, Constant nodes, and operators over them. Stored data stays where it
  * is; what has to be computed is either a view, or small and in memory. Results are kept, so a chain is walked once.
@@ -26,6 +29,7 @@ export class ConstantEvaluator implements Evaluator {
   readonly #results = new Map<Definition, Constant>();
   readonly #active = new Set<Definition>();
   #nesting = 0;
+  #computedBytes = 0;
 
   constructor(store: TensorStore) {
     this.store = store;
@@ -132,6 +136,11 @@ export class ConstantEvaluator implements Evaluator {
       if (node.op === 'Shape') return await applyShape(this, site, name);
     }
     return unresolved(`${describeSite(site)} computes it at run time`);
+  }
+
+  reserve(byteLength: number): boolean {
+    this.#computedBytes += byteLength;
+    return this.#computedBytes <= MAX_COMPUTED_BYTES;
   }
 
   /** An error about the model's file. */

@@ -33,6 +33,7 @@ export function mapTensor(input: Tensor, map: ElementMap): Tensor {
       }
     },
     async close() {},
+    computedFrom: input.range,
   };
   return { ...input, dtype: map.dtype, range: { source, offset: 0, byteLength: source.byteLength } };
 }

@@ -1,4 +1,5 @@
-import { readRange } from '../../io/byte-source.js';
+import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { stridedSource } from '../../io/strided-source.js';
 import { bitsOf } from '../dtype.js';
 import type { Constant, ConstantTensor, Evaluator } from './constant.js';
 import { MAX_COMPUTED_ELEMENTS, readInts, readShape } from './constant-sources.js';
@@ -104,7 +105,7 @@ export async function applyTranspose(evaluator: Evaluator, site: Site, input: Re
   // Moving dimensions of 1 about leaves the elements where they are.
   if (moved.every((axis, i) => i === 0 || axis > (moved[i - 1] ?? 0))) return replaceShape(input, shape);
   const strides = stridesOf(tensor.shape);
-  return await gather(site, input, { shape, strides: perm.map((axis) => strides[axis] ?? 0) });
+  return await gather(evaluator, site, input, { shape, strides: perm.map((axis) => strides[axis] ?? 0) });
 }
 
 /** Repeats dimensions of 1 (numpy's broadcasting). A shape known at run time only still leaves one value uniform. */
@@ -125,7 +126,7 @@ export async function applyExpand(evaluator: Evaluator, site: Site, input: Resol
   }
   const shape = from.map((dim, axis) => (dim === 1 ? (to[axis] ?? 1) : dim));
   const strides = stridesOf(from).map((stride, axis) => (from[axis] === 1 ? 0 : stride));
-  return await gather(site, input, { shape, strides });
+  return await gather(evaluator, site, input, { shape, strides });
 }
 
 /** Tile: repeated along every axis. */
@@ -146,7 +147,7 @@ export async function applyTile(evaluator: Evaluator, site: Site, input: Resolve
     shape: shape.flatMap((dim, i) => [repeats[i] ?? 1, dim]),
     strides: strides.flatMap((s) => [0, s]),
   };
-  const tiled = await gather(site, input, doubled);
+  const tiled = await gather(evaluator, site, input, doubled);
   if (tiled.kind !== 'constant') return tiled;
   return replaceShape(
     tiled,
@@ -167,31 +168,34 @@ function stridesOf(shape: readonly number[]): number[] {
   return strides;
 }
 
-/** A tensor in memory whose element at an index is the input's at the sum of index · stride. */
+/**
+ * A tensor whose element at an index is the input's at the sum of index · stride: a view of what is stored, which is
+ * gathered as it is read; in memory where the input is computed itself, so that chains are gathered once.
+ */
 async function gather(
+  evaluator: Evaluator,
   site: Site,
   input: ConstantTensor,
   view: { readonly shape: readonly number[]; readonly strides: readonly number[] },
 ): Promise<Constant> {
   const { tensor } = input;
-  const elementCount = view.shape.reduce((product, dim) => product * dim, 1);
+  const { name, dtype, range } = tensor;
+  const { shape } = view;
+  const elementCount = shape.reduce((product, dim) => product * dim, 1);
   if (Math.max(elementCount, tensor.elementCount) > MAX_COMPUTED_ELEMENTS) {
     return computedAtRunTime(site, ` (${elementCount} elements are too many to compute here)`);
   }
-  if (bitsOf(tensor.dtype) < 8 || view.shape.length > 2 * MAX_RANK) return computedAtRunTime(site);
-  const width = bitsOf(tensor.dtype) / 8;
-  const stored = await readRange(tensor.range);
-  const bytes = new Uint8Array(elementCount * width);
-  const outStrides = stridesOf(view.shape);
-  for (let i = 0; i < elementCount; i++) {
-    let from = 0;
-    for (const [axis, stride] of view.strides.entries()) {
-      from += stride * (Math.floor(i / (outStrides[axis] ?? 1)) % (view.shape[axis] ?? 1));
-    }
-    bytes.set(stored.subarray(from * width, (from + 1) * width), i * width);
-  }
-  return replaceTensor(
-    input,
-    memoryTensor({ name: tensor.name, dtype: tensor.dtype, shape: view.shape, bytes }),
-  );
+  if (bitsOf(dtype) < 8 || shape.length > 2 * MAX_RANK) return computedAtRunTime(site);
+  const elementByteLength = bitsOf(dtype) / 8;
+  const { readInto, byteLength, close } = stridedSource(range, {
+    ...view,
+    firstElement: 0,
+    elementByteLength,
+  });
+  const source: ByteSource = { name, byteLength, readInto, close, computedFrom: range };
+  const whole = { source, offset: 0, byteLength };
+  if (range.source.computedFrom === undefined)
+    return replaceTensor(input, { name, dtype, shape, elementCount, range: whole });
+  if (!evaluator.reserve(byteLength)) return computedAtRunTime(site, ' (too much to compute here)');
+  return replaceTensor(input, memoryTensor({ name, dtype, shape, bytes: await readRange(whole) }));
 }

@@ -32,6 +32,7 @@ export async function applyCastLike(evaluator: Evaluator, site: Site, input: Res
   const { tensor } = input;
   if (tensor.elementCount > MAX_COMPUTED_ELEMENTS || !isDecodable(tensor.dtype))
     return computedAtRunTime(site);
+  if (!evaluator.reserve(tensor.range.byteLength)) return computedAtRunTime(site);
   const values = await readNumbers(tensor);
   return values.every((value) => value === 0 || value === 1) ? input : computedAtRunTime(site);
 }

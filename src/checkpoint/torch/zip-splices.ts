@@ -1,4 +1,5 @@
 import { quote } from '../../errors.js';
+import { refuseAmplified } from '../../io/amplification.js';
 import { type ByteSource, holdBytes, type PlacedContent, readRange } from '../../io/byte-source.js';
 import { crc32 } from '../../io/crc32.js';
 import { isInflated } from '../../io/inflated-source.js';
@@ -208,7 +209,9 @@ async function makeStoredRecord(
 ): Promise<StoredRecord> {
   const source = pieces[0]?.source;
   if (source === undefined) throw new Error(`no piece changes the record ${quote(entry.name)}`);
-  const data = await readRange({ source, offset: 0, byteLength: entry.byteLength });
+  const whole = { source, offset: 0, byteLength: entry.byteLength };
+  refuseAmplified([whole], source.name);
+  const data = await readRange(whole);
   for (const piece of pieces) await overlay(data, 0, piece);
   const crc = entry.crc32 === 0 ? 0 : crc32(data);
   const header = new Uint8Array(LOCAL_HEADER_BYTES + entry.nameBytes.byteLength);

@@ -297,6 +297,26 @@ describe('operators over constants', () => {
     expect(await valuesOf(mean)).toEqual([1, 4, 2, 5, 3, 6]);
   });
 
+  describe('chains of transposes', () => {
+    const chain = (length: number) =>
+      Array.from({ length }, (_, i) => node('Transpose', [i === 0 ? 'm' : `t${i}`], [`t${i + 1}`]));
+
+    test.each([1, 2, 3, 4])('of %d move the elements as often', async (length) => {
+      const matrix = tensor('m', [2, 3], FLOAT, field(9, floats(1, 2, 3, 4, 5, 6)));
+      const nodes = [...chain(length), makes('Reshape', [`t${length}`, 'shape'])];
+      const six = (name: string) => vector(`bn.${name}`, 1, 1, 1, 1, 1, 1);
+      const initializers = [matrix, integers('shape', 6), six('weight'), six('bias'), six('running_var')];
+      const { mean } = await openNorm(normModel({ nodes: [...nodes, norm()], initializers }));
+      expect(await valuesOf(mean)).toEqual(length % 2 === 0 ? [1, 2, 3, 4, 5, 6] : [1, 4, 2, 5, 3, 6]);
+    });
+
+    test('are not computed where all of a model together need too much memory', async () => {
+      const initializers = [tensor('m', [1024, 1024], FLOAT, field(9, new Uint8Array(4 * 1024 * 1024)))];
+      const nodes = [...chain(40), makes('Transpose', ['t40'])];
+      expect((await readMean({ nodes, initializers })).values).toContain('(too much to compute here)');
+    });
+  });
+
   test('say how the value came about', async () => {
     const nodes = [
       node('Identity', ['m'], ['i']),
