@@ -18,6 +18,15 @@ test.each([
   expect(await outcomeOf(error)).toBeNull();
 });
 
+test('a refusal that asks to be reported is a fault', async () => {
+  const error = new CheckpointError('the layer moved', {
+    code: 'unsupported',
+    file: 'x',
+    hint: 'Please report this.',
+  });
+  await expect(outcomeOf(error)).rejects.toThrow(Fault);
+});
+
 test.each([new TypeError('x is undefined'), new RangeError('Invalid array length'), 'a string'])(
   'any other error is a fault: %s',
   async (error) => {

@@ -21,10 +21,13 @@ const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 /** Those that no report holds either, which consists of lines. */
 const CONTROLS_IN_LINES = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/;
 
+/** How a refusal ends that is no fault of the files. */
+const OWN_FAILURE = 'Please report this';
+
 /**
  * What a piece of work gives; null where it refuses with a CheckpointError or a UsageError, of one line.
  *
- * @throws Fault for any other error.
+ * @throws Fault for any other error, and for a refusal that blames the program.
  */
 export async function expectResultOrRefusal<Result>(
   step: string,
@@ -35,6 +38,7 @@ export async function expectResultOrRefusal<Result>(
   } catch (error) {
     if (!(error instanceof CheckpointError || error instanceof UsageError)) throw unexpected(step, error);
     const line = [error.message, error.hint ?? ''].join(' ');
+    if (line.includes(OWN_FAILURE)) throw new Fault(`${step}: ${line}`, `${step}: own failure`, error);
     if (CONTROLS.test(line))
       throw new Fault(`${step}: control characters in ${JSON.stringify(line)}`, `${step}: message`);
     if (line.length > MAX_MESSAGE_LENGTH)

@@ -36,7 +36,12 @@ export interface Reader {
 }
 
 const runAsCheckpoint: Reader['run'] = ({ directory, fixtures }, { main, reference, draw }) =>
-  runCheckpoint({ path: join(directory, main), reference: join(fixtures, reference), draw });
+  runCheckpoint({
+    path: join(directory, main),
+    reference: join(fixtures, reference),
+    restored: join(dirname(directory), 'restored'),
+    draw,
+  });
 
 function checkpointReader(
   name: string,

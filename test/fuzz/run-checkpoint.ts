@@ -1,8 +1,11 @@
-import { audit, auditCheckpoints } from '../../src/audit.js';
+import { type AuditOptions, audit, auditCheckpoints } from '../../src/audit.js';
+import { auditEach } from '../../src/audit-each.js';
 import { createBaseline } from '../../src/baseline.js';
 import { openCheckpoint } from '../../src/checkpoint/open.js';
 import { inspectCheckpoint } from '../../src/inspect.js';
+import { suggestFrozen } from '../../src/policy/suggest-policy.js';
 import type { AnyReport } from '../../src/report/any-report.js';
+import { type AuditOutcome, type AuditSet, buildAuditSet, isAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { render } from '../../src/report/render.js';
 import { restore } from '../../src/restore.js';
@@ -13,21 +16,23 @@ import { Random } from './random.js';
 interface Sides {
   readonly path: string;
   readonly reference: string;
+  /** Where a restored checkpoint goes. */
+  readonly restored: string;
   readonly draw: number;
 }
 
 /**
  * Does with a checkpoint what the commands do: inspects it, audits it against itself and against another one, makes a
- * baseline of it, plans to restore it, and renders one of the reports. Half of that each time, by the draw: what it takes
+ * baseline of it, restores it or plans to, and renders one of the reports. Half of that each time, by the draw: what it takes
  * goes into more inputs.
  *
  * @throws Fault where one of them neither does its work nor refuses.
  */
-export async function runCheckpoint({ path, reference, draw }: Sides): Promise<void> {
+export async function runCheckpoint({ path, reference, restored, draw }: Sides): Promise<void> {
   const random = new Random(draw);
   const checkpoint = await expectResultOrRefusal('open', () => openCheckpoint(path));
   if (checkpoint === null) return;
-  const reports: (AnyReport | null)[] = [];
+  const reports: (AnyReport | AuditSet | null)[] = [];
   const options = { channels: random.oneIn(2), exact: random.oneIn(4) };
   try {
     reports.push(
@@ -39,6 +44,7 @@ export async function runCheckpoint({ path, reference, draw }: Sides): Promise<v
       reports.push(
         await expectResultOrRefusal('audit itself', () => auditCheckpoints(checkpoint, checkpoint, options)),
       );
+    if (random.oneIn(4)) await expectResultOrRefusal('init', () => suggestFrozen(checkpoint));
     if (random.oneIn(2)) await expectResultOrRefusal('baseline', () => createBaseline(checkpoint));
   } finally {
     await checkpoint.close();
@@ -47,19 +53,36 @@ export async function runCheckpoint({ path, reference, draw }: Sides): Promise<v
   if (random.oneIn(2)) {
     const globs = random.pick([{}, {}, { frozen: ['auto'] }, { frozen: ['**'] }, { allow: ['*'] }]);
     const all = { ...options, ...globs };
-    reports.push(await expectResultOrRefusal('audit', () => audit(before, after, all)));
+    reports.push(
+      random.oneIn(4)
+        ? await expectResultOrRefusal('audits', () => auditBoth(before, after, all))
+        : await expectResultOrRefusal('audit', () => audit(before, after, all)),
+    );
   } else {
     const layers = random.oneIn(2) ? { layers: ['**'] } : {};
-    const plan = { dryRun: true, ...layers };
-    await expectResultOrRefusal('restore', () => restore(before, after, null, plan));
+    const target = random.oneIn(2) ? null : restored;
+    const plan = { dryRun: target === null, force: true, ...layers };
+    await expectResultOrRefusal('restore', () => restore(before, after, target, plan));
   }
   const report = random.pick(reports.filter((one) => one !== null));
   if (report !== undefined) await renderOne(report, random);
 }
 
-async function renderOne(report: AnyReport, random: Random): Promise<void> {
+/** Either way round, as several audits are reported. */
+async function auditBoth(before: string, after: string, options: AuditOptions): Promise<AuditSet> {
+  const outcomes: AuditOutcome[] = [];
+  const requests = [
+    { before, after, options },
+    { before: after, after: before, options },
+  ];
+  for await (const { outcome } of auditEach(requests)) outcomes.push(outcome);
+  return buildAuditSet(outcomes);
+}
+
+async function renderOne(report: AnyReport | AuditSet, random: Random): Promise<void> {
   const format = random.pick(REPORT_FORMATS);
-  const options = { format, all: random.oneIn(2) };
+  const layers = isAuditSet(report) || random.oneIn(2) ? [] : report.layers;
+  const options = { format, all: random.oneIn(2), layer: random.pick<{ name: string }>(layers)?.name };
   const text = await expectResultOrRefusal(`render ${format}`, () => render(report, options));
   if (text !== null) checkReport(`render ${format}`, text);
 }
