@@ -100,7 +100,7 @@ export const READERS: readonly Reader[] = [
     mutate: mutateZip,
   }),
   checkpointReader('baseline', {
-    sources: /^src\/(?:checkpoint|formats)\/baseline\//,
+    sources: /^src\/(?:checkpoint|formats)\/baseline\/(?!encode)/,
     listSeeds: listBaselines,
     mutate: mutateSafetensors,
   }),
