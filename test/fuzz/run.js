@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { esbuildBundleText } from '../../bundle-text.js';
+import { esbuildBundleText } from '../../build/bundle-text.js';
 
 const [entryPoint, ...args] = process.argv.slice(2);
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
