@@ -2,7 +2,8 @@ import { audit } from '../audit.js';
 import { auditEach } from '../audit-each.js';
 import { escapeControls, quote, UsageError } from '../errors.js';
 import type { AuditReport } from '../report/audit-report.js';
-import { type AuditOutcome, type AuditSet, buildAuditSet, isFailure } from '../report/audit-set.js';
+import { type AuditFailure, buildReportSet, isFailure, type ReportSet } from '../report/audit-set.js';
+import { PackedReports } from '../report/packed-reports.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { getExitCode } from './exit-code.js';
 import type { InputGuard } from './guard-outputs.js';
@@ -18,7 +19,7 @@ interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> 
 
 /** What a run of `diff` came to. */
 export interface DiffResult {
-  readonly report: AuditReport | AuditSet;
+  readonly report: AuditReport | ReportSet;
   readonly exitCode: number;
 }
 
@@ -47,17 +48,19 @@ async function runSeveral(
   options: RunOptions,
   terminal: Terminal,
 ): Promise<DiffResult> {
-  const outcomes: AuditOutcome[] = [];
+  const reports = new PackedReports();
+  const failures: AuditFailure[] = [];
   let exitCode = 0;
   for await (const { request, outcome } of auditEach(audits)) {
     terminal.finishProgress();
     options.guard.refuseHarm();
-    outcomes.push(outcome);
+    if (isFailure(outcome)) failures.push(outcome);
+    else reports.add(outcome);
     exitCode = Math.max(exitCode, isFailure(outcome) ? 2 : getExitCode(outcome.findings, request.failOn));
     if (isFailure(outcome) && !isTextPrinted(options))
       terminal.writeError(defuseCommands(`bn-audit: ${escapeControls(outcome.message)}`));
   }
-  return { report: buildAuditSet(outcomes), exitCode };
+  return { report: buildReportSet({ reports, heads: reports.heads, failures }), exitCode };
 }
 
 /** Whether the user reads the report, and in it what failed. */

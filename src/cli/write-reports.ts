@@ -1,14 +1,14 @@
 import { isAbsolute, join, relative } from 'node:path';
 import { type AnyReport, isAudit } from '../report/any-report.js';
-import type { CheckpointSummary } from '../report/audit-report.js';
-import { type AuditSet, isAuditSet } from '../report/audit-set.js';
+import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
+import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';
 import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
 import { checkReport, guardInputs, type InputGuard, type ReportFile, writeReport } from './guard-outputs.js';
 import type { CommonOptions } from './options.js';
 import type { Terminal } from './terminal.js';
 
 /** Any report that the command line prints. */
-export type PrintedReport = AnyReport | AuditSet;
+export type PrintedReport = AnyReport | ReportSet;
 
 /** What to print, and which files to write besides. */
 export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> {
@@ -62,14 +62,28 @@ export async function writeReports(
   plan.guard.refuseHarm();
   const { output, all, layer, quiet, channels } = plan;
   const keepsChannels = channels === true || layer !== undefined;
-  const renderAs = (format: ReportFormat, looks: Pick<RenderOptions, 'width' | 'paint'> = {}) => {
+  const renderAs = async (format: ReportFormat, looks: Pick<RenderOptions, 'width' | 'paint'> = {}) => {
     const fitting = format === 'json' && !keepsChannels ? mapReports(report, omitChannels) : report;
-    return renderInRepository(fitting, { format, all, layer, ...looks });
+    return gather(await renderInRepository(fitting, { format, all, layer, ...looks }));
   };
   const { format } = plan;
   for (const one of listReports(plan)) await writeReport(one, await renderAs(one.format));
   if (output === undefined && quiet !== true)
     for (const piece of await renderAs(format, await terminal.readLooks())) terminal.write(piece);
+}
+
+/** Characters that are written at a time: fewer would spend more on each write than on what is written. */
+const WRITTEN_LENGTH = 64 * 1024;
+
+function* gather(pieces: Pieces): Iterable<string> & object {
+  let text = '';
+  for (const piece of pieces) {
+    text += piece;
+    if (text.length < WRITTEN_LENGTH) continue;
+    yield text;
+    text = '';
+  }
+  if (text !== '') yield text;
 }
 
 /** Formats whose readers look files up in a repository. */
@@ -83,14 +97,14 @@ export async function renderInRepository(
   // Loaded when needed: a quiet run prints nothing, and most others text, and they start the quicker for it.
   if (isPlain(options.format)) {
     const { renderPlain } = await import('../report/render-plain.js');
-    return [renderPlain(report, options.format, options)];
+    return renderPlain(report, options.format, options);
   }
-  const { render } = await import('../report/render.js');
-  if (!LOCATED_FORMATS.has(options.format)) return [render(report, options)];
+  const { renderPieces } = await import('../report/render.js');
+  if (!LOCATED_FORMATS.has(options.format)) return renderPieces(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
   const prefix = relative(root, process.cwd());
   const isInside = prefix !== '' && !prefix.startsWith('..');
-  return [render(isInside ? locate(report, prefix) : report, { ...options, root })];
+  return renderPieces(isInside ? locate(report, prefix) : report, { ...options, root });
 }
 
 /** Channels that were kept for an HTML report do not belong in a JSON report that was not asked to have them. */
@@ -107,14 +121,26 @@ function locate(report: PrintedReport, prefix: string): PrintedReport {
   );
   if (!isAuditSet(located)) return located;
   const failures = located.failures.map((failure) => ({ ...failure, after: toPath(failure.after) }));
-  return { ...located, failures };
+  const heads = located.heads.map((head) => ({ ...head, after: move(head.after) }));
+  return { ...located, failures, heads };
 }
 
 function mapReports(
   report: PrintedReport,
   change: <Report extends AnyReport>(report: Report) => Report,
 ): PrintedReport {
-  return isAuditSet(report)
-    ? { ...report, reports: report.reports.map((one) => change(one)) }
-    : change(report);
+  return isAuditSet(report) ? { ...report, reports: mapEach(report.reports, change) } : change(report);
+}
+
+function mapEach(reports: Reports, change: (report: AuditReport) => AuditReport): Reports {
+  return {
+    length: reports.length,
+    at: (index) => {
+      const report = reports.at(index);
+      return report === undefined ? undefined : change(report);
+    },
+    *[Symbol.iterator]() {
+      for (const report of reports) yield change(report);
+    },
+  };
 }

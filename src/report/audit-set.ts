@@ -3,6 +3,7 @@ import { TOOL_NAME, VERSION } from '../version.js';
 import type { AnyReport } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { formatCount, formatPlural } from './format-numbers.js';
+import { firstOfEach } from './group-findings.js';
 
 /** An audit of several that could not be done. */
 export interface AuditFailure {
@@ -33,18 +34,61 @@ export interface AuditSet {
   readonly failures: readonly AuditFailure[];
 }
 
+/** What is asked of all reports at once. */
+export interface ReportHead extends Pick<AuditReport, 'verdict' | 'before' | 'after' | 'summary'> {
+  /** At least one finding of each kind and level, in the order in which these first occur. */
+  readonly findings: AuditReport['findings'];
+}
+
+/** Reports that are asked for one at a time: an array, or what makes each anew. */
+export interface Reports extends Iterable<AuditReport> {
+  readonly length: number;
+  at(index: number): AuditReport | undefined;
+}
+
+/** An {@link AuditSet} as renderers go through it: they keep none of its reports, so that there may be any number. */
+export interface ReportSet extends Omit<AuditSet, 'reports'> {
+  readonly reports: Reports;
+  /** One for each report. */
+  readonly heads: readonly ReportHead[];
+}
+
 /** Puts several audits in the form of one report. */
 export function buildAuditSet(outcomes: readonly AuditOutcome[]): AuditSet {
   const reports = outcomes.filter((outcome): outcome is AuditReport => !isFailure(outcome));
-  const failures = outcomes.filter(isFailure);
-  const isDrifted = reports.some(({ verdict }) => verdict === 'drifted');
+  const { heads: _, ...set } = buildReportSet({
+    reports,
+    heads: reports,
+    failures: outcomes.filter(isFailure),
+  });
+  return { ...set, reports };
+}
+
+/** The same of reports that need not be in memory. */
+export function buildReportSet({
+  reports,
+  heads,
+  failures,
+}: Pick<ReportSet, 'reports' | 'heads' | 'failures'>): ReportSet {
+  const isDrifted = heads.some(({ verdict }) => verdict === 'drifted');
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
     verdict: failures.length > 0 ? 'failed' : isDrifted ? 'drifted' : 'clean',
     reports,
     failures,
+    heads,
   };
+}
+
+/** A set of either sort as renderers go through it. */
+export function toReportSet(set: AuditSet | ReportSet): ReportSet {
+  return 'heads' in set ? set : { ...set, heads: set.reports };
+}
+
+/** A report's head, without the report. */
+export function toHead({ verdict, before, after, summary, findings }: AuditReport): ReportHead {
+  return { verdict, before, after, summary, findings: firstOfEach(findings) };
 }
 
 /** An error that ended one audit, as part of a report. */
@@ -69,35 +113,43 @@ export function isFailure(outcome: AuditOutcome): outcome is AuditFailure {
 }
 
 /** Whether a report is that of several audits. */
-export function isAuditSet(report: AnyReport | AuditSet): report is AuditSet {
+export function isAuditSet(report: AnyReport | AuditSet | ReportSet): report is AuditSet | ReportSet {
   return 'reports' in report;
 }
 
 /** The report that a reader should look at first: the one with the most drift; null where none has an error. */
-export function findWorstReport({ reports }: AuditSet): AuditReport | null {
-  const drifted = reports.filter(({ verdict }) => verdict === 'drifted');
-  return drifted.reduce<AuditReport | null>(
-    (worst, report) => (worst === null || getShift(report) > getShift(worst) ? report : worst),
+export function findWorstReport({ reports, heads }: ReportSet): AuditReport | null {
+  const drifted = heads.filter(({ verdict }) => verdict === 'drifted');
+  const worst = drifted.reduce<ReportHead | null>(
+    (most, head) => (most === null || getShift(head) > getShift(most) ? head : most),
     null,
   );
+  return worst === null ? null : (reports.at(heads.indexOf(worst)) ?? null);
+}
+
+/** The reports that a reader wants in full, one at a time: the worst, or with `all` every one that drifted. */
+export function* listDetailed(set: ReportSet, all: boolean | undefined): Iterable<AuditReport> {
+  if (all === true) for (const report of set.reports) if (report.verdict === 'drifted') yield report;
+  const worst = all === true ? null : findWorstReport(set);
+  if (worst !== null) yield worst;
 }
 
 /** How far the worst layer of a report moved; 0 where none drifted. */
-export function getShift({ summary }: AuditReport): number {
+export function getShift({ summary }: ReportHead): number {
   return summary.worst?.outputShift ?? 0;
 }
 
 /** The checkpoint that every audit compared with; null where they are several. */
-export function getCommonBefore({ reports, failures }: AuditSet): string | null {
-  const befores = [...reports.map(({ before }) => before.path), ...failures.map(({ before }) => before)];
+export function getCommonBefore({ heads, failures }: ReportSet): string | null {
+  const befores = [...heads.map(({ before }) => before.path), ...failures.map(({ before }) => before)];
   const [first = null] = befores;
   return befores.every((before) => before === first) ? first : null;
 }
 
 /** What the audits came to, in a sentence: `1 of 3 checkpoints drifted, 1 failed: it could not be audited.` */
-export function countOutcomes({ reports, failures }: AuditSet): string {
-  const total = formatPlural(reports.length + failures.length, 'checkpoint');
-  const drifted = reports.filter(({ verdict }) => verdict === 'drifted').length;
+export function countOutcomes({ heads, failures }: ReportSet): string {
+  const total = formatPlural(heads.length + failures.length, 'checkpoint');
+  const drifted = heads.filter(({ verdict }) => verdict === 'drifted').length;
   const failed = failures.length;
   const parts = [
     drifted > 0 ? `${formatCount(drifted)} of ${total} drifted` : null,

@@ -2,9 +2,9 @@ import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { type AnyReport, getJudgedCheckpoint, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
-import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
+import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
-import { rankFindings } from './ranked-findings.js';
+import { rankFindings, type TrackedFinding } from './ranked-findings.js';
 import type { LocationOptions } from './sarif.js';
 
 /** GitHub shows no more annotations of one type from a step. */
@@ -31,12 +31,12 @@ export function renderGithub(report: AnyReport, options: LocationOptions = {}): 
 }
 
 /** The same for all audits of a step, which share its ten: the worst finding of each comes before any second one. */
-export function renderGithubSet({ reports, failures }: AuditSet, options: LocationOptions = {}): string {
+export function renderGithubSet({ reports, failures }: ReportSet, options: LocationOptions = {}): string {
   return writeCommands(reports, failures, options);
 }
 
 function writeCommands(
-  reports: readonly AnyReport[],
+  reports: Iterable<AnyReport>,
   failures: readonly AuditFailure[],
   { root }: LocationOptions,
 ): string {
@@ -45,39 +45,59 @@ function writeCommands(
     file: findArtifactPath(after, root),
     message: message.slice(0, MAX_MESSAGE_LENGTH),
   }));
-  const errors = [...failed, ...listAnnotations('error', reports, root)];
-  return [...writeAll('error', errors), ...writeAll('warning', listAnnotations('warning', reports, root))]
+  const ranked: Record<AnnotatedLevel, RankedAnnotation[]> = { error: [], warning: [] };
+  const counts: Record<AnnotatedLevel, number> = { error: failed.length, warning: 0 };
+  for (const report of reports) {
+    const findings = rankFindings(report);
+    for (const level of ANNOTATED_LEVELS) {
+      const own = findings.filter(({ finding }) => finding.level === level);
+      counts[level] += own.length;
+      // No more can be shown, even if these come before all others.
+      ranked[level].push(...annotate(own.slice(0, MAX_ANNOTATIONS), report, root));
+    }
+  }
+  const sorted = (level: AnnotatedLevel) => ranked[level].sort((x, y) => x.rank - y.rank);
+  return [
+    ...writeAll('error', [...failed, ...sorted('error')], counts.error),
+    ...writeAll('warning', sorted('warning'), counts.warning),
+  ]
     .map((line) => `${line}\n`)
     .join('');
 }
 
-function listAnnotations(
-  level: AnnotatedLevel,
-  reports: readonly AnyReport[],
-  root: string | undefined,
-): readonly Annotation[] {
-  const ranked = reports.flatMap((report) => {
-    const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
-    const findings = rankFindings(report).filter(({ finding }) => finding.level === level);
-    return findings.map(({ finding }, rank) => ({ rank, file, finding }));
-  });
-  return ranked
-    .sort((x, y) => x.rank - y.rank)
-    .map(({ file, finding: { kind, layer, message, docs } }) => ({
-      title: FINDING_TITLES[kind],
-      file,
-      message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${message.slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
-    }));
+const ANNOTATED_LEVELS = ['error', 'warning'] as const satisfies readonly AnnotatedLevel[];
+
+/** An annotation with its place among those of its report. */
+interface RankedAnnotation extends Annotation {
+  readonly rank: number;
 }
 
-function writeAll(level: AnnotatedLevel, annotations: readonly Annotation[]): readonly string[] {
-  const shown =
-    annotations.length > MAX_ANNOTATIONS ? annotations.slice(0, MAX_ANNOTATIONS - 1) : annotations;
+function annotate(
+  findings: readonly TrackedFinding[],
+  report: AnyReport,
+  root: string | undefined,
+): readonly RankedAnnotation[] {
+  const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
+  return findings.map(({ finding: { kind, layer, message, docs } }, rank) => ({
+    rank,
+    title: FINDING_TITLES[kind],
+    file,
+    message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${message.slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
+  }));
+}
+
+/** @param total how many there are, of which the annotations are the first. */
+function writeAll(
+  level: AnnotatedLevel,
+  annotations: readonly Annotation[],
+  total: number,
+): readonly string[] {
+  const shown = total > MAX_ANNOTATIONS ? annotations.slice(0, MAX_ANNOTATIONS - 1) : annotations;
   const lines = shown.map((annotation) => writeCommand(level, annotation));
-  const [first, rest] = [annotations[0], annotations.length - shown.length];
+  const [first, rest] = [annotations[0], total - shown.length];
   if (rest === 0 || first === undefined) return lines;
   const title = `bn-audit: ${formatPlural(rest, `more ${level}`)}`;
-  const message = `${formatPlural(rest, `more ${level}`)} of ${annotations.length}; the report has them all`;
+  const message = `${formatPlural(rest, `more ${level}`)} of ${total}; the report has them all`;
   return [...lines, writeCommand(level, { title, file: first.file, message })];
 }
 

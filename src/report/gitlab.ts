@@ -3,9 +3,10 @@ import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
-import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
+import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import { toJson } from './json.js';
+import type { Pieces } from './formats.js';
+import { writeJson } from './json.js';
 import { rankFindings } from './ranked-findings.js';
 import type { LocationOptions } from './sarif.js';
 
@@ -31,19 +32,22 @@ interface Issue {
 }
 
 /** Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. */
-export function renderGitlab(report: AnyReport, options: LocationOptions = {}): string {
-  return toJson(listIssues(report, options));
+export function renderGitlab(report: AnyReport, options: LocationOptions = {}): Pieces {
+  return writeJson(listIssues(report, options), 1);
 }
 
 /** The same for several audits: findings of different checkpoints have different fingerprints. */
-export function renderGitlabSet({ reports, failures }: AuditSet, options: LocationOptions = {}): string {
-  const issues = [
-    ...failures.map((failure) => describeFailedAudit(failure, options)),
-    ...reports.flatMap((report) => listIssues(report, options)),
-  ];
-  return toJson(
-    issues.map((issue) => ({ ...issue, fingerprint: hash(`${issue.location.path}\n${issue.fingerprint}`) })),
-  );
+export function renderGitlabSet(set: ReportSet, options: LocationOptions = {}): Pieces {
+  return writeJson(listAllIssues(set, options), 1);
+}
+
+function* listAllIssues({ reports, failures }: ReportSet, options: LocationOptions): Iterable<Issue> {
+  for (const failure of failures) yield tellApart(describeFailedAudit(failure, options));
+  for (const report of reports) for (const issue of listIssues(report, options)) yield tellApart(issue);
+}
+
+function tellApart(issue: Issue): Issue {
+  return { ...issue, fingerprint: hash(`${issue.location.path}\n${issue.fingerprint}`) };
 }
 
 function hash(text: string): string {

@@ -1,23 +1,65 @@
 import { LOG_COMMAND } from '../errors.js';
 import type { AnyReport } from './any-report.js';
-import type { AuditSet } from './audit-set.js';
+import { type AuditSet, isAuditSet, type ReportSet } from './audit-set.js';
+import type { Pieces } from './formats.js';
 
 /** A report as JSON: the contract of docs/json.md. */
-export function renderJson(report: AnyReport | AuditSet): string {
-  return toJson(report);
+export function renderJson(report: AnyReport | AuditSet | ReportSet): Pieces {
+  if (!isAuditSet(report)) return writeJson(report, REPORT_LEVELS);
+  const { schemaVersion, tool, verdict, reports, failures } = report;
+  return writeJson({ schemaVersion, tool, verdict, reports, failures }, 2 + REPORT_LEVELS);
 }
+
+/** The report's members, and the items of its lists. */
+const REPORT_LEVELS = 2;
 
 /**
  * A value as JSON text, indented, with a line end. Numbers that JSON cannot hold become strings; what a terminal, a log
  * viewer or a CI runner that reads the log would act on is escaped, also what JSON would let through.
  */
 export function toJson(value: unknown): string {
+  return [...writeJson(value, 0)].join('');
+}
+
+/**
+ * The same text in pieces. What is iterable is a list, so that its items may be made as they are asked for.
+ *
+ * @param levels how deep members and items are pieces of their own; below, each is written as a whole.
+ */
+export function* writeJson(value: unknown, levels: number): Iterable<string> & object {
+  yield* writePart(value, levels, '\n');
+  yield '\n';
+}
+
+/** @param lineEnd the line end of the surroundings, indented as they are. */
+function* writePart(value: unknown, levels: number, lineEnd: string): Iterable<string> {
+  if (levels === 0 || typeof value !== 'object' || value === null) {
+    yield writeWhole(value).replaceAll('\n', lineEnd);
+    return;
+  }
+  const isList = Symbol.iterator in value;
+  const [opening, closing] = isList ? '[]' : '{}';
+  let isEmpty = true;
+  for (const [key, part] of isList ? listItems(value as Iterable<unknown>) : Object.entries(value)) {
+    if (part === undefined) continue;
+    yield `${isEmpty ? opening : ','}${lineEnd}  ${key === null ? '' : `${writeWhole(key)}: `}`;
+    yield* writePart(part, levels - 1, `${lineEnd}  `);
+    isEmpty = false;
+  }
+  yield isEmpty ? `${opening}${closing}` : `${lineEnd}${closing}`;
+}
+
+function* listItems(items: Iterable<unknown>): Iterable<readonly [null, unknown]> {
+  for (const item of items) yield [null, item];
+}
+
+function writeWhole(value: unknown): string {
   const text = JSON.stringify(
     value,
     (_, part: unknown) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part),
     2,
   );
-  return `${escapeJson(text)}\n`;
+  return escapeJson(text);
 }
 
 /** JSON in which what a terminal, a log viewer or a CI runner would act on is escaped: the values stay the same. */

@@ -1,7 +1,8 @@
 import { FINDING_TITLES, type Finding } from '../compare/findings.js';
 import { type AnyReport, getJudgedCheckpoint, isAudit, showMessage, showSafely } from './any-report.js';
-import { type AuditFailure, type AuditSet, FAILURE_TITLE } from './audit-set.js';
+import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
+import type { Pieces } from './formats.js';
 import { LEVEL_RANKS } from './group-findings.js';
 
 /** Test reports show names and messages in full; beyond this they are no longer read. */
@@ -18,56 +19,53 @@ interface TestCase {
  * by its parent module. Errors are failures; layers that were accepted or not audited are skipped; warnings pass and
  * stand in the output.
  */
-export function renderJunit(report: AnyReport): string {
-  return writeSuites(report.tool.name, [describeSuite(report)]);
+export function renderJunit(report: AnyReport): Pieces {
+  return writeSuites(report.tool.name, { reports: [report], failures: [] });
 }
 
 /** The same for several audits: a suite for each; one that could not be done is a test case with an error. */
-export function renderJunitSet({ tool, reports, failures }: AuditSet): string {
-  return writeSuites(tool.name, [
-    ...reports.map(describeSuite),
-    ...failures.map((failure) => describeFailedSuite(tool.name, failure)),
-  ]);
+export function renderJunitSet({ tool, reports, failures }: ReportSet): Pieces {
+  return writeSuites(tool.name, { reports, failures });
 }
 
-interface Suite {
-  readonly tests: number;
-  readonly failures: number;
-  readonly errors: number;
-  readonly lines: readonly string[];
+interface Suites {
+  readonly reports: Iterable<AnyReport>;
+  readonly failures: readonly AuditFailure[];
 }
 
-function writeSuites(tool: string, suites: readonly Suite[]): string {
-  const sum = (count: 'tests' | 'failures' | 'errors') =>
-    suites.reduce((total, suite) => total + suite[count], 0);
-  return [
-    '<?xml version="1.0" encoding="UTF-8"?>',
-    `<testsuites name="${tool}" tests="${sum('tests')}" failures="${sum('failures')}" errors="${sum('errors')}" time="0">`,
-    ...suites.flatMap(({ lines }) => lines),
-    '</testsuites>',
-    '',
-  ].join('\n');
+function* writeSuites(tool: string, { reports, failures }: Suites): Iterable<string> & object {
+  let [tests, failed] = [failures.length, 0];
+  for (const report of reports) {
+    const cases = listTestCases(report);
+    tests += cases.length;
+    failed += cases.filter(isFailed).length;
+  }
+  yield '<?xml version="1.0" encoding="UTF-8"?>\n';
+  yield `<testsuites name="${tool}" tests="${tests}" failures="${failed}" errors="${failures.length}" time="0">\n`;
+  for (const report of reports) for (const line of describeSuite(report)) yield `${line}\n`;
+  for (const failure of failures) for (const line of describeFailedSuite(tool, failure)) yield `${line}\n`;
+  yield '</testsuites>\n';
 }
 
-function describeSuite(report: AnyReport): Suite {
+function* describeSuite(report: AnyReport): Iterable<string> {
   const cases = listTestCases(report);
-  const failures = cases.filter(({ findings }) => findings.some(({ level }) => level === 'error')).length;
+  const failures = cases.filter(isFailed).length;
   const skipped = cases.filter(isSkipped).length;
   const counts = `tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="0"`;
   const path = showSafely(getJudgedCheckpoint(report).path, MAX_NAME_LENGTH);
-  const lines = [
-    `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`,
-    ...renderProperties(report),
-    ...cases.flatMap(renderTestCase),
-    '  </testsuite>',
-  ];
-  return { tests: cases.length, failures, errors: 0, lines };
+  yield `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`;
+  yield* renderProperties(report);
+  for (const testCase of cases) yield* renderTestCase(testCase);
+  yield '  </testsuite>';
 }
 
-function describeFailedSuite(tool: string, { before, after, message, hint, code }: AuditFailure): Suite {
+function describeFailedSuite(
+  tool: string,
+  { before, after, message, hint, code }: AuditFailure,
+): readonly string[] {
   const path = escapeXml(showSafely(after, MAX_NAME_LENGTH));
   const show = (text: string) => escapeXml(showMessage(text, MAX_MESSAGE_LENGTH));
-  const lines = [
+  return [
     `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
     ...writeProperties([
       ['verdict', 'failed'],
@@ -79,7 +77,6 @@ function describeFailedSuite(tool: string, { before, after, message, hint, code 
     '    </testcase>',
     '  </testsuite>',
   ];
-  return { tests: 1, failures: 0, errors: 1, lines };
 }
 
 /** Every layer of the report, then whatever else has findings: unpaired layers, modules of frozen weights. */
@@ -94,6 +91,10 @@ function listTestCases({ layers, findings }: AnyReport): readonly TestCase[] {
     name,
     findings: [...list].sort((x, y) => LEVEL_RANKS[x.level] - LEVEL_RANKS[y.level]),
   }));
+}
+
+function isFailed({ findings }: TestCase): boolean {
+  return findings.some(({ level }) => level === 'error');
 }
 
 /** Only notes: drift that was accepted, or a layer that is new in after. */

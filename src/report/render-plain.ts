@@ -1,7 +1,7 @@
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
-import { type AuditSet, isAuditSet } from './audit-set.js';
-import type { PlainFormat, RenderOptions } from './formats.js';
+import { type AuditSet, isAuditSet, type ReportSet, toReportSet } from './audit-set.js';
+import type { Pieces, PlainFormat, RenderOptions } from './formats.js';
 import { renderJson } from './json.js';
 import { renderSetText } from './set-text.js';
 import { renderText } from './text.js';
@@ -14,13 +14,13 @@ import { renderLayerText } from './text-layer.js';
  * @throws RangeError when `layer` names none of the report's layers.
  */
 export function renderPlain(
-  report: AnyReport | AuditSet,
+  report: AnyReport | AuditSet | ReportSet,
   format: PlainFormat,
   options: RenderOptions,
-): string {
+): Pieces {
   if (format === 'json') return renderJson(report);
-  if (isAuditSet(report)) return renderSetText(report, options);
-  return isAudit(report) ? renderAuditText(report, options) : renderInspectText(report, options);
+  if (isAuditSet(report)) return renderSetText(toReportSet(report), options);
+  return [isAudit(report) ? renderAuditText(report, options) : renderInspectText(report, options)];
 }
 
 function renderAuditText(report: AuditReport, options: RenderOptions): string {

@@ -1,7 +1,13 @@
 import { checkOptions } from '../check-options.js';
 import type { AnyReport } from './any-report.js';
-import { type AuditSet, isAuditSet } from './audit-set.js';
-import { REPORT_FORMATS, type RenderOptions, type ReportFormat, refuseFormat } from './formats.js';
+import { type AuditSet, isAuditSet, type ReportSet, toReportSet } from './audit-set.js';
+import {
+  type Pieces,
+  REPORT_FORMATS,
+  type RenderOptions,
+  type ReportFormat,
+  refuseFormat,
+} from './formats.js';
 import { renderGithub, renderGithubSet } from './github.js';
 import { renderGitlab, renderGitlabSet } from './gitlab.js';
 import { renderHtml } from './html.js';
@@ -22,26 +28,37 @@ export type { RenderOptions, ReportFormat } from './formats.js';
  * @throws RangeError when `layer` names none of the report's layers.
  */
 export function render(report: AnyReport | AuditSet, options: RenderOptions = {}): string {
-  checkOptions('render', options);
-  const format = options.format ?? 'text';
-  return isAuditSet(report) ? renderSet(report, format, options) : renderOne(report, format, options);
+  return [...renderPieces(report, options)].join('');
 }
 
-function renderOne(report: AnyReport, format: ReportFormat, options: RenderOptions): string {
+/**
+ * The same in pieces, so that the text of a large report is never in memory as a whole.
+ *
+ * @throws as {@link render}, also while the pieces are asked for.
+ */
+export function renderPieces(report: AnyReport | AuditSet | ReportSet, options: RenderOptions = {}): Pieces {
+  checkOptions('render', options);
+  const format = options.format ?? 'text';
+  return isAuditSet(report)
+    ? renderSet(toReportSet(report), format, options)
+    : renderOne(report, format, options);
+}
+
+function renderOne(report: AnyReport, format: ReportFormat, options: RenderOptions): Pieces {
   switch (format) {
     case 'json':
     case 'text':
       return renderPlain(report, format, options);
     case 'markdown':
-      return renderMarkdown(report, options);
+      return [renderMarkdown(report, options)];
     case 'html':
-      return renderHtml(report);
+      return [renderHtml(report)];
     case 'junit':
       return renderJunit(report);
     case 'sarif':
       return renderSarif(report, options);
     case 'github':
-      return renderGithub(report, options);
+      return [renderGithub(report, options)];
     case 'gitlab':
       return renderGitlab(report, options);
     default:
@@ -49,21 +66,21 @@ function renderOne(report: AnyReport, format: ReportFormat, options: RenderOptio
   }
 }
 
-function renderSet(set: AuditSet, format: ReportFormat, options: RenderOptions): string {
+function renderSet(set: ReportSet, format: ReportFormat, options: RenderOptions): Pieces {
   switch (format) {
     case 'json':
     case 'text':
       return renderPlain(set, format, options);
     case 'markdown':
-      return renderSetMarkdown(set, options);
+      return [renderSetMarkdown(set, options)];
     case 'html':
-      return renderSetHtml(set);
+      return [renderSetHtml(set)];
     case 'junit':
       return renderJunitSet(set);
     case 'sarif':
       return renderSarifSet(set, options);
     case 'github':
-      return renderGithubSet(set, options);
+      return [renderGithubSet(set, options)];
     case 'gitlab':
       return renderGitlabSet(set, options);
     default:

@@ -1,10 +1,11 @@
 import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
 import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath, toUriReference } from './artifact-path.js';
-import type { AuditFailure, AuditSet } from './audit-set.js';
+import type { AuditFailure, ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
-import { toJson } from './json.js';
+import type { Pieces } from './formats.js';
+import { writeJson } from './json.js';
 import { rankFindings, type TrackedFinding } from './ranked-findings.js';
 
 /** GitHub takes no more results of a run; the rest is counted in a notification. */
@@ -23,20 +24,26 @@ export interface LocationOptions {
  * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
  * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change.
  */
-export function renderSarif(report: AnyReport, options: LocationOptions = {}): string {
+export function renderSarif(report: AnyReport, options: LocationOptions = {}): Pieces {
   return writeLog([describeRun(report, options)]);
 }
 
 /** The same for several audits: a run for each, told apart by the checkpoint that it judges. */
-export function renderSarifSet({ tool, reports, failures }: AuditSet, options: LocationOptions = {}): string {
-  return writeLog([
-    ...reports.map((report) => describeRun(report, options)),
-    ...failures.map((failure) => describeFailedRun(tool, failure, options)),
-  ]);
+export function renderSarifSet(set: ReportSet, options: LocationOptions = {}): Pieces {
+  return writeLog(describeRuns(set, options));
 }
 
-function writeLog(runs: readonly object[]): string {
-  return toJson({ $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs });
+function* describeRuns({ tool, reports, failures }: ReportSet, options: LocationOptions): Iterable<object> {
+  for (const report of reports) yield describeRun(report, options);
+  for (const failure of failures) yield describeFailedRun(tool, failure, options);
+}
+
+/** The log's runs, and the items of each one's lists. */
+const LOG_LEVELS = 4;
+
+function writeLog(runs: Iterable<object>): Pieces {
+  const log = { $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs };
+  return writeJson(log, LOG_LEVELS);
 }
 
 function describeRun(report: AnyReport, { root }: LocationOptions): object {
@@ -59,7 +66,7 @@ function describeRun(report: AnyReport, { root }: LocationOptions): object {
 }
 
 function describeFailedRun(
-  tool: AuditSet['tool'],
+  tool: ReportSet['tool'],
   { after, message }: AuditFailure,
   { root }: LocationOptions,
 ): object {
@@ -79,7 +86,7 @@ function describeFailedRun(
   };
 }
 
-function describeTool({ name, version }: AuditSet['tool']): object {
+function describeTool({ name, version }: ReportSet['tool']): object {
   return { driver: { name, semanticVersion: version, rules: FINDING_KINDS.map(describeRule) } };
 }
 

@@ -4,11 +4,12 @@ import { showMessage, showSafely } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import {
   type AuditFailure,
-  type AuditSet,
   countOutcomes,
   findWorstReport,
   getCommonBefore,
   getShift,
+  type ReportHead,
+  type ReportSet,
 } from './audit-set.js';
 import { keepCurableByEval } from './causes.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
@@ -41,9 +42,9 @@ const SHOWN_LAYERS = 10;
  * Several audits as one HTML page that needs no network: the answer over all, then a row for each checkpoint, which
  * opens to what was found in it and to the layers that moved most. Reads without scripts.
  */
-export function renderSetHtml(set: AuditSet): string {
+export function renderSetHtml(set: ReportSet): string {
   const outcome = set.verdict;
-  const hasAnyFinding = set.reports.some(({ findings }) => findings.length > 0);
+  const hasAnyFinding = set.heads.some(({ findings }) => findings.length > 0);
   const worst = findWorstReport(set);
   return renderDocument({
     tool: set.tool,
@@ -64,13 +65,13 @@ ${worst === null ? null : html`${renderRemedies(worst)}${renderAdvice(keepCurabl
   });
 }
 
-const WORDS: Readonly<Record<AuditSet['verdict'], string>> = {
+const WORDS: Readonly<Record<ReportSet['verdict'], string>> = {
   clean: 'Clean',
   drifted: 'Drifted',
   failed: 'Failed',
 };
 
-function renderSetAnswer(set: AuditSet, worst: AuditReport | null): Markup {
+function renderSetAnswer(set: ReportSet, worst: AuditReport | null): Markup {
   const before = getCommonBefore(set);
   return html`<section class="answer ${set.verdict}" aria-labelledby="headline">
 <p>${renderVerdict(set.verdict, WORDS[set.verdict])}</p>
@@ -86,9 +87,9 @@ function renderWorst(report: AuditReport): Markup {
   return html`<p class="explanation">The worst is ${showPath(report.after.path)}: ${markNames(headline)}. ${markNames(explanation)}</p>`;
 }
 
-function listFigures({ reports, failures }: AuditSet, worst: AuditReport | null): readonly Figure[] {
-  const count = reports.length + failures.length;
-  const drifted = reports.filter(({ verdict }) => verdict === 'drifted').length;
+function listFigures({ heads, failures }: ReportSet, worst: AuditReport | null): readonly Figure[] {
+  const count = heads.length + failures.length;
+  const drifted = heads.filter(({ verdict }) => verdict === 'drifted').length;
   return [
     [WORDS.drifted, formatCount(drifted), `of ${formatPlural(count, 'checkpoint')}`],
     [WORDS.failed, formatCount(failures.length), `of ${formatPlural(count, 'checkpoint')}: not audited`],
@@ -105,20 +106,20 @@ function describe(report: AuditReport): Answer {
 }
 
 /** What could not be audited comes first: it is easily overlooked. */
-function renderCheckpoints(set: AuditSet): Markup {
+function renderCheckpoints(set: ReportSet): Markup {
   const isBeforeShown = getCommonBefore(set) === null;
-  const scale = set.reports.reduce((most, report) => Math.max(most, finiteShift(report)), 0);
+  const scale = set.heads.reduce((most, head) => Math.max(most, finiteShift(head)), 0);
   const contents = renderContents(set);
   return html`<section id="checkpoints" aria-labelledby="checkpoints-title">
 <h2 id="checkpoints-title">Checkpoints</h2>
 <p class="lead">Each opens to what was found in it. Charts, and every layer and channel, are in the page of one: <code>bn-audit diff BEFORE AFTER -f html</code></p>
 ${set.failures.map((failure) => renderFailure(failure, isBeforeShown))}
-${set.reports.map((report) => renderReport(report, { isBeforeShown, scale, contents: contents.get(report) ?? null }))}
+${Array.from(set.reports, (report, index) => renderReport(report, { isBeforeShown, scale, contents: contents.get(index) ?? null }))}
 </section>`;
 }
 
-function finiteShift(report: AuditReport): number {
-  const shift = getShift(report);
+function finiteShift(head: ReportHead): number {
+  const shift = getShift(head);
   return Number.isFinite(shift) ? shift : 0;
 }
 
@@ -156,17 +157,24 @@ ${contents}
 `;
 }
 
-/** What the reports open to: those that drifted most first, then the others, as many as one page should hold. */
-function renderContents({ reports }: AuditSet): ReadonlyMap<AuditReport, Markup> {
-  const rank = ({ verdict }: AuditReport) => (verdict === 'drifted' ? 0 : 1);
-  const ranked = [...reports].sort((x, y) => rank(x) - rank(y) || getShift(y) - getShift(x));
-  const contents = new Map<AuditReport, Markup>();
+/**
+ * What the reports open to, by their place: those that drifted most first, then the others, as many as one page should
+ * hold.
+ */
+function renderContents({ reports, heads }: ReportSet): ReadonlyMap<number, Markup> {
+  const rank = ({ verdict }: ReportHead) => (verdict === 'drifted' ? 0 : 1);
+  const ranked = heads
+    .map((head, index) => ({ head, index }))
+    .sort(({ head: x }, { head: y }) => rank(x) - rank(y) || getShift(y) - getShift(x));
+  const contents = new Map<number, Markup>();
   let length = 0;
-  for (const report of ranked) {
+  for (const { index } of ranked) {
+    const report = reports.at(index);
+    if (report === undefined) continue;
     const markup = renderOpened(report);
     length += markup.markup.length;
     if (length > MAX_CONTENTS_LENGTH) break;
-    contents.set(report, markup);
+    contents.set(index, markup);
   }
   return contents;
 }
@@ -181,9 +189,9 @@ ${renderNoteList(report)}`;
 }
 
 /** What each kind of finding means, once for all checkpoints. */
-function renderKinds({ reports }: AuditSet): Markup {
+function renderKinds({ heads }: ReportSet): Markup {
   const kinds = new Map(
-    groupFindings(reports.flatMap(({ findings }) => findings)).map(([first]) => [first.kind, first]),
+    groupFindings(heads.flatMap(({ findings }) => findings)).map(([first]) => [first.kind, first]),
   );
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>

@@ -1,6 +1,6 @@
 import { makeFinding } from '../compare/findings.js';
 import { describeAnswer } from './answer.js';
-import { type AuditSet, countOutcomes, findWorstReport, getCommonBefore } from './audit-set.js';
+import { countOutcomes, getCommonBefore, listDetailed, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
 import { listKinds } from './group-findings.js';
 import {
@@ -21,7 +21,7 @@ const MAX_MESSAGE_LENGTH = 400;
  * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
  * drifted most, or, with `all`, of every one that drifted, as far as they fit.
  */
-export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}): string {
+export function renderSetMarkdown(set: ReportSet, options: MarkdownOptions = {}): string {
   const limit = options.all === true ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const sign = OUTCOME_SIGNS[set.verdict];
   const before = getCommonBefore(set);
@@ -32,7 +32,7 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
     ...namePages(set),
   ].join('\n\n');
   let text = `${head}\n`;
-  for (const report of listDetails(set, options)) {
+  for (const report of listDetailed(set, options.all)) {
     const details = `\n${renderMarkdown(report, options)}`;
     if (byteLengthOf(text) + byteLengthOf(details) > limit) {
       return `${text}\n*Too long for here: more reports left out.*\n`;
@@ -43,20 +43,14 @@ export function renderSetMarkdown(set: AuditSet, options: MarkdownOptions = {}):
 }
 
 /** The pages of all kinds of finding: a row of the table tells what was found, and not where to read on. */
-function namePages({ reports }: AuditSet): readonly string[] {
-  const kinds = listKinds(reports.flatMap(({ findings }) => findings));
+function namePages({ heads }: ReportSet): readonly string[] {
+  const kinds = listKinds(heads.flatMap(({ findings }) => findings));
   const pages = kinds.map((kind) => `\`${makeFinding(kind, '', '').docs}\``);
   return pages.length === 0 ? [] : [`What these findings mean: ${pages.join(', ')}.`];
 }
 
-function listDetails(set: AuditSet, { all }: MarkdownOptions): AuditSet['reports'] {
-  if (all === true) return set.reports.filter(({ verdict }) => verdict === 'drifted');
-  const worst = findWorstReport(set);
-  return worst === null ? [] : [worst];
-}
-
 /** What could not be audited comes first: it is easily overlooked. */
-function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): readonly string[] {
+function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): readonly string[] {
   const name = (before: string, after: string) =>
     isBeforeShown ? `${showCode(before)} → ${showCode(after)}` : showCode(after);
   const rows = [
@@ -65,11 +59,11 @@ function renderRows({ reports, failures }: AuditSet, isBeforeShown: boolean): re
       name(before, after),
       showCode(message, MAX_MESSAGE_LENGTH),
     ]),
-    ...reports.map((report) => {
-      const { outcome, word, headline } = describeAnswer(report, showCode);
-      return [`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline];
-    }),
   ];
+  for (const report of reports) {
+    const { outcome, word, headline } = describeAnswer(report, showCode);
+    rows.push([`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline]);
+  }
   const shown = rows.slice(0, MAX_ROWS);
   const table = [
     '| | checkpoint | |',

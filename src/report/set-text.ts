@@ -3,22 +3,23 @@ import { describeAnswer } from './answer.js';
 import type { AuditReport } from './audit-report.js';
 import {
   type AuditFailure,
-  type AuditSet,
   countOutcomes,
-  findWorstReport,
   getCommonBefore,
+  listDetailed,
+  type ReportSet,
 } from './audit-set.js';
+import type { Pieces } from './formats.js';
 import { layOutAudit } from './text.js';
 import { OUTCOME_SIGNS } from './text-answer.js';
 import { renderPages } from './text-findings.js';
 import {
   chooseLayout,
-  joinBlocks,
   showName,
   type TextLayout,
   type TextOptions,
   type Tone,
   wrapText,
+  writeBlocks,
 } from './text-layout.js';
 
 /** A checkpoint's row: what it came to, and a few words why. */
@@ -33,40 +34,34 @@ interface Row {
  * Several audits as text: a line for each checkpoint, then the whole report of the one that drifted most, or, with
  * `all`, of every one that drifted.
  */
-export function renderSetText(set: AuditSet, options: TextOptions = {}): string {
+export function renderSetText(set: ReportSet, options: TextOptions = {}): Pieces {
+  return writeBlocks(layOutSet(set, options));
+}
+
+function* layOutSet(set: ReportSet, options: TextOptions): Iterable<readonly string[]> {
   const layout = chooseLayout(options);
   const before = getCommonBefore(set);
   const nameOf = (one: { before: string; after: string }) =>
     before === null ? `${one.before} → ${one.after}` : one.after;
-  const rows = [
-    ...set.reports.map((report) => describeReport(report, nameOf(toPaths(report)))),
-    ...set.failures.map((failure) => describeFailure(failure, nameOf(failure))),
-  ];
-  return joinBlocks([
-    ...(before === null
-      ? []
-      : [[`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`]]),
-    layOutRows(rows, layout),
-    [layout.paint('strong', countOutcomes(set))],
-    ...listDetails(set, options).flatMap((report) => {
-      const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
-      return [[layout.paint('faint', title.padEnd(layout.width, '─'))], ...layOutAudit(report, layout)];
-    }),
-    renderPages(
-      set.reports.flatMap(({ findings }) => findings),
-      layout,
-    ),
-  ]);
+  const rows: Row[] = [];
+  for (const report of set.reports) rows.push(describeReport(report, nameOf(toPaths(report))));
+  for (const failure of set.failures) rows.push(describeFailure(failure, nameOf(failure)));
+  if (before !== null) yield [`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`];
+  yield layOutRows(rows, layout);
+  yield [layout.paint('strong', countOutcomes(set))];
+  for (const report of listDetailed(set, options.all)) {
+    const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
+    yield [layout.paint('faint', title.padEnd(layout.width, '─'))];
+    yield* layOutAudit(report, layout);
+  }
+  yield renderPages(
+    set.heads.flatMap(({ findings }) => findings),
+    layout,
+  );
 }
 
 function toPaths({ before, after }: AuditReport): { before: string; after: string } {
   return { before: before.path, after: after.path };
-}
-
-function listDetails(set: AuditSet, { all }: TextOptions): readonly AuditReport[] {
-  if (all === true) return set.reports.filter(({ verdict }) => verdict === 'drifted');
-  const worst = findWorstReport(set);
-  return worst === null ? [] : [worst];
 }
 
 function describeReport(report: AuditReport, name: string): Row {

@@ -32,8 +32,17 @@ export function chooseLayout({ width = 80, paint = plain, all = false }: TextOpt
 
 /** Blocks of lines as a whole text, an empty line between them; empty blocks are left out. */
 export function joinBlocks(blocks: readonly (readonly string[])[]): string {
-  const texts = blocks.filter((lines) => lines.length > 0).map((lines) => lines.join('\n'));
-  return defuseCommands(`${texts.join('\n\n')}\n`);
+  return [...writeBlocks(blocks)].join('');
+}
+
+/** The same, block by block. */
+export function* writeBlocks(blocks: Iterable<readonly string[]>): Iterable<string> & object {
+  let gap = '';
+  for (const lines of blocks) {
+    if (lines.length === 0) continue;
+    yield defuseCommands(`${gap}${lines.join('\n')}\n`);
+    gap = '\n';
+  }
 }
 
 /** A column of a text table. */

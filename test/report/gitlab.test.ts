@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { renderGitlab } from '../../src/report/gitlab.js';
+import { renderGitlab as renderPieces } from '../../src/report/gitlab.js';
 import {
   makeCleanReport,
   makeDeepReport,
@@ -7,6 +7,8 @@ import {
   makeInspectReport,
   makeMixedReport,
 } from './sample-reports.js';
+
+const renderGitlab = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
 
 /** An issue by GitLab's documentation of the Code Quality report: these keys are required. */
 interface CodeQualityIssue {

@@ -1,9 +1,12 @@
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
 import { inspectCheckpoint } from '../../src/inspect.js';
-import { renderJson } from '../../src/report/json.js';
+import { renderJson as renderPieces, toJson, writeJson } from '../../src/report/json.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { makeLayer, makeReport } from './sample-reports.js';
+
+const renderJson = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
 
 const convolution = tensorOf('conv.weight', [1, 2], { shape: [2, 1] });
 const before = checkpointOf([convolution, ...normTensors('bn')], { path: 'before.safetensors' });
@@ -169,4 +172,33 @@ describe('hostile names', () => {
 
 test('the text ends with one line end', () => {
   expect(renderJson(makeReport({ layers: [] }))).toMatch(/\}\n$/);
+});
+
+describe('JSON in pieces', () => {
+  test('is the text of the whole, however deep the pieces go', () => {
+    fc.assert(
+      fc.property(fc.jsonValue({ maxDepth: 6 }), fc.nat(5), (value, levels) => {
+        expect([...writeJson(value, levels)].join('')).toBe(toJson(value));
+        expect(toJson(value)).toBe(`${JSON.stringify(value, null, 2)}\n`);
+      }),
+      { examples: [[{ a: [], b: {}, c: [[], [{}]], d: { e: { f: [1, 'x\ny'] } } }, 3]] },
+    );
+  });
+
+  test('leaves undefined members out, and asks for an item only once the ones before it are written', () => {
+    const asked: number[] = [];
+    const items = function* () {
+      for (let item = 1; item <= 3; item++) {
+        asked.push(item);
+        yield item;
+      }
+    };
+    const written: string[] = [];
+    for (const piece of writeJson({ none: undefined, items: items() }, 2)) {
+      written.push(piece);
+      if (piece === '1') expect(asked).toEqual([1]);
+    }
+    expect(asked).toEqual([1, 2, 3]);
+    expect(written.join('')).toBe('{\n  "items": [\n    1,\n    2,\n    3\n  ]\n}\n');
+  });
 });

@@ -4,8 +4,10 @@ import AjvDraft4 from 'ajv-draft-04';
 import addFormats from 'ajv-formats';
 import { describe, expect, test } from 'vitest';
 import { FINDING_KINDS, makeFinding } from '../../src/compare/findings.js';
-import { MAX_SARIF_RESULTS, renderSarif } from '../../src/report/sarif.js';
+import { MAX_SARIF_RESULTS, renderSarif as renderPieces } from '../../src/report/sarif.js';
 import { makeCleanReport, makeLayer, makeMixedReport, makeReport, SAMPLE_REPORTS } from './sample-reports.js';
+
+const renderSarif = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
 
 /** The JSON schema of OASIS for SARIF 2.1.0, as Microsoft's package carries it. */
 const schemaPath = createRequire(import.meta.url).resolve(
