@@ -288,12 +288,9 @@ const SURE = 1e-3;
 /** A layer that one file has as it is and the other one folded: what docs/folding.md says can be told. */
 function judgeFolded(pair: Pair, live: Layer, folded: Layer): readonly LayerStatus[] | null {
   const epsilon = epsilonOf(pair);
-  const numbers = [live, folded].flatMap(({ mean, variance }) => [
-    ...mean,
-    ...variance.map((v) => (v < 0 ? Number.NaN : v)),
-  ]);
-  if (!numbers.every(Number.isFinite)) return live === pair.after && hasInvalid(live) ? ['invalid'] : null;
   const { weight } = live.feeder;
+  if (hasInvalid(live)) return live === pair.after ? ['invalid'] : null;
+  if (hasInvalid(folded)) return judgeInvalid(folded === pair.after, pair, folded);
   if (folded.gamma?.every((value) => value === 0)) return ['unresolved'];
   const isOneWeight = weight.length === live.channels;
   if (!isAlike(weight, folded.feeder.weight)) return isOneWeight ? null : ['trained'];
@@ -329,9 +326,11 @@ function judgeFolded(pair: Pair, live: Layer, folded: Layer): readonly LayerStat
 const LEAVES = ['gamma', 'beta', 'mean', 'variance'] as const;
 
 /** A layer that both files have folded: the ratios of its scales are all that is left. */
-function judgeBothFolded({ before, after, sides }: Pair): readonly LayerStatus[] | null {
+function judgeBothFolded(pair: Pair): readonly LayerStatus[] | null {
+  const { before, after, sides } = pair;
   const { epsilon } = sides[0].model;
-  if ([before, after].some(hasInvalid)) return null;
+  if (hasInvalid(after)) return judgeInvalid(true, pair, after);
+  if (hasInvalid(before)) return null;
   const isOneWeight = before.feeder.weight.length === before.channels;
   const areZero = [before, after].every(({ gamma }) => gamma?.every((value) => value === 0));
   if (!areZero && !isAlike(before.feeder.weight, after.feeder.weight))
@@ -356,6 +355,16 @@ function judgeBothFolded({ before, after, sides }: Pair): readonly LayerStatus[]
   const moves = indices.map((channel) => Math.abs(bias(after, channel) - bias(before, channel)));
   if (moves.every((move) => move === 0)) return ['locked'];
   return moves.some((move) => move > SURE * largest) ? ['ambiguous'] : null;
+}
+
+/** Folding makes NaN of a mean that is NaN and of a negative variance, and zeros of an infinite one. */
+function judgeInvalid(
+  isAfter: boolean,
+  { before, after }: Pair,
+  folded: Layer,
+): readonly LayerStatus[] | null {
+  const isNotANumber = folded.mean.some(Number.isNaN) || folded.variance.some((value) => value < 0);
+  return isAfter && isNotANumber && isAlike(before.feeder.weight, after.feeder.weight) ? ['invalid'] : null;
 }
 
 function hasInvalid({ mean, variance }: Layer): boolean {
