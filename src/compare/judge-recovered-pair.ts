@@ -162,7 +162,17 @@ async function judgeWith(
   };
 }
 
-function decide({ moved, hidden, contradicted }: RecoveredStatistics, weightsPerChannel: number): Verdict {
+function decide(
+  { moved, hidden, contradicted, vanished }: RecoveredStatistics,
+  weightsPerChannel: number,
+): Verdict {
+  const lost = vanished.indexOf(true);
+  if (lost >= 0 && !contradicted.some(Boolean) && !moved.some(Boolean)) {
+    return {
+      status: 'unresolved',
+      problem: `the folded weights of channel ${lost} are zero, and its γ is not: its variance became infinite, or its γ was trained to zero`,
+    };
+  }
   if (hidden.every(Boolean)) {
     return {
       status: 'unresolved',

@@ -31,6 +31,8 @@ export interface RecoveredStatistics {
   readonly moved: readonly boolean[];
   /** Channels that cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
   readonly hidden: readonly boolean[];
+  /** Channels whose scale is zero though γ is not: an infinite variance, or a γ trained to zero. Hidden, too. */
+  readonly vanished: readonly boolean[];
   /** Channels whose scale has the other sign than γ: no variance explains that, a trained γ does. */
   readonly contradicted: readonly boolean[];
   /** v + ε recovered less v + ε of the live side, per channel: what a wrong epsilon would shift alike everywhere. */
@@ -70,6 +72,7 @@ export function recoverStatistics(live: LiveSide, folded: FoldedSide): Recovered
   const varianceOffsets = new Float64Array(channels);
   const varianceTolerances = new Float64Array(channels);
   const [moved, hidden, contradicted]: [boolean[], boolean[], boolean[]] = [[], [], []];
+  const vanished: boolean[] = [];
   for (let channel = 0; channel < channels; channel++) {
     const solved = solveChannel(channel, live, folded);
     mean[channel] = solved.mean;
@@ -79,12 +82,13 @@ export function recoverStatistics(live: LiveSide, folded: FoldedSide): Recovered
     moved.push(solved.isMoved);
     hidden.push(solved.isHidden);
     contradicted.push(solved.isContradicted);
+    vanished.push(solved.hasVanished);
   }
   const statistics: Statistics = {
     mean: { values: mean, dtype: 'F64' },
     variance: { values: variance, dtype: 'F64' },
   };
-  return { statistics, moved, hidden, contradicted, varianceOffsets, varianceTolerances };
+  return { statistics, moved, hidden, contradicted, vanished, varianceOffsets, varianceTolerances };
 }
 
 interface SolvedChannel {
@@ -95,6 +99,7 @@ interface SolvedChannel {
   readonly isMoved: boolean;
   readonly isHidden: boolean;
   readonly isContradicted: boolean;
+  readonly hasVanished: boolean;
 }
 
 function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): SolvedChannel {
@@ -116,7 +121,8 @@ function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): Solv
     SAFETY * (FOLDING_ROUNDINGS + folded.biasRoundoff) * terms + scaleTolerance * Math.abs(foldedBias - beta);
   // In σ: μ's error is b′'s over s, and σ is γ over s.
   const meanTolerance = biasTolerance / Math.abs(gamma);
-  const isHidden = !(meanTolerance <= MAX_MEAN_UNCERTAINTY) || scale === 0 || Number.isNaN(scale);
+  const isBlurred = !(meanTolerance <= MAX_MEAN_UNCERTAINTY);
+  const isHidden = isBlurred || scale === 0 || Number.isNaN(scale);
   const varianceTolerance = 2 * scaleTolerance * spreadBefore;
   const varianceOffset = spread - spreadBefore;
   const isSpreadMoved = !(Math.abs(varianceOffset) <= varianceTolerance);
@@ -128,6 +134,7 @@ function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): Solv
     varianceTolerance,
     isMoved: !isHidden && (isSpreadMoved || isMeanMoved),
     isHidden,
+    hasVanished: !isBlurred && scale === 0,
     isContradicted: !isHidden && Math.sign(scale) !== Math.sign(gamma),
   };
 }

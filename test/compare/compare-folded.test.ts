@@ -479,3 +479,32 @@ describe('an epsilon that a file of names does not tell', () => {
     }
   });
 });
+
+describe('folded weights of zero where γ is not', () => {
+  const weight = weights(3 * 2 * 9);
+  const auditOf = async (variance: readonly number[], reference = norm) => {
+    const folded = fold(weight, (index) => Math.floor(index / 18), { ...reference, variance });
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    const after = exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, overrides));
+    const named = checkpointOf(
+      [tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }), ...namedNorm('bn', reference)],
+      { inModuleOrder: true },
+    );
+    return auditCheckpoints(named, after);
+  };
+
+  test('are what an infinite variance leaves, and no silent pass', async () => {
+    for (const variance of [
+      [2, Number.POSITIVE_INFINITY, 0.5],
+      [1, 1, 1].map(() => Number.POSITIVE_INFINITY),
+    ]) {
+      const { layers, findings } = await auditOf(variance);
+      expect(layers).toMatchObject([{ status: 'unresolved' }]);
+      expect(findings[0]?.message).toContain('its variance became infinite');
+    }
+  });
+
+  test('beside a variance that moved: the drift is told', async () => {
+    expect((await auditOf([3, Number.POSITIVE_INFINITY, 0.5])).layers).toMatchObject([{ status: 'drifted' }]);
+  });
+});
