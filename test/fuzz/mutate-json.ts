@@ -73,7 +73,7 @@ export function mutateTree(node: JsonNode, random: Random, donor: JsonNode): Jso
   if (node.kind === 'array') {
     const items = [...node.items];
     if (items.length > 0 && !random.oneIn(3)) {
-      const at = random.below(items.length);
+      const at = pickChild(items, random);
       items[at] = mutateTree(items[at] ?? node, random, donor);
     } else {
       mutateList(items, random, pickNode(donor, random));
@@ -81,12 +81,29 @@ export function mutateTree(node: JsonNode, random: Random, donor: JsonNode): Jso
     return { kind: 'array', items };
   }
   const members = [...node.members];
-  const at = random.below(members.length);
+  const at = pickChild(
+    members.map(([, value]) => value),
+    random,
+  );
   const [key, value] = members[at] ?? ['', node];
   if (members.length > 0 && !random.oneIn(4)) members[at] = [key, mutateTree(value, random, donor)];
   else if (random.oneIn(2)) members[at] = [mutateText(key, random, listTexts(donor)), value];
   else mutateList(members, random, [random.pick(listTexts(donor)) ?? key, pickNode(donor, random)] as const);
   return { kind: 'object', members };
+}
+
+/** Half of the time by size: a graph in the metadata of a baseline is one member among hundreds of tensors. */
+function pickChild(children: readonly JsonNode[], random: Random): number {
+  if (random.oneIn(2)) return random.below(children.length);
+  const sizes = children.map((child) => writeJson(child).length);
+  let rest = random.below(sizes.reduce((sum, size) => sum + size, 0));
+  return Math.max(
+    0,
+    sizes.findIndex((size) => {
+      rest -= size;
+      return rest < 0;
+    }),
+  );
 }
 
 function mutateList<Item>(list: Item[], random: Random, foreign: Item): void {
