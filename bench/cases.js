@@ -74,6 +74,9 @@ const CMP_BAR_MEGABYTES = 500;
 const COPY_BAR_MEGABYTES = 500;
 const COPY_BAR_FACTOR = 1.5;
 
+/** How many times as long as contiguous weights those in another order may take. */
+const STRIDED_BAR_FACTOR = 2;
+
 /**
  * Memory that the machine has at hand when a command copies a file, in sizes of the file: the copy fills the page cache.
  * With half as much, four copies of ten waited for a host that had taken some of it back meanwhile.
@@ -94,6 +97,7 @@ export function listCases(setting) {
     for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
       cases.set(`${format}-${megabytes}`, () => makePlainCase(format, megabytes, setting));
     }
+    cases.set(`channels-last-${megabytes}`, () => makeStridedCase(megabytes, setting));
     cases.set(`averaged-${megabytes}`, () => makeAveragedCase(megabytes, setting));
     cases.set(`folded-${megabytes}`, () => makeFoldedCase(megabytes, setting));
     for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
@@ -173,6 +177,49 @@ function makePlainCase(format, megabytes, { cli, python }) {
       memoryBar(DIFF),
     ],
     missing: hasPeer ? [] : [`${peer.label}: set BENCH_PYTHON to a Python that has ${peer.modules}`],
+  };
+}
+
+/**
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeStridedCase(megabytes, { cli }) {
+  const plain = preparePair('pt', megabytes);
+  const strided = preparePair('channels-last', megabytes);
+  /** @type {Readonly<Record<string, {plain: readonly string[], strided: readonly string[]}>>} */
+  const commands = {
+    diff: { plain: [plain.before, plain.after, '-q'], strided: [strided.before, strided.after, '-q'] },
+    baseline: {
+      plain: [plain.before, '-o', '/dev/null', '-q'],
+      strided: [strided.before, '-o', '/dev/null', '-q'],
+    },
+  };
+  return {
+    name: `channels-last-${megabytes}`,
+    title: `Two pt files of ${megabytes} MB whose weights are channels_last, and two whose weights are contiguous`,
+    files: [plain.before, plain.after, strided.before, strided.after],
+    commands: [
+      nodeStart(),
+      ...Object.entries(commands).flatMap(([command, args]) => [
+        audit(cli, `bn-audit ${command}`, [command, ...args.plain]),
+        audit(cli, `bn-audit ${command}, channels_last`, [command, ...args.strided]),
+      ]),
+    ],
+    bars: Object.keys(commands).flatMap((command) => [
+      {
+        claim: `bn-audit ${command}, channels_last within ${STRIDED_BAR_FACTOR} × contiguous`,
+        judge: (/** @type {(label: string) => Measurement} */ take) =>
+          ratioBar(
+            take(`bn-audit ${command}, channels_last`).seconds,
+            take(`bn-audit ${command}`).seconds,
+            STRIDED_BAR_FACTOR,
+          ),
+      },
+      memoryBar(`bn-audit ${command}, channels_last`),
+    ]),
+    missing: [],
   };
 }
 

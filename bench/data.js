@@ -18,7 +18,7 @@ import { writeSafetensors } from './write-safetensors.js';
 import { writeTorch } from './write-torch.js';
 
 /** @typedef {import('./values.js').Side} Side */
-/** @typedef {'safetensors' | 'onnx' | 'pt' | 'folded'} Format */
+/** @typedef {'safetensors' | 'onnx' | 'pt' | 'channels-last' | 'folded'} Format */
 
 /**
  * Two files to audit, and a copy of the first for `cmp`: it stops at the first difference, so only equal files make
@@ -48,6 +48,11 @@ const FORMATS = {
     write: (megabytes, side) => writeOnnx(planNetwork(megabytes), side, { isFolded: false }),
   },
   pt: { ending: 'pt', write: (megabytes, side) => writeTorch(listStateDict(planNetwork(megabytes), side)) },
+  'channels-last': {
+    ending: 'channels-last.pt',
+    write: (megabytes, side) =>
+      writeTorch(listStateDict(planNetwork(megabytes), side), { isChannelsLast: true }),
+  },
   folded: {
     ending: 'folded.onnx',
     write: (megabytes, side) => writeOnnx(planNetwork(megabytes), side, { isFolded: true }),

@@ -19,11 +19,14 @@ const ROOT = 'archive';
  * The pieces of a .pt file that holds a state dict.
  *
  * @param {readonly TensorFile[]} tensors
+ * @param {{isChannelsLast?: boolean}} [options] isChannelsLast: weights of four dimensions are stored output by output,
+ *   row by row, column by column, as `model.to(memory_format=torch.channels_last)` leaves them
  * @returns {Iterable<Uint8Array>}
  */
-export function* writeTorch(tensors) {
+export function* writeTorch(tensors, { isChannelsLast = false } = {}) {
+  const stridesOf = isChannelsLast ? channelsLastStrides : contiguousStrides;
   const entries = [
-    makeEntry('data.pkl', pickleStateDict(tensors)),
+    makeEntry('data.pkl', pickleStateDict(tensors, stridesOf)),
     makeEntry('.format_version', Buffer.from('1')),
     makeEntry('.storage_alignment', Buffer.from(String(ALIGNMENT))),
     makeEntry('byteorder', Buffer.from('little')),
@@ -136,13 +139,14 @@ function writeEnd({ count, byteLength, offset }) {
  * `OrderedDict` of tensors, each over a storage of its own with the key of its position.
  *
  * @param {readonly TensorFile[]} tensors
+ * @param {(shape: readonly number[]) => readonly number[]} stridesOf
  */
-function pickleStateDict(tensors) {
+function pickleStateDict(tensors, stridesOf) {
   return Buffer.concat([
     opcode('\x80\x02'),
     opcode('ccollections\nOrderedDict\n'),
     opcode(')R('),
-    ...tensors.flatMap((tensor, key) => [unicode(tensor.name), pickleTensor(tensor, key)]),
+    ...tensors.flatMap((tensor, key) => [unicode(tensor.name), pickleTensor(tensor, { key, stridesOf })]),
     opcode('u.'),
   ]);
 }
@@ -151,11 +155,10 @@ function pickleStateDict(tensors) {
  * `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`, the storage by persistent id.
  *
  * @param {TensorFile} tensor
- * @param {number} key
+ * @param {{key: number, stridesOf: (shape: readonly number[]) => readonly number[]}} place
  */
-function pickleTensor({ dtype, shape }, key) {
+function pickleTensor({ dtype, shape }, { key, stridesOf }) {
   const elements = shape.reduce((product, size) => product * size, 1);
-  const strides = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
   return Buffer.concat([
     opcode('ctorch._utils\n_rebuild_tensor_v2\n('),
     opcode('('),
@@ -167,9 +170,22 @@ function pickleTensor({ dtype, shape }, key) {
     opcode('tQ'),
     integer(0),
     tuple(shape),
-    tuple(strides),
+    tuple(stridesOf(shape)),
     opcode('\x89ccollections\nOrderedDict\n)RtR'),
   ]);
+}
+
+/** @param {readonly number[]} shape */
+function contiguousStrides(shape) {
+  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1));
+}
+
+/** @param {readonly number[]} shape */
+function channelsLastStrides(shape) {
+  const [, inputs = 1, rows = 1, columns = 1] = shape;
+  return shape.length === 4
+    ? [inputs * rows * columns, 1, inputs * columns, inputs]
+    : contiguousStrides(shape);
 }
 
 /** @param {readonly number[]} values */

@@ -380,7 +380,7 @@ describe('what claims far more than is stored makes no baseline', () => {
     const checkpoint = checkpointOf([...normTensors('bn'), ...tensors]);
     expect(await failureOf(() => createBaseline(checkpoint))).toMatchObject({
       code: 'limit-exceeded',
-      message: expect.stringMatching(/^expected tensors of at most 16 times the \d+ bytes/),
+      message: expect.stringMatching(/^expected tensors and records of at most 16 times the \d+ bytes/),
     });
   });
 

@@ -26,7 +26,7 @@ export function refuseAmplified(
   const stored = countStored(ranges.map(storedRange));
   if (claimed <= FREE_BYTES + MAX_AMPLIFICATION * stored) return;
   throw new CheckpointError(
-    `expected tensors of at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them, found ${claimed} bytes`,
+    `expected tensors and records of at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them, found ${claimed} bytes`,
     {
       code: 'limit-exceeded',
       file,

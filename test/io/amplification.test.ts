@@ -51,7 +51,7 @@ test('views of views are seen through', async () => {
 test('the error says how much is stored and claimed, and the way out', async () => {
   expect(await failureOf(() => refuseAmplified([expanded(2 ** 28)], 'm.pt'))).toEqual({
     message:
-      'expected tensors of at most 16 times the 4 bytes that are stored for them, found 1073741824 bytes',
+      'expected tensors and records of at most 16 times the 4 bytes that are stored for them, found 1073741824 bytes',
     code: 'limit-exceeded',
     file: 'm.pt',
     hint: expect.stringContaining('.clone()'),
