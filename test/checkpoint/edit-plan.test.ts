@@ -86,6 +86,15 @@ describe('placeEdits', () => {
     ]);
   });
 
+  test('does not write out a neighbour that repeats a few bytes without end', async () => {
+    const range = { source, offset: 4, byteLength: 1 };
+    const view = { shape: [2 ** 40], strides: [0], firstElement: 0, elementByteLength: 1 };
+    const repeated = stridedSource(range, view);
+    const other = { ...bytesAt('other', 4, 1), range: { ...range, source: repeated, byteLength: 2 ** 40 } };
+    const failure = await failureOf(() => placeEdits([edit(bytesAt('a', 4, 3), 1, 2, 3)], [other]));
+    expect(failure).toMatchObject({ code: 'limit-exceeded', file: 'm.bin' });
+  });
+
   test('refuses one element that is repeated and needs two values', async () => {
     const range = { source, offset: 0, byteLength: 1 };
     const view = stridedSource(range, { shape: [2], strides: [0], firstElement: 0, elementByteLength: 1 });

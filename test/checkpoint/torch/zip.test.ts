@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { bytesOf, utf8 } from '../../build/bytes.js';
+import { bytesOf, f32, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { orderedDict } from './build/pickle-writer.js';
 import {
@@ -131,6 +131,31 @@ describe('a zip checkpoint is refused', () => {
     expect((await failureOf(() => open(bytes))).message).toMatch(
       /expected a size that \d+ deflated bytes can inflate to/,
     );
+  });
+});
+
+describe('a zip checkpoint whose records inflate to far more than they are', () => {
+  const MIB = 1024 * 1024;
+
+  test('is refused where that is the pickle', async () => {
+    const pickle = { bytes: new Uint8Array(20 * MIB), deflate: true };
+    const failure = await failureOf(() =>
+      open(zipCheckpoint(STATE_DICT, change('archive/data.pkl', pickle))),
+    );
+    expect(failure).toMatchObject({
+      code: 'limit-exceeded',
+      message: expect.stringMatching(/times the \d+ bytes that are stored for them, found 20971520 bytes$/),
+    });
+  });
+
+  test('is read where little of them is asked for', async () => {
+    const long = (first: Uint8Array) => {
+      const bytes = new Uint8Array(20 * MIB);
+      bytes.set(first);
+      return { bytes, deflate: true };
+    };
+    const bytes = zipCheckpoint(STATE_DICT, change('archive/data/2', long(f32(1, 2, 3, 4))));
+    expect(await valuesOf(await open(bytes), 'bn.running_mean')).toEqual([1, 2, 3, 4]);
   });
 });
 
