@@ -1,7 +1,7 @@
 import { cpSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { VERSION } from '../../src/version.js';
 import { makeTempDirectory } from '../build/sources.js';
 import { type Run, run } from './run.js';
@@ -27,25 +27,14 @@ function copyPackage(): string {
   return directory;
 }
 
-function runIn(directory: string, args: readonly string[], flags: readonly string[] = []): Promise<Run> {
-  return run(process.execPath, [...flags, join(directory, 'bin', 'bn-audit.js'), ...args], directory);
+function runIn(directory: string, args: readonly string[]): Promise<Run> {
+  return run(process.execPath, [join(directory, 'bin', 'bn-audit.js'), ...args], directory);
 }
 
 describe('the program', () => {
-  const expected = new Map<string, Run>();
-
-  beforeAll(async () => {
-    for (const args of COMMANDS) expected.set(args.join(' '), await runIn(root, args));
-  });
-
-  test('is run by commands that end in every way', () => {
-    expect([...expected.values()].map(({ exitCode }) => exitCode)).toEqual([1, 1, 1, 0, 0, 2]);
-  });
-
-  test('does the same under flags that V8 compiles differently with', async () => {
-    for (const args of COMMANDS) {
-      expect(await runIn(root, args, ['--no-opt', '--stack-size=900'])).toEqual(expected.get(args.join(' ')));
-    }
+  test('is run by commands that end in every way', async () => {
+    const runs = await Promise.all(COMMANDS.map((args) => runIn(root, args)));
+    expect(runs.map(({ exitCode }) => exitCode)).toEqual([1, 1, 1, 0, 0, 2]);
   });
 
   test('runs as well where another program loads it', async () => {
