@@ -3,6 +3,7 @@ import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
 import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';
 import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
+import { renderPlain } from '../report/render-plain.js';
 import { checkReport, guardInputs, type InputGuard, type ReportFile, writeReport } from './guard-outputs.js';
 import type { CommonOptions } from './options.js';
 import type { Terminal } from './terminal.js';
@@ -94,11 +95,8 @@ export async function renderInRepository(
   report: PrintedReport,
   options: RenderOptions & { readonly format: ReportFormat },
 ): Promise<Pieces> {
-  // Loaded when needed: a quiet run prints nothing, and most others text, and they start the quicker for it.
-  if (isPlain(options.format)) {
-    const { renderPlain } = await import('../report/render-plain.js');
-    return renderPlain(report, options.format, options);
-  }
+  if (isPlain(options.format)) return renderPlain(report, options.format, options);
+  // Loaded when needed: most runs print text or JSON.
   const { renderPieces } = await import('../report/render.js');
   if (!LOCATED_FORMATS.has(options.format)) return renderPieces(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
