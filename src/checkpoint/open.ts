@@ -4,6 +4,7 @@ import { CheckpointError, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { isBaseline } from './baseline/format.js';
+import { openBaseline } from './baseline/open-baseline.js';
 import type { Checkpoint } from './checkpoint.js';
 import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './foreign-hints.js';
 import { findConfiguredFramework } from './model-config.js';
@@ -123,7 +124,6 @@ async function openAsOnnx(
 async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {
   const header = await readSafetensorsHeader(source);
   if (!isBaseline(header.metadata)) return openSafetensors(source, path, header);
-  const { openBaseline } = await import('./baseline/open-baseline.js');
   return openBaseline(header, source, path);
 }
 

@@ -54,8 +54,6 @@ export interface WriteOrder<File = FileCopy> {
 
 /** What {@link stageFiles} may be told beside the order. */
 export interface StageOptions {
-  /** Provides the memory that contents are read into; some are computed faster in memory of their own. */
-  readonly allocate?: ((byteLength: number) => Uint8Array) | undefined;
   /** What messages call what is written; `it` unless given. */
   readonly what?: string | undefined;
   readonly files?: WritableFiles | undefined;
@@ -157,7 +155,7 @@ export async function stageFiles(
   options: StageOptions = {},
 ): Promise<StagedFiles> {
   const { label, directory, isNewDirectory, mayReplace } = order;
-  const { allocate = (byteLength) => new Uint8Array(byteLength), what, files = nodeFs } = options;
+  const { what, files = nodeFs } = options;
   const parent = isNewDirectory ? dirname(resolve(directory)) : directory;
   const temporary = join(parent, temporaryName(label));
   const isSingle = order.files.length === 1 && !isNewDirectory;
@@ -179,7 +177,7 @@ export async function stageFiles(
   holdTemporary(temporary);
   try {
     if (!isSingle) files.mkdirSync(temporary);
-    const both = allocate(2 * CHUNK_BYTES);
+    const both = new Uint8Array(2 * CHUNK_BYTES);
     const buffers: Buffers = [both.subarray(0, CHUNK_BYTES), both.subarray(CHUNK_BYTES)];
     for (const { file, from } of places) {
       if (!isSingle) files.mkdirSync(dirname(from), { recursive: true });
