@@ -20,7 +20,7 @@ export { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
 export type { PerChannel } from './compare/compare-layers.js';
 export type { DriftCause, OldShare } from './compare/drift-cause.js';
 export type { ChannelValues } from './compare/examine-layer.js';
-export type { Finding, FindingKind, FindingLevel } from './compare/findings.js';
+export type { Finding, FindingKind, FindingLevel } from './compare/finding.js';
 export type { PairedBy, PrefixEdit } from './compare/pair-layers.js';
 export type { Region } from './compare/regions.js';
 export type { LayerStatus, Relation } from './compare/status.js';

@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { FINDING_KINDS } from '../src/compare/findings.js';
+import { FINDING_KINDS } from '../src/compare/finding.js';
 import { VERSION } from '../src/version.js';
 import { makeTempDirectory } from './build/sources.js';
 

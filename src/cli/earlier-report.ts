@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { FINDING_TITLES } from '../compare/findings.js';
+import { FINDING_KINDS, titleOf } from '../compare/finding.js';
 import { explainAs } from '../io/file-source.js';
 import { FAILURE_TITLE } from '../report/audit-set.js';
 import type { ReportFormat } from '../report/formats.js';
@@ -11,7 +11,7 @@ const HEAD_BYTES = 4096;
 const OUTCOME = '(?:Drifted|Failed|Clean|Unhealthy|Warning|Healthy|Not audited)';
 
 /** What annotations are titled, as properties write it. */
-const TITLES = [...Object.values(FINDING_TITLES), FAILURE_TITLE, 'bn-audit']
+const TITLES = [...FINDING_KINDS.map(titleOf), FAILURE_TITLE, 'bn-audit']
   .map((title) => title.replaceAll(',', '%2C'))
   .join('|');
 

@@ -1,4 +1,4 @@
-import type { FindingLevel } from '../compare/findings.js';
+import type { FindingLevel } from '../compare/finding.js';
 import type { FailOn } from '../policy/policy.js';
 
 /** 1 when a finding is at or above the level, else 0. */

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Argument, Command } from 'commander';
-import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
+import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/finding.js';
 import { UsageError } from '../errors.js';
 import { wrapText } from '../report/text-layout.js';
 import type { Looks, Terminal } from './terminal.js';
@@ -31,7 +31,7 @@ Exit codes:
 function listKinds({ width, paint }: Looks): string {
   const column = Math.max(...FINDING_KINDS.map(({ length }) => length));
   const lines = FINDING_KINDS.flatMap((kind) => {
-    const [first = '', ...rest] = wrapText(FINDING_TITLES[kind], { width, indent: ' '.repeat(column + 2) });
+    const [first = '', ...rest] = wrapText(titleOf(kind), { width, indent: ' '.repeat(column + 2) });
     return [paint('strong', kind) + first.slice(kind.length), ...rest];
   });
   return `${lines.join('\n')}\n\nbn-audit explain KIND prints the page of one.\n`;

@@ -8,7 +8,7 @@ import {
   type LearnedComparisons,
   listTensorNames,
 } from './compare-learned.js';
-import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+import { type Finding, type FindingPolicy, makeFinding } from './finding.js';
 import { listLayerNames } from './shown-names.js';
 
 /** The value of `frozen` that asserts what the file declares, instead of a glob. */

@@ -1,6 +1,7 @@
 import type { NormLayer } from '../norm/norm-layer.js';
+import { isBatchGraph } from '../norm/norm-layer.js';
 import { type EpsilonFrom, readBatchCount, readStatistics } from './compare-layers.js';
-import { type Finding, isBatchGraph, makeFinding } from './findings.js';
+import { type Finding, makeFinding } from './finding.js';
 import {
   areInitial,
   findInvalidValue,

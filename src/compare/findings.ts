@@ -1,140 +1,9 @@
 import { failUnreachable, quote } from '../errors.js';
-import type { NormLayer } from '../norm/norm-layer.js';
+import { isBatchGraph, type NormLayer } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import type { DriftCause } from './drift-cause.js';
-import type { NameMatcher } from './globs.js';
+import { type Finding, type FindingKind, type FindingPolicy, isAllowable, makeFinding } from './finding.js';
 import { listLayerNames, listOwnNames } from './shown-names.js';
-
-/** How much a finding weighs. Only errors make a verdict "drifted". */
-export type FindingLevel = 'error' | 'warning' | 'note';
-
-/** Every kind of finding. Stable: policies and reports refer to it. */
-export type FindingKind =
-  | 'frozen-stats-drift'
-  | 'invalid-stats'
-  | 'stats-reset'
-  | 'training-mode-graph'
-  | 'unresolved-stats'
-  | 'folded-scale-drift'
-  | 'folded-bias-drift'
-  | 'affine-frozen-drift'
-  | 'trained-norm-in-frozen'
-  | 'batch-stats-while-frozen'
-  | 'unpaired-layer'
-  | 'stats-removed'
-  | 'epsilon-changed'
-  | 'frozen-weights-changed'
-  | 'declared-frozen-changed'
-  | 'initial-stats';
-
-/** One thing that an audit or an inspection found. */
-export interface Finding {
-  readonly kind: FindingKind;
-  readonly level: FindingLevel;
-  /** The norm layer, or the module of the learned tensor, that it is about. */
-  readonly layer: string;
-  /** One sentence for people. May hold names from the file: renderers escape it. */
-  readonly message: string;
-  /** The page that explains the kind, as a path within the package. */
-  readonly docs: string;
-}
-
-/** A headline for each kind: what reports put over a list of findings. */
-export const FINDING_TITLES: Readonly<Record<FindingKind, string>> = {
-  'frozen-stats-drift': 'Statistics of a frozen layer drifted',
-  'invalid-stats': 'Statistics are NaN, infinite or negative',
-  'stats-reset': 'Statistics were reset to their initial values',
-  'training-mode-graph': 'The graph normalises by batch statistics',
-  'unresolved-stats': 'Statistics cannot be read from the file',
-  'folded-scale-drift': 'A frozen convolution was rescaled per channel by folding',
-  'folded-bias-drift': 'Only the bias that folding writes moved',
-  'affine-frozen-drift': 'Affine frozen, statistics moved with what feeds the layer',
-  'trained-norm-in-frozen': 'The norm layer was trained, what feeds it was frozen',
-  'batch-stats-while-frozen': 'The layer ran in training mode though its statistics stood still',
-  'unpaired-layer': 'The layer has no counterpart',
-  'stats-removed': 'The layer has lost its running statistics',
-  'epsilon-changed': 'The layer normalises with another epsilon',
-  'frozen-weights-changed': 'A tensor that must be frozen changed',
-  'declared-frozen-changed': 'The file calls tensors frozen that changed',
-  'initial-stats': 'Statistics were never updated',
-};
-
-/** The level that each kind has unless its table entry says otherwise. */
-const LEVELS: Readonly<Record<FindingKind, FindingLevel>> = {
-  'frozen-stats-drift': 'error',
-  'invalid-stats': 'error',
-  'stats-reset': 'error',
-  'training-mode-graph': 'error',
-  'unresolved-stats': 'error',
-  'folded-scale-drift': 'error',
-  'folded-bias-drift': 'error',
-  'affine-frozen-drift': 'warning',
-  'trained-norm-in-frozen': 'warning',
-  'batch-stats-while-frozen': 'warning',
-  'unpaired-layer': 'warning',
-  'stats-removed': 'error',
-  'epsilon-changed': 'error',
-  'frozen-weights-changed': 'error',
-  'declared-frozen-changed': 'warning',
-  'initial-stats': 'note',
-};
-
-/** Every kind of finding, in the order of the table in docs/findings. */
-export const FINDING_KINDS = Object.keys(FINDING_TITLES) as readonly FindingKind[];
-
-/** Kinds that `--allow` and `--min-shift` may excuse: those about drift, not those about an unreadable layer. */
-const ALLOWABLE: ReadonlySet<FindingKind> = new Set<FindingKind>([
-  'frozen-stats-drift',
-  'stats-reset',
-  'folded-scale-drift',
-  'folded-bias-drift',
-  'affine-frozen-drift',
-  'trained-norm-in-frozen',
-  'batch-stats-while-frozen',
-  'unpaired-layer',
-  'stats-removed',
-  'epsilon-changed',
-]);
-
-/** The kinds that say drift; they lead a report together. */
-const DRIFT_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>([
-  'frozen-stats-drift',
-  'folded-scale-drift',
-  'folded-bias-drift',
-]);
-
-/** Whether a finding is drift that stands. */
-export function isLeadingDrift({ kind, level }: Finding): boolean {
-  return level === 'error' && DRIFT_KINDS.has(kind);
-}
-
-/** Whether a finding is drift, or a layer that moved with what it should not have, that the user's policy accepts. */
-export function isExcusedDrift({ kind, level }: Finding): boolean {
-  return level === 'note' && (DRIFT_KINDS.has(kind) || EXCUSED_KINDS.has(kind));
-}
-
-/** What else than drift is called accepted in an answer. */
-const EXCUSED_KINDS: ReadonlySet<FindingKind> = new Set<FindingKind>(['stats-reset', 'affine-frozen-drift']);
-
-/** Makes a finding with its kind's level and docs page. */
-export function makeFinding(
-  kind: FindingKind,
-  layer: string,
-  message: string,
-  level: FindingLevel = LEVELS[kind],
-): Finding {
-  return { kind, level, layer, message, docs: `docs/findings/${kind}.md` };
-}
-
-/** What a user accepts or insists on. */
-export interface FindingPolicy {
-  /** Layers whose drift is accepted. */
-  readonly isAllowed: NameMatcher;
-  /** Modules that must be frozen, statistics and learned tensors. */
-  readonly isFrozen: NameMatcher;
-  /** Drift whose outputShift is below is ignored. */
-  readonly minShift: number;
-}
 
 /** The findings about a compared layer, with the policy applied. */
 export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
@@ -294,15 +163,10 @@ function findOtherEpsilon({ name, before: one, epsilonAfter }: LayerComparison):
   return [makeFinding('epsilon-changed', name, message)];
 }
 
-/** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */
-export function isBatchGraph({ isFromGraph, mode }: NormLayer): boolean {
-  return isFromGraph && mode === 'batch';
-}
-
 /** A finding that the user's policy accepts stays, as a note that says so. */
 function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy): Finding {
   const { measures } = layer;
-  if (finding.level === 'note' || !ALLOWABLE.has(finding.kind)) return finding;
+  if (finding.level === 'note' || !isAllowable(finding)) return finding;
   if (policy.isAllowed(listLayerNames(layer)))
     return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
   const isSmall = measures?.outputShift != null && measures.outputShift < policy.minShift;

@@ -1,7 +1,7 @@
 import { quote } from '../errors.js';
 import { splitPath } from '../norm/naming.js';
 import { type LearnedComparisons, listTensorNames } from './compare-learned.js';
-import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+import { type Finding, type FindingPolicy, makeFinding } from './finding.js';
 
 /** The findings about learned tensors that `--frozen` says must not change, and that did. */
 export function findChangedFrozenWeights(

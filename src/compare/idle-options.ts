@@ -2,7 +2,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { quote, UsageError } from '../errors.js';
 import { modulePathOf, type NameSource } from '../norm/dotted-names.js';
 import type { NormLayer } from '../norm/norm-layer.js';
-import type { FindingPolicy } from './findings.js';
+import type { FindingPolicy } from './finding.js';
 import { matchNames } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 

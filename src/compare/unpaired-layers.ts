@@ -4,7 +4,8 @@ import { dottedNameOf, modulePathOf } from '../norm/dotted-names.js';
 import { splitPath } from '../norm/naming.js';
 import type { NormLayer } from '../norm/norm-layer.js';
 import { findFaults } from './examine-layer.js';
-import { type Finding, type FindingPolicy, findUnpaired, makeFinding } from './findings.js';
+import { type Finding, type FindingPolicy, makeFinding } from './finding.js';
+import { findUnpaired } from './findings.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 import { chooseLayerName, listLayerNames, listOwnNames } from './shown-names.js';
 

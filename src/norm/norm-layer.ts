@@ -92,3 +92,8 @@ export function refuseTooManyLayers(count: number, file: string): void {
     file,
   });
 }
+
+/** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */
+export function isBatchGraph({ isFromGraph, mode }: NormLayer): boolean {
+  return isFromGraph && mode === 'batch';
+}

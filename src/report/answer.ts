@@ -1,4 +1,4 @@
-import { FINDING_TITLES, type Finding, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
+import { type Finding, isExcusedDrift, isLeadingDrift, titleOf } from '../compare/finding.js';
 import { failUnreachable } from '../errors.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
@@ -242,7 +242,7 @@ function listNames(names: readonly string[]): string {
 }
 
 function listKinds(findings: AnyReport['findings']): string {
-  const titles = [...new Set(findings.map(({ kind }) => FINDING_TITLES[kind]))];
+  const titles = [...new Set(findings.map(({ kind }) => titleOf(kind)))];
   return titles.map((title) => title.charAt(0).toLowerCase() + title.slice(1)).join('; ');
 }
 

@@ -3,7 +3,7 @@ import type { EpsilonFrom, LayerComparison, PerChannel } from '../compare/compar
 import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
 import type { DriftCause } from '../compare/drift-cause.js';
-import type { Finding } from '../compare/findings.js';
+import type { Finding } from '../compare/finding.js';
 import type { NameMatcher } from '../compare/globs.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';

@@ -1,4 +1,4 @@
-import type { FindingKind } from '../compare/findings.js';
+import type { FindingKind } from '../compare/finding.js';
 
 /** What a kind of finding means and what to do about it, for reports that have room for it. */
 export interface FindingHelp {

@@ -1,5 +1,5 @@
 import type { Framework } from '../checkpoint/checkpoint.js';
-import type { Finding } from '../compare/findings.js';
+import type { Finding } from '../compare/finding.js';
 import type { AuditReport } from './audit-report.js';
 import { PADDLE, quotePython, writeEvalCalls, writeList } from './fix-code.js';
 import { type FreezePlan, planFreeze } from './freeze-plan.js';

@@ -1,4 +1,4 @@
-import { isLeadingDrift } from '../compare/findings.js';
+import { isLeadingDrift } from '../compare/finding.js';
 import { isUnder, splitPath } from '../norm/naming.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 

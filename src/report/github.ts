@@ -1,4 +1,4 @@
-import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
+import { type FindingLevel, titleOf } from '../compare/finding.js';
 import { escapeControls } from '../errors.js';
 import { type AnyReport, getJudgedCheckpoint, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
@@ -80,7 +80,7 @@ function annotate(
   const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
   return findings.map(({ finding: { kind, layer, message, docs } }, rank) => ({
     rank,
-    title: FINDING_TITLES[kind],
+    title: titleOf(kind),
     file,
     message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${message.slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
   }));

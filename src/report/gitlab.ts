@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { FINDING_TITLES, type FindingLevel } from '../compare/findings.js';
+import { type FindingLevel, titleOf } from '../compare/finding.js';
 import { escapeControls } from '../errors.js';
 import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath } from './artifact-path.js';
@@ -59,7 +59,7 @@ function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issu
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
     check_name: kind,
-    description: `${FINDING_TITLES[kind]}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
+    description: `${titleOf(kind)}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
     content: {
       body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
     },

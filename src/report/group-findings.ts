@@ -1,4 +1,4 @@
-import type { Finding, FindingKind, FindingLevel } from '../compare/findings.js';
+import type { Finding, FindingKind, FindingLevel } from '../compare/finding.js';
 
 /** Rank of a level: what weighs more comes first. */
 export const LEVEL_RANKS: Readonly<Record<FindingLevel, number>> = { error: 0, warning: 1, note: 2 };

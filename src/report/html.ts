@@ -1,6 +1,5 @@
 import { describeAnswer } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
-import { keepCurableByEval } from './causes.js';
 import { renderAnswer } from './html/answer-section.js';
 import { renderDocument, renderTop } from './html/document.js';
 import { renderAdvice, renderFindings, renderNotes, renderRemedies } from './html/finding-sections.js';
@@ -11,6 +10,7 @@ import script from './html/page/page.ts?bundle';
 import style from './html/page/style.css?bundle';
 import { buildPageChannels } from './html/page-channels.js';
 import { buildPageData } from './html/page-data.js';
+import { keepCurableByEval } from './remedies.js';
 
 /** Channels are left out of a page that would be longer, in characters: it is to open at once and to be mailed. */
 const MAX_PAGE_LENGTH = 900_000;

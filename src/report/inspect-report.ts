@@ -2,7 +2,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import type { NormMode } from '../checkpoint/graph.js';
 import type { EpsilonFrom } from '../compare/compare-layers.js';
 import type { ChannelValues, LayerExamination } from '../compare/examine-layer.js';
-import type { Finding } from '../compare/findings.js';
+import type { Finding } from '../compare/finding.js';
 import type { StatisticsSummary } from '../compare/statistics.js';
 import { findFramework } from '../norm/framework.js';
 import { TOOL_NAME, VERSION } from '../version.js';

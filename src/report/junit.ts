@@ -1,4 +1,4 @@
-import { FINDING_TITLES, type Finding } from '../compare/findings.js';
+import { type Finding, titleOf } from '../compare/finding.js';
 import { type AnyReport, getJudgedCheckpoint, isAudit, showMessage, showSafely } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
@@ -158,7 +158,7 @@ function explain(finding: Finding): string {
   const { kind, level, docs } = finding;
   return escapeXml(
     [
-      `${level}: ${FINDING_TITLES[kind]} (${kind})`,
+      `${level}: ${titleOf(kind)} (${kind})`,
       `  ${describe(finding)}`,
       `  ${FINDING_HELP[kind].remedy}`,
       `  ${docs}`,

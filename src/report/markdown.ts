@@ -1,9 +1,8 @@
-import { FINDING_TITLES, type Finding } from '../compare/findings.js';
+import { type Finding, titleOf } from '../compare/finding.js';
 import { escapeControls } from '../errors.js';
 import { describeAnswer, type Outcome } from './answer.js';
 import { type AnyReport, isAudit, showSafely } from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
-import { keepCurableByEval, listRemedies } from './causes.js';
 import { adviseFreeze, isFrozenDrift, splitCodeWords } from './fix-advice.js';
 import {
   formatBatches,
@@ -16,6 +15,7 @@ import {
 } from './format-numbers.js';
 import { type FindingGroup, groupFindings } from './group-findings.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
+import { keepCurableByEval, listRemedies } from './remedies.js';
 
 /** How a Markdown report is laid out. */
 export interface MarkdownOptions {
@@ -163,7 +163,7 @@ const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const
 
 /** What a sort of findings is about, and the page that explains it. */
 function nameSort({ level, kind, docs }: Finding): string {
-  return `${LEVEL_SIGNS[level]} **${FINDING_TITLES[kind]}** (${level} \`${kind}\`, \`${docs}\`)`;
+  return `${LEVEL_SIGNS[level]} **${titleOf(kind)}** (${level} \`${kind}\`, \`${docs}\`)`;
 }
 
 function renderFindingGroup(group: FindingGroup, limit: number): string {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Finding } from '../compare/findings.js';
+import type { Finding } from '../compare/finding.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import { LEVEL_RANKS } from './group-findings.js';
 

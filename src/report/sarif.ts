@@ -1,4 +1,4 @@
-import { FINDING_KINDS, FINDING_TITLES, type FindingKind, makeFinding } from '../compare/findings.js';
+import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/finding.js';
 import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
 import { findArtifactPath, toUriReference } from './artifact-path.js';
 import type { AuditFailure, ReportSet } from './audit-set.js';
@@ -98,7 +98,7 @@ function describeRule(kind: FindingKind): object {
   return {
     id: kind,
     name: toPascalCase(kind),
-    shortDescription: { text: FINDING_TITLES[kind] },
+    shortDescription: { text: titleOf(kind) },
     fullDescription: { text: meaning },
     help: {
       text: `${meaning}\n\n${remedy}\n\nMore in ${docs} of bn-audit.`,

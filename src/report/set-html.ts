@@ -1,4 +1,4 @@
-import { FINDING_TITLES } from '../compare/findings.js';
+import { titleOf } from '../compare/finding.js';
 import { type Answer, describeAnswer } from './answer.js';
 import { showMessage, showSafely } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
@@ -11,7 +11,6 @@ import {
   type ReportHead,
   type ReportSet,
 } from './audit-set.js';
-import { keepCurableByEval } from './causes.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { groupFindings } from './group-findings.js';
 import { type Figure, renderFigures, renderVerdict } from './html/answer-section.js';
@@ -28,6 +27,7 @@ import { encloseName, html, type Markup, markNames } from './html/markup.js';
 import setStyle from './html/page/set.css?bundle';
 import script from './html/page/set-page.ts?bundle';
 import style from './html/page/style.css?bundle';
+import { keepCurableByEval } from './remedies.js';
 
 const MAX_NAME_LENGTH = 160;
 const MAX_MESSAGE_LENGTH = 1000;
@@ -197,7 +197,7 @@ function renderKinds({ heads }: ReportSet): Markup {
 <h2 id="findings-title">Findings</h2>
 ${[...kinds.values()].map(
   (finding) => html`<article class="panel finding">
-<h3>${FINDING_TITLES[finding.kind]}</h3>
+<h3>${titleOf(finding.kind)}</h3>
 ${renderHelp(finding)}
 </article>
 `,

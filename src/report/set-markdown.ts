@@ -1,4 +1,4 @@
-import { makeFinding } from '../compare/findings.js';
+import { makeFinding } from '../compare/finding.js';
 import { describeAnswer } from './answer.js';
 import { countOutcomes, getCommonBefore, listDetailed, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';

@@ -1,4 +1,4 @@
-import { FINDING_TITLES, type Finding, type FindingLevel } from '../compare/findings.js';
+import { type Finding, type FindingLevel, titleOf } from '../compare/finding.js';
 import { escapeControls } from '../errors.js';
 import { type FindingGroup, groupFindings, groupFindingsBy, listKinds } from './group-findings.js';
 import { showName, type TextLayout, wrapText } from './text-layout.js';
@@ -32,7 +32,7 @@ function renderGroup(group: FindingGroup, layout: TextLayout): readonly string[]
   const [{ level, kind }] = group;
   const label = `${SIGNS[level]} ${level}`;
   const indent = ' '.repeat(label.length + 2);
-  const [first = '', ...rest] = wrapText(`${FINDING_TITLES[kind]} (${kind})`, {
+  const [first = '', ...rest] = wrapText(`${titleOf(kind)} (${kind})`, {
     width: layout.width,
     indent,
   });

@@ -1,10 +1,10 @@
-import { isLeadingDrift } from '../compare/findings.js';
+import { isLeadingDrift } from '../compare/finding.js';
 import { escapeControls } from '../errors.js';
 import { isBiasOnly, nameEquality } from './answer.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
-import { keepCurableByEval, listRemedies } from './causes.js';
 import { adviseFreeze, isFrozenDrift } from './fix-advice.js';
 import { formatCount, formatPlural } from './format-numbers.js';
+import { keepCurableByEval, listRemedies } from './remedies.js';
 import { renderAnswer } from './text-answer.js';
 import { renderFindingGroups, renderPages } from './text-findings.js';
 import { renderLayerTable } from './text-layers.js';

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { getExitCode } from '../../src/cli/exit-code.js';
-import type { FindingLevel } from '../../src/compare/findings.js';
+import type { FindingLevel } from '../../src/compare/finding.js';
 
 test.each<readonly [readonly FindingLevel[], forError: number, forWarning: number]>([
   [[], 0, 0],

@@ -2,19 +2,17 @@ import { describe, expect, test } from 'vitest';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
 import type { DriftCause } from '../../src/compare/drift-cause.js';
 import {
-  describeUnpaired,
   FINDING_KINDS,
-  FINDING_TITLES,
   type Finding,
   type FindingKind,
   type FindingLevel,
   type FindingPolicy,
-  findLayerFindings,
-  findUnpaired,
-  isBatchGraph,
   makeFinding,
-} from '../../src/compare/findings.js';
+  titleOf,
+} from '../../src/compare/finding.js';
+import { describeUnpaired, findLayerFindings, findUnpaired } from '../../src/compare/findings.js';
 import { matchNames } from '../../src/compare/globs.js';
+import { isBatchGraph } from '../../src/norm/norm-layer.js';
 import { comparisonOf, layerOf } from '../build/layers.js';
 
 function policyOf({
@@ -63,7 +61,7 @@ describe('every kind', () => {
       message: 'message',
       docs: `docs/findings/${kind}.md`,
     });
-    expect(FINDING_TITLES[kind]).not.toBe('');
+    expect(titleOf(kind)).not.toBe('');
   });
 
   test('the list of kinds is complete', () => {

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import type { DriftCause } from '../../src/compare/drift-cause.js';
-import { makeFinding } from '../../src/compare/findings.js';
-import { keepCurableByEval, listRemedies, summarizeCauses } from '../../src/report/causes.js';
+import { makeFinding } from '../../src/compare/finding.js';
+import { summarizeCauses } from '../../src/report/causes.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
+import { keepCurableByEval, listRemedies } from '../../src/report/remedies.js';
 import { render } from '../../src/report/render.js';
 import { makeLayer, makeReport } from './sample-reports.js';
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { makeFinding } from '../../src/compare/findings.js';
+import { makeFinding } from '../../src/compare/finding.js';
 import { findRegions } from '../../src/compare/regions.js';
 import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
 import { writeEvalCalls } from '../../src/report/fix-code.js';

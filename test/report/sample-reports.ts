@@ -1,9 +1,4 @@
-import {
-  type Finding,
-  type FindingKind,
-  type FindingLevel,
-  makeFinding,
-} from '../../src/compare/findings.js';
+import { type Finding, type FindingKind, type FindingLevel, makeFinding } from '../../src/compare/finding.js';
 import type { LayerStatus } from '../../src/compare/status.js';
 import { LAYER_STATUSES } from '../../src/compare/status.js';
 import type { AnyReport } from '../../src/report/any-report.js';

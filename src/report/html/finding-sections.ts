@@ -1,12 +1,12 @@
-import { FINDING_TITLES, type Finding } from '../../compare/findings.js';
+import { type Finding, titleOf } from '../../compare/finding.js';
 import { type AnyReport, showMessage } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
-import { listRemedies } from '../causes.js';
 import { FINDING_HELP } from '../finding-help.js';
 import { adviseFreeze, splitCodeWords, type Way } from '../fix-advice.js';
 import { formatCount } from '../format-numbers.js';
 import { type FindingGroup, groupFindings } from '../group-findings.js';
 import { rankFindings } from '../ranked-findings.js';
+import { listRemedies } from '../remedies.js';
 import { defuseCommands } from '../text-layout.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup } from './markup.js';
@@ -43,7 +43,7 @@ ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 
 /** What sort of findings these are, and how many. */
 export function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
-  return html`<span class="level ${level}">${level}</span> ${FINDING_TITLES[kind]} <small>${formatCount(length)}</small>`;
+  return html`<span class="level ${level}">${level}</span> ${titleOf(kind)} <small>${formatCount(length)}</small>`;
 }
 
 /** What a finding of its kind means, what to do about it, and where to read on. */
