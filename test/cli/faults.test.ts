@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
@@ -107,6 +107,19 @@ describe('a file system that fails', () => {
     expect(stderr).toContain(why);
     expect(stderr).not.toMatch(/unexpected|raw words/);
     expect(listFiles(workspace)).toEqual([]);
+  });
+
+  test('at listing what lies beside a model says so', async () => {
+    const workspace = makeWorkspace({ 'fail.mjs': failing('readdirSync', 'EACCES') });
+    cpSync(join(workspace, SHARDED), join(workspace, 'model'), { recursive: true });
+    writeFileSync(join(workspace, 'model', 'config.json'), '{}');
+    const args = ['restore', BEFORE, 'model', '-o', 'out'];
+    const { stderr, exitCode } = await runCli(args, workspace, { preload: join(workspace, 'fail.mjs') });
+    expect({ stderr, exitCode }).toEqual({
+      stderr: 'bn-audit: model: no permission to read it\n',
+      exitCode: 2,
+    });
+    expect(listFiles(workspace)).toEqual(['model']);
   });
 
   test('of the program itself is no defect of it', async () => {
