@@ -1,4 +1,5 @@
 import { feedersUnder, gives, kindOf, type Place, pathBelow, takes } from './module-tree.js';
+import { LAST_NUMBER } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** A norm layer's place, and the nearest place above it that feeders lie under. */
@@ -193,7 +194,7 @@ function findFeed(
   const feeders = at(key).filter((place) => hasAny([place], gives, layer.channels));
   return {
     feeders: stems.size > 1 ? [...feeders, ...findAlike(layer.name, scope)] : feeders,
-    earlier: key === '' ? [] : at(key.replace(/\d+$/, (number) => String(Number(number) - 1))),
+    earlier: key === '' ? [] : at(key.replace(LAST_NUMBER, (number) => String(Number(number) - 1))),
   };
 }
 
@@ -260,7 +261,7 @@ function nameSeries(path: readonly string[]): { readonly stem: string; readonly 
     name
       .toLowerCase()
       .replace(/(conv|norm|bn)[123]d/g, '$1')
-      .replace(/_?(?:\d+x\d+|kxk)/g, ''),
+      .replace(/_?(?:(?<!\d)\d+x\d+|kxk)/g, ''),
   );
   const numbers = names.map((name) => (name.match(/\d+/g) ?? []).map(Number).join('.'));
   return {
@@ -270,7 +271,7 @@ function nameSeries(path: readonly string[]): { readonly stem: string; readonly 
 }
 
 function lastNumber(key: string): number {
-  return Number(/\d+$/.exec(key)?.[0] ?? Number.NaN);
+  return Number(LAST_NUMBER.exec(key)?.[0] ?? Number.NaN);
 }
 
 function least(numbers: readonly number[]): number {

@@ -145,17 +145,25 @@ export function isFlatStatistic(name: string): boolean {
 const WRAPPERS =
   /(?<=^|\.)(?:module|base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 
+/** Wrappers that are told from modules in one name, several at each level of a deep model; each costs a look at it. */
+const MAX_WRAPPERS = 64;
+
 /**
  * A dotted name without the wrappers in it: `module.layer1._fsdp_wrapped_module.bn1.weight` is `layer1.bn1.weight`.
  *
  * @param kept paths of wrappers that stay, such as `module` and `module.layer1._fsdp_wrapped_module`.
  */
-export function withoutWrappers(name: string, kept?: ReadonlySet<string>): string {
+export function withoutWrappers(name: string, kept: ReadonlySet<string> = new Set()): string {
   if (!hasWrappers(name)) return name;
-  if (kept === undefined || kept.size === 0) return name.replace(WRAPPERS, '');
-  return name.replace(WRAPPERS, (wrapper, start: number) =>
-    kept.has(name.slice(0, start + wrapper.length - 1)) ? wrapper : '',
-  );
+  let count = 0;
+  return name.replace(WRAPPERS, (wrapper, start: number) => {
+    const isKept = ++count > MAX_WRAPPERS || (kept.size > 0 && kept.has(pathOf(name, start, wrapper)));
+    return isKept ? wrapper : '';
+  });
+}
+
+function pathOf(name: string, start: number, wrapper: string): string {
+  return name.slice(0, start + wrapper.length - 1);
 }
 
 /** Whether there are wrappers in a dotted name. Most names are told apart at a glance, in a fraction of the time. */
@@ -165,9 +173,8 @@ export function hasWrappers(name: string): boolean {
 
 /** The paths of the wrappers in a dotted name. */
 export function listWrappers(name: string): readonly string[] {
-  return [...name.matchAll(WRAPPERS)].map(({ 0: wrapper, index }) =>
-    name.slice(0, index + wrapper.length - 1),
-  );
+  const wrappers = [...name.matchAll(WRAPPERS)].slice(0, MAX_WRAPPERS);
+  return wrappers.map(({ 0: wrapper, index }) => pathOf(name, index, wrapper));
 }
 
 /** The wrappers that no one calls a part of a model, and `module` where it holds all of it. */
@@ -194,6 +201,9 @@ export function isUnder(path: string, ancestor: string): boolean {
   const { length } = ancestor;
   return length === 0 || (path.startsWith(ancestor) && (path.length === length || path[length] === '.'));
 }
+
+/** The number at the end of a name. A run of digits is looked at once, from its first one. */
+export const LAST_NUMBER = /(?<!\d)\d+$/;
 
 /**
  * Compares names as people order them: runs of digits by their value, so that `layer2` comes before `layer10`.

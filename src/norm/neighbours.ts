@@ -11,6 +11,7 @@ import {
   takes,
 } from './module-tree.js';
 import { findNamedFeeds, type NamedFeed, type ScopedLayer } from './name-series.js';
+import { LAST_NUMBER } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** What names tell of the learned tensors that feed a norm layer. */
@@ -180,13 +181,14 @@ class NumberSearch implements Search {
 
   /** Siblings with the next lower number, `layer1` and `transition1` for `layer2`, and those with the same. */
   #listBeside(place: Place, parent: Place): readonly Place[] {
-    const [, stem = '', digits = ''] = /^(.*?)(\d+)$/.exec(place.name) ?? [];
-    if (digits === '') return [];
+    const digits = LAST_NUMBER.exec(place.name)?.[0];
+    if (digits === undefined) return [];
+    const stem = place.name.slice(0, -digits.length);
     const earlier = findLower(parent, stem, Number(digits), ({ feederCount }) => feederCount > 0);
     if (earlier === null) return [];
     const byNumber = this.#byNumber.get(parent) ?? groupByNumber(parent);
     this.#byNumber.set(parent, byNumber);
-    const lower = Number(/\d+$/.exec(earlier.name)?.[0]);
+    const lower = Number(LAST_NUMBER.exec(earlier.name)?.[0]);
     return [...(byNumber.get(lower) ?? []), ...(byNumber.get(Number(digits)) ?? [])].filter(
       (each) => each !== place,
     );
@@ -213,7 +215,7 @@ function findLower(
 function groupByNumber(parent: Place): ReadonlyMap<number, readonly Place[]> {
   const groups = new Map<number, Place[]>();
   for (const child of parent.children.values()) {
-    const digits = /\d+$/.exec(child.name)?.[0];
+    const digits = LAST_NUMBER.exec(child.name)?.[0];
     if (digits === undefined || child.feederCount === 0) continue;
     groups.set(Number(digits), [...(groups.get(Number(digits)) ?? []), child]);
   }

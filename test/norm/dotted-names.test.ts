@@ -52,6 +52,12 @@ test.each([
   expect([dottedNameOf(name, checkpoint), wrappedNameOf(name, checkpoint)]).toEqual([expected, name]);
 });
 
+test('names of more wrappers than are taken out do not hide each other', () => {
+  const names = [70, 71, 0].map((count) => `${'module.'.repeat(count)}bn.weight`);
+  const checkpoint = checkpointOf(names.map((name) => tensorOf(name, [1])));
+  expect(dottedTensorsOf(checkpoint).size).toBe(3);
+});
+
 test('a wrapper stays where two names would be the same without it, and only there', () => {
   const names = ['module.bn.weight', 'bn.weight', 'module.layer1._orig_mod.bn.weight'];
   const checkpoint = checkpointOf(names.map((name) => tensorOf(name, [1])));

@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { compareNaturally, isUnder, splitPath, toDottedName } from '../../src/norm/naming.js';
+import {
+  compareNaturally,
+  isUnder,
+  LAST_NUMBER,
+  splitPath,
+  toDottedName,
+  withoutWrappers,
+} from '../../src/norm/naming.js';
 
 describe('toDottedName', () => {
   test.each([
@@ -55,6 +62,21 @@ describe('isUnder', () => {
   ])('%j under %j: %j', (path, ancestor, is) => {
     expect(isUnder(path, ancestor)).toBe(is);
   });
+});
+
+test.each([
+  ['bn12', '12'],
+  ['layer1.0', '0'],
+  ['1x1', '1'],
+  ['bn', undefined],
+  [`${'1'.repeat(100_000)}x`, undefined],
+])('the last number of %.9s is %s', (name, number) => {
+  expect(LAST_NUMBER.exec(name)?.[0]).toBe(number);
+});
+
+test('no more than 64 wrappers are taken out of a name', () => {
+  expect(withoutWrappers(`${'module.'.repeat(64)}bn.weight`)).toBe('bn.weight');
+  expect(withoutWrappers(`${'module.'.repeat(66)}bn.weight`)).toBe('module.module.bn.weight');
 });
 
 describe('compareNaturally', () => {
