@@ -86,6 +86,9 @@ const MAX_MERGE_UNITS = 32;
  */
 const MERGE_ERRORS = 3;
 
+/** In 16-bit types, every tensor that was trained a little is another chance: this leaves one in three million. */
+const COARSE_MERGE_ERRORS = 5;
+
 /** A slope known as well as this, of differences as small as that, is no chance either. */
 const MERGE_SLOPE_ERROR = 0.05;
 
@@ -376,15 +379,18 @@ export class RoundingJudge {
     const unit = 2 ** -significandBitsOf(after) * sums.largest;
     if (before !== after || sums.changed < MIN_CHANGED || sums.values < MIN_VALUES) return false;
     if (sums.largestDifference > growth * MAX_MERGE_UNITS * unit) return false;
+    // So many units of a 16-bit type are a good part of the value: their size tells nothing, lost bits alone do.
+    const isCoarse = MAX_MERGE_UNITS * unit > MAX_RELATIVE_DIFFERENCE * sums.largest;
     const { slope, error } = sums.fitLine();
-    if (slope >= MIN_SLOPE && error <= MERGE_SLOPE_ERROR) return !sums.isOneFactor();
+    if (!isCoarse && slope >= MIN_SLOPE && error <= MERGE_SLOPE_ERROR) return !sums.isOneFactor();
     let [count, bits] = [0, 0];
     for (const [, entry] of [...this.#zeroBits].sort(([x], [y]) => x - y)) {
       if (count >= MIN_CHANGED && count >= sums.close / 4) break;
       count += entry.count;
       bits += entry.bits;
     }
-    return bits / count >= 1 + (MERGE_ERRORS * Math.SQRT2) / Math.sqrt(count);
+    const errors = isCoarse ? COARSE_MERGE_ERRORS : MERGE_ERRORS;
+    return bits / count >= 1 + (errors * Math.SQRT2) / Math.sqrt(count);
   }
 }
 

@@ -35,6 +35,39 @@ const narrow = (values: ArrayLike<number>, dtype: DType) =>
 const weightsOf = (size: number, seed: number, kind: WeightKind = 'normal') =>
   drawWeights({ size, seed, kind });
 
+describe('in bfloat16, whose units are large', () => {
+  const stored = (values: ArrayLike<number>) => Float32Array.from(narrow(values, 'BF16'));
+  const kindsOf = async (change: (weights: Float32Array, seed: number) => Float32Array) => {
+    const kinds = new Set<string>();
+    for (let seed = 1; seed <= 100; seed++) {
+      const weights = stored(weightsOf(576, seed));
+      const verdict = await compare(weights, stored(change(weights, seed)), 'BF16');
+      kinds.add(verdict.kind === 'rounded' ? verdict.cause : verdict.kind);
+    }
+    return [...kinds];
+  };
+
+  test('training is never taken for a merge', async () => {
+    // Noise that grows with the values is the likest to rounding.
+    const noisy = (weights: Float32Array, seed: number) =>
+      weights.map((weight, i) => weight + 2 * (Math.abs(weight) + 0.02) * (weightsOf(576, -seed)[i] ?? 0));
+    expect(await kindsOf(noisy)).toEqual(['changed']);
+    const small = (weights: Float32Array, seed: number) =>
+      train(weights, { optimizer: 'adam', lr: 1e-5, steps: 10, seed });
+    expect(await kindsOf(small)).toEqual(['changed']);
+  });
+
+  test('a merge is told by the bits that it lost', async () => {
+    const merge = (weights: Float32Array, seed: number) => {
+      const added = stored(weightsOf(576, -seed));
+      return stored(weights.map((weight, i) => weight + (added[i] ?? 0))).map(
+        (sum, i) => sum - (added[i] ?? 0),
+      );
+    };
+    expect(await kindsOf(merge)).toEqual(['merged']);
+  });
+});
+
 describe('averages of equal values are rounded', () => {
   test.each([
     [0.9, 12],
