@@ -6,9 +6,12 @@ import { type StoredTensor, safetensorsBytes } from '../build/safetensors.js';
 import * as onnx from '../checkpoint/onnx/build-onnx.js';
 import {
   dict,
+  float,
   global,
   int,
   list,
+  newObject,
+  no,
   op,
   orderedDict,
   type Piece,
@@ -17,10 +20,11 @@ import {
   tensor as torchTensor,
   tuple,
   u32,
+  yes,
 } from '../checkpoint/torch/build/pickle-writer.js';
 import { tar } from '../checkpoint/torch/build/tar-writer.js';
 import { legacyCheckpoint, zipCheckpoint } from '../checkpoint/torch/build/torch-files.js';
-import { isFoldedIn, type Layer, type Linear, type Model, sizeOf } from './model.js';
+import { isFoldedIn, isGraph, type Layer, type Linear, type Model, sizeOf } from './model.js';
 import type { Container, FloatType } from './plan.js';
 
 /** A model in a file. */
@@ -51,10 +55,14 @@ export function writeModel(model: Model, container: Container, directory: string
       put(writeTar(listTensors(model, false)));
       break;
     case 'legacy': {
-      const { root, storages, counts } = toStateDict(model);
-      put(legacyCheckpoint(root, { storages, counts }));
+      const { pieces, storages, counts } = toPieces(model);
+      put(legacyCheckpoint(orderedDict(Object.fromEntries(pieces)), { storages, counts }));
       break;
     }
+    case 'module':
+    case 'TorchScript':
+      put(writeModule(model, container));
+      break;
     default:
       writeOnnx(model, container, { directory, name });
   }
@@ -64,7 +72,7 @@ export function writeModel(model: Model, container: Container, directory: string
 function endingOf(container: Container): string {
   if (container === 'shards') return '';
   if (container === 'safetensors') return '.safetensors';
-  return /zip|legacy|tar/.test(container) ? '.pt' : '.onnx';
+  return isGraph(container) ? '.onnx' : '.pt';
 }
 
 type NamedTensor = readonly [name: string, tensor: StoredTensor];
@@ -141,17 +149,18 @@ const STORAGES: Readonly<Record<string, string>> = {
   I64: 'LongStorage',
 };
 
-interface StateDict {
-  readonly root: Piece;
+/** The tensors of a state dict as calls in a pickle, and what they refer to. */
+interface Pieces {
+  readonly pieces: readonly (readonly [name: string, Piece])[];
   readonly storages: Readonly<Record<string, Uint8Array>>;
   readonly counts: Readonly<Record<string, number>>;
 }
 
-function toStateDict(model: Model): StateDict {
+function toPieces(model: Model): Pieces {
   const tensors = listTensors(model, false);
   const storages: Record<string, Uint8Array> = {};
   const counts: Record<string, number> = {};
-  const pieces = tensors.map(([name, { dtype, shape, data }], index): [string, Piece] => {
+  const pieces = tensors.map(([name, { dtype, shape, data }], index): readonly [string, Piece] => {
     const key = String(index);
     const elementCount = sizeOf(shape);
     storages[key] = data;
@@ -159,17 +168,53 @@ function toStateDict(model: Model): StateDict {
     const stride = stridesOf(shape);
     return [name, torchTensor({ key, storage: STORAGES[dtype] ?? '', elementCount, size: shape, stride })];
   });
-  return { root: orderedDict(Object.fromEntries(pieces)), storages, counts };
+  return { pieces, storages, counts };
 }
 
 function writeZip(model: Model, container: Container): Uint8Array {
-  const { root, storages } = toStateDict(model);
+  const { pieces, storages } = toPieces(model);
+  const root = orderedDict(Object.fromEntries(pieces));
   const isNested = container === 'nested zip';
   return zipCheckpoint(isNested ? dict({ epoch: int(7), state_dict: root }) : root, {
     storages,
     byteOrder: 'little',
     each: (record) => ({ ...record, deflate: container === 'deflated zip' }),
   });
+}
+
+/** A model as torch.save pickles it whole, or as torch.jit.save does. */
+function writeModule(model: Model, container: 'module' | 'TorchScript'): Uint8Array {
+  const { pieces, storages } = toPieces(model);
+  const root = toObject(pieces, container, model.epsilon);
+  const extra = container === 'module' ? [] : [{ name: 'archive/constants.pkl', bytes: pickle(tuple()) }];
+  return zipCheckpoint(root, { storages, byteOrder: 'little', extra });
+}
+
+/** A module with its own tensors and its children; only a module of Python tells its epsilon. */
+function toObject(pieces: Pieces['pieces'], container: 'module' | 'TorchScript', epsilon: number): Piece {
+  const own: Record<string, Piece> = {};
+  const within = new Map<string, (readonly [string, Piece])[]>();
+  for (const [name, piece] of pieces) {
+    const [child = '', ...rest] = name.split('.');
+    if (rest.length === 0) own[child] = piece;
+    else within.set(child, [...(within.get(child) ?? []), [rest.join('.'), piece]]);
+  }
+  const modules = Object.fromEntries(
+    [...within].map(([name, inner]) => [name, toObject(inner, container, epsilon)]),
+  );
+  const isNorm = 'running_mean' in own;
+  const type = isNorm ? 'BatchNorm2d' : 'Net';
+  if (container === 'TorchScript')
+    return newObject(global('__torch__.net', type), dict({ training: no, ...own, ...modules }));
+  const isBuffer = ([name]: readonly [string, Piece]) => /^running_|^num_batches/.test(name);
+  const state = {
+    training: no,
+    _parameters: orderedDict(Object.fromEntries(Object.entries(own).filter((entry) => !isBuffer(entry)))),
+    _buffers: orderedDict(Object.fromEntries(Object.entries(own).filter(isBuffer))),
+    _modules: orderedDict(modules),
+    ...(isNorm ? { eps: float(epsilon), momentum: float(0.1), track_running_stats: yes } : {}),
+  };
+  return newObject(global('net', type), dict(state));
 }
 
 /** A state dict as torch 0.1 saved it. */

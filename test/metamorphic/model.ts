@@ -46,6 +46,11 @@ export function isGraph(container: Container): boolean {
   return /ONNX|folded/.test(container);
 }
 
+/** Whether a container tells the epsilon of its norm layers: nodes and pickled modules do. */
+export function tellsEpsilon(container: Container): boolean {
+  return container === 'module' || container.includes('ONNX');
+}
+
 /** A plan without what it cannot have at once. */
 export function settle(plan: Plan): Plan {
   const isFolded = plan.containers.some((container) => container.endsWith('folded'));
@@ -78,7 +83,8 @@ function settleRounding({ rounding, types, layers }: Plan, isFolded: boolean): P
   return types[0] === 'F32' && isTold ? 'averaged' : 'none';
 }
 
-function shapeOf({ feeder, channels, inputs, kernel }: LayerPlan): readonly number[] {
+function shapeOf({ feeder, channels, isSquare, kernel, ...plan }: LayerPlan): readonly number[] {
+  const inputs = isSquare ? channels : plan.inputs;
   if (feeder === 'linear') return [channels, inputs];
   return [channels, feeder === 'depthwise' ? 1 : inputs, kernel, kernel];
 }
@@ -126,6 +132,7 @@ const ADDED_LAYER: LayerPlan = {
   feeder: 'conv',
   channels: 5,
   inputs: 3,
+  isSquare: false,
   kernel: 3,
   bias: false,
   affine: 'trained',
@@ -204,7 +211,7 @@ function drawLayer(
       bias: plan.bias ? draw(channels, () => 0.2 * normal()) : null,
     },
     channels,
-    gamma: affine === 'none' ? null : isInitial ? draw(channels, () => 1) : gamma,
+    gamma: affine === 'none' ? null : isInitial || affine === 'shift alone' ? draw(channels, () => 1) : gamma,
     beta: affine === 'none' ? null : draw(channels, () => (isInitial ? 0 : 0.3 * normal())),
     mean: variance.map((value) => normal() * Math.sqrt(value)),
     variance,

@@ -26,9 +26,11 @@ export interface LayerPlan {
   readonly feeder: 'conv' | 'linear' | 'depthwise';
   readonly channels: number;
   readonly inputs: number;
+  /** As many inputs as channels instead, which leaves open whether the norm layer comes before or after. */
+  readonly isSquare: boolean;
   readonly kernel: 1 | 3;
   readonly bias: boolean;
-  readonly affine: 'trained' | 'initial' | 'none' | 'partly zero';
+  readonly affine: 'trained' | 'initial' | 'shift alone' | 'none' | 'partly zero';
   readonly counted: boolean;
   readonly spread: 'usual' | 'tiny' | 'huge' | 'zero';
   readonly edit: LayerEdit;
@@ -57,6 +59,8 @@ export const CONTAINERS = [
   'nested zip',
   'legacy',
   'tar',
+  'module',
+  'TorchScript',
   'ONNX',
   'typed ONNX',
   'ONNX constants',
@@ -95,9 +99,10 @@ const layer: fc.Arbitrary<LayerPlan> = fc.record({
   feeder: fc.constantFrom('conv', 'conv', 'conv', 'linear', 'depthwise'),
   channels: fc.oneof(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 1, max: 64 })),
   inputs: fc.integer({ min: 1, max: 8 }),
+  isSquare: fc.constantFrom(false, false, false, true),
   kernel: fc.constantFrom(1, 3),
   bias: fc.boolean(),
-  affine: fc.constantFrom('trained', 'trained', 'trained', 'initial', 'none', 'partly zero'),
+  affine: fc.constantFrom('trained', 'trained', 'trained', 'initial', 'shift alone', 'none', 'partly zero'),
   counted: fc.boolean(),
   spread: fc.constantFrom('usual', 'usual', 'usual', 'tiny', 'huge', 'zero'),
   edit: fc.constantFrom(

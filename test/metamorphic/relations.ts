@@ -12,7 +12,16 @@ import {
   restore,
 } from '../../src/index.js';
 import { type Written, writeModel } from './containers.js';
-import { isFoldedIn, isGraph, type Layer, type Model, makeModels, settle, store } from './model.js';
+import {
+  isFoldedIn,
+  isGraph,
+  type Layer,
+  type Model,
+  makeModels,
+  settle,
+  store,
+  tellsEpsilon,
+} from './model.js';
 import type { Plan } from './plan.js';
 import { type Fault, findFaults, listOpenLayers, showPrefix } from './truth.js';
 
@@ -138,7 +147,7 @@ function optionsFor(before: Written, after: Written, plan: Plan): Pick<AuditOpti
     string,
   ];
   // Where a folded file stands beside one of names, nothing tells an epsilon that is not the default.
-  const isTold = [before, after].some(({ container }) => container.includes('ONNX'));
+  const isTold = [before, after].some(({ container }) => tellsEpsilon(container));
   const isNeeded = [before, after].some(({ container }) => container.endsWith('folded'));
   return {
     epsilon: !isTold && isNeeded && plan.epsilons[0] !== 1e-5 ? plan.epsilons[0] : undefined,

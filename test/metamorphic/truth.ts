@@ -1,7 +1,7 @@
 import { decodeFloats, encodeFloats } from '../../src/checkpoint/dtype.js';
 import type { AuditLayer, AuditReport, LayerStatus } from '../../src/index.js';
 import type { Written } from './containers.js';
-import { isFoldedIn, isGraph, type Layer, type Model } from './model.js';
+import { isFoldedIn, isGraph, type Layer, type Model, tellsEpsilon } from './model.js';
 import type { FloatType, Plan } from './plan.js';
 
 /** What a report says wrongly: in words that faults of one kind share, and with what belongs to this one. */
@@ -244,7 +244,7 @@ function measure({ before, after }: Pair, moved: Float64Array, epsilon: number) 
 
 /** A state dict does not hold epsilon: PyTorch's default stands for it. */
 function epsilonOf({ sides, circumstances }: Pair): number {
-  const told = sides.find(({ container }) => container.includes('ONNX'));
+  const told = sides.find(({ container }) => tellsEpsilon(container));
   return circumstances.epsilon ?? told?.model.epsilon ?? 1e-5;
 }
 
@@ -259,7 +259,7 @@ function checkFindings(
   const isTrainedAlone = affine === 'changed' && neighbours === 'equal';
   const hasAffine = after.gamma !== null && !(isAll(after.gamma, 1) && isAll(after.beta, 0));
   const isToldTwice =
-    reported.epsilonFrom === 'graph' && sides.every(({ container }) => container.includes('ONNX'));
+    reported.epsilonFrom === 'graph' && sides.every(({ container }) => tellsEpsilon(container));
   const hasOtherEpsilon = isToldTwice && sides[0].model.epsilon !== sides[1].model.epsilon;
   const wanted = [
     ...(hasOtherEpsilon ? ['epsilon-changed'] : []),
@@ -283,7 +283,7 @@ function checkFindings(
 const BLUR = 200 * 2 ** -24;
 
 /** Changes, in σ and relative, that no rounding on the way to a folded file reaches. */
-const SURE = 1e-3;
+const SURE = 1e-4;
 
 /** A layer that one file has as it is and the other one folded: what docs/folding.md says can be told. */
 function judgeFolded(pair: Pair, live: Layer, folded: Layer): readonly LayerStatus[] | null {
