@@ -99,27 +99,25 @@ async function judgeScales(
   const seemsMoved = (status === 'drifted' || status === 'unresolved') && (channelsMoved ?? 0) > 0;
   const own = seemsMoved ? findOwnEpsilon(evidence) : null;
   if (own === null) return { ...judgement, epsilonEvidence: toEvidence(status === 'locked') };
-  const { epsilon, isCertain } = own;
-  const { layer } = await judgeWith(pair, { context, scales, epsilon, epsilonFrom: 'weights' });
-  if (layer.status !== 'locked') return { ...judgement, epsilonEvidence: toEvidence(false) };
-  const told = `an epsilon of ${epsilon} in place of ${assumed.epsilon} explains its folded weights with unmoved statistics`;
-  const explained: LayerComparison = isCertain
-    ? {
-        ...layer,
-        after: {
-          ...layer.after,
-          notes: [
-            ...layer.after.notes,
-            `${told}: it was taken for the layer's own, which a file of names alone does not tell`,
-          ],
-        },
-      }
-    : {
-        ...judgement.layer,
-        status: 'unresolved',
-        problem: `${told}, and so does drift: too few channels, or too coarsely rounded ones, tell the two apart`,
-      };
-  return { ...judgement, layer: explained, epsilonEvidence: toEvidence(true) };
+  const { layer } = await judgeWith(pair, { context, scales, epsilon: own.epsilon, epsilonFrom: 'weights' });
+  const isExplained = layer.status === 'locked';
+  const explained = isExplained ? takeForUnmoved(layer, judgement.layer, own.isCertain) : judgement.layer;
+  return { ...judgement, layer: explained, epsilonEvidence: toEvidence(isExplained) };
+}
+
+/** A layer that its own epsilon leaves unmoved; unresolved where drift would look much the same. */
+function takeForUnmoved(
+  unmoved: LayerComparison,
+  moved: LayerComparison,
+  isCertain: boolean,
+): LayerComparison {
+  const told = `an epsilon of ${unmoved.epsilon} in place of ${moved.epsilon} explains its folded weights with unmoved statistics`;
+  if (!isCertain) {
+    const problem = `${told}, and so does drift: too few channels, or too coarsely rounded ones, tell the two apart`;
+    return { ...moved, status: 'unresolved', problem };
+  }
+  const note = `${told}: it was taken for the layer's own, which a file of names alone does not tell`;
+  return { ...unmoved, after: { ...unmoved.after, notes: [...unmoved.after.notes, note] } };
 }
 
 interface SolvingOptions extends Pick<LayerComparison, 'epsilon' | 'epsilonFrom'> {
