@@ -42,6 +42,7 @@ const FILE_MARK = /^(?: {2})?\/\/ (?:\.\.\/)*((?:src|test|node_modules)\/\S+)$/g
 export class CoverageMeter implements Coverage {
   readonly #session = new Session();
   readonly #url: string;
+  readonly #text: string;
   readonly #sources: readonly SourceSpan[];
   readonly #functions = new Map<string, Span>();
   /** Whether a function is of src/, by its start: asked for thousands each time. */
@@ -50,6 +51,7 @@ export class CoverageMeter implements Coverage {
   /** @param text the text of the program at `url`. */
   constructor(url: string, text: string) {
     this.#url = url;
+    this.#text = text;
     const marks = [...text.matchAll(FILE_MARK)];
     this.#sources = marks.map(({ index, 1: path = '' }, at) => ({
       path,
@@ -100,7 +102,9 @@ export class CoverageMeter implements Coverage {
     const known = this.#isSource.get(at);
     if (known !== undefined) return known;
     const file = this.#sources.findLast(({ start }) => start <= at);
-    const isSource = file?.path.startsWith('src/') ?? false;
+    // What esbuild makes of a module that is imported later, `"src/x.ts"() {…}`, runs once in the life of the process.
+    const isModule = this.#text.startsWith('"src/', at);
+    const isSource = !isModule && (file?.path.startsWith('src/') ?? false);
     this.#isSource.set(at, isSource);
     return isSource;
   }
