@@ -95,7 +95,7 @@ export const READERS: readonly Reader[] = [
     mutate: mutateTar,
   }),
   checkpointReader('torchscript', {
-    sources: /^src\/(?:checkpoint|formats)\/torch\/(?:script|module-|object-)/,
+    sources: /^src\/(?:checkpoint|formats)\/torch\/(?:script|zip-container|pickle)/,
     listSeeds: (fixtures) => listTorch(fixtures, 'torchscript'),
     mutate: mutateZip,
   }),
