@@ -148,8 +148,18 @@ export const ODD_TEXTS: readonly [string, ...string[]] = [
   'bn.running_var',
 ];
 
+/** Names of many components, and of one long one. */
+const LONG_TEXTS: readonly [() => string, ...(() => string)[]] = [
+  () => 'a.'.repeat(5_000),
+  () => '.'.repeat(30_000),
+  () => 'a'.repeat(30_000),
+  () => '*a'.repeat(200),
+  () => '/'.repeat(5_000),
+];
+
 /** Changes a text: a part of it, or the whole for another. */
 export function mutateText(text: string, random: Random, others: readonly string[] = []): string {
+  if (random.oneIn(60)) return random.pick(LONG_TEXTS)();
   switch (random.below(6)) {
     case 0:
       return random.pick(ODD_TEXTS);

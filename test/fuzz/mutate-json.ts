@@ -64,8 +64,8 @@ const ODD_TOKENS: readonly [string, ...string[]] = [
   '9007199254740993',
 ];
 
-/** A few levels are no level of a real file; deeper ones come of several changes. */
-const WRAPPED_LEVELS: readonly [number, ...number[]] = [1, 2, 20, 150];
+/** As deep as no real file is, and deeper than recursion goes. */
+const WRAPPED_LEVELS: readonly [number, ...number[]] = [1, 2, 20, 150, 20_000];
 
 /** Changes one value, key or number somewhere in a tree. The tree stays as it is. */
 export function mutateTree(node: JsonNode, random: Random, donor: JsonNode): JsonNode {
@@ -141,12 +141,12 @@ function mutateNode(node: JsonNode, random: Random, donor: JsonNode): JsonNode {
 }
 
 function wrap(node: JsonNode, random: Random): JsonNode {
-  let wrapped = node;
-  for (let level = random.pick(WRAPPED_LEVELS); level > 0; level--)
-    wrapped = random.oneIn(2)
-      ? { kind: 'array', items: [wrapped] }
-      : { kind: 'object', members: [['a', wrapped]] };
-  return wrapped;
+  const levels = random.pick(WRAPPED_LEVELS);
+  const [open, close] = random.pick([
+    ['[', ']'],
+    ['{"a":', '}'],
+  ]);
+  return { kind: 'token', text: open.repeat(levels) + writeJson(node) + close.repeat(levels) };
 }
 
 function mutateToken(token: string, random: Random, donor: JsonNode): JsonNode {

@@ -148,7 +148,10 @@ export const mutatePickle: Mutator = (bytes, random, donor) => {
   const tail = bytes.subarray(opcodes.reduce((sum, { length }) => sum + length, 0));
   const at = random.below(opcodes.length);
   const here = opcodes[at] ?? new Uint8Array(0);
-  switch (random.below(8)) {
+  switch (random.oneIn(25) ? NEST : random.below(8)) {
+    case NEST:
+      opcodes.splice(at, 0, ...nest(random));
+      break;
     case 0:
       opcodes.splice(at, 1 + random.below(3));
       break;
@@ -179,6 +182,25 @@ export const mutatePickle: Mutator = (bytes, random, donor) => {
   }
   return Buffer.concat([...opcodes, tail]);
 };
+
+/** A change as rare as deep values are: a tuple around a tuple, a mark above a mark. */
+const NEST = -1;
+
+/** Pairs of opcodes that nest when each is there as often. */
+const NESTING: readonly [readonly [string, string], ...(readonly [string, string])[]] = [
+  ['', '\x85'],
+  [']', 'a'],
+  ['(', 't'],
+  ['(', ''],
+  ['2', '\x86'],
+  ['}N', 's'],
+];
+
+function nest(random: Random): readonly Uint8Array[] {
+  const [open, close] = random.pick(NESTING);
+  const count = random.pick([5, 100, 2_000, 20_000]);
+  return [open, close].map((opcode) => Buffer.from(opcode.repeat(count), 'latin1'));
+}
 
 function mutateArgument(opcode: Uint8Array, random: Random, opcodes: readonly Uint8Array[]): Uint8Array {
   const name = String.fromCharCode(opcode[0] ?? 0);

@@ -61,6 +61,19 @@ export function writeMessage(fields: readonly WireField[]): Uint8Array {
 /** Deeper than ONNX models nest. */
 const MAX_DEPTH = 16;
 
+/** A change as rare as deep models are. */
+const NEST = -1;
+
+/** A graph in an attribute of a node of a graph, and so on: GraphProto.node, NodeProto.attribute, AttributeProto.g. */
+const NESTING = [6, 5, 1];
+
+function nest(random: Random): Uint8Array {
+  let bytes: Uint8Array = new Uint8Array(0);
+  for (let level = random.pick([2, 30, 300, 3_000]); level > 0; level--)
+    for (const number of NESTING) bytes = writeMessage([{ number, wireType: 2, value: 0n, bytes }]);
+  return bytes;
+}
+
 /** Changes a field somewhere in a message; the lengths around it are put right. */
 export const mutateProtobuf: Mutator = (bytes, random, donor) =>
   random.oneIn(15) ? mutateBytes(bytes, random, donor) : mutateMessage(bytes, { random, donor, depth: 0 });
@@ -112,7 +125,12 @@ function changeFields(
   const [field] = fields.slice(at, at + 1);
   if (field === undefined) return;
   const other = random.below(fields.length);
-  switch (random.below(9)) {
+  switch (random.oneIn(60) ? NEST : random.below(9)) {
+    case NEST: {
+      const [inner] = readMessage(nest(random)) ?? [];
+      if (inner !== undefined) fields.splice(at, 0, inner);
+      break;
+    }
     case 0:
       fields.splice(at, 1);
       break;

@@ -131,7 +131,7 @@ describe('structures that are taken apart and put together are the same', () => 
 describe('most mutants keep the outer structure', () => {
   test('a safetensors file: the length is that of a header of JSON', async () => {
     const mutants = makeMutants(mutateSafetensors, read('containers/tied.safetensors'));
-    expect(await countValid(mutants, (bytes) => parseJson(splitSafetensors(bytes).header))).toBeGreaterThan(
+    expect(await countValid(mutants, (bytes) => JSON.parse(splitSafetensors(bytes).header))).toBeGreaterThan(
       240,
     );
   });
