@@ -1,4 +1,5 @@
-import type { Paint, Tone } from '../report/text-layout.js';
+import { Chalk, type ColorSupportLevel } from 'chalk';
+import type { Paint } from '../report/text-layout.js';
 import type { DirectWrite } from './direct-output.js';
 
 /** How standard output shows text. */
@@ -140,25 +141,27 @@ async function readLooks(
  * How many colours a stream takes, 0 for none. NO_COLOR counts when it is not empty (no-color.org); FORCE_COLOR asks
  * for colour anywhere; else only a terminal that is not dumb gets it.
  */
-export function chooseColorLevel(stream: { readonly isTTY?: boolean }, env: NodeJS.ProcessEnv): 0 | 1 {
+export function chooseColorLevel(
+  stream: { readonly isTTY?: boolean },
+  env: NodeJS.ProcessEnv,
+): ColorSupportLevel {
   if ((env['NO_COLOR'] ?? '') !== '') return 0;
   const forced = env['FORCE_COLOR'];
   if (forced !== undefined) return forced === '0' || forced === 'false' ? 0 : 1;
   return stream.isTTY === true && env['TERM'] !== 'dumb' ? 1 : 0;
 }
 
-/** What begins and ends a tone, as "select graphic rendition" of ECMA-48 has it: e.g. 31 is red, 39 the usual colour. */
-const TONES: Readonly<Record<Tone, readonly [begin: string, end: string]>> = {
-  error: ['\u001b[31m\u001b[1m', '\u001b[22m\u001b[39m'],
-  warning: ['\u001b[33m', '\u001b[39m'],
-  good: ['\u001b[32m', '\u001b[39m'],
-  strong: ['\u001b[1m', '\u001b[22m'],
-  faint: ['\u001b[2m', '\u001b[22m'],
-};
-
-function createPaint(level: 0 | 1): Paint {
+function createPaint(level: ColorSupportLevel): Paint {
   if (level === 0) return (_tone, text) => text;
-  return (tone, text) => (text === '' ? '' : TONES[tone].join(text));
+  const chalk = new Chalk({ level });
+  const tones = {
+    error: chalk.red.bold,
+    warning: chalk.yellow,
+    good: chalk.green,
+    strong: chalk.bold,
+    faint: chalk.dim,
+  };
+  return (tone, text) => tones[tone](text);
 }
 
 function drawBar(share: number): string {
