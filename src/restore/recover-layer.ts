@@ -32,9 +32,16 @@ export async function recoverLayer(
       'before has folded it into a convolution, which was trained since',
     );
   const { held, recovered } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
-  const { statistics, hidden, contradicted, varianceTolerances } = recovered;
+  const { statistics, hidden, contradicted, vanished, varianceTolerances } = recovered;
   if (contradicted.some(Boolean))
     throw cannotRestore(after, side.checkpoint, 'its scale has changed its sign, so it was trained');
+  const lost = vanished.indexOf(true);
+  if (lost >= 0)
+    throw cannotRestore(
+      after,
+      side.checkpoint,
+      `the folded weights of channel ${lost} are zero in before, and its γ is not`,
+    );
   const { values: variances } = statistics.variance;
   const impossible = variances.findIndex((variance, channel) => {
     // Rounding is in proportion to what it rounds.

@@ -46,9 +46,13 @@ export function writeBefore(
 const DATA_TYPES = { F16: FLOAT16, F32: FLOAT, F64: DOUBLE } as const;
 
 /** The same layers after training, folded: means of 0, variances of 1 and 2. */
-export function writeFolded(place: string, dtype: keyof typeof DATA_TYPES, isCast = false): string {
+export function writeFolded(
+  place: string,
+  dtype: keyof typeof DATA_TYPES,
+  { isCast = false, isSecondZero = false } = {},
+): string {
   const path = join(place, 'after.onnx');
-  const scales = [scaleOf(1), scaleOf(2)];
+  const scales = [scaleOf(1), isSecondZero ? 0 : scaleOf(2)];
   const weights = WEIGHTS.map((value, i) => value * (scales[Math.floor(i / INPUTS)] ?? 0));
   const name = isCast ? 'stored' : 'conv.weight';
   const bytes = model(

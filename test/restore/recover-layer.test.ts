@@ -8,7 +8,8 @@ import { safetensorsBytes } from '../build/safetensors.js';
 import { makeTempDirectory } from '../build/sources.js';
 import { INPUTS, WEIGHTS, writeFolded } from './folded-pair.js';
 
-test('a folded scale that only a negative variance would explain is refused: γ was trained', async () => {
+/** Before is folded, with γ of 1 and variances of 1 and 2; after has it live, with another γ. */
+async function messageFor(gamma: readonly [number, number], isSecondZero = false): Promise<string> {
   const place = makeTempDirectory();
   const [after, fixed] = [join(place, 'live.safetensors'), join(place, 'fixed.safetensors')];
   const pair = (x: number, y: number) => ({ dtype: 'F32', shape: [2], data: f32(x, y) });
@@ -16,15 +17,25 @@ test('a folded scale that only a negative variance would explain is refused: γ 
     after,
     safetensorsBytes({
       'conv.weight': { dtype: 'F32', shape: [2, INPUTS, 1, 1], data: f32(...WEIGHTS) },
-      'bn.weight': pair(1, 0.001),
+      'bn.weight': pair(...gamma),
       'bn.bias': pair(0, 0),
-      'bn.running_mean': pair(0, 0),
+      'bn.running_mean': pair(0.5, 0),
       'bn.running_var': pair(1, 2),
     }),
   );
-  const failure = await failureOf(() => restore(writeFolded(place, 'F32'), after, fixed));
-  expect(failure.message).toBe(
+  const failure = await failureOf(() => restore(writeFolded(place, 'F32', { isSecondZero }), after, fixed));
+  expect(existsSync(fixed)).toBe(false);
+  return failure.message;
+}
+
+test('a folded scale that only a negative variance would explain is refused: γ was trained', async () => {
+  expect(await messageFor([1, 0.001])).toBe(
     'layer "bn" cannot be restored: only a variance of -0.00000800 would explain the scale of channel 1 in before: its weight was trained, or epsilon is not 0.00001',
   );
-  expect(existsSync(fixed)).toBe(false);
+});
+
+test('folded weights of zero tell no statistics where γ is not zero', async () => {
+  expect(await messageFor([1, 1], true)).toBe(
+    'layer "bn" cannot be restored: the folded weights of channel 1 are zero in before, and its γ is not',
+  );
 });

@@ -43,7 +43,7 @@ describe('a convolution is folded again', () => {
     const place = makeSubdirectory(directory);
     const before = writeBefore(place, [0.3, 7]);
     const fixed = join(place, 'fixed.onnx');
-    await restore(before, writeFolded(place, 'F64', true), fixed);
+    await restore(before, writeFolded(place, 'F64', { isCast: true }), fixed);
     const values = await readValues(fixed, 'conv.weight');
     const scale = scaleOf(Math.fround(0.3));
     expect(values.slice(0, INPUTS)).toEqual(
