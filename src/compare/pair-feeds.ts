@@ -10,8 +10,8 @@ import type { LayerPair } from './pair-layers.js';
 type FedSide = Parameters<typeof findFeedingLinear>[1];
 
 /**
- * Pairs the weights that feed norm layers of both checkpoints, where a graph has lost their names: exporters transpose
- * the weight of `nn.Linear(bias=False)` into a constant of a MatMul that they number.
+ * Pairs the weights and biases that feed norm layers of both checkpoints, where a graph has lost their names: exporters
+ * transpose the weight of `nn.Linear(bias=False)` into a constant of a MatMul that they number.
  */
 export function pairFeeds(
   pairs: readonly LayerPair[],
@@ -23,13 +23,26 @@ export function pairFeeds(
   return pairs.flatMap((pair) => {
     if (!pair.before.isFromGraph && !pair.after.isFromGraph) return [];
     const [left, right] = [find(pair.before, before), find(pair.after, after)];
-    if (left === null || right === null) return [];
-    const names = { name: left.weightName, afterName: right.weightName };
-    const partner = layOutLike(left, right);
-    if (partner !== null) return [{ ...names, tensor: left.weight, partner }];
-    const tensor = layOutLike(right, left);
-    return tensor === null ? [] : [{ ...names, tensor, partner: right.weight }];
+    return left === null || right === null ? [] : pairParts(left, right);
   });
+}
+
+/** The weights of two linear layers that are the same one, and their biases. */
+function pairParts(left: LinearLayer, right: LinearLayer): readonly TensorPair[] {
+  const partner = layOutLike(left, right);
+  const tensor = partner === null ? layOutLike(right, left) : left.weight;
+  if (tensor === null) return [];
+  return [
+    {
+      name: left.weightName,
+      afterName: right.weightName,
+      tensor,
+      partner: partner ?? right.weight,
+    },
+    ...(left.bias === null || right.bias === null
+      ? []
+      : [{ name: left.biasName, afterName: right.biasName, tensor: left.bias, partner: right.bias }]),
+  ];
 }
 
 /** A weight with its axes in another's order; null where it cannot be the same one. */

@@ -90,6 +90,26 @@ describe('the weight of a linear layer without bias, which an exporter transpose
     expect(await statusOf(exported(WEIGHT, [1, 2]), changed)).toEqual([['trained', 'changed', 'graph']]);
   });
 
+  test('is compared with its bias, which may have a number as well', async () => {
+    const withBias = (weight: readonly number[], mean: readonly number[], name: string) => {
+      const checkpoint = exported(weight, mean);
+      const bias = constantOf(name, [7, 8]);
+      const linears = checkpoint.graph?.linears.map((linear) => ({ ...linear, bias, biasName: name })) ?? [];
+      const norms =
+        checkpoint.graph?.norms.map((one) => ({ ...one, neighbours: [...one.neighbours, name] })) ?? [];
+      const other = name === 'onnx::Gemm_7' ? 'onnx::Gemm_8' : 'onnx::Gemm_7';
+      const tensors = [...(bias.kind === 'constant' ? [bias.tensor] : []), tensorOf(other, [1, 1])];
+      return {
+        ...checkpoint,
+        tensors: new Map([...checkpoint.tensors, ...tensors.map((tensor) => [tensor.name, tensor] as const)]),
+        graph: graphOf(norms, linears),
+      };
+    };
+    expect(
+      await statusOf(withBias(WEIGHT, [1, 2], 'onnx::Gemm_7'), withBias(WEIGHT, [1, 3], 'onnx::Gemm_8')),
+    ).toEqual([['drifted', 'equal', 'graph']]);
+  });
+
   test('is not taken for another tensor that got its number', async () => {
     const after = exported(WEIGHT, [1, 3], 'onnx::MatMul_12');
     const other = tensorOf('onnx::MatMul_9', trained, { shape: [3, 2] });
