@@ -51,15 +51,21 @@ export function tellsEpsilon(container: Container): boolean {
   return container === 'module' || container.includes('ONNX');
 }
 
-/** A plan without what it cannot have at once. */
+/** A plan without what it cannot have at once, whose layers take what those before them give. */
 export function settle(plan: Plan): Plan {
   const isFolded = plan.containers.some((container) => container.endsWith('folded'));
   const types: Plan['types'] = isFolded ? ['F32', 'F32'] : plan.types;
-  const layers = plan.layers.map((each, index) => ({
-    ...each,
-    // What a folded file lacks is not known to have been there. One layer must be left to pair by.
-    edit: each.edit === 'removed' && (isFolded || index === 0) ? ('nothing' as const) : each.edit,
-  }));
+  const layers: LayerPlan[] = [];
+  for (const [index, each] of plan.layers.entries()) {
+    const inputs = layers.at(-1)?.channels ?? each.inputs;
+    layers.push({
+      ...each,
+      inputs,
+      channels: each.feeder === 'depthwise' ? inputs : each.channels,
+      // What a folded file lacks is not known to have been there. One layer must be left to pair by.
+      edit: each.edit === 'removed' && (isFolded || index === 0) ? 'nothing' : each.edit,
+    });
+  }
   return {
     ...plan,
     layers,
@@ -83,8 +89,7 @@ function settleRounding({ rounding, types, layers }: Plan, isFolded: boolean): P
   return types[0] === 'F32' && isTold ? 'averaged' : 'none';
 }
 
-function shapeOf({ feeder, channels, isSquare, kernel, ...plan }: LayerPlan): readonly number[] {
-  const inputs = isSquare ? channels : plan.inputs;
+function shapeOf({ feeder, channels, inputs, kernel }: LayerPlan): readonly number[] {
   if (feeder === 'linear') return [channels, inputs];
   return [channels, feeder === 'depthwise' ? 1 : inputs, kernel, kernel];
 }
@@ -132,7 +137,6 @@ const ADDED_LAYER: LayerPlan = {
   feeder: 'conv',
   channels: 5,
   inputs: 3,
-  isSquare: false,
   kernel: 3,
   bias: false,
   affine: 'trained',

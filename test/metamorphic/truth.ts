@@ -43,14 +43,17 @@ export function findFaults(
     const found = report.layers.filter(({ name }) => names.has(name));
     const [reported] = found;
     for (const each of found) left.delete(each);
-    if (partner === undefined) {
+    const isMentioned = report.findings.some(
+      ({ kind, layer: name }) => kind === 'unpaired-layer' && names.has(name),
+    );
+    const pair = partner && { before: layer, after: partner, sides: [before, after] as const, circumstances };
+    if (pair === undefined) {
       if (found.length > 0) faults.push(fault('a layer that was removed is compared', layer.path));
-      else if (!report.findings.some(({ kind, layer: name }) => kind === 'unpaired-layer' && names.has(name)))
-        faults.push(fault('a layer that was removed is not mentioned', layer.path));
-    } else if (reported === undefined || found.length > 1)
+      else if (!isMentioned) faults.push(fault('a layer that was removed is not mentioned', layer.path));
+    } else if (reported === undefined && isMentioned && isFolded(pair) && judge(pair) === null) continue;
+    else if (reported === undefined || found.length > 1)
       faults.push(fault(`a layer is there ${found.length} times`, layer.path));
     else {
-      const pair = { before: layer, after: partner, sides: [before, after] as const, circumstances };
       const wrong = checkLayer(pair, reported);
       faults.push(...wrong.map(({ what, detail }) => fault(what, `${layer.path}: ${detail}`)));
       if (reported.via === 'live') faults.push(...checkFindings(pair, reported, report));
@@ -289,6 +292,7 @@ const SURE = 1e-4;
 function judgeFolded(pair: Pair, live: Layer, folded: Layer): readonly LayerStatus[] | null {
   const epsilon = epsilonOf(pair);
   const { weight } = live.feeder;
+  if (isFeedOpen(pair, live)) return null;
   if (hasInvalid(live)) return live === pair.after ? ['invalid'] : null;
   if (hasInvalid(folded)) return judgeInvalid(folded === pair.after, pair, folded);
   if (folded.gamma?.every((value) => value === 0)) return ['unresolved'];
@@ -355,6 +359,12 @@ function judgeBothFolded(pair: Pair): readonly LayerStatus[] | null {
   const moves = indices.map((channel) => Math.abs(bias(after, channel) - bias(before, channel)));
   if (moves.every((move) => move === 0)) return ['locked'];
   return moves.some((move) => move > SURE * largest) ? ['ambiguous'] : null;
+}
+
+/** Whether names leave open which convolution a layer was folded into: all take as many inputs as they give. */
+function isFeedOpen({ before, sides }: Pair, live: Layer): boolean {
+  const { container, model } = live === before ? sides[0] : sides[1];
+  return !isGraph(container) && model.layers.every(({ feeder: { shape } }) => shape[0] === shape[1]);
 }
 
 /** Folding makes NaN of a mean that is NaN and of a negative variance, and zeros of an infinite one. */
