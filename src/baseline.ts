@@ -1,6 +1,6 @@
 import { checkOptions } from './check-options.js';
 import { encodeBaseline, type KeptRange, readingOf } from './checkpoint/baseline/encode-baseline.js';
-import { TABLE_COLUMNS } from './checkpoint/baseline/format.js';
+import { FreeNames, TABLE_COLUMNS } from './checkpoint/baseline/format.js';
 import { type ChannelLayout, fitsShape, layOutChannels } from './checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
 import { isDecodable } from './checkpoint/dtype.js';
@@ -138,13 +138,12 @@ function listKeptValues(
       [at('num_batches_tracked'), batchCount?.elementCount === 1 ? batchCount : null],
     ] as const;
   });
-  const names = new Set(parts.map(([name]) => name));
+  const names = new FreeNames(parts.map(([name]) => name));
   const biases = linears.map(({ path, nodeName, bias }) => {
     const module = path ?? nodeName;
-    let name = module === '' ? 'bias' : `${module}.bias`;
-    while (bias !== null && names.has(name)) name += '_';
-    names.add(name);
-    return [name, bias] as const;
+    const usual = module === '' ? 'bias' : `${module}.bias`;
+    if (bias === null) names.add(usual);
+    return [bias === null ? usual : names.take(usual), bias] as const;
   });
   return [...parts, ...biases].flatMap(([name, tensor]) =>
     tensor !== null && tensor.elementCount <= MAX_KEPT_ELEMENTS ? [{ name, tensor }] : [],

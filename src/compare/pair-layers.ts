@@ -47,6 +47,9 @@ const MAX_COUNTED_EDITS = 24;
 /** So many different wrappers in one pair of checkpoints are looked for. */
 const MAX_EDITS = 6;
 
+/** Longer names than those of real modules show no wrapper: every pair of two that end alike would have to be compared. */
+const MAX_WRAPPED_LENGTH = 1000;
+
 const IDENTITY: PrefixEdit = { from: '', to: '' };
 
 /**
@@ -195,13 +198,15 @@ function conflicts(
 function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly PrefixEdit[] {
   const byLeaf = new Map<string, Pairable[]>();
   for (const layer of right.values()) {
+    if (layer.name.length > MAX_WRAPPED_LENGTH) continue;
     const [, leaf] = splitPath(layer.name);
     const layers = byLeaf.get(leaf);
     if (layers === undefined) byLeaf.set(leaf, [layer]);
     else layers.push(layer);
   }
   const votes = new Map<string, { edit: PrefixEdit; count: number }>();
-  for (const one of sample([...left.values()].filter(({ isNamed }) => isNamed))) {
+  const isShown = ({ isNamed, name }: Pairable) => isNamed && name.length <= MAX_WRAPPED_LENGTH;
+  for (const one of sample([...left.values()].filter(isShown))) {
     for (const other of byLeaf.get(splitPath(one.name)[1]) ?? []) {
       if (!other.isNamed || !canPair(one, other)) continue;
       const edit = findEdit(one.name, other.name);
@@ -220,11 +225,23 @@ function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly
 
 /** The edit that turns one name into another: what stands before their longest common tail of components. */
 function findEdit(before: string, after: string): PrefixEdit {
-  const [x, y] = [before.split('.'), after.split('.')];
-  let common = 0;
-  while (common < Math.min(x.length, y.length) && x[x.length - 1 - common] === y[y.length - 1 - common])
-    common++;
-  return { from: x.slice(0, x.length - common).join('.'), to: y.slice(0, y.length - common).join('.') };
+  // Where the common tail begins, in either name; a part of a component is no part of it.
+  let [x, y] = [before.length, after.length];
+  for (let [i, j] = [x, y]; ; i--, j--) {
+    if (isBoundary(before, i) && isBoundary(after, j)) [x, y] = [i, j];
+    if (i === 0 || j === 0 || before[i - 1] !== after[j - 1]) break;
+  }
+  return { from: headOf(before, x), to: headOf(after, y) };
+}
+
+/** What stands before the component that begins at an index, without the dot between them. */
+function headOf(name: string, index: number): string {
+  return index === name.length ? name : name.slice(0, Math.max(0, index - 1));
+}
+
+/** Whether a component begins here, or the name ends. */
+function isBoundary(name: string, index: number): boolean {
+  return index === 0 || index === name.length || name[index - 1] === '.';
 }
 
 function sample(layers: readonly Pairable[]): readonly Pairable[] {

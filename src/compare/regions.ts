@@ -1,4 +1,3 @@
-import { isUnder } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
@@ -57,16 +56,37 @@ export function findRegions(
     const isKnown = (nodes.at(-1)?.tensors ?? 0) > 0;
     if (!isKnown) for (const node of nodes) node.hasNew = true;
   }
-  const regions: Region[] = [];
+  const regions = new Map<Node, CountedRegion>();
   collectUniform(root, regions);
-  return regions.map((region) => {
-    const inside = layers.filter(({ name }) => isUnder(name, region.path));
-    return {
-      ...region,
-      layers: inside.length,
-      drifted: inside.filter(({ status }) => status === 'drifted').length,
-    };
-  });
+  for (const { name, status } of layers) {
+    const region = findRegionOf(name, root, regions);
+    if (region === undefined) continue;
+    region.layers++;
+    if (status === 'drifted') region.drifted++;
+  }
+  return [...regions.values()];
+}
+
+/** A region whose norm layers are being counted. */
+interface CountedRegion extends Region {
+  layers: number;
+  drifted: number;
+}
+
+/** The region that a module lies in: no two have one in common. */
+function findRegionOf(
+  name: string,
+  root: Node,
+  regions: ReadonlyMap<Node, CountedRegion>,
+): CountedRegion | undefined {
+  let node: Node | undefined = root;
+  for (const component of componentsOf(name)) {
+    const region = regions.get(node);
+    if (region !== undefined) return region;
+    node = node.children.get(component);
+    if (node === undefined) return undefined;
+  }
+  return regions.get(node);
 }
 
 /** The nodes on the way to a name, made where they are missing. */
@@ -110,7 +130,7 @@ function count(node: Node, tensor: LearnedComparison): void {
   node.relativeDifference = Math.max(node.relativeDifference, tensor.rounding?.relativeDifference ?? 0);
 }
 
-function collectUniform(node: Node, regions: Region[]): void {
+function collectUniform(node: Node, regions: Map<Node, CountedRegion>): void {
   const { tensors, equal, elements, relativeDifference, hasNew } = node;
   if (tensors === 0) return;
   const isUniform = equal === 0 || (equal === tensors && !hasNew);
@@ -118,7 +138,7 @@ function collectUniform(node: Node, regions: Region[]): void {
     for (const child of node.children.values()) collectUniform(child, regions);
     return;
   }
-  regions.push({
+  regions.set(node, {
     path: node.path,
     status: equal > 0 ? 'frozen' : 'trained',
     equality: equal === 0 ? null : relativeDifference > 0 ? 'rounded' : 'exact',

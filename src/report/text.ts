@@ -111,10 +111,14 @@ function renderRegions(
   const shown = all
     ? fine
     : [...fine].sort((x, y) => y.learned.elements - x.learned.elements).slice(0, SHOWN_FINDINGS);
+  const statuses = listStatuses(shown, layers);
   const lines = shown.flatMap((region) => {
     const { learned, path, status } = region;
     const count = `${formatCount(status === 'frozen' ? learned.equal : learned.tensors - learned.equal)} of ${formatPlural(learned.tensors, 'learned tensor')} ${status === 'frozen' ? nameEquality([region]) : 'changed'}`;
-    const inside = region.layers === 0 ? 'no norm layer' : describeInside(path, region.layers, layers);
+    const inside =
+      region.layers === 0
+        ? 'no norm layer'
+        : `${formatPlural(region.layers, 'norm layer')} ${[...(statuses.get(path) ?? [])].join(', ')}`;
     const [first = '', ...rest] = wrapText(
       `${showName(path === '' ? '(whole model)' : path, 50)}: ${count}, ${inside}`,
       { width, indent: '           ' },
@@ -125,10 +129,18 @@ function renderRegions(
   return more > 0 ? [...lines, paint('faint', `  … ${more} more regions (--all)`)] : lines;
 }
 
-function describeInside(path: string, count: number, layers: readonly AuditLayer[]): string {
-  const inside = layers.filter(({ name }) => path === '' || name === path || name.startsWith(`${path}.`));
-  const statuses = [...new Set(inside.map(({ status }) => status))];
-  return `${formatPlural(count, 'norm layer')} ${statuses.join(', ')}`;
+/** The statuses of the layers in each region, by its path. */
+function listStatuses(
+  regions: AuditReport['regions'],
+  layers: readonly AuditLayer[],
+): ReadonlyMap<string, ReadonlySet<string>> {
+  const byPath = new Map(regions.map(({ path }) => [path, new Set<string>()]));
+  const lengths = [...new Set(regions.map(({ path }) => path.length))];
+  for (const { name, status } of layers)
+    for (const length of lengths)
+      if (length === 0 || length === name.length || name[length] === '.')
+        byPath.get(name.slice(0, length))?.add(status);
+  return byPath;
 }
 
 function renderAllLayers(report: AuditReport, layout: TextLayout): readonly string[] {

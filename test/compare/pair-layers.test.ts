@@ -343,3 +343,9 @@ describe('translateName', () => {
     expect(translateName('mm.w', [{ from: 'm', to: '' }], exists('w', 'm.w'))).toBeNull();
   });
 });
+
+test('a wrapper is not looked for in names that are longer than those of modules', () => {
+  const long = (prefix: string) => `${prefix}.${'m.'.repeat(500)}bn`;
+  expect(outcomeOf([long('a')], [long('b')]).pairs).toEqual([]);
+  expect(outcomeOf([long('a'), 'c.bn'], [long('a'), 'c.bn']).pairs).toHaveLength(2);
+});

@@ -6,7 +6,7 @@ import { bitsOf, type DType } from '../dtype.js';
 import type { TensorSummary } from '../fingerprint.js';
 import { type ChannelProjections, PROJECTION_COUNT } from '../projections.js';
 import { MAX_HEADER_BYTES } from '../safetensors.js';
-import { FORMAT_VERSION, METADATA_KEYS, nameSample, nameTable, TABLE_COLUMNS } from './format.js';
+import { FORMAT_VERSION, FreeNames, METADATA_KEYS, nameSample, nameTable, TABLE_COLUMNS } from './format.js';
 import { graphToJson } from './graph-json.js';
 import { toJson, writeMembers } from './json-fields.js';
 
@@ -111,6 +111,8 @@ class TensorWriter {
   /** Names of tables by the projections in them. */
   readonly #tables = new Map<ChannelProjections, string>();
   readonly #samples = new Map<TensorSummary, string>();
+  /** Those of {@link fileTensors}. */
+  readonly #names = new FreeNames();
 
   constructor({ kept }: BaselineContents) {
     this.#kept = kept;
@@ -140,6 +142,7 @@ class TensorWriter {
 
   /** Keeps values under their name; `true` stands for the tensor's own. */
   #keepValues({ name, bytes }: { name: string; bytes: Uint8Array }, { dtype, ...tensor }: Tensor): unknown {
+    this.#names.add(name);
     if (!this.fileTensors.has(name)) this.fileTensors.set(name, { dtype, shape: tensor.shape, bytes });
     return name === tensor.name || name;
   }
@@ -147,7 +150,7 @@ class TensorWriter {
   /** Keeps a sample; `true` stands for its usual name. */
   #keepSample(summary: TensorSummary, { name, dtype }: Tensor): unknown {
     const usual = nameSample(name);
-    const kept = this.#samples.get(summary) ?? this.#freeName(usual);
+    const kept = this.#samples.get(summary) ?? this.#names.take(usual);
     const bytes = summary.sample ?? new Uint8Array();
     if (!this.#samples.has(summary))
       this.fileTensors.set(kept, { dtype, shape: [(bytes.byteLength * 8) / bitsOf(dtype)], bytes });
@@ -155,15 +158,9 @@ class TensorWriter {
     return kept === usual || kept;
   }
 
-  #freeName(usual: string): string {
-    let name = usual;
-    while (this.fileTensors.has(name)) name += '_';
-    return name;
-  }
-
   #keepProjections(name: string, projections: ChannelProjections, layout: ChannelLayout): unknown {
     const usual = nameTable(name);
-    const table = this.#tables.get(projections) ?? this.#freeName(usual);
+    const table = this.#tables.get(projections) ?? this.#names.take(usual);
     if (!this.#tables.has(projections)) {
       this.#tables.set(projections, table);
       this.fileTensors.set(table, tabulate(projections));

@@ -35,3 +35,32 @@ export function nameSample(tensorName: string): string {
 export function nameTable(weightName: string): string {
   return `${weightName}.projections`;
 }
+
+/** Beyond so many, names of one kind are told apart by a number: names that grow one by one come to much text. */
+const MAX_UNDERSCORES = 8;
+
+/** Names in a file, each of which stands for one thing. */
+export class FreeNames {
+  readonly #taken: Set<string>;
+  /** How often each usual name was asked for: from there on one is free. */
+  readonly #copies = new Map<string, number>();
+
+  constructor(taken: Iterable<string> = []) {
+    this.#taken = new Set(taken);
+  }
+
+  add(name: string): void {
+    this.#taken.add(name);
+  }
+
+  /** Takes the usual name, or one that begins like it. */
+  take(usual: string): string {
+    let copy = this.#copies.get(usual) ?? 0;
+    const nameCopy = () => usual + (copy <= MAX_UNDERSCORES ? '_'.repeat(copy) : `_${copy}`);
+    while (this.#taken.has(nameCopy())) copy++;
+    const name = nameCopy();
+    this.#copies.set(usual, copy + 1);
+    this.#taken.add(name);
+    return name;
+  }
+}
