@@ -47,6 +47,9 @@ const MAX_COUNTED_EDITS = 24;
 /** So many different wrappers in one pair of checkpoints are looked for. */
 const MAX_EDITS = 6;
 
+/** Edits that are counted at a time, far more than two models of hundreds of layers propose; see {@link forgetRare}. */
+const MAX_VOTES = 32_768;
+
 /** Longer names than those of real modules show no wrapper: every pair of two that end alike would have to be compared. */
 const MAX_WRAPPED_LENGTH = 1000;
 
@@ -204,7 +207,7 @@ function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly
     if (layers === undefined) byLeaf.set(leaf, [layer]);
     else layers.push(layer);
   }
-  const votes = new Map<string, { edit: PrefixEdit; count: number }>();
+  const votes: Votes = new Map();
   const isShown = ({ isNamed, name }: Pairable) => isNamed && name.length <= MAX_WRAPPED_LENGTH;
   for (const one of sample([...left.values()].filter(isShown))) {
     for (const other of byLeaf.get(splitPath(one.name)[1]) ?? []) {
@@ -215,13 +218,31 @@ function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly
       if (vote === undefined) votes.set(key, { edit, count: 1 });
       else vote.count++;
     }
+    if (votes.size > MAX_VOTES) forgetRare(votes);
   }
-  return [...votes.entries()]
-    .sort(([x, { count: m }], [y, { count: n }]) => n - m || x.length - y.length || compareNaturally(x, y))
-    .slice(0, MAX_COUNTED_EDITS)
-    .map(([, { edit }]) => edit)
-    .filter((edit) => !isIdentity(edit));
+  return chooseMostVoted(votes).filter((edit) => !isIdentity(edit));
 }
+
+type Votes = Map<string, { readonly edit: PrefixEdit; count: number }>;
+
+/** Drops edits that one layer alone has proposed: an edit for many layers is proposed again. */
+function forgetRare(votes: Votes): void {
+  for (const [key, { count }] of votes) if (count === 1) votes.delete(key);
+}
+
+function chooseMostVoted(votes: Votes): readonly PrefixEdit[] {
+  const compareRoughly = ([x, { count: m }]: Vote, [y, { count: n }]: Vote) => n - m || x.length - y.length;
+  const ranked = [...votes].sort(compareRoughly);
+  const last = ranked[MAX_COUNTED_EDITS - 1];
+  // Names need be compared only of those that may be among the first.
+  const first = last === undefined ? ranked : ranked.filter((vote) => compareRoughly(vote, last) <= 0);
+  return first
+    .sort((x, y) => compareRoughly(x, y) || compareNaturally(x[0], y[0]))
+    .slice(0, MAX_COUNTED_EDITS)
+    .map(([, { edit }]) => edit);
+}
+
+type Vote = readonly [key: string, vote: { readonly count: number; readonly edit: PrefixEdit }];
 
 /** The edit that turns one name into another: what stands before their longest common tail of components. */
 function findEdit(before: string, after: string): PrefixEdit {

@@ -36,7 +36,9 @@ function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): N
   const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
   const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
   return {
-    ...naming,
+    name: naming.name,
+    wrappedName: naming.wrappedName,
+    isNamed: naming.isNamed,
     kind: 'BatchNormalization',
     channels: stored[0]?.elementCount ?? 0,
     mean,
@@ -88,7 +90,7 @@ function nameLayer(node: NormNode, index: number, { taken, copies, checkpoint }:
   const named = [...votes].sort(([, x], [, y]) => y - x).find(([path]) => !taken.has(path));
   if (named !== undefined) {
     const [name] = named;
-    return { name, ...(wrapped.has(name) ? { wrappedName: wrapped.get(name) } : {}), isNamed: true };
+    return { name, wrappedName: wrapped.get(name), isNamed: true };
   }
   const own = [...node.scope, node.nodeName === '' ? `BatchNormalization_${index}` : node.nodeName].join('/');
   let name = own;

@@ -349,3 +349,12 @@ test('a wrapper is not looked for in names that are longer than those of modules
   expect(outcomeOf([long('a')], [long('b')]).pairs).toEqual([]);
   expect(outcomeOf([long('a'), 'c.bn'], [long('a'), 'c.bn']).pairs).toHaveLength(2);
 });
+
+test('a wrapper is found among more names of one kind than edits are counted', () => {
+  const names = Array.from({ length: 2_000 }, (_, i) => `stage${i}.block${(i * 7) % 2_000}.bn`);
+  const { pairs, onlyBefore } = outcomeOf(
+    names,
+    names.map((name) => `net.${name}`),
+  );
+  expect([pairs.length, onlyBefore.length]).toEqual([2_000, 0]);
+});
