@@ -293,13 +293,23 @@ function describeLayers(
 ): ReadonlyMap<string, DeclaredLayer> {
   const names = new Map(tensors.size === 0 ? [] : [...learned].map(([name, tensor]) => [tensor, name]));
   const described = new Map<string, DeclaredLayer>();
+  // Layers whose feed may be anything share one list, which is as long as the file.
+  const words = new Map<readonly string[], DeclaredTensor | null>();
   for (const { name, gamma, beta, neighbours } of layers) {
     const own = [gamma, beta].flatMap((tensor) => (tensor === null ? [] : (names.get(tensor) ?? '')));
-    const facts = (own.length === 0 ? neighbours : own).map((one) => tensors.get(one));
-    const [first] = facts;
-    const isOneWord = first !== undefined && facts.every((fact) => fact?.frozen === first.frozen);
-    const layer = { affine: isOneWord ? first : null, evalBy: evals.get(name) ?? null };
+    const telling = own.length === 0 ? neighbours : own;
+    const known = words.get(telling);
+    const affine = known === undefined ? findOneWord(telling, tensors) : known;
+    words.set(telling, affine);
+    const layer = { affine, evalBy: evals.get(name) ?? null };
     if (layer.affine !== null || layer.evalBy !== null) described.set(name, layer);
   }
   return described;
+}
+
+/** What is said of all these tensors alike; null where nothing or more than one thing is. */
+function findOneWord(names: readonly string[], tensors: DeclaredTensors): DeclaredTensor | null {
+  const first = tensors.get(names[0] ?? '');
+  if (first === undefined) return null;
+  return names.every((name) => tensors.get(name)?.frozen === first.frozen) ? first : null;
 }

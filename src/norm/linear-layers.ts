@@ -59,13 +59,38 @@ export function findFeedingLinear(
     : null;
 }
 
-function findNamedLinear(layer: NormLayer, learned: ReadonlyMap<string, Tensor>): LinearLayer | null {
-  for (const name of layer.neighbours) {
+/** What was found in the learned tensors of a checkpoint, by neighbours and channels. */
+type FoundLinears = Map<readonly string[], Map<number, LinearLayer | null>>;
+
+/** Layers whose feed may be anything share one list, which is as long as the file: it is looked through once. */
+const foundLinears = new WeakMap<ReadonlyMap<string, Tensor>, FoundLinears>();
+
+function findNamedLinear(
+  { neighbours, channels }: NormLayer,
+  learned: ReadonlyMap<string, Tensor>,
+): LinearLayer | null {
+  const byNeighbours: FoundLinears = foundLinears.get(learned) ?? new Map();
+  foundLinears.set(learned, byNeighbours);
+  const byChannels = byNeighbours.get(neighbours) ?? new Map<number, LinearLayer | null>();
+  byNeighbours.set(neighbours, byChannels);
+  const known = byChannels.get(channels);
+  if (known !== undefined) return known;
+  const found = searchNamedLinear(neighbours, channels, learned);
+  byChannels.set(channels, found);
+  return found;
+}
+
+function searchNamedLinear(
+  neighbours: readonly string[],
+  channels: number,
+  learned: ReadonlyMap<string, Tensor>,
+): LinearLayer | null {
+  for (const name of neighbours) {
     const tensor = learned.get(name);
     const [path, leaf] = splitPath(name);
     if (tensor === undefined || !WEIGHT_LEAVES.has(leaf) || tensor.shape.length < 2) continue;
-    const axes = findOutputAxis(tensor.shape, layer.channels);
-    if (axes !== null) return describeNamedLinear(path, leaf, learned, { ...axes, channels: layer.channels });
+    const axes = findOutputAxis(tensor.shape, channels);
+    if (axes !== null) return describeNamedLinear(path, leaf, learned, { ...axes, channels });
   }
   return null;
 }
