@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { type Coverage, CoverageMap, type Share } from './coverage.js';
 import { countBytes, type Input, writeInput } from './input.js';
 import { minimise } from './minimise.js';
@@ -190,6 +191,8 @@ export async function runInTurns(
       if (isOver()) return;
       await fuzzer.runBatch();
       onTurn();
+      // What is read is read at once: without a pause no message would come through.
+      await setImmediate();
     }
   }
 }

@@ -73,6 +73,11 @@ async function runEngine(orders: Orders): Promise<void> {
     onKept: (reader: string, input: Input) => send({ kind: 'kept', reader, input }),
   };
   const end = performance.now() + orders.milliseconds;
+  // Who gave the orders is gone, and cleaned up before this process stopped writing.
+  process.once('disconnect', () => {
+    rmSync(orders.workspace, { recursive: true, force: true });
+    process.exit();
+  });
   const fuzzers = orders.readers.flatMap((name, index) => {
     const reader = READERS.find((one) => one.name === name);
     const random = new Random(orders.seed * 1_000 + index);
@@ -120,27 +125,25 @@ async function supervise(): Promise<void> {
     writeFileSync(join(directory, FAULT_FILE), `${fault.message}\n`);
     console.log(`FAULT ${fault.reader}: ${fault.message}\n  ${directory}`);
   };
+  process.once('exit', () => rmSync(workspace, { recursive: true, force: true }));
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(1));
   mkdirSync(faults, { recursive: true });
   console.log(
     `Fuzzing ${readers.join(', ')} for ${minutes} minutes with seed ${seed}; faults go to ${faults}`,
   );
-  try {
-    for (let engines = 0; Date.now() < end && engines < MAX_ENGINES; engines++) {
-      const orders = {
-        workspace,
-        fixtures: options.fixtures,
-        readers,
-        seed: seed + engines * 1_009,
-        milliseconds: end - Date.now(),
-        kept,
-      };
-      const { tallies, died } = await runChild(orders, { onFault, onKept: (one) => kept.push(one) });
-      done.push([...tallies]);
-      if (died !== null) onFault(explainDeath(workspace, died));
-      else break;
-    }
-  } finally {
-    rmSync(workspace, { recursive: true, force: true });
+  for (let engines = 0; Date.now() < end && engines < MAX_ENGINES; engines++) {
+    const orders = {
+      workspace,
+      fixtures: options.fixtures,
+      readers,
+      seed: seed + engines * 1_009,
+      milliseconds: end - Date.now(),
+      kept,
+    };
+    const { tallies, died } = await runChild(orders, { onFault, onKept: (one) => kept.push(one) });
+    done.push([...tallies]);
+    if (died !== null) onFault(explainDeath(workspace, died));
+    else break;
   }
   console.log(renderTallies(done, found));
   process.exitCode = found.length > 0 ? 1 : 0;
