@@ -69,7 +69,7 @@ const NESTING = [6, 5, 1];
 
 function nest(random: Random): Uint8Array {
   let bytes: Uint8Array = new Uint8Array(0);
-  for (let level = random.pick([2, 30, 300, 3_000]); level > 0; level--)
+  for (let level = random.pick([30, 300, 3_000]); level > 0; level--)
     for (const number of NESTING) bytes = writeMessage([{ number, wireType: 2, value: 0n, bytes }]);
   return bytes;
 }
@@ -125,7 +125,7 @@ function changeFields(
   const [field] = fields.slice(at, at + 1);
   if (field === undefined) return;
   const other = random.below(fields.length);
-  switch (random.oneIn(60) ? NEST : random.below(9)) {
+  switch (random.oneIn(20) ? NEST : random.below(9)) {
     case NEST: {
       const [inner] = readMessage(nest(random)) ?? [];
       if (inner !== undefined) fields.splice(at, 0, inner);
