@@ -67,11 +67,17 @@ const NEST = -1;
 /** A graph in an attribute of a node of a graph, and so on: GraphProto.node, NodeProto.attribute, AttributeProto.g. */
 const NESTING = [6, 5, 1];
 
+/** From the inside out, since each length counts what is within. */
 function nest(random: Random): Uint8Array {
-  let bytes: Uint8Array = new Uint8Array(0);
-  for (let level = random.pick([30, 300, 3_000]); level > 0; level--)
-    for (const number of NESTING) bytes = writeMessage([{ number, wireType: 2, value: 0n, bytes }]);
-  return bytes;
+  const heads: Uint8Array[] = [];
+  let length = 0;
+  for (let level = random.pick([30, 300, 20_000]); level > 0; level--)
+    for (const number of NESTING) {
+      const head = Buffer.concat([encodeVarint(BigInt(number * 8 + 2)), encodeVarint(BigInt(length))]);
+      heads.push(head);
+      length += head.length;
+    }
+  return Buffer.concat(heads.reverse());
 }
 
 /** Changes a field somewhere in a message; the lengths around it are put right. */
