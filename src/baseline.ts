@@ -12,7 +12,12 @@ import { readRange } from './io/byte-source.js';
 import { closeWindows } from './io/file-window.js';
 import { RangeMap } from './io/range-map.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { findFeedingLinear, findFreeLinears, type LinearLayer } from './norm/linear-layers.js';
+import {
+  findFeedingLinear,
+  findFreeLinears,
+  type LinearLayer,
+  listPossibleLinears,
+} from './norm/linear-layers.js';
 import { type NormLayer, nameInFile, storedTensorOf } from './norm/norm-layer.js';
 
 /** What making a baseline is told beside the checkpoint. */
@@ -117,7 +122,9 @@ function listLinears(
   learned: ReadonlyMap<string, Tensor>,
 ): readonly LinearLayer[] {
   const feeding = layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned) ?? []);
-  const linears = [...feeding, ...findFreeLinears(checkpoint)];
+  const claimed = new Set(feeding.map(({ weightName }) => weightName));
+  const possible = listPossibleLinears(layers, learned).filter(({ weightName }) => !claimed.has(weightName));
+  const linears = [...feeding, ...possible, ...findFreeLinears(checkpoint)];
   // One layout is kept of each weight. Where names alone told who feeds whom, two layers may claim a weight by
   // different axes; nearly all weights count their outputs first.
   return linears.sort((x, y) => x.outputAxis - y.outputAxis);

@@ -320,6 +320,18 @@ test('a weight that two layers claim is projected on its first dimension', async
   expect(weight?.fingerprint?.projections?.layout).toEqual({ outputAxis: 0, groups: 1 });
 });
 
+test('every weight is projected that may feed a layer of which names leave open what does', async () => {
+  const weight = (name: string) => tensorOf(`${name}.weight`, [1, 2, 3, 5], { shape: [2, 2, 1, 1] });
+  // As many inputs as outputs everywhere: `bn2` may come before `conv2` as well.
+  const source = checkpointOf([
+    weight('conv1'),
+    weight('conv2'),
+    ...normTensors('bn1'),
+    ...normTensors('bn2'),
+  ]);
+  expect((await createBaseline(source)).projected).toBe(2);
+});
+
 describe('a learned tensor whose type changed since', () => {
   const weights = Array.from({ length: 72 }, (_, i) => Math.sin(i + 1) / 3);
   const model = (dtype: 'F32' | 'F16', change: (weight: number) => number = (weight) => weight) => [

@@ -113,6 +113,30 @@ export function findNamedLinearAt(
   return linear !== null && haveSameShape(linear.weight, weight) ? linear : null;
 }
 
+/**
+ * The linear layers of a file of names that may feed a norm layer of which names leave open what does: all that have as
+ * many outputs. Which one it is, another file's graph may tell.
+ *
+ * @param learned the checkpoint's learned tensors by dotted name.
+ */
+export function listPossibleLinears(
+  layers: readonly NormLayer[],
+  learned: ReadonlyMap<string, Tensor>,
+): readonly LinearLayer[] {
+  const widths = new Set(
+    layers.flatMap(({ areNeighboursCertain, channels }) =>
+      areNeighboursCertain === false ? [channels] : [],
+    ),
+  );
+  if (widths.size === 0) return [];
+  return [...learned].flatMap(([name, { shape }]) => {
+    const [path, leaf] = splitPath(name);
+    const [channels = 0] = shape;
+    if (!WEIGHT_LEAVES.has(leaf) || shape.length < 2 || !widths.has(channels)) return [];
+    return describeNamedLinear(path, leaf, learned, { outputAxis: 0, groups: 1, channels }) ?? [];
+  });
+}
+
 function describeNamedLinear(
   path: string,
   leaf: string,
