@@ -19,12 +19,14 @@ export interface RecoveredLayer {
  * @throws CheckpointError `unsupported` where the two convolutions are no multiples of each other.
  */
 export async function recoverLayer(
-  { after, epsilon, liveLinear: live }: LayerComparison,
+  { after, epsilon, liveLinear: live, status }: LayerComparison,
   folded: LinearLayer,
   side: RestoreSide,
 ): Promise<RecoveredLayer> {
-  const compared =
-    live === undefined ? null : takeScales(await compareChannelScales(live.weight, folded.weight, live));
+  const found = live === undefined ? null : await compareChannelScales(live.weight, folded.weight, live);
+  // Of weights too few to tell by themselves, the audit has told by all others whether they were trained.
+  const isTrained = found?.kind === 'short' && status === 'trained';
+  const compared = found === null || isTrained ? null : takeScales(found);
   if (live === undefined || compared === null)
     throw cannotRestore(
       after,
