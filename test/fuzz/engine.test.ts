@@ -44,7 +44,10 @@ async function fuzz(seed: number, batches: number): Promise<{ faults: FoundFault
   const fuzzer = new ReaderFuzzer(
     BRITTLE,
     { fixtures: '', directory, coverage: BLIND },
-    { random: new Random(seed), listener: { onFault: (fault) => faults.push(fault), onKept: () => {} } },
+    {
+      random: new Random(seed),
+      listener: { onFault: (fault) => faults.push(fault), onKept: () => {}, onExecuted: () => {} },
+    },
   );
   await fuzzer.start([]);
   for (let batch = 0; batch < batches; batch++) await fuzzer.runBatch();

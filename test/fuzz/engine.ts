@@ -27,6 +27,8 @@ export interface FoundFault {
 /** What is told of a run while it goes on. */
 export interface Listener {
   readonly onFault: (fault: FoundFault) => void;
+  /** After each input: nothing hangs. */
+  readonly onExecuted: () => void;
   /** An input that made something run that none before did. */
   readonly onKept: (reader: string, input: Input) => void;
 }
@@ -140,14 +142,19 @@ export class ReaderFuzzer {
 
   async #execute(input: Input): Promise<void> {
     this.#executions++;
-    const fault = await execute(this.#reader, input, this.#workplace);
+    const fault = await this.#try(input);
     if (fault === null || this.#known.has(fault.key)) return;
     this.#known.add(fault.key);
     const deadline = performance.now() + MINIMISE_MS;
-    const isSame = async (candidate: Input) =>
-      (await execute(this.#reader, candidate, this.#workplace))?.key === fault.key;
+    const isSame = async (candidate: Input) => (await this.#try(candidate))?.key === fault.key;
     const smallest = await minimise(input, isSame, () => performance.now() < deadline);
     this.#listener.onFault({ reader: this.name, key: fault.key, message: fault.message, input: smallest });
+  }
+
+  async #try(input: Input): Promise<Fault | null> {
+    const fault = await execute(this.#reader, input, this.#workplace);
+    this.#listener.onExecuted();
+    return fault;
   }
 
   #mutate(): Input {
@@ -182,15 +189,11 @@ export class ReaderFuzzer {
 }
 
 /** Lets all readers take turns until the time is over. */
-export async function runInTurns(
-  fuzzers: readonly ReaderFuzzer[],
-  { isOver, onTurn }: { readonly isOver: () => boolean; readonly onTurn: () => void },
-): Promise<void> {
+export async function runInTurns(fuzzers: readonly ReaderFuzzer[], isOver: () => boolean): Promise<void> {
   while (!isOver()) {
     for (const fuzzer of fuzzers) {
       if (isOver()) return;
       await fuzzer.runBatch();
-      onTurn();
       // What is read is read at once: without a pause no message would come through.
       await setImmediate();
     }

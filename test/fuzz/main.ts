@@ -65,12 +65,18 @@ else if (options.replay !== undefined) await replay(options.replay);
 else await supervise();
 
 async function runEngine(orders: Orders): Promise<void> {
-  const send = (report: Report) => void process.send?.(report);
+  const send = (report: Report, onSent = () => {}) => void process.send?.(report, onSent);
   const coverage = new CoverageMeter(import.meta.url, readFileSync(fileURLToPath(import.meta.url), 'utf8'));
   const directory = inputDirectoryOf(orders.workspace);
+  let told = performance.now();
   const listener = {
     onFault: (fault: FoundFault) => send({ kind: 'fault', fault }),
     onKept: (reader: string, input: Input) => send({ kind: 'kept', reader, input }),
+    onExecuted: () => {
+      if (performance.now() < told + TALLY_MS) return;
+      told = performance.now();
+      report(false);
+    },
   };
   const end = performance.now() + orders.milliseconds;
   // Who gave the orders is gone, and cleaned up before this process stopped writing.
@@ -85,23 +91,14 @@ async function runEngine(orders: Orders): Promise<void> {
       ? []
       : [new ReaderFuzzer(reader, { ...orders, directory, coverage }, { random, listener })];
   });
-  const report = (isLast: boolean) =>
-    send({ kind: 'tally', tallies: fuzzers.map((fuzzer) => [fuzzer.name, fuzzer.tally()]), isLast });
-  for (const fuzzer of fuzzers) {
+  const report = (isLast: boolean) => {
+    const tallies = fuzzers.map((fuzzer) => [fuzzer.name, fuzzer.tally()] as const);
+    send({ kind: 'tally', tallies, isLast }, isLast ? () => process.disconnect() : undefined);
+  };
+  for (const fuzzer of fuzzers)
     await fuzzer.start(orders.kept.filter(({ reader }) => reader === fuzzer.name).map(({ input }) => input));
-    report(false);
-  }
-  let told = performance.now();
-  await runInTurns(fuzzers, {
-    isOver: () => performance.now() >= end,
-    onTurn: () => {
-      if (performance.now() < told + TALLY_MS) return;
-      told = performance.now();
-      report(false);
-    },
-  });
+  await runInTurns(fuzzers, () => performance.now() >= end);
   report(true);
-  process.disconnect();
 }
 
 /** Has engines fuzz until the time is over: one after the other, since one may die of an input. */
