@@ -33,7 +33,7 @@ export interface Coverage {
 }
 
 /** esbuild writes the path of each file in front of what it made of it. */
-const FILE_MARK = /^(?: {2})?\/\/ (?:\.\.\/)*((?:src|test|node_modules)\/\S+)$/gm;
+const FILE_MARK = /^(?: {2})?\/\/ (?:\.\.\/)*((?:[\w.@+-]+\/)+[\w.@+-]+\.[cm]?[jt]s)$/gm;
 
 /**
  * Watches which blocks of the running program run: V8's own counters, read through the inspector in the same process.
