@@ -175,7 +175,8 @@ export class ReaderFuzzer {
       );
       if (changed.length <= MAX_INPUT_BYTES) files.set(name, changed);
     }
-    return { ...parent, files, draw: random.below(2 ** 30) };
+    const reference = (random.oneIn(3) ? donor : parent)?.reference ?? parent.reference;
+    return { ...parent, files, reference, draw: random.below(2 ** 30) };
   }
 
   /** What no longer has the structure that a mutator needs is changed as bytes. */

@@ -130,7 +130,10 @@ export const READERS: readonly Reader[] = [
 /** Larger fixtures take longer and hold nothing that smaller ones lack. */
 const MAX_SEED_BYTES = 80_000;
 
-/** Each different file once; what comes after a fine-tune is compared with what was before. */
+/** The forms of a model before its fine-tune, of which each is compared with something. */
+const BEFORE = /^before\.(?:safetensors|pt|(?:live|fold)\.onnx)$/;
+
+/** Each different file once; what comes after a fine-tune is compared with what was before, in any form. */
 function listFixtures(
   fixtures: string,
   isWanted: (path: string, bytes: Uint8Array) => boolean,
@@ -150,7 +153,8 @@ function listFixtures(
     );
     const digest = createHash('sha256').update(bytes).digest('hex');
     const main = basename(path);
-    const reference = join(dirname(name), main.replace('after', 'before'));
+    const partners = readdirSync(dirname(path)).filter((other) => BEFORE.test(other));
+    const reference = join(dirname(name), partners[seeds.size % partners.length] ?? main);
     if (!seeds.has(digest)) seeds.set(digest, { main, files, reference, draw: 0 });
   }
   return [...seeds.values()];
