@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { CheckpointError, quote } from '../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 
 /** A JSON number as it was written: integers above 2^53 and `8.0` against `8` stay distinguishable. */
 export interface JsonNumber {
@@ -14,6 +14,15 @@ export type JsonObject = ReadonlyMap<string, JsonValue>;
 
 /** Deep enough for any header or index; a bomb of brackets must not exhaust the call stack. */
 const MAX_DEPTH = 64;
+
+/**
+ * Items of lists and members of objects within one member of the top object. The most that is there for a reason is the
+ * index of a sharded model: one for each of up to 200,000 tensors.
+ */
+const MAX_VALUES = 500_000;
+
+/** The longest text that is there for a reason is a baseline's graph; an escaped one stands in memory several times. */
+const MAX_STRING_BYTES = 32 * 1024 * 1024;
 
 const QUOTE = 0x22;
 const COMMA = 0x2c;
@@ -39,6 +48,8 @@ export class JsonReader {
   /** Where `bytes` starts in the file, for messages. */
   readonly #base: number;
   #position = 0;
+  /** How many values were read within the current member of the top object. */
+  #values = 0;
 
   constructor(bytes: Uint8Array, file: string, base = 0) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -50,7 +61,8 @@ export class JsonReader {
    * Reads the whole text as one object and hands over its members one by one, so that a large object never stands
    * in memory as a whole.
    *
-   * @throws CheckpointError `malformed` with the byte, on anything but one object with unique keys.
+   * @throws CheckpointError `malformed` with the byte, on anything but one object with unique keys;
+   *   `limit-exceeded` for more values or longer strings than are there for a reason.
    */
   readTopObject(onMember: (key: string, value: JsonValue) => void): void {
     if (this.#next() !== OPENING_BRACE) this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
@@ -89,11 +101,14 @@ export class JsonReader {
     seen.add(key);
     if (this.#next() !== COLON) this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
     this.#position++;
+    if (depth === 0) this.#values = 0;
     onMember(key, this.#readValue(depth + 1));
   }
 
   #readValue(depth: number): JsonValue {
     if (depth > MAX_DEPTH) this.#fail(`JSON nested deeper than ${MAX_DEPTH} levels`);
+    if (++this.#values > MAX_VALUES)
+      this.#exceed(`more than ${MAX_VALUES} values in one member of the JSON text`);
     switch (this.#next()) {
       case OPENING_BRACE: {
         const members = new Map<string, JsonValue>();
@@ -143,6 +158,8 @@ export class JsonReader {
     const start = this.#position + 1;
     // Nearly every string is a plain name: found and read by native code.
     const plainEnd = this.#bytes.indexOf(QUOTE, start);
+    if (plainEnd - start > MAX_STRING_BYTES)
+      this.#exceed(`a JSON string of more than ${MAX_STRING_BYTES} bytes`);
     const plain = plainEnd < 0 ? '' : this.#bytes.toString('latin1', start, plainEnd);
     if (plainEnd < 0 || !PLAIN_STRING.test(plain)) return this.#readOtherString(start);
     this.#position = plainEnd + 1;
@@ -166,6 +183,7 @@ export class JsonReader {
         end++;
       }
     }
+    if (end - start > MAX_STRING_BYTES) this.#exceed(`a JSON string of more than ${MAX_STRING_BYTES} bytes`);
     const bytes = this.#bytes.subarray(start, end);
     if (!isUtf8(bytes)) return this.#fail('expected UTF-8 in the JSON text, found other bytes');
     this.#position = end + 1;
@@ -201,9 +219,13 @@ export class JsonReader {
     return `byte 0x${byte.toString(16).padStart(2, '0')}`;
   }
 
-  #fail(message: string): never {
+  #exceed(message: string): never {
+    return this.#fail(message, 'limit-exceeded');
+  }
+
+  #fail(message: string, code: CheckpointErrorCode = 'malformed'): never {
     throw new CheckpointError(message, {
-      code: 'malformed',
+      code,
       file: this.#file,
       offset: this.#base + this.#position,
     });

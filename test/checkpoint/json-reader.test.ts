@@ -117,6 +117,33 @@ describe('refusing', () => {
       offset,
     });
   });
+  test.each<readonly [string, string]>([
+    ['a list of too many items', `{"a":[${'0,'.repeat(500_000)}0]}`],
+    ['lists within lists', `{"a":[${'[0],'.repeat(300_000)}0]}`],
+    [
+      'an object of too many members',
+      `{"a":{${Array.from({ length: 500_001 }, (_, i) => `"${i}":0`).join()}}}`,
+    ],
+  ])('stops at %s', async (_, text) => {
+    const failure = await failureOf(() => readMembers(utf8(text)));
+    expect(failure).toMatchObject({ code: 'limit-exceeded' });
+    expect(failure.message).toContain('more than 500000 values in one member');
+  });
+
+  test('counts values anew in each member', () => {
+    const list = `[${'0,'.repeat(300_000)}0]`;
+    expect(readMembers(utf8(`{"a":${list},"b":${list}}`)).size).toBe(2);
+  });
+
+  test.each([
+    ['plain', 'x'],
+    ['escaped', '\\u0001'],
+  ])('stops at a string that is too long: %s', async (_, unit) => {
+    const text = `{"a":"${unit.repeat(Math.ceil((33 * 1024 * 1024) / unit.length))}"}`;
+    const failure = await failureOf(() => readMembers(utf8(text)));
+    expect(failure).toMatchObject({ code: 'limit-exceeded' });
+  });
+
   test('counts bytes from the start of the file, not of the text', async () => {
     const failure = await failureOf(() => new JsonReader(utf8('x'), 'f', 8).readTopObject(() => {}));
     expect(failure.offset).toBe(8);
