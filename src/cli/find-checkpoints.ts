@@ -5,23 +5,30 @@ import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { compareNaturally } from '../norm/naming.js';
 
-/** A glob that has to look at more files and directories was not meant: `/**`. */
+/** Globs that have to look at more files and directories, all of a run together, were not meant: `/**`. */
 const MAX_ENTRIES = 200_000;
 
 /** Told of a place that a glob leads to and that could not be looked into, and of the code of the error. */
 export type OnSkip = (path: string, code: string) => void;
+
+/** What the globs of one run have in common. */
+export interface Search {
+  readonly onSkip: OnSkip;
+  /** Files and directories that were looked at so far. */
+  entries: number;
+}
 
 /**
  * The checkpoints that an argument means: the path itself, or, where it is a glob and no such file exists, every file
  * that it matches and every directory of shards, `epoch9` before `epoch10`. Links to directories are not followed.
  *
  * @param directory what relative paths and globs start from; the results do not.
- * @throws UsageError when it is empty, or a glob that would look at too many files.
+ * @throws UsageError when it is empty, or globs that would look at too many files.
  */
 export function findCheckpoints(
   argument: string,
   directory = '.',
-  onSkip: OnSkip = () => {},
+  search: Search = { onSkip: () => {}, entries: 0 },
 ): readonly string[] {
   if (argument === '')
     throw new UsageError('expected a checkpoint, or a glob over files, found an empty text');
@@ -32,9 +39,8 @@ export function findCheckpoints(
   if (rest === '') return [path];
   const start = locate(base);
   const found: string[] = [];
-  let entryCount = 0;
-  for (const { name, isMatch } of walk(start, rest, onSkip)) {
-    if (++entryCount > MAX_ENTRIES)
+  for (const { name, isMatch } of walk(start, rest, search.onSkip)) {
+    if (++search.entries > MAX_ENTRIES)
       throw new UsageError(
         `${quote(argument)}: more than ${MAX_ENTRIES} files to look at`,
         'Start the glob with a directory: runs/**/*.pt',

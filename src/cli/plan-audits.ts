@@ -4,8 +4,11 @@ import { quote, UsageError } from '../errors.js';
 import { isSameFile } from '../io/same-file.js';
 import { type FailOn, type NamedPair, POLICY_FILE_NAME, type PolicyRules } from '../policy/policy.js';
 import { suggestName } from '../suggest-name.js';
-import { findCheckpoints, type OnSkip } from './find-checkpoints.js';
+import { findCheckpoints, type OnSkip, type Search } from './find-checkpoints.js';
 import { type LoadedPolicy, resolveFromPolicy } from './load-policy.js';
+
+/** A run of some thousand audits takes seconds however small the files are; more of them were not meant. */
+const MAX_AUDITS = 5_000;
 
 /** What a run of `diff` is asked to compare. */
 export interface DiffTargets {
@@ -27,7 +30,7 @@ export interface PlannedAudit extends AuditRequest {
  * rest of the policy.
  *
  * @param onSkip is told of what a glob could not look into.
- * @throws UsageError when a pair is unknown, or as {@link findCheckpoints}.
+ * @throws UsageError when a pair is unknown, more than {@link MAX_AUDITS} audits are asked for, or as {@link findCheckpoints}.
  */
 export function planAudits(
   targets: DiffTargets,
@@ -35,18 +38,22 @@ export function planAudits(
   loaded: LoadedPolicy | null,
   onSkip: OnSkip,
 ): readonly PlannedAudit[] {
-  const plan = (before: string, after: readonly string[], pair: PolicyRules): readonly PlannedAudit[] => {
-    const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
-    return after.map((path) => ({ before, after: path, options, failOn }));
-  };
-  if (targets.before !== undefined)
-    return plan(targets.before, expandAfter(targets.before, targets.after, { onSkip }), {});
+  const search: Search = { onSkip, entries: 0 };
   const audits: PlannedAudit[] = [];
+  const plan = (before: string, after: readonly string[], pair: PolicyRules) => {
+    const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
+    for (const path of after) audits.push({ before, after: path, options, failOn });
+    if (audits.length > MAX_AUDITS) throw new UsageError(`more than ${MAX_AUDITS} audits in one run`);
+  };
+  if (targets.before !== undefined) {
+    plan(targets.before, expandAfter(targets.before, targets.after, { search }), {});
+    return audits;
+  }
   for (const { pair, policy } of listPairs(targets, loaded)) {
     const before = resolveFromPolicy(policy, pair.before);
     const { before: _, after, ...overrides } = pair;
     const { directory } = policy;
-    audits.push(...plan(before, expandAfter(before, after, { directory, onSkip }), overrides));
+    plan(before, expandAfter(before, after, { directory, search }), overrides);
   }
   return audits;
 }
@@ -62,11 +69,11 @@ function pickRules(loaded: LoadedPolicy | null): PolicyRules {
 function expandAfter(
   before: string,
   after: readonly string[],
-  { directory, onSkip }: { readonly directory?: string; readonly onSkip: OnSkip },
+  { directory, search }: { readonly directory?: string; readonly search: Search },
 ): readonly string[] {
   const expanded: string[] = [];
   for (const argument of after) {
-    const found = findCheckpoints(argument, directory, onSkip);
+    const found = findCheckpoints(argument, directory, search);
     const others = found.length === 1 ? found : found.filter((path) => !isSameFile(path, before));
     expanded.push(...(others.length === 0 ? found : others));
   }

@@ -57,7 +57,10 @@ test.each<readonly [glob: string, found: readonly string[]]>([
 
 test('goes past what cannot be looked into, and tells of it, but not of a link that leads nowhere', () => {
   const skipped: string[][] = [];
-  findCheckpoints('{b,c,l}*.pt', root, (path, code) => skipped.push([path, code]));
+  findCheckpoints('{b,c,l}*.pt', root, {
+    onSkip: (path, code) => skipped.push([path, code]),
+    entries: 0,
+  });
   expect(skipped).toEqual([[join(root, 'circle.pt'), 'ELOOP']]);
 });
 
@@ -65,7 +68,7 @@ test.skipIf(process.getuid?.() === 0)('looks into no directory in which nothing 
   mkdirSync(join(root, 'sealed'), { mode: 0 });
   const listSkipped = (glob: string) => {
     const skipped: string[] = [];
-    findCheckpoints(glob, root, (path) => skipped.push(path));
+    findCheckpoints(glob, root, { onSkip: (path) => skipped.push(path), entries: 0 });
     return skipped;
   };
   expect(listSkipped('r*/**/last.pt')).toEqual([]);
@@ -77,6 +80,17 @@ test('finds what lies a thousand directories down', () => {
   mkdirSync(join(root, path, '..'), { recursive: true });
   writeFileSync(join(root, path), '');
   expect(findCheckpoints('far/**/*.pt', root)).toEqual([join(root, path)]);
+});
+
+test('counts what the globs of a run look at, all together', () => {
+  const search = { onSkip: () => {}, entries: 0 };
+  findCheckpoints('runs/*', root, search);
+  const ofOne = search.entries;
+  findCheckpoints('runs/*', root, search);
+  expect(ofOne).toBeGreaterThan(0);
+  expect(search.entries).toBe(2 * ofOne);
+  search.entries = 200_000;
+  expect(() => findCheckpoints('runs/*', root, search)).toThrow('more than 200000 files to look at');
 });
 
 test.each([
