@@ -36,7 +36,7 @@ export function chooseTarget(fixedPath: string, afterPath: string): Target {
   if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
   if (found === 'dangling link')
     throw refuse(fixedPath, 'expected a file, found a symbolic link that leads nowhere');
-  if (found === 'directory' && !isSet)
+  if ((found === 'directory' || fixedPath.endsWith('/')) && !isSet)
     throw refuse(
       fixedPath,
       'expected a file to write, found a directory',

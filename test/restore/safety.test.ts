@@ -112,6 +112,9 @@ describe('the target', () => {
     const failure = await failureOf(() => restore(BEFORE, AFTER, place));
     expect(failure).toMatchObject({ code: 'refused' });
     expect(failure.message).toContain('found a directory');
+    const named = await failureOf(() => restore(BEFORE, AFTER, join(place, 'none/')));
+    expect(named.message).toBe(failure.message);
+    expect(readdirSync(place)).toEqual([]);
   });
 
   test('is written through a symbolic link, which stays', async () => {
