@@ -4,6 +4,7 @@ import { quote } from '../errors.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { announceReport } from './github-actions.js';
 import type { InputGuard, ReportFile } from './guard-outputs.js';
+import { noteInput } from './job-summary.js';
 import { type LoadedPolicy, loadPolicy, resolveFromPolicy } from './load-policy.js';
 import {
   addCommonOptions,
@@ -97,6 +98,7 @@ function requireTargets(
 
 /** The whole of a `diff`: policy, plan, audits, reports, exit code. */
 async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
+  for (const path of [targets.before, ...targets.after]) if (path !== undefined) noteInput(path);
   const loaded = await loadPolicy(options.config);
   if (loaded !== null && options.config === undefined && options.quiet !== true)
     terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);

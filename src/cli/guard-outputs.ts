@@ -4,6 +4,7 @@ import { type Pieces, writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import type { ReportTarget } from '../policy/policy.js';
 import { isEarlierReport } from './earlier-report.js';
+import { noteInput } from './job-summary.js';
 
 /** Keeps a run from writing to what it reads. */
 export interface InputGuard {
@@ -23,7 +24,7 @@ export interface InputGuard {
 
 /**
  * Compares what a run writes with what it reads, before it does either: by real path, and by device and inode. Devices
- * and pipes may be written to any number of times.
+ * and pipes may be written to any number of times. A job's summary is not refused: it is left out.
  *
  * @param outputs as the user named them.
  * @param inputs those that are known already; the others are told to the guard as they are opened.
@@ -31,6 +32,7 @@ export interface InputGuard {
  * @throws CheckpointError `refused` when an output is an input.
  */
 export function guardInputs(outputs: readonly string[], inputs: readonly string[]): InputGuard {
+  inputs.forEach(noteInput);
   const guarded = outputs.flatMap((name) => {
     const identity = identifyFile(name);
     return identity === null ? [] : [{ name, identity }];
@@ -45,6 +47,7 @@ export function guardInputs(outputs: readonly string[], inputs: readonly string[
     if (harm !== null) throw harm;
   };
   const onOpenFile = (path: string) => {
+    noteInput(path);
     const identity = guarded.length === 0 ? null : identifyFile(path);
     const output = identity === null ? undefined : guarded.find((one) => areSame(one.identity, identity));
     if (output === undefined) return;

@@ -1,6 +1,7 @@
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { findPolicyFile, readPolicyFile } from '../policy/find-policy.js';
 import type { Policy } from '../policy/policy.js';
+import { noteInput } from './job-summary.js';
 
 /** A policy and where it was found. */
 export interface LoadedPolicy {
@@ -21,6 +22,7 @@ export async function loadPolicy(config: string | false | undefined): Promise<Lo
   if (config === false) return null;
   const path = config ?? findPolicyFile(process.cwd());
   if (path === null) return null;
+  noteInput(path);
   const file = config ?? relative(process.cwd(), path);
   const directory = relative(process.cwd(), dirname(resolve(path)));
   return { policy: await readPolicyFile(path, file), file, directory: directory === '' ? '.' : directory };

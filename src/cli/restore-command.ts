@@ -3,6 +3,7 @@ import type { PrefixEdit } from '../compare/pair-layers.js';
 import { toJson } from '../report/json.js';
 import { renderRestoreText } from '../report/text-restore.js';
 import { restore } from '../restore.js';
+import { guardInputs } from './guard-outputs.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';
 
@@ -80,6 +81,8 @@ async function runRestore(
 ): Promise<void> {
   const { output = null, layer: layers, format, all, quiet } = options;
   const { keepBatches, dataName, force, dryRun, map, epsilon, select, allowExternalSymlinks } = options;
+  // What it writes it guards itself; this is for the job's summary.
+  const { onOpenFile } = guardInputs([], [before, after]);
   const report = await restore(before, after, output, {
     layers,
     keepBatches,
@@ -90,6 +93,7 @@ async function runRestore(
     epsilon,
     select,
     allowExternalSymlinks,
+    onOpenFile,
     onProgress: quiet === true ? undefined : terminal.showProgress,
   });
   terminal.finishProgress();

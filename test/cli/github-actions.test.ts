@@ -1,4 +1,13 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { MAX_SUMMARY_BYTES } from '../../src/cli/job-summary.js';
@@ -128,6 +137,71 @@ describe('under GitHub Actions', () => {
     const { stderr, exitCode } = await runInJob(LOCKED, { env: { GITHUB_STEP_SUMMARY: '/nowhere/at/all' } });
     expect(stderr).toBe('bn-audit: the job summary could not be written: its directory does not exist\n');
     expect(exitCode).toBe(0);
+  });
+
+  describe('a summary that names a file which the run reads leaves it as it is', () => {
+    const POLICY = '{"frozen": ["gone"]}';
+    const FILES = ['before.safetensors', 'after.safetensors', 'bn-audit.config.json', 'broken.json'];
+    const READ = 'bn-audit: the job summary could not be written: it is a file that this run reads';
+
+    /** Files to read, and links to one of them. */
+    function prepare(linked: string) {
+      const workspace = makeWorkspace({ 'bn-audit.config.json': POLICY, 'broken.json': '{' });
+      for (const name of FILES.slice(0, 2))
+        copyFileSync(join(workspace, 'pairs', 'requires-grad-leak', name), join(workspace, name));
+      symlinkSync(linked, join(workspace, 'symbolic'));
+      linkSync(join(workspace, linked), join(workspace, 'hard'));
+      return workspace;
+    }
+
+    const PAIR = ['before.safetensors', 'after.safetensors'];
+    test.each([
+      ['after', 'after.safetensors', ['diff', ...PAIR]],
+      ['one of several', 'after.safetensors', ['diff', ...PAIR, 'gone.pt']],
+      ['the policy', 'bn-audit.config.json', ['diff', ...PAIR]],
+      ['a policy that is none', 'broken.json', ['diff', ...PAIR, '--config', 'broken.json']],
+      ['before, where there is no after', 'before.safetensors', ['diff', 'before.safetensors', 'no*.pt']],
+      [
+        'before, of two reports in one file',
+        'before.safetensors',
+        ['diff', ...PAIR, '-o', 'x', '--report', 'json=x'],
+      ],
+      ['what is inspected', 'after.safetensors', ['inspect', 'after.safetensors']],
+      ['what is restored in vain', 'after.safetensors', ['restore', ...PAIR, '-o', 'gone/x.safetensors']],
+      ['what no baseline is made of', 'before.safetensors', ['baseline', 'before.safetensors', '-o', 'no/x']],
+    ])('%s', async (_, name, args) => {
+      const workspace = prepare(name);
+      const read = () => FILES.map((file) => readFileSync(join(workspace, file)).toString('base64'));
+      const files = read();
+      for (const summary of [name, 'symbolic', 'hard']) {
+        const env = { GITHUB_ACTIONS: 'true', GITHUB_STEP_SUMMARY: join(workspace, summary) };
+        const { stderr } = await runCli(args, workspace, { env });
+        expect(stderr.split('\n').filter((line) => line === READ)).toHaveLength(1);
+        expect(read()).toEqual(files);
+      }
+    });
+
+    test('and makes none that was missing', async () => {
+      const workspace = makeWorkspace();
+      const env = { GITHUB_ACTIONS: 'true', GITHUB_STEP_SUMMARY: 'gone.pt' };
+      const { stderr } = await runCli(['diff', BEFORE, 'gone.pt'], workspace, { env });
+      expect(stderr).toContain(READ);
+      expect(existsSync(join(workspace, 'gone.pt'))).toBe(false);
+    });
+  });
+
+  test('a summary that is no regular file is said and waited for by nothing', async () => {
+    const pipe = join(makeWorkspace(), 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    for (const [path, why] of [
+      [pipe, 'it is a socket, or a pipe or device with nothing at its other end'],
+      ['/dev/null', 'it is no regular file'],
+      ['pairs', 'it is a directory'],
+    ] as const) {
+      const { stderr, exitCode } = await runInJob(LOCKED, { env: { GITHUB_STEP_SUMMARY: path } });
+      expect(stderr).toBe(`bn-audit: the job summary could not be written: ${why}\n`);
+      expect(exitCode).toBe(0);
+    }
   });
 
   test.each(['', 'false', '1', 'TRUE'])('GITHUB_ACTIONS=%s is no runner', async (value) => {
