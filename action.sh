@@ -2,18 +2,44 @@
 #
 # The step stands in a checkout that is untrusted. Nothing in there may decide what runs: no package of that name, no
 # .npmrc, and no program that a step before has put on PATH.
-set -euo pipefail
-unset NODE_OPTIONS NODE_PATH NODE_COMPILE_CACHE CDPATH
 
-# Prints the entries of PATH that are no folders of the checkout, such as its node_modules/.bin.
+# Functions that a step before exported would take the place of commands. In POSIX mode, which action.yml has switched
+# on, none takes the place of unset.
+POSIXLY_CORRECT=y
+unset -f unset compgen
+unset POSIXLY_CORRECT
+for name in $(compgen -A function); do unset -f -- "$name"; done
+
+set -euo pipefail
+unset CDPATH NODE_OPTIONS NODE_PATH NODE_COMPILE_CACHE
+# What has node read or write other files.
+unset NODE_V8_COVERAGE NODE_EXTRA_CA_CERTS NODE_REDIRECT_WARNINGS NODE_PENDING_DEPRECATION
+
+workspace="$(cd "${GITHUB_WORKSPACE:-.}" && pwd -P)"
+
+# Whether the path $1, which need not be there, is none in the checkout, nor a link that leads there.
+is_trusted() {
+  local file="$1" folder target links
+  for ((links = 0; links < 40; links++)); do
+    folder="$(cd -P "${file%/*}/" 2> /dev/null && pwd -P)" || return 1
+    case "$folder/" in "${workspace%/}"/*) return 1 ;; esac
+    [ -L "$file" ] || return 0
+    target="$(command -p readlink "$file")" || return 1
+    case "$target" in /*) file="$target" ;; *) file="$folder/$target" ;; esac
+  done
+  return 1
+}
+
+# Prints the entries of PATH that are no folders of the checkout, such as its node_modules/.bin, and have no program to
+# run that is a link into it.
 list_trusted_path() {
-  local workspace entry entries real trusted=''
-  workspace="$(cd "${GITHUB_WORKSPACE:-.}" && pwd -P)"
+  local entry entries program trusted=''
   IFS=':' read -ra entries <<< "$PATH"
   for entry in "${entries[@]}"; do
     case "$entry" in /*) ;; *) continue ;; esac
-    real="$(cd "$entry" 2> /dev/null && pwd -P)" || continue
-    case "$real/" in "${workspace%/}"/*) continue ;; esac
+    for program in '' node npm mktemp rm; do
+      is_trusted "$entry/$program" || continue 2
+    done
     trusted+="${trusted:+:}$entry"
   done
   printf '%s\n' "$trusted"
@@ -53,8 +79,10 @@ add_lines() {
 
 PATH="$(list_trusted_path)"
 # Version managers choose a Node by what the working directory holds: the one that they choose for the action's counts.
-node="$(cd "$GITHUB_ACTION_PATH" && node -p process.execPath)" ||
-  refuse 'expected Node 20 or newer, found none: let a step with actions/setup-node come before'
+# An empty PATH would mean the working directory.
+node="$([ -n "$PATH" ] && cd "$GITHUB_ACTION_PATH" && type -P node > /dev/null && node -p process.execPath)" &&
+  is_trusted "$node" ||
+  refuse 'expected Node 20 or newer on PATH, outside the checkout, found none: let a step with actions/setup-node come before'
 if [ ! -d "$GITHUB_ACTION_PATH/dist" ]; then
   (build) >&2 || {
     rm -rf "$GITHUB_ACTION_PATH/dist"
@@ -84,7 +112,10 @@ status=0
 
 verdict=failed
 if [ -f "$report" ]; then
-  verdict="$("$node" -p 'JSON.parse(fs.readFileSync(process.argv[1], "utf8")).verdict' "$report")" || verdict=failed
+  verdict="$("$node" -p 'JSON.parse(fs.readFileSync(process.argv[1], "utf8")).verdict' "$report")" ||
+    refuse 'the report could not be read'
+elif [ "$status" -lt 2 ]; then
+  refuse 'expected an audit and its report, found none: args must not ask for anything else, such as --help'
 else
   report=''
 fi

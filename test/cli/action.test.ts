@@ -5,6 +5,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
@@ -133,7 +134,7 @@ async function runAction(
 
 describe('action.yml', () => {
   test('reads every input through a variable', () => {
-    expect(script).toBe('source "$GITHUB_ACTION_PATH/action.sh"');
+    expect(script).toBe('POSIXLY_CORRECT=y; source "$GITHUB_ACTION_PATH/action.sh"');
     for (const name of variables.values())
       expect(readFileSync(join(root, 'action.sh'), 'utf8')).toContain(`$${name}`);
     expect(inputs.map(([name]) => name).sort()).toEqual([...variables.keys(), 'working-directory'].sort());
@@ -238,6 +239,12 @@ describe('action.yml', () => {
     await Promise.all(runs);
   });
 
+  test.each(['--help', '--version'])('with args: %s there is no audit, and no pass', async (args) => {
+    const { exitCode, outputs, stderr } = await runAction({ ...LEAK, args });
+    expect([exitCode, outputs]).toEqual([2, { verdict: 'failed', report: '' }]);
+    expect(stderr).toMatch(/^bn-audit: expected an audit and its report, found none: [^\n]*\n$/);
+  });
+
   describe('runs nothing of the checkout', () => {
     const PWNED = 'echo pwned > pwned.txt';
     const runIn = (workspace: string, env: Readonly<Record<string, string>> = {}) =>
@@ -249,6 +256,66 @@ describe('action.yml', () => {
       const leading = [join(workspace, 'node_modules', '.bin'), 'node_modules/.bin', '', process.env['PATH']];
       const { exitCode } = await runIn(workspace, { PATH: leading.join(delimiter) });
       expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+
+    test.each([
+      ['is a link into it', (target: string, link: string) => symlinkSync(target, link)],
+      [
+        'is a link to a link into it',
+        (target: string, link: string) => {
+          symlinkSync(target, `${link}-1`);
+          symlinkSync('node-1', link);
+        },
+      ],
+    ])('no node that %s', async (_, makeLink) => {
+      const workspace = makeWorkspace();
+      const tools = makeTempDirectory();
+      writeProgram(workspace, 'tool', PWNED);
+      makeLink(join(workspace, 'tool'), join(tools, 'node'));
+      const { exitCode } = await runIn(workspace, { PATH: [tools, process.env['PATH']].join(delimiter) });
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+
+    test('no node that a program outside chooses in it', async () => {
+      const workspace = makeWorkspace();
+      const tools = makeTempDirectory();
+      writeProgram(workspace, 'tool', PWNED);
+      writeProgram(tools, 'node', `echo '${join(workspace, 'tool')}'`);
+      const PATH = [tools, process.env['PATH']].join(delimiter);
+      const { exitCode, stderr } = await runIn(workspace, { PATH });
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([2, false]);
+      expect(stderr).toMatch(
+        /^bn-audit: expected Node 20 or newer on PATH, outside the checkout, found none/,
+      );
+    });
+
+    test('and says what it needs where PATH leads nowhere else', async () => {
+      const workspace = makeWorkspace();
+      writeProgram(workspace, 'node', PWNED);
+      // What starts the step finds bash here, and nothing that the step could use.
+      const tools = makeTempDirectory();
+      symlinkSync('/bin/bash', join(tools, 'bash'));
+      symlinkSync(join(workspace, 'node'), join(tools, 'node'));
+      const { outputs, exitCode, stderr } = await runIn(workspace, { PATH: tools });
+      expect([exitCode, outputs]).toEqual([2, { verdict: 'failed', report: '' }]);
+      expect(stderr).toMatch(/^bn-audit: expected Node 20 or newer on PATH, outside the checkout, [^\n]*\n$/);
+      expect(existsSync(join(workspace, 'pwned.txt'))).toBe(false);
+    });
+
+    test('no function that a step before exported', async () => {
+      const names = ['source', 'set', 'unset', 'compgen', 'builtin', 'command', 'cd', 'pwd', 'read', 'local'];
+      names.push('echo', 'printf', 'exit', 'return', 'continue', '[', 'type', 'node', 'mktemp', 'rm');
+      const functions = names.map((name) => [`BASH_FUNC_${name}%%`, `() { ${PWNED}; }`]);
+      const workspace = makeWorkspace();
+      const { exitCode } = await runIn(workspace, Object.fromEntries(functions));
+      expect([exitCode, existsSync(join(workspace, 'pwned.txt'))]).toEqual([1, false]);
+    });
+
+    test('and has node write no coverage', async () => {
+      const workspace = makeWorkspace();
+      const coverage = join(workspace, 'coverage');
+      const { exitCode } = await runIn(workspace, { NODE_V8_COVERAGE: coverage });
+      expect([exitCode, existsSync(coverage)]).toEqual([1, false]);
     });
 
     test.each(['BASH_ENV', 'NODE_OPTIONS'])('no file that %s names', async (variable) => {
