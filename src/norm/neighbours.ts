@@ -48,14 +48,15 @@ export function findNamedNeighbours(
   const scoped = [...placeOf].map(([layer, place]) => ({ layer, place, scope: findScope(place) }));
   const feeds = findNamedFeeds(scoped);
   const search = positions === null ? new NumberSearch() : new OrderSearch(root, scoped, positions);
-  const everything = listTensors(feedersUnder(root));
+  const all = feedersUnder(root);
+  const everything = listTensors(all);
   return new Map(
     scoped.map((each): [NormLayer, Neighbours] => {
       const named = feeds.get(each.layer) ?? null;
       const before = search.findBefore(each);
       const certain = chooseCertain(each, { named, before });
       if (certain !== null) return [each.layer, { names: listTensors([certain]), areCertain: true }];
-      const candidates = listCandidates(each, { named, before, search });
+      const candidates = listCandidates(each, { named, before, search, all });
       const names = candidates === null ? everything : listTensors(candidates);
       return [each.layer, { names, areCertain: false }];
     }),
@@ -113,19 +114,20 @@ function mayFollow({ layer, place, scope }: ScopedLayer, before: Place): boolean
   return feedersUnder(part).some(({ feeder }) => feeder !== null && takes(feeder, layer.channels));
 }
 
-/** What may feed a layer, the likeliest first; null where all that the file has may. */
+/** What may feed a layer, the likeliest first; null where all that a large file has may. */
 function listCandidates(
   each: ScopedLayer,
-  { named, before, search }: Evidence & { readonly search: Search },
+  { named, before, search, all }: Evidence & { readonly search: Search; readonly all: readonly Place[] },
 ): readonly Place[] | null {
   if (named?.isCertain === true) return named.feeders;
+  const likeliest = [...(before === null ? [] : [before.place]), ...(named?.feeders ?? [])];
   const outside = search.listOutside(each);
-  if (outside === null || each.scope.feederCount > MAX_CANDIDATES) return null;
+  if (outside === null || each.scope.feederCount > MAX_CANDIDATES)
+    return all.length > MAX_CANDIDATES ? null : [...likeliest, ...all];
   const inside = feedersUnder(each.scope).filter(
     (one) => fits(one, each.layer) || !search.isLater(one, each),
   );
   const around = [...inside, ...outside];
-  const likeliest = [...(before === null ? [] : [before.place]), ...(named?.feeders ?? [])];
   return [...likeliest, ...around.filter((place) => fits(place, each.layer)), ...around];
 }
 

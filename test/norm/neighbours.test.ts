@@ -243,3 +243,15 @@ test('names of a hundred thousand components cost no more than their length', ()
   const deep = 'a.'.repeat(100_000);
   expect(neighboursOf(`${deep}bn`, { [`${deep}conv.weight`]: [8, 3] })).toHaveLength(1);
 });
+
+test('what goes with a layer by name is the likeliest of all that may feed it', () => {
+  // As many inputs as outputs everywhere, and nothing stands before: any of the two may feed either layer.
+  const weight = (name: string) => tensorOf(name, Array<number>(64).fill(0), { shape: [8, 8] });
+  const learned = new Map(['conv1.weight', 'conv2.weight'].map((name) => [name, weight(name)]));
+  const layers = ['bn1', 'bn2'].map((name) => layerOf(name, { channels: 8 }));
+  const found = findNamedNeighbours(layers, learned, null);
+  expect(layers.map((layer) => found.get(layer))).toEqual([
+    { names: ['conv1.weight', 'conv2.weight'], areCertain: false },
+    { names: ['conv2.weight', 'conv1.weight'], areCertain: false },
+  ]);
+});
