@@ -283,9 +283,7 @@ class OnnxWriter {
     if (this.container === 'ONNX constants') {
       const value = onnx.attribute.tensor('value', build(onnx.field(9, bytes)));
       this.nodes.push(onnx.node('Constant', [], [stored], { name: `c_${stored}`, attributes: [value] }));
-    } else if (this.container === 'sparse ONNX' && shape.length === 1)
-      this.sparse.push(toSparse(stored, values, type));
-    else if (this.container === 'ONNX external') this.initializers.push(this.#addExternal(build, bytes));
+    } else if (this.container === 'ONNX external') this.initializers.push(this.#addExternal(build, bytes));
     else if (this.container === 'typed ONNX' && type === 'F32')
       this.initializers.push(build(onnx.field(4, bytes)));
     else if (this.container === 'typed ONNX' && type === 'F64')
@@ -298,6 +296,14 @@ class OnnxWriter {
   #hasLostName(shape: readonly number[]): boolean {
     if (this.container === 'TorchScript folded') return true;
     return this.container === 'scoped ONNX' && shape.length === 1;
+  }
+
+  /** Stores what a norm layer has for each channel. */
+  #addVector(name: string, values: Float64Array, type = this.model.type): string {
+    if (this.container !== 'sparse ONNX') return this.add(name, [values.length], values, type);
+    const stored = `${this.model.prefix}${name}`;
+    this.sparse.push(toSparse(stored, values, type));
+    return stored;
   }
 
   #addExternal(build: (...payload: Uint8Array[]) => Uint8Array, bytes: Uint8Array): Uint8Array {
@@ -366,10 +372,10 @@ class OnnxWriter {
     const ones = new Float64Array(channels).fill(1);
     // Exporters write ones and zeros for a layer without affine.
     const inputs = [
-      this.add(`${path}.weight`, [channels], gamma ?? ones),
-      this.add(`${path}.bias`, [channels], beta ?? new Float64Array(channels)),
-      this.add(`${path}.running_mean`, [channels], mean, statisticsType),
-      this.add(`${path}.running_var`, [channels], variance, statisticsType),
+      this.#addVector(`${path}.weight`, gamma ?? ones),
+      this.#addVector(`${path}.bias`, beta ?? new Float64Array(channels)),
+      this.#addVector(`${path}.running_mean`, mean, statisticsType),
+      this.#addVector(`${path}.running_var`, variance, statisticsType),
     ];
     this.nodes.push(
       onnx.node('BatchNormalization', [input, ...inputs], [output], {

@@ -100,7 +100,9 @@ function judge(pair: Pair): readonly LayerStatus[] | null {
   const { before, after, sides } = pair;
   const [one, other] = sides.map(({ container }) => isFoldedIn(container, before.feeder.kind));
   if (one && other) return judgeBothFolded(pair);
-  return one ? judgeFolded(pair, after, before) : judgeFolded(pair, before, after);
+  return one
+    ? judgeFolded(pair, { live: after, folded: before, liveSide: 'after' })
+    : judgeFolded(pair, { live: before, folded: after, liveSide: 'before' });
 }
 
 /** The names of layers whose status is a matter of rounding. */
@@ -289,12 +291,19 @@ const BLUR = 200 * 2 ** -24;
 const SURE = 1e-4;
 
 /** A layer that one file has as it is and the other one folded: what docs/folding.md says can be told. */
-function judgeFolded(pair: Pair, live: Layer, folded: Layer): readonly LayerStatus[] | null {
+function judgeFolded(
+  pair: Pair,
+  {
+    live,
+    folded,
+    liveSide,
+  }: { readonly live: Layer; readonly folded: Layer; readonly liveSide: 'before' | 'after' },
+): readonly LayerStatus[] | null {
   const epsilon = epsilonOf(pair);
   const { weight } = live.feeder;
-  if (isFeedOpen(pair, live)) return null;
-  if (hasInvalid(live)) return live === pair.after ? ['invalid'] : null;
-  if (hasInvalid(folded)) return judgeInvalid(folded === pair.after, pair, folded);
+  if (isFeedOpen(pair.sides[liveSide === 'before' ? 0 : 1], live)) return null;
+  if (hasInvalid(live)) return liveSide === 'after' ? ['invalid'] : null;
+  if (hasInvalid(folded)) return judgeInvalid(liveSide === 'before', pair, folded);
   if (folded.gamma?.every((value) => value === 0)) return ['unresolved'];
   const isOneWeight = weight.length === live.channels;
   if (!isAlike(weight, folded.feeder.weight)) return isOneWeight ? null : ['trained'];
@@ -361,10 +370,13 @@ function judgeBothFolded(pair: Pair): readonly LayerStatus[] | null {
   return moves.some((move) => move > SURE * largest) ? ['ambiguous'] : null;
 }
 
-/** Whether names leave open which convolution a layer was folded into: all take as many inputs as they give. */
-function isFeedOpen({ before, sides }: Pair, live: Layer): boolean {
-  const { container, model } = live === before ? sides[0] : sides[1];
-  return !isGraph(container) && model.layers.every(({ feeder: { shape } }) => shape[0] === shape[1]);
+/** Whether names may leave open which convolution a layer was folded into: some layer gives as much as it takes. */
+function isFeedOpen({ container, model }: Written, { path }: Layer): boolean {
+  const isTold = isGraph(container) || path.startsWith('features.');
+  return (
+    !isTold &&
+    model.layers.some(({ feeder: { kind, shape } }) => kind === 'depthwise' || shape[0] === shape[1])
+  );
 }
 
 /** Folding makes NaN of a mean that is NaN and of a negative variance, and zeros of an infinite one. */
@@ -416,12 +428,25 @@ function same(
   return one.every((x, index) => {
     const y = number(other, index);
     if (x === y || (Number.isNaN(x) && Number.isNaN(y))) return true;
-    if (before !== after) return store(x, after) === y || store(y, before) === x;
+    if (before !== after)
+      return store(x, after) === y || store(y, before) === x || isBetween([x, before], [y, after]);
     if (rounding === 'none') return false;
     return rounding === 'averaged'
       ? Number.isFinite(x) && Math.abs(y - x) <= 2 ** -9 * Math.abs(x)
       : store(x, rounding) === y || store(y, rounding) === x;
   });
+}
+
+/** Significant bits behind the first one. */
+const FRACTION_BITS: Readonly<Record<FloatType, number>> = { F64: 52, F32: 23, F16: 10, BF16: 7 };
+
+/** Whether one number rounds to both values, where neither type holds the other. */
+function isBetween(...values: readonly (readonly [value: number, type: FloatType])[]): boolean {
+  const [[x, one], [y, other]] = values as [[number, FloatType], [number, FloatType]];
+  if (![one, other].every((type) => type === 'F16' || type === 'BF16')) return false;
+  const halfUnit = (value: number, type: FloatType) =>
+    2 ** (Math.floor(Math.log2(Math.abs(value))) - FRACTION_BITS[type] - 1);
+  return Math.abs(y - x) <= halfUnit(x, one) + halfUnit(y, other);
 }
 
 function store(value: number, type: FloatType): number {
