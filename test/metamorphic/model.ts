@@ -81,12 +81,11 @@ const TELLING_SIZE = 576;
 
 function settleRounding({ rounding, types, layers }: Plan, isFolded: boolean): Plan['rounding'] {
   const isWide = types[0] === types[1] && (types[0] === 'F32' || types[0] === 'F64');
-  if (isFolded || !isWide) return 'none';
-  if (rounding !== 'averaged') return rounding;
   const isTold = layers.some(
     (each) => /^(?:nothing|drift|count)$/.test(each.edit) && sizeOf(shapeOf(each)) >= TELLING_SIZE,
   );
-  return types[0] === 'F32' && isTold ? 'averaged' : 'none';
+  if (isFolded || !isWide || !isTold) return 'none';
+  return rounding === 'averaged' && types[0] !== 'F32' ? 'none' : rounding;
 }
 
 function shapeOf({ feeder, channels, inputs, kernel }: LayerPlan): readonly number[] {
