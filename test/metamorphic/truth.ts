@@ -448,7 +448,7 @@ function isBetween(...values: readonly (readonly [value: number, type: FloatType
   if (![x, y].every(Number.isFinite)) return false;
   const halfUnit = (value: number, type: FloatType) =>
     2 ** (Math.floor(Math.log2(Math.abs(value))) - FRACTION_BITS[type] - 1);
-  return Math.abs(y - x) <= halfUnit(x, one) + halfUnit(y, other);
+  return Number.isFinite(y - x) && Math.abs(y - x) <= halfUnit(x, one) + halfUnit(y, other);
 }
 
 function store(value: number, type: FloatType): number {
