@@ -444,8 +444,6 @@ const FRACTION_BITS: Readonly<Record<FloatType, number>> = { F64: 52, F32: 23, F
 function isBetween(...values: readonly (readonly [value: number, type: FloatType])[]): boolean {
   const [[x, one], [y, other]] = values as [[number, FloatType], [number, FloatType]];
   if (![one, other].every((type) => type === 'F16' || type === 'BF16')) return false;
-  // Of what is infinite, no half of a unit can be told.
-  if (![x, y].every(Number.isFinite)) return false;
   const halfUnit = (value: number, type: FloatType) =>
     2 ** (Math.floor(Math.log2(Math.abs(value))) - FRACTION_BITS[type] - 1);
   return Number.isFinite(y - x) && Math.abs(y - x) <= halfUnit(x, one) + halfUnit(y, other);
