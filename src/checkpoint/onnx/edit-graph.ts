@@ -2,7 +2,7 @@ import { CheckpointError } from '../../errors.js';
 import { type ByteRange, type ByteSource, holdBytes, readRange } from '../../io/byte-source.js';
 import { joinRanges } from '../../io/joined-source.js';
 import type { Splice } from '../edit-plan.js';
-import { type Field, type MessageExtent, readFields, renewLengths } from './fields.js';
+import { type Field, type MessageExtent, readFields, readText, renewLengths } from './fields.js';
 import { FIELDS } from './schema.js';
 import { encodeFieldHead, WIRE_LENGTH } from './wire.js';
 
@@ -103,10 +103,11 @@ interface NodePass {
 }
 
 async function planNode({ source, field, change, added }: NodePass): Promise<readonly Splice[]> {
-  const within = change === undefined ? [] : await planWithin(source, payloadOf(field), change);
+  const payload = payloadOf(field);
+  const within = change === undefined ? [] : await planWithin(source, payload, change);
   const { following = [], isRemoved = false } = change ?? {};
   if (added.length + following.length === 0 && !isRemoved) return within;
-  const content = spliceRange(source, payloadOf(field), await renewLengths(source, payloadOf(field), within));
+  const content = spliceRange(source, payload, await renewLengths(source, payload, within));
   const node = isRemoved ? [] : [{ number: field.number, content }];
   return [replace(field, [...added, ...node, ...following].map(joinField))];
 }
@@ -163,12 +164,6 @@ async function planAttribute(
       splices.push(...(await planGraph(payloadOf(body), { source, edit, counts: own })));
   }
   return splices;
-}
-
-const decoder = new TextDecoder();
-
-async function readText(source: ByteSource, { payloadStart, end }: Field): Promise<string> {
-  return decoder.decode(await readRange({ source, offset: payloadStart, byteLength: end - payloadStart }));
 }
 
 function payloadOf({ payloadStart, end }: Field): MessageExtent {

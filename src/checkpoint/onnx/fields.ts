@@ -191,9 +191,11 @@ async function readByte(source: ByteSource, offset: number): Promise<number | un
   return (await readRange({ source, offset, byteLength: 1 }))[0];
 }
 
-const decoder = new TextDecoder();
+// As the reader of models has it: a byte order mark is part of a name.
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
-async function readText(source: ByteSource, { payloadStart, end }: Field): Promise<string> {
+/** The text of a field, its first 64 KiB where it is longer. */
+export async function readText(source: ByteSource, { payloadStart, end }: Field): Promise<string> {
   const byteLength = Math.min(end - payloadStart, MAX_TEXT_BYTES);
   return decoder.decode(await readRange({ source, offset: payloadStart, byteLength }));
 }
