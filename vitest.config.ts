@@ -12,5 +12,7 @@ export default defineConfig({
       { extends: true, test: { name: 'built', include: BUILT, globalSetup: 'test/global-setup.ts' } },
     ],
     testTimeout: 20_000,
+    // By itself vitest leaves one core free, which is half of a machine with two.
+    maxWorkers: '100%',
   },
 });

@@ -1,53 +1,58 @@
-import { checkOptions } from './check-options.js';
-import type { Checkpoint, Tensor } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
-import { compareFolded, type FoldedResults } from './compare/compare-folded.js';
+// The pipeline: two checkpoint files in, one audit report out. Read this file first.
+
+import type { Checkpoint, OpenOptions, Tensor } from './checkpoint/checkpoint.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import {
   type LearnedComparisons,
   type LearnedOptions,
   listTensorNames,
-  type OnProgress,
+  pairFeeds,
   planLearnedComparisons,
 } from './compare/compare-learned.js';
 import {
   chooseDeclared,
+  findChangedFrozenWeights,
   findDeclaredChanges,
   insistOnDeclared,
   readFrozen,
   refuseIdleAuto,
 } from './compare/declared.js';
-import { findLayerFindings } from './compare/findings.js';
-import { findChangedFrozenWeights } from './compare/frozen-weights.js';
 import {
   findIdleAllows,
   findIdleMaps,
+  findLayerFindings,
   makeFindingPolicy,
   readMaps,
   refuseIdleFrozen,
-} from './compare/idle-options.js';
-import { mayBeFolded } from './compare/may-be-folded.js';
-import { pairFeeds } from './compare/pair-feeds.js';
-import { type Pairing, type PrefixEdit, pairLayers } from './compare/pair-layers.js';
-import { pairRepeated } from './compare/pair-repeated.js';
-import { questionPair } from './compare/question-pair.js';
+} from './compare/findings.js';
+import { type Pairing, type PrefixEdit, pairLayers, pairRepeated } from './compare/pair-layers.js';
 import { findRegions } from './compare/regions.js';
-import { chooseLayerName, listLayerNames, listOwnNames } from './compare/shown-names.js';
 import {
   describeWidths,
   findUnpairedFindings,
+  questionPair,
   sortUnpaired,
   type UnpairedLayers,
 } from './compare/unpaired-layers.js';
-import { CheckpointError, quote } from './errors.js';
-import { runInFileOrder } from './io/file-order.js';
-import { closeWindows } from './io/file-window.js';
-import { refuseSameCheckpoint } from './io/same-file.js';
+import { CheckpointError, quote, UsageError } from './errors.js';
+import { compareFolded, type FoldedResults } from './folding/compare-folded.js';
+import { mayBeFolded } from './folding/pair-linears.js';
+import { openPath, refuseIdleSelect } from './formats/open.js';
+import { type OnProgress, runInFileOrder } from './io/byte-source.js';
+import { closeWindows } from './io/file-source.js';
+import { refuseSameCheckpoint } from './io/write-target.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { findFreeLinears } from './norm/linear-layers.js';
-import type { NormLayer } from './norm/norm-layer.js';
+import {
+  chooseLayerName,
+  findFreeLinears,
+  listLayerNames,
+  listOwnNames,
+  type NormLayer,
+} from './norm/norm-layer.js';
+import { checkOptions } from './options.js';
 import { type AuditReport, type AuditResults, buildReport } from './report/audit-report.js';
+import { type AuditOutcome, describeFailure } from './report/audit-set.js';
 import { formatPlural } from './report/format-numbers.js';
 
 /** What an audit is told beside the two checkpoints. */
@@ -314,4 +319,33 @@ async function compareFoldedLayers(
     keepChannels: channels === true,
     exact,
   });
+}
+
+/** One of several audits. */
+export interface AuditRequest {
+  readonly before: string;
+  readonly after: string;
+  readonly options?: AuditOptions | undefined;
+}
+
+/**
+ * Does several audits, one after the other: one pair of checkpoints is open at a time, so that memory does not grow
+ * with their number. An audit that cannot be done is an outcome like any other, and the rest goes on.
+ *
+ * @see buildAuditSet for one report of them all.
+ */
+export async function* auditEach<Request extends AuditRequest>(
+  requests: Iterable<Request>,
+): AsyncGenerator<{ readonly request: Request; readonly outcome: AuditOutcome }> {
+  for (const request of requests) yield { request, outcome: await auditOrExplain(request) };
+}
+
+async function auditOrExplain(request: AuditRequest): Promise<AuditOutcome> {
+  try {
+    return await audit(request.before, request.after, request.options);
+  } catch (error) {
+    if (error instanceof CheckpointError || error instanceof UsageError)
+      return describeFailure(request, error);
+    throw error;
+  }
 }

@@ -1,3 +1,5 @@
+// The one error that users see, and how text from a file is quoted in it.
+
 /** Why a checkpoint could not be audited. Stable: callers may switch on it. */
 export type CheckpointErrorCode =
   | 'not-found'
@@ -16,7 +18,7 @@ export type CheckpointErrorCode =
   | 'nothing-paired';
 
 /** What a {@link CheckpointError} carries besides its message. */
-export interface CheckpointErrorDetails {
+interface CheckpointErrorDetails {
   readonly code: CheckpointErrorCode;
   /** The file as the user named it. */
   readonly file: string;
@@ -131,3 +133,9 @@ export function escapeControls(text: string): string {
       : `\\u{${codePoint.toString(16)}}`;
   });
 }
+
+/** The tool's version, as package.json has it; a test keeps the two together. */
+export const VERSION = '0.1.0';
+
+/** The tool's name, as reports give it. */
+export const TOOL_NAME = 'bn-audit';

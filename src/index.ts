@@ -1,3 +1,5 @@
+// What the package exports: the commands as functions, and the types of what they give.
+
 /**
  * bn-audit: finds frozen backbones whose BatchNorm running statistics drifted.
  *
@@ -11,40 +13,38 @@
  *
  * @packageDocumentation
  */
-export { type AuditOptions, audit, auditCheckpoints } from './audit.js';
-export { type AuditRequest, auditEach } from './audit-each.js';
-export { type Baseline, type BaselineOptions, createBaseline } from './baseline.js';
-export type { Checkpoint, CheckpointFormat, Framework, Tensor } from './checkpoint/checkpoint.js';
+export { type AuditOptions, type AuditRequest, audit, auditCheckpoints, auditEach } from './audit.js';
+export type {
+  Checkpoint,
+  CheckpointFormat,
+  Framework,
+  OpenOptions,
+  Tensor,
+} from './checkpoint/checkpoint.js';
 export type { DType } from './checkpoint/dtype.js';
-export { type OpenOptions, openCheckpoint } from './checkpoint/open.js';
-export type { PerChannel } from './compare/compare-layers.js';
-export type { DriftCause, OldShare } from './compare/drift-cause.js';
-export type { ChannelValues } from './compare/examine-layer.js';
-export type { Finding, FindingKind, FindingLevel } from './compare/finding.js';
+export type { DriftCause, OldShare, PerChannel } from './compare/compare-layers.js';
+export type { Finding, FindingKind, FindingLevel } from './compare/findings.js';
 export type { PairedBy, PrefixEdit } from './compare/pair-layers.js';
 export type { Region } from './compare/regions.js';
 export type { LayerStatus, Relation } from './compare/status.js';
-export { CheckpointError, type CheckpointErrorCode, UsageError } from './errors.js';
+export type { ChannelValues } from './compare/unpaired-layers.js';
+export { CheckpointError, type CheckpointErrorCode, UsageError, VERSION } from './errors.js';
+export { type Baseline, type BaselineOptions, createBaseline } from './formats/baseline/make-baseline.js';
+export { openCheckpoint } from './formats/open.js';
 export { type InspectOptions, inspect, inspectCheckpoint } from './inspect.js';
-export { type ProbeOptions, probe } from './probe.js';
+export { type ProbeOptions, probe } from './probe/probe.js';
+export type { ProbeContribution, ProbeLayer, ProbeOutput, ProbeReport } from './probe/probe-report.js';
+export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './probe/render.js';
 export type {
   AuditLayer,
   AuditReport,
+  CauseSummary,
   CheckpointSummary,
-  Count,
   LayerDeclaration,
 } from './report/audit-report.js';
 export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } from './report/audit-set.js';
-export type { CauseSummary } from './report/causes.js';
+export type { Count } from './report/format-numbers.js';
 export type { InspectLayer, InspectReport } from './report/inspect-report.js';
-export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './report/probe-render.js';
-export type {
-  ProbeContribution,
-  ProbeLayer,
-  ProbeOutput,
-  ProbeReport,
-} from './report/probe-report.js';
 export { type RenderOptions, type ReportFormat, render } from './report/render.js';
-export type { LeftLayer, RestoredLayer, RestoredPart, RestoreReport } from './report/restore-report.js';
-export { type RestoreOptions, restore } from './restore.js';
-export { VERSION } from './version.js';
+export { type RestoreOptions, restore } from './restore/restore.js';
+export type { LeftLayer, RestoredLayer, RestoredPart, RestoreReport } from './restore/restore-report.js';

@@ -1,10 +1,12 @@
-import { checkOptions } from './check-options.js';
-import type { Checkpoint } from './checkpoint/checkpoint.js';
-import { type OpenOptions, openPath, refuseIdleSelect } from './checkpoint/open.js';
-import { examineLayer } from './compare/examine-layer.js';
+// Looks at one checkpoint alone: its norm layers and what is odd about them.
+
+import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
+import { examineLayer } from './compare/unpaired-layers.js';
 import { CheckpointError } from './errors.js';
-import { closeWindows } from './io/file-window.js';
+import { openPath, refuseIdleSelect } from './formats/open.js';
+import { closeWindows } from './io/file-source.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import { checkOptions } from './options.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
 /** What an inspection is told beside the checkpoint. */

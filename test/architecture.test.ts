@@ -7,15 +7,16 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 
 /** The rooms of the house, in the order in which imports may go: each needs only itself and those before it. */
 const ROOMS: readonly (readonly string[])[] = [
-  ['errors.ts', 'version.ts', 'suggest-name.ts', 'check-options.ts'],
+  ['errors.ts', 'options.ts'],
   ['io/'],
   ['checkpoint/'],
   ['norm/'],
+  ['formats/'],
   ['compare/'],
-  ['restore/', 'probe/'],
+  ['folding/'],
   ['report/'],
-  ['audit.ts', 'inspect.ts', 'baseline.ts'],
-  ['audit-each.ts', 'restore.ts', 'probe.ts', 'policy/'],
+  ['audit.ts', 'inspect.ts'],
+  ['restore/', 'probe/', 'policy.ts'],
   ['index.ts'],
   ['cli/'],
 ];
@@ -25,17 +26,14 @@ const READS_FILES = [
   'io/file-source.ts',
   'io/write-files.ts',
   'io/write-target.ts',
-  'io/same-file.ts',
-  'checkpoint/model-config.ts',
-  'checkpoint/shards.ts',
-  'restore/model-directory.ts',
-  'checkpoint/onnx/external-data.ts',
-  'policy/find-policy.ts',
-  'cli/direct-output.ts',
-  'cli/earlier-report.ts',
+  'formats/safetensors/model-directory.ts',
+  'formats/onnx/external-data.ts',
+  'restore/choose-target.ts',
+  'policy.ts',
+  'cli/terminal.ts',
+  'cli/guard-outputs.ts',
   'cli/explain-command.ts',
-  'cli/find-checkpoints.ts',
-  'cli/job-summary.ts',
+  'cli/plan-audits.ts',
 ];
 
 /**
@@ -43,7 +41,7 @@ const READS_FILES = [
  * models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|checkpoint\/onnx\/onnx\.ts|checkpoint\/torch\/torch\.ts|report\/(?:render|github|markdown)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|report\/(?:render|github|markdown)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */
@@ -120,8 +118,8 @@ test('there are files to look at, and imports between them are seen', () => {
   expect(files.length).toBeGreaterThan(40);
   const audit = files.find(({ path }) => path === 'audit.ts');
   expect(audit && importsOf(audit)).toContain('compare/compare-layers.ts');
-  const open = files.find(({ path }) => path === 'checkpoint/open.ts');
-  expect(open && importsOf(open)).toContain('checkpoint/onnx/onnx.ts');
+  const open = files.find(({ path }) => path === 'formats/open.ts');
+  expect(open && importsOf(open)).toContain('formats/onnx/onnx.ts');
 });
 
 /** What breaks a rule, a line each: the file, and what of it. */

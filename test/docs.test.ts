@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { FINDING_KINDS } from '../src/compare/finding.js';
+import { FINDING_KINDS } from '../src/compare/findings.js';
 
 const read = (page: string) => readFileSync(new URL(`../docs/findings/${page}`, import.meta.url), 'utf8');
 

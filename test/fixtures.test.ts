@@ -3,12 +3,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit, auditCheckpoints } from '../src/audit.js';
-import { createBaseline } from '../src/baseline.js';
-import { openCheckpoint } from '../src/checkpoint/open.js';
-import { getExitCode } from '../src/cli/exit-code.js';
+import { getExitCode } from '../src/cli/write-reports.js';
 import type { RmsAndMax } from '../src/compare/statistics.js';
+import { createBaseline } from '../src/formats/baseline/make-baseline.js';
+import { openCheckpoint } from '../src/formats/open.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
-import { restore } from '../src/restore.js';
+import { restore } from '../src/restore/restore.js';
 import { failureOf } from './build/failure.js';
 import { makeTempDirectory } from './build/sources.js';
 

@@ -4,8 +4,8 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { FINDING_KINDS } from '../src/compare/finding.js';
-import { VERSION } from '../src/version.js';
+import { FINDING_KINDS } from '../src/compare/findings.js';
+import { VERSION } from '../src/errors.js';
 import { makeTempDirectory } from './build/sources.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));

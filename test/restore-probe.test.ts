@@ -2,9 +2,9 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { probe } from '../src/probe/probe.js';
 import { loadRuntime, type RuntimeTensor } from '../src/probe/runtime.js';
-import { probe } from '../src/probe.js';
-import { restore } from '../src/restore.js';
+import { restore } from '../src/restore/restore.js';
 import { makeSubdirectory, makeTempDirectory } from './build/sources.js';
 
 const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));

@@ -1,9 +1,55 @@
+// What every format is turned into: named tensors, which are byte ranges, and the graph where there is one.
+
 import type { ByteRange } from '../io/byte-source.js';
+import type { FileSource } from '../io/file-source.js';
 import type { ChannelLayout } from './channel-grid.js';
-import type { Declaration } from './declarations.js';
 import { bitsOf, type DType } from './dtype.js';
-import type { EditOptions, EditPlan, TensorEdit } from './edit-plan.js';
-import type { Graph } from './graph.js';
+
+/** A tensor of a checkpoint and what it shall hold: as many bytes as it has, little-endian and row-major. */
+export interface TensorEdit {
+  readonly tensor: Tensor;
+  /** In memory, in another file, or computed as it is read: whoever writes it reads it in pieces. */
+  readonly content: ByteRange;
+  /** What to call a tensor of its own, where the one that it shares with others has to be split. */
+  readonly preferredName: string;
+}
+
+/** A piece of a file that other bytes take the place of; as many bytes where the file keeps its size. */
+export interface Splice {
+  readonly offset: number;
+  readonly deleted: number;
+  readonly content: ByteRange;
+}
+
+/** How to open a checkpoint. */
+export interface OpenOptions {
+  /** Which part of a nested PyTorch checkpoint to audit, keys joined by dots: `state_dict`, `model.ema`. */
+  readonly select?: string | undefined;
+  /** Follow external data and shards that are symbolic links out of the checkpoint's directory. */
+  readonly allowExternalSymlinks?: boolean | undefined;
+  /** Told of every file that is opened for the checkpoint, by its path. What it throws ends the opening. */
+  readonly onOpenFile?: ((path: string) => void) | undefined;
+}
+
+/** One file of a checkpoint and how it changes; without splices it is copied as it is. */
+interface FileEdit {
+  readonly source: FileSource;
+  /** Where the file stands relative to the checkpoint's own directory, with forward slashes. */
+  readonly name: string;
+  /** By offset; none overlaps another. */
+  readonly splices: readonly Splice[];
+}
+
+/** Every file that makes up a checkpoint, the one that refers to the others last. */
+export interface EditPlan {
+  readonly files: readonly FileEdit[];
+}
+
+/** How {@link EditPlan} names files. */
+export interface EditOptions {
+  /** The new name of a file that the checkpoint refers to by its name, such as external data. */
+  readonly renameData?: ((name: string, count: number) => string) | undefined;
+}
 
 /** The kinds of checkpoint that can be opened, as reports name them. */
 export type CheckpointFormat = 'ONNX' | 'safetensors' | 'PyTorch' | 'TorchScript' | 'baseline';
@@ -137,4 +183,147 @@ export interface Checkpoint {
    */
   readonly planEdits?: (edits: readonly TensorEdit[], options?: EditOptions) => Promise<EditPlan>;
   close(): Promise<void>;
+}
+
+/**
+ * What a checkpoint says itself of how it was trained, as it was read: an optimizer, settings of a framework. Which
+ * tensors that freezes is found out where the learned tensors are known. `requires_grad` and the mode of modules stand
+ * with the tensors and the modules.
+ */
+export type Declaration = OptimizerDeclaration | PathsDeclaration | AdapterDeclaration | UnreadDeclaration;
+
+/** The state of an optimizer: which parameters it was handed, and which of them it updated. */
+export interface OptimizerDeclaration {
+  readonly kind: 'optimizer';
+  /** Keys from the root of the file to it, joined by dots. */
+  readonly where: string;
+  readonly groups: readonly OptimizerGroup[];
+}
+
+/** Parameters that an optimizer treats alike, in the order in which they were handed over. */
+export interface OptimizerGroup {
+  readonly parameters: readonly OptimizerParameter[];
+  /** Null where it is no plain number. */
+  readonly learningRate: number | null;
+  /** What a schedule started from; null without a schedule. */
+  readonly initialLearningRate: number | null;
+  /** Whether a step leaves state for exactly those parameters that had a gradient. */
+  readonly isStateTelling: boolean;
+}
+
+/** One parameter of an optimizer. */
+export interface OptimizerParameter {
+  /** Null where the file knows it by its number alone. */
+  readonly name: string | null;
+  readonly hasState: boolean;
+  /** The shape of what the optimizer keeps for it, which is the parameter's own; null where that is not clear. */
+  readonly shape: readonly number[] | null;
+}
+
+/** Settings that name modules. */
+export interface PathsDeclaration {
+  readonly kind: 'paths';
+  readonly by: 'ultralytics-freeze' | 'frozen-stages' | 'norm-cfg' | 'norm-eval';
+  readonly where: string;
+  /** Paths of modules from the model's root; they mean everything below them. */
+  readonly paths: readonly string[];
+}
+
+/** An `adapter_config.json` of PEFT: everything is frozen but what it names. */
+export interface AdapterDeclaration {
+  readonly kind: 'adapter';
+  readonly where: string;
+  /** Ends of the paths of modules that the adapter may have been merged into; null where a pattern names them. */
+  readonly targets: readonly string[] | null;
+  /** Ends of the paths of modules that are trained and saved as a whole. */
+  readonly saved: readonly string[];
+  readonly trainsBiases: boolean;
+}
+
+/** Something that could tell and was not understood. */
+interface UnreadDeclaration {
+  readonly kind: 'unread';
+  readonly of: 'optimizer' | 'settings';
+  readonly where: string;
+  /** Why, as a clause after `where`. */
+  readonly reason: string;
+}
+
+/** An input of a node that ought to be constant: the tensor it comes to, or why it comes to none. */
+export type ConstantInput =
+  | {
+      readonly kind: 'constant';
+      readonly tensor: Tensor;
+      /** How the file supplies it: `initializer`, `Constant`, `Identity of …`, `Cast of initializer`. */
+      readonly source: string;
+      /** Whether it is a graph input as well, whose value a caller may replace at run time. */
+      readonly overridable: boolean;
+    }
+  | { readonly kind: 'unresolved'; readonly reason: string }
+  | { readonly kind: 'absent' };
+
+/** Which statistics a norm node normalises by: the running ones, the batch's, or the file does not tell. */
+export type NormMode = 'running' | 'batch' | 'unknown';
+
+/** A BatchNormalization node, wherever it stands: main graph, subgraph, or one call of a local function. */
+export interface NormNode {
+  readonly nodeName: string;
+  /** The module path that metadata or the node's name tells, such as `layer1.0.bn1`; null where neither does. */
+  readonly path: string | null;
+  /** Names of the enclosing subgraphs or function calls, outermost first; empty in the main graph. */
+  readonly scope: readonly string[];
+  /** The names that the node's scale, bias, mean and variance inputs bear; `''` where absent. */
+  readonly inputNames: readonly [gamma: string, beta: string, mean: string, variance: string];
+  readonly gamma: ConstantInput;
+  readonly beta: ConstantInput;
+  readonly mean: ConstantInput;
+  readonly variance: ConstantInput;
+  readonly epsilon: number;
+  /** ONNX's momentum: `new = old · momentum + batch · (1 − momentum)`. */
+  readonly momentum: number;
+  readonly mode: NormMode;
+  readonly opset: number;
+  /**
+   * Names of the learned tensors that feed the node's data input: those of its producer, or, where the producer has
+   * none (an activation, an addition), of the nearest nodes upstream that have some.
+   */
+  readonly neighbours: readonly string[];
+  /** The linear node whose output is the data input directly, as an index into {@link Graph.linears}. */
+  readonly feedingLinear: number | null;
+  /** What the user should know: statistics a caller may override, the draft six-input operator, spatial = 0. */
+  readonly notes: readonly string[];
+}
+
+/** A node that multiplies by a weight and may have swallowed a norm layer: Conv, ConvTranspose, Gemm, MatMul. */
+export interface LinearNode {
+  readonly op: 'Conv' | 'ConvTranspose' | 'Gemm' | 'MatMul';
+  readonly nodeName: string;
+  /** The module path of the convolution or linear layer itself, such as `layer1.0.conv1`; null where unknown. */
+  readonly path: string | null;
+  /**
+   * The module path of the norm layer that an exporter's metadata says was folded into this node, such as
+   * `layer1.0.bn1`; null where no metadata says so.
+   */
+  readonly foldedNormPath: string | null;
+  /** Whether the file itself bears signs that a norm layer was folded in here (metadata, generated names). */
+  readonly looksFolded: boolean;
+  readonly scope: readonly string[];
+  readonly weightName: string;
+  readonly biasName: string;
+  readonly weight: ConstantInput;
+  readonly bias: ConstantInput;
+  /** Axis of the weight that counts output channels: Conv 0, ConvTranspose 1 (within a group), Gemm 0 or 1. */
+  readonly outputAxis: number;
+  readonly groups: number;
+  readonly outputChannels: number;
+  /** Whether a live norm node consumes the output directly. */
+  readonly feedsNorm: boolean;
+}
+
+/** What an audit needs of a computation graph: its norm nodes and its linear nodes, in topological order. */
+export interface Graph {
+  /** Such as `pytorch 2.13.0`; empty when the file does not say. */
+  readonly producer: string;
+  readonly norms: readonly NormNode[];
+  readonly linears: readonly LinearNode[];
 }

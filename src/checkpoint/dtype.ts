@@ -1,3 +1,5 @@
+// The element types of tensors: their widths, and exact decoding and encoding of their numbers.
+
 /** Element types under their safetensors names, each with its size in bits. */
 const BITS = {
   BOOL: 8,

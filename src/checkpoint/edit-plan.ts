@@ -1,6 +1,7 @@
+// Which bytes of a file become others when tensors are replaced: what restore writes.
+
 import { basename, dirname, relative, sep } from 'node:path';
 import { CheckpointError, quote } from '../errors.js';
-import { refuseAmplified } from '../io/amplification.js';
 import {
   type ByteRange,
   type ByteSource,
@@ -8,46 +9,11 @@ import {
   haveSameBytes,
   type PlacedContent,
   placeContent,
+  refuseAmplified,
   sliceRange,
 } from '../io/byte-source.js';
 import { FileSource } from '../io/file-source.js';
-import type { Tensor } from './checkpoint.js';
-
-/** A tensor of a checkpoint and what it shall hold: as many bytes as it has, little-endian and row-major. */
-export interface TensorEdit {
-  readonly tensor: Tensor;
-  /** In memory, in another file, or computed as it is read: whoever writes it reads it in pieces. */
-  readonly content: ByteRange;
-  /** What to call a tensor of its own, where the one that it shares with others has to be split. */
-  readonly preferredName: string;
-}
-
-/** A piece of a file that other bytes take the place of; as many bytes where the file keeps its size. */
-export interface Splice {
-  readonly offset: number;
-  readonly deleted: number;
-  readonly content: ByteRange;
-}
-
-/** One file of a checkpoint and how it changes; without splices it is copied as it is. */
-export interface FileEdit {
-  readonly source: FileSource;
-  /** Where the file stands relative to the checkpoint's own directory, with forward slashes. */
-  readonly name: string;
-  /** By offset; none overlaps another. */
-  readonly splices: readonly Splice[];
-}
-
-/** Every file that makes up a checkpoint, the one that refers to the others last. */
-export interface EditPlan {
-  readonly files: readonly FileEdit[];
-}
-
-/** How {@link EditPlan} names files. */
-export interface EditOptions {
-  /** The new name of a file that the checkpoint refers to by its name, such as external data. */
-  readonly renameData?: ((name: string, count: number) => string) | undefined;
-}
+import type { EditPlan, Splice, Tensor, TensorEdit } from './checkpoint.js';
 
 /** A piece with the tensor that wants it. */
 interface OwnedPiece extends PlacedContent {

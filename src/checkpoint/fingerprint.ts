@@ -1,8 +1,9 @@
+// Hashes of tensors, by which a baseline knows them again.
+
 import { createHash, type Hash } from 'node:crypto';
-import { type ChannelLayout, layOutChannels } from './channel-grid.js';
+import { type ChannelLayout, type ChannelProjections, layOutChannels, Projector } from './channel-grid.js';
 import type { Tensor } from './checkpoint.js';
 import { bitsOf, type DType, decodeFloats, hasSignedZero, isDecodable, isFloatingPoint } from './dtype.js';
-import { type ChannelProjections, Projector } from './projections.js';
 
 /** What one reading of a tensor tells, in place of its values. */
 export interface TensorSummary {
@@ -18,7 +19,7 @@ export interface TensorSummary {
  * So many elements of a tensor are kept. Any step of an optimizer changes nearly all, so that these tell rounding from
  * training as well as all would (256 values of 4 bytes: 55 kB for a ResNet-50).
  */
-export const SAMPLE_SIZE = 256;
+const SAMPLE_SIZE = 256;
 
 /** Which elements of a tensor are its sample: evenly spread, all of a small one. */
 export function sampledIndices(elementCount: number): readonly number[] {

@@ -1,8 +1,10 @@
+// Reads JSON from strangers: keys given twice, depth and length are checked, and errors say where.
+
 import { isUtf8 } from 'node:buffer';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 
 /** A JSON number as it was written: integers above 2^53 and `8.0` against `8` stay distinguishable. */
-export interface JsonNumber {
+interface JsonNumber {
   readonly digits: string;
 }
 

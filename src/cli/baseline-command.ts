@@ -1,7 +1,10 @@
+// `bn-audit baseline`.
+
 import { Command } from 'commander';
-import { type Baseline, createBaseline } from '../baseline.js';
-import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
+import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
+import { type Baseline, createBaseline } from '../formats/baseline/make-baseline.js';
+import { openPath, refuseIdleSelect } from '../formats/open.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';

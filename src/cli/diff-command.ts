@@ -1,11 +1,20 @@
+// `bn-audit diff`.
+
 import { Command } from 'commander';
+import { audit, auditEach } from '../audit.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import { quote } from '../errors.js';
+import { escapeControls, quote, UsageError } from '../errors.js';
+import type { AuditReport } from '../report/audit-report.js';
+import {
+  type AuditFailure,
+  buildReportSet,
+  isFailure,
+  PackedReports,
+  type ReportSet,
+} from '../report/audit-set.js';
 import { formatPlural } from '../report/format-numbers.js';
-import { announceReport } from './github-actions.js';
-import type { InputGuard, ReportFile } from './guard-outputs.js';
-import { noteInput } from './job-summary.js';
-import { type LoadedPolicy, loadPolicy, resolveFromPolicy } from './load-policy.js';
+import { defuseCommands } from '../report/text-layout.js';
+import { type InputGuard, noteInput, type ReportFile } from './guard-outputs.js';
 import {
   addCommonOptions,
   type CommonOptions,
@@ -14,10 +23,88 @@ import {
   EXIT_CODE_HELP,
   parseNonNegative,
 } from './options.js';
-import { type DiffTargets, type PlannedAudit, planAudits } from './plan-audits.js';
-import { runAudits } from './run-audits.js';
+import {
+  type DiffTargets,
+  type LoadedPolicy,
+  loadPolicy,
+  type PlannedAudit,
+  planAudits,
+  resolveFromPolicy,
+} from './plan-audits.js';
 import type { Terminal } from './terminal.js';
-import { guardReports, needsChannels, type ReportPlan, writeReports } from './write-reports.js';
+import {
+  announceReport,
+  getExitCode,
+  guardReports,
+  needsChannels,
+  type ReportPlan,
+  writeReports,
+} from './write-reports.js';
+
+interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> {
+  readonly layer?: string;
+  /** Asked after each of several audits: what it refuses ends them all. */
+  readonly guard: InputGuard;
+}
+
+/** What a run of `diff` came to. */
+interface DiffResult {
+  readonly report: AuditReport | ReportSet;
+  readonly exitCode: number;
+}
+
+/** One audit gives its own report and fails with its own error; several give one report of them all. */
+async function runAudits(
+  audits: readonly PlannedAudit[],
+  options: RunOptions,
+  terminal: Terminal,
+): Promise<DiffResult> {
+  const { layer } = options;
+  const [only, ...others] = audits;
+  if (only !== undefined && others.length === 0) {
+    const report = await audit(only.before, only.after, only.options);
+    terminal.finishProgress();
+    if (layer !== undefined) requireLayer(layer, report);
+    return { report, exitCode: getExitCode(report.findings, only.failOn) };
+  }
+  if (layer !== undefined) {
+    throw new UsageError(`--layer shows one layer of one audit, found ${audits.length} audits`);
+  }
+  return runSeveral(audits, options, terminal);
+}
+
+async function runSeveral(
+  audits: readonly PlannedAudit[],
+  options: RunOptions,
+  terminal: Terminal,
+): Promise<DiffResult> {
+  const reports = new PackedReports();
+  const failures: AuditFailure[] = [];
+  let exitCode = 0;
+  for await (const { request, outcome } of auditEach(audits)) {
+    terminal.finishProgress();
+    options.guard.refuseHarm();
+    if (isFailure(outcome)) failures.push(outcome);
+    else reports.add(outcome);
+    exitCode = Math.max(exitCode, isFailure(outcome) ? 2 : getExitCode(outcome.findings, request.failOn));
+    if (isFailure(outcome) && !isTextPrinted(options))
+      terminal.writeError(defuseCommands(`bn-audit: ${escapeControls(outcome.message)}`));
+  }
+  return { report: buildReportSet({ reports, heads: reports.heads, failures }), exitCode };
+}
+
+/** Whether the user reads the report, and in it what failed. */
+function isTextPrinted({ quiet, output, format }: RunOptions): boolean {
+  return quiet !== true && output === undefined && format === 'text';
+}
+
+function requireLayer(layer: string, { layers }: AuditReport): void {
+  if (layers.some(({ name }) => name === layer)) return;
+  throw new UsageError(
+    `--layer ${quote(layer)}: no such norm layer in both checkpoints`,
+    'Names are those of before; bn-audit diff … --all lists them.',
+  );
+}
 
 interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly frozen?: readonly string[];

@@ -1,7 +1,9 @@
+// `bn-audit explain`.
+
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Argument, Command } from 'commander';
-import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/finding.js';
+import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import { UsageError } from '../errors.js';
 import { wrapText } from '../report/text-layout.js';
 import type { Looks, Terminal } from './terminal.js';

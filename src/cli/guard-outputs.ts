@@ -1,10 +1,112 @@
+// Keeps outputs from overwriting inputs or foreign files, and writes the job summary.
+
+import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { FINDING_KINDS, titleOf } from '../compare/findings.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { areSame, identifyFile } from '../io/same-file.js';
+import { describeFailure } from '../io/file-failures.js';
+import { explainAs } from '../io/file-source.js';
 import { type Pieces, writeFile } from '../io/write-files.js';
-import { checkTarget } from '../io/write-target.js';
-import type { ReportTarget } from '../policy/policy.js';
-import { isEarlierReport } from './earlier-report.js';
-import { noteInput } from './job-summary.js';
+import { areSame, checkTarget, identifyFile } from '../io/write-target.js';
+import type { ReportTarget } from '../policy.js';
+import { FAILURE_TITLE } from '../report/audit-set.js';
+import type { ReportFormat } from '../report/formats.js';
+import type { Terminal } from './terminal.js';
+
+/** Every pattern below fits into the start of a file. */
+const HEAD_BYTES = 4096;
+
+/** What a report calls its outcome. */
+const OUTCOME = '(?:Drifted|Failed|Clean|Unhealthy|Warning|Healthy|Not audited)';
+
+/** What annotations are titled, as properties write it. */
+const TITLES = [...FINDING_KINDS.map(titleOf), FAILURE_TITLE, 'bn-audit']
+  .map((title) => title.replaceAll(',', '%2C'))
+  .join('|');
+
+/** How a report starts in each format, in words that other files hardly start with. */
+const SIGNATURES: Readonly<Record<ReportFormat, RegExp>> = {
+  text: new RegExp(`^(?:(?:before|after|checkpoint) {2,}\\S[^]*\\n)?[✖!✔] ${OUTCOME} {2,}\\S`, 'iu'),
+  json: /^\{\s*"schemaVersion": \d+,\s*"tool": \{\s*"name": "bn-audit"/,
+  markdown: new RegExp(
+    `^### (?:❌|⚠️|✅) (?:${OUTCOME}: |(?:\\d[\\d,]* of )?\\d[\\d,]* checkpoints?[ ,])`,
+    'u',
+  ),
+  html: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
+  junit: /^<\?xml [^>]*\?>\s*<testsuites name="bn-audit"/,
+  sarif:
+    /^\{\s*"\$schema": "[^"]*",\s*"version": "[^"]*",\s*"runs": \[\s*\{\s*"tool": \{\s*"driver": \{\s*"name": "bn-audit"/,
+  github: new RegExp(`^::(?:error|warning|notice) title=(?:${TITLES})[,:%]`),
+  gitlab: /^\[\s*(?:\]\s*$|\{\s*"type": "issue",\s*"check_name": ")/,
+};
+
+/**
+ * Whether a file that exists may give way to a report: it is empty, or looks like an earlier report of that format.
+ *
+ * @throws CheckpointError where it cannot be read.
+ */
+function isEarlierReport(path: string, format: ReportFormat): boolean {
+  return explainAs(path, () => {
+    const head = Buffer.alloc(HEAD_BYTES);
+    const { O_RDONLY, O_NONBLOCK, O_NOFOLLOW } = constants;
+    // It was a regular file a moment ago; what took its place is neither waited for nor followed.
+    const descriptor = openSync(path, O_RDONLY | (O_NONBLOCK ?? 0) | (O_NOFOLLOW ?? 0));
+    try {
+      const byteLength = readSync(descriptor, head, 0, HEAD_BYTES, 0);
+      return byteLength === 0 || SIGNATURES[format].test(head.toString('utf8', 0, byteLength));
+    } finally {
+      closeSync(descriptor);
+    }
+  });
+}
+
+/** GitHub refuses the whole summary of a step that is longer. */
+export const MAX_SUMMARY_BYTES = 1024 * 1024;
+
+/** Whether the summary's file is one that the process reads: nothing is ever written there then. */
+let isInput = false;
+
+/** To be told of each file that a run reads, before anything can fail that the summary would tell of. */
+export function noteInput(path: string): void {
+  const summary = findSummary();
+  if (isInput || summary === '') return;
+  const [one, other] = [identifyFile(summary), identifyFile(path)];
+  isInput = one !== null && other !== null && areSame(one, other);
+}
+
+/**
+ * Appends Markdown to the file that GITHUB_STEP_SUMMARY names, where there is one: the first of the versions that fits
+ * beside what the step has written already. A summary that cannot be written fails no audit.
+ */
+export function appendJobSummary(versions: readonly string[], terminal: Terminal): void {
+  const path = findSummary();
+  if (path === '') return;
+  const problem = isInput ? 'could not be written: it is a file that this run reads' : append(versions, path);
+  if (problem !== null) terminal.writeError(`bn-audit: the job summary ${problem}`);
+}
+
+/** Null where it is done, or what kept it from being done. */
+function append(versions: readonly string[], path: string): string | null {
+  const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK } = constants;
+  let descriptor: number | null = null;
+  try {
+    // A pipe that nobody reads would keep a blocking open waiting for ever.
+    descriptor = openSync(path, O_WRONLY | O_APPEND | O_CREAT | (O_NONBLOCK ?? 0));
+    const facts = fstatSync(descriptor);
+    if (!facts.isFile()) return 'could not be written: it is no regular file';
+    const fitting = versions.find((text) => facts.size + Buffer.byteLength(text) + 1 <= MAX_SUMMARY_BYTES);
+    if (fitting === undefined) return 'is full: no report was added';
+    writeFileSync(descriptor, facts.size === 0 ? fitting : `\n${fitting}`);
+    return null;
+  } catch (error) {
+    return `could not be written: ${describeFailure(error).writing}`;
+  } finally {
+    if (descriptor !== null) closeSync(descriptor);
+  }
+}
+
+function findSummary(): string {
+  return process.env['GITHUB_STEP_SUMMARY'] ?? '';
+}
 
 /** Keeps a run from writing to what it reads. */
 export interface InputGuard {

@@ -1,21 +1,24 @@
+// `bn-audit init`.
+
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
 import { Command } from 'commander';
 import { audit } from '../audit.js';
-import { MAX_GLOB_LENGTH } from '../check-options.js';
-import { type OpenOptions, openPath, refuseIdleSelect } from '../checkpoint/open.js';
+import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { CheckpointError, quote } from '../errors.js';
+import { openPath, refuseIdleSelect } from '../formats/open.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
-import { findPolicyFile } from '../policy/find-policy.js';
-import { POLICY_FILE_NAME } from '../policy/policy.js';
+import { MAX_GLOB_LENGTH } from '../options.js';
 import {
   type FrozenSuggestion,
+  findPolicyFile,
   type ModuleCandidate,
+  POLICY_FILE_NAME,
   suggestFrozen,
   toGlob,
-} from '../policy/suggest-policy.js';
+} from '../policy.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';

@@ -1,10 +1,10 @@
+// `bn-audit inspect`.
+
 import { Command } from 'commander';
 import { inspect } from '../inspect.js';
-import { getExitCode } from './exit-code.js';
-import { announceReport } from './github-actions.js';
 import { addCommonOptions, type CommonOptions, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
-import { guardReports, needsChannels, writeReports } from './write-reports.js';
+import { announceReport, getExitCode, guardReports, needsChannels, writeReports } from './write-reports.js';
 
 /** `bn-audit inspect CHECKPOINT`. `onExitCode` is told the exit code. */
 export function createInspect(terminal: Terminal, onExitCode: (code: number) => void): Command {

@@ -1,6 +1,8 @@
+// Options that several commands share.
+
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import { FAIL_ON_LEVELS, type FailOn, type ReportTarget, trimDot } from '../policy/policy.js';
+import { FAIL_ON_LEVELS, type FailOn, type ReportTarget, trimDot } from '../policy.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
 
 /** Options of every command that prints a report. */

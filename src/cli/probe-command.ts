@@ -1,9 +1,10 @@
+// `bn-audit probe`.
+
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import type { InputShape } from '../probe/random-inputs.js';
-import { probe } from '../probe.js';
-import { PROBE_FORMATS, type ProbeFormat } from '../report/probe-formats.js';
-import { renderProbe } from '../report/probe-render.js';
+import type { InputShape } from '../probe/inputs.js';
+import { probe } from '../probe/probe.js';
+import { PROBE_FORMATS, type ProbeFormat, renderProbe } from '../probe/render.js';
 import { writeReport } from './guard-outputs.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';

@@ -1,8 +1,10 @@
+// `bn-audit restore`.
+
 import { Command, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { toJson } from '../report/json.js';
-import { renderRestoreText } from '../report/text-restore.js';
-import { restore } from '../restore.js';
+import { restore } from '../restore/restore.js';
+import { renderRestoreText } from '../restore/restore-report.js';
 import { guardInputs } from './guard-outputs.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';

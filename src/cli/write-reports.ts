@@ -1,15 +1,84 @@
+// Writes a run's reports: to standard output, to files, and to the CI that runs it; and its exit code.
+
 import { isAbsolute, join, relative } from 'node:path';
+import type { FindingLevel } from '../compare/findings.js';
+import type { FailOn } from '../policy.js';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
 import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';
 import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
 import { renderPlain } from '../report/render-plain.js';
-import { checkReport, guardInputs, type InputGuard, type ReportFile, writeReport } from './guard-outputs.js';
+import {
+  appendJobSummary,
+  checkReport,
+  guardInputs,
+  type InputGuard,
+  type ReportFile,
+  writeReport,
+} from './guard-outputs.js';
 import type { CommonOptions } from './options.js';
 import type { Terminal } from './terminal.js';
 
+/** 1 when a finding is at or above the level, else 0. */
+export function getExitCode(findings: readonly { readonly level: FindingLevel }[], failOn: FailOn): 0 | 1 {
+  return findings.some(({ level }) => level === 'error' || (level === 'warning' && failOn === 'warning'))
+    ? 1
+    : 0;
+}
+
+type AnnounceOptions = Pick<CommonOptions, 'ci' | 'all' | 'format' | 'output' | 'quiet'>;
+
+/**
+ * Where a GitHub Actions runner looks on: annotations of the findings, unless the run is quiet, and the report in the
+ * job's summary.
+ *
+ * Annotations go to standard error, which the runner reads as well: standard output may be JSON, or a file.
+ */
+export async function announceReport(
+  report: PrintedReport,
+  { ci, all, format, output, quiet }: AnnounceOptions,
+  terminal: Terminal,
+): Promise<void> {
+  if (!ci || !isGithubActions()) return;
+  const arePrinted = format === 'github' && output === undefined;
+  if (quiet !== true && !arePrinted) {
+    const annotations = [...(await renderInRepository(report, { format: 'github' }))].join('');
+    if (annotations !== '') terminal.writeError(annotations.trimEnd());
+  }
+  appendJobSummary(
+    [
+      [...(await renderInRepository(report, { format: 'markdown', all }))].join(''),
+      [...(await renderInRepository(report, { format: 'markdown' }))].join(''),
+    ],
+    terminal,
+  );
+}
+
+/** The same where there is no report, because the work could not be done. */
+export async function announceFailure(
+  message: string,
+  { isQuiet }: { readonly isQuiet: boolean },
+  terminal: Terminal,
+): Promise<void> {
+  if (!isGithubActions()) return;
+  const [{ writeCommand }, { showCode }] = await Promise.all([
+    import('../report/github.js'),
+    import('../report/markdown.js'),
+  ]);
+  if (!isQuiet)
+    terminal.writeError(writeCommand('error', { title: 'bn-audit could not do its work', message }));
+  appendJobSummary([`### ❌ Failed\n\n${showCode(message, MAX_SHOWN_MESSAGE)}\n`], terminal);
+}
+
+const MAX_SHOWN_MESSAGE = 1000;
+
+/** GitHub documents that its runners set the variable to `true`, and to nothing else. */
+function isGithubActions(): boolean {
+  return process.env['GITHUB_ACTIONS'] === 'true';
+}
+
 /** Any report that the command line prints. */
-export type PrintedReport = AnyReport | ReportSet;
+type PrintedReport = AnyReport | ReportSet;
 
 /** What to print, and which files to write besides. */
 export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> {
@@ -91,7 +160,7 @@ function* gather(pieces: Pieces): Iterable<string> & object {
 const LOCATED_FORMATS: ReadonlySet<ReportFormat> = new Set(['sarif', 'github', 'gitlab']);
 
 /** Renders a report; where its format names files, as paths from the root of the CI system's checkout. */
-export async function renderInRepository(
+async function renderInRepository(
   report: PrintedReport,
   options: RenderOptions & { readonly format: ReportFormat },
 ): Promise<Pieces> {

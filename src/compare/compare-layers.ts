@@ -1,20 +1,18 @@
+// Compares a pair of layers: running statistics, learned tensors, and why they drifted.
+
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
-import { readRange } from '../io/byte-source.js';
-import type { FileWork } from '../io/file-order.js';
-import type { LinearLayer } from '../norm/linear-layers.js';
-import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
-import type { LearnedComparisons } from './compare-learned.js';
-import { type BatchCount, type CauseEvidence, type DriftCause, decideCause } from './drift-cause.js';
-import type { LayerPair, PairedBy } from './pair-layers.js';
+import { type FileWork, readRange } from '../io/byte-source.js';
+import { splitPath } from '../norm/naming.js';
+import { chooseLayerName, type LinearLayer, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import {
-  type Feeds,
-  type GradedRelation,
-  NeighbourRelations,
-  type NeighboursFrom,
-} from './relate-neighbours.js';
-import { compareRounded, type RoundingEvidence } from './rounding.js';
-import { chooseLayerName } from './shown-names.js';
+  isAdapted,
+  isUnchanged,
+  type LearnedComparison,
+  type LearnedComparisons,
+} from './compare-learned.js';
+import type { LayerPair, PairedBy } from './pair-layers.js';
+import { compareRounded, MIN_VALUES, type RoundingEvidence } from './rounding.js';
 import {
   areInitial,
   type ChannelVector,
@@ -32,6 +30,218 @@ import {
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
 import { chooseValueTest } from './tensor-equality.js';
+
+/**
+ * A layer's `num_batches_tracked`: forward passes in training mode so far. Whole counts are exact; a number with a
+ * fraction is an average of counts, as a mean of checkpoints holds it.
+ */
+type BatchCount = bigint | number;
+
+/** How much of before's statistics is left in after's, which every training-mode forward pass replaces in part. */
+export interface OldShare {
+  /** (1 − momentum)ⁿ after n passes; the share of before's passes in all where momentum is cumulative. 0 to 1. */
+  readonly share: number;
+  readonly momentum: number | 'cumulative';
+  readonly momentumFrom: 'module' | 'default';
+}
+
+/** What statistics and batch counts together tell of how a layer came to its statistics. */
+export type DriftCause =
+  /** The count rose with the statistics: forward passes in training mode. */
+  | { readonly kind: 'training-mode'; readonly old: OldShare | null }
+  /** The statistics moved, and no pass was counted: they were copied, averaged or computed without the count. */
+  | { readonly kind: 'uncounted' }
+  /** The same in a file whose learned tensors are averages: of a model over time, without its count. */
+  | { readonly kind: 'ema' }
+  /** The statistics moved and the count went back: reset, and estimated again. */
+  | { readonly kind: 're-estimated' }
+  /** The statistics are mean 0 and variance 1 again: reset, and never estimated again. */
+  | { readonly kind: 'reset' }
+  /** The statistics moved, and the count on a side is an average; `rose` where after's is above before's. */
+  | {
+      readonly kind: 'averaged';
+      readonly side: 'before' | 'after';
+      readonly count: number;
+      readonly rose: boolean;
+    }
+  /** The count rose while the statistics stood still: the layer normalised by batch statistics. */
+  | { readonly kind: 'batch-statistics' }
+  /** The statistics stood still under a count that went back or was averaged: nothing ran in training mode. */
+  | { readonly kind: 'recounted' };
+
+/** What a layer's cause follows from. */
+export interface CauseEvidence {
+  readonly haveStatisticsMoved: boolean;
+  /** Whether the learned tensors that stayed show the rounding of an average: then statistics are averages too. */
+  readonly isAveraged: boolean;
+  /** Whether after holds mean 0 and variance 1 in every channel. */
+  readonly isInitial: boolean;
+  /** Null where the layer has no count, or none that can be relied on. */
+  readonly before: BatchCount | null;
+  readonly after: BatchCount | null;
+  /** PyTorch's momentum; null where the file does not tell. */
+  readonly momentum: number | 'cumulative' | null;
+}
+
+/** What statistics and counts tell; null where they tell nothing. */
+export function decideCause(evidence: CauseEvidence): DriftCause | null {
+  return evidence.haveStatisticsMoved ? explainMove(evidence) : explainStandstill(evidence);
+}
+
+function explainMove(evidence: CauseEvidence): DriftCause | null {
+  const { isInitial, isAveraged, before, after, momentum } = evidence;
+  if (isInitial) return { kind: 'reset' };
+  if (before === null || after === null) return null;
+  const rose = after > before;
+  if (isAverage(after)) return { kind: 'averaged', side: 'after', count: after, rose };
+  if (isAverage(before)) return { kind: 'averaged', side: 'before', count: before, rose };
+  if (rose) return { kind: 'training-mode', old: isAveraged ? null : findOldShare(before, after, momentum) };
+  // A layer that was made anew around copied statistics starts to count at 0.
+  if (after !== before && after !== 0n) return { kind: 're-estimated' };
+  return { kind: isAveraged ? 'ema' : 'uncounted' };
+}
+
+function explainStandstill({ before, after }: CauseEvidence): DriftCause | null {
+  if (before === null || after === null || before === after) return null;
+  const isCounted = after > before && !isAverage(before) && !isAverage(after);
+  return { kind: isCounted ? 'batch-statistics' : 'recounted' };
+}
+
+function isAverage(count: BatchCount): count is number {
+  return typeof count === 'number';
+}
+
+/** torch.nn.modules.batchnorm._NormBase: a state dict does not hold the momentum, and few models change it. */
+const DEFAULT_MOMENTUM = 0.1;
+
+function findOldShare(before: bigint, after: bigint, known: CauseEvidence['momentum']): OldShare | null {
+  const momentum = known ?? DEFAULT_MOMENTUM;
+  const momentumFrom = known === null ? 'default' : 'module';
+  if (momentum === 'cumulative') return { share: Number(before) / Number(after), momentum, momentumFrom };
+  // With momentum 0 nothing would have moved: it is not the one of the training.
+  if (!(momentum > 0 && momentum <= 1)) return null;
+  return { share: (1 - momentum) ** Number(after - before), momentum, momentumFrom };
+}
+
+/** What told what feeds a layer; `unknown` where names leave it open, or what feeds it could not be compared. */
+export type NeighboursFrom = 'graph' | 'names' | 'unknown';
+
+/** How two sides of something learned relate, and the largest difference that counted as rounding; 0 where none did. */
+interface GradedRelation {
+  readonly relation: Relation;
+  readonly relativeDifference: number;
+}
+
+/** What feeds a layer, and how much of the checkpoint's rounding the layer's own affine may show. */
+interface Feeds extends GradedRelation {
+  /** Null where nothing was rounded, or what feeds the layer stayed to the last bit: what differs then was trained. */
+  readonly rounding: RoundingEvidence | null;
+  /** Whether all that is known to feed the layer cannot be compared. */
+  readonly isIncomparable: boolean;
+  readonly neighboursFrom: NeighboursFrom;
+  /** Whether each side tells another feed, of which one was trained and the other was not. */
+  readonly isDisputed: boolean;
+}
+
+type KnownFeeds = Omit<Feeds, 'neighboursFrom' | 'isDisputed'>;
+
+/** What feeds the norm layers of two checkpoints, before against after. */
+export class NeighbourRelations {
+  readonly #learned: LearnedComparisons;
+  /** Layers whose feed may be anything share one list, which is as long as the file. */
+  readonly #known = new Map<readonly string[], KnownFeeds>();
+
+  constructor(learned: LearnedComparisons) {
+    this.#learned = learned;
+  }
+
+  /**
+   * A graph knows what feeds a layer, on either side; names tell it, or leave it open. Which side is before makes no
+   * difference: where both know equally well and disagree, the order of one file's modules is not that of the model.
+   */
+  of({ before, after }: { readonly before: NormLayer; readonly after: NormLayer }): Feeds {
+    const { byBefore, byAfter } = this.#learned;
+    const sides = [
+      { layer: before, rank: rankEvidence(before), feeds: this.#relate(before, byBefore) },
+      { layer: after, rank: rankEvidence(after), feeds: this.#relate(after, byAfter) },
+    ] as const;
+    const told = sides.filter(({ feeds }) => feeds.relation !== 'none');
+    const rank = Math.min(...told.map((side) => side.rank));
+    const [one, other = one] = told.filter((side) => side.rank === rank);
+    if (one !== undefined && other !== undefined) {
+      const isFromGraph = rank === 0;
+      const isDisputed = one.feeds.relation !== other.feeds.relation && !isFromGraph;
+      const neighboursFrom = isDisputed ? 'unknown' : isFromGraph ? 'graph' : 'names';
+      return { ...join(one.feeds, other.feeds, isDisputed), neighboursFrom, isDisputed };
+    }
+    const { feeds } = sides.find(({ feeds: { isIncomparable } }) => isIncomparable) ?? sides[0];
+    const isUnfed = sides.some(({ layer }) => layer.isFromGraph && layer.neighbours.length === 0);
+    return { ...feeds, neighboursFrom: isUnfed ? 'graph' : 'unknown', isDisputed: false };
+  }
+
+  #relate(layer: NormLayer, compared: LearnedComparisons['byBefore']): KnownFeeds {
+    const { neighbours, areNeighboursCertain } = layer;
+    const known = this.#known.get(neighbours);
+    if (known !== undefined) return known;
+    const found = neighbours
+      .flatMap((name) => compared.get(name) ?? [])
+      .map((feed) => (isAdapted(feed, this.#learned) ? { ...feed, equality: 'changed' as const } : feed));
+    const rounded = found.flatMap(({ equality, rounding }) => (equality === 'rounded' ? [rounding] : []));
+    // An average leaves most values as they were: of a few, all may have stayed.
+    const exactCount = found.reduce(
+      (sum, { equality, elementCount }) => sum + (equality === 'exact' ? elementCount : 0),
+      0,
+    );
+    const haveStayedExactly = rounded.length === 0 && exactCount >= MIN_VALUES;
+    const feeds: KnownFeeds = {
+      relation: areNeighboursCertain === false ? findCommonRelation(found) : relate(found),
+      relativeDifference: rounded.reduce(
+        (most, rounding) => Math.max(most, rounding?.relativeDifference ?? 0),
+        0,
+      ),
+      rounding: haveStayedExactly ? null : this.#learned.rounding,
+      isIncomparable: found.length > 0 && found.every(({ equality }) => equality === 'incomparable'),
+    };
+    this.#known.set(neighbours, feeds);
+    return feeds;
+  }
+}
+
+/** What two sides tell together; graphs that differ feed the layer by something else, which is a change. */
+function join(one: KnownFeeds, other: KnownFeeds, isDisputed: boolean): KnownFeeds {
+  const isChanged = one.relation === 'changed' || other.relation === 'changed';
+  return {
+    relation: isDisputed ? 'none' : isChanged ? 'changed' : 'equal',
+    relativeDifference: Math.max(one.relativeDifference, other.relativeDifference),
+    rounding: one.rounding === null ? null : other.rounding,
+    isIncomparable: false,
+  };
+}
+
+/** The lower, the better. */
+function rankEvidence({ isFromGraph, areNeighboursCertain }: NormLayer): number {
+  if (isFromGraph) return 0;
+  return areNeighboursCertain === false ? 2 : 1;
+}
+
+function relate(found: readonly LearnedComparison[]): Relation {
+  if (found.some(({ equality }) => equality === 'changed')) return 'changed';
+  return found.some(isUnchanged) ? 'equal' : 'none';
+}
+
+/** What is true of every module that may feed a layer; `none` where some were trained and others were not. */
+function findCommonRelation(found: readonly LearnedComparison[]): Relation {
+  const byModule = new Map<string, LearnedComparison[]>();
+  for (const comparison of found) {
+    const [module] = splitPath(comparison.name);
+    const tensors = byModule.get(module);
+    if (tensors === undefined) byModule.set(module, [comparison]);
+    else tensors.push(comparison);
+  }
+  const relations = new Set([...byModule.values()].map(relate));
+  const [only] = relations;
+  return only !== undefined && relations.size === 1 ? only : 'none';
+}
 
 /** Where an epsilon comes from; `weights`: it alone explains those that the layer was folded into. */
 export type EpsilonFrom = 'graph' | 'default' | 'option' | 'weights';
@@ -95,7 +305,7 @@ export interface LayerOptions {
 }
 
 /** A comparison of norm layers that is still to be done. */
-export interface PlannedLayers {
+interface PlannedLayers {
   /** One for each pair, by the place of its statistics in before's file. */
   readonly works: readonly FileWork[];
   /** What they found, in the order of the pairs, beside what the learned tensors say. Call it once all are done. */
@@ -288,7 +498,7 @@ function gradeEquality(
 }
 
 /** What a norm layer stores per channel; null where it has none, or where it cannot be read. */
-export interface LayerVectors {
+interface LayerVectors {
   readonly mean: ChannelVector | null;
   readonly variance: ChannelVector | null;
   readonly gamma: ChannelVector | null;

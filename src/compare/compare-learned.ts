@@ -1,13 +1,13 @@
-import type { Tensor } from '../checkpoint/checkpoint.js';
+// Compares the learned tensors, and judges whether a region was frozen.
+
+import { haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
-import { isGeneratedName } from '../checkpoint/onnx/module-path.js';
 import { failUnreachable } from '../errors.js';
-import { refuseAmplified } from '../io/amplification.js';
-import type { ByteSource } from '../io/byte-source.js';
-import type { FileWork } from '../io/file-order.js';
-import { inStoredOrder } from '../io/strided-source.js';
-import { hasWrappers, splitPath, standsBesideAdapter } from '../norm/naming.js';
-import { type PrefixEdit, translateName } from './pair-layers.js';
+import { type ByteSource, type FileWork, type OnProgress, refuseAmplified } from '../io/byte-source.js';
+import { inStoredOrder, stridedSource } from '../io/views.js';
+import { hasWrappers, isGeneratedName, splitPath, standsBesideAdapter } from '../norm/naming.js';
+import { findFeedingLinear, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
+import { type LayerPair, type PrefixEdit, translateName } from './pair-layers.js';
 import {
   gatherEvidence,
   type RoundedDifferences,
@@ -54,9 +54,6 @@ export interface LearnedComparisons {
   readonly extended: ReadonlySet<string>;
 }
 
-/** Told after each tensor: how many bytes of how many in all were dealt with. */
-export type OnProgress = (progress: { readonly done: number; readonly total: number }) => void;
-
 /** What was judged already, per channel, when folded norm layers were looked for. */
 export interface JudgedTensors {
   readonly learned: readonly LearnedComparison[];
@@ -78,7 +75,7 @@ export interface LearnedOptions {
 }
 
 /** A comparison of learned tensors that is still to be done. */
-export interface PlannedLearned {
+interface PlannedLearned {
   /** One for each tensor that both sides have, by its place in before's file; in after's where before is a baseline. */
   readonly works: readonly FileWork[];
   /** What they found. Call it once all are done. */
@@ -157,7 +154,7 @@ function listModulesAbove(name: string): readonly string[] {
 }
 
 /** A tensor of before and the one of after that goes with it, by dotted names. */
-export interface TensorPair {
+interface TensorPair {
   readonly name: string;
   readonly afterName: string;
   readonly tensor: Tensor;
@@ -346,4 +343,60 @@ function withoutJudged(
 
 function sum(numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0);
+}
+
+/** A checkpoint as far as pairing feeds needs it. */
+type FedSide = Parameters<typeof findFeedingLinear>[1];
+
+/**
+ * Pairs the weights and biases that feed norm layers of both checkpoints, where a graph has lost their names: exporters
+ * transpose the weight of `nn.Linear(bias=False)` into a constant of a MatMul that they number.
+ */
+export function pairFeeds(
+  pairs: readonly LayerPair[],
+  before: { readonly checkpoint: FedSide; readonly learned: ReadonlyMap<string, Tensor> },
+  after: typeof before,
+): readonly TensorPair[] {
+  const find = (layer: NormLayer, { checkpoint, learned }: typeof before) =>
+    layer.areNeighboursCertain === false ? null : findFeedingLinear(layer, checkpoint, learned);
+  return pairs.flatMap((pair) => {
+    if (!pair.before.isFromGraph && !pair.after.isFromGraph) return [];
+    const [left, right] = [find(pair.before, before), find(pair.after, after)];
+    return left === null || right === null ? [] : pairParts(left, right);
+  });
+}
+
+/** The weights of two linear layers that are the same one, and their biases. */
+function pairParts(left: LinearLayer, right: LinearLayer): readonly TensorPair[] {
+  const partner = layOutLike(left, right);
+  const tensor = partner === null ? layOutLike(right, left) : left.weight;
+  if (tensor === null) return [];
+  return [
+    {
+      name: left.weightName,
+      afterName: right.weightName,
+      tensor,
+      partner: partner ?? right.weight,
+    },
+    ...(left.bias === null || right.bias === null
+      ? []
+      : [{ name: left.biasName, afterName: right.biasName, tensor: left.bias, partner: right.bias }]),
+  ];
+}
+
+/** A weight with its axes in another's order; null where it cannot be the same one. */
+function layOutLike(other: LinearLayer, { weight, outputAxis }: LinearLayer): Tensor | null {
+  const [rows = 0, columns = 0] = weight.shape;
+  if (outputAxis === other.outputAxis) return haveSameShape(weight, other.weight) ? weight : null;
+  const shape = [columns, rows];
+  const isMatrix = weight.shape.length === 2 && other.weight.shape.length === 2;
+  if (!isMatrix || !shape.every((size, axis) => size === other.weight.shape[axis])) return null;
+  // A baseline's hash is that of one order.
+  if (weight.fingerprint !== undefined || bitsOf(weight.dtype) < 8) return null;
+  const view = { shape, strides: [1, columns], firstElement: 0, elementByteLength: bitsOf(weight.dtype) / 8 };
+  return {
+    ...weight,
+    shape,
+    range: { source: stridedSource(weight.range, view), offset: 0, byteLength: weight.range.byteLength },
+  };
 }

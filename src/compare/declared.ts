@@ -1,6 +1,9 @@
+// Holds what a checkpoint declares as frozen against what moved.
+
 import { quote, UsageError } from '../errors.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
 import { splitPath } from '../norm/naming.js';
+import { listLayerNames } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import {
   isUnchanged,
@@ -8,8 +11,28 @@ import {
   type LearnedComparisons,
   listTensorNames,
 } from './compare-learned.js';
-import { type Finding, type FindingPolicy, makeFinding } from './finding.js';
-import { listLayerNames } from './shown-names.js';
+import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+
+/** The findings about learned tensors that `--frozen` says must not change, and that did. */
+export function findChangedFrozenWeights(
+  { compared }: LearnedComparisons,
+  policy: FindingPolicy,
+): readonly Finding[] {
+  return compared
+    .filter((tensor) => tensor.equality === 'changed' && policy.isFrozen(listTensorNames(tensor)))
+    .map(({ name, reshaped }) => {
+      const [module, leaf] = splitPath(name);
+      const sizes =
+        reshaped === undefined
+          ? ''
+          : ` from the shape [${reshaped.before.join(', ')}] to [${reshaped.after.join(', ')}]`;
+      return makeFinding(
+        'frozen-weights-changed',
+        module,
+        `its learned tensor ${quote(leaf)} changed${sizes}, although --frozen says that it must not`,
+      );
+    });
+}
 
 /** The value of `frozen` that asserts what the file declares, instead of a glob. */
 const FROZEN_AUTO = 'auto';
@@ -44,7 +67,7 @@ function saysAnything({ tensors, layers }: DeclaredFreeze): boolean {
 }
 
 /** What is declared of a learned tensor. */
-export function declarationOf(
+function declarationOf(
   { beforeName, afterName }: Pick<LearnedComparison, 'beforeName' | 'afterName'>,
   { side, tensors }: Declared,
 ): DeclaredTensor | null {

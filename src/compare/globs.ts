@@ -1,6 +1,8 @@
-import { MAX_GLOB_LENGTH } from '../check-options.js';
+// Globs over layer names, e.g. `backbone.**`, for --select and --allow.
+
 import { quote, UsageError } from '../errors.js';
 import { isUnder, withoutSureWrappers } from '../norm/naming.js';
+import { MAX_GLOB_LENGTH } from '../options.js';
 
 /** Steps that each character of a name may take; `**.bn1` takes ten. */
 const FREE_STEPS = 64;
@@ -9,7 +11,7 @@ const FREE_STEPS = 64;
 const MAX_STEPS = 50_000_000;
 
 /** Whether a module path is meant by a list of globs. */
-export type PathMatcher = (path: string) => boolean;
+type PathMatcher = (path: string) => boolean;
 
 /**
  * A matcher for globs over module paths with `.` as the separator: `*` is one component, `**` any number. A glob

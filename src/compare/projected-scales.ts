@@ -1,12 +1,71 @@
-import { type ChannelLayout, fitsShape, forEachRun, layOutChannels } from '../checkpoint/channel-grid.js';
+// Compares a weight with one of which only a baseline's sums are known.
+
+import {
+  type ChannelLayout,
+  type ChannelProjections,
+  fitsShape,
+  forEachRun,
+  layOutChannels,
+  MAX_COUNTED_WEIGHTS,
+  PROJECTION_COUNT,
+} from '../checkpoint/channel-grid.js';
 import { readElements, type StoredProjections, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
-import { type ChannelProjections, MAX_COUNTED_WEIGHTS, PROJECTION_COUNT } from '../checkpoint/projections.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
-import type { NotFinite, ScaleComparison } from './channel-scales.js';
-import { MAX_RELATIVE_DIFFERENCE, RoundingJudge, type RoundingVerdict } from './rounding.js';
-import { FLOAT32_ROUNDOFF, ROUNDINGS, roundingUncertainty, roundoffOf } from './weight-rounding.js';
+import {
+  FLOAT32_ROUNDOFF,
+  MAX_RELATIVE_DIFFERENCE,
+  ROUNDINGS,
+  type RoundedDifferences,
+  RoundingJudge,
+  type RoundingVerdict,
+  roundingUncertainty,
+  roundoffOf,
+  type ShortDifferences,
+} from './rounding.js';
+
+/**
+ * Whether each output channel of one weight is a constant times that of another.
+ *
+ * `proportional`: channel c of after is `scales[c]` times channel c of before, to the rounding of their types; NaN
+ * where a channel is all zeros on both sides, which any scale explains. `short`: multiples if the checkpoint was averaged,
+ * which so few weights do not tell. `not-finite`: some channel holds NaN or infinity, and no other proves a change.
+ * `changed`: some channel is no multiple. `incomparable`: shapes or types leave nothing to compare.
+ */
+export type ScaleComparison =
+  | {
+      readonly kind: 'proportional';
+      readonly scales: Float64Array;
+      /**
+       * The fewest weights other than zero in any channel that has some; where there is one, every change looks proportional.
+       * 0 where all weights are zero on both sides.
+       */
+      readonly weightsPerChannel: number;
+      /** Relative uncertainty of the scales, from the rounding of the weights. */
+      readonly uncertainty: number;
+      /** What the weights went through besides, where they are multiples up to averaging alone; else null. */
+      readonly rounding: RoundedDifferences | ShortDifferences | null;
+    }
+  | { readonly kind: 'short'; readonly fitted: ProportionalScales }
+  | NotFinite
+  | { readonly kind: 'changed' }
+  | { readonly kind: 'incomparable' };
+
+/** A weight that is no number of which a scale could be told. */
+export interface NotFinite {
+  readonly kind: 'not-finite';
+  /** After's, where both sides have one. */
+  readonly side: 'before' | 'after';
+  readonly channel: number;
+  /** NaN or an infinity. */
+  readonly value: number;
+  /** Whether the channels of such weights are the same on both sides. */
+  readonly isSame: boolean;
+}
+
+/** What is known of two weights of which one is a multiple of the other, channel by channel. */
+export type ProportionalScales = Extract<ScaleComparison, { readonly kind: 'proportional' }>;
 
 /**
  * How many Euclidean norms of the rounding errors a projection may be off. A random sign vector exceeds t norms with

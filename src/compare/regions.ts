@@ -1,3 +1,5 @@
+// Regions of a model that moved or stood still together.
+
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 

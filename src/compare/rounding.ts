@@ -1,3 +1,6 @@
+// Tells rounding, e.g. float32 saved as float16, from change.
+
+import type { Tensor } from '../checkpoint/checkpoint.js';
 import {
   type DType,
   findPreimage,
@@ -14,7 +17,7 @@ import {
 export type RoundingCause = 'narrowed' | 'averaged' | 'merged';
 
 /** Which side was stored in a narrower type, and in which, e.g. `after:BF16`. */
-export type Narrowing = `${'before' | 'after'}:${DType}`;
+type Narrowing = `${'before' | 'after'}:${DType}`;
 
 /**
  * What the differences between two tensors come from.
@@ -106,7 +109,7 @@ const LARGEST_GROWTH = 64;
 const NARROW_TYPES: readonly DType[] = ['F8_E5M2', 'F8_E4M3', 'BF16', 'F16'];
 
 /** What the changed values of one tensor or several add up to; all that the verdict follows from. */
-export class DifferenceSums {
+class DifferenceSums {
   /** Values other than zero, changed or not. */
   values = 0;
   changed = 0;
@@ -617,4 +620,26 @@ function trailingZeroBits(value: number, lowestExponent: number): number {
   let bits = 0;
   for (let digits = Math.abs(value) / 2 ** lowestExponent; digits % 2 === 0 && bits < 52; digits /= 2) bits++;
   return bits;
+}
+
+/** Half the distance between neighbouring float32 values, relative: folding computes in float32 or better. */
+export const FLOAT32_ROUNDOFF = 2 ** -24;
+
+/**
+ * How many roundings apart two proportional weights may be. Folding rounds the product once, on either side, and the
+ * estimate of the scale carries a part of them all.
+ */
+export const ROUNDINGS = 4;
+
+/** Half the relative distance between neighbouring values of a tensor's type, float32's at the least. */
+export function roundoffOf({ dtype }: Tensor): number {
+  return Math.max(FLOAT32_ROUNDOFF, 2 ** -(significandBitsOf(dtype) + 1));
+}
+
+/**
+ * What averages of weights and statistics add to the uncertainty of a scale. Their relative differences are bounds, while
+ * an uncertainty is multiplied by the safety of whoever judges by it (16): twice the bound in all.
+ */
+export function roundingUncertainty(rounding: RoundedDifferences | ShortDifferences | null): number {
+  return rounding === null ? 0 : relativeDifferenceIn(rounding) / 8;
 }

@@ -1,3 +1,5 @@
+// Running means and variances as checked vectors, and the measures of their drift.
+
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { type DType, decodeFloats } from '../checkpoint/dtype.js';
 import { readRange, readRanges } from '../io/byte-source.js';
@@ -84,7 +86,7 @@ export function haveSameBits({ values: one }: ChannelVector, { values: other }: 
 // over few arrays sooner than callbacks and small objects for each value.
 
 /** What moved, and the largest relative difference among what did not. */
-export interface MovedChannels {
+interface MovedChannels {
   readonly moved: readonly boolean[];
   /** Of the channels that count as unmoved; 0 where they are equal up to storage rounding. */
   readonly relativeDifference: number;

@@ -1,3 +1,5 @@
+// The status of a layer: from what differs to locked, drifted or trained.
+
 /** What a comparison says of a norm layer that both checkpoints have; docs/measures.md explains each. */
 export type LayerStatus =
   | 'locked'
@@ -25,7 +27,7 @@ export const LAYER_STATUSES: readonly LayerStatus[] = [
 export type Relation = 'equal' | 'changed' | 'none';
 
 /** What the status of a layer with valid statistics follows from. */
-export interface StatusEvidence {
+interface StatusEvidence {
   readonly relation: Relation;
   /** Whether the affine is merely γ = 1, β = 0, which says nothing about freezing. */
   readonly isInitial: boolean;

@@ -1,13 +1,127 @@
+// What is said of layers that have no partner, or of a single layer.
+
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.js';
 import { CheckpointError, quote } from '../errors.js';
-import { dottedNameOf, modulePathOf } from '../norm/dotted-names.js';
-import { splitPath } from '../norm/naming.js';
-import type { NormLayer } from '../norm/norm-layer.js';
-import { findFaults } from './examine-layer.js';
-import { type Finding, type FindingPolicy, makeFinding } from './finding.js';
-import { findUnpaired } from './findings.js';
+import { dottedNameOf, modulePathOf, splitPath } from '../norm/naming.js';
+import {
+  chooseLayerName,
+  isBatchGraph,
+  listLayerNames,
+  listOwnNames,
+  type NormLayer,
+} from '../norm/norm-layer.js';
+import { type EpsilonFrom, type LayerComparison, readBatchCount, readStatistics } from './compare-layers.js';
+import type { LearnedComparisons } from './compare-learned.js';
+import { type Finding, type FindingPolicy, findUnpaired, makeFinding } from './findings.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
-import { chooseLayerName, listLayerNames, listOwnNames } from './shown-names.js';
+import {
+  areInitial,
+  findInvalidValue,
+  isSummaryValid,
+  readChannelVector,
+  type Statistics,
+  type StatisticsSummary,
+  summarizeStatistics,
+} from './statistics.js';
+
+/** The health of one norm layer by itself. */
+export interface LayerExamination {
+  readonly layer: NormLayer;
+  readonly status: 'ok' | 'invalid' | 'unresolved';
+  readonly epsilon: number;
+  readonly epsilonFrom: EpsilonFrom;
+  readonly batches: bigint | null;
+  /** Null where the statistics cannot be read. */
+  readonly summary: StatisticsSummary | null;
+  readonly perChannel: ChannelValues | null;
+  readonly findings: readonly Finding[];
+}
+
+/** A layer's values per channel; gamma and beta null without affine. */
+export interface ChannelValues {
+  readonly mean: readonly number[];
+  readonly variance: readonly number[];
+  readonly gamma: readonly number[] | null;
+  readonly beta: readonly number[] | null;
+}
+
+/** Reads one layer's statistics and says what is wrong with them. */
+export async function examineLayer(
+  layer: NormLayer,
+  { epsilon, keepChannels }: { epsilon?: number | undefined; keepChannels: boolean },
+): Promise<LayerExamination> {
+  const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
+  const statistics = unresolved === undefined ? await readStatistics(layer) : null;
+  const summary = statistics === null ? null : summarizeStatistics(statistics);
+  const isSound = summary === null || isSummaryValid(summary);
+  const invalid = statistics === null || isSound ? null : findInvalidValue(statistics);
+  const count = await readBatchCount(layer);
+  return {
+    layer: typeof count === 'number' ? { ...layer, notes: [...layer.notes, describeAverage(count)] } : layer,
+    status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
+    epsilon: epsilon ?? layer.epsilon ?? layer.defaultEpsilon,
+    epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
+    batches: typeof count === 'bigint' ? count : null,
+    summary,
+    perChannel: keepChannels && statistics !== null ? await listValues(layer, statistics) : null,
+    findings: [
+      ...(unresolved?.kind === 'unresolved'
+        ? [makeFinding('unresolved-stats', layer.name, `its statistics cannot be read: ${unresolved.reason}`)]
+        : []),
+      ...(invalid === null ? [] : [makeFinding('invalid-stats', layer.name, invalid)]),
+      ...(isBatchGraph(layer)
+        ? [
+            makeFinding(
+              'training-mode-graph',
+              layer.name,
+              'the node runs in training mode: it normalises by batch statistics wherever it is deployed',
+              'warning',
+            ),
+          ]
+        : []),
+      ...(statistics !== null && areInitial(statistics)
+        ? [
+            makeFinding(
+              'initial-stats',
+              layer.name,
+              'every channel still has mean 0 and variance 1: the statistics were never updated',
+            ),
+          ]
+        : []),
+    ],
+  };
+}
+
+function describeAverage(count: number): string {
+  return `its batch count is an average, ${Number(count.toPrecision(6))}: the file holds a mean of checkpoints, or of a model over time`;
+}
+
+/**
+ * What is wrong with a layer of after by itself, whatever before holds.
+ *
+ * @param why it was not compared with one of before; a clause.
+ * @throws CheckpointError when its statistics cannot be read.
+ */
+export async function findFaults(layer: NormLayer, why: string): Promise<readonly Finding[]> {
+  const { findings } = await examineLayer(layer, { keepChannels: false });
+  return findings.flatMap(({ kind, message }) =>
+    kind === 'invalid-stats' || kind === 'training-mode-graph'
+      ? [makeFinding(kind, layer.name, `${why}: ${message}`)]
+      : [],
+  );
+}
+
+async function listValues(
+  { gamma, beta }: NormLayer,
+  { mean, variance }: Statistics,
+): Promise<ChannelValues> {
+  return {
+    mean: [...mean.values],
+    variance: [...variance.values],
+    gamma: gamma === null ? null : [...(await readChannelVector(gamma)).values],
+    beta: beta === null ? null : [...(await readChannelVector(beta)).values],
+  };
+}
 
 /** Layers that were not audited: no pair was made of them. */
 export interface UnpairedLayers {
@@ -174,4 +288,67 @@ export function describeWidths({ otherWidth }: UnpairedLayers): string {
     .join(', ');
   const more = otherWidth.length - MAX_NAMED_WIDTHS;
   return `channels of layers with one name differ: ${named}${more > 0 ? ` and ${more} more` : ''}`;
+}
+
+/** What an audit found of both checkpoints. */
+interface Pair {
+  readonly layers: readonly LayerComparison[];
+  readonly learned: LearnedComparisons;
+  readonly unpaired: UnpairedLayers;
+}
+
+/**
+ * Doubts whether the two checkpoints are the right ones, as sentences: an after that holds before's values throughout
+ * was perhaps never trained, and one that is behind before in all that only grows is perhaps before itself.
+ */
+export function questionPair(pair: Pair): readonly string[] {
+  if (holdSameValues(pair)) {
+    return [
+      'before and after hold the same values in every norm layer and learned tensor: was after really trained?',
+    ];
+  }
+  const signs = findSignsOfSwapping(pair);
+  return signs.length === 0
+    ? []
+    : [`${signs.join(', and ')}: are the two files swapped? Before comes first.`];
+}
+
+function holdSameValues({ layers, learned, unpaired }: Pair): boolean {
+  const { withoutStatistics, otherWidth, onlyBefore, onlyAfter } = unpaired;
+  const alone = [...withoutStatistics, ...otherWidth, ...onlyBefore, ...onlyAfter];
+  return (
+    layers.length > 0 &&
+    alone.length + learned.onlyBefore.length + learned.onlyAfter.length === 0 &&
+    layers.every(isSame) &&
+    learned.compared.every(({ equality }) => equality === 'exact')
+  );
+}
+
+/** To the last bit: rounding is a trace of something, and folding proves equality up to rounding only. */
+function isSame({ status, via, equality, batches, epsilonAfter }: LayerComparison): boolean {
+  return (
+    status === 'locked' &&
+    via === 'live' &&
+    equality === 'exact' &&
+    (batches ?? 0n) === 0n &&
+    epsilonAfter === undefined
+  );
+}
+
+/**
+ * What training never does: it counts batches up, and a fine-tune that drops a part of the model adds another. A layer
+ * that was reset counts from 0 again.
+ */
+function findSignsOfSwapping({ layers, learned, unpaired }: Pair): readonly string[] {
+  const moves = layers.flatMap(({ batches, isReset }) =>
+    batches === null || batches === 0n || isReset ? [] : [batches],
+  );
+  if (moves.some((batches) => batches > 0n)) return [];
+  const gone = unpaired.onlyBefore.length;
+  const lacksParts =
+    gone > 0 && learned.onlyBefore.length > 0 && unpaired.onlyAfter.length + learned.onlyAfter.length === 0;
+  return [
+    ...(moves.length > 0 ? ['the batch counts went down'] : []),
+    ...(lacksParts ? [`after lacks ${gone} of the norm layers of before and has none of its own`] : []),
+  ];
 }

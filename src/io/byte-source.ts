@@ -1,4 +1,9 @@
+// A byte source is anything that has a length and gives the bytes of a range: a file, memory, or a view of another.
+
 import { CheckpointError } from '../errors.js';
+
+/** Told after each tensor: how many bytes of how many in all were dealt with. */
+export type OnProgress = (progress: { readonly done: number; readonly total: number }) => void;
 
 /**
  * Bytes that can be read at any position: a file, a piece of memory, or a view that is computed as it is read
@@ -23,7 +28,7 @@ export interface ByteSource {
 }
 
 /** The bytes under a source that only presents them in another order. */
-export interface Backing {
+interface Backing {
   /** Every byte that the source reads lies in here. */
   readonly range: ByteRange;
   /**
@@ -82,7 +87,7 @@ export function enclosingRange(range: ByteRange): ByteRange {
 }
 
 /** The bytes that everything in a range is made of, such as those of one number that a view repeats. */
-export function storedRange(range: ByteRange): ByteRange {
+function storedRange(range: ByteRange): ByteRange {
   const below = range.source.backing?.range ?? range.source.computedFrom;
   return below === undefined ? range : storedRange(below);
 }
@@ -207,4 +212,167 @@ export function memorySource(name: string, bytes: Uint8Array): ByteSource {
     async close() {},
   };
   return source;
+}
+
+/** Ranges one after the other as one range, read only when it is. The caller closes what they read from. */
+export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange {
+  let byteLength = 0;
+  const placed = parts.map((range) => {
+    const start = byteLength;
+    byteLength += range.byteLength;
+    return { range, start, end: byteLength };
+  });
+  const source: ByteSource = {
+    name,
+    byteLength,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      const limit = position + target.byteLength;
+      for (const { range, start, end } of placed) {
+        const [from, to] = [Math.max(start, position), Math.min(end, limit)];
+        if (from >= to) continue;
+        await range.source.readInto(
+          target.subarray(from - position, to - position),
+          range.offset + from - start,
+        );
+      }
+    },
+    async close() {},
+  };
+  return { source, offset: 0, byteLength };
+}
+
+/**
+ * A source that serves small reads which lie close together from one window of the source below: headers and small
+ * records between large payloads cost one system call instead of several. Reads longer than the window pass through.
+ */
+export function windowedSource(source: ByteSource, windowByteLength: number): ByteSource {
+  const window = new Uint8Array(windowByteLength);
+  let windowStart = 0;
+  let windowEnd = 0;
+  return {
+    name: source.name,
+    byteLength: source.byteLength,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      if (target.byteLength > windowByteLength) return source.readInto(target, position);
+      if (position < windowStart || position + target.byteLength > windowEnd) {
+        const byteLength = Math.min(windowByteLength, source.byteLength - position);
+        windowEnd = windowStart;
+        await source.readInto(window.subarray(0, byteLength), position);
+        windowStart = position;
+        windowEnd = position + byteLength;
+      }
+      const at = position - windowStart;
+      target.set(window.subarray(at, at + target.byteLength));
+    },
+    close: () => source.close(),
+  };
+}
+
+/**
+ * A map by pieces of sources: two ranges of the same bytes of one source are one key, whoever made them, unless they are
+ * told to be read as something else. E.g. all empty tensors may lie in one place.
+ */
+export class RangeMap<Value> {
+  readonly #bySource = new Map<
+    ByteSource,
+    Map<string, { readonly range: ByteRange; readonly value: Value }>
+  >();
+
+  get(range: ByteRange, readAs = ''): Value | undefined {
+    return this.#bySource.get(range.source)?.get(keyOf(range, readAs))?.value;
+  }
+
+  has(range: ByteRange, readAs = ''): boolean {
+    return this.#bySource.get(range.source)?.has(keyOf(range, readAs)) === true;
+  }
+
+  set(range: ByteRange, value: Value, readAs = ''): void {
+    const key = keyOf(range, readAs);
+    const inSource = this.#bySource.get(range.source);
+    if (inSource === undefined) this.#bySource.set(range.source, new Map([[key, { range, value }]]));
+    else inSource.set(key, { range: inSource.get(key)?.range ?? range, value });
+  }
+
+  /** Sources in the order in which they turned up; within each, ranges by their offset. */
+  inFileOrder(): readonly Value[] {
+    return [...this.#bySource.values()].flatMap((inSource) =>
+      [...inSource.values()].sort((x, y) => x.range.offset - y.range.offset).map(({ value }) => value),
+    );
+  }
+}
+
+function keyOf({ offset, byteLength }: ByteRange, readAs: string): string {
+  return `${offset}+${byteLength} ${readAs}`;
+}
+
+/** Something to be done with bytes of a file. */
+export interface FileWork {
+  /** Where it begins to read; null where it has nothing to read. */
+  readonly range: ByteRange | null;
+  readonly run: () => Promise<void>;
+}
+
+/**
+ * Does work after work in the order of where they begin to read, so that a file is read from front to back; one file
+ * after the other, in the order in which the works first name them. What reads nothing comes first.
+ *
+ * @throws what a work throws; those behind it are not done then.
+ */
+export async function runInFileOrder(works: readonly FileWork[]): Promise<void> {
+  const ranks = new Map<unknown, number>();
+  for (const { range } of works)
+    if (range !== null && !ranks.has(range.source)) ranks.set(range.source, ranks.size);
+  const rankOf = ({ range }: FileWork) => (range === null ? -1 : (ranks.get(range.source) ?? 0));
+  const offsetOf = ({ range }: FileWork) => range?.offset ?? 0;
+  const sorted = [...works].sort((x, y) => rankOf(x) - rankOf(y) || offsetOf(x) - offsetOf(y));
+  for (const { run } of sorted) await run();
+}
+
+/**
+ * How many times the bytes that a file stores may be read as tensors. Layers that are used again are read for each of
+ * their names, up to a dozen in models in use; expanded and deflated tensors may claim any size.
+ */
+const MAX_AMPLIFICATION = 16;
+
+/** What may be read however little is stored: small tensors that are expanded, or deflate to next to nothing. */
+const FREE_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Checks, before they are read, that ranges do not claim far more bytes than there are under them: the work on a file,
+ * and what is written about it, stays in proportion to its size.
+ *
+ * @param claimed the bytes that are to be read or written for the ranges, where these are not their own.
+ * @throws CheckpointError `limit-exceeded`
+ */
+export function refuseAmplified(
+  ranges: readonly ByteRange[],
+  file: string,
+  claimed = ranges.reduce((sum, { byteLength }) => sum + byteLength, 0),
+): void {
+  if (claimed <= FREE_BYTES) return;
+  const stored = countStored(ranges.map(storedRange));
+  if (claimed <= FREE_BYTES + MAX_AMPLIFICATION * stored) return;
+  throw new CheckpointError(
+    `expected tensors and records of at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them, found ${claimed} bytes`,
+    {
+      code: 'limit-exceeded',
+      file,
+      hint: 'They are expanded, overlap or are compressed: save them with .clone(), in a file without compression.',
+    },
+  );
+}
+
+/** How many bytes lie in at least one of some ranges. */
+function countStored(ranges: readonly ByteRange[]): number {
+  const ends = new Map<ByteSource, number>();
+  let count = 0;
+  for (const { source, offset, byteLength } of [...ranges].sort((x, y) => x.offset - y.offset)) {
+    const [end, from] = [offset + byteLength, Math.max(offset, ends.get(source) ?? 0)];
+    if (end <= from) continue;
+    count += end - from;
+    ends.set(source, end);
+  }
+  return count;
 }

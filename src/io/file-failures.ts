@@ -1,8 +1,10 @@
+// Says in a sentence what the operating system means by ENOENT, EACCES, ENOSPC and the others.
+
 import { basename, dirname } from 'node:path';
 import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
 
 /** Why the file system refused, in plain words, and what to do about it. */
-export interface FileFailure {
+interface FileFailure {
   /** What kind of error it is to whoever reads. */
   readonly code: CheckpointErrorCode;
   /** Why a file cannot be read; a message by itself. */

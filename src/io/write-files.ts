@@ -1,3 +1,5 @@
+// Writes files so that a full disk or Ctrl-C leaves the last good one: beside the target first, then renamed.
+
 import type { Stats } from 'node:fs';
 import * as nodeFs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -32,7 +34,7 @@ export interface FileCopy {
 export type Pieces = (Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>) & object;
 
 /** A file to be written: new content. */
-export interface NewFile {
+interface NewFile {
   readonly name: string;
   readonly pieces: Pieces;
   /** The file that gives way to it: its permissions and its owner stay. */
@@ -53,7 +55,7 @@ export interface WriteOrder<File = FileCopy> {
 }
 
 /** What {@link stageFiles} may be told beside the order. */
-export interface StageOptions {
+interface StageOptions {
   /** What messages call what is written; `it` unless given. */
   readonly what?: string | undefined;
   readonly files?: WritableFiles | undefined;
@@ -82,7 +84,7 @@ const RANDOM_DIGITS = 12;
 const SHORT_NAME_BYTES = 100;
 
 /** How {@link writeFile} writes. */
-export interface WriteOptions extends TargetRules {
+interface WriteOptions extends TargetRules {
   /** Whether it appears only when its bytes are on the disk: it is worth more than the time that takes. */
   readonly isDurable?: boolean | undefined;
 }

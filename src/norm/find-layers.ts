@@ -1,12 +1,392 @@
-import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
-import { isCountable, isDecodable } from '../checkpoint/dtype.js';
-import type { Graph } from '../checkpoint/graph.js';
-import { CheckpointError, quote } from '../errors.js';
-import { refuseAmplified } from '../io/amplification.js';
-import { findGraphLayers } from './graph-layers.js';
-import { findLearnedTensors } from './learned-tensors.js';
-import { findNamedLayers, namesStatistics } from './named-layers.js';
-import { type LayersAndLearned, type NormLayer, refuseTooManyLayers, storedTensorOf } from './norm-layer.js';
+// Finds the norm layers of a checkpoint, by the names of tensors or in the graph.
+
+import type { Checkpoint, ConstantInput, Graph, NormNode, Tensor } from '../checkpoint/checkpoint.js';
+import { isCountable, isDecodable, isFloatingPoint } from '../checkpoint/dtype.js';
+import { CheckpointError, failUnreachable, quote } from '../errors.js';
+import { refuseAmplified } from '../io/byte-source.js';
+import {
+  dottedNameOf,
+  dottedTensorsOf,
+  modulePathOf,
+  NAMING_CONVENTIONS,
+  type NamingConvention,
+  splitPath,
+  wrappedNameOf,
+} from './naming.js';
+import { findNamedNeighbours } from './neighbours.js';
+import {
+  type LayersAndLearned,
+  type NormLayer,
+  refuseTooManyLayers,
+  type Statistic,
+  storedTensorOf,
+} from './norm-layer.js';
+
+/** Buffers that are floats and no parameters, by the last component of their name. */
+const BUFFER_NAMES: ReadonlySet<string> = new Set([
+  // Running statistics, also those of layers that are no norm layers (observation normalisers).
+  ...['running_mean', 'running_var', 'moving_mean', 'moving_variance', 'moving_var', 'num_batches_tracked'],
+  ...['_mean', '_variance'],
+  // Observers and fake quantization (torch.ao.quantization).
+  ...['min_val', 'max_val', 'min_vals', 'max_vals', 'zero_point', 'fake_quant_enabled', 'observer_enabled'],
+  // torch.optim.swa_utils.AveragedModel.
+  'n_averaged',
+  // Power-iteration vectors of torch.nn.utils.parametrizations.spectral_norm.
+  ...['_u', '_v'],
+]);
+
+/**
+ * The learned tensors of a checkpoint, by dotted name: every floating-point tensor that an optimizer could change,
+ * which leaves out statistics, batch counts and known buffers.
+ */
+export function findLearnedTensors(
+  checkpoint: Checkpoint,
+  layers: readonly NormLayer[],
+): ReadonlyMap<string, Tensor> {
+  const statistics = listStatistics(checkpoint, layers);
+  const learned = new Map<string, Tensor>();
+  checkpoint.tensors.forEach((tensor, name) => {
+    if (!isFloatingPoint(tensor.dtype) || tensor.isBuffer === true || statistics.has(name)) return;
+    const dotted = dottedNameOf(name, checkpoint);
+    if (!isKnownBuffer(name, dotted, checkpoint)) learned.set(dotted, tensor);
+  });
+  return learned;
+}
+
+/**
+ * The names of tensors that are statistics or batch counts. A tensor that is γ or β of some layer too (exporters store
+ * equal ones once) is learned all the same.
+ */
+function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): ReadonlySet<string> {
+  const statistics = new Set<string>();
+  for (const { isFromGraph, mean, variance, batchCount } of layers) {
+    if (batchCount !== null) statistics.add(batchCount.name);
+    if (isFromGraph) continue;
+    if (mean.kind === 'stored') statistics.add(mean.tensor.name);
+    if (variance.kind === 'stored') statistics.add(variance.tensor.name);
+  }
+  const inputNames = (graph?.norms ?? []).map((norm) => norm.inputNames);
+  for (const [, , mean, variance] of inputNames) statistics.add(mean).add(variance);
+  for (const [gamma, beta] of inputNames) for (const name of [gamma, beta]) statistics.delete(name);
+  return statistics;
+}
+
+/** @param name as the file spells it: its siblings are spelled alike. */
+function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): boolean {
+  const [, leaf] = splitPath(dotted);
+  if (BUFFER_NAMES.has(leaf)) return true;
+  const isVector = leaf.length > 2 && (leaf.endsWith('_u') || leaf.endsWith('_v'));
+  if (!isVector && leaf !== 'scale') return false;
+  const start = name.lastIndexOf(leaf);
+  const siblingOf = (sibling: string) =>
+    checkpoint.tensors.has(name.slice(0, start) + sibling + name.slice(start + leaf.length));
+  // torch.nn.utils.spectral_norm: `weight_u` and `weight_v` beside `weight_orig`. weight_norm's `weight_v` is learned.
+  const weight = leaf.slice(0, -2);
+  if (isVector) return siblingOf(`${weight}_orig`) || siblingOf(`${weight}_u`);
+  // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
+  return siblingOf('zero_point');
+}
+
+/** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
+const TENSORFLOW_TAIL =
+  /\.FusedBatchNorm(?:V\d)?(?:_\d+)?(?:\.ReadVariableOp(?:_\d+)?)?$|\.ReadVariableOp(?:_\d+)?$/;
+
+/** Suffixes by the role of a node's input: gamma, beta, mean, variance. */
+const ROLE_SUFFIXES: readonly (readonly string[])[] = [
+  NAMING_CONVENTIONS.flatMap(({ gamma }) => gamma),
+  NAMING_CONVENTIONS.flatMap(({ beta }) => beta),
+  NAMING_CONVENTIONS.map(({ mean }) => mean),
+  NAMING_CONVENTIONS.map(({ variance }) => variance),
+];
+
+/** The norm layers of a graph, in topological order: one for each BatchNormalization node. */
+export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
+  const taken = new Set<string>();
+  const copies = new Map<string, number>();
+  return graph.norms.map((node, index) => {
+    const naming = nameLayer(node, index, { taken, copies, checkpoint });
+    taken.add(naming.name);
+    return describeNode(node, naming, checkpoint);
+  });
+}
+
+/** What a graph tells of a layer's name. */
+type Naming = Pick<NormLayer, 'name' | 'wrappedName' | 'isNamed'>;
+
+function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): NormLayer {
+  const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
+  const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
+  return {
+    name: naming.name,
+    wrappedName: naming.wrappedName,
+    isNamed: naming.isNamed,
+    kind: 'BatchNormalization',
+    channels: stored[0]?.elementCount ?? 0,
+    mean,
+    variance,
+    gamma: toTensor(node.gamma),
+    beta: toTensor(node.beta),
+    batchCount: dottedTensorsOf(checkpoint).get(`${naming.name}.num_batches_tracked`) ?? null,
+    epsilon: node.epsilon,
+    defaultEpsilon: node.epsilon,
+    momentum: node.momentum,
+    mode: node.mode,
+    nodeName: node.nodeName,
+    isFromGraph: true,
+    neighbours: node.neighbours.map((neighbour) => dottedNameOf(neighbour, checkpoint)),
+    feedingLinear: node.feedingLinear,
+    notes: node.notes,
+  };
+}
+
+/** What the layers of a graph are named by, beside their nodes. */
+interface NamingContext {
+  readonly taken: ReadonlySet<string>;
+  /** For each name that several nodes bear, the number from which on none is taken. */
+  readonly copies: Map<string, number>;
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * A layer's name from its node. The names of the node's inputs vote, because exporters keep the state dict's keys
+ * there; a single vote may come from a tensor that belongs to another layer (deduplicated initializers), so the
+ * node's own path weighs more than one. What is taken already cannot be this layer.
+ */
+function nameLayer(node: NormNode, index: number, { taken, copies, checkpoint }: NamingContext): Naming {
+  const votes = new Map<string, number>();
+  const wrapped = new Map<string, string>();
+  const vote = (path: string, inFile: string, weight: number) => {
+    votes.set(path, (votes.get(path) ?? 0) + weight);
+    if (inFile !== path) wrapped.set(path, inFile);
+  };
+  node.inputNames.forEach((inputName, role) => {
+    const path = stripRole(dottedNameOf(inputName, checkpoint), role);
+    // The mean and the variance belong to the layer more surely than a scale or a bias, which may be shared.
+    if (path !== null)
+      vote(path, stripRole(wrappedNameOf(inputName, checkpoint), role) ?? path, role >= 2 ? 1.1 : 1);
+  });
+  if (node.path !== null) vote(modulePathOf(node.path, checkpoint), node.path, 1.5);
+  const ownVotes = votes.get(node.nodeName);
+  if (ownVotes !== undefined) votes.set(node.nodeName, ownVotes + 0.5);
+  const named = [...votes].sort(([, x], [, y]) => y - x).find(([path]) => !taken.has(path));
+  if (named !== undefined) {
+    const [name] = named;
+    return { name, wrappedName: wrapped.get(name), isNamed: true };
+  }
+  const own = [...node.scope, node.nodeName === '' ? `BatchNormalization_${index}` : node.nodeName].join('/');
+  let name = own;
+  let copy = copies.get(own) ?? 2;
+  for (; taken.has(name); copy++) name = `${own}#${copy}`;
+  copies.set(own, copy);
+  return { name, isNamed: false };
+}
+
+function stripRole(name: string, role: number): string | null {
+  for (const suffix of ROLE_SUFFIXES[role] ?? []) {
+    if (name.endsWith(suffix) && name.length > suffix.length) return name.slice(0, -suffix.length);
+  }
+  const stripped = name.replace(TENSORFLOW_TAIL, '');
+  return stripped === name || stripped === '' ? null : stripped;
+}
+
+function toTensor(input: ConstantInput): Tensor | null {
+  return input.kind === 'constant' ? input.tensor : null;
+}
+
+function toStatistic(input: ConstantInput, role: string): Statistic {
+  switch (input.kind) {
+    case 'constant':
+      return isDecodable(input.tensor.dtype)
+        ? { kind: 'stored', tensor: input.tensor, source: input.source }
+        : {
+            kind: 'unresolved',
+            reason: `the ${role} is stored as ${input.tensor.dtype}, which holds no readable floats`,
+          };
+    case 'unresolved':
+      return { kind: 'unresolved', reason: input.reason };
+    case 'absent':
+      return { kind: 'unresolved', reason: `the node has no ${role} input` };
+    default:
+      return failUnreachable(input);
+  }
+}
+
+/**
+ * Finds norm layers by the names of their tensors: a running mean and a running variance under one module path, by
+ * any convention of {@link NAMING_CONVENTIONS}. A layer that has lost one of the two is reported as unresolved. Their
+ * neighbours are learned tensors, so that all of these are found as well.
+ *
+ * In the order of the file.
+ *
+ * @throws CheckpointError `limit-exceeded` for too many layers.
+ */
+export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
+  const tensors = dottedTensorsOf(checkpoint);
+  const layers = new Map<string, NamedLayer>();
+  /** Statistics of these layers: the second one of each has nothing more to tell. */
+  const known = new Set<Tensor>();
+  tensors.forEach((tensor, name) => {
+    if (!mayBeStatistic(name) || known.has(tensor)) return;
+    const layer = findLayerAt(name, tensors, checkpoint);
+    if (layer === null || layers.has(layer.name)) return;
+    layers.set(layer.name, layer);
+    if (layer.mean.kind === 'stored') known.add(layer.mean.tensor);
+    if (layer.variance.kind === 'stored') known.add(layer.variance.tensor);
+  });
+  refuseTooManyLayers(layers.size, checkpoint.path);
+  const found = [...layers.values()];
+  const learned = findLearnedTensors(checkpoint, found);
+  const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
+  const neighbours = findNamedNeighbours(found, learned, positions);
+  for (const layer of found) {
+    const { names, areCertain } = neighbours.get(layer) ?? { names: [], areCertain: true };
+    layer.neighbours = names;
+    layer.areNeighboursCertain = areCertain;
+  }
+  return { layers: found, learned };
+}
+
+/** A layer whose neighbours are yet to be found: a copy that has them would be a second one of each in memory. */
+interface NamedLayer extends NormLayer {
+  neighbours: readonly string[];
+  areNeighboursCertain: boolean;
+}
+
+/** Where each module's first tensor stands. */
+function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
+  const positions = new Map<string, number>();
+  for (const name of names) {
+    const [module] = splitPath(name);
+    if (!positions.has(module)) positions.set(module, positions.size);
+  }
+  return positions;
+}
+
+/** How the mean or the variance ends in every convention, without the longer ones that end like a shorter one. */
+const STATISTIC_ENDINGS = [
+  ...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean.slice(1), variance.slice(1)])),
+].filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
+
+/** Whether any name of a checkpoint ends as a statistic's: without one, it has no norm layer. */
+function namesStatistics(checkpoint: Checkpoint): boolean {
+  for (const name of dottedTensorsOf(checkpoint).keys()) if (mayBeStatistic(name)) return true;
+  return false;
+}
+
+/** Most names are told apart by their ends alone. */
+function mayBeStatistic(name: string): boolean {
+  return STATISTIC_ENDINGS.some((ending) => name.endsWith(ending));
+}
+
+function findLayerAt(
+  name: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  checkpoint: Checkpoint,
+): NamedLayer | null {
+  // A state dict of a bare norm layer has names without a path.
+  const rooted = name.includes('.') ? name : `.${name}`;
+  const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
+    const suffix = [convention.mean, convention.variance].find((ending) => rooted.endsWith(ending));
+    return suffix === undefined ? [] : [{ convention, path: withoutDot(rooted.slice(0, -suffix.length)) }];
+  });
+  // A convention that has both halves goes before one that would have to report a lost half.
+  for (const needsBoth of [true, false]) {
+    for (const { convention, path } of fitting) {
+      const layer = describeLayer(path, convention, { tensors, checkpoint, needsBoth });
+      if (layer !== null) return layer;
+    }
+  }
+  return null;
+}
+
+function describeLayer(
+  path: string,
+  convention: NamingConvention,
+  {
+    tensors,
+    checkpoint,
+    needsBoth,
+  }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
+): NamedLayer | null {
+  const at = (suffix: string) => tensors.get(path === '' ? withoutDot(suffix) : path + suffix);
+  const mean = at(convention.mean);
+  const variance = at(convention.variance);
+  if ((needsBoth || !convention.isDistinctive) && (mean === undefined || variance === undefined)) return null;
+  const [statistic, suffix] = mean === undefined ? [variance, convention.variance] : [mean, convention.mean];
+  const wrapped = statistic === undefined ? null : findWrappedPath(statistic, suffix, checkpoint);
+  const facts = checkpoint.modules.get(wrapped ?? path);
+  if (isObservationNormaliser(at, convention)) return null;
+  return {
+    name: path,
+    wrappedName: wrapped === null || wrapped === path ? undefined : wrapped,
+    isNamed: true,
+    kind: facts?.className ?? 'BatchNorm',
+    channels: (mean ?? variance)?.elementCount ?? 0,
+    mean: readStatisticTensor(mean, convention.mean),
+    variance: readStatisticTensor(variance, convention.variance),
+    gamma: firstOf(convention.gamma, at),
+    beta: firstOf(convention.beta, at),
+    batchCount: (convention.count === null ? undefined : at(convention.count)) ?? null,
+    epsilon: facts?.epsilon ?? null,
+    defaultEpsilon: convention.epsilon,
+    momentum: facts?.momentum ?? null,
+    mode: facts?.training == null ? 'unknown' : facts.training ? 'batch' : 'running',
+    nodeName: null,
+    isFromGraph: false,
+    neighbours: [],
+    areNeighboursCertain: true,
+    feedingLinear: null,
+    notes: [],
+  };
+}
+
+/** The module path of a statistic as the file spells it; null where the name stayed another. */
+function findWrappedPath({ name }: Tensor, suffix: string, checkpoint: Checkpoint): string | null {
+  const wrapped = `.${wrappedNameOf(name, checkpoint)}`;
+  return wrapped.endsWith(suffix) ? withoutDot(wrapped.slice(0, -suffix.length)) : null;
+}
+
+/** rl_games' `RunningMeanStd` and its like normalise observations: they count samples, not batches. */
+function isObservationNormaliser(
+  at: (suffix: string) => Tensor | undefined,
+  convention: NamingConvention,
+): boolean {
+  return (
+    at('.count') !== undefined &&
+    (convention.count === null || at(convention.count) === undefined) &&
+    convention.gamma.every((suffix) => at(suffix) === undefined)
+  );
+}
+
+/** The rest of a name behind a dot. */
+function withoutDot(rest: string): string {
+  return rest.startsWith('.') ? rest.slice(1) : rest;
+}
+
+/** A tensor as a statistic: unresolved where it is missing, empty, or of a type that holds no readable floats. */
+function readStatisticTensor(tensor: Tensor | undefined, suffix: string): Statistic {
+  if (tensor === undefined) {
+    return { kind: 'unresolved', reason: `${withoutDot(suffix)} is missing from the file` };
+  }
+  if (tensor.elementCount === 0)
+    return { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` };
+  if (!isDecodable(tensor.dtype)) {
+    return {
+      kind: 'unresolved',
+      reason: `${quote(tensor.name)} is stored as ${tensor.dtype}, which holds no readable floats`,
+    };
+  }
+  return { kind: 'stored', tensor, source: 'tensor' };
+}
+
+/** The first tensor of one value per channel: a matrix under the same path belongs to something else. */
+function firstOf(suffixes: readonly string[], at: (suffix: string) => Tensor | undefined): Tensor | null {
+  for (const suffix of suffixes) {
+    const tensor = at(suffix);
+    if (tensor !== undefined && tensor.shape.filter((size) => size !== 1).length <= 1) return tensor;
+  }
+  return null;
+}
 
 /** Wider than any layer in use by an order of magnitude; a layer's statistics stand in memory at once. */
 const MAX_CHANNELS = 1 << 20;

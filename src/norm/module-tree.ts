@@ -1,9 +1,11 @@
+// The modules of a model as a tree, made from the dotted names of its tensors.
+
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** A module that may feed a norm layer: it has a weight of two dimensions or more, and is none itself. */
-export interface Feeder {
+interface Feeder {
   /** Its own learned tensors, not those of its children. */
   readonly tensors: readonly string[];
   /** The shape of its weight. */

@@ -1,10 +1,11 @@
+// Reads NumPy's .npy and .npz files.
+
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../checkpoint/dtype.js';
-import { locateRecord, openZip, type ZipArchive } from '../checkpoint/torch/zip.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
-import { byteSwappedSource } from '../io/byte-swapped-source.js';
-import { stridedSource } from '../io/strided-source.js';
+import { byteSwappedSource, stridedSource } from '../io/views.js';
+import { locateRecord, openZip, type ZipArchive } from '../io/zip.js';
 
 /** NumPy's own reader refuses longer headers (numpy.lib.format, max_header_size). */
 const MAX_HEADER_BYTES = 10_000;

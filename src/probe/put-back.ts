@@ -1,19 +1,168 @@
+// Makes the model that after would be with before's statistics, in memory.
+
+import onnxProto from 'onnx-proto';
 import { encodeFloats } from '../checkpoint/dtype.js';
-import type { GraphEdit } from '../checkpoint/onnx/edit-graph.js';
-import { NodeEdits } from '../checkpoint/onnx/node-edits.js';
-import type { LocatedNodes } from '../checkpoint/onnx/onnx.js';
-import { findAttribute, opsetOf, type Site } from '../checkpoint/onnx/scope.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
-import { repeatValues } from '../compare/pair-repeated.js';
+import { repeatValues } from '../compare/pair-layers.js';
 import { readChannelVector } from '../compare/statistics.js';
-import { readRange } from '../io/byte-source.js';
+import { type GraphEdit, type GraphField, NodeEdits } from '../formats/onnx/edit-graph.js';
+import { findTile, walkUpstream } from '../formats/onnx/follow.js';
+import { FIELDS } from '../formats/onnx/schema.js';
+import { type Found, findAttribute, opsetOf, type Scope, type Site } from '../formats/onnx/scope.js';
+import type { LocatedNodes } from '../formats/onnx/split-constants.js';
+import { holdBytes, readRange } from '../io/byte-source.js';
 import type { NormLayer, Statistic } from '../norm/norm-layer.js';
-import { encodeGraphInput, encodeGraphOutput, encodeNode, type FedType, isFedType } from './encode-onnx.js';
-import { findSupply, isInGraph } from './find-supply.js';
-import { findFoldShift } from './fold-shift.js';
+
+const { AttributeProto, NodeProto, ValueInfoProto } = onnxProto.onnx;
+
+/** The types that statistics are fed in, and their TensorProto.DataType. */
+const ELEMENT_TYPES = { F32: 1, F16: 10, F64: 11 } as const;
+
+/** A type that statistics can be fed in. */
+type FedType = keyof typeof ELEMENT_TYPES;
+
+/** Whether statistics of a type can be fed to ONNX Runtime; bfloat16 has no array type in JavaScript. */
+function isFedType(dtype: string): dtype is FedType {
+  return Object.hasOwn(ELEMENT_TYPES, dtype);
+}
+
+/** A further input of a graph. */
+function encodeGraphInput(name: string, dtype: FedType, shape: readonly number[]): GraphField {
+  const dim = shape.map((size) => ({ dimValue: size }));
+  const type = { tensorType: { elemType: ELEMENT_TYPES[dtype], shape: { dim } } };
+  const content = holdBytes(ValueInfoProto.encode({ name, type }).finish());
+  return { number: FIELDS.graph.input, content };
+}
+
+/** A further output of a graph; its type is left to be inferred. */
+function encodeGraphOutput(name: string): GraphField {
+  return { number: FIELDS.graph.output, content: holdBytes(ValueInfoProto.encode({ name }).finish()) };
+}
+
+/** A node of the standard operators. */
+function encodeNode(node: {
+  readonly op: 'Mul' | 'Add' | 'Cast';
+  readonly inputs: readonly string[];
+  readonly output: string;
+  /** The type that a Cast converts to. */
+  readonly to?: FedType;
+}): GraphField {
+  const { op, inputs, output, to } = node;
+  const attribute =
+    to === undefined ? [] : [{ name: 'to', i: ELEMENT_TYPES[to], type: AttributeProto.AttributeType.INT }];
+  const encoded = NodeProto.encode({
+    input: [...inputs],
+    output: [output],
+    name: output,
+    opType: op,
+    attribute,
+  });
+  return { number: FIELDS.graph.node, content: holdBytes(encoded.finish()) };
+}
+
+/** An input of a node. */
+interface NodeInput {
+  readonly site: Site;
+  readonly index: number;
+}
+
+/**
+ * The input at which a statistic enters: the norm node's own, or that of the Tile which repeats it for the batch
+ * (InstanceNorm), or of the function call that hands it in.
+ *
+ * @returns null where a local function makes the statistic itself: its body stands for every call.
+ */
+function findSupply(norm: Site, index: number): NodeInput | null {
+  let at: NodeInput = { site: norm, index };
+  const tile = findTile(norm.scope, nameAt(at));
+  if (tile !== null) at = { site: tile, index: 0 };
+  const start = { scope: at.site.scope, name: nameAt(at) };
+  const nextBound = ({ definition }: Found) => (definition.kind === 'bound' ? definition : null);
+  for (const { scope, name, definition } of walkUpstream(start, nextBound)) {
+    if (isInGraph(at.site.scope)) return at;
+    const { caller } = scope;
+    if (caller === null || definition.kind !== 'bound') return null;
+    at = { site: caller, index: scope.inputs.indexOf(name) };
+  }
+  return isInGraph(at.site.scope) ? at : null;
+}
+
+function nameAt({ site, index }: NodeInput): string {
+  return site.node.inputs[index] ?? '';
+}
+
+/** Whether a scope is the main graph or lies in it, functions left out: then the main graph's names are seen there. */
+function isInGraph(scope: Scope): boolean {
+  for (let at: Scope | null = scope; at !== null; at = at.parent) if (at.isMain) return true;
+  return false;
+}
+
+/** Factors and offsets per channel: y′ = factor · y + offset. */
+interface FoldShift {
+  readonly factors: Float64Array;
+  readonly offsets: Float64Array;
+}
+
+/**
+ * What putting before's statistics back does to the output of a convolution that a norm layer was folded into.
+ *
+ * A norm layer gives y = γ·(x − μB)/σB + β with after's statistics and y′ = γ·(x − μA)/σA + β with before's, so
+ *
+ *     y′ = (σB/σA)·y + β·(1 − σB/σA) + γ/σA·(μB − μA),
+ *
+ * which is what folding the convolution again from before's statistics comes to. Where before is folded as well and its
+ * convolution is k times after's, y′ = k·y + b′ − k·b with the two folded biases.
+ *
+ * @returns null where nothing tells the statistics.
+ */
+async function findFoldShift(layer: LayerComparison): Promise<FoldShift | null> {
+  const { perChannel } = layer;
+  if (perChannel === null) return null;
+  const { before, after, stdRatio } = perChannel;
+  if (before === null || after === null) return findShiftOfBoth(layer, stdRatio);
+  const gamma = await readOrNull(layer.before.gamma);
+  const beta = await readOrNull(layer.before.beta);
+  return shiftChannels(stdRatio, (channel, factor) => {
+    const sigma = Math.sqrt((before.variance[channel] ?? Number.NaN) + layer.epsilon);
+    const meanShift = (after.mean[channel] ?? Number.NaN) - (before.mean[channel] ?? Number.NaN);
+    return (beta?.[channel] ?? 0) * (1 - factor) + ((gamma?.[channel] ?? 1) / sigma) * meanShift;
+  });
+}
+
+async function findShiftOfBoth(
+  { before, after }: LayerComparison,
+  stdRatio: readonly number[],
+): Promise<FoldShift | null> {
+  if (before.foldedInto === undefined || after.foldedInto === undefined) return null;
+  const biasBefore = await readOrNull(before.foldedInto.bias);
+  const biasAfter = await readOrNull(after.foldedInto.bias);
+  return shiftChannels(
+    stdRatio,
+    (channel, factor) => (biasBefore?.[channel] ?? 0) - factor * (biasAfter?.[channel] ?? 0),
+  );
+}
+
+/** A channel without a factor has weights of zero, or a γ so small that nothing shows of it: only its offset counts. */
+function shiftChannels(
+  stdRatio: readonly number[],
+  offsetOf: (channel: number, factor: number) => number,
+): FoldShift {
+  const factors = Float64Array.from(stdRatio, (ratio) => (Number.isFinite(ratio) && ratio > 0 ? ratio : 1));
+  const offsets = Float64Array.from(factors, (factor, channel) => {
+    const offset = offsetOf(channel, factor);
+    return Number.isFinite(offset) ? offset : 0;
+  });
+  return { factors, offsets };
+}
+
+type TensorOrNull = LayerComparison['before']['gamma'];
+
+async function readOrNull(tensor: TensorOrNull): Promise<Float64Array | null> {
+  return tensor === null ? null : (await readChannelVector(tensor)).values;
+}
 
 /** A tensor that the probe's copy of the model takes as an input: after's value for the one run, before's for the other. */
-export interface FedStatistic {
+interface FedStatistic {
   readonly name: string;
   readonly dtype: FedType;
   readonly shape: readonly number[];
@@ -39,7 +188,7 @@ export interface ProbePlan {
 }
 
 /** What a plan is made from. */
-export interface PlanRequest {
+interface PlanRequest {
   readonly comparisons: readonly LayerComparison[];
   /** After's live norm layers, in the order of its graph. */
   readonly layersOfAfter: readonly NormLayer[];

@@ -1,10 +1,55 @@
-import { type Finding, isExcusedDrift, isLeadingDrift, titleOf } from '../compare/finding.js';
+// The answer at the head of a report: the sentence, what it means, what to do.
+
+import type { DriftCause } from '../compare/compare-layers.js';
+import { type Finding, isExcusedDrift, isLeadingDrift, titleOf } from '../compare/findings.js';
 import { failUnreachable } from '../errors.js';
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from './format-numbers.js';
 import type { InspectReport } from './inspect-report.js';
+
+/**
+ * A report without the drift that `eval()` would not have prevented: what is left is what code to freeze modules is
+ * about. Where no count tells, training is the likely cause.
+ */
+export function keepCurableByEval(report: AuditReport): AuditReport {
+  const isEma = holdsMovingAverage(report);
+  const incurable = new Set(
+    report.layers
+      .filter(({ cause }) => cause !== null && !isCuredByEval(cause, isEma))
+      .map(({ name }) => name),
+  );
+  return {
+    ...report,
+    findings: report.findings.filter((finding) => !(isLeadingDrift(finding) && incurable.has(finding.layer))),
+  };
+}
+
+/** What to do about drift that `eval()` would not have prevented, a paragraph for each cause. */
+export function listRemedies(report: AuditReport): readonly string[] {
+  const { summary } = report;
+  const isEma = holdsMovingAverage(report);
+  return summary.causes
+    .filter(({ kind }) => kind === 'averaged' || !followsTraining(kind, isEma))
+    .map(({ layers, remedy }) =>
+      summary.causes.length === 1 ? remedy : `${layers} norm layer${layers === 1 ? '' : 's'}: ${remedy}`,
+    );
+}
+
+/** Ultralytics saves the moving average of its model, in 16 bits, whose rounding does not show that it is one. */
+function holdsMovingAverage({ before, after }: AuditReport): boolean {
+  return (after.framework ?? before.framework) === 'ultralytics';
+}
+
+function isCuredByEval(cause: DriftCause, isEma: boolean): boolean {
+  return cause.kind === 'averaged' ? cause.rose : followsTraining(cause.kind, isEma);
+}
+
+/** Whether the statistics of the file, or those that it averages, were moved by a model in training mode. */
+function followsTraining(kind: DriftCause['kind'], isEma: boolean): boolean {
+  return kind === 'training-mode' || kind === 'ema' || (kind === 'uncounted' && isEma);
+}
 
 /**
  * What a report came to. Of audits it is the verdict of the JSON, where `failed` means that an audit could not be done;
@@ -24,7 +69,7 @@ export interface Answer {
 }
 
 /** Shows the name of a module or layer in a format's own way. */
-export type ShowName = (name: string) => string;
+type ShowName = (name: string) => string;
 
 /** The answer of a report in words. Everything but the names is our own text. */
 export function describeAnswer(report: AnyReport, showName: ShowName): Answer {

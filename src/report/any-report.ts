@@ -1,3 +1,7 @@
+// What the reports of audit and inspect have in common, and findings in groups and ranks.
+
+import { createHash } from 'node:crypto';
+import type { Finding, FindingKind, FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import type { AuditReport, CheckpointSummary } from './audit-report.js';
 import type { InspectReport } from './inspect-report.js';
@@ -27,4 +31,68 @@ export function showSafely(name: string, width = 160): string {
 /** The beginning of a sentence that may hold names from files, made safe in the same way. */
 export function showMessage(message: string, length: number): string {
   return defuseCommands(escapeControls(message)).slice(0, length).toWellFormed();
+}
+
+/** Rank of a level: what weighs more comes first. */
+export const LEVEL_RANKS: Readonly<Record<FindingLevel, number>> = { error: 0, warning: 1, note: 2 };
+
+/** Findings that a report says together; never empty. */
+export type FindingGroup = readonly [Finding, ...Finding[]];
+
+/** Findings by kind and level, errors first, else in the order in which each sort first occurs. */
+export function groupFindings(findings: readonly Finding[]): readonly FindingGroup[] {
+  return groupFindingsBy(findings, ({ level, kind }) => `${level} ${kind}`).sort(
+    ([x], [y]) => LEVEL_RANKS[x.level] - LEVEL_RANKS[y.level],
+  );
+}
+
+/** Findings with the same key, groups in the order in which each key first occurs. */
+export function groupFindingsBy(
+  findings: readonly Finding[],
+  keyOf: (finding: Finding) => string,
+): FindingGroup[] {
+  const groups = new Map<string, [Finding, ...Finding[]]>();
+  for (const finding of findings) {
+    const group = groups.get(keyOf(finding));
+    if (group === undefined) groups.set(keyOf(finding), [finding]);
+    else group.push(finding);
+  }
+  return [...groups.values()];
+}
+
+/** The first finding of each kind and level, in the order of the findings. */
+export function firstOfEach(findings: readonly Finding[]): readonly Finding[] {
+  return groupFindingsBy(findings, ({ level, kind }) => `${level} ${kind}`).map(([first]) => first);
+}
+
+/** The kinds that occur, those of errors first: what a report names the pages of. */
+export function listKinds(findings: readonly Finding[]): readonly FindingKind[] {
+  return [...new Set(groupFindings(findings).map(([{ kind }]) => kind))];
+}
+
+/** A finding as CI systems track it from run to run. */
+export interface TrackedFinding {
+  readonly finding: Finding;
+  /** Names the finding by kind and layer, whatever its numbers are: `<hex>:<occurrence>`, unique in the report. */
+  readonly fingerprint: string;
+}
+
+/** Hexadecimal digits of a fingerprint: 128 bits. */
+const FINGERPRINT_LENGTH = 32;
+
+/** Every finding, errors first, within a level the layers first whose output moved most. */
+export function rankFindings(report: AnyReport): readonly TrackedFinding[] {
+  const shifts = new Map(
+    isAudit(report) ? report.layers.map(({ name, outputShift }) => [name, outputShift ?? 0] as const) : [],
+  );
+  const shiftOf = ({ layer }: Finding) => shifts.get(layer) || 0;
+  const occurrences = new Map<string, number>();
+  return [...report.findings]
+    .sort((x, y) => LEVEL_RANKS[x.level] - LEVEL_RANKS[y.level] || shiftOf(y) - shiftOf(x))
+    .map((finding) => {
+      const hash = createHash('sha256').update(`${finding.kind}\n${finding.layer}`).digest('hex');
+      const occurrence = (occurrences.get(hash) ?? 0) + 1;
+      occurrences.set(hash, occurrence);
+      return { finding, fingerprint: `${hash.slice(0, FINGERPRINT_LENGTH)}:${occurrence}` };
+    });
 }

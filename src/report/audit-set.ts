@@ -1,9 +1,44 @@
-import { CheckpointError, type CheckpointErrorCode, type UsageError } from '../errors.js';
-import { TOOL_NAME, VERSION } from '../version.js';
-import type { AnyReport } from './any-report.js';
+// Several audits in one report, e.g. one checkpoint before and ten after.
+
+import { deserialize, serialize } from 'node:v8';
+import { constants, deflateSync, inflateSync } from 'node:zlib';
+import { CheckpointError, type CheckpointErrorCode, TOOL_NAME, type UsageError, VERSION } from '../errors.js';
+import { type AnyReport, firstOfEach } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { formatCount, formatPlural } from './format-numbers.js';
-import { firstOfEach } from './group-findings.js';
+
+/**
+ * Reports of many audits, in some per cent of the memory that they take as objects: each is packed as it comes, and made
+ * anew each time it is asked for.
+ */
+export class PackedReports implements Reports {
+  readonly heads: ReportHead[] = [];
+  readonly #packed: Uint8Array[] = [];
+
+  get length(): number {
+    return this.#packed.length;
+  }
+
+  add(report: AuditReport): void {
+    const packed = deflateSync(serialize(report), { level: constants.Z_BEST_SPEED });
+    this.#packed.push(packed);
+    // Unpacked, so that no head keeps a name that is a piece of a file's whole header.
+    this.heads.push(toHead(unpack(packed)));
+  }
+
+  at(index: number): AuditReport | undefined {
+    const packed = this.#packed.at(index);
+    return packed === undefined ? undefined : unpack(packed);
+  }
+
+  *[Symbol.iterator](): Iterator<AuditReport> {
+    for (const packed of this.#packed) yield unpack(packed);
+  }
+}
+
+function unpack(packed: Uint8Array): AuditReport {
+  return deserialize(inflateSync(packed)) as AuditReport;
+}
 
 /** An audit of several that could not be done. */
 export interface AuditFailure {
@@ -87,7 +122,7 @@ export function toReportSet(set: AuditSet | ReportSet): ReportSet {
 }
 
 /** A report's head, without the report. */
-export function toHead({ verdict, before, after, summary, findings }: AuditReport): ReportHead {
+function toHead({ verdict, before, after, summary, findings }: AuditReport): ReportHead {
   return { verdict, before, after, summary, findings: firstOfEach(findings) };
 }
 

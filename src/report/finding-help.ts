@@ -1,7 +1,9 @@
-import type { FindingKind } from '../compare/finding.js';
+// The title and help of each kind of finding, as code scanners show them.
+
+import type { FindingKind } from '../compare/findings.js';
 
 /** What a kind of finding means and what to do about it, for reports that have room for it. */
-export interface FindingHelp {
+interface FindingHelp {
   /** One sentence: what happened. */
   readonly meaning: string;
   /** One or two sentences: what to do. */

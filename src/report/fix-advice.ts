@@ -1,11 +1,267 @@
+// The lines of code that keep a backbone frozen, for the framework that the checkpoint comes from.
+
 import type { Framework } from '../checkpoint/checkpoint.js';
-import type { Finding } from '../compare/finding.js';
-import type { AuditReport } from './audit-report.js';
-import { PADDLE, quotePython, writeEvalCalls, writeList } from './fix-code.js';
-import { type FreezePlan, planFreeze } from './freeze-plan.js';
+import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { LOG_COMMAND } from '../errors.js';
+import { isUnder, splitPath } from '../norm/naming.js';
+import type { AuditLayer, AuditReport } from './audit-report.js';
+
+/** Which parts of the model must be kept still, for code that does it. */
+interface FreezePlan {
+  /**
+   * What was frozen and drifted all the same, as module paths: `''` for the whole model, of which nothing was trained and
+   * nothing is new. Empty where the files do not tell all of it.
+   */
+  readonly blamed: readonly string[];
+  /** Norm layers that drifted, and whose path is known. */
+  readonly layers: readonly AuditLayer[];
+  /** Module paths that hold all of these, and nothing that was trained or may drift. */
+  readonly modules: readonly string[];
+  /** A rule that picks the same layers among all norm layers; null where none fits. */
+  readonly rule: NormRule | null;
+  /** Whether layers drifted whose place in the model the files do not tell. */
+  readonly isPartHidden: boolean;
+}
+
+/** All norm layers below a module, or those of them whose paths end in certain names. */
+export interface NormRule {
+  readonly under: string;
+  readonly leaves: readonly string[] | null;
+}
+
+/** Longer paths are no module's: code is not written with them. */
+const MAX_PATH_LENGTH = 300;
+
+/** So many names at the ends of paths make a rule; with more it would be no shorter than a list. */
+const MAX_LEAVES = 3;
+
+/** Deeper modules are looked up by their whole path alone; regions end there too. */
+const MAX_DEPTH = 64;
+
+/** Plans what to keep still. Without modules and with nothing hidden, nothing drifted on its own. */
+export function planFreeze({ regions, layers, findings }: AuditReport): FreezePlan {
+  const blamed = new Set(findings.filter(isLeadingDrift).map(({ layer }) => layer));
+  const drifted = layers.filter(({ name, status }) => blamed.has(name) && isDriftStatus(status));
+  // A layer that is new in after has a note of its own.
+  const fresh = findings.filter(({ kind, level }) => kind === 'unpaired-layer' && level === 'note');
+  const trained = [...layers.filter(isTrained).map(({ name }) => name), ...fresh.map(({ layer }) => layer)];
+  const spared = [...trained, ...layers.filter(({ allowed }) => allowed).map(({ name }) => name)];
+  // Where names were lost, what bears none may lie anywhere: no module is known to be frozen as a whole.
+  const isLost = layers.some(({ named }) => !named);
+  const frozen = new Set(
+    isLost ? [] : regions.filter(({ status }) => status === 'frozen').map(({ path }) => path),
+  );
+  const blamedParts = coverLayers(drifted, frozen, trained);
+  const still = coverLayers(drifted, frozen, spared);
+  const modules = still.modules.filter(({ length }) => length <= MAX_PATH_LENGTH);
+  const isPartHidden = still.isPartHidden || modules.length < still.modules.length;
+  const names = drifted.map(({ name }) => name);
+  return {
+    blamed: blamedParts.isPartHidden ? [] : blamedParts.modules,
+    layers: drifted.filter((layer) => isPath(layer) && layer.name.length <= MAX_PATH_LENGTH),
+    modules,
+    rule: isPartHidden ? null : findRule(names, spared),
+    isPartHidden,
+  };
+}
+
+/** The largest frozen modules that hold drifted layers and none to spare, and the drifted layers outside of them. */
+function coverLayers(
+  drifted: readonly AuditLayer[],
+  frozen: ReadonlySet<string>,
+  spared: readonly string[],
+): Pick<FreezePlan, 'modules' | 'isPartHidden'> {
+  const mixed = new Set(spared.flatMap(modulesAround));
+  const modules = new Set<string>();
+  let isPartHidden = false;
+  for (const layer of drifted) {
+    const around = modulesAround(layer.name);
+    const top = around.findIndex((path) => frozen.has(path));
+    const inside = top < 0 ? [layer.name] : around.slice(top).filter((path) => !mixed.has(path));
+    const [module] = inside.filter((path) => path !== layer.name || isPath(layer));
+    if (module === undefined) isPartHidden = true;
+    else modules.add(module);
+  }
+  return { modules: [...modules], isPartHidden };
+}
+
+/** Whether code can reach the layer by its name: not a graph's node, nor the convolution that it was folded into. */
+function isPath({ named, via, before, after }: AuditLayer): boolean {
+  const isConvolution = via === 'folded' && before.mean === null && after.mean === null;
+  return named && !isConvolution;
+}
+
+function isDriftStatus(status: AuditLayer['status']): boolean {
+  return status === 'drifted' || status === 'ambiguous';
+}
+
+/** Whether the layer had reason to move. */
+function isTrained({ status, affine, neighbours }: AuditLayer): boolean {
+  if (status === 'locked' || isDriftStatus(status)) return false;
+  return affine === 'changed' || neighbours === 'changed';
+}
+
+/** The root, every module down to a path, and the path itself. */
+function modulesAround(path: string): readonly string[] {
+  const around = [''];
+  for (let dot = path.indexOf('.'); dot >= 0 && around.length < MAX_DEPTH; dot = path.indexOf('.', dot + 1)) {
+    around.push(path.slice(0, dot));
+  }
+  return path === '' ? around : [...around, path];
+}
+
+function findRule(drifted: readonly string[], spared: readonly string[]): NormRule | null {
+  const under = commonParent(drifted);
+  const others = spared.filter((name) => isUnder(name, under));
+  if (others.length === 0) return { under, leaves: null };
+  const leaves = [...new Set(drifted.map(leafOf))];
+  const isExact =
+    !others.some((name) => leaves.includes(leafOf(name))) &&
+    drifted.every((name) => splitPath(name)[0] !== under);
+  return isExact && leaves.length <= MAX_LEAVES ? { under, leaves } : null;
+}
+
+function leafOf(path: string): string {
+  return splitPath(path)[1];
+}
+
+/** The deepest module that holds all of them. */
+function commonParent(paths: readonly string[]): string {
+  const [first = '', ...others] = paths;
+  let [parent] = splitPath(first);
+  for (const path of others) {
+    while (parent !== '' && (!isUnder(path, parent) || path === parent)) [parent] = splitPath(parent);
+  }
+  return parent;
+}
+
+/** How a framework of modules spells what the code below needs. */
+interface Dialect {
+  /** Whom the code calls a module. */
+  readonly noun: string;
+  /** Methods that iterate over all submodules, bare and with their paths. */
+  readonly all: string;
+  readonly allNamed: string;
+  /** The attribute that only norm layers have. */
+  readonly mean: string;
+  /** A submodule by an expression for its path. */
+  readonly lookUp: (root: string, path: string) => string;
+  /** What that needs imported. */
+  readonly lookUpImport: string | null;
+}
+
+/** PyTorch, and MLX after it. */
+const TORCH: Dialect = {
+  noun: 'module',
+  all: 'modules',
+  allNamed: 'named_modules',
+  mean: 'running_mean',
+  lookUp: (root, path) => `${root}.get_submodule(${path})`,
+  lookUpImport: null,
+};
+
+/** Paddle, which has no way to look up a sublayer by its path. */
+export const PADDLE: Dialect = {
+  noun: 'layer',
+  all: 'sublayers',
+  allNamed: 'named_sublayers',
+  mean: '_mean',
+  lookUp: (root, path) => `reduce(getattr, ${path}.split("."), ${root})`,
+  lookUpImport: 'from functools import reduce',
+};
+
+/** So many modules are spelled out; a longer list is for a rule or a loop. */
+const MAX_SPELLED_MODULES = 3;
+
+/** A list of names is broken into lines of about so many columns. */
+const LIST_WIDTH = 68;
+
+/**
+ * Python that puts what a plan says in evaluation mode.
+ *
+ * @param root the expression for the model that the paths start from.
+ */
+export function writeEvalCalls(plan: FreezePlan, root: string, dialect: Dialect = TORCH): readonly string[] {
+  const hidden = plan.isPartHidden
+    ? ['frozen_part.eval()  # the frozen part of your model, whose path these files do not tell']
+    : [];
+  const code = [...writeKnownCalls(plan, root, dialect), ...hidden];
+  const isLookedUp = code.some((line) => line.includes(dialect.lookUp(root, '').split('(')[0] ?? ''));
+  return dialect.lookUpImport !== null && isLookedUp ? [dialect.lookUpImport, '', ...code] : code;
+}
+
+function writeKnownCalls({ modules, rule }: FreezePlan, root: string, dialect: Dialect): readonly string[] {
+  if (modules.length <= MAX_SPELLED_MODULES) {
+    return modules.map((path) => `${accessModule(root, path, dialect)}.eval()`);
+  }
+  if (rule === null) {
+    return ['for name in (', ...writeList(modules), '):', `    ${dialect.lookUp(root, 'name')}.eval()`];
+  }
+  const { noun, mean, all, allNamed } = dialect;
+  const parent = accessModule(root, rule.under, dialect);
+  const isNorm = `hasattr(${noun}, ${quotePython(mean)})`;
+  return rule.leaves === null
+    ? [`for ${noun} in ${parent}.${all}():`, `    if ${isNorm}:`, `        ${noun}.eval()`]
+    : [
+        `for name, ${noun} in ${parent}.${allNamed}():`,
+        `    if ${writeEndsWith(rule.leaves)} and ${isNorm}:`,
+        `        ${noun}.eval()`,
+      ];
+}
+
+function writeEndsWith(leaves: readonly string[]): string {
+  const endings = leaves.map((leaf) => quotePython(`.${leaf}`));
+  return `name.endswith(${endings.length === 1 ? endings.join('') : `(${endings.join(', ')})`})`;
+}
+
+/** The items of a Python tuple or set, some on a line. */
+export function writeList(names: readonly string[]): readonly string[] {
+  const lines: string[] = [];
+  for (const name of names) {
+    const item = `${quotePython(name)},`;
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + item.length <= LIST_WIDTH) {
+      lines[lines.length - 1] = `${last} ${item}`;
+    } else lines.push(`    ${item}`);
+  }
+  return lines;
+}
+
+/** A module as Python reaches it: attributes and indices where the path is made of them, else looked up by its path. */
+function accessModule(root: string, path: string, dialect: Dialect): string {
+  if (path === '') return root;
+  const components = path.split('.');
+  const isPlain = (component: string) =>
+    /^(?:[A-Za-z_]\w*|0|[1-9]\d*)$/.test(component) && !KEYWORDS.has(component);
+  if (!components.every(isPlain)) return dialect.lookUp(root, quotePython(path));
+  return (
+    root +
+    components.map((component) => (/^\d/.test(component) ? `[${component}]` : `.${component}`)).join('')
+  );
+}
+
+/** Words that stand for no attribute (Python 3.14's `keyword.kwlist`). */
+const KEYWORDS: ReadonlySet<string> = new Set(
+  (
+    'False None True and as assert async await break class continue def del elif else except finally for from global ' +
+    'if import in is lambda nonlocal not or pass raise return try while with yield'
+  ).split(' '),
+);
+
+/** A Python string literal in ASCII: nothing from a file's names gets out of it. */
+export function quotePython(text: string): string {
+  const quotable = text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replace(LOG_COMMAND, '\\x23');
+  const escaped = [...quotable].map((character) => {
+    const codePoint = character.codePointAt(0) ?? 0;
+    return codePoint >= 0x20 && codePoint < 0x7f
+      ? character
+      : `\\U${codePoint.toString(16).padStart(8, '0')}`;
+  });
+  return `"${escaped.join('')}"`;
+}
 
 /** How to keep the frozen part frozen, in the framework that the model was trained with. */
-export interface Advice {
+interface Advice {
   /** One sentence: why statistics moved although the part was frozen. */
   readonly why: string;
   /** What holds, the shortest first. */

@@ -1,4 +1,7 @@
-import type { Count } from './audit-report.js';
+// How numbers and counts are written in every report.
+
+/** A count that may exceed 2^53; a string of digits then. */
+export type Count = number | string;
 
 /** A whole number with thousands separators: `1,250`. Strings of digits (counts beyond 2^53) likewise. */
 export function formatCount(count: Count): string {

@@ -1,6 +1,13 @@
+// The names of the report formats and their options.
+
 import { quote, UsageError } from '../errors.js';
-import type { LocationOptions } from './sarif.js';
 import type { TextOptions } from './text-layout.js';
+
+/** How a report finds its place in a repository. */
+export interface LocationOptions {
+  /** The repository's directory: absolute paths under it become relative. */
+  readonly root?: string | undefined;
+}
 
 /** The forms that a report can be printed in. */
 export const REPORT_FORMATS = [

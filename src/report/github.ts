@@ -1,11 +1,18 @@
-import { type FindingLevel, titleOf } from '../compare/finding.js';
+// Annotations of GitHub Actions.
+
+import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, getJudgedCheckpoint, showSafely } from './any-report.js';
-import { findArtifactPath } from './artifact-path.js';
+import {
+  type AnyReport,
+  getJudgedCheckpoint,
+  rankFindings,
+  showSafely,
+  type TrackedFinding,
+} from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
-import { rankFindings, type TrackedFinding } from './ranked-findings.js';
-import type { LocationOptions } from './sarif.js';
+import type { LocationOptions } from './formats.js';
+import { findArtifactPath } from './sarif.js';
 
 /** GitHub shows no more annotations of one type from a step. */
 export const MAX_ANNOTATIONS = 10;

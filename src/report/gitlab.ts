@@ -1,14 +1,14 @@
+// GitLab's code quality report.
+
 import { createHash } from 'node:crypto';
-import { type FindingLevel, titleOf } from '../compare/finding.js';
+import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
-import { findArtifactPath } from './artifact-path.js';
+import { type AnyReport, getJudgedCheckpoint, rankFindings, showMessage, showSafely } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import type { Pieces } from './formats.js';
+import type { LocationOptions, Pieces } from './formats.js';
 import { writeJson } from './json.js';
-import { rankFindings } from './ranked-findings.js';
-import type { LocationOptions } from './sarif.js';
+import { findArtifactPath } from './sarif.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<
   FindingLevel,

@@ -1,12 +1,14 @@
-import type { Checkpoint } from '../checkpoint/checkpoint.js';
-import type { NormMode } from '../checkpoint/graph.js';
+// The report of `inspect`: one checkpoint's layers.
+
+import type { Checkpoint, NormMode } from '../checkpoint/checkpoint.js';
 import type { EpsilonFrom } from '../compare/compare-layers.js';
-import type { ChannelValues, LayerExamination } from '../compare/examine-layer.js';
-import type { Finding } from '../compare/finding.js';
+import type { Finding } from '../compare/findings.js';
 import type { StatisticsSummary } from '../compare/statistics.js';
-import { findFramework } from '../norm/framework.js';
-import { TOOL_NAME, VERSION } from '../version.js';
-import { type CheckpointSummary, type Count, describeStatistic, toCount } from './audit-report.js';
+import type { ChannelValues, LayerExamination } from '../compare/unpaired-layers.js';
+import { TOOL_NAME, VERSION } from '../errors.js';
+import { findFramework } from '../norm/norm-layer.js';
+import { type CheckpointSummary, describeStatistic, toCount } from './audit-report.js';
+import type { Count } from './format-numbers.js';
 
 /** A norm layer of an inspection, as the JSON contract has it. */
 export interface InspectLayer {

@@ -1,3 +1,5 @@
+// Reports as JSON.
+
 import { LOG_COMMAND } from '../errors.js';
 import type { AnyReport } from './any-report.js';
 import { type AuditSet, isAuditSet, type ReportSet } from './audit-set.js';

@@ -1,9 +1,17 @@
-import { type Finding, titleOf } from '../compare/finding.js';
-import { type AnyReport, getJudgedCheckpoint, isAudit, showMessage, showSafely } from './any-report.js';
+// JUnit XML, for test tabs of CI systems.
+
+import { type Finding, titleOf } from '../compare/findings.js';
+import {
+  type AnyReport,
+  getJudgedCheckpoint,
+  isAudit,
+  LEVEL_RANKS,
+  showMessage,
+  showSafely,
+} from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import type { Pieces } from './formats.js';
-import { LEVEL_RANKS } from './group-findings.js';
 
 /** Test reports show names and messages in full; beyond this they are no longer read. */
 const MAX_NAME_LENGTH = 500;

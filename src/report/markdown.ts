@@ -1,8 +1,18 @@
-import { type Finding, titleOf } from '../compare/finding.js';
+// Markdown, for comments on pull requests and job summaries.
+
+import { type Finding, makeFinding, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { describeAnswer, type Outcome } from './answer.js';
-import { type AnyReport, isAudit, showSafely } from './any-report.js';
+import { describeAnswer, keepCurableByEval, listRemedies, type Outcome } from './answer.js';
+import {
+  type AnyReport,
+  type FindingGroup,
+  groupFindings,
+  isAudit,
+  listKinds,
+  showSafely,
+} from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import { countOutcomes, getCommonBefore, listDetailed, type ReportSet } from './audit-set.js';
 import { adviseFreeze, isFrozenDrift, splitCodeWords } from './fix-advice.js';
 import {
   formatBatches,
@@ -13,9 +23,7 @@ import {
   formatPlural,
   formatStdRatio,
 } from './format-numbers.js';
-import { type FindingGroup, groupFindings } from './group-findings.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-import { keepCurableByEval, listRemedies } from './remedies.js';
 
 /** How a Markdown report is laid out. */
 export interface MarkdownOptions {
@@ -95,7 +103,7 @@ function renderAudit(report: AuditReport, all: boolean): readonly string[] {
       all,
     ),
     ...renderRegions(report),
-    ...renderWarnings(report.warnings),
+    ...listWarnings(report.warnings),
     ...listRemedies(report).map((remedy) => `**What to do.** ${remedy}`),
     ...renderAdvice(keepCurableByEval(report)),
   ];
@@ -201,7 +209,7 @@ function renderRegions({ regions }: AuditReport): readonly string[] {
 }
 
 /** What a reader should know beyond the findings: so many of the sentences. */
-export function renderWarnings(warnings: readonly string[], count = SHOWN_FINDINGS): readonly string[] {
+export function listWarnings(warnings: readonly string[], count = SHOWN_FINDINGS): readonly string[] {
   if (warnings.length === 0) return [];
   const rest = warnings.length - count;
   const lines = warnings.slice(0, count).map((warning) => `> - ${showText(warning)}`);
@@ -233,7 +241,7 @@ function renderInspection(report: InspectReport, all: boolean): readonly string[
     ...renderFindings(report.findings, all),
     ...(rows.length > 0 ? [renderTable(rows, INSPECT_COLUMNS)] : []),
     ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')}.`] : []),
-    ...renderWarnings(report.warnings),
+    ...listWarnings(report.warnings),
   ];
 }
 
@@ -296,4 +304,68 @@ export function showText(text: string): string {
     .filter((word) => word !== '')
     .map((word) => (PLAIN_WORD.test(word) ? word : showCode(word)))
     .join(' ');
+}
+
+/** So many checkpoints have a row; with the longest names these leave half a comment free. */
+const MAX_AUDITS = 60;
+
+/**
+ * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
+ * drifted most, or, with `all`, of every one that drifted, as far as they fit.
+ */
+export function renderSetMarkdown(set: ReportSet, options: MarkdownOptions = {}): string {
+  const limit = options.all === true ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
+  const sign = OUTCOME_SIGNS[set.verdict];
+  const before = getCommonBefore(set);
+  const head = [
+    `### ${sign} ${countOutcomes(set)}`,
+    ...(before === null ? [] : [`Compared with ${showCode(before)}.`]),
+    ...renderRows(set, before === null),
+    ...namePages(set),
+  ].join('\n\n');
+  let text = `${head}\n`;
+  for (const report of listDetailed(set, options.all)) {
+    const details = `\n${renderMarkdown(report, options)}`;
+    if (byteLengthOf(text) + byteLengthOf(details) > limit) {
+      return `${text}\n*Too long for here: more reports left out.*\n`;
+    }
+    text += details;
+  }
+  return text;
+}
+
+/** The pages of all kinds of finding: a row of the table tells what was found, and not where to read on. */
+function namePages({ heads }: ReportSet): readonly string[] {
+  const kinds = listKinds(heads.flatMap(({ findings }) => findings));
+  const pages = kinds.map((kind) => `\`${makeFinding(kind, '', '').docs}\``);
+  return pages.length === 0 ? [] : [`What these findings mean: ${pages.join(', ')}.`];
+}
+
+/** What could not be audited comes first: it is easily overlooked. */
+function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): readonly string[] {
+  const name = (before: string, after: string) =>
+    isBeforeShown ? `${showCode(before)} → ${showCode(after)}` : showCode(after);
+  const rows = [
+    ...failures.map(({ before, after, message }) => [
+      `${OUTCOME_SIGNS.failed} Failed`,
+      name(before, after),
+      showCode(message, MAX_MESSAGE_LENGTH),
+    ]),
+  ];
+  for (const report of reports) {
+    const { outcome, word, headline } = describeAnswer(report, showCode);
+    rows.push([`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline]);
+  }
+  const shown = rows.slice(0, MAX_AUDITS);
+  const table = [
+    '| | checkpoint | |',
+    '| :-- | :-- | :-- |',
+    ...shown.map((cells) => `| ${cells.join(' | ')} |`),
+  ];
+  const rest = rows.length - shown.length;
+  return [table.join('\n'), ...(rest > 0 ? [`… and ${formatPlural(rest, 'more checkpoint')}.`] : [])];
+}
+
+function byteLengthOf(text: string): number {
+  return new TextEncoder().encode(text).length;
 }

@@ -1,12 +1,11 @@
+// Renders a report as text or JSON, which most runs need.
+
 import { type AnyReport, isAudit } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { type AuditSet, isAuditSet, type ReportSet, toReportSet } from './audit-set.js';
 import type { Pieces, PlainFormat, RenderOptions } from './formats.js';
 import { renderJson } from './json.js';
-import { renderSetText } from './set-text.js';
-import { renderText } from './text.js';
-import { renderInspectText } from './text-inspect.js';
-import { renderLayerText } from './text-layer.js';
+import { renderInspectText, renderLayerText, renderSetText, renderText } from './text.js';
 
 /**
  * Renders a report as text or JSON.

@@ -1,4 +1,6 @@
-import { checkOptions } from '../check-options.js';
+// Renders a report in any format but text and JSON.
+
+import { checkOptions } from '../options.js';
 import type { AnyReport } from './any-report.js';
 import { type AuditSet, isAuditSet, type ReportSet, toReportSet } from './audit-set.js';
 import {
@@ -10,13 +12,11 @@ import {
 } from './formats.js';
 import { renderGithub, renderGithubSet } from './github.js';
 import { renderGitlab, renderGitlabSet } from './gitlab.js';
-import { renderHtml } from './html.js';
+import { renderHtml, renderSetHtml } from './html/html.js';
 import { renderJunit, renderJunitSet } from './junit.js';
-import { renderMarkdown } from './markdown.js';
+import { renderMarkdown, renderSetMarkdown } from './markdown.js';
 import { renderPlain } from './render-plain.js';
 import { renderSarif, renderSarifSet } from './sarif.js';
-import { renderSetHtml } from './set-html.js';
-import { renderSetMarkdown } from './set-markdown.js';
 
 export type { RenderOptions, ReportFormat } from './formats.js';
 

@@ -1,24 +1,51 @@
-import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/finding.js';
-import { type AnyReport, getJudgedCheckpoint, showMessage, showSafely } from './any-report.js';
-import { findArtifactPath, toUriReference } from './artifact-path.js';
+// SARIF, for code scanning.
+
+import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
+import {
+  type AnyReport,
+  getJudgedCheckpoint,
+  rankFindings,
+  showMessage,
+  showSafely,
+  type TrackedFinding,
+} from './any-report.js';
 import type { AuditFailure, ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
-import type { Pieces } from './formats.js';
+import type { LocationOptions, Pieces } from './formats.js';
 import { writeJson } from './json.js';
-import { rankFindings, type TrackedFinding } from './ranked-findings.js';
+
+/**
+ * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
+ *
+ * @param root the repository's directory, against which absolute paths are made relative; they stay absolute without.
+ */
+export function findArtifactPath(path: string, root?: string | undefined): string {
+  const normal = normalizePath(path);
+  if (root === undefined) return normal;
+  const base = normalizePath(root).replace(/\/+$/, '');
+  return base !== '' && normal.startsWith(`${base}/`) ? normal.slice(base.length + 1) : normal;
+}
+
+function normalizePath(path: string): string {
+  const isWindows = /^(?:[A-Za-z]:)?[\\/]/.test(path) && path.includes('\\');
+  const slashed = isWindows || /^\.{1,2}\\/.test(path) ? path.replaceAll('\\', '/') : path;
+  return slashed.replace(/\/+/g, '/').replace(/^(?:\.\/)+(?=.)/, '');
+}
+
+/** A path as a URI reference (RFC 3986): relative, or of the file scheme when the path is absolute. */
+export function toUriReference(path: string): string {
+  const isAbsolute = /^(?:\/|[A-Za-z]:\/)/.test(path);
+  const encoded = path.toWellFormed().split('/').map(encodeURIComponent).join('/');
+  if (!isAbsolute) return encoded;
+  return `file://${path.startsWith('/') ? '' : '/'}${encoded.replace(/^([A-Za-z])%3A/, '$1:')}`;
+}
 
 /** GitHub takes no more results of a run; the rest is counted in a notification. */
 export const MAX_SARIF_RESULTS = 25_000;
 
 const MAX_NAME_LENGTH = 500;
 const MAX_MESSAGE_LENGTH = 1000;
-
-/** How a report finds its place in a repository. */
-export interface LocationOptions {
-  /** The repository's directory: absolute paths under it become relative. */
-  readonly root?: string | undefined;
-}
 
 /**
  * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result

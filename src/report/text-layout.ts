@@ -1,3 +1,5 @@
+// Lays out text for a terminal: wrapping, columns, colours, and escapes for what could steer it.
+
 import { escapeControls, LOG_COMMAND } from '../errors.js';
 
 /** How a piece of text is emphasised; colour only underlines what the words say already. */

@@ -1,7 +1,10 @@
-import type { ChannelLayout } from '../../src/checkpoint/channel-grid.js';
+import {
+  type ChannelLayout,
+  type ChannelProjections,
+  PROJECTION_COUNT,
+} from '../../src/checkpoint/channel-grid.js';
 import type { StoredProjections, Tensor } from '../../src/checkpoint/checkpoint.js';
 import { TensorSummarizer } from '../../src/checkpoint/fingerprint.js';
-import { type ChannelProjections, PROJECTION_COUNT } from '../../src/checkpoint/projections.js';
 import { type ByteRange, type ByteSource, memorySource } from '../../src/io/byte-source.js';
 
 /** A tensor as a baseline has it: its hash and sample and, where a layout is given, its projections; no values. */

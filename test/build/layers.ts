@@ -1,4 +1,4 @@
-import type { ConstantInput, Graph, LinearNode, NormNode } from '../../src/checkpoint/graph.js';
+import type { ConstantInput, Graph, LinearNode, NormNode } from '../../src/checkpoint/checkpoint.js';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
 import type { Equality, LearnedComparison, LearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';

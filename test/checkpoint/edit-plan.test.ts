@@ -2,8 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { placeEdits, planPlainEdits } from '../../src/checkpoint/edit-plan.js';
 import { holdBytes, memorySource, type PlacedContent, readRange } from '../../src/io/byte-source.js';
-import { byteSwappedSource } from '../../src/io/byte-swapped-source.js';
-import { stridedSource } from '../../src/io/strided-source.js';
+import { byteSwappedSource, stridedSource } from '../../src/io/views.js';
 import { failureOf } from '../build/failure.js';
 
 const source = memorySource(

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { FINDING_KINDS } from '../../src/compare/finding.js';
+import { FINDING_KINDS } from '../../src/compare/findings.js';
 import { makeWorkspace, runCli } from './run.js';
 
 const workspace = makeWorkspace();

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { VERSION } from '../../src/version.js';
+import { VERSION } from '../../src/errors.js';
 import { makeTempDirectory } from '../build/sources.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));

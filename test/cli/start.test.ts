@@ -2,7 +2,7 @@ import { cpSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { VERSION } from '../../src/version.js';
+import { VERSION } from '../../src/errors.js';
 import { makeTempDirectory } from '../build/sources.js';
 import { type Run, run } from './run.js';
 

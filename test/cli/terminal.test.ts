@@ -1,7 +1,6 @@
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { DirectWrite } from '../../src/cli/direct-output.js';
-import { chooseColorLevel, createTerminal } from '../../src/cli/terminal.js';
+import { chooseColorLevel, createTerminal, type DirectWrite } from '../../src/cli/terminal.js';
 
 describe('chooseColorLevel', () => {
   test.each<readonly [isTTY: boolean, env: Readonly<Record<string, string>>, level: number]>([

@@ -1,15 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
-import {
-  isAdapted,
-  type JudgedTensors,
-  type OnProgress,
-  planLearnedComparisons,
-} from '../../src/compare/compare-learned.js';
+import { isAdapted, type JudgedTensors, planLearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { PrefixEdit } from '../../src/compare/pair-layers.js';
-import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
-import { runInFileOrder } from '../../src/io/file-order.js';
-import { stridedSource } from '../../src/io/strided-source.js';
+import { type ByteSource, memorySource, type OnProgress, runInFileOrder } from '../../src/io/byte-source.js';
+import { stridedSource } from '../../src/io/views.js';
 import { f32 } from '../build/bytes.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';

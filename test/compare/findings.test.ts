@@ -1,16 +1,17 @@
 import { describe, expect, test } from 'vitest';
-import type { LayerComparison } from '../../src/compare/compare-layers.js';
-import type { DriftCause } from '../../src/compare/drift-cause.js';
+import type { DriftCause, LayerComparison } from '../../src/compare/compare-layers.js';
 import {
+  describeUnpaired,
   FINDING_KINDS,
   type Finding,
   type FindingKind,
   type FindingLevel,
   type FindingPolicy,
+  findLayerFindings,
+  findUnpaired,
   makeFinding,
   titleOf,
-} from '../../src/compare/finding.js';
-import { describeUnpaired, findLayerFindings, findUnpaired } from '../../src/compare/findings.js';
+} from '../../src/compare/findings.js';
 import { matchNames } from '../../src/compare/globs.js';
 import { isBatchGraph } from '../../src/norm/norm-layer.js';
 import { comparisonOf, layerOf } from '../build/layers.js';

@@ -3,8 +3,8 @@ import { describe, expect, test } from 'vitest';
 import type { ChannelLayout } from '../../src/checkpoint/channel-grid.js';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
-import { compareChannelScales } from '../../src/compare/channel-scales.js';
 import { provesChange } from '../../src/compare/projected-scales.js';
+import { compareChannelScales } from '../../src/folding/channel-scales.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { toHashed } from '../build/hashed-tensor.js';
 

@@ -5,7 +5,7 @@ import { planLearnedComparisons } from '../../src/compare/compare-learned.js';
 import { compareRounded, type RoundingEvidence } from '../../src/compare/rounding.js';
 import { findMovedChannels } from '../../src/compare/statistics.js';
 import { TensorComparer } from '../../src/compare/tensor-equality.js';
-import { runInFileOrder } from '../../src/io/file-order.js';
+import { runInFileOrder } from '../../src/io/byte-source.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { toHashed } from '../build/hashed-tensor.js';
 import { countingSource } from '../build/sources.js';

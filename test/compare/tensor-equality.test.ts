@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { type DType, decodeFloats, encodeFloats } from '../../src/checkpoint/dtype.js';
 import { chooseValueTest, TensorComparer } from '../../src/compare/tensor-equality.js';
-import { stridedSource } from '../../src/io/strided-source.js';
+import { stridedSource } from '../../src/io/views.js';
 import { tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { countingSource } from '../build/sources.js';
 

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { createBaseline } from '../../src/baseline.js';
-import { openCheckpoint } from '../../src/checkpoint/open.js';
-import { crc32 } from '../../src/io/crc32.js';
+import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import { openCheckpoint } from '../../src/formats/open.js';
+import { crc32 } from '../../src/io/inflated-source.js';
 import type { Input } from './input.js';
 import { type Mutator, mutateBytes } from './mutate-bytes.js';
 import { mutateJson } from './mutate-json.js';
@@ -56,18 +56,18 @@ function checkpointReader(
 /** Every reader, in the order in which they take turns. */
 export const READERS: readonly Reader[] = [
   checkpointReader('safetensors', {
-    sources: /^src\/checkpoint\/(?:safetensors|json-reader|dtype|open)\.ts$/,
+    sources: /^src\/(?:formats\/safetensors\/safetensors|formats\/open|checkpoint\/(?:json-reader|dtype))\.ts$/,
     listSeeds: (fixtures) =>
       listFixtures(fixtures, (path) => /(?:before|after|tied|float\d+)\.safetensors$/.test(path)),
     mutate: mutateSafetensors,
   }),
   checkpointReader('shards', {
-    sources: /^src\/checkpoint\/(?:shards|json-reader)\.ts$/,
+    sources: /^src\/(?:formats\/safetensors\/model-directory|checkpoint\/json-reader)\.ts$/,
     listSeeds: (fixtures) => [readDirectory(fixtures, 'containers/sharded/model.safetensors.index.json')],
     mutate: mutateSafetensors,
   }),
   checkpointReader('configs', {
-    sources: /^src\/checkpoint\/(?:peft-adapter|model-config|declarations|json-reader)\.ts$/,
+    sources: /^src\/(?:formats\/safetensors\/model-directory|checkpoint\/(?:checkpoint|json-reader))\.ts$/,
     listSeeds: (fixtures) => {
       const seed = readDirectory(fixtures, 'containers/huggingface/model.safetensors');
       return CONFIGS.map((configs) => ({ ...seed, files: new Map([...seed.files, ...configs]) }));
@@ -75,45 +75,45 @@ export const READERS: readonly Reader[] = [
     mutate: mutateBytes,
   }),
   checkpointReader('onnx', {
-    sources: /^src\/(?:checkpoint|formats)\/onnx\//,
+    sources: /^src\/formats\/onnx\//,
     listSeeds: (fixtures) => listFixtures(fixtures, (path) => path.endsWith('.onnx')),
     mutate: mutateProtobuf,
   }),
   checkpointReader('torch zip', {
-    sources: /^src\/(?:checkpoint|formats)\/torch\/(?!legacy|tar-)/,
+    sources: /^src\/(?:formats\/torch\/(?!older)|io\/zip)/,
     listSeeds: (fixtures) => listTorch(fixtures, 'zip'),
     mutate: mutateZip,
   }),
   checkpointReader('torch legacy', {
-    sources: /^src\/(?:checkpoint|formats)\/torch\/(?:legacy|pickle|opcodes)/,
+    sources: /^src\/formats\/torch\/(?:older|pickle)/,
     listSeeds: (fixtures) => listTorch(fixtures, 'legacy'),
     mutate: mutatePickles,
   }),
   checkpointReader('torch tar', {
-    sources: /^src\/(?:checkpoint|formats)\/torch\/tar-/,
+    sources: /^src\/formats\/torch\/older/,
     listSeeds: (fixtures) => listTorch(fixtures, 'tar'),
     mutate: mutateTar,
   }),
   checkpointReader('torchscript', {
-    sources: /^src\/(?:checkpoint|formats)\/torch\/(?:script|zip-container|pickle)/,
+    sources: /^src\/formats\/torch\/(?:torch|zip-container|pickle)\b/,
     listSeeds: (fixtures) => listTorch(fixtures, 'torchscript'),
     mutate: mutateZip,
   }),
   checkpointReader('baseline', {
-    sources: /^src\/(?:checkpoint|formats)\/baseline\/(?!encode)/,
+    sources: /^src\/formats\/baseline\/(?!make)/,
     listSeeds: listBaselines,
     mutate: mutateSafetensors,
   }),
   {
     name: 'policy',
-    sources: /^src\/policy\/(?:policy|find-policy)\.ts$/,
+    sources: /^src\/policy\.ts$/,
     listSeeds: () => POLICIES.map((policy) => inputOf('bn-audit.config.json', JSON.stringify(policy))),
     chooseMutator: () => mutateJson,
     run: ({ directory, fixtures }, { main }) => runPolicy(join(directory, main), fixtures),
   },
   {
     name: 'globs',
-    sources: /^src\/compare\/(?:globs|idle-options|shown-names)\.ts$/,
+    sources: /^src\/(?:compare\/(?:globs|findings)|norm\/norm-layer)\.ts$/,
     listSeeds: () => GLOBS.map((globs) => inputOf('globs.json', JSON.stringify(globs))),
     chooseMutator: () => mutateJson,
     run: (_, { files, main }) => runGlobs(files.get(main) ?? new Uint8Array(0)),

@@ -1,14 +1,13 @@
-import { type AuditOptions, audit, auditCheckpoints } from '../../src/audit.js';
-import { auditEach } from '../../src/audit-each.js';
-import { createBaseline } from '../../src/baseline.js';
-import { openCheckpoint } from '../../src/checkpoint/open.js';
+import { type AuditOptions, audit, auditCheckpoints, auditEach } from '../../src/audit.js';
+import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import { openCheckpoint } from '../../src/formats/open.js';
 import { inspectCheckpoint } from '../../src/inspect.js';
-import { suggestFrozen } from '../../src/policy/suggest-policy.js';
+import { suggestFrozen } from '../../src/policy.js';
 import type { AnyReport } from '../../src/report/any-report.js';
 import { type AuditOutcome, type AuditSet, buildAuditSet, isAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { render } from '../../src/report/render.js';
-import { restore } from '../../src/restore.js';
+import { restore } from '../../src/restore/restore.js';
 import { checkReport, expectResultOrRefusal } from './oracle.js';
 import { Random } from './random.js';
 

@@ -1,9 +1,9 @@
 import { join } from 'node:path';
 import { audit, auditCheckpoints } from '../../src/audit.js';
-import { openSource } from '../../src/checkpoint/open.js';
+import { openSource } from '../../src/formats/open.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
-import { readPolicyFile } from '../../src/policy/find-policy.js';
+import { readPolicyFile } from '../../src/policy.js';
 import { looksLikeNpz, readNpy, readNpz } from '../../src/probe/npy.js';
 import { render } from '../../src/report/render.js';
 import { f32 } from '../build/bytes.js';

@@ -4,8 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { explainFileError, type FileSource, openFileSource } from '../../src/io/file-source.js';
-import { closeWindows } from '../../src/io/file-window.js';
+import { closeWindows, explainFileError, type FileSource, openFileSource } from '../../src/io/file-source.js';
 import { failureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
 

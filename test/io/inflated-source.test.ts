@@ -1,8 +1,7 @@
 import { deflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { readRange } from '../../src/io/byte-source.js';
-import { crc32 } from '../../src/io/crc32.js';
-import { type Deflated, InflatedKeeper, inflatedSource } from '../../src/io/inflated-source.js';
+import { crc32, type Deflated, InflatedKeeper, inflatedSource } from '../../src/io/inflated-source.js';
 import { failureOf } from '../build/failure.js';
 import { type CountingSource, countingSource } from '../build/sources.js';
 

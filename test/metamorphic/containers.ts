@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { encodeFloats } from '../../src/checkpoint/dtype.js';
 import { bytesOf, i64 } from '../build/bytes.js';
 import { type StoredTensor, safetensorsBytes } from '../build/safetensors.js';
-import * as onnx from '../checkpoint/onnx/build-onnx.js';
+import * as onnx from '../formats/onnx/build-onnx.js';
 import {
   dict,
   float,
@@ -21,9 +21,9 @@ import {
   tuple,
   u32,
   yes,
-} from '../checkpoint/torch/build/pickle-writer.js';
-import { tar } from '../checkpoint/torch/build/tar-writer.js';
-import { legacyCheckpoint, zipCheckpoint } from '../checkpoint/torch/build/torch-files.js';
+} from '../formats/torch/build/pickle-writer.js';
+import { tar } from '../formats/torch/build/tar-writer.js';
+import { legacyCheckpoint, zipCheckpoint } from '../formats/torch/build/torch-files.js';
 import { isFoldedIn, isGraph, type Layer, type Linear, type Model, sizeOf } from './model.js';
 import type { Container, FloatType } from './plan.js';
 

@@ -3,7 +3,7 @@ import { gunzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { memorySource } from '../../src/io/byte-source.js';
-import { findNamedLayers } from '../../src/norm/named-layers.js';
+import { findNamedLayers } from '../../src/norm/find-layers.js';
 import { splitPath } from '../../src/norm/naming.js';
 import { checkpointOf } from '../build/checkpoints.js';
 

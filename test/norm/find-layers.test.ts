@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../src/checkpoint/dtype.js';
-import { stridedSource } from '../../src/io/strided-source.js';
+import { stridedSource } from '../../src/io/views.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../src/norm/find-layers.js';
 import { checkpointOf, normTensors, tensorOf, tensorOfBytes } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';

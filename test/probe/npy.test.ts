@@ -4,7 +4,7 @@ import { memorySource, readRange } from '../../src/io/byte-source.js';
 import { readNpy, readNpz } from '../../src/probe/npy.js';
 import { bytesOf, f32, f64 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
-import { zip } from '../checkpoint/torch/build/zip-writer.js';
+import { zip } from '../formats/torch/build/zip-writer.js';
 import { npy } from './build-npy.js';
 
 function fail(): never {

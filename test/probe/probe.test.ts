@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { encodeFloats } from '../../src/checkpoint/dtype.js';
-import { probe } from '../../src/probe.js';
+import { probe } from '../../src/probe/probe.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
@@ -21,8 +21,8 @@ import {
   normNames,
   normTensors,
   tensor,
-} from '../checkpoint/onnx/build-onnx.js';
-import { zip } from '../checkpoint/torch/build/zip-writer.js';
+} from '../formats/onnx/build-onnx.js';
+import { zip } from '../formats/torch/build/zip-writer.js';
 import { npy } from './build-npy.js';
 
 const fixtures = fileURLToPath(new URL('../../fixtures', import.meta.url));

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Finding, makeFinding } from '../../src/compare/finding.js';
+import { type Finding, makeFinding } from '../../src/compare/findings.js';
 import { describeAnswer, type Outcome } from '../../src/report/answer.js';
 import type { AuditLayer } from '../../src/report/audit-report.js';
 import { makeInspectReport, makeLayer, makeReport, type ReportParts } from './sample-reports.js';

@@ -5,7 +5,7 @@ import {
   type FindingKind,
   type FindingLevel,
   makeFinding,
-} from '../../src/compare/finding.js';
+} from '../../src/compare/findings.js';
 import type { AnyReport } from '../../src/report/any-report.js';
 import { type AuditSet, buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS, type ReportFormat } from '../../src/report/formats.js';

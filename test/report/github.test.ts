@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { makeFinding } from '../../src/compare/finding.js';
+import { makeFinding } from '../../src/compare/findings.js';
 import { MAX_ANNOTATIONS, renderGithub } from '../../src/report/github.js';
 import { makeCleanReport, makeDeepReport, makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
 import { parseWorkflowCommands } from './workflow-commands.js';

@@ -1,16 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { escapeControls, quote, quoteUnlessPlain, toShellWord } from '../../src/errors.js';
+import type { ProbeReport } from '../../src/probe/probe-report.js';
+import { PROBE_FORMATS, renderProbe } from '../../src/probe/render.js';
 import { buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { writeCommand } from '../../src/report/github.js';
 import { toJson } from '../../src/report/json.js';
-import { PROBE_FORMATS } from '../../src/report/probe-formats.js';
-import { renderProbe } from '../../src/report/probe-render.js';
-import type { ProbeReport } from '../../src/report/probe-report.js';
 import { render } from '../../src/report/render.js';
-import type { RestoreReport } from '../../src/report/restore-report.js';
-import { renderRestoreText } from '../../src/report/text-restore.js';
+import { type RestoreReport, renderRestoreText } from '../../src/restore/restore-report.js';
 import { makeHostileReport, makeInspectReport } from './sample-reports.js';
 
 /** What servers read from the lines of a log, as forgivingly as any of them may. */

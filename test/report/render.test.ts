@@ -5,9 +5,7 @@ import { buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { renderJson } from '../../src/report/json.js';
 import { render } from '../../src/report/render.js';
-import { renderText } from '../../src/report/text.js';
-import { renderInspectText } from '../../src/report/text-inspect.js';
-import { renderLayerText } from '../../src/report/text-layer.js';
+import { renderInspectText, renderLayerText, renderText } from '../../src/report/text.js';
 import { checkpointOf, normTensors } from '../build/checkpoints.js';
 import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
 

@@ -1,9 +1,12 @@
-import { type Finding, type FindingKind, type FindingLevel, makeFinding } from '../../src/compare/finding.js';
-import type { LayerStatus } from '../../src/compare/status.js';
-import { LAYER_STATUSES } from '../../src/compare/status.js';
+import {
+  type Finding,
+  type FindingKind,
+  type FindingLevel,
+  makeFinding,
+} from '../../src/compare/findings.js';
+import { LAYER_STATUSES, type LayerStatus } from '../../src/compare/status.js';
 import type { AnyReport } from '../../src/report/any-report.js';
-import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
-import { summarizeCauses } from '../../src/report/causes.js';
+import { type AuditLayer, type AuditReport, summarizeCauses } from '../../src/report/audit-report.js';
 import type { InspectReport } from '../../src/report/inspect-report.js';
 
 /** A layer that drifted by half its size; whatever a test cares about is overridden. */

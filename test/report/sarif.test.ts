@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import AjvDraft4 from 'ajv-draft-04';
 import addFormats from 'ajv-formats';
 import { describe, expect, test } from 'vitest';
-import { FINDING_KINDS, makeFinding } from '../../src/compare/finding.js';
+import { FINDING_KINDS, makeFinding } from '../../src/compare/findings.js';
 import { MAX_SARIF_RESULTS, renderSarif as renderPieces } from '../../src/report/sarif.js';
 import { makeCleanReport, makeLayer, makeMixedReport, makeReport, SAMPLE_REPORTS } from './sample-reports.js';
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { makeFinding } from '../../src/compare/finding.js';
+import { makeFinding } from '../../src/compare/findings.js';
 import { renderText } from '../../src/report/text.js';
 import type { Paint, TextOptions } from '../../src/report/text-layout.js';
 import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';

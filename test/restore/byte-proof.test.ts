@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
 import { CheckpointError } from '../../src/errors.js';
-import { restore } from '../../src/restore.js';
+import { restore } from '../../src/restore/restore.js';
 import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 import { proveRestored } from './byte-proof.js';
 

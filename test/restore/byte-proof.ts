@@ -3,12 +3,12 @@ import { basename, dirname, join } from 'node:path';
 import { expect } from 'vitest';
 import { compareCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, Tensor } from '../../src/checkpoint/checkpoint.js';
-import { type Field, readFields } from '../../src/checkpoint/onnx/fields.js';
-import { openCheckpoint } from '../../src/checkpoint/open.js';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import { type Field, readFields } from '../../src/formats/onnx/edit-graph.js';
+import { openCheckpoint } from '../../src/formats/open.js';
 import { enclosingRange, memorySource, readRange } from '../../src/io/byte-source.js';
-import { crc32 } from '../../src/io/crc32.js';
 import { FileSource } from '../../src/io/file-source.js';
+import { crc32 } from '../../src/io/inflated-source.js';
 
 /** Bytes of a file that a restoration may change. */
 interface Extent {

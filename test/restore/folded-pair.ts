@@ -13,7 +13,7 @@ import {
   model,
   node,
   tensor,
-} from '../checkpoint/onnx/build-onnx.js';
+} from '../formats/onnx/build-onnx.js';
 
 /** So many weights that the last ones are not among those that planning looks at. */
 export const INPUTS = 5000;

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test, vi } from 'vitest';
 import { openFileSource } from '../../src/io/file-source.js';
 import { stageFiles } from '../../src/io/write-files.js';
-import { restore } from '../../src/restore.js';
+import { restore } from '../../src/restore/restore.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
 import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';

@@ -1,3 +1,5 @@
+// Numbers of a channel as text, written by the report and read by the page.
+
 /**
  * Numbers as text, four characters each: the upper 24 bits of float32 (sign, 8 bits of exponent, 15 of mantissa: more
  * than four significant digits), big-endian, in base64. A third of what JSON takes, and exact enough for charts.

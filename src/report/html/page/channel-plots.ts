@@ -1,11 +1,20 @@
+// The plots of one layer's channels.
+
 import { scaleLinear, scaleLog } from 'd3-scale';
 import { select } from 'd3-selection';
 import { formatCount, formatMeasure } from '../../format-numbers.js';
 import { decodeNumbers } from '../channel-codec.js';
-import type { PageChannels, PageStatistics } from '../page-channels.js';
-import { drawFrame, type Frame, findPosition, innerWidth, type Scale, type Svg } from './chart-frame.js';
+import type { PageChannels, PageStatistics } from '../page-data.js';
+import {
+  addCursor,
+  drawFrame,
+  type Frame,
+  findPosition,
+  innerWidth,
+  type Scale,
+  type Svg,
+} from './chart-frame.js';
 import { makeElement, makeSegments, watchWidth } from './dom.js';
-import { addCursor } from './plot-cursor.js';
 
 const HEIGHT = 230;
 const MARGIN = { top: 10, right: 8, bottom: 12, left: 54 } as const;

@@ -1,10 +1,19 @@
+// The chart of drift over depth.
+
 import { scaleLinear, scaleLog } from 'd3-scale';
 import { select } from 'd3-selection';
 import { formatMeasure } from '../../format-numbers.js';
 import type { PageData, PageLayer, PageMeasure } from '../page-data.js';
-import { drawFrame, type Frame, findPosition, innerWidth, type Scale, type Svg } from './chart-frame.js';
+import {
+  addCursor,
+  drawFrame,
+  type Frame,
+  findPosition,
+  innerWidth,
+  type Scale,
+  type Svg,
+} from './chart-frame.js';
 import { makeCheckbox, makeElement, makeSegments, watchWidth } from './dom.js';
-import { addCursor } from './plot-cursor.js';
 
 const HEIGHT = 300;
 const MARGIN = { top: 14, right: 6, bottom: 46, left: 52 } as const;

@@ -1,5 +1,7 @@
+// Small steps on the page's elements, and its dark and light theme.
+
 /** Attributes, properties of text and listeners of an element to make; text is only ever set as text. */
-export interface ElementOptions {
+interface ElementOptions {
   readonly class?: string;
   readonly text?: string;
   readonly attributes?: Readonly<Record<string, string>>;
@@ -57,4 +59,32 @@ export function watchWidth(element: Element, onWidth: (width: number) => void): 
     last = width;
     onWidth(width);
   }).observe(element);
+}
+
+const THEMES = ['auto', 'light', 'dark'] as const;
+const KEY = 'bn-audit-theme';
+
+/** A switch between light, dark and what the system says; remembered where the browser lets a file remember. */
+export function addThemeSwitch(box: HTMLElement): void {
+  const apply = (index: number) => {
+    const theme = THEMES[index] ?? 'auto';
+    if (theme === 'auto') delete document.documentElement.dataset['theme'];
+    else document.documentElement.dataset['theme'] = theme;
+    try {
+      localStorage.setItem(KEY, theme);
+    } catch {
+      // A page from a file may be forbidden to store anything; the switch works all the same.
+    }
+  };
+  const chosen = Math.max(0, THEMES.map(String).indexOf(readTheme() ?? 'auto'));
+  if (chosen > 0) apply(chosen);
+  box.replaceChildren(makeSegments('Theme', { choices: ['Auto', 'Light', 'Dark'], chosen, onChoose: apply }));
+}
+
+function readTheme(): string | null {
+  try {
+    return localStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
 }

@@ -1,6 +1,7 @@
+// Sorts and filters the table of layers, and opens a layer's plots.
+
 import { formatCount } from '../../format-numbers.js';
-import type { PageChannels } from '../page-channels.js';
-import type { PageData, PageLayer } from '../page-data.js';
+import type { PageChannels, PageData, PageLayer } from '../page-data.js';
 import { drawChannelPlots } from './channel-plots.js';
 import { makeElement } from './dom.js';
 

@@ -1,8 +1,9 @@
+// The page's script for one report.
+
 import type { PageData } from '../page-data.js';
 import { drawDepthChart } from './depth-chart.js';
-import { makeElement } from './dom.js';
+import { addThemeSwitch, makeElement } from './dom.js';
 import { enhanceLayerTable, type LayerTable } from './layer-table.js';
-import { addThemeSwitch } from './theme.js';
 
 /** Brings the page to life: everything it needs stands in it. */
 function start(): void {

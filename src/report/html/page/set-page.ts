@@ -1,4 +1,6 @@
-import { addThemeSwitch } from './theme.js';
+// The page's script for several reports.
+
+import { addThemeSwitch } from './dom.js';
 
 /** The page of several checkpoints works without a script; this adds the choice of light and dark. */
 const box = document.getElementById('theme');

@@ -1,0 +1,433 @@
+// Whether each output channel of a weight is a constant multiple of another's: how folding shows.
+
+import {
+  type ChannelGrid,
+  type ChannelLayout,
+  forEachRun,
+  layOutChannels,
+  MAX_COUNTED_WEIGHTS,
+} from '../checkpoint/channel-grid.js';
+import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
+import {
+  compareProjectedScales,
+  type NotFinite,
+  type ProportionalScales,
+  type ScaleComparison,
+} from '../compare/projected-scales.js';
+import { ROUNDINGS, RoundingJudge, roundingUncertainty, roundoffOf } from '../compare/rounding.js';
+import {
+  areMultiples,
+  countWeights,
+  type Multiple,
+  type Span,
+  sumProducts,
+  type Values,
+  WeightBuffers,
+} from './weight-loops.js';
+
+/** A comparison once all of a checkpoint's weights are known: no weight is too short any more. */
+export type SettledComparison = Exclude<ScaleComparison, { readonly kind: 'short' }>;
+
+/** The scales of two weights that an audit has found to be multiples; null where they are none. */
+export function takeScales(compared: ScaleComparison): ProportionalScales | null {
+  if (compared.kind === 'short') return compared.fitted;
+  return compared.kind === 'proportional' ? compared : null;
+}
+
+/** Bytes of each buffer. No larger: what was just read is still in the processor's cache when it is looked at. */
+const BUFFER_BYTES = 256 * 1024;
+
+/** The first piece is small: a weight that was trained fails there, and the rest is never read. */
+const FIRST_CHUNK_BYTES = 32 * 1024;
+
+/** The part of the relative tolerance that the beginning's scale may use; what only just passes is judged by all weights. */
+const STRICT_SHARE = 3 / 4;
+
+/**
+ * Fits one scale per output channel by least squares and checks every weight against it. What a scale is uncertain by
+ * counts no more than {@link MAX_COUNTED_WEIGHTS} weights, so no more are fitted where these are there.
+ *
+ * Weights that are no multiples by that measure may have been averaged besides: what is left of them, channel by channel,
+ * is then judged as {@link RoundingJudge} does. A side whose values a baseline has left out is compared by its projections.
+ *
+ * Reads both tensors once where a channel's weights stand together and fit the buffers (Conv, Linear), else twice;
+ * stops at the first channel that does not fit. Memory: two buffers and one number per channel.
+ *
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function compareChannelScales(
+  before: Tensor,
+  after: Tensor,
+  layout: ChannelLayout,
+): Promise<ScaleComparison> {
+  if (!haveSameShape(before, after) || !isDecodable(before.dtype) || !isDecodable(after.dtype)) {
+    return { kind: 'incomparable' };
+  }
+  const grid = layOutChannels(before.shape, layout);
+  if (grid.channels === 0 || before.elementCount === 0) return { kind: 'incomparable' };
+  if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
+    return compareProjectedScales(before, after, layout);
+  }
+  return withBuffers(async (buffers) => {
+    const compared = await fitScales([before, after], grid, buffers);
+    return compared.kind === 'changed' ? fitRoundedScales([before, after], grid, buffers) : compared;
+  });
+}
+
+/** Whether a tensor's bytes are float32 numbers as they are read. */
+function isReadAsFloat32({ dtype }: Tensor): boolean {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN;
+}
+
+async function fitScales(
+  [before, after]: readonly [Tensor, Tensor],
+  grid: ChannelGrid,
+  buffers: WeightBuffers,
+): Promise<ScaleComparison> {
+  const areFloat32 = isReadAsFloat32(before) && isReadAsFloat32(after);
+  const fit = new ScaleFit(grid, toleranceFor(before, after), areFloat32 ? buffers : null);
+  const reader = new BlockReader([before, after], grid, buffers);
+  const everyBlock = async (visit: (block: Block) => boolean) => {
+    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
+      if (!visit(block)) return false;
+    }
+    return true;
+  };
+  const isProportional = reader.holdsWholeChannels
+    ? await everyBlock((block) => fit.fitAndCheck(block))
+    : (await everyBlock((block) => fit.add(block))) && (await everyBlock((block) => fit.check(block)));
+  return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
+}
+
+/** As {@link fitScales}, for weights that were averaged. */
+async function fitRoundedScales(
+  [before, after]: readonly [Tensor, Tensor],
+  grid: ChannelGrid,
+  buffers: WeightBuffers,
+): Promise<ScaleComparison> {
+  const reader = new BlockReader([before, after], grid, buffers);
+  const tolerance = toleranceFor(before, after);
+  const fit = new ScaleFit(grid, tolerance, null);
+  const judge = new RoundingJudge(after.dtype, after.dtype, { floor: tolerance.relative });
+  if (!reader.holdsWholeChannels) {
+    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end))
+      fit.add(block);
+  }
+  for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
+    if (reader.holdsWholeChannels) fit.addMedians(block);
+    if (!judge.add(fit.scale(block), fit.leaveOut(block))) return { kind: 'changed' };
+  }
+  const rounding = judge.conclude();
+  const fitted = fit.conclude(before, after);
+  if (rounding.kind !== 'changed' && fitted.kind === 'not-finite') return fitted;
+  if (rounding.kind === 'changed' || fitted.kind !== 'proportional') return { kind: 'changed' };
+  const uncertainty = Math.max(fitted.uncertainty, roundingUncertainty(rounding));
+  const averaged = { ...fitted, uncertainty, rounding };
+  return rounding.kind === 'short' ? { kind: 'short', fitted: averaged } : averaged;
+}
+
+/** Buffers that are not lent at the moment. */
+const idle: WeightBuffers[] = [];
+
+/** Lends buffers to one comparison at a time. */
+async function withBuffers<T>(use: (buffers: WeightBuffers) => Promise<T>): Promise<T> {
+  const buffers = idle.pop() ?? new WeightBuffers(BUFFER_BYTES);
+  try {
+    return await use(buffers);
+  } finally {
+    idle.push(buffers);
+  }
+}
+
+/** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
+interface Block {
+  readonly left: Values;
+  readonly right: Values;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Reads two tensors in step, whole channels at a time where they stand together and fit the buffers. */
+class BlockReader {
+  readonly holdsWholeChannels: boolean;
+  readonly #before: Tensor;
+  readonly #after: Tensor;
+  readonly #step: number;
+  readonly #firstStep: number;
+  readonly #buffers: WeightBuffers;
+
+  constructor(
+    [before, after]: readonly [Tensor, Tensor],
+    { inner, rowsPerGroup }: ChannelGrid,
+    buffers: WeightBuffers,
+  ) {
+    const elementBytes = Math.max(bitsOf(before.dtype), bitsOf(after.dtype)) / 8;
+    const capacity = Math.floor(buffers.left.byteLength / elementBytes);
+    this.#before = before;
+    this.#after = after;
+    this.#buffers = buffers;
+    this.holdsWholeChannels = rowsPerGroup === 0 && inner <= capacity;
+    const unit = this.holdsWholeChannels ? inner : 1;
+    this.#step = Math.floor(capacity / unit) * unit;
+    this.#firstStep = Math.min(this.#step, Math.ceil(FIRST_CHUNK_BYTES / elementBytes / unit) * unit);
+  }
+
+  /** The block that begins at an element; null at the end. The next one overwrites it. */
+  async read(start: number): Promise<Block | null> {
+    const total = this.#before.elementCount;
+    if (start >= total) return null;
+    const end = Math.min(total, start + (start === 0 ? this.#firstStep : this.#step));
+    return {
+      left: await readValues(this.#before, this.#buffers.left, { start, count: end - start }),
+      right: await readValues(this.#after, this.#buffers.right, { start, count: end - start }),
+      start,
+      end,
+    };
+  }
+}
+
+interface Tolerance {
+  /** Of the scaled value. */
+  readonly relative: number;
+  /** Of subnormal values: the distance between neighbouring ones, on either side. */
+  readonly before: number;
+  readonly after: number;
+}
+
+function toleranceFor(before: Tensor, after: Tensor): Tolerance {
+  return {
+    relative: ROUNDINGS * (roundoffOf(before) + roundoffOf(after)),
+    before: quantumOf(before.dtype),
+    after: quantumOf(after.dtype),
+  };
+}
+
+/** Sums, scales and counts per channel. */
+class ScaleFit {
+  readonly #grid: ChannelGrid;
+  readonly #tolerance: Tolerance;
+  readonly #products: Float64Array;
+  readonly #squares: Float64Array;
+  readonly #counts: Uint32Array;
+  /** Scales that are not those of least squares. */
+  readonly #medians = new Map<number, number>();
+  /** Channels that hold NaN or infinity on either side, and whether both sides are the same there. */
+  readonly #notFinite = new Map<number, NotFinite>();
+  /** Σxy and Σx² of the last run: a pair of results without an object for each. */
+  readonly #sums = new Float64Array(2);
+  /** What blocks of float32 weights are read to; null for other types. */
+  readonly #buffers: WeightBuffers | null;
+
+  constructor(grid: ChannelGrid, tolerance: Tolerance, buffers: WeightBuffers | null) {
+    this.#grid = grid;
+    this.#tolerance = tolerance;
+    this.#buffers = buffers;
+    this.#products = new Float64Array(grid.channels);
+    this.#squares = new Float64Array(grid.channels);
+    this.#counts = new Uint32Array(grid.channels);
+  }
+
+  /** Adds a block's weights to their channels' sums. */
+  add({ left, right, start }: Block): true {
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      this.#addRun(left, right, { channel, from, to });
+      return true;
+    });
+    return true;
+  }
+
+  /**
+   * Adds a block that holds its channels whole, whose scales are to be the medians of their ratios: many weights of an
+   * average may not have moved at all, and least squares would miss all of them.
+   */
+  addMedians(block: Block): void {
+    this.add(block);
+    const { left, right, start } = block;
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      const end = Math.min(to, from + MAX_COUNTED_WEIGHTS);
+      const ratios = Float64Array.from(right.subarray(from, end), (y, i) => y / (left[from + i] as number));
+      const known = ratios.filter(Number.isFinite).sort();
+      this.#medians.set(channel, known[Math.floor(known.length / 2)] ?? 0);
+      return true;
+    });
+  }
+
+  /** Whether a block's weights are multiples by the scales of their channels, which all blocks have been added to. */
+  check({ left, right, start }: Block): boolean {
+    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
+      this.#isMultiple(left, right, { channel, from, to }),
+    );
+  }
+
+  /** Both at once, for a block that holds its channels whole. */
+  fitAndCheck({ left, right, start }: Block): boolean {
+    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
+      this.#fitRun(left, right, { channel, from, to }),
+    );
+  }
+
+  /**
+   * A block's left weights times the scales of their channels, which all of each channel's weights were added to; zeros
+   * where the channel holds what is not finite.
+   */
+  scale({ left, start }: Block): Float64Array {
+    const scaled = new Float64Array(left.length);
+    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+      if (this.#notFinite.has(channel)) return true;
+      const scale = this.#scaleOf(channel);
+      for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
+      return true;
+    });
+    return scaled;
+  }
+
+  /** A block's right weights, with zeros where {@link scale} has them. */
+  leaveOut({ right, start }: Block): Float64Array {
+    const kept = Float64Array.from(right);
+    forEachRun(this.#grid, { start, length: right.length }, (channel, from, to) => {
+      if (this.#notFinite.has(channel)) kept.fill(0, from, to);
+      return true;
+    });
+    return kept;
+  }
+
+  conclude(before: Tensor, after: Tensor): ScaleComparison {
+    const notFinite = [...this.#notFinite.values()];
+    const first = notFinite.find(({ side }) => side === 'after') ?? notFinite[0];
+    if (first !== undefined) return { ...first, isSame: notFinite.every(({ isSame }) => isSame) };
+    const scales = new Float64Array(this.#grid.channels).fill(Number.NaN);
+    let weightsPerChannel = Number.POSITIVE_INFINITY;
+    for (let channel = 0; channel < scales.length; channel++) {
+      const count = this.#counts[channel] ?? 0;
+      if (count === 0) continue;
+      scales[channel] = this.#scaleOf(channel);
+      weightsPerChannel = Math.min(weightsPerChannel, count);
+    }
+    const uncertainty = (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel);
+    const isUsed = Number.isFinite(weightsPerChannel);
+    return {
+      kind: 'proportional',
+      scales,
+      weightsPerChannel: isUsed ? Math.min(weightsPerChannel, MAX_COUNTED_WEIGHTS) : 0,
+      uncertainty,
+      rounding: null,
+    };
+  }
+
+  /**
+   * Fits a whole channel by its beginning and checks all of it. Where the beginning holds zeros, or some weight is not
+   * well within the tolerance, all weights are fitted and checked again.
+   */
+  #fitRun(left: Values, right: Values, run: Run): boolean {
+    const { channel, from } = run;
+    const beginning = { from, to: Math.min(run.to, from + MAX_COUNTED_WEIGHTS) };
+    if (this.#sumWithoutZeros(left, right, beginning)) {
+      const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
+      const multiple = this.#multipleOf(run, scale, STRICT_SHARE);
+      if (this.#buffers?.seeMultiples(multiple) === true || areMultiples(left, right, multiple)) {
+        this.#keepSums(channel, beginning.to - from);
+        return true;
+      }
+    }
+    this.#addRun(left, right, run);
+    return this.#isMultiple(left, right, run);
+  }
+
+  /** Notes a channel in which a run's sums overflowed: that is what NaN and infinity do. */
+  #noteNotFinite(left: Values, right: Values, run: Run): void {
+    if (this.#notFinite.get(run.channel)?.side === 'after') return;
+    const found = findNotFinite(right, run, 'after') ?? findNotFinite(left, run, 'before');
+    if (found !== null) this.#notFinite.set(run.channel, found);
+  }
+
+  /** Sums a span; false where a pair is zero on both sides. */
+  #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
+    if (countWeights(left, right, span) < span.to - span.from) return false;
+    sumProducts(left, right, span, this.#sums);
+    return true;
+  }
+
+  #addRun(left: Values, right: Values, run: Run): void {
+    sumProducts(left, right, run, this.#sums);
+    if (!Number.isFinite((this.#sums[0] as number) + (this.#sums[1] as number)))
+      this.#noteNotFinite(left, right, run);
+    const isEnough = (this.#counts[run.channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
+    this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run));
+  }
+
+  /** Adds the sums of a run, and so many weights, to those of its channel. */
+  #keepSums(channel: number, count: number): void {
+    this.#products[channel] = (this.#products[channel] ?? 0) + (this.#sums[0] ?? 0);
+    this.#squares[channel] = (this.#squares[channel] ?? 0) + (this.#sums[1] ?? 0);
+    this.#counts[channel] = (this.#counts[channel] ?? 0) + count;
+  }
+
+  /** Least squares: the scale that takes x to y is Σxy / Σx². A channel of zeros has scale 0. */
+  #scaleOf(channel: number): number {
+    const median = this.#medians.get(channel);
+    if (median !== undefined) return median;
+    const square = this.#squares[channel] ?? 0;
+    return square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
+  }
+
+  #isMultiple(left: Values, right: Values, run: Run): boolean {
+    const notFinite = this.#notFinite.get(run.channel);
+    if (notFinite !== undefined) {
+      const isSame = notFinite.isSame && areSame(left, right, run);
+      this.#notFinite.set(run.channel, { ...notFinite, isSame });
+      return true;
+    }
+    if (areMultiples(left, right, this.#multipleOf(run, this.#scaleOf(run.channel), 1))) return true;
+    // Squares of the largest and the smallest float64 numbers are none any more, and yet what is the same is the same.
+    if (!areSame(left, right, run)) return false;
+    this.#medians.set(run.channel, 1);
+    return true;
+  }
+
+  /** What a run is held against, with a share of the relative tolerance. */
+  #multipleOf({ from, to }: Span, scale: number, share: number): Multiple {
+    const magnitude = Math.abs(scale);
+    const { relative, before, after } = this.#tolerance;
+    return {
+      from,
+      to,
+      scale,
+      relative: share * relative * magnitude,
+      absolute: after + magnitude * before,
+    };
+  }
+}
+
+/** Elements of one channel in a block. */
+interface Run extends Span {
+  readonly channel: number;
+}
+
+function findNotFinite(
+  values: Values,
+  { channel, from, to }: Run,
+  side: NotFinite['side'],
+): NotFinite | null {
+  for (let i = from; i < to; i++) {
+    const value = values[i] as number;
+    if (!Number.isFinite(value)) return { kind: 'not-finite', side, channel, value, isSame: true };
+  }
+  return null;
+}
+
+/** Whether both sides are the same in a span; any NaN is the same as any other. */
+function areSame(left: Values, right: Values, { from, to }: Span): boolean {
+  for (let i = from; i < to; i++) {
+    const [x, y] = [left[i] as number, right[i] as number];
+    if (x !== y && !(Number.isNaN(x) && Number.isNaN(y))) return false;
+  }
+  return true;
+}
+
+async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
+  const bytes = await readElements(tensor, buffer, span);
+  return isReadAsFloat32(tensor)
+    ? new Float32Array(buffer.buffer, buffer.byteOffset, span.count)
+    : decodeFloats(bytes, tensor.dtype);
+}

@@ -1,0 +1,373 @@
+// Compares layers of which one side, or both, was folded into a convolution.
+
+import type { ChannelLayout } from '../checkpoint/channel-grid.js';
+import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import type { LayerComparison } from '../compare/compare-layers.js';
+import type { LearnedComparison } from '../compare/compare-learned.js';
+import {
+  type PairedBy,
+  type Pairing,
+  type PrefixEdit,
+  pairLayers,
+  translateName,
+} from '../compare/pair-layers.js';
+import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
+import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
+import { CheckpointError } from '../errors.js';
+import { refuseAmplified } from '../io/byte-source.js';
+import { dottedNameOf } from '../norm/naming.js';
+import {
+  chooseNamed,
+  findFeedingLinear,
+  findFreeLinears,
+  findNamedLinearAt,
+  type LinearLayer,
+  type NormLayer,
+} from '../norm/norm-layer.js';
+import { compareChannelScales, type SettledComparison } from './channel-scales.js';
+import {
+  type FoldedContext,
+  type Judgement,
+  judgeFoldedPair,
+  judgeRecoveredPair,
+  toFoldedLayer,
+} from './judge-pairs.js';
+import { type LinearCandidate, mayHideNorm, pairLinears } from './pair-linears.js';
+import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
+
+/** One side of an audit, as folding looks at it. */
+interface FoldingSide {
+  readonly checkpoint: Checkpoint;
+  /** Learned tensors by dotted name. */
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** What the comparison of folded norm layers found, and what it leaves for the comparison of live ones. */
+export interface FoldedResults {
+  readonly layers: readonly LayerComparison[];
+  /** Convolutions judged per channel: equal means frozen up to the scale that folding writes. */
+  readonly learned: readonly LearnedComparison[];
+  /** Norm layers that neither a live nor a folded partner was found for. */
+  readonly onlyBefore: readonly NormLayer[];
+  readonly onlyAfter: readonly NormLayer[];
+  /** Dotted names of learned tensors that were judged here or that folding hides: nothing is left to compare. */
+  readonly judgedBefore: ReadonlySet<string>;
+  readonly judgedAfter: ReadonlySet<string>;
+  /** How names of before read in after. */
+  readonly edits: readonly PrefixEdit[];
+}
+
+/** A candidate with the live norm layer behind it, where there is one. */
+interface Candidate extends LinearCandidate {
+  readonly layer: NormLayer | null;
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * Finds and compares norm layers that were folded into the convolution before them, on one side or on both: for each
+ * pair of convolutions, whether after's output channels are multiples of before's, and what follows from the factors.
+ *
+ * @param pairing of the live norm layers; those without a partner are looked for here.
+ * @throws CheckpointError `ambiguous` when a wrong epsilon explains what would look like drift, `limit-exceeded` where
+ *   weights claim far more bytes than their file stores for them.
+ */
+export async function compareFolded(
+  before: FoldingSide,
+  after: FoldingSide,
+  { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
+): Promise<FoldedResults> {
+  const guesses = [
+    listCandidates(before, pairing.onlyBefore),
+    listCandidates(after, pairing.onlyAfter),
+  ] as const;
+  const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
+  const left = listCandidates(before, pairing.onlyBefore, locateFolded(after, before, edits.map(invert)));
+  const right = listCandidates(after, pairing.onlyAfter, locateFolded(before, after, edits));
+  const isPossible = isFoldingPossible(left, right);
+  if (isPossible) {
+    refuseAmplifiedWeights(left, before);
+    refuseAmplifiedWeights(right, after);
+  }
+  const pairs = isPossible ? await pairLinears(left, right, edits) : [];
+  const results: Mutable = {
+    layers: [],
+    learned: [],
+    joined: new Set(),
+    judgedBefore: new Set(),
+    judgedAfter: new Set(),
+  };
+  const evidence: EpsilonEvidence[] = [];
+  const suspects = pairs.flatMap(({ before: position, after: partner, pairedBy }) => {
+    const [one, other] = [left[position], right[partner]];
+    if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) return [];
+    return [toSuspect(one, other, pairedBy)];
+  });
+  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
+  for (const suspect of suspects) {
+    const { held, folded, layout } = suspect;
+    comparisons.push([suspect, await compareChannelScales(held, folded, layout)]);
+  }
+  const settle = makeSettler(comparisons, context);
+  for (const [suspect, unsettled] of comparisons) {
+    const compared = settle(unsettled);
+    const judgement = await judge(suspect, compared, context);
+    if (judgement === null) continue;
+    record(judgement, suspect, compared, results);
+    if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
+  }
+  refuseWrongEpsilon(evidence, before.checkpoint);
+  return {
+    ...results,
+    onlyBefore: [
+      ...pairing.onlyBefore.filter((layer) => !results.joined.has(layer)),
+      ...listUnmatched(left, new Set(pairs.map((pair) => pair.before))),
+    ],
+    onlyAfter: [
+      ...pairing.onlyAfter.filter((layer) => !results.joined.has(layer)),
+      ...listUnmatched(right, new Set(pairs.map((pair) => pair.after))),
+    ],
+    edits,
+  };
+}
+
+/** Folded norm layers whose convolution has no partner: what was not audited is said. */
+function listUnmatched(candidates: readonly Candidate[], paired: ReadonlySet<number>): readonly NormLayer[] {
+  return candidates.flatMap(({ linear, layer }, index) =>
+    layer === null && linear.looksFolded && !paired.has(index)
+      ? [toFoldedLayer(linear, linear.weightName)]
+      : [],
+  );
+}
+
+interface Mutable {
+  readonly layers: LayerComparison[];
+  readonly learned: LearnedComparison[];
+  readonly joined: Set<NormLayer>;
+  readonly judgedBefore: Set<string>;
+  readonly judgedAfter: Set<string>;
+}
+
+/** @param located what feeds a layer, by its name, where the other side's graph tells. */
+function listCandidates(
+  { checkpoint, learned }: FoldingSide,
+  layers: readonly NormLayer[],
+  located: ReadonlyMap<string, LinearLayer> = new Map(),
+): readonly Candidate[] {
+  const live = layers.flatMap((layer) => {
+    const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
+    return linear === null
+      ? []
+      : [{ linear, normName: layer.isNamed ? layer.name : null, layer, checkpoint }];
+  });
+  const free = findFreeLinears(checkpoint).map((linear) => ({
+    linear,
+    normName: null,
+    layer: null,
+    checkpoint,
+  }));
+  return [...live, ...free];
+}
+
+/**
+ * What feeds the norm layers of a file of names. From names and shapes alone that is a guess; a graph on the other side
+ * knows which convolution each layer was folded into, and how that one counts its outputs.
+ *
+ * @param edits how names of the graph read in the file of names.
+ */
+function locateFolded(
+  graphSide: FoldingSide,
+  namedSide: FoldingSide,
+  edits: readonly PrefixEdit[],
+): ReadonlyMap<string, LinearLayer> {
+  const located = new Map<string, LinearLayer>();
+  if (namedSide.checkpoint.graph !== null) return located;
+  const { learned } = namedSide;
+  for (const folded of findFreeLinears(graphSide.checkpoint)) {
+    if (folded.path === null || folded.foldedNormPath === null) continue;
+    const path = translateName(folded.path, edits, (name) =>
+      learned.has(name === '' ? 'weight' : `${name}.weight`),
+    );
+    const linear = path === null ? null : findNamedLinearAt(path, learned, folded);
+    if (linear === null) continue;
+    for (const edit of edits) {
+      const layerName = translateName(folded.foldedNormPath, [edit], () => true);
+      if (layerName !== null && !located.has(layerName)) located.set(layerName, linear);
+    }
+  }
+  return located;
+}
+
+function invert({ from, to }: PrefixEdit): PrefixEdit {
+  return { from: to, to: from };
+}
+
+function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate[]): boolean {
+  return (
+    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null)
+  );
+}
+
+/** Weights that claim far more than their file stores are not read. */
+function refuseAmplifiedWeights(candidates: readonly Candidate[], { checkpoint }: FoldingSide): void {
+  const weights = candidates
+    .map(({ linear }) => linear.weight)
+    .filter(({ fingerprint }) => fingerprint === undefined);
+  refuseAmplified(
+    weights.map(({ range }) => range),
+    checkpoint.path,
+  );
+}
+
+/**
+ * Wrapper prefixes show in the names of convolutions and folded norm layers, when no norm layer has a live partner. Each
+ * kind is held against its own: `bns.0` is no new name of `convs.0`.
+ */
+function findEdits(
+  left: readonly Candidate[],
+  right: readonly Candidate[],
+  { pairing, maps, afterPath }: { pairing: Pairing; maps: readonly PrefixEdit[]; afterPath: string },
+): readonly PrefixEdit[] {
+  if (pairing.pairs.length > 0) return pairing.edits;
+  const nameOf = {
+    linear: ({ linear }: Candidate) => linear.path,
+    norm: ({ linear, normName }: Candidate) => normName ?? linear.foldedNormPath,
+  };
+  const edits = Object.values(nameOf).flatMap((find) => {
+    const toSide = (candidates: readonly Candidate[]) => ({
+      path: afterPath,
+      isOrdered: false,
+      layers: candidates.flatMap((candidate) => {
+        const name = find(candidate);
+        return name === null ? [] : [{ name, isNamed: true, channels: candidate.linear.channels }];
+      }),
+    });
+    return pairLayers(toSide(left), toSide(right), maps).edits;
+  });
+  return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
+}
+
+/** Whether a pair of convolutions may hide a norm layer. */
+function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, after: FoldingSide): boolean {
+  if (one.layer !== null && other.layer !== null) return false;
+  if (one.layer !== null || other.layer !== null) return true;
+  return mayHideNorm([one.linear, other.linear], before, after);
+}
+
+/** Two convolutions that may hide a norm layer. */
+interface Suspect {
+  readonly one: Candidate;
+  readonly other: Candidate;
+  readonly pairedBy: PairedBy;
+  /** Their weights: first that of the live or named side, whose layout both have. */
+  readonly held: Tensor;
+  readonly folded: Tensor;
+  readonly layout: ChannelLayout;
+}
+
+function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspect {
+  const [held, folded] = one.layer === null && other.layer !== null ? [other, one] : [one, other];
+  return {
+    one,
+    other,
+    pairedBy,
+    held: held.linear.weight,
+    folded: folded.linear.weight,
+    layout: held.linear,
+  };
+}
+
+async function judge(
+  { one, other, pairedBy }: Suspect,
+  compared: SettledComparison,
+  context: FoldedContext,
+): Promise<Judgement | null> {
+  if (one.layer !== null) {
+    return judgeRecoveredPair(
+      { layer: one.layer, live: one.linear, folded: other.linear, foldedSide: 'after', pairedBy },
+      compared,
+      context,
+    );
+  }
+  if (other.layer !== null) {
+    return judgeRecoveredPair(
+      { layer: other.layer, live: other.linear, folded: one.linear, foldedSide: 'before', pairedBy },
+      compared,
+      context,
+    );
+  }
+  const pair = { before: one.linear, after: other.linear, pairedBy, epsilon: context.epsilon };
+  return judgeFoldedPair(pair, compared, context);
+}
+
+/** What is left of the differences of short weights, once all weights tell what they went through. */
+function makeSettler(
+  comparisons: readonly (readonly [Suspect, ScaleComparison])[],
+  { exact }: FoldedContext,
+): (compared: ScaleComparison) => SettledComparison {
+  const evidence = gatherEvidence(comparisons.flatMap(([, compared]) => roundingIn(compared) ?? []));
+  return (compared) => {
+    const rounding = roundingIn(compared);
+    const isUnproven = rounding?.kind === 'short' && settleShort(rounding, evidence) === null;
+    if (isUnproven || (rounding !== null && exact === true)) return { kind: 'changed' };
+    return compared.kind === 'short' ? compared.fitted : compared;
+  };
+}
+
+function roundingIn(compared: ScaleComparison): ProportionalScales['rounding'] {
+  if (compared.kind === 'short') return compared.fitted.rounding;
+  return compared.kind === 'proportional' ? compared.rounding : null;
+}
+
+function record(
+  { layer, equality }: Judgement,
+  { one, other }: Suspect,
+  compared: ScaleComparison,
+  results: Mutable,
+): void {
+  const rounding = roundingIn(compared);
+  const relativeDifference = rounding === null ? 0 : relativeDifferenceIn(rounding);
+  const isRounded = equality === 'exact' && rounding !== null;
+  const toSide = ({ linear, layer: live }: Candidate) => ({
+    name: nameWeight(linear),
+    isNamed: linear.path !== null,
+    isFolded: live === null,
+  });
+  const [before, after] = [toSide(one), toSide(other)];
+  results.learned.push({
+    name: chooseNamed({ before, after }).name,
+    beforeName: before.name,
+    afterName: after.name,
+    elementCount: one.linear.weight.elementCount,
+    equality: isRounded ? 'rounded' : equality,
+    ...(isRounded ? { rounding: { cause: 'averaged', relativeDifference, narrowing: null } } : {}),
+  });
+  results.judgedBefore.add(one.linear.weightName);
+  results.judgedAfter.add(other.linear.weightName);
+  if (layer === null) return;
+  results.layers.push(isRounded ? { ...layer, equality: 'rounded', relativeDifference } : layer);
+  for (const [candidate, judged] of [
+    [one, results.judgedBefore],
+    [other, results.judgedAfter],
+  ] as const) {
+    if (candidate.layer !== null) results.joined.add(candidate.layer);
+    judged.add(candidate.linear.biasName);
+    for (const tensor of [candidate.layer?.gamma, candidate.layer?.beta]) {
+      if (tensor != null) judged.add(dottedNameOf(tensor.name, candidate.checkpoint));
+    }
+  }
+}
+
+/** A weight by its module, also where the file calls it `onnx::Conv_100`. */
+function nameWeight({ path, weightName }: LinearLayer): string {
+  return path === null ? weightName : path === '' ? 'weight' : `${path}.weight`;
+}
+
+function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Checkpoint): void {
+  const found = findCommonOffset(evidence);
+  if (found === null) return;
+  const { assumed, actual } = found;
+  throw new CheckpointError(
+    `the variances of ${found.layers} folded layers are all off by ${(actual - assumed).toPrecision(2)}: the model's epsilon is ${actual}, not ${assumed}, which a file of names alone does not tell`,
+    { code: 'ambiguous', file: path, hint: `Run again with --epsilon ${actual}` },
+  );
+}

@@ -1,0 +1,294 @@
+// Solves a folded convolution for the running statistics, and says which ε was used.
+
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { readStoredLayer } from '../compare/compare-layers.js';
+import type { ProportionalScales } from '../compare/projected-scales.js';
+import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
+import { type ChannelVector, readChannelVector, type Statistics } from '../compare/statistics.js';
+import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
+
+/** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
+export interface EpsilonEvidence {
+  readonly assumed: number;
+  /** Per visible channel: v + ε recovered less v + ε of the named side. */
+  readonly offsets: readonly number[];
+  /** Per visible channel: the largest offset that rounding explains. */
+  readonly tolerances: readonly number[];
+  /** Whether some epsilon leaves the layer unmoved. */
+  readonly isExplained: boolean;
+}
+
+/**
+ * Epsilons that models are built with, the commonest first: PyTorch's default; TensorFlow's, Keras' and YOLO's; MXNet's and
+ * Chainer's ResNets'; those of older ports; Darknet's; and the largest in use. No other is looked for in one layer alone:
+ * any uniform change of a variance could be explained by an epsilon that nobody chooses.
+ */
+const USUAL_EPSILONS = [1e-5, 1e-3, 2e-5, 1e-4, 1e-6, 1e-2];
+
+/** A layer is taken for unmoved where drift would look so by chance less often than this. */
+const MAX_CHANCE = 1e-3;
+
+/** An epsilon that explains what looks like drift of one layer. */
+interface OwnEpsilon {
+  readonly epsilon: number;
+  /** Whether drift would hardly look so: the layer's channels are many or sharp enough. */
+  readonly isCertain: boolean;
+}
+
+/**
+ * The usual epsilon that explains a layer whose variances seem to have moved: all are off by what it differs from the
+ * assumed one, to rounding. Models may mix epsilons, such as a backbone of TensorFlow's with a head of PyTorch's.
+ *
+ * @returns null where none does.
+ */
+export function findOwnEpsilon({
+  assumed,
+  offsets,
+  tolerances,
+}: Pick<EpsilonEvidence, 'assumed' | 'offsets' | 'tolerances'>): OwnEpsilon | null {
+  const toleranceOf = (channel: number) => tolerances[channel] ?? 0;
+  for (const epsilon of USUAL_EPSILONS) {
+    const shift = epsilon - assumed;
+    if (epsilon === assumed || !offsets.every((offset, i) => Math.abs(offset - shift) <= toleranceOf(i)))
+      continue;
+    // Drift of the size of the shift lies anywhere within it; how much of that the tolerance covers, channel by channel.
+    const chance = offsets.reduce(
+      (product, _, i) => product * Math.min(1, (2 * toleranceOf(i)) / Math.abs(shift)),
+      1,
+    );
+    return { epsilon, isCertain: chance <= MAX_CHANCE };
+  }
+  return null;
+}
+
+/** A layer with fewer channels may be explained by chance. */
+const MIN_CHANNELS = 3;
+
+/**
+ * The epsilon that explains the recovered variances of at least half the layers, when the assumed one does not.
+ *
+ * With a wrong epsilon every channel's variance comes out off by the same amount, ε − ε assumed; drift moves every
+ * channel by an amount of its own.
+ *
+ * @returns null when the assumed epsilon is right, when each layer has one that explains it, or when no single offset
+ *   explains the layers.
+ */
+export function findCommonOffset(
+  evidence: readonly EpsilonEvidence[],
+): { readonly assumed: number; readonly actual: number; readonly layers: number } | null {
+  const [first] = evidence;
+  const channels = evidence.reduce((count, { offsets }) => count + offsets.length, 0);
+  if (first === undefined || channels < MIN_CHANNELS) return null;
+  if (evidence.every(({ isExplained }) => isExplained)) return null;
+  const offset = findSharpestOffset(evidence);
+  const explains = (shift: number) =>
+    evidence.filter(({ offsets, tolerances }) =>
+      offsets.every((found, channel) => Math.abs(found - shift) <= 2 * (tolerances[channel] ?? 0)),
+    ).length;
+  const actual = Number((first.assumed + offset).toPrecision(2));
+  const explained = explains(actual - first.assumed);
+  if (actual <= 0 || actual === first.assumed || explained * 2 < evidence.length || explained <= explains(0))
+    return null;
+  return { assumed: first.assumed, actual, layers: explained };
+}
+
+/** The median offset of the channels whose rounding blurs it least: small variances show epsilon most sharply. */
+function findSharpestOffset(evidence: readonly EpsilonEvidence[]): number {
+  const channels = evidence.flatMap(({ offsets, tolerances }) =>
+    offsets.map((offset, channel) => ({
+      offset,
+      tolerance: tolerances[channel] ?? Number.POSITIVE_INFINITY,
+    })),
+  );
+  const sharpest = channels
+    .sort((x, y) => x.tolerance - y.tolerance)
+    .slice(0, Math.max(MIN_CHANNELS, channels.length / 2));
+  const offsets = sharpest.map(({ offset }) => offset).sort((x, y) => x - y);
+  return offsets[Math.floor(offsets.length / 2)] ?? 0;
+}
+
+/** What is known of the side whose norm layer is live or named, one value per channel. */
+interface LiveSide {
+  readonly statistics: Statistics;
+  /** Null without affine: γ = 1. */
+  readonly gamma: ChannelVector | null;
+  /** Null without affine: β = 0. */
+  readonly beta: ChannelVector | null;
+  /** The convolution's own bias; null without. */
+  readonly bias: ChannelVector | null;
+  readonly epsilon: number;
+}
+
+/** What is known of the side whose norm layer was folded into the convolution before it. */
+interface FoldedSide {
+  /** The folded weight over the live one, per channel: s. NaN where the channel's weights are all zero. */
+  readonly scales: Float64Array;
+  /** Relative uncertainty of the scales. */
+  readonly uncertainty: number;
+  /** The folded bias b′; null stands for zeros. */
+  readonly bias: ChannelVector | null;
+  /** Half the relative distance between neighbouring values of the folded bias's type. */
+  readonly biasRoundoff: number;
+}
+
+/** Statistics solved for, and how far each channel is from the live ones. */
+export interface RecoveredStatistics {
+  readonly statistics: Statistics;
+  /** Whether each channel differs from the live statistics by more than rounding allows. */
+  readonly moved: readonly boolean[];
+  /** Channels that cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
+  readonly hidden: readonly boolean[];
+  /** Channels whose scale is zero though γ is not: an infinite variance, or a γ trained to zero. Hidden, too. */
+  readonly vanished: readonly boolean[];
+  /** Channels whose scale has the other sign than γ: no variance explains that, a trained γ does. */
+  readonly contradicted: readonly boolean[];
+  /** v + ε recovered less v + ε of the live side, per channel: what a wrong epsilon would shift alike everywhere. */
+  readonly varianceOffsets: Float64Array;
+  /** The largest offset of each channel that rounding explains. */
+  readonly varianceTolerances: Float64Array;
+}
+
+/**
+ * How many times the propagated rounding a channel must differ to count as moved. A real float32 model recovers its
+ * variance to 3e-7 relative and its mean to 3e-7 σ; with this factor the bound lies near 1e-5 for both.
+ */
+const SAFETY = 16;
+
+/** float32 roundings that an exporter makes on the way to a folded scale and bias. */
+const FOLDING_ROUNDINGS = 4 * 2 ** -24;
+
+/** A mean that rounding blurs by more than this many σ says nothing about drift. */
+const MAX_MEAN_UNCERTAINTY = 0.05;
+
+/**
+ * Solves folding for the folded side's statistics. Folding a norm layer into the convolution before it writes
+ *
+ *     s = γ / √(v + ε),   W′ = s · W,   b′ = β + s · (b − μ),
+ *
+ * so with W, b, γ, β known from the live side and s measured as W′ / W:
+ *
+ *     v = (γ / s)² − ε,   μ = b − (b′ − β) / s.
+ *
+ * A γ or β that was trained on its own leaves the same traces as moved statistics; nothing in the files tells them
+ * apart.
+ */
+function recoverStatistics(live: LiveSide, folded: FoldedSide): RecoveredStatistics {
+  const channels = folded.scales.length;
+  const mean = new Float64Array(channels);
+  const variance = new Float64Array(channels);
+  const varianceOffsets = new Float64Array(channels);
+  const varianceTolerances = new Float64Array(channels);
+  const [moved, hidden, contradicted]: [boolean[], boolean[], boolean[]] = [[], [], []];
+  const vanished: boolean[] = [];
+  for (let channel = 0; channel < channels; channel++) {
+    const solved = solveChannel(channel, live, folded);
+    mean[channel] = solved.mean;
+    variance[channel] = solved.variance;
+    varianceOffsets[channel] = solved.varianceOffset;
+    varianceTolerances[channel] = solved.varianceTolerance;
+    moved.push(solved.isMoved);
+    hidden.push(solved.isHidden);
+    contradicted.push(solved.isContradicted);
+    vanished.push(solved.hasVanished);
+  }
+  const statistics: Statistics = {
+    mean: { values: mean, dtype: 'F64' },
+    variance: { values: variance, dtype: 'F64' },
+  };
+  return { statistics, moved, hidden, contradicted, vanished, varianceOffsets, varianceTolerances };
+}
+
+interface SolvedChannel {
+  readonly mean: number;
+  readonly variance: number;
+  readonly varianceOffset: number;
+  readonly varianceTolerance: number;
+  readonly isMoved: boolean;
+  readonly isHidden: boolean;
+  readonly isContradicted: boolean;
+  readonly hasVanished: boolean;
+}
+
+function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): SolvedChannel {
+  const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
+  const gamma = at(live.gamma, 1);
+  const beta = at(live.beta, 0);
+  const bias = at(live.bias, 0);
+  const foldedBias = at(folded.bias, 0);
+  const scale = folded.scales[channel] ?? Number.NaN;
+  const meanBefore = at(live.statistics.mean, Number.NaN);
+  const spreadBefore = at(live.statistics.variance, Number.NaN) + live.epsilon;
+  const spread = (gamma / scale) ** 2;
+  const mean = bias - (foldedBias - beta) / scale;
+  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + folded.uncertainty);
+  // b′ and β + s·(b − μ) are sums of these terms, each rounded.
+  const terms =
+    Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(meanBefore));
+  const biasTolerance =
+    SAFETY * (FOLDING_ROUNDINGS + folded.biasRoundoff) * terms + scaleTolerance * Math.abs(foldedBias - beta);
+  // In σ: μ's error is b′'s over s, and σ is γ over s.
+  const meanTolerance = biasTolerance / Math.abs(gamma);
+  const isBlurred = !(meanTolerance <= MAX_MEAN_UNCERTAINTY);
+  const isHidden = isBlurred || scale === 0 || Number.isNaN(scale);
+  const varianceTolerance = 2 * scaleTolerance * spreadBefore;
+  const varianceOffset = spread - spreadBefore;
+  const isSpreadMoved = !(Math.abs(varianceOffset) <= varianceTolerance);
+  const isMeanMoved = !(Math.abs(mean - meanBefore) <= meanTolerance * Math.sqrt(spreadBefore));
+  return {
+    mean,
+    variance: spread - live.epsilon,
+    varianceOffset,
+    varianceTolerance,
+    isMoved: !isHidden && (isSpreadMoved || isMeanMoved),
+    isHidden,
+    hasVanished: !isBlurred && scale === 0,
+    isContradicted: !isHidden && Math.sign(scale) !== Math.sign(gamma),
+  };
+}
+
+/** A norm layer that is live or named on one side and was folded away on the other. */
+export interface FoldedAway {
+  readonly layer: NormLayer;
+  /** The convolution that feeds it, unfolded. */
+  readonly live: LinearLayer;
+  /** The convolution that it was folded into. */
+  readonly folded: LinearLayer;
+}
+
+/** What folding shows of the folded side, beside what the other side holds. */
+interface SolvedLayer {
+  readonly held: Statistics;
+  /** Of the side that holds the statistics; null without affine. */
+  readonly gamma: ChannelVector | null;
+  readonly recovered: RecoveredStatistics;
+}
+
+/**
+ * Reads what folding is solved with and solves it for the folded side's statistics.
+ *
+ * @param scales of the folded weight over the live one.
+ * @throws CheckpointError when a tensor cannot be read.
+ */
+export async function solveLayer(
+  { layer, live, folded }: FoldedAway,
+  { scales, uncertainty, rounding }: ProportionalScales,
+  epsilon: number,
+): Promise<SolvedLayer> {
+  const { gamma, beta, ...held } = await readStoredLayer(layer);
+  const recovered = recoverStatistics(
+    { statistics: held, gamma, beta, bias: await readOptional(live.bias), epsilon },
+    {
+      scales,
+      uncertainty,
+      bias: await readOptional(folded.bias),
+      biasRoundoff:
+        folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(rounding)),
+    },
+  );
+  return { held, gamma, recovered };
+}
+
+/** A vector where there is one. */
+export async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
+  return tensor === null ? null : readChannelVector(tensor);
+}

@@ -1,0 +1,514 @@
+// Makes a baseline from a checkpoint: what a later audit needs of it, a hundredth of its size.
+
+import {
+  type ChannelLayout,
+  type ChannelProjections,
+  fitsShape,
+  layOutChannels,
+  PROJECTION_COUNT,
+} from '../../checkpoint/channel-grid.js';
+import type { Checkpoint, ModuleFacts, Tensor } from '../../checkpoint/checkpoint.js';
+import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
+import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
+import { CheckpointError } from '../../errors.js';
+import { type OnProgress, RangeMap, readRange, refuseAmplified } from '../../io/byte-source.js';
+import { closeWindows } from '../../io/file-source.js';
+import { findLayersAndLearned, mayHoldLayers } from '../../norm/find-layers.js';
+import {
+  findFeedingLinear,
+  findFreeLinears,
+  type LinearLayer,
+  listPossibleLinears,
+  type NormLayer,
+  nameInFile,
+  storedTensorOf,
+} from '../../norm/norm-layer.js';
+import { checkOptions } from '../../options.js';
+import { MAX_HEADER_BYTES } from '../safetensors/safetensors.js';
+import {
+  FORMAT_VERSION,
+  FreeNames,
+  graphToJson,
+  METADATA_KEYS,
+  nameSample,
+  nameTable,
+  TABLE_COLUMNS,
+  toJson,
+  writeMembers,
+} from './baseline-json.js';
+
+/** What a baseline keeps of the bytes in one range. */
+interface KeptRange {
+  /** Under which name the file holds the values themselves; absent where it does not. */
+  readonly values?: { readonly name: string; readonly bytes: Uint8Array } | undefined;
+  /** Absent for what no audit compares. */
+  readonly summary?: TensorSummary | undefined;
+  /** The layout of the summary's projections. */
+  readonly layout?: ChannelLayout | undefined;
+}
+
+/** What goes into a baseline. */
+interface BaselineContents {
+  /** The source's file name, without directories. */
+  readonly sourceName: string;
+  readonly checkpoint: Checkpoint;
+  /** What is kept of each tensor, by its range and {@link readingOf} it. */
+  readonly kept: RangeMap<KeptRange>;
+  /** Module paths whose facts an audit asks for. */
+  readonly modules: ReadonlySet<string>;
+}
+
+/** What a range is read as: views of one storage may differ in type and shape, and so does what is kept of them. */
+function readingOf({ dtype, shape }: Pick<Tensor, 'dtype' | 'shape'>): string {
+  return `${dtype}[${shape.join()}]`;
+}
+
+/** A tensor of the file. */
+interface FileTensor {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * Puts a baseline in the form of a safetensors file. The bytes depend on the contents alone.
+ *
+ * @throws CheckpointError `limit-exceeded` when it has more tensors than a safetensors header can name.
+ */
+function encodeBaseline(contents: BaselineContents): Uint8Array {
+  const { checkpoint, sourceName, modules } = contents;
+  const writer = new TensorWriter(contents);
+  const tensors = encodePieces(quotePieces(writeMembers(writer.describeAll(checkpoint.tensors))));
+  const constants = new Map<string, unknown>();
+  const graph =
+    checkpoint.graph === null
+      ? null
+      : graphToJson(checkpoint.graph, {
+          nameTensor: (tensor) => (isEntryOf(tensor, checkpoint) ? tensor.name : null),
+          addConstant: (tensor) => {
+            const name = String(constants.size);
+            constants.set(name, { name: tensor.name, ...writer.describe(tensor) });
+            return name;
+          },
+        });
+  const facts = new Map(
+    [...checkpoint.modules].flatMap(([path, known]) =>
+      modules.has(path) ? [[path, factsToJson(known)] as const] : [],
+    ),
+  );
+  const metadata = new Map<string, string | readonly Uint8Array[]>([
+    [METADATA_KEYS.version, FORMAT_VERSION],
+    [METADATA_KEYS.source, sourceName],
+    [METADATA_KEYS.format, checkpoint.format],
+    [METADATA_KEYS.order, checkpoint.inModuleOrder ? 'module' : 'name'],
+    [METADATA_KEYS.tensors, tensors],
+  ]);
+  if (facts.size > 0) metadata.set(METADATA_KEYS.modules, toJson(facts));
+  if (graph !== null) {
+    metadata.set(
+      METADATA_KEYS.graph,
+      toJson({ ...graph, constants: constants.size === 0 ? undefined : constants }),
+    );
+  }
+  if (checkpoint.warnings.length > 0)
+    metadata.set(METADATA_KEYS.warnings, toJson({ warnings: checkpoint.warnings }));
+  return encodeSafetensors(writer.fileTensors, metadata, checkpoint.path);
+}
+
+/** Whether a constant of the graph is the checkpoint's tensor of its name, rather than a view or another scope's. */
+function isEntryOf(tensor: Tensor, { tensors }: Checkpoint): boolean {
+  const entry = tensors.get(tensor.name);
+  return (
+    entry !== undefined &&
+    entry.range.source === tensor.range.source &&
+    entry.range.offset === tensor.range.offset &&
+    entry.dtype === tensor.dtype &&
+    entry.shape.join() === tensor.shape.join()
+  );
+}
+
+function factsToJson(facts: ModuleFacts): unknown {
+  return Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== null));
+}
+
+/** Describes tensors for the metadata, and collects what the file itself must hold for them. */
+class TensorWriter {
+  readonly fileTensors = new Map<string, FileTensor>();
+  readonly #kept: BaselineContents['kept'];
+  /** Names of tables by the projections in them. */
+  readonly #tables = new Map<ChannelProjections, string>();
+  readonly #samples = new Map<TensorSummary, string>();
+  /** Those of {@link fileTensors}. */
+  readonly #names = new FreeNames();
+
+  constructor({ kept }: BaselineContents) {
+    this.#kept = kept;
+  }
+
+  *describeAll(tensors: Checkpoint['tensors']): Iterable<readonly [string, object]> {
+    for (const [name, tensor] of tensors) yield [name, this.describe(tensor)];
+  }
+
+  describe(tensor: Tensor): object {
+    const { name, dtype, shape } = tensor;
+    const { values, summary, layout } = this.#kept.get(tensor.range, readingOf(tensor)) ?? {};
+    return {
+      dtype,
+      shape,
+      sha256: summary?.sha256,
+      sample: summary?.sample == null || values !== undefined ? undefined : this.#keepSample(summary, tensor),
+      values: values === undefined ? undefined : this.#keepValues(values, tensor),
+      projections:
+        summary?.projections == null || layout === undefined
+          ? undefined
+          : this.#keepProjections(name, summary.projections, layout),
+      isBuffer: tensor.isBuffer,
+      requiresGrad: tensor.requiresGrad,
+    };
+  }
+
+  /** Keeps values under their name; `true` stands for the tensor's own. */
+  #keepValues({ name, bytes }: { name: string; bytes: Uint8Array }, { dtype, ...tensor }: Tensor): unknown {
+    this.#names.add(name);
+    if (!this.fileTensors.has(name)) this.fileTensors.set(name, { dtype, shape: tensor.shape, bytes });
+    return name === tensor.name || name;
+  }
+
+  /** Keeps a sample; `true` stands for its usual name. */
+  #keepSample(summary: TensorSummary, { name, dtype }: Tensor): unknown {
+    const usual = nameSample(name);
+    const kept = this.#samples.get(summary) ?? this.#names.take(usual);
+    const bytes = summary.sample ?? new Uint8Array();
+    if (!this.#samples.has(summary))
+      this.fileTensors.set(kept, { dtype, shape: [(bytes.byteLength * 8) / bitsOf(dtype)], bytes });
+    this.#samples.set(summary, kept);
+    return kept === usual || kept;
+  }
+
+  #keepProjections(name: string, projections: ChannelProjections, layout: ChannelLayout): unknown {
+    const usual = nameTable(name);
+    const table = this.#tables.get(projections) ?? this.#names.take(usual);
+    if (!this.#tables.has(projections)) {
+      this.#tables.set(projections, table);
+      this.fileTensors.set(table, tabulate(projections));
+    }
+    return {
+      weights: projections.weightsPerChannel,
+      table: table === usual ? undefined : table,
+      axis: layout.outputAxis || undefined,
+      groups: layout.groups === 1 ? undefined : layout.groups,
+    };
+  }
+}
+
+/** Norms and projections as rows of float32, little-endian. */
+function tabulate({ norms, sums }: ChannelProjections): FileTensor {
+  const bytes = new Uint8Array(4 * TABLE_COLUMNS * norms.length);
+  const view = new DataView(bytes.buffer);
+  norms.forEach((norm, channel) => {
+    const row = 4 * TABLE_COLUMNS * channel;
+    view.setFloat32(row, norm, true);
+    for (let j = 0; j < PROJECTION_COUNT; j++)
+      view.setFloat32(row + 4 * (1 + j), sums[channel * PROJECTION_COUNT + j] ?? Number.NaN, true);
+  });
+  return { dtype: 'F32', shape: [norms.length, TABLE_COLUMNS], bytes };
+}
+
+/**
+ * A safetensors file as its reference writer lays it out: tensors by the size of their elements, the largest first,
+ * then by name, and a header padded with spaces to a multiple of 8 bytes.
+ */
+function encodeSafetensors(
+  tensors: ReadonlyMap<string, FileTensor>,
+  metadata: Metadata,
+  file: string,
+): Uint8Array {
+  const sorted = [...tensors].sort(
+    ([x, { dtype: one }], [y, { dtype: other }]) =>
+      bitsOf(other) - bitsOf(one) || (x < y ? -1 : x > y ? 1 : 0),
+  );
+  const header = encodePieces(writeHeader(sorted, metadata));
+  const headerLength = Math.ceil(sumLengths(header) / 8) * 8;
+  if (headerLength > MAX_HEADER_BYTES) {
+    throw new CheckpointError(
+      `expected tensors whose names and hashes fit a header of ${MAX_HEADER_BYTES} bytes, found ${headerLength} bytes of them`,
+      { code: 'limit-exceeded', file },
+    );
+  }
+  const data = sorted.map(([, tensor]) => tensor.bytes);
+  const bytes = new Uint8Array(8 + headerLength + sumLengths(data));
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerLength), true);
+  bytes.fill(0x20, 8, 8 + headerLength);
+  copyAll(header, bytes, 8);
+  copyAll(data, bytes, 8 + headerLength);
+  return bytes;
+}
+
+function copyAll(pieces: readonly Uint8Array[], target: Uint8Array, start: number): void {
+  let position = start;
+  for (const piece of pieces) {
+    target.set(piece, position);
+    position += piece.byteLength;
+  }
+}
+
+function sumLengths(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+/** What stands under `__metadata__`: text, or text that was made JSON and encoded already. */
+type Metadata = ReadonlyMap<string, string | readonly Uint8Array[]>;
+
+/** A header's JSON, member by member: of a large model's, no other form is ever in memory. */
+function* writeHeader(
+  tensors: readonly (readonly [string, FileTensor])[],
+  metadata: Metadata,
+): Iterable<string | Uint8Array> {
+  yield '{"__metadata__":{';
+  let separator = '';
+  for (const [key, value] of metadata) {
+    yield `${separator}${toJson(key)}:`;
+    if (typeof value === 'string') yield toJson(value);
+    else yield* value;
+    separator = ',';
+  }
+  yield '}';
+  let end = 0;
+  for (const [name, { dtype, shape, bytes }] of tensors) {
+    const begin = end;
+    end += bytes.byteLength;
+    yield `,${toJson(name)}:${toJson({ dtype, shape, data_offsets: [begin, end] })}`;
+  }
+  yield '}';
+}
+
+/** Text as the content of a JSON string; no piece may end within a character. */
+function* quotePieces(pieces: Iterable<string>): Iterable<string> {
+  yield '"';
+  for (const piece of pieces) yield JSON.stringify(piece).slice(1, -1);
+  yield '"';
+}
+
+/** Pieces of text are joined to so many characters before they are encoded. */
+const ENCODED_LENGTH = 64 * 1024;
+
+/** Encodes text as UTF-8; what is encoded already stays as it is. */
+function encodePieces(pieces: Iterable<string | Uint8Array>): readonly Uint8Array[] {
+  const encoded: Uint8Array[] = [];
+  let text = '';
+  const encode = () => {
+    if (text !== '') encoded.push(Buffer.from(text));
+    text = '';
+  };
+  for (const piece of pieces) {
+    if (typeof piece === 'string') text += piece;
+    if (typeof piece !== 'string' || text.length >= ENCODED_LENGTH) encode();
+    if (typeof piece !== 'string') encoded.push(piece);
+  }
+  encode();
+  return encoded;
+}
+
+/** What making a baseline is told beside the checkpoint. */
+export interface BaselineOptions {
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** A baseline's file, and what is in it. */
+export interface Baseline {
+  /** A safetensors file, as docs/baseline.md specifies it. */
+  readonly bytes: Uint8Array;
+  /** Norm layers whose statistics it holds. */
+  readonly layers: number;
+  /** Learned tensors whose hashes it holds. */
+  readonly learned: number;
+  /** Weights whose output channels it holds projections of. */
+  readonly projected: number;
+}
+
+/** Values of more elements are no vector of a layer's channels, and not kept. */
+const MAX_KEPT_ELEMENTS = 1 << 24;
+
+/**
+ * Makes a baseline: what an audit needs of a checkpoint, in a small safetensors file that takes its place. The
+ * checkpoint is read once, from front to back, in flat memory.
+ *
+ * The same checkpoint under the same name gives the same bytes; where its format has no order of tensors, the order
+ * in the file makes no difference.
+ *
+ * @throws CheckpointError `no-norm-layers` where there is nothing to audit, `refused` for a baseline, and where a
+ *   tensor cannot be read.
+ * @throws UsageError when an option is not what it must be.
+ */
+export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
+  checkOptions('createBaseline', options);
+  refuseBaseline(source);
+  closeWindows();
+  const checkpoint = source.inModuleOrder ? source : sortTensors(source);
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
+  const { layers, learned } = findLayersAndLearned(checkpoint);
+  const linears = listLinears(checkpoint, layers, learned);
+  if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
+  if (layers.length > 0 && layers.every(isEmpty)) refuseWithoutLayers(checkpoint, 'none that has a channel');
+  const values = listKeptValues(layers, linears);
+  refuseAmplified(
+    values.map(({ tensor }) => tensor.range),
+    checkpoint.path,
+  );
+  const tasks = planSummaries([...learned.values()], linears, checkpoint.path);
+  const kept = await summarize(tasks, options.onProgress);
+  for (const { name, tensor } of values) {
+    const reading = readingOf(tensor);
+    const known = kept.get(tensor.range, reading);
+    if (known?.values !== undefined) continue;
+    kept.set(
+      tensor.range,
+      { ...known, values: { name, bytes: Buffer.from(await readRange(tensor.range)) } },
+      reading,
+    );
+  }
+  const bytes = encodeBaseline({
+    sourceName: nameOf(source.path),
+    checkpoint,
+    kept,
+    modules: new Set(layers.map(nameInFile)),
+  });
+  const projected = kept.inFileOrder().filter(({ summary }) => summary?.projections != null);
+  return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };
+}
+
+function refuseBaseline({ format, path }: Checkpoint): void {
+  if (format !== 'baseline') return;
+  throw new CheckpointError('expected a checkpoint with its weights, found a baseline already', {
+    code: 'refused',
+    file: path,
+    hint: 'Copy the file, or name the checkpoint that it was made from.',
+  });
+}
+
+/** Whether a layer's tensors are all empty; a graph may just not tell how many channels a layer has. */
+function isEmpty({ channels, isFromGraph }: NormLayer): boolean {
+  return channels === 0 && !isFromGraph;
+}
+
+function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
+  throw new CheckpointError(
+    `expected norm layers with running statistics, found ${found}: nothing to keep in a baseline`,
+    { code: 'no-norm-layers', file: path },
+  );
+}
+
+/** A format that has no order of tensors must not lend its writer's order to the baseline. */
+function sortTensors(checkpoint: Checkpoint): Checkpoint {
+  const tensors = [...checkpoint.tensors].sort(([x], [y]) => (x < y ? -1 : x > y ? 1 : 0));
+  return { ...checkpoint, tensors: new Map(tensors) };
+}
+
+/** Every linear layer that an audit may look at: those that feed norm layers, and those that may have swallowed one. */
+function listLinears(
+  checkpoint: Checkpoint,
+  layers: readonly NormLayer[],
+  learned: ReadonlyMap<string, Tensor>,
+): readonly LinearLayer[] {
+  const feeding = layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned) ?? []);
+  const claimed = new Set(feeding.map(({ weightName }) => weightName));
+  const possible = listPossibleLinears(layers, learned).filter(({ weightName }) => !claimed.has(weightName));
+  const linears = [...feeding, ...possible, ...findFreeLinears(checkpoint)];
+  // One layout is kept of each weight. Where names alone told who feeds whom, two layers may claim a weight by
+  // different axes; nearly all weights count their outputs first.
+  return linears.sort((x, y) => x.outputAxis - y.outputAxis);
+}
+
+/** The tensors whose values an audit reads, and PyTorch's names for them: statistics, affine, count, biases. */
+function listKeptValues(
+  layers: readonly NormLayer[],
+  linears: readonly LinearLayer[],
+): readonly { readonly name: string; readonly tensor: Tensor }[] {
+  const parts = layers.flatMap(({ name, mean, variance, gamma, beta, batchCount }) => {
+    const at = (leaf: string) => (name === '' ? leaf : `${name}.${leaf}`);
+    return [
+      [at('running_mean'), storedTensorOf(mean)],
+      [at('running_var'), storedTensorOf(variance)],
+      [at('weight'), gamma],
+      [at('bias'), beta],
+      [at('num_batches_tracked'), batchCount?.elementCount === 1 ? batchCount : null],
+    ] as const;
+  });
+  const names = new FreeNames(parts.map(([name]) => name));
+  const biases = linears.map(({ path, nodeName, bias }) => {
+    const module = path ?? nodeName;
+    const usual = module === '' ? 'bias' : `${module}.bias`;
+    if (bias === null) names.add(usual);
+    return [bias === null ? usual : names.take(usual), bias] as const;
+  });
+  return [...parts, ...biases].flatMap(([name, tensor]) =>
+    tensor !== null && tensor.elementCount <= MAX_KEPT_ELEMENTS ? [{ name, tensor }] : [],
+  );
+}
+
+/** A tensor to be hashed, and projected where it has a layout. */
+interface Task {
+  readonly tensor: Tensor;
+  readonly layout: ChannelLayout | undefined;
+}
+
+/**
+ * The learned tensors, to be hashed, and the weights of linear layers, to be projected, in the order of their files.
+ *
+ * @throws CheckpointError `limit-exceeded` where that would be far more than the file stores.
+ */
+function planSummaries(
+  learned: readonly Tensor[],
+  linears: readonly LinearLayer[],
+  file: string,
+): readonly Task[] {
+  const tasks = new RangeMap<Task>();
+  for (const { weight, outputAxis, groups } of linears) {
+    const layout = { outputAxis, groups };
+    if (
+      isDecodable(weight.dtype) &&
+      fitsShape(weight.shape, layout) &&
+      !tasks.has(weight.range, readingOf(weight))
+    )
+      tasks.set(weight.range, { tensor: weight, layout }, readingOf(weight));
+  }
+  for (const tensor of learned) {
+    if (!tasks.has(tensor.range, readingOf(tensor)))
+      tasks.set(tensor.range, { tensor, layout: undefined }, readingOf(tensor));
+  }
+  const ordered = tasks.inFileOrder();
+  const ranges = ordered.map(({ tensor }) => tensor.range);
+  refuseAmplified(ranges, file);
+  const tables = ordered.map(({ tensor, layout }) =>
+    layout === undefined ? 0 : 4 * TABLE_COLUMNS * layOutChannels(tensor.shape, layout).channels,
+  );
+  refuseAmplified(ranges, file, sum(tables));
+  return ordered;
+}
+
+/** Reads what is to be kept of each tensor. */
+async function summarize(
+  tasks: readonly Task[],
+  onProgress: OnProgress | undefined,
+): Promise<RangeMap<KeptRange>> {
+  const total = sum(tasks.map(({ tensor }) => tensor.range.byteLength));
+  const summarizer = new TensorSummarizer();
+  const kept = new RangeMap<KeptRange>();
+  let done = 0;
+  for (const { tensor, layout } of tasks) {
+    const summary = await summarizer.summarize(tensor, layout ?? null);
+    kept.set(tensor.range, { summary, layout }, readingOf(tensor));
+    done += tensor.range.byteLength;
+    onProgress?.({ done, total });
+  }
+  return kept;
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
+}
+
+/** A path's last component, on any operating system: directories say who made the baseline, and where. */
+function nameOf(path: string): string {
+  return path.split(/[/\\]/).findLast((component) => component !== '') ?? '';
+}

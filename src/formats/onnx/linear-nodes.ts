@@ -1,0 +1,295 @@
+// Finds the convolutions and matrix products of a graph, with a bias that a later Add brings.
+
+import type { ConstantInput, LinearNode, Tensor } from '../../checkpoint/checkpoint.js';
+import { isDecodable } from '../../checkpoint/dtype.js';
+import { CheckpointError, quote } from '../../errors.js';
+import { isGeneratedName } from '../../norm/naming.js';
+import { type Constant, type Evaluator, readInts, unresolved } from './constant-sources.js';
+import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
+import { toInput } from './norm-nodes.js';
+import type { OnnxNode } from './schema.js';
+import {
+  findAttribute,
+  operationFromNameScopes,
+  pathFromNameScopes,
+  pathFromNodeName,
+  pathFromWeightName,
+  type Scope,
+  type Site,
+} from './scope.js';
+
+type LinearOp = LinearNode['op'];
+
+/** A linear node without what only its consumers tell. */
+export type LinearDraft = Omit<LinearNode, 'feedsNorm'>;
+
+/** ONNX Runtime's fusions of a linear operator with the activation behind it (domain com.microsoft). */
+const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
+  ['FusedConv', 'Conv'],
+  ['FusedGemm', 'Gemm'],
+  ['FusedMatMul', 'MatMul'],
+]);
+
+/** As many as the channels that a norm layer may have. */
+const MAX_GROUPS = 1 << 24;
+
+/** The input of Conv, ConvTranspose and Gemm that is their bias. */
+export const BIAS_INPUT = 2;
+
+/** The linear operator that a node is; null for any other node. */
+export function linearOpOf(node: OnnxNode): LinearOp | null {
+  if (node.domain === 'com.microsoft') return FUSED_OPERATORS.get(node.op) ?? null;
+  if (node.domain !== '') return null;
+  switch (node.op) {
+    case 'Conv':
+    case 'ConvTranspose':
+    case 'Gemm':
+    case 'MatMul':
+      return node.op;
+    default:
+      return null;
+  }
+}
+
+/** A weight, the axis that counts its output channels, and whether the node reads it transposed. */
+interface Weight {
+  readonly constant: Constant;
+  readonly name: string;
+  readonly outputAxis: number;
+}
+
+/**
+ * Reads a linear node. Its weight and bias never raise an error: what cannot be read is unresolved.
+ *
+ * @returns null for a matrix product of two computed matrices, which is no layer.
+ */
+export async function buildLinear(
+  evaluator: Evaluator,
+  site: Site,
+  op: LinearOp,
+): Promise<LinearDraft | null> {
+  const { node, scope } = site;
+  const { groups, problem } = readGroups(site, op);
+  const readable = refuseScaled(await readWeight(evaluator, site, op), site);
+  const weight = problem === null ? readable : { ...readable, constant: unresolved(problem) };
+  if (op === 'MatMul' && (weight.constant.kind !== 'constant' || weight.constant.tensor.shape.length !== 2))
+    return null;
+  const shape = weight.constant.kind === 'constant' ? weight.constant.tensor.shape : [];
+  const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
+  const biasInput = op === 'MatMul' ? '' : (node.inputs[BIAS_INPUT] ?? '');
+  const bias = biasInput === '' ? null : await evaluateQuietly(evaluator, { scope, name: biasInput });
+  const biasName = findTrueName(scope, biasInput);
+  return {
+    op,
+    nodeName: node.name,
+    ...readPaths(node, weight.name, biasName),
+    scope: scope.path,
+    weightName: weight.name,
+    biasName,
+    weight: toWeightInput(weight.constant),
+    bias: refuseUnreadable(await toInput(bias, outputChannels), outputChannels),
+    outputAxis: weight.outputAxis,
+    groups,
+    outputChannels,
+  };
+}
+
+/** The groups of a convolution, and why they are none. There is an output channel for each at least. */
+function readGroups(site: Site, op: LinearOp): { readonly groups: number; readonly problem: string | null } {
+  const groups = op === 'Conv' || op === 'ConvTranspose' ? (findAttribute(site, 'group')?.int ?? 1n) : 1n;
+  return groups >= 1n && groups <= BigInt(MAX_GROUPS)
+    ? { groups: Number(groups), problem: null }
+    : { groups: 1, problem: `its group is ${groups}, expected 1 to ${MAX_GROUPS}` };
+}
+
+/** A bias is one float for each output channel. */
+function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput {
+  if (bias.kind !== 'constant' || channels === 0) return bias;
+  const { name, dtype, elementCount } = bias.tensor;
+  if (!isDecodable(dtype))
+    return unresolved(`tensor ${quote(name)} is stored as ${dtype}, which holds no readable floats`);
+  if (elementCount === channels) return bias;
+  return unresolved(`tensor ${quote(name)} has ${elementCount} values for ${channels} channels`);
+}
+
+/** Gemm may scale its product: then the weight alone is not what the layer multiplies by. */
+function refuseScaled(weight: Weight, site: Site): Weight {
+  const factors = ['alpha', 'beta'].map((name) => findAttribute(site, name)?.float ?? 1);
+  if (site.node.op !== 'Gemm' || factors.every((factor) => factor === 1)) return weight;
+  return { ...weight, constant: unresolved('its Gemm scales it by alpha or beta') };
+}
+
+/** Weights keep their shape; only biases are vectors. */
+function toWeightInput(constant: Constant): LinearDraft['weight'] {
+  return constant.kind === 'uniform'
+    ? { kind: 'unresolved', reason: 'its shape is known at run time only' }
+    : constant;
+}
+
+async function readWeight(evaluator: Evaluator, site: Site, op: LinearOp): Promise<Weight> {
+  const { node, scope } = site;
+  const [left = '', right = ''] = node.inputs;
+  if (op === 'Conv' || op === 'ConvTranspose') {
+    const constant = await evaluateQuietly(evaluator, { scope, name: right });
+    return { constant, name: findTrueName(scope, right), outputAxis: op === 'Conv' ? 0 : 1 };
+  }
+  const isStatedTransposed = (findAttribute(site, 'transB')?.int ?? 0n) !== 0n;
+  const weight = await readMatrix(evaluator, { scope, name: right }, isStatedTransposed);
+  if (op === 'Gemm' || weight.constant.kind === 'constant') return weight;
+  // W · x: the weight stands on the left, and its rows are the outputs.
+  return await readMatrix(evaluator, { scope, name: left }, true);
+}
+
+/** A matrix, in front of a Transpose where one stands before the node, so that large ones are never copied. */
+async function readMatrix(evaluator: Evaluator, at: ScopedName, isTransposed: boolean): Promise<Weight> {
+  const producer = findProducer(at.scope, at.name);
+  if (producer !== null && isStandard(producer.node, 'Transpose')) {
+    const name = producer.node.inputs[0] ?? '';
+    const constant = await evaluateQuietly(evaluator, { scope: producer.scope, name });
+    const perm = await readInts(evaluator, producer, 'perm');
+    const swaps = perm === null || (perm.length === 2 && perm[0] === 1 && perm[1] === 0);
+    if (constant.kind === 'constant' && constant.tensor.shape.length === 2 && swaps) {
+      return { constant, name: findTrueName(producer.scope, name), outputAxis: isTransposed ? 1 : 0 };
+    }
+  }
+  const constant = await evaluateQuietly(evaluator, at);
+  return { constant, name: findTrueName(at.scope, at.name), outputAxis: isTransposed ? 0 : 1 };
+}
+
+/** Whether a linear node is a matrix product whose first factor is its weight, in front of a Transpose or not. */
+export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDraft): boolean {
+  const [left = ''] = node.inputs;
+  const producer = findProducer(scope, left);
+  const name =
+    producer !== null && isStandard(producer.node, 'Transpose')
+      ? findTrueName(producer.scope, producer.node.inputs[0] ?? '')
+      : findTrueName(scope, left);
+  return op === 'MatMul' && name === weightName;
+}
+
+/** A constant that cannot be read is the business of whoever needs it: here it is no weight, or no bias. */
+async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
+  try {
+    return await evaluator.evaluate(scope, name);
+  } catch (error) {
+    if (error instanceof CheckpointError) return unresolved(error.message);
+    throw error;
+  }
+}
+
+/**
+ * The paths of the layer and of a norm layer that was folded into it.
+ *
+ * When dynamo's optimizer folds, the new node keeps the norm layer's scopes and names the rule that made it, while
+ * the weight keeps its name; a bias that there was none of is called after the weight. When TorchScript's exporter
+ * folds, the node keeps its name, and the new weight and bias get numbers.
+ */
+function readPaths(
+  node: OnnxNode,
+  weightName: string,
+  biasName: string,
+): Pick<LinearDraft, 'path' | 'foldedNormPath' | 'looksFolded'> {
+  const { nameScopes, rewriteRule } = node.notes;
+  const scopePath = pathFromNameScopes(nameScopes);
+  const isFolded =
+    /batch_?norm/i.test(rewriteRule) ||
+    /batch_?norm|instance_norm/i.test(operationFromNameScopes(nameScopes));
+  const weightPath = pathFromWeightName(weightName);
+  const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
+  const isNumbered = isGeneratedName(weightName) && isGeneratedName(biasName) && node.op.startsWith('Conv');
+  const isNamedAfterWeight = biasName !== '' && biasName === `${weightName}_bias`;
+  return {
+    path,
+    foldedNormPath: isFolded ? scopePath : null,
+    looksFolded: isFolded || isNumbered || isNamedAfterWeight,
+  };
+}
+
+/** The weight and bias of a linear node that Constant nodes of the main graph hold, by name: parameters as well. */
+export function constantParameters(linear: LinearDraft): readonly Tensor[] {
+  if (linear.scope.length > 0) return [];
+  return [linear.weight, linear.bias].flatMap((input) =>
+    input.kind === 'constant' && input.source === 'Constant' ? [input.tensor] : [],
+  );
+}
+
+/** An input of a node. */
+export interface InputSlot {
+  readonly site: Site;
+  readonly index: number;
+}
+
+/** What an Add adds to a linear node's output. */
+interface AddedInput extends InputSlot {
+  /** Whether the linear node is a product whose first factor is the weight: then its rows are the outputs. */
+  readonly isLeft: boolean;
+}
+
+/** Who reads the outputs of the linear nodes that have no bias of their own, noted as a model is walked. */
+export class LinearReaders {
+  readonly #readers = new Map<Scope, Map<string, Site[]>>();
+
+  /** From now on the readers of a node's output are noted. */
+  watch({ node, scope }: Site): void {
+    const [output = ''] = node.outputs;
+    if (output === '' || scope.outputs.includes(output)) return;
+    const inScope = this.#readers.get(scope) ?? new Map<string, Site[]>();
+    this.#readers.set(scope, inScope.set(output, []));
+  }
+
+  /** Notes what a node reads. Nodes come in topological order. */
+  note(site: Site): void {
+    const inScope = this.#readers.get(site.scope);
+    if (inScope === undefined) return;
+    for (const input of site.node.inputs) inScope.get(input)?.push(site);
+  }
+
+  /** The Add that alone of its scope's nodes reads a watched node's output, and which of its inputs is the other one. */
+  findAdd({ node, scope }: Site, isLeft: boolean): AddedInput | null {
+    const [reader, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
+    if (reader === undefined || others.length > 0 || !isStandard(reader.node, 'Add')) return null;
+    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0, isLeft };
+  }
+}
+
+/**
+ * A linear node with the bias that an Add behind it adds: MatMul has no input for one, and some exporters write one
+ * behind Conv as well.
+ *
+ * @returns null where the Add adds something else: a value that is computed, or no single one for each channel.
+ */
+export async function takeAddedBias(
+  evaluator: Evaluator,
+  linear: LinearDraft,
+  { site: { node, scope }, index, isLeft }: AddedInput,
+): Promise<LinearDraft | null> {
+  const name = node.inputs[index] ?? '';
+  const constant = await evaluateQuietly(evaluator, { scope, name });
+  if (constant.kind !== 'constant' || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
+  const { tensor } = constant;
+  if (!isDecodable(tensor.dtype)) return null;
+  return {
+    ...linear,
+    biasName: findTrueName(scope, name),
+    bias: { ...constant, tensor: { ...tensor, shape: [tensor.elementCount] } },
+  };
+}
+
+/**
+ * Whether a shape broadcasts to one value for each output channel: axis 1 of a convolution, the last axis of a matrix
+ * product, and the one before that where the weight is its first factor.
+ */
+function isPerChannel(
+  shape: Tensor['shape'],
+  { op, weight, outputChannels }: LinearDraft,
+  isLeft: boolean,
+): boolean {
+  const rank = weight.kind === 'constant' ? weight.tensor.shape.length : 0;
+  const behind = op === 'Conv' || op === 'ConvTranspose' ? rank - 2 : isLeft ? 1 : 0;
+  const axis = shape.length - 1 - behind;
+  return (
+    outputChannels > 1 &&
+    shape.every((size, each) => size === (each === axis ? outputChannels : 1)) &&
+    axis >= 0
+  );
+}

@@ -1,0 +1,507 @@
+// The messages of ONNX that are read, with the numbers of their fields.
+
+import { quote, quoteUnlessPlain } from '../../errors.js';
+import { signed32Of, signedOf, type Varint, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT } from './wire.js';
+
+/** A run of the values of a payload field: where they are in the file, not what they are. */
+export interface Segment {
+  /** The field of TensorProto or AttributeProto that the values belong to. */
+  readonly field: number;
+  /** `packed`: one behind the other. `tagged`: each behind a tag of its own (repeated scalars that were not packed). */
+  readonly form: 'packed' | 'tagged';
+  /** First byte; of the first tag where `tagged`. */
+  readonly offset: number;
+  readonly byteLength: number;
+  /** Bytes from one value to the next, tag included, where `tagged` and all are alike; 0 for varints. */
+  readonly stride: number;
+}
+
+/** A tensor as the model describes it; where its values are, not what they are. */
+export interface OnnxTensor {
+  readonly name: string;
+  readonly dims: readonly bigint[];
+  /** TensorProto.DataType. */
+  readonly dataType: number;
+  readonly segments: readonly Segment[];
+  /** TensorProto.DataLocation: {@link EXTERNAL} where the data lies in another file. */
+  readonly dataLocation: number;
+  /** The keys and values that say where in which file. */
+  readonly externalData: ReadonlyMap<string, string> | null;
+}
+
+/** The data location of a tensor whose data lies in another file. */
+const EXTERNAL = 1;
+
+/** Whether a tensor's data lies in another file. */
+export function isExternal({ dataLocation }: OnnxTensor): boolean {
+  return dataLocation === EXTERNAL;
+}
+
+/** A sparse tensor: `values` at the positions `indices` of a tensor of shape `dims`. */
+export interface OnnxSparseTensor {
+  readonly values: OnnxTensor;
+  readonly indices: OnnxTensor;
+  readonly dims: readonly bigint[];
+}
+
+/** An attribute of a node. Which field is meant follows from the attribute's name. */
+export interface OnnxAttribute {
+  readonly name: string;
+  /** The attribute of the enclosing function that supplies the value; empty where it stands here. */
+  readonly refName: string;
+  readonly float: number;
+  readonly int: bigint;
+  readonly tensor: OnnxTensor | null;
+  readonly sparseTensor: OnnxSparseTensor | null;
+  readonly graph: OnnxGraph | null;
+  readonly graphs: readonly OnnxGraph[];
+  /** The values of `floats` (field 7) and `ints` (field 8). */
+  readonly segments: readonly Segment[];
+}
+
+/** The graphs in an attribute: of `g`, then of `graphs`. */
+export function subgraphsOf({ graph, graphs }: OnnxAttribute): readonly OnnxGraph[] {
+  return graph === null ? graphs : [graph, ...graphs];
+}
+
+/** What exporters say about a node in metadata_props. */
+interface NodeNotes {
+  readonly nameScopes: string;
+  readonly classHierarchy: string;
+  readonly rewriteRule: string;
+}
+
+/** The notes of a node without any. */
+const NO_NOTES: NodeNotes = { nameScopes: '', classHierarchy: '', rewriteRule: '' };
+
+/** A node: one operation, or one call of a local function. */
+export interface OnnxNode {
+  readonly name: string;
+  readonly op: string;
+  /** `''` for the standard operators, which may also be written `ai.onnx`. */
+  readonly domain: string;
+  readonly overload: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly attributes: ReadonlyMap<string, OnnxAttribute>;
+  readonly notes: NodeNotes;
+}
+
+/** A graph: the model's own, or the body of an If, Loop or Scan. */
+export interface OnnxGraph {
+  readonly name: string;
+  readonly nodes: readonly OnnxNode[];
+  readonly initializers: readonly OnnxTensor[];
+  readonly sparseInitializers: readonly OnnxSparseTensor[];
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+}
+
+/** A model-local function: a body that every call expands with its own inputs and attributes. */
+export interface OnnxFunction {
+  readonly name: string;
+  readonly domain: string;
+  readonly overload: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly defaults: ReadonlyMap<string, OnnxAttribute>;
+  readonly nodes: readonly OnnxNode[];
+  readonly opsets: OpsetImports;
+}
+
+/** Operator set versions by domain. */
+export type OpsetImports = ReadonlyMap<string, number>;
+
+/** A model without its payloads. */
+export interface OnnxModel {
+  readonly irVersion: number;
+  readonly producerName: string;
+  readonly producerVersion: string;
+  readonly opsets: OpsetImports;
+  readonly graph: OnnxGraph | null;
+  readonly functions: readonly OnnxFunction[];
+}
+
+/** A domain's one spelling: `ai.onnx` is the standard domain, which is usually left empty. */
+export function canonicalDomain(domain: string): string {
+  return domain === 'ai.onnx' ? '' : domain;
+}
+
+/** What messages call a node: its operator and its name, or what it computes where it has no name. */
+export function describeNode(node: OnnxNode): string {
+  const name = node.name || node.outputs.find((output) => output !== '') || '';
+  const op = describeOperator(node);
+  return name === '' ? `a ${op} node without a name` : `${op} ${quote(name)}`;
+}
+
+/** What messages call a node's operator. */
+export function describeOperator({ op }: OnnxNode): string {
+  return quoteUnlessPlain(op);
+}
+
+/** What reading does with a field of a message: `take` puts a value where the message keeps it. */
+export type FieldRule<Message = unknown> =
+  | NumberRule<Message>
+  | FloatRule<Message>
+  | TextRule<Message>
+  | SegmentRule<Message>
+  | MessageRule<Message>;
+
+/** A varint. `repeated` ones may be packed. */
+export interface NumberRule<Message = unknown> {
+  readonly kind: 'number';
+  readonly repeated: boolean;
+  take(message: Message, value: Varint): void;
+}
+
+/** A float32. */
+interface FloatRule<Message> {
+  readonly kind: 'float';
+  take(message: Message, value: number): void;
+}
+
+/** A name. One that the message, as far as it is read, has no use for is skipped. */
+export interface TextRule<Message = unknown> {
+  readonly kind: 'text';
+  isWanted(message: Message, byteLength: number): boolean;
+  take(message: Message, text: string): void;
+}
+
+/** Values that stay in the file: repeated scalars of this wire type, or `raw_data`. */
+export interface SegmentRule<Message = unknown> {
+  readonly kind: 'segments';
+  readonly wire: number | 'raw';
+  take(message: Message, segment: Segment): void;
+}
+
+/**
+ * A message within. `open` gives what it is read into: a new object for each one of a repeated field, the same again for a
+ * singular field, whose occurrences protobuf merges.
+ */
+export interface MessageRule<Message = unknown> {
+  readonly kind: 'message';
+  readonly type: MessageType;
+  open(message: Message): unknown;
+  close(message: Message, inner: unknown): void;
+}
+
+/** A message of onnx.proto and the fields that an audit needs, by number; others are skipped, as unknown ones are. */
+export interface MessageType<Message = unknown> {
+  readonly name: string;
+  create(): Message;
+  readonly fields: ReadonlyMap<number, FieldRule<Message>>;
+}
+
+/*
+ * Field numbers of onnx/onnx.in.proto, up to IR version 14. What an audit has no use for is left out: doc_string,
+ * value_info, training_info, quantization_annotation, device configurations, string payloads.
+ */
+
+/** The numbers of the fields that are looked at besides reading: by editors, and by whoever reads values in place. */
+export const FIELDS = {
+  model: { graph: 7, trainingInfo: 20 },
+  trainingInfo: { initialization: 1, algorithm: 2 },
+  graph: { node: 1, initializer: 5, input: 11, output: 12 },
+  node: { input: 1, output: 2, attribute: 5 },
+  attribute: { name: 1, graph: 6, floats: 7, ints: 8, graphs: 11 },
+  tensor: {
+    floatData: 4,
+    int32Data: 5,
+    int64Data: 7,
+    rawData: 9,
+    doubleData: 10,
+    uint64Data: 11,
+    externalData: 13,
+    dataLocation: 14,
+  },
+  entry: { key: 1, value: 2 },
+} as const;
+
+/** A message while it is read: what is readonly once it was. */
+type Draft<T> =
+  T extends ReadonlyMap<infer K, infer V>
+    ? Map<K, Draft<V>>
+    : T extends readonly (infer E)[]
+      ? Draft<E>[]
+      : T extends object
+        ? { -readonly [K in keyof T]: Draft<T[K]> }
+        : T;
+
+/** Names of modules, scopes and rules; a longer one is none. */
+const MAX_NOTE_BYTES = 16 * 1024;
+
+/** The metadata of nodes that is kept, and what the notes call it. stack_trace holds local paths: never kept. */
+const METADATA_NOTES: ReadonlyMap<string, keyof NodeNotes> = new Map([
+  ['pkg.torch.onnx.name_scopes', 'nameScopes'],
+  ['pkg.torch.onnx.class_hierarchy', 'classHierarchy'],
+  ['pkg.onnxscript.rewriter.rule_name', 'rewriteRule'],
+]);
+
+const ENTRY = message('StringStringEntryProto', () => ({ key: '', value: '' }), [
+  [FIELDS.entry.key, text('key')],
+  [FIELDS.entry.value, text('value')],
+]);
+
+const METADATA = message('StringStringEntryProto', ENTRY.create, [
+  [FIELDS.entry.key, note('key')],
+  [
+    FIELDS.entry.value,
+    { ...note('value'), isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && isNote(byteLength) },
+  ],
+]);
+
+const OPERATOR_SET = message('OperatorSetIdProto', () => ({ domain: '', version: 0 }), [
+  [1, text('domain', canonicalDomain)],
+  [2, number('version', (version) => Number(signedOf(version)))],
+]);
+
+const VALUE_INFO = message('ValueInfoProto', () => ({ name: '' }), [[1, text('name')]]);
+
+/** A tensor: its description is read, its values stay where they are. */
+export const TENSOR = message<Draft<OnnxTensor>>(
+  'TensorProto',
+  () => ({ name: '', dims: [], dataType: 0, segments: [], dataLocation: 0, externalData: null }),
+  [
+    [1, numbers('dims')],
+    [2, number('dataType', signed32Of)],
+    [FIELDS.tensor.floatData, segments(WIRE_FIXED32)],
+    [FIELDS.tensor.int32Data, segments(WIRE_VARINT)],
+    [FIELDS.tensor.int64Data, segments(WIRE_VARINT)],
+    [8, text('name')],
+    [FIELDS.tensor.rawData, segments('raw')],
+    [FIELDS.tensor.doubleData, segments(WIRE_FIXED64)],
+    [FIELDS.tensor.uint64Data, segments(WIRE_VARINT)],
+    [
+      FIELDS.tensor.externalData,
+      each(ENTRY, (tensor, { key, value }) => {
+        tensor.externalData ??= new Map();
+        tensor.externalData.set(key, value);
+      }),
+    ],
+    [FIELDS.tensor.dataLocation, number('dataLocation', signed32Of)],
+  ],
+);
+
+const SPARSE_TENSOR = message<Draft<OnnxSparseTensor>>(
+  'SparseTensorProto',
+  () => ({ values: TENSOR.create(), indices: TENSOR.create(), dims: [] }),
+  [
+    [1, one('values', TENSOR)],
+    [2, one('indices', TENSOR)],
+    [3, numbers('dims')],
+  ],
+);
+
+// Graphs hold nodes, nodes hold attributes, attributes hold graphs: the fields are filled in once all three exist.
+const graphFields = new Map<number, FieldRule<Draft<OnnxGraph>>>();
+
+/** A graph: the model's own, or one in an attribute. */
+export const GRAPH: MessageType<Draft<OnnxGraph>> = {
+  name: 'GraphProto',
+  create: () => ({ name: '', nodes: [], initializers: [], sparseInitializers: [], inputs: [], outputs: [] }),
+  fields: graphFields,
+};
+
+const ATTRIBUTE = message<Draft<OnnxAttribute>>(
+  'AttributeProto',
+  () => ({
+    name: '',
+    refName: '',
+    float: 0,
+    int: 0n,
+    tensor: null,
+    sparseTensor: null,
+    graph: null,
+    graphs: [],
+    segments: [],
+  }),
+  [
+    [FIELDS.attribute.name, text('name')],
+    [2, float('float')],
+    [3, number('int', signedOf)],
+    [5, one('tensor', TENSOR)],
+    [FIELDS.attribute.graph, one('graph', GRAPH)],
+    [FIELDS.attribute.floats, segments(WIRE_FIXED32)],
+    [FIELDS.attribute.ints, segments(WIRE_VARINT)],
+    [FIELDS.attribute.graphs, many('graphs', GRAPH)],
+    [21, text('refName')],
+    [22, one('sparseTensor', SPARSE_TENSOR)],
+  ],
+);
+
+/** A node. */
+export const NODE = message<Draft<OnnxNode>>(
+  'NodeProto',
+  () => ({
+    name: '',
+    op: '',
+    domain: '',
+    overload: '',
+    inputs: [],
+    outputs: [],
+    attributes: new Map(),
+    notes: NO_NOTES,
+  }),
+  [
+    [FIELDS.node.input, texts('inputs')],
+    [FIELDS.node.output, texts('outputs')],
+    [3, text('name')],
+    [4, text('op')],
+    [
+      FIELDS.node.attribute,
+      each(ATTRIBUTE, (node, attribute) => node.attributes.set(attribute.name, attribute)),
+    ],
+    [7, text('domain', canonicalDomain)],
+    [8, note('overload')],
+    [
+      9,
+      each(METADATA, (node, { key, value }) => {
+        const name = METADATA_NOTES.get(key);
+        if (name !== undefined) node.notes = { ...node.notes, [name]: value };
+      }),
+    ],
+  ],
+);
+
+graphFields
+  .set(FIELDS.graph.node, many('nodes', NODE))
+  .set(2, text('name'))
+  .set(FIELDS.graph.initializer, many('initializers', TENSOR))
+  .set(
+    FIELDS.graph.input,
+    each(VALUE_INFO, ({ inputs }, { name }) => inputs.push(name)),
+  )
+  .set(
+    FIELDS.graph.output,
+    each(VALUE_INFO, ({ outputs }, { name }) => outputs.push(name)),
+  )
+  .set(15, many('sparseInitializers', SPARSE_TENSOR));
+
+/** A model-local function. */
+export const FUNCTION = message<Draft<OnnxFunction>>(
+  'FunctionProto',
+  () => ({
+    name: '',
+    domain: '',
+    overload: '',
+    inputs: [],
+    outputs: [],
+    defaults: new Map(),
+    nodes: [],
+    opsets: new Map(),
+  }),
+  [
+    [1, text('name')],
+    [4, texts('inputs')],
+    [5, texts('outputs')],
+    [7, many('nodes', NODE)],
+    [9, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
+    [10, text('domain', canonicalDomain)],
+    [11, each(ATTRIBUTE, ({ defaults }, attribute) => defaults.set(attribute.name, attribute))], // attribute_proto
+    [13, note('overload')],
+  ],
+);
+
+/** The file. */
+export const MODEL = message<Draft<OnnxModel>>(
+  'ModelProto',
+  () => ({
+    irVersion: 0,
+    producerName: '',
+    producerVersion: '',
+    opsets: new Map(),
+    graph: null,
+    functions: [],
+  }),
+  [
+    [1, number('irVersion', (version) => Number(signedOf(version)))],
+    [2, text('producerName')],
+    [3, text('producerVersion')],
+    [FIELDS.model.graph, one('graph', GRAPH)],
+    [8, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
+    [25, many('functions', FUNCTION)],
+  ],
+);
+
+function message<M>(
+  name: string,
+  create: () => M,
+  fields: readonly (readonly [number, FieldRule<NoInfer<M>>])[],
+): MessageType<M> {
+  return { name, create, fields: new Map(fields) };
+}
+
+function number<K extends string, V>(key: K, convert: (value: Varint) => V): NumberRule<Record<K, V>> {
+  const take = (owner: Record<K, V>, value: Varint) => {
+    owner[key] = convert(value);
+  };
+  return { kind: 'number', repeated: false, take };
+}
+
+function numbers<K extends string>(key: K): NumberRule<Record<K, bigint[]>> {
+  return { kind: 'number', repeated: true, take: (owner, value) => owner[key].push(signedOf(value)) };
+}
+
+function float<K extends string>(key: K): FloatRule<Record<K, number>> {
+  const take = (owner: Record<K, number>, value: number) => {
+    owner[key] = value;
+  };
+  return { kind: 'float', take };
+}
+
+function text<K extends string>(
+  key: K,
+  convert: (text: string) => string = (name) => name,
+): TextRule<Record<K, string>> {
+  const take = (owner: Record<K, string>, value: string) => {
+    owner[key] = convert(value);
+  };
+  return { kind: 'text', isWanted: () => true, take };
+}
+
+function texts<K extends string>(key: K): TextRule<Record<K, string[]>> {
+  return { kind: 'text', isWanted: () => true, take: (owner, value) => owner[key].push(value) };
+}
+
+/** A text that may hold anything. */
+function note<K extends string>(key: K): TextRule<Record<K, string>> {
+  return { ...text(key), isWanted: (_owner, byteLength) => isNote(byteLength) };
+}
+
+function isNote(byteLength: number): boolean {
+  return byteLength <= MAX_NOTE_BYTES;
+}
+
+function segments(wire: number | 'raw'): SegmentRule<{ segments: Segment[] }> {
+  return { kind: 'segments', wire, take: (owner, segment) => owner.segments.push(segment) };
+}
+
+/** A singular message. */
+function one<K extends string, Inner>(
+  key: K,
+  type: MessageType<Inner>,
+): MessageRule<Record<K, Inner | null>> {
+  const open = (owner: Record<K, Inner | null>) => {
+    owner[key] ??= type.create();
+    return owner[key];
+  };
+  return { kind: 'message', type, open, close: () => {} };
+}
+
+/** A repeated message. */
+function many<K extends string, Inner>(key: K, type: MessageType<Inner>): MessageRule<Record<K, Inner[]>> {
+  const open = (owner: Record<K, Inner[]>) => {
+    const inner = type.create();
+    owner[key].push(inner);
+    return inner;
+  };
+  return { kind: 'message', type, open, close: () => {} };
+}
+
+/** A repeated message that is put where it belongs when it has ended: its key may be the last of its fields. */
+function each<M, Inner>(
+  type: MessageType<Inner>,
+  close: (owner: M, inner: Inner) => void,
+): MessageRule<M> & { close(owner: M, inner: Inner): void } {
+  return { kind: 'message', type, open: () => type.create(), close };
+}

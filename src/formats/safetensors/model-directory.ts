@@ -1,0 +1,334 @@
+// Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
+
+import { lstatSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, sep } from 'node:path';
+import type { Checkpoint, Declaration, Framework, OpenOptions, Tensor } from '../../checkpoint/checkpoint.js';
+import { planPlainEdits } from '../../checkpoint/edit-plan.js';
+import {
+  describeJson,
+  isJsonArray,
+  isJsonObject,
+  JsonReader,
+  type JsonValue,
+} from '../../checkpoint/json-reader.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { explainAs, openFileSource } from '../../io/file-source.js';
+import { readSafetensorsHeader } from './safetensors.js';
+
+/** An index names each tensor once; 50 MB is some 400,000 of them. */
+const MAX_INDEX_BYTES = 50_000_000;
+
+/** Every shard is an open file; large models have some hundreds. */
+const MAX_SHARDS = 1_000;
+
+/** What a directory may hold, in the order in which loaders look: a single file wins over an index. */
+const DIRECTORY_ENTRIES = [
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'diffusion_pytorch_model.safetensors',
+  'diffusion_pytorch_model.safetensors.index.json',
+  'adapter_model.safetensors',
+  'pytorch_model.bin',
+  'model.onnx',
+] as const;
+
+/**
+ * The file that stands for a directory given as a checkpoint.
+ *
+ * @returns null when `path` is no directory.
+ * @throws CheckpointError when it is one and holds no checkpoint that loaders would find, or cannot be looked into.
+ */
+export function findShardIndex(path: string): string | null {
+  if (!isDirectory(path)) return null;
+  const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(exists);
+  if (found !== undefined) return found;
+  throw new CheckpointError(
+    `expected a checkpoint file, found a directory without ${DIRECTORY_ENTRIES.slice(0, 2).join(' or ')}`,
+    {
+      code: 'not-a-file',
+      file: path,
+      hint: 'Name the checkpoint file inside it.',
+    },
+  );
+}
+
+function exists(path: string): boolean {
+  return explainAs(path, () => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
+}
+
+/** False also where the path leads nowhere or may not be looked at: whoever opens it says why. */
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+/** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
+export function looksLikeShardIndex(head: Uint8Array): boolean {
+  const first = head.find((byte) => byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d);
+  // A safetensors file of header length 0x…7b starts with the same byte; its second u64 byte is below a space.
+  return first === 0x7b && !head.subarray(0, 8).includes(0);
+}
+
+/**
+ * Opens the shards that a `model.safetensors.index.json` names (`{metadata, weight_map: {tensor: file}}`).
+ *
+ * A shard's name must lead to a regular file in the index's own directory. A tensor that its shard lacks is an
+ * error; one that a shard has beyond the index is a warning.
+ */
+export async function openShards(index: ByteSource, path: string, options: OpenOptions): Promise<Checkpoint> {
+  const weightMap = await readWeightMap(index);
+  const shardNames = [...new Set(weightMap.values())].sort();
+  if (shardNames.length > MAX_SHARDS) {
+    fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${shardNames.length}`, 'limit-exceeded');
+  }
+  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : path);
+  const sources: ByteSource[] = [index];
+  const close = async () => {
+    for (const source of sources) await source.close();
+  };
+  try {
+    const shards = new Map<string, ReadonlyMap<string, Tensor>>();
+    for (const name of shardNames) {
+      const source = openShard(directory, name, index.name, options);
+      sources.push(source);
+      options.onOpenFile?.(join(directory, name));
+      shards.set(name, (await readSafetensorsHeader(source)).tensors);
+    }
+    const tensors = collectTensors(weightMap, shards, index.name);
+    return {
+      path,
+      format: 'safetensors',
+      tensors,
+      inModuleOrder: false,
+      graph: null,
+      modules: new Map(),
+      warnings: findUnlisted(weightMap, shards),
+      planEdits: (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index]),
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, string>> {
+  if (index.byteLength > MAX_INDEX_BYTES) {
+    fail(
+      index.name,
+      `expected an index of at most ${MAX_INDEX_BYTES} bytes, found ${index.byteLength}`,
+      'limit-exceeded',
+    );
+  }
+  const bytes = await readRange({ source: index, offset: 0, byteLength: index.byteLength });
+  let found: JsonValue | undefined;
+  new JsonReader(bytes, index.name).readTopObject((key, value) => {
+    if (key === 'weight_map') found = value;
+  });
+  if (!isJsonObject(found)) {
+    return fail(
+      index.name,
+      `expected an index of shards with a "weight_map" object, found ${describeJson(found)} there: not a checkpoint`,
+    );
+  }
+  const weightMap = new Map<string, string>();
+  for (const [tensor, shard] of found) {
+    if (typeof shard !== 'string') {
+      return fail(
+        index.name,
+        `weight_map: expected a file name for tensor ${quote(tensor)}, found ${describeJson(shard)}`,
+      );
+    }
+    weightMap.set(tensor, shard);
+  }
+  if (weightMap.size === 0) fail(index.name, 'expected tensors in "weight_map", found none');
+  return weightMap;
+}
+
+/** Opens one shard after its name and the place that it resolves to were checked. */
+function openShard(directory: string, name: string, indexName: string, options: OpenOptions): ByteSource {
+  const refuse = (reason: string, hint?: string): never =>
+    fail(indexName, `weight_map: shard ${quote(name)} ${reason}`, 'refused', hint);
+  // Under Windows rules on every system: an index must mean the same everywhere.
+  if (/^[\\/]|^[a-z]:/i.test(name)) refuse('has an absolute path: it must lie in the index’s own directory');
+  if (name.split(/[\\/]/).includes('..'))
+    refuse('leads out of the directory by "..": it must lie in the index’s own directory');
+  if (name.includes('\0')) refuse('has a NUL byte in its name');
+  if (!name.endsWith('.safetensors')) refuse('has another extension than .safetensors');
+  const path = join(directory, name);
+  const source = openFileSource(join(dirname(indexName), name), path);
+  if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
+    void source.close();
+    refuse(
+      'is a symbolic link out of the index’s directory',
+      'If the link is yours, allow it with --allow-external-symlinks.',
+    );
+  }
+  return source;
+}
+
+/** Whether a file that exists is a symbolic link out of its directory; the cache of Hugging Face is no way out. */
+export function leadsOutside(directory: string, path: string): boolean {
+  const [real, root] = explainAs(path, () => [realpathSync(path), realpathSync(directory)]);
+  return !real.startsWith(join(root, sep)) && !isSharedCache(root, real);
+}
+
+/** The Hugging Face cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */
+function isSharedCache(root: string, real: string): boolean {
+  const parts = root.split(sep);
+  const snapshots = parts.lastIndexOf('snapshots');
+  return snapshots > 0 && dirname(real) === [...parts.slice(0, snapshots), 'blobs'].join(sep);
+}
+
+function collectTensors(
+  weightMap: ReadonlyMap<string, string>,
+  shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
+  indexName: string,
+): ReadonlyMap<string, Tensor> {
+  const tensors = new Map<string, Tensor>();
+  for (const [name, shard] of weightMap) {
+    const tensor = shards.get(shard)?.get(name);
+    if (tensor === undefined) {
+      fail(
+        indexName,
+        `weight_map: expected tensor ${quote(name)} in shard ${quote(shard)}, found no such tensor there`,
+      );
+    }
+    tensors.set(name, tensor);
+  }
+  return tensors;
+}
+
+function findUnlisted(
+  weightMap: ReadonlyMap<string, string>,
+  shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
+): readonly string[] {
+  const unlisted = [...shards].flatMap(([shard, tensors]) =>
+    [...tensors.keys()].filter((name) => weightMap.get(name) !== shard),
+  );
+  if (unlisted.length === 0) return [];
+  const shown = unlisted.slice(0, 3).map(quote).join(', ');
+  return [
+    `${unlisted.length} tensors in the shards are not in the index and were left out: ${shown}${unlisted.length > 3 ? ', …' : ''}`,
+  ];
+}
+
+function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never {
+  throw new CheckpointError(message, { code, file, hint });
+}
+
+/** The file that PEFT writes beside an adapter, and beside a model with one. */
+const CONFIG_NAME = 'adapter_config.json';
+
+/** Real ones take some kilobytes; a list of every module of a large model some hundred. */
+const MAX_ADAPTER_CONFIG_BYTES = 4_000_000;
+
+/**
+ * What an `adapter_config.json` beside a checkpoint says of the freeze: PEFT freezes everything but the adapter, the
+ * modules in `modules_to_save`, and biases where `bias` says so.
+ *
+ * @param file where the checkpoint is.
+ * @returns null where no such file is beside it.
+ */
+export async function readAdapterConfig(file: string, options: OpenOptions): Promise<Declaration | null> {
+  const directory = dirname(file);
+  const path = join(directory, CONFIG_NAME);
+  try {
+    const source = openFileSource(path);
+    try {
+      if (options.allowExternalSymlinks !== true && leadsOutside(directory, path))
+        return makeUnread('is a symbolic link out of the directory');
+      if (source.byteLength > MAX_ADAPTER_CONFIG_BYTES)
+        return makeUnread(`is larger than ${MAX_ADAPTER_CONFIG_BYTES} bytes`);
+      options.onOpenFile?.(path);
+      return readConfig(await readRange({ source, offset: 0, byteLength: source.byteLength }));
+    } finally {
+      await source.close();
+    }
+  } catch (error) {
+    if (!(error instanceof CheckpointError)) throw error;
+    return error.code === 'not-found' ? null : makeUnread(`cannot be read (${error.code})`);
+  }
+}
+
+function makeUnread(reason: string): Declaration {
+  return { kind: 'unread', of: 'settings', where: CONFIG_NAME, reason };
+}
+
+function readConfig(bytes: Uint8Array): Declaration {
+  const members = new Map<string, JsonValue>();
+  new JsonReader(bytes, CONFIG_NAME).readTopObject((key, value) => members.set(key, value));
+  if (typeof members.get('peft_type') !== 'string') return makeUnread('names no peft_type');
+  const bias = members.get('bias') ?? 'none';
+  return {
+    kind: 'adapter',
+    where: CONFIG_NAME,
+    targets: readNames(members.get('target_modules')),
+    saved: readNames(members.get('modules_to_save') ?? []) ?? [],
+    trainsBiases: bias !== 'none',
+  };
+}
+
+/** A list of names; null for a pattern, such as `all-linear`: a stranger's pattern is not run. */
+function readNames(value: JsonValue | undefined): readonly string[] | null {
+  return isJsonArray(value) ? value.filter((item) => typeof item === 'string') : null;
+}
+
+/** A configuration holds some kilobytes; with the labels of ImageNet-21k, one megabyte. */
+const MAX_CONFIG_BYTES = 4_000_000;
+
+/** How `save_pretrained` names what it writes beside its config.json, shards and their index included. */
+const PRETRAINED_NAME = /^(?:pytorch_)?model\b.*\.(?:safetensors|bin)(?:\.index\.json)?$/;
+
+/**
+ * The framework that wrote the config.json beside a checkpoint: transformers names its version or the model's classes,
+ * timm the architecture with its pretrained configuration.
+ *
+ * @param path the checkpoint's file.
+ * @param onOpenFile told of the config.json before it is read.
+ * @returns undefined where there is no such file, and for any that is a link, too large or malformed: it is a hint only.
+ */
+export async function findConfiguredFramework(
+  path: string,
+  onOpenFile?: (path: string) => void,
+): Promise<Framework | undefined> {
+  if (!PRETRAINED_NAME.test(basename(path))) return undefined;
+  const config = join(dirname(path), 'config.json');
+  if (!isPlainFile(config)) return undefined;
+  onOpenFile?.(config);
+  const keys = await readKeys(config);
+  if (keys.has('transformers_version') || (keys.has('architectures') && keys.has('model_type')))
+    return 'transformers';
+  return keys.has('architecture') && keys.has('pretrained_cfg') ? 'timm' : undefined;
+}
+
+/** False also where it may not be looked at. */
+function isPlainFile(path: string): boolean {
+  try {
+    return lstatSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** The keys of the outermost object; none where the file is no such thing. */
+async function readKeys(path: string): Promise<ReadonlySet<string>> {
+  const keys = new Set<string>();
+  try {
+    const source = openFileSource(path);
+    try {
+      if (source.byteLength > MAX_CONFIG_BYTES) return keys;
+      const bytes = await readRange({ source, offset: 0, byteLength: source.byteLength });
+      new JsonReader(bytes, path).readTopObject((key) => keys.add(key));
+    } finally {
+      await source.close();
+    }
+  } catch {
+    return new Set();
+  }
+  return keys;
+}

@@ -1,0 +1,228 @@
+// Walks pickled objects: modules, their parameters and buffers, and what holds them.
+
+import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
+import {
+  attributesOf,
+  entriesOf,
+  isNode,
+  type ObjectNode,
+  type PickleNode,
+  type PickleValue,
+} from './pickle-values.js';
+import { asTensorCall } from './tensors.js';
+
+/** A pickled `nn.Module`, or an object of a TorchScript archive, taken apart. */
+export interface ModuleObject {
+  readonly kind: 'module' | 'script';
+  /** The global that names its class. */
+  readonly className: string;
+  /** The Python module of its class; TorchScript mangles it (`__torch__.….___torch_mangle_4`). */
+  readonly classModule: string;
+  readonly facts: ModuleFacts;
+  /** Its own tensors under their local names, in state dict order. */
+  readonly tensors: readonly ModuleTensor[];
+  /** Its children under their local names, in module order. */
+  readonly children: readonly (readonly [name: string, module: ObjectNode])[];
+}
+
+/** A tensor that a module owns. */
+interface ModuleTensor {
+  readonly name: string;
+  readonly call: ObjectNode;
+  /** Null where the object does not tell parameters from buffers: TorchScript. */
+  readonly isBuffer: boolean | null;
+}
+
+/**
+ * The value as a module: an instance whose attributes include `_modules` and `_parameters` (torch/nn/modules/module.py),
+ * or an instance of a TorchScript class. Null for every other value.
+ */
+export function asModule(value: PickleValue | undefined): ModuleObject | null {
+  if (!isNode(value, 'object') || !isNode(value.callee, 'global')) return null;
+  const attributes = attributesOf(value);
+  if (attributes === null) return null;
+  const { module: classModule, name: className } = value.callee;
+  const facts = readFacts(className, attributes);
+  if (isScriptClass(value.callee)) {
+    return { kind: 'script', className, classModule, facts, ...readScriptMembers(attributes) };
+  }
+  const modules = entriesOf(attributes.get('_modules'));
+  const parameters = entriesOf(attributes.get('_parameters'));
+  if (modules === null || parameters === null) return null;
+  return {
+    kind: 'module',
+    className,
+    classModule,
+    facts,
+    tensors: [...readTensors(parameters, false), ...readPersistentBuffers(attributes)],
+    children: readChildren(modules),
+  };
+}
+
+function isScriptClass(callee: PickleValue): boolean {
+  return isNode(callee, 'global') && /^__torch__(\.|$)/.test(callee.module);
+}
+
+type Entries = ReadonlyMap<PickleValue, PickleValue>;
+
+function readFacts(className: string, attributes: Entries): ModuleFacts {
+  const epsilon = attributes.get('eps');
+  const momentum = attributes.get('momentum');
+  return {
+    className,
+    epsilon: typeof epsilon === 'number' ? epsilon : null,
+    momentum: typeof momentum === 'number' ? momentum : momentum === null ? 'cumulative' : null,
+    trackRunningStats: asBoolean(attributes.get('track_running_stats')),
+    training: asBoolean(attributes.get('training')),
+    version: null,
+  };
+}
+
+function asBoolean(value: PickleValue | undefined): boolean | null {
+  return typeof value === 'boolean' ? value : null;
+}
+
+function readTensors(entries: Entries | null, isBuffer: boolean): ModuleTensor[] {
+  const tensors: ModuleTensor[] = [];
+  for (const [name, value] of entries ?? []) {
+    const call = asTensorCall(value);
+    if (typeof name === 'string' && call !== null) tensors.push({ name, call, isBuffer });
+  }
+  return tensors;
+}
+
+/** Buffers that a state dict would hold too. */
+function readPersistentBuffers(attributes: Entries): ModuleTensor[] {
+  const excluded = attributes.get('_non_persistent_buffers_set');
+  const names = new Set(isNode(excluded, 'set') ? excluded.items : []);
+  return readTensors(entriesOf(attributes.get('_buffers')), true).filter(({ name }) => !names.has(name));
+}
+
+function readChildren(modules: Entries): ModuleObject['children'] {
+  const children: [string, ObjectNode][] = [];
+  for (const [name, value] of modules) {
+    if (typeof name === 'string' && isNode(value, 'object')) children.push([name, value]);
+  }
+  return children;
+}
+
+/** A TorchScript object keeps parameters, buffers, submodules and constants side by side as attributes. */
+function readScriptMembers(attributes: Entries): Pick<ModuleObject, 'tensors' | 'children'> {
+  const tensors: ModuleTensor[] = [];
+  const children: [string, ObjectNode][] = [];
+  for (const [name, value] of attributes) {
+    if (typeof name !== 'string') continue;
+    const call = asTensorCall(value);
+    if (call !== null) tensors.push({ name, call, isBuffer: null });
+    else if (isNode(value, 'object') && isScriptClass(value.callee)) children.push([name, value]);
+  }
+  return { tensors, children };
+}
+
+/** Real checkpoints nest some ten levels; what lies deeper is a bomb and holds nothing that is looked for. */
+export const MAX_NESTING = 200;
+
+/** A child of a container under the name that a path calls it by. */
+export interface Child {
+  readonly name: string;
+  readonly value: PickleValue;
+}
+
+/** The value as something with children: a dict, list, tuple, or an instance with attributes. Null for the rest. */
+export function asContainer(value: PickleValue | undefined): PickleNode | null {
+  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return null;
+  if (asTensorCall(value) !== null) return null;
+  return value.kind === 'global' || value.kind === 'storage' || value.kind === 'set' ? null : value;
+}
+
+/** The children of a container by name. Keys that are neither strings nor integers lead nowhere. */
+export function childrenOf(node: PickleNode): readonly Child[] {
+  if (node.kind === 'list' || node.kind === 'tuple') return numbered(node.items);
+  const module = asModule(node);
+  if (module !== null) {
+    return [
+      ...module.tensors.map(({ name, call }) => ({ name, value: call })),
+      ...module.children.map(([name, value]) => ({ name, value })),
+    ];
+  }
+  if (node.kind === 'dict') return namedEntries(node.entries);
+  if (node.kind !== 'object') return [];
+  const attributes = attributesOf(node);
+  const state = attributes === null ? childrenOfState(node) : namedEntries(attributes);
+  const { entries, keywords, items } = node;
+  return [...namedEntries(entries), ...namedEntries(keywords), ...state, ...numbered(items ?? [])];
+}
+
+/** Some classes keep their state as a tuple: TorchScript's packed parameters. */
+function childrenOfState({ state }: ObjectNode): readonly Child[] {
+  return isNode(state, 'tuple') || isNode(state, 'list') ? numbered(state.items) : [];
+}
+
+function numbered(items: readonly PickleValue[]): readonly Child[] {
+  return items.map((value, index) => ({ name: String(index), value }));
+}
+
+function namedEntries(entries: ReadonlyMap<PickleValue, PickleValue> | null): Child[] {
+  const children: Child[] = [];
+  for (const [key, value] of entries ?? []) {
+    if (typeof key === 'string' || typeof key === 'number') children.push({ name: String(key), value });
+  }
+  return children;
+}
+
+/** What lies below a container, itself included. */
+export interface Census {
+  readonly tensors: number;
+  /** Norm layers, known by a running mean beside a running variance. */
+  readonly normLayers: number;
+}
+
+const EMPTY: Census = { tensors: 0, normLayers: 0 };
+
+/**
+ * Counts what lies below containers, each node once and for all: shared nodes and cycles, which a pickle may hold, cost
+ * no more than others.
+ */
+export class Surveyor {
+  readonly #known = new Map<PickleNode, Census>();
+
+  survey(value: PickleValue | undefined, depth = 0): Census {
+    const node = asContainer(value);
+    if (node === null || depth > MAX_NESTING) return EMPTY;
+    const known = this.#known.get(node);
+    if (known !== undefined) return known;
+    // Whoever comes back to a node from below it finds it empty, which ends the cycle.
+    this.#known.set(node, EMPTY);
+    const children = childrenOf(node);
+    let tensors = 0;
+    let normLayers = countNormLayers(children);
+    for (const child of children) {
+      if (asTensorCall(child.value) !== null) tensors++;
+      const below = this.survey(child.value, depth + 1);
+      tensors += below.tensors;
+      normLayers += below.normLayers;
+    }
+    const census = { tensors, normLayers };
+    this.#known.set(node, census);
+    return census;
+  }
+}
+
+/** How many of the children are running means of norm layers. */
+export function countNormLayers(children: readonly Child[]): number {
+  const names = new Set<string>();
+  for (const { name, value } of children) if (asTensorCall(value) !== null) names.add(name);
+  let count = 0;
+  for (const name of names) if (isNormMean(name, names)) count++;
+  return count;
+}
+
+/**
+ * Whether the name is a norm layer's running mean: with a variance beside it, and without the sample `count` that
+ * normalisers of observations keep (rl_games' `RunningMeanStd`).
+ */
+function isNormMean(name: string, names: ReadonlySet<string>): boolean {
+  if (name !== 'running_mean' && !name.endsWith('.running_mean')) return false;
+  const prefix = name.slice(0, -'running_mean'.length);
+  return names.has(`${prefix}running_var`) && !names.has(`${prefix}count`);
+}

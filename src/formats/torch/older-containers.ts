@@ -1,0 +1,604 @@
+// The containers before ZIP: `torch.save` up to 1.5 (pickles, then storages) and up to 0.1 (tar).
+
+import { CheckpointError, quote } from '../../errors.js';
+import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { Cursor } from '../../io/cursor.js';
+import { MAX_PICKLE_BYTES, type PickleOptions, readPickle } from './pickle.js';
+import {
+  asInteger,
+  describeValue,
+  entriesOf,
+  isNode,
+  makeGlobalNode,
+  type PickleValue,
+  type StorageNode,
+} from './pickle-values.js';
+import {
+  elementTypeOf,
+  hasNoClassSource,
+  resolveTorchId,
+  type StorageTable,
+  type TorchContainer,
+} from './storages.js';
+import { MAX_DIMENSIONS } from './tensors.js';
+
+/** The first read of a pickle of unknown length. One that is longer is read again from its start, twice as far. */
+const FIRST_WINDOW_BYTES = 64 * 1024;
+
+/** What a sequence reads, and what its pickles' persistent ids stand for. */
+interface SequenceOptions extends Pick<PickleOptions, 'resolvePersistentId'> {
+  readonly file: string;
+  readonly start: number;
+  /** The first byte after the sequence. */
+  readonly end: number;
+}
+
+/** Reads pickles, counts and payloads that follow each other in a file, and of the payloads only where they end. */
+class PickleSequence {
+  readonly #source: ByteSource;
+  readonly #options: SequenceOptions;
+  #window: Uint8Array = new Uint8Array(0);
+  #windowStart: number;
+  #position: number;
+
+  constructor(source: ByteSource, options: SequenceOptions) {
+    this.#source = source;
+    this.#options = options;
+    this.#windowStart = options.start;
+    this.#position = options.start;
+  }
+
+  /** Where in the file the next pickle, count or payload starts. */
+  get position(): number {
+    return this.#position;
+  }
+
+  get remaining(): number {
+    return this.#options.end - this.#position;
+  }
+
+  /**
+   * Reads the next pickle.
+   *
+   * @throws CheckpointError as {@link readPickle}, `truncated` only when the sequence itself ends too early.
+   */
+  async readPickle(subject: string): Promise<PickleValue> {
+    for (;;) {
+      const start = this.#position - this.#windowStart;
+      try {
+        const { value, end } = readPickle(this.#window, this.#pickleOptions(subject), start);
+        this.#position = this.#windowStart + end;
+        return value;
+      } catch (error) {
+        const isCutOff = error instanceof CheckpointError && error.code === 'truncated';
+        const byteLength = this.#window.length - start;
+        if (!isCutOff || byteLength === this.remaining) throw error;
+        if (byteLength >= MAX_PICKLE_BYTES) throw this.#tooLong(subject);
+        await this.#load(Math.max(FIRST_WINDOW_BYTES, 2 * byteLength));
+      }
+    }
+  }
+
+  /** Reads bytes of a known, small length. */
+  async readBytes(byteLength: number, subject: string): Promise<Cursor> {
+    const offset = this.#position;
+    this.skip(byteLength, subject);
+    const bytes = await readRange({ source: this.#source, offset, byteLength });
+    return new Cursor(bytes, { file: this.#options.file, baseOffset: offset, subject });
+  }
+
+  /**
+   * Moves behind a payload.
+   *
+   * @throws CheckpointError `truncated` when it is longer than the rest.
+   */
+  skip(byteLength: number, subject: string): void {
+    if (!(byteLength >= 0 && byteLength <= this.remaining)) {
+      throw new CheckpointError(
+        `expected ${subject} of ${byteLength} bytes, found the end after ${this.remaining}: it is truncated`,
+        {
+          code: 'truncated',
+          file: this.#options.file,
+          offset: this.#position,
+        },
+      );
+    }
+    this.#position += byteLength;
+    if (this.#position > this.#windowStart + this.#window.length) this.#dropWindow();
+  }
+
+  #dropWindow(): void {
+    this.#window = new Uint8Array(0);
+    this.#windowStart = this.#position;
+  }
+
+  async #load(byteLength: number): Promise<void> {
+    const offset = this.#position;
+    const range = {
+      source: this.#source,
+      offset,
+      byteLength: Math.min(byteLength, this.remaining, MAX_PICKLE_BYTES),
+    };
+    this.#window = await readRange(range);
+    this.#windowStart = offset;
+  }
+
+  #pickleOptions(subject: string): PickleOptions {
+    const { file, resolvePersistentId } = this.#options;
+    return { file, baseOffset: this.#windowStart, subject, resolvePersistentId };
+  }
+
+  #tooLong(subject: string): CheckpointError {
+    return new CheckpointError(`expected ${subject} to take at most ${MAX_PICKLE_BYTES} bytes, found more`, {
+      code: 'limit-exceeded',
+      file: this.#options.file,
+      offset: this.#position,
+    });
+  }
+}
+
+/** torch/serialization.py, `MAGIC_NUMBER` and `PROTOCOL_VERSION`. */
+const MAGIC_NUMBER = 0x1950a86a20f9469cfc6cn;
+const PROTOCOL_VERSION = 1001;
+
+/** Each storage is an int64 count of elements and then the elements. */
+const COUNT_BYTES = 8;
+
+/**
+ * Opens what torch.save wrote before 1.6, and still does on request (torch/serialization.py, `_legacy_save`):
+ *
+ *     pickle      0x1950a86a20f9469cfc6c
+ *     pickle      1001
+ *     pickle      {protocol_version, little_endian, type_sizes}
+ *     pickle      the object; storages by key
+ *     pickle      the list of keys
+ *     per key     int64 element count, elements
+ *
+ * A file that starts with a pickle of anything else is a bare pickle, which has no place for tensors.
+ *
+ * @throws CheckpointError where it is something else, damaged or hostile.
+ */
+export async function openLegacyContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+  const claims = new Map<string, StorageNode>();
+  const sequence = new PickleSequence(source, {
+    file,
+    start: 0,
+    end: source.byteLength,
+    resolvePersistentId(id, offset) {
+      const value = resolveTorchId(id, { file, offset });
+      if (isNode(value, 'storage')) claims.set(value.key, value);
+      return value;
+    },
+  });
+  const magic = await sequence.readPickle('the first pickle');
+  if (magic !== MAGIC_NUMBER) refuseBarePickle(magic, claims.size > 0, file);
+  const version = await sequence.readPickle('the pickle of the protocol version');
+  if (version !== PROTOCOL_VERSION) {
+    throw malformed(
+      file,
+      `expected the legacy protocol version ${PROTOCOL_VERSION}, found ${describeValue(version)}`,
+    );
+  }
+  const system = await sequence.readPickle('the pickle of the system facts');
+  const root = await sequence.readPickle('the pickle of the object');
+  const keys = readKeys(await sequence.readPickle('the pickle of the storage keys'), file);
+  const saysBigEndian = entriesOf(system)?.get('little_endian') === false;
+  const extents = await findExtents(sequence, { file, keys, claims, saysBigEndian });
+  return {
+    format: 'PyTorch',
+    root,
+    storages: legacyStorages(source, file, extents),
+    readClassSource: hasNoClassSource,
+  };
+}
+
+function refuseBarePickle(value: PickleValue, namesStorages: boolean, file: string): never {
+  const found = namesStorages
+    ? 'the data.pkl of an unpacked checkpoint, whose tensors are in other files'
+    : `a bare pickle of ${describeValue(value)}, without tensors`;
+  throw new CheckpointError(`expected a checkpoint of torch.save, found ${found}`, {
+    code: 'unsupported',
+    file,
+    hint: 'Save the state dict with torch.save, and audit that.',
+  });
+}
+
+function readKeys(value: PickleValue, file: string): readonly string[] {
+  const items = isNode(value, 'list') || isNode(value, 'tuple') ? value.items : null;
+  if (items === null || items.some((key) => typeof key !== 'string' && typeof key !== 'number')) {
+    throw malformed(file, `expected the list of storage keys, found ${describeValue(value)}`);
+  }
+  return items.map(String);
+}
+
+/** Where one storage's elements are. */
+interface Extent {
+  readonly offset: number;
+  readonly elementCount: number;
+  readonly elementByteLength: number;
+  readonly byteOrder: 'little' | 'big';
+}
+
+interface StorageSection {
+  readonly file: string;
+  readonly keys: readonly string[];
+  /** What the object says of the storages. */
+  readonly claims: ReadonlyMap<string, StorageNode>;
+  readonly saysBigEndian: boolean;
+}
+
+/** Walks over the storages by their counts; the elements themselves are not read. */
+async function findExtents(
+  sequence: PickleSequence,
+  section: StorageSection,
+): Promise<ReadonlyMap<string, Extent>> {
+  const extents = new Map<string, Extent>();
+  for (const key of section.keys) {
+    const claim = section.claims.get(key);
+    const elementByteLength = elementTypeOf(claim?.typeName ?? '')?.byteLength;
+    if (claim === undefined || elementByteLength === undefined) {
+      throw malformed(
+        section.file,
+        `expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`,
+        sequence.position,
+      );
+    }
+    const { elementCount, byteOrder } = await readCount(sequence, claim, section);
+    extents.set(key, { offset: sequence.position, elementCount, elementByteLength, byteOrder });
+    sequence.skip(elementCount * elementByteLength, `the storage ${quote(key)}`);
+  }
+  return extents;
+}
+
+/**
+ * Reads the count before a storage and compares it with the object's claim. PyTorch writes counts and elements
+ * little-endian on every machine, also where sys_info says big; other writers of such files did as they said. The count
+ * tells the two apart.
+ */
+async function readCount(
+  sequence: PickleSequence,
+  claim: StorageNode,
+  section: StorageSection,
+): Promise<Pick<Extent, 'elementCount' | 'byteOrder'>> {
+  const { position } = sequence;
+  const count = await sequence.readBytes(COUNT_BYTES, 'the count of elements');
+  const little = count.readI64();
+  const expected = asInteger(claim.elementCount);
+  for (const byteOrder of section.saysBigEndian ? (['little', 'big'] as const) : (['little'] as const)) {
+    const found = byteOrder === 'little' ? little : swap64(little);
+    if (expected !== null && expected >= 0 && found === BigInt(expected))
+      return { elementCount: expected, byteOrder };
+  }
+  throw malformed(
+    section.file,
+    `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(claim.key)}, found a count of ${little}`,
+    position,
+  );
+}
+
+function swap64(value: bigint): bigint {
+  const view = new DataView(new ArrayBuffer(COUNT_BYTES));
+  view.setBigInt64(0, value, true);
+  return view.getBigInt64(0, false);
+}
+
+function legacyStorages(
+  source: ByteSource,
+  file: string,
+  extents: ReadonlyMap<string, Extent>,
+): StorageTable {
+  return {
+    async locate(storage, tensorName) {
+      const extent = extents.get(storage.key);
+      const fail = (message: string) =>
+        malformed(file, `the tensor ${quote(tensorName)}: ${message}`, storage.offset);
+      if (extent === undefined)
+        throw fail(`expected the storage key ${quote(storage.key)} in the list of keys, found it missing`);
+      const { byteOrder, elementByteLength } = extent;
+      const first = storage.view === null ? 0 : asInteger(storage.view.offset);
+      const count = asInteger(storage.view === null ? storage.elementCount : storage.view.elementCount);
+      if (first === null || count === null || first < 0 || count < 0 || first + count > extent.elementCount) {
+        throw fail(
+          `expected a view within the storage's ${extent.elementCount} elements, found one beyond it`,
+        );
+      }
+      const offset = extent.offset + first * elementByteLength;
+      return { range: { source, offset, byteLength: count * elementByteLength }, byteOrder };
+    },
+    async verify() {},
+  };
+}
+
+function malformed(file: string, message: string, offset?: number): CheckpointError {
+  return new CheckpointError(message, { code: 'malformed', file, offset });
+}
+
+/** Tar headers and data come in blocks. */
+const BLOCK_BYTES = 512;
+
+/** torch.save wrote four members. */
+const MAX_MEMBERS = 64;
+
+/** Tensors and storages of one file, far more than torch 0.1 could train. */
+const MAX_RECORDS = 1024 * 1024;
+
+/**
+ * Opens the tar archive that torch 0.1 wrote (torch/serialization.py, `_legacy_load`, `legacy_load`):
+ *
+ *     sys_info   pickle {protocol_version, little_endian, type_sizes}
+ *     pickle     the object; a tensor is the persistent id of its key
+ *     tensors    pickle count, then per tensor: pickle (key, storage key, type),
+ *                int32 dimensions, int32 padding, int64 sizes[], int64 strides[], int64 offset
+ *     storages   pickle count, then per storage: pickle (key, location, type), int64 element count, elements;
+ *                then pickle [(view key, root key, offset, element count), …]
+ *
+ * @throws CheckpointError where it is another tar archive, damaged or hostile.
+ */
+export async function openTarContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+  const members = await listMembers(source, file);
+  const storages = await readStorages(sequenceOf(source, file, memberOf(members, 'storages', file)), file);
+  const tensors = await readTensors(
+    sequenceOf(source, file, memberOf(members, 'tensors', file)),
+    file,
+    storages,
+  );
+  const pickle = memberOf(members, 'pickle', file);
+  if (pickle.byteLength > MAX_PICKLE_BYTES) {
+    throw tarError(
+      file,
+      `expected a pickle of at most ${MAX_PICKLE_BYTES} bytes, found ${pickle.byteLength}`,
+    );
+  }
+  const { value } = readPickle(
+    await readRange({ source, offset: pickle.offset, byteLength: pickle.byteLength }),
+    {
+      file,
+      baseOffset: pickle.offset,
+      subject: 'the pickle of the tar archive',
+      resolvePersistentId: (id, offset) => resolveTarId(id, tensors, { file, offset }),
+    },
+  );
+  return {
+    format: 'PyTorch',
+    root: value,
+    storages: tarStorages(source, file, storages),
+    readClassSource: hasNoClassSource,
+  };
+}
+
+interface Member {
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+/**
+ * Lists the members of a tar archive (POSIX.1-1988 ustar):
+ *
+ *       0  100  name, ended by NUL       124   12  size, octal
+ *     156    1  type, '0' or NUL: file   257    6  'ustar'
+ */
+async function listMembers(source: ByteSource, file: string): Promise<ReadonlyMap<string, Member>> {
+  const members = new Map<string, Member>();
+  let position = 0;
+  while (position + BLOCK_BYTES <= source.byteLength && members.size < MAX_MEMBERS) {
+    const header = await readRange({ source, offset: position, byteLength: BLOCK_BYTES });
+    if (header.every((byte) => byte === 0)) break;
+    const text = String.fromCharCode(...header);
+    const name = (text.slice(0, 100).split('\0', 1)[0] ?? '').replace(/^\.\//, '');
+    const size = /^\s*([0-7]+)[\s\0]*$/.exec(text.slice(124, 136))?.[1];
+    const byteLength = size === undefined ? Number.NaN : Number.parseInt(size, 8);
+    const offset = position + BLOCK_BYTES;
+    if (!(offset + byteLength <= source.byteLength)) {
+      throw tarError(
+        file,
+        `expected the tar member ${quote(name)} within the file, found another size`,
+        position,
+      );
+    }
+    if (/[0\0]/.test(text.charAt(156)) && !members.has(name)) members.set(name, { offset, byteLength });
+    position = offset + Math.ceil(byteLength / BLOCK_BYTES) * BLOCK_BYTES;
+  }
+  return members;
+}
+
+function memberOf(members: ReadonlyMap<string, Member>, name: string, file: string): Member {
+  const member = members.get(name);
+  if (member !== undefined) return member;
+  throw new CheckpointError(
+    `expected a tar archive of torch 0.1 with ${quote(name)}, found a tar archive without it`,
+    {
+      code: 'unsupported',
+      file,
+      hint: 'Unpack it and name the checkpoint within.',
+    },
+  );
+}
+
+function sequenceOf(source: ByteSource, file: string, member: Member): PickleSequence {
+  return new PickleSequence(source, {
+    file,
+    start: member.offset,
+    end: member.offset + member.byteLength,
+    resolvePersistentId(id, offset) {
+      throw tarError(
+        file,
+        `expected no persistent id outside the pickle of the tar archive, found ${describeValue(id)}`,
+        offset,
+      );
+    },
+  });
+}
+
+async function readTarCount(sequence: PickleSequence, file: string, subject: string): Promise<number> {
+  const { position } = sequence;
+  const value = await sequence.readPickle(subject);
+  const count = asInteger(value);
+  if (count !== null && count >= 0 && count <= MAX_RECORDS) return count;
+  throw tarError(
+    file,
+    `expected ${subject} between 0 and ${MAX_RECORDS} in the tar archive, found ${describeValue(value)}`,
+    position,
+  );
+}
+
+interface TarStorage {
+  readonly offset: number;
+  readonly elementCount: number;
+  readonly typeName: string;
+}
+
+async function readStorages(
+  sequence: PickleSequence,
+  file: string,
+): Promise<ReadonlyMap<string, TarStorage>> {
+  const storages = new Map<string, TarStorage>();
+  const count = await readTarCount(sequence, file, 'the count of storages');
+  for (let i = 0; i < count; i++) {
+    const at = sequence.position;
+    const [key, , type] = itemsOf(await sequence.readPickle('the pickle of a storage'));
+    const typeName = isNode(type, 'global') ? type.name : '';
+    const elementByteLength = elementTypeOf(typeName)?.byteLength;
+    const elementCount = Number((await sequence.readBytes(8, 'the size of a storage')).readI64());
+    if (!isKey(key) || elementByteLength === undefined || elementCount < 0) {
+      throw tarError(
+        file,
+        'expected a storage with its key, type and size in the tar archive, found something else',
+        at,
+      );
+    }
+    storages.set(String(key), { offset: sequence.position, elementCount, typeName });
+    sequence.skip(elementCount * elementByteLength, 'a storage');
+  }
+  if (count > 0 || sequence.remaining > 0)
+    addViews(storages, await sequence.readPickle('the pickle of the views'), file);
+  return storages;
+}
+
+/** Views are storages that are parts of others: (view key, root key, offset, element count). */
+function addViews(storages: Map<string, TarStorage>, views: PickleValue, file: string): void {
+  for (const view of itemsOf(views)) {
+    const [key, rootKey, offset, elementCount] = itemsOf(view);
+    const root = isKey(rootKey) ? storages.get(String(rootKey)) : undefined;
+    const first = asInteger(offset);
+    const count = asInteger(elementCount);
+    const isWithin = root !== undefined && first !== null && count !== null && first >= 0 && count >= 0;
+    if (!isKey(key) || !isWithin || first + count > root.elementCount) {
+      throw tarError(file, 'expected a view within its storage in the tar archive, found one beyond it');
+    }
+    const elementByteLength = elementTypeOf(root.typeName)?.byteLength ?? 1;
+    storages.set(String(key), {
+      ...root,
+      offset: root.offset + first * elementByteLength,
+      elementCount: count,
+    });
+  }
+}
+
+/** Each tensor as the call that later versions of torch would have pickled. */
+async function readTensors(
+  sequence: PickleSequence,
+  file: string,
+  storages: ReadonlyMap<string, TarStorage>,
+): Promise<ReadonlyMap<string, PickleValue>> {
+  const tensors = new Map<string, PickleValue>();
+  const count = await readTarCount(sequence, file, 'the count of tensors');
+  for (let i = 0; i < count; i++) {
+    const at = sequence.position;
+    const [key, storageKey] = itemsOf(await sequence.readPickle('the pickle of a tensor'));
+    const dimensions = (await sequence.readBytes(8, 'the dimensions of a tensor')).readI32();
+    const storage = isKey(storageKey) ? storages.get(String(storageKey)) : undefined;
+    if (!isKey(key) || storage === undefined || dimensions < 0 || dimensions > MAX_DIMENSIONS) {
+      throw tarError(
+        file,
+        'expected a tensor with its key, storage and dimensions in the tar archive, found something else',
+        at,
+      );
+    }
+    const numbers = await sequence.readBytes(8 * (2 * dimensions + 1), 'the sizes of a tensor');
+    const readMany = (length: number) => Array.from({ length }, () => Number(numbers.readI64()));
+    const shape = readMany(dimensions);
+    const strides = readMany(dimensions);
+    tensors.set(
+      String(key),
+      makeRebuildCall(String(storageKey), storage, { shape, strides, offset: Number(numbers.readI64()), at }),
+    );
+  }
+  return tensors;
+}
+
+function makeRebuildCall(
+  key: string,
+  { typeName, elementCount }: TarStorage,
+  {
+    shape,
+    strides,
+    offset,
+    at,
+  }: { shape: readonly number[]; strides: readonly number[]; offset: number; at: number },
+): PickleValue {
+  const storage: PickleValue = { kind: 'storage', typeName, key, elementCount, view: null, offset: at };
+  const callee = makeGlobalNode('torch._utils', '_rebuild_tensor');
+  const args = [
+    storage,
+    offset,
+    { kind: 'tuple' as const, items: shape },
+    { kind: 'tuple' as const, items: strides },
+  ];
+  return {
+    kind: 'object',
+    callee,
+    args,
+    keywords: null,
+    state: null,
+    entries: null,
+    items: null,
+    offset: at,
+  };
+}
+
+/** A tensor is named by its key; a class by (class, source file, source). */
+function resolveTarId(
+  id: PickleValue,
+  tensors: ReadonlyMap<string, PickleValue>,
+  { file, offset }: { readonly file: string; readonly offset: number | undefined },
+): PickleValue {
+  const [type, ...rest] = itemsOf(id);
+  if (isNode(type, 'global') && rest.length === 2) return type;
+  const tensor = isKey(id) ? tensors.get(String(id)) : undefined;
+  if (tensor !== undefined) return tensor;
+  const found = isKey(id) ? `the key ${quote(String(id))}, which is none` : describeValue(id);
+  throw tarError(
+    file,
+    `expected the key of one of the ${tensors.size} tensors of the tar archive, found ${found}`,
+    offset,
+  );
+}
+
+function tarStorages(
+  source: ByteSource,
+  file: string,
+  storages: ReadonlyMap<string, TarStorage>,
+): StorageTable {
+  return {
+    async locate({ key }, tensorName) {
+      const storage = storages.get(key);
+      if (storage === undefined)
+        throw tarError(file, `the tensor ${quote(tensorName)}: expected its storage, found none`);
+      const byteLength = storage.elementCount * (elementTypeOf(storage.typeName)?.byteLength ?? 1);
+      return { range: { source, offset: storage.offset, byteLength }, byteOrder: 'little' };
+    },
+    async verify() {},
+  };
+}
+
+function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
+  return isNode(value, 'tuple') || isNode(value, 'list') ? value.items : [];
+}
+
+function isKey(value: PickleValue | undefined): value is string | number | bigint {
+  return typeof value === 'string' || typeof value === 'number' || typeof value === 'bigint';
+}
+
+function tarError(file: string, message: string, offset?: number): CheckpointError {
+  return new CheckpointError(message, { code: 'malformed', file, offset });
+}

@@ -1,0 +1,331 @@
+// Turns the calls that rebuild tensors in a pickle into tensors.
+
+import type { Tensor } from '../../checkpoint/checkpoint.js';
+import type { DType } from '../../checkpoint/dtype.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import type { ByteRange } from '../../io/byte-source.js';
+import { byteSwappedSource, type Keeper, stridedSource } from '../../io/views.js';
+import {
+  asInteger,
+  asIntegers,
+  describeValue,
+  entriesOf,
+  isNode,
+  type ObjectNode,
+  type PickleValue,
+  qualifiedName,
+  type StorageNode,
+} from './pickle-values.js';
+import { elementTypeOf, elementTypeOfDType, type StorageTable } from './storages.js';
+
+/** PyTorch's operators take at most 64 dimensions (aten/src/ATen/TensorIterator.cpp, "up to 64 dims"). */
+export const MAX_DIMENSIONS = 64;
+
+/** A tensor of a kind that has no plain elements: it can be named, not read. */
+interface UnreadableTensor {
+  readonly kind: 'unreadable';
+  /** Such as `quantized`. */
+  readonly why: string;
+}
+
+/** How a tensor lies in its storage. Counts of elements; nothing is checked against the storage yet. */
+export interface TensorLayout {
+  readonly kind: 'layout';
+  readonly storage: StorageNode;
+  readonly dtype: DType;
+  readonly elementByteLength: number;
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
+  readonly firstElement: number;
+  /** The flag of the tensor itself; state dicts detach their tensors, so that false says nothing there. */
+  readonly requiresGrad: boolean;
+  /** The flag of the Parameter around it; null for a plain tensor. */
+  readonly parameterRequiresGrad: boolean | null;
+}
+
+/** What a function that rebuilds tensors takes. */
+type Rebuilder =
+  | { readonly takes: 'storage'; readonly isTyped: boolean }
+  | { readonly takes: 'tensor' }
+  | { readonly takes: 'function' }
+  | { readonly takes: 'other'; readonly why: string };
+
+/** The functions of torch/_utils.py and torch/_tensor.py, and the word for tensors without plain elements. */
+const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
+  Object.entries<Rebuilder>({
+    _rebuild_tensor: { takes: 'storage', isTyped: false },
+    _rebuild_tensor_v2: { takes: 'storage', isTyped: false },
+    _rebuild_tensor_v3: { takes: 'storage', isTyped: true },
+    _rebuild_parameter: { takes: 'tensor' },
+    _rebuild_parameter_with_state: { takes: 'tensor' },
+    _rebuild_from_type: { takes: 'function' },
+    _rebuild_from_type_v2: { takes: 'function' },
+    _rebuild_qtensor: { takes: 'other', why: 'quantized' },
+    _rebuild_sparse_tensor: { takes: 'other', why: 'sparse' },
+    _rebuild_sparse_csr_tensor: { takes: 'other', why: 'sparse' },
+    _rebuild_meta_tensor_no_storage: { takes: 'other', why: 'a meta tensor, which has no values' },
+    _rebuild_nested_tensor: { takes: 'other', why: 'nested' },
+    _rebuild_wrapper_subclass: { takes: 'other', why: 'of a tensor subclass that wraps others' },
+    _rebuild_device_tensor_from_numpy: { takes: 'other', why: 'a NumPy array from another device' },
+    _rebuild_device_tensor_from_cpu_tensor: { takes: 'other', why: 'from another device' },
+    _rebuild_xla_tensor: { takes: 'other', why: 'an XLA tensor' },
+    _rebuild_mkldnn_tensor: { takes: 'other', why: 'in the MKL-DNN layout' },
+    _rebuild_dtensor: { takes: 'other', why: 'a distributed tensor' },
+  }).flatMap(([name, rebuilder]) => [
+    [`torch._utils.${name}`, rebuilder],
+    [`torch._tensor.${name}`, rebuilder],
+  ]),
+);
+
+/** Wrappers nest twice in practice: a Parameter of a tensor subclass of a tensor. */
+const MAX_WRAPPERS = 8;
+
+/** The value as a call of a function that rebuilds tensors; null for every other value. */
+export function asTensorCall(value: PickleValue | undefined): ObjectNode | null {
+  return isNode(value, 'object') && rebuilderOf(value) !== undefined ? value : null;
+}
+
+function rebuilderOf({ callee }: ObjectNode): Rebuilder | undefined {
+  return isNode(callee, 'global') ? REBUILDERS.get(callee.qualifiedName) : undefined;
+}
+
+/**
+ * Reads how a tensor was laid out from the arguments of its rebuild function (torch/_utils.py):
+ *
+ *     _rebuild_tensor(storage, offset, size, stride)
+ *     _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])
+ *     _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])
+ *     _rebuild_parameter(tensor, requires_grad, hooks), …_with_state(…, state)
+ *     _rebuild_from_type_v2(function, type, arguments, state)
+ *
+ * @throws CheckpointError `malformed` naming the tensor when an argument is none that the function takes.
+ */
+export function readLayout(call: ObjectNode, name: string, file: string): TensorLayout | UnreadableTensor {
+  let current: ObjectNode = call;
+  let parameterRequiresGrad: boolean | null = null;
+  for (let depth = 0; depth < MAX_WRAPPERS; depth++) {
+    const rebuilder = rebuilderOf(current);
+    if (rebuilder === undefined)
+      return {
+        kind: 'unreadable',
+        why: `rebuilt by ${quote(qualifiedName(current.callee) ?? 'an unknown function')}`,
+      };
+    if (rebuilder.takes === 'other') return { kind: 'unreadable', why: rebuilder.why };
+    if (rebuilder.takes === 'storage') {
+      return readPlainLayout(current, { name, file, parameterRequiresGrad, isTyped: rebuilder.isTyped });
+    }
+    const wrapped = rebuilder.takes === 'tensor' ? unwrapParameter(current) : unwrapTypedCall(current);
+    if (wrapped === null) break;
+    parameterRequiresGrad ??= wrapped.requiresGrad;
+    current = wrapped.call;
+  }
+  throw failTensor(call, { name, file }, 'expected a tensor inside its wrapper, found none');
+}
+
+interface Wrapped {
+  readonly call: ObjectNode;
+  /** Null where the wrapper is no Parameter. */
+  readonly requiresGrad: boolean | null;
+}
+
+function unwrapParameter({ args: [tensor, requiresGrad] }: ObjectNode): Wrapped | null {
+  return isNode(tensor, 'object') ? { call: tensor, requiresGrad: requiresGrad === true } : null;
+}
+
+function unwrapTypedCall(call: ObjectNode): Wrapped | null {
+  const [callee, type, args] = call.args;
+  if (!isNode(callee, 'global') || !isNode(args, 'tuple')) return null;
+  const isParameter = qualifiedName(type) === 'torch.nn.parameter.Parameter';
+  return {
+    call: { ...call, callee, args: args.items },
+    requiresGrad: isParameter ? args.items[4] === true : null,
+  };
+}
+
+interface LayoutContext {
+  readonly name: string;
+  readonly file: string;
+  readonly parameterRequiresGrad: boolean | null;
+  /** Whether the call states the dtype instead of the storage. */
+  readonly isTyped: boolean;
+}
+
+function readPlainLayout(call: ObjectNode, context: LayoutContext): TensorLayout | UnreadableTensor {
+  const { isTyped } = context;
+  const [storage, offset, size, stride, requiresGrad] = call.args;
+  const fail = (message: string) => failTensor(call, context, message);
+  if (!isNode(storage, 'storage')) throw fail(`expected its storage, found ${describeValue(storage)}`);
+  const metadata = call.args[isTyped ? 7 : 6];
+  if (isFlagged(metadata, 'neg') || isFlagged(metadata, 'conj')) {
+    return { kind: 'unreadable', why: 'a lazily negated or conjugated view' };
+  }
+  const elementType = isTyped ? elementTypeOfDType(call.args[6]) : elementTypeOf(storage.typeName);
+  const typeName = isTyped ? (qualifiedName(call.args[6]) ?? 'an unknown dtype') : storage.typeName;
+  if (elementType?.dtype === undefined || elementType.dtype === null) {
+    return { kind: 'unreadable', why: `of the type ${quote(typeName)}` };
+  }
+  return {
+    kind: 'layout',
+    storage,
+    dtype: elementType.dtype,
+    elementByteLength: elementType.byteLength,
+    ...readGeometry({ offset, size, stride }, fail),
+    requiresGrad: requiresGrad === true,
+    parameterRequiresGrad: context.parameterRequiresGrad,
+  };
+}
+
+interface Geometry {
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
+  readonly firstElement: number;
+}
+
+function readGeometry(
+  given: Record<'offset' | 'size' | 'stride', PickleValue | undefined>,
+  fail: (message: string) => CheckpointError,
+): Geometry {
+  const shape = asIntegers(given.size);
+  const strides = asIntegers(given.stride);
+  const firstElement = asInteger(given.offset);
+  if (firstElement === null || firstElement < 0) {
+    throw fail(`expected an offset of 0 or more elements, found ${describeValue(given.offset)}`);
+  }
+  if (shape === null || strides === null) {
+    throw fail(
+      `expected a size and a stride, found ${describeValue(given.size)} and ${describeValue(given.stride)}`,
+    );
+  }
+  if (shape.length !== strides.length) {
+    throw fail(
+      `expected as many strides as sizes, found ${strides.length} strides and ${shape.length} sizes`,
+    );
+  }
+  if (shape.length > MAX_DIMENSIONS)
+    throw fail(`expected at most ${MAX_DIMENSIONS} dimensions, found ${shape.length}`);
+  if (shape.some((size) => size < 0))
+    throw fail(`expected sizes of 0 or more, found a negative size in [${shape}]`);
+  if (strides.some((stride) => stride < 0)) {
+    throw fail(`expected strides of 0 or more, found a negative stride in [${strides}]`);
+  }
+  return { shape, strides, firstElement };
+}
+
+function isFlagged(metadata: PickleValue | undefined, key: string): boolean {
+  return entriesOf(metadata)?.get(key) === true;
+}
+
+function failTensor(
+  call: ObjectNode,
+  { name, file }: { readonly name: string; readonly file: string },
+  message: string,
+  code: CheckpointErrorCode = 'malformed',
+): CheckpointError {
+  return new CheckpointError(`the tensor ${quote(name)}: ${message}`, { code, file, offset: call.offset });
+}
+
+/** Where a tensor is built. */
+interface BuildContext {
+  readonly file: string;
+  readonly storages: StorageTable;
+  /** The call that rebuilds the tensor, for messages. */
+  readonly call: ObjectNode;
+  /** Of the strided tensors of the file. */
+  readonly keeper: Keeper;
+}
+
+/** A tensor without the facts that the state dict or the module adds. */
+type BareTensor = Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount' | 'range'>;
+
+/**
+ * Finds a tensor's bytes. The range is one of the file itself where the elements lie there contiguous and
+ * little-endian; elsewhere its source converts while it is read.
+ *
+ * @throws CheckpointError naming the tensor when any element would lie outside its storage.
+ */
+export async function buildTensor(
+  name: string,
+  layout: TensorLayout,
+  context: BuildContext,
+): Promise<BareTensor> {
+  const elementCount = countElements(name, layout, context);
+  const storageElements = countStorageElements(name, layout, context);
+  const fail = (message: string) => failTensor(context.call, { name, file: context.file }, message);
+  const lastElement = elementCount === 0 ? layout.firstElement - 1 : lastElementOf(layout);
+  if (!(lastElement < storageElements)) {
+    throw fail(
+      `expected every element within its storage of ${storageElements} elements, found offset ${layout.firstElement}, ` +
+        `size [${layout.shape}] and stride [${layout.strides}], which reach element ${lastElement}`,
+    );
+  }
+  const stored = await context.storages.locate(layout.storage, name);
+  if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength) {
+    throw fail(
+      `expected its storage to hold ${lastElement + 1} elements, found ${stored.range.byteLength} bytes`,
+    );
+  }
+  const { dtype, shape } = layout;
+  const laidOut = layOut(stored.range, layout, elementCount, context.keeper);
+  const unit = dtype === 'C64' ? 4 : layout.elementByteLength;
+  const isSwapped = stored.byteOrder === 'big' && (unit === 2 || unit === 4 || unit === 8);
+  const range = isSwapped ? wholeOf(byteSwappedSource(laidOut, unit)) : laidOut;
+  return { name, dtype, shape, elementCount, range };
+}
+
+function countElements(name: string, layout: TensorLayout, { call, file }: BuildContext): number {
+  const count = layout.shape.reduce((product, size) => product * size, 1);
+  // A zero among sizes whose product overflows makes NaN or 0; torch computes the product in 64 bits and refuses.
+  if (Number.isSafeInteger(count * layout.elementByteLength)) return count;
+  throw failTensor(
+    call,
+    { name, file },
+    `expected a shape that fits into memory, found [${layout.shape}]`,
+    'limit-exceeded',
+  );
+}
+
+/** Elements of the tensor's own type that its storage, or the storage's view, holds. */
+function countStorageElements(name: string, layout: TensorLayout, { call, file }: BuildContext): number {
+  const { storage } = layout;
+  const claimed = storage.view === null ? storage.elementCount : storage.view.elementCount;
+  const count = asInteger(claimed);
+  const storageType = elementTypeOf(storage.typeName);
+  if (count === null || count < 0 || storageType === null) {
+    throw failTensor(
+      call,
+      { name, file },
+      `expected a storage with a count of elements, found ${describeValue(claimed)}`,
+    );
+  }
+  return Math.floor((count * storageType.byteLength) / layout.elementByteLength);
+}
+
+function lastElementOf({ firstElement, shape, strides }: TensorLayout): number {
+  return shape.reduce((last, size, axis) => last + (size - 1) * (strides[axis] ?? 0), firstElement);
+}
+
+function layOut(range: ByteRange, layout: TensorLayout, elementCount: number, keeper: Keeper): ByteRange {
+  const { elementByteLength, shape, strides, firstElement } = layout;
+  if (elementCount === 0 || isContiguous(shape, strides)) {
+    return {
+      source: range.source,
+      offset: elementCount === 0 ? range.offset : range.offset + firstElement * elementByteLength,
+      byteLength: elementCount * elementByteLength,
+    };
+  }
+  return wholeOf(stridedSource(range, { shape, strides, firstElement, elementByteLength }, keeper));
+}
+
+function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
+  let expected = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    const size = shape[axis] ?? 1;
+    if (size !== 1 && strides[axis] !== expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+function wholeOf(source: ByteRange['source']): ByteRange {
+  return { source, offset: 0, byteLength: source.byteLength };
+}

@@ -1,0 +1,305 @@
+// Reads PyTorch checkpoints of every container: which object in them is the state dict, and its tensors.
+
+import type {
+  Checkpoint,
+  EditPlan,
+  Framework,
+  ModuleFacts,
+  Tensor,
+  TensorEdit,
+} from '../../checkpoint/checkpoint.js';
+import { isFloatingPoint } from '../../checkpoint/dtype.js';
+import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
+import { CheckpointError, quote } from '../../errors.js';
+import type { ByteSource } from '../../io/byte-source.js';
+import { isInflated } from '../../io/inflated-source.js';
+import { Keeper } from '../../io/views.js';
+import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
+import { openLegacyContainer, openTarContainer } from './older-containers.js';
+import { entriesOf, type PickleValue } from './pickle-values.js';
+import { isMobile, isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
+import { chooseStateDict, isCopy, type NamedParts, type NamedTensor, nameTensors } from './state-dict.js';
+import type { TorchContainer } from './storages.js';
+import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
+import { findOptimizers, readTrainingSettings } from './training-settings.js';
+import { openZipContainer } from './zip-container.js';
+
+const STATISTIC = /(^|\.)(running_mean|running_var|num_batches_tracked)$/;
+
+/** Names of one kind of left-out tensor that a warning lists. */
+const MAX_LISTED = 3;
+
+/** How to open a PyTorch checkpoint. */
+export interface OpenTorchOptions {
+  /** How reports and messages name it. */
+  readonly path: string;
+  /** Which part of a nested checkpoint to audit: its keys, joined by dots or slashes. */
+  readonly select?: string | undefined;
+}
+
+/**
+ * Opens a PyTorch checkpoint of any age: zip, TorchScript, legacy, tar. Reads the directory, the pickles, and the
+ * checksums of statistics; no other storage. Nothing that a pickle names is imported, called or opened.
+ *
+ * @throws CheckpointError `refused` when the pickle names a dangerous callable, `ambiguous` when several parts could be
+ * meant, `unsupported` for other things that PyTorch writes, and as the readers of the containers do. The source stays
+ * open then.
+ */
+export async function openTorch(source: ByteSource, options: OpenTorchOptions): Promise<Checkpoint> {
+  const file = source.name;
+  const container = await openContainer(source, file);
+  const { root, format } = container;
+  const surveyor = new Surveyor();
+  const chosen = chooseStateDict(root, { select: options.select, surveyor, file, format });
+  const named = nameTensors(chosen, surveyor, file);
+  const { tensors, warnings } = await buildTensors(named, container, file);
+  const optimizers = findOptimizers(root, file);
+  return {
+    path: options.path,
+    format,
+    tensors,
+    inModuleOrder: true,
+    graph: null,
+    framework: findMarkedFramework(root),
+    modules: await completeModules(named, container),
+    declarations: [...optimizers, ...readTrainingSettings(root)],
+    warnings: [
+      ...chosen.warnings,
+      ...warnings,
+      ...describeScript(container, tensors),
+      ...(optimizers.length === 0 ? [] : describeCopy(root, chosen.value)),
+    ],
+    unselected: chosen.unselected,
+    planEdits: (edits) => planTorchEdits(edits, { source, tensors, container }),
+    close: () => source.close(),
+  };
+}
+
+/** Optimizers train the model; its averaged copy has the same names. Lightning keeps the average as `state_dict`. */
+function describeCopy(root: PickleValue, chosen: PickleValue): readonly string[] {
+  const node = asContainer(root);
+  const children = node === null ? [] : childrenOf(node);
+  const key = children.find(({ value }) => value === chosen)?.name ?? '';
+  const isLightningAverage =
+    key === 'state_dict' && children.some(({ name }) => name === 'current_model_state');
+  if (!isCopy(key) && !isLightningAverage) return [];
+  return [
+    `${quote(key)} is an averaged copy: what the optimizer says is of the model that it trained, whose parameters have the same names`,
+  ];
+}
+
+/** What {@link planTorchEdits} works on. */
+interface EditedFile {
+  readonly source: ByteSource;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly container: TorchContainer;
+}
+
+async function planTorchEdits(
+  edits: readonly TensorEdit[],
+  { source, tensors, container }: EditedFile,
+): Promise<EditPlan> {
+  const { planSplices } = container;
+  if (planSplices === undefined) return planPlainEdits(edits, tensors.values(), [source]);
+  const pieces = await placeEdits(edits, tensors.values());
+  refuseOtherSources(pieces, new Set([source, ...[...pieces.keys()].filter(isInflated)]), edits);
+  return planOneFile(source, await planSplices(pieces));
+}
+
+async function openContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+  const head = new Uint8Array(Math.min(TORCH_HEAD_BYTES, source.byteLength));
+  await source.readInto(head, 0);
+  if (isZip(head)) return openZipContainer(source, file);
+  if (isMobile(head)) {
+    throw new CheckpointError(
+      'expected a checkpoint of torch.save, found a flatbuffer of PyTorch mobile (.ptl)',
+      {
+        code: 'unsupported',
+        file,
+        hint: 'Audit the checkpoint that it was made from.',
+      },
+    );
+  }
+  return looksLikeTar(head) ? openTarContainer(source, file) : openLegacyContainer(source, file);
+}
+
+interface BuiltTensors {
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Builds every tensor that has plain elements. One without is left out with a warning, unless it belongs to a norm layer
+ * or nothing else remains: then the audit cannot do without it.
+ */
+async function buildTensors(
+  named: NamedParts,
+  container: TorchContainer,
+  file: string,
+): Promise<BuiltTensors> {
+  const keeper = new Keeper();
+  const tensors = new Map<string, Tensor>();
+  const leftOut = new Map<string, string[]>();
+  for (const [name, namedTensor] of named.tensors) {
+    const { call } = namedTensor;
+    const layout = readLayout(call, name, file);
+    if (layout.kind === 'unreadable') {
+      if (isOfNormLayer(name, named)) throw refuseTensor(name, layout.why, file);
+      leftOut.set(layout.why, [...(leftOut.get(layout.why) ?? []), name]);
+      continue;
+    }
+    const bare = await buildTensor(name, layout, { file, storages: container.storages, call, keeper });
+    tensors.set(name, { ...bare, ...describeRole(layout, namedTensor) });
+    // Statistics are what the audit is about, and small: their checksums are worth reading.
+    if (STATISTIC.test(name)) await container.storages.verify(layout.storage, name);
+  }
+  const [first] = leftOut;
+  if (tensors.size === 0 && first !== undefined) throw refuseTensor(first[1][0] ?? '', first[0], file);
+  return { tensors, warnings: [...leftOut].map(([why, names]) => describeLeftOut(why, names)) };
+}
+
+function refuseTensor(name: string, why: string, file: string): CheckpointError {
+  return new CheckpointError(`expected a plain tensor at ${quote(name)}, found one that is ${why}`, {
+    code: 'unsupported',
+    file,
+  });
+}
+
+/** Whether the tensor lies beside running statistics, or is one. */
+function isOfNormLayer(name: string, { tensors }: NamedParts): boolean {
+  const prefix = name.slice(0, name.lastIndexOf('.') + 1);
+  return tensors.has(`${prefix}running_mean`) && tensors.has(`${prefix}running_var`);
+}
+
+/** What a state dict cannot tell: whether the tensor is a buffer, and whether training could change it. */
+function describeRole(
+  layout: TensorLayout,
+  { isBuffer, isScript }: NamedTensor,
+): Pick<Tensor, 'isBuffer' | 'requiresGrad'> {
+  if (isBuffer === true) return { isBuffer };
+  const isStated = isScript && isFloatingPoint(layout.dtype);
+  const requiresGrad =
+    layout.parameterRequiresGrad ?? (isStated || layout.requiresGrad ? layout.requiresGrad : undefined);
+  return {
+    ...(isBuffer === null ? {} : { isBuffer }),
+    ...(requiresGrad === undefined ? {} : { requiresGrad }),
+  };
+}
+
+function describeLeftOut(why: string, names: readonly string[]): string {
+  const listed = names.slice(0, MAX_LISTED).map(quote).join(', ');
+  const more = names.length > MAX_LISTED ? ` and ${names.length - MAX_LISTED} more` : '';
+  const verb = names.length === 1 ? 'is' : 'are';
+  return `${listed}${more} ${verb} ${why}: not compared`;
+}
+
+/** Adds what only the class sources of a TorchScript archive tell of norm layers. */
+async function completeModules(
+  named: NamedParts,
+  container: TorchContainer,
+): Promise<ReadonlyMap<string, ModuleFacts>> {
+  const modules = new Map(named.modules);
+  for (const [path, module] of named.scriptClasses) {
+    const facts = modules.get(path);
+    const isNormLayer = named.tensors.has(path === '' ? 'running_mean' : `${path}.running_mean`);
+    if (facts === undefined || !isNormLayer) continue;
+    const source = await container.readClassSource(module);
+    if (source !== null) modules.set(path, completeFacts(facts, source));
+  }
+  return modules;
+}
+
+/** Freezing and optimising fold norm layers into convolutions, and weights into constants of the code. */
+function describeScript({ format }: TorchContainer, tensors: ReadonlyMap<string, Tensor>): readonly string[] {
+  const hasStatistics = [...tensors.keys()].some((name) => /(^|\.)running_mean$/.test(name));
+  if (format !== 'TorchScript' || hasStatistics) return [];
+  return [
+    'a TorchScript archive without running statistics: was it frozen or optimised, which folds norm layers away?',
+  ];
+}
+
+type Keys = ReadonlyMap<PickleValue, PickleValue>;
+
+/** The keys of a saved dict by which a framework is told, most certain first. */
+const MARKS: readonly (readonly [Framework, isMarked: (keys: Keys) => boolean])[] = [
+  // lightning/pytorch/trainer/connectors/checkpoint_connector.py, dump_checkpoint
+  ['lightning', (keys) => keys.has('pytorch-lightning_version')],
+  ['lightning', (keys) => keys.has('optimizer_states') && (keys.has('callbacks') || keys.has('loops'))],
+  // ultralytics/engine/trainer.py, save_model
+  ['ultralytics', (keys) => keys.has('train_args') && keys.has('ema')],
+  ['ultralytics', (keys) => [...keys.values()].some(isUltralyticsModule)],
+  // mmengine/runner/runner.py, save_checkpoint
+  [
+    'mmengine',
+    (keys) => keys.has('message_hub') || entriesOf(keys.get('meta'))?.has('mmengine_version') === true,
+  ],
+  // timm/utils/checkpoint_saver.py, _save; the ImageNet example of PyTorch writes `arch` alone
+  [
+    'timm',
+    (keys) =>
+      typeof keys.get('arch') === 'string' && (keys.has('state_dict_ema') || keys.get('version') === 2),
+  ],
+];
+
+/** The framework whose marks a checkpoint of torch.save bears; undefined for a state dict or module of anyone's. */
+function findMarkedFramework(root: PickleValue): Framework | undefined {
+  if (isUltralyticsModule(root)) return 'ultralytics';
+  const keys = entriesOf(root);
+  return keys === null ? undefined : MARKS.find(([, isMarked]) => isMarked(keys))?.[0];
+}
+
+function isUltralyticsModule(value: PickleValue): boolean {
+  return asModule(value)?.classModule.startsWith('ultralytics.') === true;
+}
+
+/**
+ * Completes a norm layer's facts from the source of its TorchScript class, which is searched as text
+ * (torch/csrc/jit/serialization/python_print.cpp). Scripting keeps constants there that the pickled object lacks;
+ * tracing leaves them in the call of its one method:
+ *
+ *     class BatchNorm2d(Module):
+ *       eps : Final[float] = 1.0000000000000001e-05
+ *       momentum : Final[float] = 0.10000000000000001
+ *       track_running_stats : Final[bool] = True
+ *       …
+ *         _0 = torch.batch_norm(input, weight, bias, running_mean, running_var, False, 0.1, 1e-05, True)
+ */
+export function completeFacts(facts: ModuleFacts, source: string): ModuleFacts {
+  const body = findClassBody(source, facts.className ?? '');
+  if (body === null) return facts;
+  const traced = TRACED_CALL.exec(body);
+  const momentum = readConstant(body, 'momentum') ?? traced?.[1] ?? null;
+  const tracks = readConstant(body, 'track_running_stats');
+  return {
+    ...facts,
+    epsilon: facts.epsilon ?? toNumber(readConstant(body, 'eps') ?? traced?.[2] ?? null),
+    momentum: facts.momentum ?? (momentum === 'None' ? 'cumulative' : toNumber(momentum)),
+    trackRunningStats: facts.trackRunningStats ?? (tracks === null ? null : tracks === 'True'),
+  };
+}
+
+/** The last arguments of torch.batch_norm: training, momentum, eps, cudnn_enabled. */
+const TRACED_CALL = /torch\.batch_norm\([^()]*, (?:True|False), ([\d.e+-]+), ([\d.e+-]+), (?:True|False)\)/;
+
+/** The lines of the class: those up to the next one that is not indented. */
+function findClassBody(source: string, className: string): string | null {
+  const lines = source.split('\n');
+  const start = lines.findIndex(
+    (line) => line.startsWith(`class ${className}(`) || line === `class ${className}:`,
+  );
+  if (start < 0) return null;
+  const rest = lines.slice(start + 1);
+  const end = rest.findIndex((line) => /^\S/.test(line));
+  return rest.slice(0, end < 0 ? rest.length : end).join('\n');
+}
+
+/** A constant of the class itself, which is indented by two; locals of methods are indented deeper. */
+function readConstant(body: string, name: string): string | null {
+  const match = new RegExp(`^  ${name} : (?:Final\\[)?[^=\\n]+ = (\\S+)\\s*$`, 'm').exec(body);
+  return match?.[1] ?? null;
+}
+
+function toNumber(text: string | null): number | null {
+  const value = text === null ? Number.NaN : Number(text);
+  return Number.isFinite(value) ? value : null;
+}

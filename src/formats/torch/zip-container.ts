@@ -1,0 +1,441 @@
+// The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
+
+import type { Splice } from '../../checkpoint/checkpoint.js';
+import { toSplices } from '../../checkpoint/edit-plan.js';
+import { CheckpointError, quote } from '../../errors.js';
+import {
+  type ByteSource,
+  holdBytes,
+  type PlacedContent,
+  readRange,
+  refuseAmplified,
+} from '../../io/byte-source.js';
+import { crc32, isInflated } from '../../io/inflated-source.js';
+import {
+  LOCAL_HEADER_BYTES,
+  locateRecord,
+  openZip,
+  readRecord,
+  type ZipArchive,
+  type ZipEntry,
+  zipError,
+} from '../../io/zip.js';
+import { MAX_PICKLE_BYTES, readPickle } from './pickle.js';
+import { asInteger, describeValue, type StorageNode } from './pickle-values.js';
+import { refuseForeignZip } from './sniff.js';
+import { elementTypeOf, resolveTorchId, type StorageTable, type TorchContainer } from './storages.js';
+
+/** A record is read in pieces of this size for its checksum. */
+const CHUNK_BYTES = 1024 * 1024;
+
+/** Where the CRC stands in a local file header and in an entry of the central directory (APPNOTE.TXT 4.3.7, 4.3.12). */
+const LOCAL_CRC_AT = 14;
+const ENTRY_CRC_AT = 16;
+
+const ENTRY_BYTES = 46;
+const ZIP64_LOCATOR_BYTES = 20;
+const ZIP64_EXTRA_ID = 1;
+const FLAG_DATA_DESCRIPTOR = 1 << 3;
+const MAX_U32 = 0xffffffff;
+
+/** A stored record's change of checksum. */
+interface Renewal {
+  readonly entry: ZipEntry;
+  readonly dataOffset: number;
+  readonly crc: number;
+}
+
+/**
+ * Plans how a zip archive takes pieces of other bytes: stored records in place, with their checksums renewed in the
+ * local header, the data descriptor and the directory; deflated ones as new stored records behind the last one, to which
+ * the directory then points. A checksum of 0, which means "not computed", stays.
+ *
+ * @param pieces by the archive's own source, or by the inflating source of a record; disjoint, by offset.
+ * @throws CheckpointError where a record or its header cannot be read.
+ */
+async function planZipSplices(
+  archive: ZipArchive,
+  pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
+): Promise<readonly Splice[]> {
+  const stored = pieces.get(archive.source) ?? [];
+  const renewals: Renewal[] = [];
+  const records = sortByHeader(archive);
+  for (const [entry, inRecord] of groupByRecord(records, stored)) {
+    const { offset, byteLength } = await locateRecord(archive, entry);
+    if (entry.crc32 === 0) continue;
+    const crc = await checksum(archive.source, { offset, byteLength }, inRecord);
+    renewals.push({ entry, dataOffset: offset, crc });
+  }
+  const splices = [...toSplices(stored)];
+  for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive, renewal)));
+  const inflated = new Map<ZipEntry, readonly PlacedContent[]>();
+  for (const [source, inRecord] of pieces) {
+    if (isInflated(source)) inflated.set(entryAt(records, source.deflated.range.offset), inRecord);
+  }
+  const directory =
+    inflated.size === 0
+      ? renewals.map(({ entry, crc }) => spliceU32(entry.entryOffset + ENTRY_CRC_AT, crc))
+      : [await planAppendedRecords(archive, inflated, renewals)];
+  return [...splices, ...directory].sort((x, y) => x.offset - y.offset);
+}
+
+function sortByHeader({ entries }: ZipArchive): readonly ZipEntry[] {
+  return [...entries.values()].sort((x, y) => x.headerOffset - y.headerOffset);
+}
+
+function groupByRecord(
+  records: readonly ZipEntry[],
+  pieces: readonly PlacedContent[],
+): ReadonlyMap<ZipEntry, readonly PlacedContent[]> {
+  const groups = new Map<ZipEntry, PlacedContent[]>();
+  for (const piece of pieces) {
+    const entry = entryAt(records, piece.offset);
+    const group = groups.get(entry) ?? [];
+    groups.set(entry, group);
+    group.push(piece);
+  }
+  return groups;
+}
+
+/** The record that a byte of the archive belongs to: the last one whose header starts before it. A binary search. */
+function entryAt(records: readonly ZipEntry[], offset: number): ZipEntry {
+  let [low, high] = [0, records.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((records[middle]?.headerOffset ?? Number.POSITIVE_INFINITY) <= offset) low = middle + 1;
+    else high = middle;
+  }
+  const found = records[low - 1];
+  if (found === undefined) throw new Error('a piece lies before the first record of its archive');
+  return found;
+}
+
+/** The CRC-32 of a stored record once the pieces are in it. */
+async function checksum(
+  source: ByteSource,
+  { offset, byteLength }: { readonly offset: number; readonly byteLength: number },
+  pieces: readonly PlacedContent[],
+): Promise<number> {
+  const buffer = new Uint8Array(Math.min(CHUNK_BYTES, byteLength));
+  let crc = 0;
+  for (let at = 0; at < byteLength; at += buffer.byteLength) {
+    const chunk = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - at));
+    await source.readInto(chunk, offset + at);
+    for (const piece of pieces) await overlay(chunk, offset + at, piece);
+    crc = crc32(chunk, crc);
+  }
+  return crc;
+}
+
+/** Puts what a piece says of a chunk into it. */
+async function overlay(
+  chunk: Uint8Array,
+  chunkOffset: number,
+  { offset, content }: PlacedContent,
+): Promise<void> {
+  const start = Math.max(offset, chunkOffset);
+  const end = Math.min(offset + content.byteLength, chunkOffset + chunk.byteLength);
+  if (start >= end) return;
+  const target = chunk.subarray(start - chunkOffset, end - chunkOffset);
+  await content.source.readInto(target, content.offset + start - offset);
+}
+
+/**
+ * The copies of a record's checksum beside the directory's: in the local header, unless it is left to the descriptor, and
+ * in the data descriptor, which has an optional signature PK\7\8 before it.
+ */
+async function planHeaderChecksums(
+  { source }: ZipArchive,
+  { entry, dataOffset, crc }: Renewal,
+): Promise<Splice[]> {
+  const candidates = [entry.headerOffset + LOCAL_CRC_AT];
+  if (entry.flags & FLAG_DATA_DESCRIPTOR) {
+    const end = dataOffset + entry.compressedByteLength;
+    candidates.push((await readU32(source, end)) === 0x08074b50 ? end + 4 : end);
+  }
+  const splices: Splice[] = [];
+  for (const at of candidates) {
+    if ((await readU32(source, at)) === entry.crc32) splices.push(spliceU32(at, crc));
+  }
+  return splices;
+}
+
+async function readU32(source: ByteSource, offset: number): Promise<number | null> {
+  if (offset + 4 > source.byteLength) return null;
+  const bytes = await readRange({ source, offset, byteLength: 4 });
+  return new DataView(bytes.buffer).getUint32(0, true);
+}
+
+function spliceU32(offset: number, value: number): Splice {
+  const view = new DataView(new ArrayBuffer(4));
+  view.setUint32(0, value, true);
+  return { offset, deleted: 4, content: holdBytes(new Uint8Array(view.buffer)) };
+}
+
+/** One splice from the old directory to the end of the file: the new records, the directory, the end records. */
+async function planAppendedRecords(
+  archive: ZipArchive,
+  inflated: ReadonlyMap<ZipEntry, readonly PlacedContent[]>,
+  renewals: readonly Renewal[],
+): Promise<Splice> {
+  const { source, extent } = archive;
+  const parts: Uint8Array[] = [];
+  const changes = new Map<ZipEntry, StoredRecord>();
+  let position = extent.offset;
+  for (const [entry, pieces] of inflated) {
+    const record = await makeStoredRecord(entry, pieces, position);
+    changes.set(entry, record);
+    parts.push(record.header, record.data);
+    position += record.header.byteLength + record.data.byteLength;
+  }
+  const end = extent.offset + extent.byteLength;
+  if (position + extent.byteLength > MAX_U32) {
+    throw zipError(archive.file, 'deflated records of an archive beyond 4 GiB cannot be replaced', {
+      code: 'unsupported',
+      hint: 'Zip the checkpoint again without compression: zip -0 -r',
+    });
+  }
+  const old = await readRange({ source, offset: extent.offset, byteLength: extent.byteLength });
+  const crcs = new Map(renewals.map(({ entry, crc }) => [entry, crc]));
+  const entries = [...archive.entries.values()].sort((x, y) => x.entryOffset - y.entryOffset);
+  const rewritten = entries.map((entry, index) => {
+    const next = entries[index + 1]?.entryOffset ?? end;
+    const bytes = old.slice(entry.entryOffset - extent.offset, next - extent.offset);
+    const change = changes.get(entry);
+    const crc = crcs.get(entry);
+    if (crc !== undefined) new DataView(bytes.buffer).setUint32(ENTRY_CRC_AT, crc, true);
+    return change === undefined ? bytes : toStoredEntry(bytes, change);
+  });
+  const directory = Buffer.concat(rewritten);
+  const rest = await readRange({ source, offset: end, byteLength: source.byteLength - end });
+  moveEndRecords(rest, { offset: position, byteLength: directory.byteLength });
+  const content = holdBytes(Buffer.concat([...parts, directory, rest]));
+  return { offset: extent.offset, deleted: source.byteLength - extent.offset, content };
+}
+
+interface StoredRecord {
+  readonly header: Uint8Array;
+  readonly data: Uint8Array;
+  readonly crc: number;
+  readonly headerOffset: number;
+}
+
+async function makeStoredRecord(
+  entry: ZipEntry,
+  pieces: readonly PlacedContent[],
+  headerOffset: number,
+): Promise<StoredRecord> {
+  const source = pieces[0]?.source;
+  if (source === undefined) throw new Error(`no piece changes the record ${quote(entry.name)}`);
+  const whole = { source, offset: 0, byteLength: entry.byteLength };
+  refuseAmplified([whole], source.name);
+  const data = await readRange(whole);
+  for (const piece of pieces) await overlay(data, 0, piece);
+  const crc = entry.crc32 === 0 ? 0 : crc32(data);
+  const header = new Uint8Array(LOCAL_HEADER_BYTES + entry.nameBytes.byteLength);
+  const view = new DataView(header.buffer);
+  view.setUint32(0, 0x04034b50, true);
+  view.setUint16(4, 20, true);
+  view.setUint16(6, entry.flags & ~FLAG_DATA_DESCRIPTOR, true);
+  view.setUint32(LOCAL_CRC_AT, crc, true);
+  view.setUint32(18, data.byteLength, true);
+  view.setUint32(22, data.byteLength, true);
+  view.setUint16(26, entry.nameBytes.byteLength, true);
+  header.set(entry.nameBytes, LOCAL_HEADER_BYTES);
+  return { header, data, crc, headerOffset };
+}
+
+/** A directory entry for a record that is stored now; a zip64 extra field has nothing left to say. */
+function toStoredEntry(bytes: Uint8Array, { crc, data, headerOffset }: StoredRecord): Uint8Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const nameEnd = ENTRY_BYTES + view.getUint16(28, true);
+  const extraEnd = nameEnd + view.getUint16(30, true);
+  const extra = dropZip64(bytes.subarray(nameEnd, extraEnd));
+  view.setUint16(8, view.getUint16(8, true) & ~FLAG_DATA_DESCRIPTOR, true);
+  view.setUint16(10, 0, true);
+  view.setUint32(ENTRY_CRC_AT, crc, true);
+  view.setUint32(20, data.byteLength, true);
+  view.setUint32(24, data.byteLength, true);
+  view.setUint16(30, extra.byteLength, true);
+  view.setUint32(42, headerOffset, true);
+  return Buffer.concat([bytes.subarray(0, nameEnd), extra, bytes.subarray(extraEnd)]);
+}
+
+function dropZip64(extra: Uint8Array): Uint8Array {
+  const view = new DataView(extra.buffer, extra.byteOffset, extra.byteLength);
+  const kept: Uint8Array[] = [];
+  for (let at = 0; at + 4 <= extra.byteLength; ) {
+    const end = at + 4 + view.getUint16(at + 2, true);
+    if (view.getUint16(at, true) !== ZIP64_EXTRA_ID) kept.push(extra.subarray(at, end));
+    at = end;
+  }
+  return Buffer.concat(kept);
+}
+
+/** Points the end records, which start with the zip64 one where there is one, at the directory's new place. */
+function moveEndRecords(
+  rest: Uint8Array,
+  directory: { readonly offset: number; readonly byteLength: number },
+): void {
+  const view = new DataView(rest.buffer, rest.byteOffset, rest.byteLength);
+  const endRecord = findEndRecord(view);
+  if (view.getUint32(0, true) === 0x06064b50) {
+    view.setBigUint64(40, BigInt(directory.byteLength), true);
+    view.setBigUint64(48, BigInt(directory.offset), true);
+    const locator = endRecord - ZIP64_LOCATOR_BYTES;
+    view.setBigUint64(locator + 8, BigInt(directory.offset + directory.byteLength), true);
+  }
+  if (view.getUint32(endRecord + 12, true) !== MAX_U32)
+    view.setUint32(endRecord + 12, directory.byteLength, true);
+  if (view.getUint32(endRecord + 16, true) !== MAX_U32)
+    view.setUint32(endRecord + 16, directory.offset, true);
+}
+
+/** The reader has found it already, as the record whose comment ends with the file. */
+function findEndRecord(view: DataView): number {
+  for (let at = view.byteLength - 22; at >= 0; at--) {
+    const isEnd = view.getUint32(at, true) === 0x06054b50;
+    if (isEnd && view.getUint16(at + 20, true) === view.byteLength - at - 22) return at;
+  }
+  throw new Error('the end record of the archive is gone');
+}
+
+/** `little` or `big`, with room for whatever else may stand there. */
+const MAX_BYTE_ORDER_BYTES = 64;
+
+/** Python source of one module of a TorchScript archive. */
+const MAX_CLASS_SOURCE_BYTES = 4 * 1024 * 1024;
+
+/** Records up to this size are checked against their CRC when they hold statistics. */
+const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Opens the zip container that torch.save (since 1.6) and torch.jit.save write
+ * (caffe2/serialize/inline_container.h):
+ *
+ *     ROOT/data.pkl        the object; storages by key
+ *     ROOT/data/KEY        the bytes of a storage, stored and aligned to 64
+ *     ROOT/byteorder       little or big; absent before PyTorch 2.1, which means little
+ *     ROOT/constants.pkl   TorchScript only, as is ROOT/code/
+ *
+ * ROOT is the directory of the first entry. Reads the directory and data.pkl; storages only when asked for.
+ *
+ * @throws CheckpointError where it is something else, damaged or hostile.
+ */
+export async function openZipContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+  const archive = await openZip(source, file);
+  const root = findRoot(archive);
+  const { bytes, fileOffset } = await readRecord(
+    archive,
+    recordOf(archive, `${root}data.pkl`),
+    MAX_PICKLE_BYTES,
+  );
+  const { value } = readPickle(bytes, {
+    file,
+    baseOffset: fileOffset,
+    subject: 'the pickle data.pkl',
+    resolvePersistentId: (id, offset) => resolveTorchId(id, { file, offset }),
+  });
+  return {
+    format: archive.entries.has(`${root}constants.pkl`) ? 'TorchScript' : 'PyTorch',
+    root: value,
+    storages: new ZipStorages(archive, root, await readByteOrder(archive, root)),
+    readClassSource: (module) => readClassSource(archive, root, module),
+    planSplices: (pieces) => planZipSplices(archive, pieces),
+  };
+}
+
+/** The directory, with its slash, that holds data.pkl; '' for an archive that was zipped again without one. */
+function findRoot(archive: ZipArchive): string {
+  const pickles = [...archive.entries.keys()].filter((name) => /^([^/]*\/)?data\.pkl$/.test(name));
+  const [pickle] = pickles;
+  if (pickle === undefined) refuseForeignZip([...archive.entries.keys()], archive.file);
+  if (pickles.length > 1) {
+    throw new CheckpointError(
+      `expected one data.pkl, found ${pickles.length}: ${pickles.slice(0, 4).map(quote).join(', ')}`,
+      {
+        code: 'malformed',
+        file: archive.file,
+      },
+    );
+  }
+  return pickle.slice(0, -'data.pkl'.length);
+}
+
+function recordOf(archive: ZipArchive, name: string): ZipEntry {
+  const entry = archive.entries.get(name);
+  if (entry !== undefined) return entry;
+  throw new CheckpointError(`expected the zip record ${quote(name)}, found none of that name`, {
+    code: 'malformed',
+    file: archive.file,
+  });
+}
+
+async function readByteOrder(archive: ZipArchive, root: string): Promise<'little' | 'big'> {
+  const entry = archive.entries.get(`${root}byteorder`);
+  if (entry === undefined) return 'little';
+  const { bytes } = await readRecord(archive, entry, MAX_BYTE_ORDER_BYTES);
+  const text = new TextDecoder('latin1').decode(bytes).trim();
+  if (text === 'little' || text === 'big') return text;
+  throw new CheckpointError(`expected the byteorder record to say "little" or "big", found ${quote(text)}`, {
+    code: 'malformed',
+    file: archive.file,
+    offset: entry.headerOffset,
+  });
+}
+
+/** `__torch__.torch.nn.modules.conv` is at `ROOT/code/__torch__/torch/nn/modules/conv.py`. */
+async function readClassSource(archive: ZipArchive, root: string, module: string): Promise<string | null> {
+  const entry = archive.entries.get(`${root}code/${module.replaceAll('.', '/')}.py`);
+  if (entry === undefined || entry.byteLength > MAX_CLASS_SOURCE_BYTES) return null;
+  const { bytes } = await readRecord(archive, entry, MAX_CLASS_SOURCE_BYTES);
+  return new TextDecoder('utf-8').decode(bytes);
+}
+
+/** The storages of a zip container: the records `data/KEY`. */
+class ZipStorages implements StorageTable {
+  readonly #archive: ZipArchive;
+  readonly #root: string;
+  readonly #byteOrder: 'little' | 'big';
+  readonly #verified = new Set<string>();
+
+  constructor(archive: ZipArchive, root: string, byteOrder: 'little' | 'big') {
+    this.#archive = archive;
+    this.#root = root;
+    this.#byteOrder = byteOrder;
+  }
+
+  async locate(storage: StorageNode, tensorName: string) {
+    const elementByteLength = elementTypeOf(storage.typeName)?.byteLength ?? 1;
+    const elementCount = asInteger(storage.elementCount);
+    const entry = this.#entryOf(storage, tensorName);
+    if (elementCount === null || elementCount * elementByteLength > entry.byteLength) {
+      throw new CheckpointError(
+        `the tensor ${quote(tensorName)}: expected a storage of ${describeValue(storage.elementCount)} elements in the ` +
+          `zip record ${quote(entry.name)}, found ${entry.byteLength} bytes, which is not the size of so many`,
+        { code: 'malformed', file: this.#archive.file, offset: storage.offset },
+      );
+    }
+    return { range: await locateRecord(this.#archive, entry), byteOrder: this.#byteOrder };
+  }
+
+  async verify(storage: StorageNode, tensorName: string): Promise<void> {
+    const entry = this.#entryOf(storage, tensorName);
+    if (entry.byteLength > MAX_VERIFIED_BYTES || this.#verified.has(entry.name)) return;
+    this.#verified.add(entry.name);
+    // A deflated record is checked whenever it is read, and of a small one that is always all.
+    const range = await locateRecord(this.#archive, entry);
+    if (!isInflated(range.source)) await readRecord(this.#archive, entry, MAX_VERIFIED_BYTES);
+    else await range.source.readInto(new Uint8Array(Math.min(1, range.byteLength)), 0);
+  }
+
+  /** Looked up by name in the directory only: a key with `../` or a leading `/` is a name like any other. */
+  #entryOf(storage: StorageNode, tensorName: string): ZipEntry {
+    const entry = this.#archive.entries.get(`${this.#root}data/${storage.key}`);
+    if (entry !== undefined) return entry;
+    throw new CheckpointError(
+      `the tensor ${quote(tensorName)}: expected its storage in the zip record ${quote(`data/${storage.key}`)}, found no such record`,
+      { code: 'malformed', file: this.#archive.file, offset: storage.offset },
+    );
+  }
+}

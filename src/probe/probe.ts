@@ -1,0 +1,252 @@
+// Runs before and after on the same inputs and compares the outputs: `bn-audit probe`.
+
+import { compareCheckpoints } from '../audit.js';
+import type { OpenOptions } from '../checkpoint/checkpoint.js';
+import type { LayerComparison } from '../compare/compare-layers.js';
+import { matchNames } from '../compare/globs.js';
+import type { PrefixEdit } from '../compare/pair-layers.js';
+import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
+import { CheckpointError, quote, UsageError } from '../errors.js';
+import { editModel, type GraphEdit } from '../formats/onnx/edit-graph.js';
+import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
+import { openPath, refuseIdleSelect } from '../formats/open.js';
+import { refuseSameCheckpoint } from '../io/write-target.js';
+import { listLayerNames } from '../norm/norm-layer.js';
+import { checkOptions } from '../options.js';
+import { type AuditResults, buildReport } from '../report/audit-report.js';
+import {
+  countsSamplesFirst,
+  drawInputs,
+  InputFiles,
+  type InputRuns,
+  type InputShape,
+  listInputs,
+} from './inputs.js';
+import { buildProbeReport, type ProbeReport } from './probe-report.js';
+import { type LayerPlan, type ProbePlan, planProbe } from './put-back.js';
+import { runProbe } from './run.js';
+import {
+  type ExternalTensors,
+  type Fetched,
+  findExternalTensors,
+  type ImportRuntime,
+  loadRuntime,
+  type OnnxRuntime,
+  openSession,
+  type RuntimeSession,
+  runSession,
+  toRuntimeTensor,
+} from './runtime.js';
+
+/** What a probe is told beside the two checkpoints. */
+export interface ProbeOptions extends OpenOptions {
+  /** .npy and .npz files, each as `FILE` or `NAME=FILE`; without any, random samples are drawn. */
+  readonly inputs?: readonly string[] | undefined;
+  /** How many random samples to draw; 8 unless given. */
+  readonly samples?: number | undefined;
+  /** A whole number that the random samples follow from; 0 unless given. */
+  readonly seed?: number | undefined;
+  /** Shapes of random inputs, for dimensions that the model leaves open. */
+  readonly shapes?: readonly InputShape[] | undefined;
+  /** Samples that run at once, where the model leaves it open. */
+  readonly batch?: number | undefined;
+  /** Globs over module paths: the layers to put back, instead of those that drifted or became invalid. */
+  readonly layers?: readonly string[] | undefined;
+  /** How many layers are put back alone as well, those with the largest predicted shift; all unless given. */
+  readonly ablations?: number | undefined;
+  /** Epsilon of every layer, where folding needs it and neither file tells. */
+  readonly epsilon?: number | undefined;
+  /** How names of before read in after. */
+  readonly map?: readonly PrefixEdit[] | undefined;
+  readonly onProgress?: ((progress: { readonly done: number; readonly total: number }) => void) | undefined;
+  /** Imports onnxruntime-node; by default as bn-audit itself resolves it. */
+  readonly importRuntime?: ImportRuntime | undefined;
+}
+
+const DEFAULT_SAMPLES = 8;
+
+/**
+ * Runs after, and after with before's statistics put back in memory, on the same inputs through onnxruntime-node, and
+ * measures what the drift of the statistics does to the outputs.
+ *
+ * @param beforePath any checkpoint that an audit takes.
+ * @param afterPath an ONNX model.
+ * @throws CheckpointError when a file cannot be read or the model cannot be run.
+ * @throws UsageError when onnxruntime-node is missing, or inputs and model do not fit.
+ */
+export async function probe(
+  beforePath: string,
+  afterPath: string,
+  options: ProbeOptions = {},
+): Promise<ProbeReport> {
+  checkOptions('probe', options);
+  refuseBothInputs(options);
+  refuseSameCheckpoint(beforePath, afterPath);
+  const runtime = await loadRuntime(options.importRuntime);
+  const before = await openPath(beforePath, options);
+  try {
+    const after = await openPath(afterPath, options);
+    try {
+      refuseIdleSelect(options.select, [before, after]);
+      if (!isOnnxCheckpoint(after)) throw cannotRun(after.path, after.format);
+      const { epsilon, map } = options;
+      const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
+      refuseWithoutPairs(compared.layers, after.path);
+      return await probeComparison(runtime, after, compared, options);
+    } finally {
+      await after.close();
+    }
+  } finally {
+    await before.close();
+  }
+}
+
+async function probeComparison(
+  runtime: OnnxRuntime,
+  after: OnnxCheckpoint,
+  compared: AuditResults,
+  options: ProbeOptions,
+): Promise<ProbeReport> {
+  const plan = await planProbe({
+    comparisons: compared.layers,
+    layersOfAfter: compared.after.layers,
+    linearWeights: (after.graph?.linears ?? []).map(({ weight }) =>
+      weight.kind === 'constant' ? weight.tensor : null,
+    ),
+    nodes: await after.locateNodes(),
+    isPutBack: chooseLayers(compared.layers, options.layers),
+  });
+  const bench: Bench = { runtime, after, external: await findExternalTensors(after) };
+  const files = new InputFiles();
+  try {
+    const { inputs, outputs, unfetched, plain } = await runPlain(bench, files, options);
+    const results = await withSession(bench, plan.edit, (session) =>
+      runProbe({
+        runtime,
+        session,
+        file: after.path,
+        inputs,
+        layers: plan.layers,
+        outputs,
+        ablated: chooseAblated(plan, options.ablations),
+        plain,
+        onProgress: options.onProgress,
+      }),
+    );
+    return buildProbeReport({
+      audit: buildReport(compared),
+      runtimeVersion: runtime.env.versions.node ?? 'unknown',
+      inputs,
+      results,
+      unfetched,
+    });
+  } finally {
+    await files.close();
+  }
+}
+
+/** What sessions are made with. */
+interface Bench {
+  readonly runtime: OnnxRuntime;
+  readonly after: OnnxCheckpoint;
+  readonly external: ExternalTensors;
+}
+
+/** Loads after with an edit, and releases it when the work is done: one session exists at a time. */
+async function withSession<Result>(
+  { runtime, after, external }: Bench,
+  edit: GraphEdit,
+  work: (session: RuntimeSession) => Promise<Result>,
+): Promise<Result> {
+  const model = await editModel(after.file, edit);
+  const session = await openSession(runtime, { file: after.path, model, external });
+  try {
+    return await work(session);
+  } finally {
+    await session.release();
+  }
+}
+
+/** After as it stands: what it takes, what it gives, and its outputs for the first run. */
+interface PlainRun {
+  readonly inputs: InputRuns;
+  readonly outputs: readonly string[];
+  readonly unfetched: readonly string[];
+  readonly plain: Fetched;
+}
+
+async function runPlain(bench: Bench, files: InputFiles, options: ProbeOptions): Promise<PlainRun> {
+  const { runtime, after } = bench;
+  return await withSession(bench, { nodes: new Map(), added: [] }, async (session) => {
+    const wanted = listInputs(session);
+    const { batch } = options;
+    const isBatched = countsSamplesFirst(wanted, session);
+    const inputs =
+      (options.inputs ?? []).length > 0
+        ? await files.open(options.inputs ?? [], wanted, { batch, isBatched })
+        : drawInputs(wanted, {
+            samples: options.samples ?? DEFAULT_SAMPLES,
+            seed: options.seed ?? 0,
+            shapes: options.shapes ?? [],
+            batch,
+          });
+    const tensors = session.outputMetadata.filter(({ isTensor }) => isTensor).map(({ name }) => name);
+    const feeds = [...(await inputs.read(0))].map(
+      ([name, array]) => [name, toRuntimeTensor(runtime, array)] as const,
+    );
+    return {
+      inputs,
+      outputs: tensors,
+      unfetched: session.outputMetadata.filter(({ isTensor }) => !isTensor).map(({ name }) => name),
+      plain: await runSession(session, {
+        file: after.path,
+        feeds: Object.fromEntries(feeds),
+        fetches: tensors,
+      }),
+    };
+  });
+}
+
+/** The layers that drifted or became invalid, or those that the globs name, whatever they did. */
+function chooseLayers(
+  layers: readonly LayerComparison[],
+  globs: readonly string[] | undefined,
+): (layer: LayerComparison) => boolean {
+  if (globs === undefined || globs.length === 0)
+    return ({ status }) => status === 'drifted' || status === 'invalid';
+  const names = layers.map(listLayerNames);
+  for (const glob of globs) {
+    if (!names.some(matchNames([glob], names)))
+      throw new UsageError(`--layer ${quote(glob)} matches no norm layer of both checkpoints`);
+  }
+  const isNamed = matchNames(globs, names);
+  return (layer) => isNamed(listLayerNames(layer));
+}
+
+/** Layers that are put back alone as well: those whose statistics predict the largest shift. */
+function chooseAblated({ layers }: ProbePlan, limit: number | undefined): ReadonlySet<LayerPlan> {
+  const putBack = layers.filter(({ fed }) => fed !== null);
+  if (limit === undefined || limit >= putBack.length) return new Set(putBack);
+  const shiftOf = ({ comparison: { measures } }: LayerPlan) =>
+    measures?.outputShift ?? measures?.logStdRatio.rms ?? 0;
+  const chosen = new Set([...putBack].sort((x, y) => shiftOf(y) - shiftOf(x)).slice(0, limit));
+  return new Set(putBack.filter((layer) => chosen.has(layer)));
+}
+
+function refuseBothInputs({ inputs, samples, seed, shapes }: ProbeOptions): void {
+  const isDrawn = samples !== undefined || seed !== undefined || (shapes ?? []).length > 0;
+  if (isDrawn && (inputs ?? []).length > 0) {
+    throw new UsageError(
+      'input files leave nothing to draw',
+      'Take either --input, or --samples, --seed and --shape.',
+    );
+  }
+}
+
+function cannotRun(file: string, format: string): CheckpointError {
+  return new CheckpointError(`expected an ONNX model to run, found a ${format} checkpoint`, {
+    code: 'unsupported',
+    file,
+    hint: 'Export after to ONNX: torch.onnx.export(model, sample, "after.onnx"). Before may stay what it is.',
+  });
+}

@@ -1,0 +1,509 @@
+import { describe, expect, test } from 'vitest';
+import { type AuditOptions, auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
+import type { Checkpoint, LinearNode } from '../../src/checkpoint/checkpoint.js';
+import type { DType } from '../../src/checkpoint/dtype.js';
+import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import { openSource } from '../../src/formats/open.js';
+import { memorySource } from '../../src/io/byte-source.js';
+import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
+import { failureOf } from '../build/failure.js';
+import { graphOf, linearNodeOf } from '../build/layers.js';
+
+const EPSILON = 1e-5;
+
+interface Norm {
+  readonly gamma: readonly number[];
+  readonly beta: readonly number[];
+  readonly mean: readonly number[];
+  readonly variance: readonly number[];
+}
+
+/** A weight and bias with a norm layer folded in; `channelOf` tells the output channel of a weight's element. */
+function fold(
+  weight: readonly number[],
+  channelOf: (index: number) => number,
+  { gamma, beta, mean, variance }: Norm,
+  epsilon = EPSILON,
+): { readonly weight: readonly number[]; readonly bias: readonly number[] } {
+  const at = (values: readonly number[], channel: number) => values[channel] ?? Number.NaN;
+  const scale = gamma.map((factor, channel) => factor / Math.sqrt(at(variance, channel) + epsilon));
+  return {
+    weight: weight.map((value, index) => value * at(scale, channelOf(index))),
+    bias: beta.map((shift, channel) => shift - at(mean, channel) * at(scale, channel)),
+  };
+}
+
+const weights = (count: number) => Array.from({ length: count }, (_, i) => Math.sin(i + 1));
+
+function exported(...linears: readonly LinearNode[]): Checkpoint {
+  return checkpointOf([], { path: 'after.onnx', format: 'ONNX', graph: graphOf([], linears) });
+}
+
+const norm: Norm = {
+  gamma: [1.5, 0.5, 2],
+  beta: [0.25, -0.5, 1],
+  mean: [0.1, 0.2, -0.3],
+  variance: [2, 3, 0.5],
+};
+const drifted: Norm = { ...norm, mean: [0.2, 0.2, -0.3], variance: [2, 4, 0.5] };
+
+const namedNorm = (path: string, { gamma, beta, mean, variance }: Norm = norm) =>
+  normTensors(path, { mean, variance, weight: gamma, bias: beta });
+
+describe('a transposed convolution that only the graph knows', () => {
+  // By names and shapes, `up2` feeds `bn1`: its first dimension counts three channels too.
+  const [weight, shape] = [weights(2 * 3 * 4), [2, 3, 2, 2]];
+  const channelOf = (index: number) => Math.floor(index / 4) % 3;
+  const exportOf = (state: Norm) => {
+    const folded = fold(weight, channelOf, state);
+    const overrides = {
+      op: 'ConvTranspose' as const,
+      foldedNormPath: 'net.bn1',
+      looksFolded: true,
+      outputAxis: 1,
+      outputChannels: 3,
+    };
+    return exported(linearNodeOf('net.up1', { ...folded, shape }, overrides));
+  };
+  const named = (prefix: string) =>
+    checkpointOf(
+      [
+        tensorOf(`${prefix}net.up2.weight`, weights(3 * 5 * 4), { shape: [3, 5, 2, 2] }),
+        ...namedNorm(`${prefix}net.bn1`),
+        tensorOf(`${prefix}net.up1.weight`, weight, { shape }),
+      ],
+      { path: 'before.safetensors' },
+    );
+
+  test.each(['', 'module.'])('is found by its own name under the prefix %j', async (prefix) => {
+    const { layers, regions } = await auditCheckpoints(named(prefix), exportOf(norm));
+    expect(layers).toMatchObject([
+      {
+        name: 'net.bn1',
+        status: 'locked',
+        via: 'folded',
+        before: { name: `${prefix}net.bn1` },
+      },
+    ]);
+    expect(regions).toMatchObject([{ status: 'frozen' }]);
+  });
+
+  test('and its drift is recovered, also where the export stands before', async () => {
+    expect((await auditCheckpoints(named(''), exportOf(drifted))).layers).toMatchObject([
+      { status: 'drifted', channelsMoved: 2 },
+    ]);
+    expect((await auditCheckpoints(exportOf(drifted), named('module.'))).layers).toMatchObject([
+      { status: 'drifted', channelsMoved: 2 },
+    ]);
+  });
+});
+
+describe('channels whose scale γ is zero', () => {
+  const weight = weights(3 * 2 * 9);
+  const state = (mean: readonly number[]): Norm => ({ ...norm, gamma: [1.5, 0, 0], mean });
+  const exportOf = (mean: readonly number[]) => {
+    const folded = fold(weight, (index) => Math.floor(index / 18), state(mean));
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    return exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, overrides));
+  };
+  const named = checkpointOf(
+    [
+      tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }),
+      ...normTensors('bn', {
+        mean: norm.mean,
+        variance: norm.variance,
+        weight: [1.5, 0, 0],
+        bias: norm.beta,
+      }),
+    ],
+    { inModuleOrder: true },
+  );
+  const note = [
+    'bn: folding hides the statistics of channels whose scale is zero or too near it: 2 of 3 were not audited',
+  ];
+
+  test('are said not to be audited, whatever the others did', async () => {
+    const still = await auditCheckpoints(named, exportOf([0.1, 9, 9]));
+    expect([still.layers[0]?.status, still.layers[0]?.channelsHidden, still.warnings]).toEqual([
+      'locked',
+      2,
+      note,
+    ]);
+    const moved = await auditCheckpoints(named, exportOf([0.2, 9, 9]));
+    expect([moved.layers[0]?.status, moved.layers[0]?.channelsMoved, moved.warnings]).toEqual([
+      'drifted',
+      1,
+      note,
+    ]);
+  });
+
+  test('count in no measure between two folded files', async () => {
+    const spread = (variance: number) => {
+      const folded = fold(weight, (index) => Math.floor(index / 18), {
+        ...state(norm.mean),
+        variance: [variance, 3, 0.5],
+      });
+      return exported(
+        linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, { foldedNormPath: 'bn', looksFolded: true }),
+      );
+    };
+    const { layers } = await compareCheckpoints(spread(2), spread(8));
+    const log = Math.log(Math.sqrt((8 + EPSILON) / (2 + EPSILON)));
+    expect(layers[0]?.measures?.logStdRatio?.rms).toBeCloseTo(log, 6);
+    expect(layers[0]?.measures?.logStdRatio?.max).toBeCloseTo(log, 6);
+  });
+
+  test('are named where a layer has no others, and only its bias can be compared', async () => {
+    const exportZeros = (bias: readonly number[]) => {
+      const overrides = { foldedNormPath: 'bn', looksFolded: true };
+      const zeros = { weight: weight.map(() => 0), bias, shape: [3, 2, 3, 3] };
+      return exported(linearNodeOf('conv', zeros, overrides));
+    };
+    const statusOf = async (bias: readonly number[]) => {
+      const { layers, warnings } = await auditCheckpoints(exportZeros([1, 2, 3]), exportZeros(bias));
+      return [layers.map(({ name, status }) => [name, status]), warnings];
+    };
+    const all = [note[0]?.replace('2 of 3', '3 of 3')];
+    expect(await statusOf([1, 2, 3])).toEqual([[['bn', 'locked']], all]);
+    expect(await statusOf([1, 2, 4])).toEqual([[['bn', 'ambiguous']], all]);
+  });
+
+  test('also between two folded files', async () => {
+    const { layers, warnings } = await auditCheckpoints(exportOf([0.1, 0, 0]), exportOf([0.1, 9, 9]));
+    expect([layers[0]?.status, warnings]).toEqual(['locked', note]);
+  });
+});
+
+describe('folded layers whose paths two exporters begin differently', () => {
+  const shape = [3, 2, 3, 3];
+  const weight = weights(54);
+  const exportOf = (path: string, state: Norm, from: readonly number[] = weight) => {
+    const folded = fold(from, (index) => Math.floor(index / 18), state);
+    return exported(linearNodeOf(path, { ...folded, shape }, { looksFolded: true }));
+  };
+
+  test('are paired by their values', async () => {
+    const { layers } = await auditCheckpoints(exportOf('conv0', norm), exportOf('net.conv0', drifted));
+    expect(layers).toMatchObject([{ status: 'drifted', via: 'folded' }]);
+  });
+
+  test('are paired by the names of their own kind, in lists beside each other', async () => {
+    const named = checkpointOf(
+      [tensorOf('model.convs.0.weight', weight, { shape }), ...namedNorm('model.bns.0')],
+      { inModuleOrder: true },
+    );
+    const { layers } = await auditCheckpoints(named, exportOf('convs.0', drifted));
+    expect(layers).toMatchObject([{ name: 'model.bns.0', status: 'drifted', via: 'folded' }]);
+  });
+
+  test('are said to be unpaired where no value proves it', async () => {
+    const other = weight.map((value, index) => value + Math.cos(index));
+    const stem = linearNodeOf('stem', { ...fold(weights(54), () => 0, norm), shape }, { looksFolded: true });
+    const before = exported(stem, ...(exportOf('conv0', norm, other).graph?.linears ?? []));
+    const { findings } = await auditCheckpoints(before, exported(stem));
+    expect(findings).toMatchObject([{ kind: 'unpaired-layer', level: 'warning', layer: 'conv0' }]);
+  });
+});
+
+test('the epsilon that was asked for is every layer’s, also where both sides are folded', async () => {
+  const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
+  const side = exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, { looksFolded: true }));
+  const ask = async (epsilon?: number) => (await auditCheckpoints(side, side, { epsilon })).layers;
+  expect(await ask(0.5)).toMatchObject([{ via: 'folded', epsilon: 0.5, epsilonFrom: 'option' }]);
+  expect(await ask()).toMatchObject([{ epsilon: 1e-5, epsilonFrom: 'default' }]);
+});
+
+test('a bias that two exporters rounded in another order did not move', async () => {
+  const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
+  const exportOf = (bias: readonly number[]) =>
+    exported(
+      linearNodeOf('conv', { weight: folded.weight, bias, shape: [3, 2, 3, 3] }, { looksFolded: true }),
+    );
+  const nudge = (by: number) => folded.bias.map((value, channel) => (channel === 0 ? value + by : value));
+  const statusOf = async (by: number) =>
+    (await auditCheckpoints(exportOf(folded.bias), exportOf(nudge(by)))).layers[0]?.status;
+  expect(await statusOf(1e-7)).toBe('locked');
+  expect(await statusOf(1e-5)).toBe('ambiguous');
+});
+
+describe('one factor for every channel', () => {
+  const weight = weights(54);
+  const shape = [3, 2, 3, 3];
+  const isUniform = async (state: Norm, held = norm) => {
+    const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn', held)], {
+      inModuleOrder: true,
+    });
+    const folded = fold(weight, (index) => Math.floor(index / 18), state);
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    const after = exported(linearNodeOf('conv', { ...folded, shape }, overrides));
+    return (await compareCheckpoints(named, after)).layers.map((layer) => [
+      layer.status,
+      layer.isUniformScale,
+    ]);
+  };
+
+  test('is told where all spreads grew alike', async () => {
+    const grown = norm.variance.map((value) => 4 * (value + EPSILON) - EPSILON);
+    expect(await isUniform({ ...norm, variance: grown })).toEqual([['drifted', true]]);
+    expect(await isUniform({ ...norm, variance: grown.with(1, 3) })).toEqual([['drifted', false]]);
+  });
+
+  test('is not 1, where means moved alone', async () => {
+    expect(await isUniform({ ...norm, mean: [1, 2, 3] })).toEqual([['drifted', false]]);
+  });
+
+  test('is told as exactly as folding tells a spread', async () => {
+    // Twice 8.5e-6 of the factor, which is what rounding to float32 explains.
+    const wide = { ...norm, variance: [1e-5, 3, 1e6] };
+    const grow = (factors: readonly number[]) => ({
+      ...wide,
+      variance: wide.variance.map((value, i) => (factors[i] ?? 1) * (value + EPSILON) - EPSILON),
+    });
+    expect(await isUniform(grow([4, 4, 4]), wide)).toEqual([['drifted', true]]);
+    expect(await isUniform(grow([4, 4, 4 * (1 + 1.2e-5)]), wide)).toEqual([['drifted', true]]);
+    expect(await isUniform(grow([4, 4, 4 * (1 + 5e-5)]), wide)).toEqual([['drifted', false]]);
+    const little = 1 + 1.2e-5;
+    expect(await isUniform(grow([little, little, little]), wide)).toEqual([['drifted', true]]);
+  });
+
+  test('is never infinite', async () => {
+    const held = { ...norm, variance: [0, 3, 0.5] };
+    const named = checkpointOf([tensorOf('conv.weight', weight, { shape }), ...namedNorm('bn', held)], {
+      inModuleOrder: true,
+    });
+    // Folded with an epsilon of 1e-5, and asked for without one.
+    const folded = fold(weight, (index) => Math.floor(index / 18), { ...norm, variance: [1, 4, 9] });
+    const after = exported(
+      linearNodeOf('conv', { ...folded, shape }, { foldedNormPath: 'bn', looksFolded: true }),
+    );
+    const { layers, findings } = await auditCheckpoints(named, after, { epsilon: 0 });
+    expect(layers).toMatchObject([{ status: 'drifted' }]);
+    expect(findings.map(({ kind }) => kind)).toContain('frozen-stats-drift');
+  });
+
+  test('takes two channels that folding does not hide', async () => {
+    const grow = (state: Norm) => ({
+      ...state,
+      variance: norm.variance.map((value) => 4 * (value + EPSILON) - EPSILON),
+    });
+    const two = { ...norm, gamma: [0, 0.5, 2] };
+    expect(await isUniform(grow(two), two)).toEqual([['drifted', true]]);
+    const one = { ...norm, gamma: [0, 0.5, 0] };
+    expect(await isUniform(grow(one), one)).toEqual([['drifted', false]]);
+  });
+});
+
+describe('a folded weight that is not finite', () => {
+  const weight = weights(3 * 2 * 9);
+  const folded = fold(weight, (index) => Math.floor(index / 18), norm);
+  const exportOf = (value: number | null, { looksFolded = true, at = 20, dtype = 'F32' as DType } = {}) => {
+    const spoilt = folded.weight.map((one, index) => (index === at && value !== null ? value : one));
+    const node = linearNodeOf(
+      'conv',
+      { weight: spoilt, bias: folded.bias, shape: [3, 2, 3, 3] },
+      { foldedNormPath: 'bn', looksFolded },
+    );
+    if (node.weight.kind !== 'constant') throw new Error('a constant weight was asked for');
+    const tensor = tensorOf('conv.weight', spoilt, { dtype, shape: [3, 2, 3, 3] });
+    const checkpoint = exported({ ...node, weight: { ...node.weight, tensor } });
+    return { ...checkpoint, tensors: new Map([[tensor.name, tensor]]) };
+  };
+  const named = checkpointOf([tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }), ...namedNorm('bn')], {
+    inModuleOrder: true,
+  });
+  const trained = exportOf(7, { at: 0 });
+
+  describe.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('%d', (value) => {
+    test.each(['F32', 'F16', 'F64'] as const)(
+      'in after is invalid, whatever before holds (%s)',
+      async (dtype) => {
+        const after = exportOf(value, { dtype });
+        for (const before of [after, exportOf(null, { dtype }), named]) {
+          const report = await auditCheckpoints(before, after);
+          expect(report.layers).toMatchObject([{ status: 'invalid', via: 'folded' }]);
+          expect(report.findings).toMatchObject([{ kind: 'invalid-stats', level: 'error' }]);
+          expect(report.findings[0]?.message).toContain(
+            `the folded weight of channel 1 is ${value}: not finite`,
+          );
+        }
+      },
+    );
+
+    test('in before alone leaves open what it was', async () => {
+      for (const after of [exportOf(null), named]) {
+        const { layers, findings } = await auditCheckpoints(exportOf(value), after);
+        expect(layers).toMatchObject([{ status: 'unresolved' }]);
+        expect(findings[0]?.message).toContain('in before, the folded weight of channel 1');
+      }
+    });
+
+    test('says the same against a baseline', async () => {
+      const spoilt = exportOf(value);
+      const { bytes } = await createBaseline(spoilt);
+      const baseline = await openSource(memorySource('b.safetensors', bytes), 'b.safetensors');
+      const itself = await auditCheckpoints(spoilt, spoilt);
+      const report = await auditCheckpoints(baseline, spoilt);
+      expect(report.layers).toMatchObject([{ status: 'invalid' }]);
+      expect(report.summary.learned).toEqual(itself.summary.learned);
+    });
+
+    test('is the same weight also where nothing says that a norm layer was folded', async () => {
+      const plain = exportOf(value, { looksFolded: false });
+      const [conv, proj] = [plain, exportOf(null)].map(({ graph }) => graph?.linears[0]);
+      if (conv === undefined || proj === undefined) throw new Error('two convolutions were asked for');
+      const checkpoint = {
+        ...plain,
+        graph: graphOf(
+          [],
+          [
+            { ...conv, foldedNormPath: null },
+            { ...proj, path: 'proj', weightName: 'proj' },
+          ],
+        ),
+      };
+      const { layers, learned } = await compareCheckpoints(checkpoint, checkpoint);
+      expect(layers).toMatchObject([{ name: 'bn', status: 'locked' }]);
+      expect(learned.compared.map(({ equality }) => equality)).toEqual(['exact', 'exact']);
+    });
+  });
+
+  test('does not hide that another channel was trained', async () => {
+    const after = exportOf(Number.NaN);
+    expect((await auditCheckpoints(trained, after)).layers).toMatchObject([{ status: 'trained' }]);
+  });
+
+  test('beside statistics of after that are not: these are named', async () => {
+    const after = checkpointOf(
+      [
+        tensorOf('conv.weight', weights(54).toReversed(), { shape: [3, 2, 3, 3] }),
+        ...namedNorm('bn', { ...norm, variance: [2, Number.NaN, 1] }),
+      ],
+      { inModuleOrder: true },
+    );
+    const { layers, findings } = await auditCheckpoints(exportOf(null), after);
+    expect(layers).toMatchObject([{ status: 'invalid' }]);
+    expect(findings[0]?.message).toContain('the running variance of channel 1 is NaN');
+  });
+});
+
+describe('an epsilon that a file of names does not tell', () => {
+  interface Layer {
+    readonly state: Norm;
+    readonly epsilon?: number;
+    readonly after?: Norm;
+  }
+  const weight = weights(3 * 2 * 9);
+  const auditOf = (layers: readonly Layer[], options: AuditOptions = {}) => {
+    const named = layers.flatMap(({ state }, i) => [
+      tensorOf(`net.${2 * i}.weight`, weight.slice(0, state.mean.length * 18), {
+        shape: [state.mean.length, 2, 3, 3],
+      }),
+      ...namedNorm(`net.${2 * i + 1}`, state),
+    ]);
+    const linears = layers.map(({ state, after = state, epsilon }, i) => {
+      const kept = weight.slice(0, state.mean.length * 18);
+      const folded = fold(kept, (index) => Math.floor(index / 18), after, epsilon);
+      const shape = [state.mean.length, 2, 3, 3];
+      return linearNodeOf(
+        `net.${2 * i}`,
+        { ...folded, shape },
+        { foldedNormPath: `net.${2 * i + 1}`, looksFolded: true },
+      );
+    });
+    return auditCheckpoints(
+      checkpointOf(named, { path: 'before.safetensors' }),
+      exported(...linears),
+      options,
+    );
+  };
+  const narrow: Norm = { gamma: [1.5], beta: [0.5], mean: [0.25], variance: [0.75] };
+
+  test.each([1e-3, 1e-6, 1e-4, 1e-2])('is found where one layer has %d', async (epsilon) => {
+    const sharp: Norm = { ...norm, variance: [0.02, 0.3, 0.005] };
+    const report = await auditOf([{ state: norm }, { state: sharp, epsilon }, { state: norm }]);
+    expect(report.verdict).toBe('clean');
+    expect(report.layers.map(({ status, epsilonFrom }) => [status, epsilonFrom])).toEqual([
+      ['locked', 'default'],
+      ['locked', 'weights'],
+      ['locked', 'default'],
+    ]);
+    expect(report.layers[1]).toMatchObject({ epsilon, channelsMoved: 0, outputShift: 0 });
+    expect(report.warnings.join()).toContain(`an epsilon of ${epsilon} in place of 0.00001`);
+  });
+
+  test('is found where all layers have another, also whatever epsilon was asked for', async () => {
+    const layers = [norm, norm, norm].map((state) => ({ state, epsilon: 1e-3 }));
+    for (const options of [{}, { epsilon: 0.5 }, { epsilon: 1e-3 }])
+      expect((await auditOf(layers, options)).summary.byStatus.locked).toBe(3);
+  });
+
+  test('does not explain statistics that moved', async () => {
+    const moved = { ...norm, variance: norm.variance.map((variance, i) => variance * (1.2 + 0.2 * i)) };
+    const { layers } = await auditOf([{ state: norm }, { state: norm, after: moved }, { state: norm }]);
+    expect(layers.map(({ status }) => status)).toEqual(['locked', 'drifted', 'locked']);
+  });
+
+  test('does not explain a mean that moved beside it', async () => {
+    const moved = { ...norm, mean: [0.1, 0.3, -0.3] };
+    const { layers } = await auditOf([{ state: norm }, { state: norm, after: moved, epsilon: 1e-3 }]);
+    expect(layers[1]?.status).toBe('drifted');
+  });
+
+  test('does not explain variances that all grew alike, unless by a usual epsilon', async () => {
+    const even = { ...norm, variance: [0.05, 0.05, 0.05] };
+    const grown = { ...norm, variance: [0.06, 0.06, 0.06] };
+    const { layers } = await auditOf([{ state: norm }, { state: even, after: grown }, { state: norm }]);
+    expect(layers[1]).toMatchObject({ status: 'drifted', epsilonFrom: 'default' });
+  });
+
+  test('leaves open what a single channel cannot tell', async () => {
+    const { layers, findings } = await auditOf([{ state: norm }, { state: narrow, epsilon: 1e-3 }]);
+    expect(layers[1]?.status).toBe('unresolved');
+    expect(findings[0]?.message).toContain('and so does drift');
+  });
+
+  test('stops the audit where layers share one that is not usual, or drifted besides', async () => {
+    const odd = [norm, norm, norm].map((state) => ({ state, epsilon: 3e-4 }));
+    const shared = [
+      { state: norm, after: drifted, epsilon: 1e-3 },
+      ...odd.map((one) => ({ ...one, epsilon: 1e-3 })),
+    ];
+    for (const [layers, epsilon] of [
+      [odd, 3e-4],
+      [shared, 1e-3],
+    ] as const) {
+      const failure = await failureOf(() => auditOf(layers));
+      expect(failure).toMatchObject({ code: 'ambiguous', hint: `Run again with --epsilon ${epsilon}` });
+      expect((await auditOf(layers, { epsilon })).layers.at(-1)?.status).toBe('locked');
+    }
+  });
+});
+
+describe('folded weights of zero where γ is not', () => {
+  const weight = weights(3 * 2 * 9);
+  const auditOf = async (variance: readonly number[], reference = norm) => {
+    const folded = fold(weight, (index) => Math.floor(index / 18), { ...reference, variance });
+    const overrides = { foldedNormPath: 'bn', looksFolded: true };
+    const after = exported(linearNodeOf('conv', { ...folded, shape: [3, 2, 3, 3] }, overrides));
+    const named = checkpointOf(
+      [tensorOf('conv.weight', weight, { shape: [3, 2, 3, 3] }), ...namedNorm('bn', reference)],
+      { inModuleOrder: true },
+    );
+    return auditCheckpoints(named, after);
+  };
+
+  test('are what an infinite variance leaves, and no silent pass', async () => {
+    for (const variance of [
+      [2, Number.POSITIVE_INFINITY, 0.5],
+      [1, 1, 1].map(() => Number.POSITIVE_INFINITY),
+    ]) {
+      const { layers, findings } = await auditOf(variance);
+      expect(layers).toMatchObject([{ status: 'unresolved' }]);
+      expect(findings[0]?.message).toContain('its variance became infinite');
+    }
+  });
+
+  test('beside a variance that moved: the drift is told', async () => {
+    expect((await auditOf([3, Number.POSITIVE_INFINITY, 0.5])).layers).toMatchObject([{ status: 'drifted' }]);
+  });
+});

@@ -1,0 +1,61 @@
+import { describe, expect, test } from 'vitest';
+import type { LinearNode } from '../../src/checkpoint/checkpoint.js';
+import type { Pairing } from '../../src/compare/pair-layers.js';
+import { mayBeFolded } from '../../src/folding/pair-linears.js';
+import { checkpointOf } from '../build/checkpoints.js';
+import { graphOf, layerOf, linearNodeOf } from '../build/layers.js';
+
+const classifier = (overrides: Partial<LinearNode> = {}) =>
+  linearNodeOf('fc', { weight: [1, 2], shape: [2, 1] }, { op: 'Gemm', ...overrides });
+
+/** A side with a graph of one linear layer, or of none, or without a graph. */
+function sideOf(linear: LinearNode | 'none' | 'names', producer = 'pytorch 2.13.0') {
+  const linears = typeof linear === 'string' ? [] : [linear];
+  const graph = linear === 'names' ? null : { ...graphOf([], linears), producer };
+  return { checkpoint: checkpointOf([], { graph }) };
+}
+
+const layer = layerOf('bn');
+const paired: Pairing = {
+  pairs: [{ before: layer, after: layer, pairedBy: 'name' }],
+  onlyBefore: [],
+  onlyAfter: [],
+  edits: [],
+};
+
+describe('folded norm layers are looked for', () => {
+  test.each<readonly [why: string, pairing: Pairing]>([
+    ['where no norm layer has a live partner', { ...paired, pairs: [] }],
+    ['where one of before has none', { ...paired, onlyBefore: [layer] }],
+    ['where one of after has none', { ...paired, onlyAfter: [layer] }],
+  ])('%s', (_, pairing) => {
+    expect(mayBeFolded(sideOf('names'), sideOf('none'), pairing)).toBe(true);
+  });
+
+  test('where a convolution bears a sign of one, on either side', () => {
+    const [plain, folded] = [sideOf(classifier()), sideOf(classifier({ looksFolded: true }))];
+    expect([mayBeFolded(plain, folded, paired), mayBeFolded(folded, plain, paired)]).toEqual([true, true]);
+  });
+
+  test('where no exporter on either side is known to leave signs', () => {
+    const foreign = sideOf(classifier(), 'tf2onnx');
+    expect(mayBeFolded(foreign, foreign, paired)).toBe(true);
+    expect(mayBeFolded(foreign, sideOf(classifier()), paired)).toBe(false);
+  });
+});
+
+describe('folded norm layers are not looked for', () => {
+  test('among names alone', () => {
+    expect(mayBeFolded(sideOf('names'), sideOf('names'), { ...paired, pairs: [] })).toBe(false);
+  });
+
+  test('where all are live and the rest bears no sign', () => {
+    expect(mayBeFolded(sideOf(classifier()), sideOf(classifier()), paired)).toBe(false);
+    expect(mayBeFolded(sideOf('names'), sideOf(classifier()), paired)).toBe(false);
+  });
+
+  test('where a live norm layer follows every convolution', () => {
+    const foreign = sideOf(classifier({ feedsNorm: true }), 'tf2onnx');
+    expect(mayBeFolded(foreign, foreign, paired)).toBe(false);
+  });
+});

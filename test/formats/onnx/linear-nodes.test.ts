@@ -1,0 +1,373 @@
+import { describe, expect, test } from 'vitest';
+import type { LinearNode } from '../../../src/checkpoint/checkpoint.js';
+import {
+  attribute,
+  COMPLEX64,
+  FLOAT,
+  field,
+  floats,
+  graph,
+  INT64,
+  model,
+  node,
+  normNames,
+  normTensors,
+  tensor,
+  vector,
+} from './build-onnx.js';
+import { open, valuesOf } from './open.js';
+
+const weight = (name: string, ...dims: readonly number[]) =>
+  tensor(name, dims, FLOAT, field(9, new Uint8Array(4 * dims.reduce((a, b) => a * b, 1))));
+
+async function readLinears(
+  nodes: readonly Uint8Array[],
+  initializers: readonly Uint8Array[],
+): Promise<readonly LinearNode[]> {
+  return (await open(model(graph({ nodes, initializers, inputs: ['x'] })))).graph.linears;
+}
+
+describe('a linear node', () => {
+  test.each<[string, Uint8Array, readonly number[], Partial<LinearNode>]>([
+    [
+      'Conv',
+      node('Conv', ['x', 'conv.weight', 'conv.bias'], ['y']),
+      [6, 2, 3, 3],
+      { op: 'Conv', outputAxis: 0, outputChannels: 6, groups: 1 },
+    ],
+    [
+      'a grouped Conv',
+      node('Conv', ['x', 'conv.weight'], ['y'], { attributes: [attribute.int('group', 2)] }),
+      [6, 2, 3, 3],
+      { groups: 2, outputChannels: 6 },
+    ],
+    [
+      'a grouped ConvTranspose',
+      node('ConvTranspose', ['x', 'conv.weight'], ['y'], { attributes: [attribute.int('group', 2)] }),
+      [4, 3, 3, 3],
+      { op: 'ConvTranspose', outputAxis: 1, outputChannels: 6, groups: 2 },
+    ],
+    [
+      'Gemm',
+      node('Gemm', ['x', 'conv.weight'], ['y']),
+      [4, 6],
+      { op: 'Gemm', outputAxis: 1, outputChannels: 6 },
+    ],
+    [
+      'Gemm with transB',
+      node('Gemm', ['x', 'conv.weight'], ['y'], { attributes: [attribute.int('transB', 1)] }),
+      [6, 4],
+      { outputAxis: 0, outputChannels: 6 },
+    ],
+    [
+      'MatMul',
+      node('MatMul', ['x', 'conv.weight'], ['y']),
+      [4, 6],
+      { op: 'MatMul', outputAxis: 1, outputChannels: 6 },
+    ],
+    [
+      'MatMul with the weight on the left',
+      node('MatMul', ['conv.weight', 'x'], ['y']),
+      [6, 4],
+      { outputAxis: 0, outputChannels: 6 },
+    ],
+    [
+      "ONNX Runtime's FusedConv",
+      node('FusedConv', ['x', 'conv.weight'], ['y'], { domain: 'com.microsoft' }),
+      [6, 2, 3, 3],
+      { op: 'Conv' },
+    ],
+  ])('%s', async (_op, bytes, dims, expected) => {
+    const [linear, ...others] = await readLinears(
+      [bytes],
+      [weight('conv.weight', ...dims), weight('conv.bias', 6)],
+    );
+    expect(others).toEqual([]);
+    expect(linear).toMatchObject({
+      weightName: 'conv.weight',
+      path: 'conv',
+      looksFolded: false,
+      feedsNorm: false,
+      ...expected,
+    });
+    expect(linear?.weight).toMatchObject({ kind: 'constant', tensor: { shape: dims } });
+  });
+
+  test('reads a matrix in front of its Transpose, never copied', async () => {
+    const nodes = [
+      node('Transpose', ['fc.weight'], ['t'], { attributes: [attribute.ints('perm', 1, 0)] }),
+      node('MatMul', ['x', 't'], ['y']),
+    ];
+    const [linear] = await readLinears(nodes, [weight('fc.weight', 2000, 1000)]);
+    expect(linear).toMatchObject({
+      weightName: 'fc.weight',
+      outputAxis: 0,
+      outputChannels: 2000,
+      weight: { tensor: { shape: [2000, 1000] } },
+    });
+  });
+
+  test('of two computed matrices is no layer', async () => {
+    expect(await readLinears([node('Relu', ['x'], ['a']), node('MatMul', ['x', 'a'], ['y'])], [])).toEqual(
+      [],
+    );
+  });
+
+  test('whose weight is broken or computed is unresolved, and no error', async () => {
+    const nodes = [
+      node('Conv', ['x', 'nowhere'], ['y']),
+      node('Relu', ['x'], ['w']),
+      node('Conv', ['x', 'w'], ['z']),
+    ];
+    const linears = await readLinears(nodes, []);
+    expect(await Promise.all(linears.map((linear) => valuesOf(linear.weight)))).toEqual([
+      'expected a tensor "nowhere", found nothing that supplies it',
+      'Relu "w" computes it at run time',
+    ]);
+  });
+
+  test('has a bias of zeros where the exporter computes one from the shape', async () => {
+    const nodes = [
+      node('Constant', [], ['zero'], { attributes: [attribute.floats('value_floats', 0)] }),
+      node('Shape', ['x'], ['shape']),
+      node('Expand', ['zero', 'shape'], ['zeros']),
+      node('Conv', ['x', 'conv.weight', 'zeros'], ['y']),
+    ];
+    const [linear] = await readLinears(nodes, [weight('conv.weight', 3, 1, 1, 1)]);
+    expect(linear === undefined ? [] : await valuesOf(linear.bias)).toEqual([0, 0, 0]);
+  });
+
+  test.each([
+    ['C64', COMPLEX64, [3], 'tensor "b" is stored as C64, which holds no readable floats'],
+    ['I64', INT64, [3], 'tensor "b" is stored as I64, which holds no readable floats'],
+    ['another length', FLOAT, [2], 'tensor "b" has 2 values for 3 channels'],
+  ])('with a bias of %s has one that cannot be told', async (_what, type, dims, reason) => {
+    const bias = tensor('b', dims, type, field(9, new Uint8Array((type === FLOAT ? 4 : 8) * (dims[0] ?? 0))));
+    const nodes = [node('Conv', ['x', 'conv.weight', 'b'], ['y'])];
+    const [linear] = await readLinears(nodes, [weight('conv.weight', 3, 1, 1, 1), bias]);
+    expect(linear?.bias).toEqual({ kind: 'unresolved', reason });
+  });
+
+  test.each([0, -1, 2 ** 40])(
+    'of %d groups has no weight, and no negative number of channels',
+    async (group) => {
+      const attributes = [attribute.int('group', group)];
+      const nodes = [node('ConvTranspose', ['x', 'conv.weight'], ['y'], { attributes })];
+      const [linear] = await readLinears(nodes, [weight('conv.weight', 3, 1, 1, 1)]);
+      const reason = `its group is ${group}, expected 1 to 16777216`;
+      expect(linear).toMatchObject({ weight: { kind: 'unresolved', reason }, outputChannels: 0 });
+    },
+  );
+
+  describe('followed by an Add', () => {
+    const added = async (
+      nodes: readonly Uint8Array[],
+      bias: Uint8Array,
+      dims: readonly number[] = [2, 1, 1, 1],
+    ) => {
+      const [linear] = await readLinears(nodes, [weight('conv.weight', ...dims), bias]);
+      return linear === undefined
+        ? []
+        : [linear.biasName, linear.bias.kind === 'absent' ? 'absent' : await valuesOf(linear.bias)];
+    };
+    const conv = node('Conv', ['x', 'conv.weight'], ['c']);
+    const perChannel = tensor('b', [1, 2, 1, 1], FLOAT, field(9, floats(3, 4)));
+
+    test.each([
+      ['of one value per channel', [conv, node('Add', ['c', 'b'], ['y'])], perChannel],
+      ['with the bias on the left', [conv, node('Add', ['b', 'c'], ['y'])], perChannel],
+      [
+        'of a leading axis less',
+        [conv, node('Add', ['c', 'b'], ['y'])],
+        tensor('b', [2, 1, 1], FLOAT, field(9, floats(3, 4))),
+      ],
+    ])('%s has that as its bias', async (_, nodes, bias) => {
+      expect(await added(nodes, bias)).toEqual(['b', [3, 4]]);
+    });
+
+    test('a matrix product counts its channels last', async () => {
+      const nodes = [node('MatMul', ['x', 'conv.weight'], ['c']), node('Add', ['c', 'b'], ['y'])];
+      expect(await added(nodes, vector('b', 3, 4), [5, 2])).toEqual(['b', [3, 4]]);
+    });
+
+    test('a product whose first factor is the weight counts them last but one', async () => {
+      const nodes = [node('MatMul', ['conv.weight', 'x'], ['c']), node('Add', ['c', 'b'], ['y'])];
+      const column = tensor('b', [2, 1], FLOAT, field(9, floats(3, 4)));
+      expect(await added(nodes, column, [2, 5])).toEqual(['b', [3, 4]]);
+      expect(await added(nodes, vector('b', 3, 4), [2, 5])).toEqual(['', 'absent']);
+    });
+
+    test('is no bias behind an operator that may hold an activation', async () => {
+      const fused = node('FusedConv', ['x', 'conv.weight'], ['c'], { domain: 'com.microsoft' });
+      expect(await added([fused, node('Add', ['c', 'b'], ['y'])], perChannel)).toEqual(['', 'absent']);
+    });
+
+    test.each([
+      ['of other values than one per channel', [conv, node('Add', ['c', 'b'], ['y'])], vector('b', 3, 4)],
+      [
+        'of values that are no floats',
+        [conv, node('Add', ['c', 'b'], ['y'])],
+        tensor('b', [1, 2, 1, 1], COMPLEX64, field(9, new Uint8Array(16))),
+      ],
+      ['of a computed value', [conv, node('Relu', ['x'], ['r']), node('Add', ['c', 'r'], ['y'])], perChannel],
+      [
+        'when something else reads the output as well',
+        [conv, node('Add', ['c', 'b'], ['y']), node('Relu', ['c'], ['z'])],
+        perChannel,
+      ],
+      ['of a broken constant', [conv, node('Add', ['c', 'gone'], ['y'])], perChannel],
+    ])('%s has none', async (_, nodes, bias) => {
+      expect(await added(nodes, bias)).toEqual(['', 'absent']);
+    });
+
+    test('feeds the norm layer behind that', async () => {
+      const nodes = [
+        conv,
+        node('Add', ['c', 'b'], ['d']),
+        node('BatchNormalization', ['d', ...normNames('bn')], ['y']),
+      ];
+      const initializers = [weight('conv.weight', 2, 1, 1, 1), perChannel, ...normTensors('bn')];
+      const { graph: read } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+      expect(read.norms.map(({ feedingLinear }) => feedingLinear)).toEqual([0]);
+      expect(read.linears.map(({ feedsNorm }) => feedsNorm)).toEqual([true]);
+    });
+  });
+
+  test('that scales its product is unresolved', async () => {
+    const nodes = [
+      node('Gemm', ['x', 'conv.weight'], ['y'], { attributes: [attribute.float('alpha', 0.5)] }),
+    ];
+    const [linear] = await readLinears(nodes, [weight('conv.weight', 4, 6)]);
+    expect(linear?.weight).toEqual({ kind: 'unresolved', reason: 'its Gemm scales it by alpha or beta' });
+  });
+
+  test('whose weights are Constant nodes makes these tensors of the checkpoint', async () => {
+    const nodes = [
+      node('Constant', [], ['w_0'], { attributes: [attribute.tensor('value', weight('', 2, 1, 1, 1))] }),
+      node('Conv', ['x', 'w_0'], ['y']),
+    ];
+    const { tensors } = await open(model(graph({ nodes, inputs: ['x'] })));
+    expect([...tensors.keys()]).toEqual(['w_0']);
+  });
+});
+
+describe('signs of folding', () => {
+  test("dynamo's optimizer keeps the norm layer's scopes and names its rule", async () => {
+    const metadata = {
+      'pkg.onnxscript.rewriter.rule_name': 'FuseBatchNormIntoConv, RemoveOptionalBiasFromConv',
+      'pkg.torch.onnx.name_scopes': "['', 'stem', 'stem.bn', '_native_batch_norm_legit_no_training']",
+    };
+    const conv = node('Conv', ['x', 'stem.conv.weight', 'stem.conv.weight_bias'], ['getitem'], {
+      name: 'node_Conv_68',
+      metadata,
+    });
+    const [linear] = await readLinears(
+      [conv],
+      [weight('stem.conv.weight', 2, 1, 1, 1), vector('stem.conv.weight_bias', 0, 0)],
+    );
+    expect(linear).toMatchObject({ path: 'stem.conv', foldedNormPath: 'stem.bn', looksFolded: true });
+  });
+
+  test("TorchScript's exporter numbers the new weight and bias", async () => {
+    const conv = node('Conv', ['x', 'onnx::Conv_100', 'onnx::Conv_101'], ['y'], {
+      name: '/layer1/layer1.0/conv1/Conv',
+    });
+    const [linear] = await readLinears(
+      [conv],
+      [weight('onnx::Conv_100', 2, 1, 1, 1), vector('onnx::Conv_101', 0, 0)],
+    );
+    expect(linear).toMatchObject({ path: 'layer1.0.conv1', foldedNormPath: null, looksFolded: true });
+  });
+
+  test('a convolution with metadata of its own is not folded', async () => {
+    const metadata = { 'pkg.torch.onnx.name_scopes': "['', 'stem', 'stem.conv', 'conv2d']" };
+    const [linear] = await readLinears(
+      [node('Conv', ['x', 'w'], ['y'], { metadata })],
+      [weight('w', 2, 1, 1, 1)],
+    );
+    expect(linear).toMatchObject({ path: 'stem.conv', foldedNormPath: null, looksFolded: false });
+  });
+});
+
+describe('what feeds a norm layer', () => {
+  const conv = (name: string, from: string, to: string) =>
+    node('Conv', [from, `${name}.weight`], [to], { name });
+  const bn = (from: string) => node('BatchNormalization', [from, ...normNames()], ['y'], { name: 'bn' });
+
+  async function readFeeds(
+    nodes: readonly Uint8Array[],
+    names: readonly string[],
+    extra: readonly Uint8Array[] = [],
+  ) {
+    const initializers = [
+      ...names.map((name) => weight(`${name}.weight`, 2, 1, 1, 1)),
+      ...normTensors(),
+      ...extra,
+    ];
+    const { graph: read } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+    const found = read.norms.find((item) => item.nodeName === 'bn');
+    return {
+      neighbours: found?.neighbours,
+      feedingLinear: found?.feedingLinear,
+      feedsNorm: read.linears.map((l) => l.feedsNorm),
+    };
+  }
+
+  test('is the convolution in front of it', async () => {
+    expect(await readFeeds([conv('a', 'x', 'c'), conv('b', 'c', 'd'), bn('d')], ['a', 'b'])).toEqual({
+      neighbours: ['b.weight'],
+      feedingLinear: 1,
+      feedsNorm: [false, true],
+    });
+  });
+
+  test('is looked for behind activations, on every branch', async () => {
+    const nodes = [
+      conv('a', 'x', 'c'),
+      conv('b', 'x', 'd'),
+      node('Concat', ['c', 'd'], ['e']),
+      node('Relu', ['e'], ['f']),
+      bn('f'),
+    ];
+    expect(await readFeeds(nodes, ['a', 'b'])).toEqual({
+      neighbours: ['a.weight', 'b.weight'],
+      feedingLinear: null,
+      feedsNorm: [false, false],
+    });
+  });
+
+  test('is the matrix as well as the bias added behind it', async () => {
+    const nodes = [node('MatMul', ['x', 'fc'], ['c']), node('Add', ['c', 'fc_bias'], ['d']), bn('d')];
+    const found = await readFeeds(nodes, [], [weight('fc', 3, 2), vector('fc_bias', 1, 2)]);
+    expect(found.neighbours).toEqual(['fc_bias', 'fc']);
+  });
+
+  test('is no setting of an operator, and no statistic of the norm layer before', async () => {
+    const first = node('BatchNormalization', ['x', ...normNames('other')], ['c']);
+    const nodes = [first, node('Resize', ['c', '', 'scales'], ['d']), bn('d')];
+    const found = await readFeeds(
+      nodes,
+      [],
+      [...normTensors('other'), tensor('scales', [4], FLOAT, field(9, floats(1, 1, 2, 2)))],
+    );
+    expect(found.neighbours).toEqual(['other.weight', 'other.bias']);
+  });
+
+  test('is found from inside a loop, whose body the data enters as an input', async () => {
+    const body = graph({
+      nodes: [node('BatchNormalization', ['v', ...normNames()], ['w'], { name: 'bn' })],
+      inputs: ['i', 'c', 'v'],
+      outputs: ['c', 'w'],
+    });
+    const loop = node('Loop', ['', '', 'd'], ['y'], { attributes: [attribute.graph('body', body)] });
+    expect((await readFeeds([conv('a', 'x', 'd'), loop], ['a'])).neighbours).toEqual(['a.weight']);
+  });
+
+  test('is found behind an If, on either branch', async () => {
+    const branch = (name: string) => graph({ nodes: [conv(name, 'x', 'o')], outputs: ['o'] });
+    const choice = node('If', ['x'], ['d'], {
+      attributes: [attribute.graph('then_branch', branch('a')), attribute.graph('else_branch', branch('b'))],
+    });
+    expect((await readFeeds([choice, bn('d')], ['a', 'b'])).neighbours).toEqual(['a.weight', 'b.weight']);
+  });
+});

@@ -1,0 +1,228 @@
+import { describe, expect, test } from 'vitest';
+import { looksLikeTorch } from '../../../src/formats/torch/sniff.js';
+import { openTorch } from '../../../src/formats/torch/torch.js';
+import { bytesOf, f32, utf8 } from '../../build/bytes.js';
+import { failureOf } from '../../build/failure.js';
+import { countingSource } from '../../build/sources.js';
+import {
+  dict,
+  global,
+  int,
+  none,
+  orderedDict,
+  pickle,
+  reduce,
+  tensor,
+  text,
+  tuple,
+} from './build/pickle-writer.js';
+import {
+  asSource,
+  legacyCheckpoint,
+  normLayer,
+  open,
+  STORAGES,
+  valuesOf,
+  zipCheckpoint,
+} from './build/torch-files.js';
+
+const STATE_DICT = orderedDict(normLayer('bn.'), { '': 1, bn: 2 });
+
+describe('recognising a PyTorch file by its first bytes', () => {
+  test.each([
+    ['a zip archive', bytesOf('PK', 3, 4)],
+    ['an empty zip archive', bytesOf('PK', 5, 6)],
+    ['the magic number of the legacy format', legacyCheckpoint(STATE_DICT).subarray(0, 16)],
+    ['a bare pickle', bytesOf(0x80, 4, 0x95)],
+    ['a pickle of protocol 0', utf8('cposix\nsystem\n(')],
+    ['an INST of protocol 0', utf8("(S'ls'\nios\nsystem\n.")],
+    ['a tar archive of torch 0.1', bytesOf('sys_info', new Uint8Array(92))],
+    ['a flatbuffer of PyTorch mobile', bytesOf(28, 0, 0, 0, 'PTMF')],
+  ])('%s is one', (_, head) => {
+    expect(looksLikeTorch(head)).toBe(true);
+  });
+
+  test.each([
+    [
+      'a safetensors header whose length looks like protocol 2',
+      bytesOf(0x80, 2, 0, 0, 0, 0, 0, 0, '{"__metadata__"'),
+    ],
+    ['an ONNX model', bytesOf(8, 8, 0x12, 7)],
+    ['a pickle of a protocol that does not exist', bytesOf(0x80, 200)],
+    ['prose', utf8('Version 1.0\nof the notes')],
+    ['nothing', new Uint8Array(0)],
+  ])('%s is none', (_, head) => {
+    expect(looksLikeTorch(head)).toBe(false);
+  });
+});
+
+describe('opening a state dict', () => {
+  test('keeps its tensors in module order, with their values and the versions of its modules', async () => {
+    const checkpoint = await open(zipCheckpoint(STATE_DICT));
+    expect(checkpoint.format).toBe('PyTorch');
+    expect(checkpoint.inModuleOrder).toBe(true);
+    expect([...checkpoint.tensors.keys()]).toEqual([
+      'bn.weight',
+      'bn.bias',
+      'bn.running_mean',
+      'bn.running_var',
+    ]);
+    expect(await valuesOf(checkpoint, 'bn.running_mean')).toEqual([-1, 0.5, 0.25, 8]);
+    expect(checkpoint.modules.get('bn')?.version).toBe(2);
+    expect(checkpoint.warnings).toEqual([]);
+  });
+
+  test('gives ranges of the file itself, so that values can be patched in place', async () => {
+    const bytes = zipCheckpoint(STATE_DICT);
+    const source = asSource(bytes);
+    const checkpoint = await openTorch(source, { path: 'file.pt' });
+    const range = checkpoint.tensors.get('bn.running_var')?.range;
+    expect(range?.source).toBe(source);
+    expect(range?.byteLength).toBe(16);
+  });
+
+  test('reads no storage but the small ones of statistics', async () => {
+    const megabytes = new Uint8Array(8 * 1024 * 1024);
+    const root = orderedDict({
+      'conv.weight': tensor({ key: '9', elementCount: megabytes.length / 4, size: [megabytes.length / 4] }),
+      ...normLayer('bn.'),
+    });
+    const bytes = zipCheckpoint(root, { storages: { '9': megabytes, ...STORAGES } });
+    const source = countingSource('file.pt', bytes);
+    await openTorch(source, { path: 'file.pt' });
+    expect(source.bytesRead).toBeLessThan(256 * 1024);
+  });
+
+  test('closes the source with the checkpoint, and leaves it open on failure', async () => {
+    const source = countingSource('file.pt', zipCheckpoint(STATE_DICT));
+    await (await openTorch(source, { path: 'file.pt' })).close();
+    expect(source.isClosed).toBe(true);
+    const broken = countingSource('file.pt', zipCheckpoint(int(1)));
+    await failureOf(() => openTorch(broken, { path: 'file.pt' }));
+    expect(broken.isClosed).toBe(false);
+  });
+
+  test('a file with tensors but no norm layer is no error', async () => {
+    const checkpoint = await open(zipCheckpoint(dict({ 'fc.weight': tensor({ key: '0' }) })));
+    expect([...checkpoint.tensors.keys()]).toEqual(['fc.weight']);
+  });
+});
+
+describe('a tensor without plain elements', () => {
+  const quantized = reduce(
+    global('torch._utils', '_rebuild_qtensor'),
+    tuple(text('storage'), int(0), tuple(int(4)), tuple(int(1)), none),
+  );
+
+  test('is left out with a warning that names it', async () => {
+    const checkpoint = await open(
+      zipCheckpoint(orderedDict({ 'fc.weight': quantized, ...normLayer('bn.') })),
+    );
+    expect(checkpoint.tensors.has('fc.weight')).toBe(false);
+    expect(checkpoint.warnings).toEqual(['"fc.weight" is quantized: not compared']);
+  });
+
+  test('is refused by name as a statistic', async () => {
+    const root = orderedDict({ ...normLayer('bn.'), 'bn.running_var': quantized });
+    const failure = await failureOf(() => open(zipCheckpoint(root)));
+    expect(failure).toMatchObject({
+      code: 'unsupported',
+      message: expect.stringContaining('"bn.running_var"'),
+    });
+  });
+
+  test('is refused by name where nothing else remains', async () => {
+    const failure = await failureOf(() => open(zipCheckpoint(dict({ weight: quantized }))));
+    expect(failure.message).toBe('expected a plain tensor at "weight", found one that is quantized');
+  });
+});
+
+describe('what PyTorch writes besides checkpoints', () => {
+  test('a flatbuffer of PyTorch mobile is refused', async () => {
+    expect((await failureOf(() => open(bytesOf(28, 0, 0, 0, 'PTMF', new Uint8Array(64))))).code).toBe(
+      'unsupported',
+    );
+  });
+
+  test('a bare pickle without tensors is refused', async () => {
+    const failure = await failureOf(() => open(pickle(dict({ lr: int(1) }))));
+    expect(failure.message).toBe(
+      'expected a checkpoint of torch.save, found a bare pickle of a dict, without tensors',
+    );
+  });
+
+  test('the data.pkl of an unpacked checkpoint is refused', async () => {
+    expect((await failureOf(() => open(pickle(STATE_DICT)))).message).toContain(
+      'the data.pkl of an unpacked checkpoint',
+    );
+  });
+});
+
+describe('big-endian storages', () => {
+  test('are converted while they are read', async () => {
+    const swapped = Object.fromEntries(
+      Object.entries(STORAGES).map(([key, bytes]) => [key, Uint8Array.from(Buffer.from(bytes).swap32())]),
+    );
+    const checkpoint = await open(zipCheckpoint(STATE_DICT, { storages: swapped, byteOrder: 'big' }));
+    expect(await valuesOf(checkpoint, 'bn.running_mean')).toEqual([-1, 0.5, 0.25, 8]);
+  });
+
+  test('a byte order that is neither is refused', async () => {
+    const failure = await failureOf(() => open(zipCheckpoint(STATE_DICT, { byteOrder: 'middle' })));
+    expect(failure.message).toBe('expected the byteorder record to say "little" or "big", found "middle"');
+  });
+});
+
+describe('TorchScript', () => {
+  const batchNorm = bytesOf(
+    global('__torch__.torch.nn.modules.batchnorm.___torch_mangle_4', 'BatchNorm2d'),
+    ')',
+    0x81,
+    dict({ training: Uint8Array.of(0x89), ...normLayer('') }),
+    'b',
+  );
+  const net = bytesOf(global('__torch__', 'Net'), ')', 0x81, dict({ bn: batchNorm }), 'b');
+  const source = [
+    'class BatchNorm2d(Module):',
+    '  weight : Tensor',
+    '  eps : Final[float] = 0.001',
+    '  momentum : Final[float] = 0.25',
+    '  track_running_stats : Final[bool] = True',
+    '  def forward(self, x):',
+    '    return x',
+  ].join('\n');
+
+  test('attributes give the names, and the class source the constants', async () => {
+    const checkpoint = await open(
+      zipCheckpoint(net, {
+        extra: [
+          { name: 'archive/constants.pkl', bytes: pickle(tuple()) },
+          {
+            name: 'archive/code/__torch__/torch/nn/modules/batchnorm/___torch_mangle_4.py',
+            bytes: utf8(source),
+            deflate: true,
+          },
+        ],
+      }),
+    );
+    expect(checkpoint.format).toBe('TorchScript');
+    expect(await valuesOf(checkpoint, 'bn.running_var')).toEqual([
+      ...new Float32Array(f32(1, 2, 4, 0.5).buffer),
+    ]);
+    expect(checkpoint.modules.get('bn')).toEqual({
+      className: 'BatchNorm2d',
+      epsilon: 0.001,
+      momentum: 0.25,
+      trackRunningStats: true,
+      training: false,
+      version: null,
+    });
+  });
+
+  test('an archive without tensors says what it is', async () => {
+    const empty = bytesOf(global('__torch__', 'M'), ')', 0x81, dict({}), 'b');
+    const extra = [{ name: 'archive/constants.pkl', bytes: pickle(tuple()) }];
+    const failure = await failureOf(() => open(zipCheckpoint(empty, { extra })));
+    expect(failure.message).toBe('expected tensors in the TorchScript checkpoint, found none');
+  });
+});
