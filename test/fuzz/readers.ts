@@ -56,7 +56,8 @@ function checkpointReader(
 /** Every reader, in the order in which they take turns. */
 export const READERS: readonly Reader[] = [
   checkpointReader('safetensors', {
-    sources: /^src\/(?:formats\/safetensors\/safetensors|formats\/open|checkpoint\/(?:json-reader|dtype))\.ts$/,
+    sources:
+      /^src\/(?:formats\/safetensors\/safetensors|formats\/open|checkpoint\/(?:json-reader|dtype))\.ts$/,
     listSeeds: (fixtures) =>
       listFixtures(fixtures, (path) => /(?:before|after|tied|float\d+)\.safetensors$/.test(path)),
     mutate: mutateSafetensors,
