@@ -80,10 +80,10 @@ const IMPORT = /^(?:import|export)\b([^'";]*?)from '([^']+)'|\bimport\('([^']+)'
 /** What a file imports: relative paths resolved from src/, packages by their names. */
 function importsOf(
   { path, text }: SourceFile,
-  { withTypes = true, isDynamic = false }: { withTypes?: boolean; isDynamic?: boolean } = {},
+  { isDynamic = false }: { isDynamic?: boolean } = {},
 ): readonly string[] {
   return [...text.matchAll(IMPORT)]
-    .filter(([, names, , dynamic]) => (withTypes || !isTypeOnly(names ?? '')) && (!isDynamic || dynamic))
+    .filter(([, , , dynamic]) => !isDynamic || dynamic)
     .map(([, , from, dynamic, bare]) => {
       const target = from ?? dynamic ?? bare ?? '';
       if (!target.startsWith('.')) return target;
@@ -91,17 +91,6 @@ function importsOf(
         .split(sep)
         .join('/');
     });
-}
-
-/** Whether an import is gone once the types are: `type { … }`, or braces around nothing but types. */
-function isTypeOnly(names: string): boolean {
-  const listed = /\{([^}]*)\}/
-    .exec(names)?.[1]
-    ?.split(',')
-    .map((name) => name.trim());
-  return (
-    /^\s*type\b/.test(names) || (listed?.every((name) => name === '' || name.startsWith('type ')) ?? false)
-  );
 }
 
 const isLocal = (target: string) => files.some(({ path }) => path === target);
@@ -189,6 +178,35 @@ describe('every file', () => {
   });
 });
 
+test('every file begins with one sentence on what it is for', () => {
+  const offences = listOffences(({ text }) =>
+    /^\/\/ [A-Z`][^\n]*\.\n(?:\/\/ [^\n]*\n)*\n/.test(text) ? [] : [text.split('\n')[0] ?? ''],
+  );
+  expect(offences).toEqual([]);
+});
+
+describe('what newcomers read', () => {
+  const read = (name: string) => readFileSync(new URL(`../${name}`, import.meta.url), 'utf8');
+
+  test('CONTRIBUTING lists every room once, in the order in which imports may go', () => {
+    const listed = [...read('CONTRIBUTING.md').matchAll(/^\| `src\/([^`]+)` +\|/gm)].map(
+      ([, room]) => room ?? '',
+    );
+    const rooms = files.map(({ path }) => (path.includes('/') ? `${dirname(path)}/` : path));
+    expect([...listed].sort()).toEqual([...new Set(rooms)].sort());
+    const order = listed.map(roomOf);
+    expect(order).toEqual([...order].sort((one, other) => one - other));
+  });
+
+  test('the tour names files that exist', () => {
+    const named = [...read('docs/architecture.md').matchAll(/`src\/([^`]+\.ts)`/g)].map(
+      ([, path]) => path ?? '',
+    );
+    expect(named.length).toBeGreaterThan(20);
+    expect(named.filter((path) => !isLocal(path))).toEqual([]);
+  });
+});
+
 test('files that may touch the file system exist and do', () => {
   for (const path of READS_FILES) {
     const file = files.find((one) => one.path === path);
@@ -196,10 +214,8 @@ test('files that may touch the file system exist and do', () => {
   }
 });
 
-test('no imports go in a circle, those of types aside', () => {
-  const graph = new Map(
-    files.map((file) => [file.path, importsOf(file, { withTypes: false }).filter(isLocal)]),
-  );
+test('no imports go in a circle, those of types included', () => {
+  const graph = new Map(files.map((file) => [file.path, importsOf(file).filter(isLocal)]));
   const done = new Set<string>();
   const walk = (path: string, trail: readonly string[]): readonly string[] | null => {
     if (trail.includes(path)) return [...trail.slice(trail.indexOf(path)), path];

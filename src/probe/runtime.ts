@@ -1,4 +1,4 @@
-// onnxruntime-node as probe uses it, and weights in files beside a model.
+// Runs models with onnxruntime-node as probe needs it, weights in files beside the model included.
 
 import { dirname, resolve, sep } from 'node:path';
 import type { DType } from '../checkpoint/dtype.js';
