@@ -31,6 +31,12 @@ export interface OpenOptions {
   readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
+/** What the reader of a format is told. */
+export interface ReadOptions extends OpenOptions {
+  /** How reports and messages name the checkpoint. */
+  readonly path: string;
+}
+
 /** One file of a checkpoint and how it changes; without splices it is copied as it is. */
 interface FileEdit {
   readonly source: FileSource;
@@ -51,8 +57,8 @@ export interface EditOptions {
   readonly renameData?: ((name: string, count: number) => string) | undefined;
 }
 
-/** The kinds of checkpoint that can be opened, as reports name them. */
-export type CheckpointFormat = 'ONNX' | 'safetensors' | 'PyTorch' | 'TorchScript' | 'baseline';
+/** What a checkpoint is, as its format's reader names it for reports: `ONNX`, `TorchScript`, `baseline`. */
+export type CheckpointFormat = string;
 
 /** What a model was trained with, as far as a file tells: what to do about drift differs. */
 export type Framework =

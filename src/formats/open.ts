@@ -1,7 +1,7 @@
-// Opens a checkpoint of any format: looks at its first bytes and asks the format's reader.
+// The registry of formats, and opening: the first format that a file's first bytes look like reads it.
 
 import { extname } from 'node:path';
-import type { Checkpoint, OpenOptions } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
@@ -17,7 +17,7 @@ import {
   readAdapterConfig,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import { looksLikeTorch, SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './torch/sniff.js';
+import { isMobile, looksLikeTorch, SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './torch/sniff.js';
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;
@@ -70,147 +70,146 @@ export function refuseIdleSelect(select: string | undefined, checkpoints: readon
   );
 }
 
-/** Opens a checkpoint from any source of bytes; `path` is how messages and reports name it. */
+/** One format of checkpoints: its folder beside this file, and its row in {@link FORMATS}. */
+export interface Format {
+  /** What it is called among the others, such as `ONNX`; reports take the name from the checkpoint. */
+  readonly name: string;
+  /** Whether a file belongs to the format by its first bytes: 1 KiB, or all of a shorter one. */
+  readonly looksLike: (head: Uint8Array) => boolean;
+  /**
+   * Reads a file that looks like it, headers only. The checkpoint owns the source.
+   *
+   * @throws CheckpointError for a file that only looks like it, or must not be read.
+   */
+  readonly open: (source: ByteSource, options: ReadOptions, head: Uint8Array) => Promise<Checkpoint>;
+  /** The ending, such as `.onnx`, of files that may say what is wrong with them although they look like no format. */
+  readonly ending?: string;
+  /** Whether a checkpoint may have parts, of which `select` names one; of others it names none. */
+  readonly hasParts?: boolean;
+}
+
+/** A file that is plainly no checkpoint, in the words for what it is; a string tells it by its first bytes. */
+function notRead(found: string, start: string | Format['looksLike'], hint?: string): Format {
+  return {
+    name: found,
+    looksLike: typeof start === 'string' ? (head) => textOf(head).startsWith(start) : start,
+    async open({ name }) {
+      throw refuseUnrecognised(found, name, hint);
+    },
+  };
+}
+
+/** The bytes as text, one character each: for magic numbers and the prologues of text formats. */
+function textOf(head: Uint8Array): string {
+  return Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
+}
+
+/** The registry: a file is of the first format that it looks like. */
+export const FORMATS: readonly Format[] = [
+  {
+    name: 'safetensors',
+    looksLike: looksLikeSafetensors,
+    open: openSafetensorsOrBaseline,
+    ending: '.safetensors',
+  },
+  notRead(
+    'an empty file (0 bytes)',
+    ({ length }) => length === 0,
+    'Was the download or the save interrupted?',
+  ),
+  notRead(
+    'only zeros: not a checkpoint',
+    (head) => head.every((byte) => byte === 0),
+    'Was the download interrupted?',
+  ),
+  notRead(
+    'a Git LFS pointer: the file itself was not downloaded',
+    'version https://git-lfs.github.com/spec/',
+    'Fetch it with: git lfs pull',
+  ),
+  notRead(
+    'an HTML page: probably a download that ended on a login or error page',
+    (head) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(textOf(head)),
+    'Download the file again, from its raw or resolve address.',
+  ),
+  notRead('an XML file, not a checkpoint', (head) => /^\s*<\?xml/i.test(textOf(head))),
+  notRead('a gzip-compressed file', '\x1f\x8b', 'Decompress it first: gunzip FILE, or tar -xzf FILE'),
+  notRead('a zstd-compressed file', '\x28\xb5\x2f\xfd', 'Decompress it first: unzstd FILE'),
+  notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
+  notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
+  notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
+  notRead('an HDF5 file (Keras .h5 weights?), not a format that is read here', '\x89HDF', SAVE_KERAS_WEIGHTS),
+  notRead('a NumPy .npy array, not a checkpoint', '\x93NUMPY'),
+  notRead('a GGUF file, not a format that is read here', 'GGUF'),
+  notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
+    textOf(head).startsWith('TFL3', 4),
+  ),
+  notRead(
+    'a TensorFlow SavedModel, not a format that is read here',
+    looksLikeSavedModel,
+    SAVE_TENSORFLOW_WEIGHTS,
+  ),
+  notRead(
+    'a PyTorch mobile flatbuffer, not a format that is read here',
+    isMobile,
+    'Audit the checkpoint that it was made from.',
+  ),
+  notRead('a PDF document', '%PDF'),
+  notRead('a PNG image', '\x89PNG'),
+  notRead('a program (ELF)', '\x7fELF'),
+  { name: 'safetensors in shards', looksLike: looksLikeShardIndex, open: openShards },
+  // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
+  {
+    name: 'PyTorch',
+    looksLike: looksLikeTorch,
+    open: async (source, options) => (await import('./torch/torch.js')).openTorch(source, options),
+    hasParts: true,
+  },
+  {
+    name: 'ONNX',
+    looksLike: looksLikeOnnx,
+    open: async (source, options) => (await import('./onnx/onnx.js')).openOnnx(source, options),
+    ending: '.onnx',
+  },
+];
+
+/**
+ * Opens a checkpoint from any source of bytes; `path` is how messages and reports name it.
+ *
+ * @param formats what it may be, those first that are asked first.
+ */
 export async function openSource(
   source: ByteSource,
   path: string,
   options: OpenOptions = {},
+  formats: readonly Format[] = FORMATS,
 ): Promise<Checkpoint> {
-  const checkpoint = await openAnyFormat(source, path, options);
-  const mayHaveParts = checkpoint.format === 'PyTorch' || checkpoint.format === 'TorchScript';
-  return options.select === undefined || mayHaveParts ? checkpoint : { ...checkpoint, unselected: [] };
-}
-
-async function openAnyFormat(source: ByteSource, path: string, options: OpenOptions): Promise<Checkpoint> {
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
-  // First, since it is told in no time, and nothing else that is told here starts like it.
-  if (looksLikeSafetensors(head)) return openSafetensorsOrBaseline(source, path);
-  refuseForeignContent(head, source);
-  if (looksLikeShardIndex(head)) return openShards(source, path, options);
-  // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
-  if (looksLikeTorch(head)) {
-    const { openTorch } = await import('./torch/torch.js');
-    return openTorch(source, { path, select: options.select });
-  }
-  if (looksLikeOnnx(head)) return openAsOnnx(source, path, options);
-  // No magic number fits. The ending decides which reader may say what is wrong with the content.
   const ending = extname(source.name).toLowerCase();
-  if (ending === '.safetensors') return openSafetensorsOrBaseline(source, path);
-  if (ending === '.onnx') return openAsOnnx(source, path, options);
-  throw new CheckpointError(
-    'expected an ONNX, safetensors or PyTorch checkpoint, found none of them: unknown content',
-    {
-      code: 'unrecognised-format',
-      file: source.name,
-    },
-  );
+  const format =
+    formats.find(({ looksLike }) => looksLike(head)) ?? formats.find((known) => known.ending === ending);
+  if (format === undefined) throw refuseUnrecognised('none of them: unknown content', source.name);
+  const checkpoint = await format.open(source, { ...options, path }, head);
+  return options.select === undefined || format.hasParts === true
+    ? checkpoint
+    : { ...checkpoint, unselected: [] };
 }
 
-async function openAsOnnx(
-  source: ByteSource,
-  path: string,
-  { allowExternalSymlinks, onOpenFile }: OpenOptions,
-): Promise<Checkpoint> {
-  const { openOnnx } = await import('./onnx/onnx.js');
-  return openOnnx(source, { path, allowExternalSymlinks, onOpenFile });
+function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {
+  return new CheckpointError(`expected an ONNX, safetensors or PyTorch checkpoint, found ${found}`, {
+    code: 'unrecognised-format',
+    file,
+    hint,
+  });
 }
 
-async function openSafetensorsOrBaseline(source: ByteSource, path: string): Promise<Checkpoint> {
+/** A baseline is a safetensors file, told by its metadata. */
+async function openSafetensorsOrBaseline(source: ByteSource, { path }: ReadOptions): Promise<Checkpoint> {
   const header = await readSafetensorsHeader(source);
-  if (!isBaseline(header.metadata)) return openSafetensors(source, path, header);
-  return openBaseline(header, source, path);
-}
-
-/** A file that is plainly something else: how it starts, what it is, and the way out. */
-interface ForeignKind {
-  readonly starts: (head: Uint8Array, text: string) => boolean;
-  readonly found: string;
-  readonly hint?: string;
-}
-
-const EXPECTED = 'expected an ONNX, safetensors or PyTorch checkpoint';
-
-const FOREIGN_KINDS: readonly ForeignKind[] = [
-  {
-    starts: (_, text) => text.startsWith('version https://git-lfs.github.com/spec/'),
-    found: 'a Git LFS pointer: the file itself was not downloaded',
-    hint: 'Fetch it with: git lfs pull',
-  },
-  {
-    starts: (_, text) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(text),
-    found: 'an HTML page: probably a download that ended on a login or error page',
-    hint: 'Download the file again, from its raw or resolve address.',
-  },
-  { starts: (_, text) => /^\s*<\?xml/i.test(text), found: 'an XML file, not a checkpoint' },
-  {
-    starts: (head) => startsWith(head, [0x1f, 0x8b]),
-    found: 'a gzip-compressed file',
-    hint: 'Decompress it first: gunzip FILE, or tar -xzf FILE',
-  },
-  {
-    starts: (head) => startsWith(head, [0x28, 0xb5, 0x2f, 0xfd]),
-    found: 'a zstd-compressed file',
-    hint: 'Decompress it first: unzstd FILE',
-  },
-  {
-    starts: (head) => startsWith(head, [0xfd, 0x37, 0x7a, 0x58, 0x5a]),
-    found: 'an xz-compressed file',
-    hint: 'Decompress it first: unxz FILE',
-  },
-  {
-    starts: (head) => startsWith(head, [0x42, 0x5a, 0x68]),
-    found: 'a bzip2-compressed file',
-    hint: 'Decompress it first: bunzip2 FILE',
-  },
-  {
-    starts: (head) => startsWith(head, [0x37, 0x7a, 0xbc, 0xaf, 0x27, 0x1c]),
-    found: 'a 7-Zip archive',
-    hint: 'Unpack it first.',
-  },
-  {
-    starts: (head) => startsWith(head, [0x89, 0x48, 0x44, 0x46]),
-    found: 'an HDF5 file (Keras .h5 weights?), not a format that is read here',
-    hint: SAVE_KERAS_WEIGHTS,
-  },
-  {
-    starts: (head) => startsWith(head, [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]),
-    found: 'a NumPy .npy array, not a checkpoint',
-  },
-  { starts: (_, text) => text.startsWith('GGUF'), found: 'a GGUF file, not a format that is read here' },
-  {
-    starts: (_, text) => text.slice(4, 8) === 'TFL3',
-    found: 'a TensorFlow Lite model, not a format that is read here',
-  },
-  {
-    starts: looksLikeSavedModel,
-    found: 'a TensorFlow SavedModel, not a format that is read here',
-    hint: SAVE_TENSORFLOW_WEIGHTS,
-  },
-  {
-    starts: (_, text) => text.slice(4, 8) === 'PTMF',
-    found: 'a PyTorch mobile flatbuffer, not a format that is read here',
-    hint: 'Audit the checkpoint that it was made from.',
-  },
-  { starts: (_, text) => text.startsWith('%PDF'), found: 'a PDF document' },
-  { starts: (head) => startsWith(head, [0x89, 0x50, 0x4e, 0x47]), found: 'a PNG image' },
-  { starts: (head) => startsWith(head, [0x7f, 0x45, 0x4c, 0x46]), found: 'a program (ELF)' },
-];
-
-function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
-  const refuse = (found: string, hint?: string): never => {
-    throw new CheckpointError(`${EXPECTED}, found ${found}`, {
-      code: 'unrecognised-format',
-      file: source.name,
-      hint,
-    });
-  };
-  if (head.length === 0) refuse('an empty file (0 bytes)', 'Was the download or the save interrupted?');
-  if (head.every((byte) => byte === 0))
-    refuse('only zeros: not a checkpoint', 'Was the download interrupted?');
-  const text = Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
-  const kind = FOREIGN_KINDS.find(({ starts }) => starts(head, text));
-  if (kind !== undefined) refuse(kind.found, kind.hint);
+  return isBaseline(header.metadata)
+    ? openBaseline(header, source, path)
+    : openSafetensors(source, path, header);
 }
 
 /**
@@ -219,11 +218,7 @@ function refuseForeignContent(head: Uint8Array, source: ByteSource): void {
  * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
  */
 function looksLikeSavedModel(head: Uint8Array): boolean {
-  if (!startsWith(head, [0x08, 0x01, 0x12])) return false;
+  if (!textOf(head).startsWith('\x08\x01\x12')) return false;
   const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
   return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;
-}
-
-function startsWith(head: Uint8Array, magic: readonly number[]): boolean {
-  return magic.every((byte, index) => head[index] === byte);
 }

@@ -2,14 +2,24 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { audit } from '../../src/audit.js';
+import { audit, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
-import { openCheckpoint, openSource, refuseIdleSelect } from '../../src/formats/open.js';
+import { CheckpointError } from '../../src/errors.js';
+import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import {
+  FORMATS,
+  type Format,
+  openCheckpoint,
+  openSource,
+  refuseIdleSelect,
+} from '../../src/formats/open.js';
 import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from '../../src/formats/torch/sniff.js';
-import { inspect } from '../../src/inspect.js';
+import { inspect, inspectCheckpoint } from '../../src/inspect.js';
+import { readRange } from '../../src/io/byte-source.js';
+import { render } from '../../src/report/render.js';
 import { restore } from '../../src/restore/restore.js';
 import { bytesOf, f32, utf8 } from '../build/bytes.js';
-import { checkpointOf } from '../build/checkpoints.js';
+import { checkpointOf, tensorOf } from '../build/checkpoints.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { safetensorsBytes, safetensorsWithHeader } from '../build/safetensors.js';
 import { countingSource, makeTempDirectory } from '../build/sources.js';
@@ -216,4 +226,67 @@ test('opening reads a header and the first bytes, not the data', async () => {
   const source = countingSource('m', bytes);
   await openSource(source, 'm');
   expect(source.bytesRead).toBe(1024 + bytes.length - 1_000_000);
+});
+
+describe('a format of its own takes one row', () => {
+  /** A text format: `TOY`, then a line for each tensor, such as `bn.weight 1 1`. */
+  const toy: Format = {
+    name: 'toy',
+    looksLike: (head) => Buffer.from(head).toString('latin1').startsWith('TOY\n'),
+    ending: '.toy',
+    async open(source, { path }) {
+      const text = Buffer.from(await readRange({ source, offset: 0, byteLength: source.byteLength }));
+      const [magic, ...lines] = text.toString().trim().split('\n');
+      if (magic !== 'TOY')
+        throw new CheckpointError('expected a toy', { code: 'malformed', file: source.name });
+      const tensors = lines.map((line) => {
+        const [name = '', ...numbers] = line.split(' ');
+        const shape = name.startsWith('conv') ? [numbers.length, 1, 1, 1] : [numbers.length];
+        return tensorOf(name, numbers.map(Number), { shape });
+      });
+      return checkpointOf(tensors, { path, format: 'toy', inModuleOrder: true, close: () => source.close() });
+    },
+  };
+  const toyBytes = (mean: string) =>
+    utf8(`TOY\nconv.weight 3 4\nbn.weight 2 2\nbn.bias 0 1\nbn.running_mean ${mean}\nbn.running_var 1 4\n`);
+  const openToy = (bytes: Uint8Array, name: string, options = {}) =>
+    openSource(countingSource(name, bytes), name, options, [toy, ...FORMATS]);
+
+  test('and is audited, inspected and kept in a baseline like every other', async () => {
+    const [before, after] = [await openToy(toyBytes('0 0'), 'a'), await openToy(toyBytes('1 2'), 'b')];
+    const report = await auditCheckpoints(before, after);
+    expect(report.before).toMatchObject({ path: 'a', format: 'toy', layers: 1, learned: 3 });
+    expect(report.layers).toMatchObject([
+      {
+        name: 'bn',
+        status: 'drifted',
+        channels: 2,
+        channelsMoved: 2,
+        meanShift: { max: expect.closeTo(1, 5) },
+      },
+    ]);
+    expect(report.findings.map(({ kind, layer }) => [kind, layer])).toEqual([['frozen-stats-drift', 'bn']]);
+    expect(render(report, { format: 'text' })).toContain('toy, 1 norm layer');
+    const inspected = await inspectCheckpoint(after);
+    expect(inspected.checkpoint.format).toBe('toy');
+    expect(inspected.layers).toMatchObject([{ name: 'bn', status: 'ok', mean: { min: 1, max: 2 } }]);
+    const { bytes } = await createBaseline(before);
+    const baseline = await openToy(bytes, 'base.safetensors');
+    expect(baseline.format).toBe('baseline');
+    expect((await auditCheckpoints(baseline, before)).verdict).toBe('clean');
+    expect((await auditCheckpoints(baseline, after)).layers).toMatchObject([{ status: 'drifted' }]);
+  });
+
+  test('and is told from the others by its first bytes, and by its ending', async () => {
+    expect(await failureOf(() => openBytes(toyBytes('0 0')))).toMatchObject({ code: 'unrecognised-format' });
+    expect(await failureOf(() => openToy(utf8('words'), 'm.TOY'))).toMatchObject({
+      message: 'expected a toy',
+    });
+    const other = safetensorsBytes({ a: { dtype: 'F32', shape: [1], data: f32(1) } });
+    expect((await openToy(other, 'm.toy')).format).toBe('safetensors');
+  });
+
+  test('and says whether there are parts to select', async () => {
+    expect((await openToy(toyBytes('0 0'), 'a', { select: 'ema' })).unselected).toEqual([]);
+  });
 });

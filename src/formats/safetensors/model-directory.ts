@@ -2,7 +2,14 @@
 
 import { lstatSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
-import type { Checkpoint, Declaration, Framework, OpenOptions, Tensor } from '../../checkpoint/checkpoint.js';
+import type {
+  Checkpoint,
+  Declaration,
+  Framework,
+  OpenOptions,
+  ReadOptions,
+  Tensor,
+} from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import {
   describeJson,
@@ -79,13 +86,13 @@ export function looksLikeShardIndex(head: Uint8Array): boolean {
  * A shard's name must lead to a regular file in the index's own directory. A tensor that its shard lacks is an
  * error; one that a shard has beyond the index is a warning.
  */
-export async function openShards(index: ByteSource, path: string, options: OpenOptions): Promise<Checkpoint> {
+export async function openShards(index: ByteSource, options: ReadOptions): Promise<Checkpoint> {
   const weightMap = await readWeightMap(index);
   const shardNames = [...new Set(weightMap.values())].sort();
   if (shardNames.length > MAX_SHARDS) {
     fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${shardNames.length}`, 'limit-exceeded');
   }
-  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : path);
+  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : options.path);
   const sources: ByteSource[] = [index];
   const close = async () => {
     for (const source of sources) await source.close();
@@ -100,7 +107,7 @@ export async function openShards(index: ByteSource, path: string, options: OpenO
     }
     const tensors = collectTensors(weightMap, shards, index.name);
     return {
-      path,
+      path: options.path,
       format: 'safetensors',
       tensors,
       inModuleOrder: false,

@@ -1,6 +1,6 @@
 // The storages of a checkpoint: flat runs of elements that tensors are views of.
 
-import type { CheckpointFormat, Splice } from '../../checkpoint/checkpoint.js';
+import type { Splice } from '../../checkpoint/checkpoint.js';
 import type { DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteRange, ByteSource, PlacedContent } from '../../io/byte-source.js';
@@ -8,7 +8,7 @@ import { describeValue, isNode, type PickleValue, type StorageNode } from './pic
 
 /** What every PyTorch container comes down to: the object that was saved, and where its storages are. */
 export interface TorchContainer {
-  readonly format: Extract<CheckpointFormat, 'PyTorch' | 'TorchScript'>;
+  readonly format: 'PyTorch' | 'TorchScript';
   readonly root: PickleValue;
   readonly storages: StorageTable;
   /** The source of a TorchScript class by its mangled module name; null where the container has none. */

@@ -5,6 +5,7 @@ import type {
   EditPlan,
   Framework,
   ModuleFacts,
+  ReadOptions,
   Tensor,
   TensorEdit,
 } from '../../checkpoint/checkpoint.js';
@@ -29,14 +30,6 @@ const STATISTIC = /(^|\.)(running_mean|running_var|num_batches_tracked)$/;
 /** Names of one kind of left-out tensor that a warning lists. */
 const MAX_LISTED = 3;
 
-/** How to open a PyTorch checkpoint. */
-export interface OpenTorchOptions {
-  /** How reports and messages name it. */
-  readonly path: string;
-  /** Which part of a nested checkpoint to audit: its keys, joined by dots or slashes. */
-  readonly select?: string | undefined;
-}
-
 /**
  * Opens a PyTorch checkpoint of any age: zip, TorchScript, legacy, tar. Reads the directory, the pickles, and the
  * checksums of statistics; no other storage. Nothing that a pickle names is imported, called or opened.
@@ -45,17 +38,17 @@ export interface OpenTorchOptions {
  * meant, `unsupported` for other things that PyTorch writes, and as the readers of the containers do. The source stays
  * open then.
  */
-export async function openTorch(source: ByteSource, options: OpenTorchOptions): Promise<Checkpoint> {
+export async function openTorch(source: ByteSource, { path, select }: ReadOptions): Promise<Checkpoint> {
   const file = source.name;
   const container = await openContainer(source, file);
   const { root, format } = container;
   const surveyor = new Surveyor();
-  const chosen = chooseStateDict(root, { select: options.select, surveyor, file, format });
+  const chosen = chooseStateDict(root, { select, surveyor, file, format });
   const named = nameTensors(chosen, surveyor, file);
   const { tensors, warnings } = await buildTensors(named, container, file);
   const optimizers = findOptimizers(root, file);
   return {
-    path: options.path,
+    path,
     format,
     tensors,
     inModuleOrder: true,

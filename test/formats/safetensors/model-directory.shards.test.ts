@@ -33,7 +33,8 @@ function writeModel(files: Readonly<Record<string, Uint8Array | string>>): strin
 const indexOf = (weightMap: unknown) =>
   JSON.stringify({ metadata: { total_size: 4 }, weight_map: weightMap });
 
-const open = (path: string, options: OpenOptions = {}) => openShards(openFileSource(path), path, options);
+const open = (path: string, options: OpenOptions = {}) =>
+  openShards(openFileSource(path), { ...options, path });
 
 describe('opening an index', () => {
   test('gathers the tensors of all shards in the order of the index', async () => {
@@ -70,7 +71,7 @@ describe('opening an index', () => {
       '2.safetensors': utf8('short'),
     });
     const index = openFileSource(path);
-    expect(await failureOf(() => openShards(index, path, {}))).toEqual({
+    expect(await failureOf(() => openShards(index, { path }))).toEqual({
       message: 'expected a safetensors header length of 8 bytes, found a file of 5 bytes: too short',
       code: 'truncated',
       file: path.replace('model.safetensors.index.json', '2.safetensors'),
@@ -180,7 +181,7 @@ describe('refusing an index', () => {
     const path = writeModel({ 'model.safetensors.index.json': '{' });
     truncateSync(path, 50_000_001);
     const index = openFileSource(path);
-    const failure = await failureOf(() => openShards(index, path, {}));
+    const failure = await failureOf(() => openShards(index, { path }));
     expect(failure.message).toBe('expected an index of at most 50000000 bytes, found 50000001');
     expect(index.bytesRead).toBe(0);
     await index.close();
