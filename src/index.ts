@@ -22,7 +22,7 @@ export type {
   Tensor,
 } from './checkpoint/checkpoint.js';
 export type { DType } from './checkpoint/dtype.js';
-export type { DriftCause, OldShare, PerChannel } from './compare/compare-layers.js';
+export type { DriftCause, OldShare } from './compare/compare-layers.js';
 export type { Finding, FindingKind, FindingLevel } from './compare/findings.js';
 export type { PairedBy, PrefixEdit } from './compare/pair-layers.js';
 export type { Region } from './compare/regions.js';
@@ -41,6 +41,7 @@ export type {
   CauseSummary,
   CheckpointSummary,
   LayerDeclaration,
+  PerChannel,
 } from './report/audit-report.js';
 export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } from './report/audit-set.js';
 export type { Count } from './report/format-numbers.js';

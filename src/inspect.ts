@@ -2,10 +2,10 @@
 
 import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
-import { CheckpointError } from './errors.js';
 import { openPath, refuseIdleSelect } from './formats/open.js';
 import { closeWindows } from './io/file-source.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
@@ -45,10 +45,10 @@ export async function inspectCheckpoint(
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
   closeWindows();
-  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint);
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
-  if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint);
+  if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const examined = [];
   for (const layer of layers) {
     examined.push(
@@ -58,12 +58,4 @@ export async function inspectCheckpoint(
   return buildInspectReport(checkpoint, examined, { learned: learned.size, folded });
 }
 
-function refuseWithoutLayers(checkpoint: Checkpoint): never {
-  throw new CheckpointError(
-    'expected norm layers with running statistics, found no BatchNorm layer: nothing to inspect',
-    {
-      code: 'no-norm-layers',
-      file: checkpoint.path,
-    },
-  );
-}
+const NOTHING_TO_INSPECT = 'no BatchNorm layer: nothing to inspect';

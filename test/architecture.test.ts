@@ -14,6 +14,7 @@ const ROOMS: readonly (readonly string[])[] = [
   ['formats/'],
   ['compare/'],
   ['folding/'],
+  ['compare-checkpoints.ts'],
   ['report/'],
   ['audit.ts', 'inspect.ts'],
   ['restore/', 'probe/', 'policy.ts'],
@@ -106,7 +107,7 @@ function isDocumented(lines: readonly string[], index: number): boolean {
 test('there are files to look at, and imports between them are seen', () => {
   expect(files.length).toBeGreaterThan(40);
   const audit = files.find(({ path }) => path === 'audit.ts');
-  expect(audit && importsOf(audit)).toContain('compare/compare-layers.ts');
+  expect(audit && importsOf(audit)).toContain('compare-checkpoints.ts');
   const open = files.find(({ path }) => path === 'formats/open.ts');
   expect(open && importsOf(open)).toContain('formats/onnx/onnx.ts');
 });

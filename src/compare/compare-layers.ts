@@ -11,7 +11,7 @@ import {
   type LearnedComparison,
   type LearnedComparisons,
 } from './compare-learned.js';
-import type { LayerPair, PairedBy } from './pair-layers.js';
+import type { LayerPair } from './pair-layers.js';
 import { compareRounded, MIN_VALUES, type RoundingEvidence } from './rounding.js';
 import {
   areInitial,
@@ -24,6 +24,7 @@ import {
   type Measures,
   measureDrift,
   packChannelVectors,
+  type RmsAndMax,
   readChannelVectors,
   type Statistics,
   unpackChannelVectors,
@@ -246,55 +247,111 @@ function findCommonRelation(found: readonly LearnedComparison[]): Relation {
 /** Where an epsilon comes from; `weights`: it alone explains those that the layer was folded into. */
 export type EpsilonFrom = 'graph' | 'default' | 'option' | 'weights';
 
-/** Statistics per channel of both sides; null where folding hides them. */
-export interface PerChannel {
-  readonly before: { readonly mean: readonly number[]; readonly variance: readonly number[] } | null;
-  readonly after: { readonly mean: readonly number[]; readonly variance: readonly number[] } | null;
+/** One side's statistics per channel. */
+export interface ChannelStatistics {
+  readonly mean: readonly number[];
+  readonly variance: readonly number[];
+}
+
+/** Statistics per channel of both sides. */
+interface ChannelDrift {
+  readonly before: ChannelStatistics;
+  readonly after: ChannelStatistics;
   /** σB / σA. */
   readonly stdRatio: readonly number[];
 }
 
-/** A norm layer of both checkpoints, compared. */
-export interface LayerComparison {
+/** A norm layer of both checkpoints, compared; `kind` says how the statistics are known. */
+export type LayerComparison = LiveComparison | RecoveredComparison | FoldedComparison;
+
+/** What is known of every compared layer. */
+interface ComparedPair extends LayerPair {
   /** The name that reports show, by {@link chooseLayerName}. */
   readonly name: string;
-  readonly before: NormLayer;
-  readonly after: NormLayer;
-  readonly pairedBy: PairedBy;
-  /** Whether both sides' statistics were read, or folding hides those of one or both. */
-  readonly via: 'live' | 'folded';
   readonly status: LayerStatus;
+  /** What is invalid or cannot be read; null for all other statuses. */
+  readonly problem: string | null;
   readonly affine: Relation;
   readonly neighbours: Relation;
-  /** What told of the neighbours; `unknown` where names leave open what feeds the layer. Absent for folded layers. */
-  readonly neighboursFrom?: NeighboursFrom | undefined;
   /** How near what stayed is: to the last bit, or up to rounding; null where a learned tensor of the layer changed. */
   readonly equality: 'exact' | 'rounded' | null;
   /** The largest abs(after − before) / abs(before) that counted as rounding; 0 where nothing was rounded. */
   readonly relativeDifference: number;
   readonly channels: number;
-  readonly channelsMoved: number | null;
-  /** Channels whose statistics folding hides, so that they were not audited; absent where all were. */
-  readonly channelsHidden?: number | undefined;
   readonly epsilon: number;
   readonly epsilonFrom: EpsilonFrom;
+}
+
+/** How far statistics moved that are known on both sides. */
+export interface Drift {
+  readonly channelsMoved: number;
+  readonly measures: Measures;
+  /** Null where it was not asked for. */
+  readonly perChannel: ChannelDrift | null;
+}
+
+/** Both files hold the layer's statistics. */
+export interface LiveComparison extends ComparedPair {
+  readonly kind: 'live';
+  /** Null where a side's statistics cannot be read: the layer is unresolved. */
+  readonly drift: Drift | null;
+  readonly neighboursFrom: NeighboursFrom;
   /** After's own epsilon, where both files tell theirs and the two differ; the measures use before's. */
   readonly epsilonAfter?: number | undefined;
   /** Batch count of after less that of before; null where either has none, or an average. */
   readonly batches: bigint | null;
   /** What statistics and counts together tell of the layer's past; null where they tell nothing. */
   readonly cause: DriftCause | null;
-  /** Null where there are no statistics to measure. */
-  readonly measures: Measures | null;
   /** Whether after holds initial values and before does not, under an affine that was trained. */
   readonly isReset: boolean;
-  /** The convolution that the unfolded side has of a layer that the other has folded; absent for other layers. */
-  readonly liveLinear?: LinearLayer | undefined;
-  /** Whether one factor explains every channel of a folded layer, as weight decay or rescaling would. */
+}
+
+/** What folding leaves to be told. */
+interface FoldedAway {
+  /** Channels whose statistics folding hides, so that they were not audited. */
+  readonly channelsHidden: number;
+  /** Whether one factor explains every channel, as weight decay or rescaling would. */
   readonly isUniformScale: boolean;
-  /** What is invalid or cannot be read; null for all other statuses. */
-  readonly problem: string | null;
-  readonly perChannel: PerChannel | null;
+}
+
+/** One file holds the layer's statistics; those of the other are solved for, from what it was folded into. */
+export interface RecoveredComparison extends ComparedPair, FoldedAway {
+  readonly kind: 'recovered';
+  /** Null where nothing can be solved for: the convolution was trained, or a side is no number. */
+  readonly drift: Drift | null;
+  /** The convolution of the side that has the layer unfolded, and that of the other. */
+  readonly liveLinear: LinearLayer;
+  readonly foldedLinear: LinearLayer;
+}
+
+/** Both files have folded the layer away: only factors between the channels of two convolutions are known. */
+export interface FoldedComparison extends ComparedPair, FoldedAway {
+  readonly kind: 'folded';
+  /** Null where the convolution was trained, or a side is no number. */
+  readonly drift: {
+    readonly channelsMoved: number;
+    /** abs(ln(σB / σA)), in nats. */
+    readonly logStdRatio: RmsAndMax;
+    /** σB / σA per channel; null where it was not asked for. */
+    readonly stdRatio: readonly number[] | null;
+  } | null;
+  readonly beforeLinear: LinearLayer;
+  readonly afterLinear: LinearLayer;
+}
+
+/** The measures of a layer whose statistics are known on both sides; null for all others. */
+export function measuresOf(layer: LayerComparison): Measures | null {
+  return layer.kind === 'folded' ? null : (layer.drift?.measures ?? null);
+}
+
+/** The spread that moved, where that is known: of folded layers it is the only measure. */
+export function logStdRatioOf(layer: LayerComparison): RmsAndMax | null {
+  return (layer.kind === 'folded' ? layer.drift?.logStdRatio : layer.drift?.measures.logStdRatio) ?? null;
+}
+
+/** How reports tell the kinds apart: whether folding came between the files and the statistics. */
+export function viaOf({ kind }: Pick<LayerComparison, 'kind'>): 'live' | 'folded' {
+  return kind === 'live' ? 'live' : 'folded';
 }
 
 /** How layers are compared. */
@@ -309,7 +366,7 @@ interface PlannedLayers {
   /** One for each pair, by the place of its statistics in before's file. */
   readonly works: readonly FileWork[];
   /** What they found, in the order of the pairs, beside what the learned tensors say. Call it once all are done. */
-  readonly conclude: (learned: LearnedComparisons) => readonly LayerComparison[];
+  readonly conclude: (learned: LearnedComparisons) => readonly LiveComparison[];
 }
 
 /** Plans to compare pairs of norm layers: their statistics, affine and counts, measures and statuses. */
@@ -365,66 +422,60 @@ function concludeLayers(
   pair: LayerPair,
   { counts, ...packed }: LayerReading,
   { feeds, rounding, options }: LayerContext,
-): LayerComparison {
+): LiveComparison {
   const before = nameVectors(unpackChannelVectors(packed.before, listVectors(pair.before)));
   const after = nameVectors(unpackChannelVectors(packed.after, listVectors(pair.after)));
   const affine = compareAffine(before, after, feeds);
   const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
-  const judged =
+  const judged: StatisticsVerdict =
     hasStatistics(before) && hasStatistics(after)
-      ? judgeStatistics(pair, { before, after, counts, affine, feeds, rounding, epsilon })
-      : { ...UNREAD, ...gradeEquality(affine, feeds, null), problem: explainUnresolved(pair) };
+      ? judgeStatistics(pair, { before, after, counts, affine, feeds, rounding, epsilon, options })
+      : { ...UNREAD, problem: explainUnresolved(pair) };
+  const relativeDifference = Math.max(
+    affine.relativeDifference,
+    feeds.relativeDifference,
+    judged.relativeDifference,
+  );
+  const isChanged = affine.relation === 'changed' || feeds.relation === 'changed';
   // Every property by its name: each object that is spread into another makes the engine keep a layout of its own.
   return {
+    kind: 'live',
     name: chooseLayerName(pair),
     before: pair.before,
     after: feeds.isDisputed ? noteDispute(pair.after) : pair.after,
     pairedBy: pair.pairedBy,
-    via: 'live',
     status: judged.status,
+    problem: judged.problem,
+    drift: judged.drift,
     affine: affine.relation,
     neighbours: feeds.relation,
     neighboursFrom: feeds.neighboursFrom,
-    equality: judged.equality,
-    relativeDifference: judged.relativeDifference,
+    equality: isChanged ? null : relativeDifference > 0 ? 'rounded' : 'exact',
+    relativeDifference: isChanged ? 0 : relativeDifference,
     channels: pair.before.channels || pair.after.channels,
-    channelsMoved: judged.channelsMoved,
     epsilon,
     epsilonFrom,
     epsilonAfter: findOtherEpsilon(pair),
     batches: subtractCounts(counts),
     cause: judged.cause,
-    measures: judged.measures,
     isReset: judged.isReset,
-    isUniformScale: false,
-    problem: judged.problem,
-    perChannel:
-      options.keepChannels && hasStatistics(before) && hasStatistics(after)
-        ? listChannels(before, after, epsilon)
-        : null,
   };
 }
 
-/** What statistics tell, beside what does not need them. */
-type StatisticsVerdict = Pick<
-  LayerComparison,
-  | 'status'
-  | 'equality'
-  | 'relativeDifference'
-  | 'channelsMoved'
-  | 'cause'
-  | 'measures'
-  | 'isReset'
-  | 'problem'
->;
+/** What the statistics of a pair tell, beside what does not need them. */
+interface StatisticsVerdict
+  extends Pick<LiveComparison, 'status' | 'problem' | 'drift' | 'cause' | 'isReset'> {
+  /** The largest relative difference of statistics that counted as rounding. */
+  readonly relativeDifference: number;
+}
 
 /** What is told of a layer whose statistics cannot be read. */
 const UNREAD = {
   status: 'unresolved',
-  channelsMoved: null,
-  measures: null,
+  drift: null,
   isReset: false,
   cause: null,
+  relativeDifference: 0,
 } as const;
 
 function judgeStatistics(
@@ -437,9 +488,10 @@ function judgeStatistics(
     feeds,
     rounding,
     epsilon,
-  }: Omit<LayerContext, 'options'> & {
-    readonly before: LayerVectors & Statistics;
-    readonly after: LayerVectors & Statistics;
+    options,
+  }: LayerContext & {
+    readonly before: StoredLayer;
+    readonly after: StoredLayer;
     readonly counts: BatchCounts;
     readonly affine: AffineComparison;
     readonly epsilon: number;
@@ -447,15 +499,24 @@ function judgeStatistics(
 ): StatisticsVerdict {
   const { moved, relativeDifference } = findMovedChannels(before, after, rounding);
   const invalid = findInvalidValue(after);
-  const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && moved.includes(true);
   const haveStatisticsMoved = moved.includes(true);
-  const status = decideStatus({
+  const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && haveStatisticsMoved;
+  const isInitial = areInitial(after);
+  const evidence = {
     relation: affine.relation,
     isInitial: affine.isInitial,
     neighbours: feeds.relation,
     haveStatisticsMoved,
-  });
-  const isInitial = areInitial(after);
+  };
+  const drift: Drift = {
+    channelsMoved: countTrue(moved),
+    measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
+    perChannel: options.keepChannels ? listChannels(before, after, epsilon) : null,
+  };
+  const isReset = isInitial && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial;
+  const told = { drift, isReset, relativeDifference };
+  if (invalid !== null) return { ...told, status: 'invalid', problem: invalid, cause: null };
+  if (isUntold) return { ...told, status: 'unresolved', problem: INCOMPARABLE_FEEDS, cause: null };
   const cause = decideCause({
     haveStatisticsMoved,
     isAveraged: (rounding?.averaged ?? 0) > 0,
@@ -464,15 +525,7 @@ function judgeStatistics(
     after: counts.after,
     momentum: findMomentum(pair),
   });
-  return {
-    ...gradeEquality(affine, feeds, relativeDifference),
-    channelsMoved: countTrue(moved),
-    measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
-    isReset: isInitial && !areInitial(before) && affine.relation !== 'none' && !affine.isInitial,
-    problem: invalid ?? (isUntold ? INCOMPARABLE_FEEDS : null),
-    status: invalid !== null ? 'invalid' : isUntold ? 'unresolved' : status,
-    cause: invalid !== null || isUntold ? null : cause,
-  };
+  return { ...told, status: decideStatus(evidence), problem: null, cause };
 }
 
 /** Statistics moved, and nothing says whether the weights that feed the layer did. */
@@ -486,15 +539,10 @@ function noteDispute(after: NormLayer): NormLayer {
   return { ...after, notes: [...after.notes, note] };
 }
 
-function gradeEquality(
-  affine: GradedRelation,
-  feeds: GradedRelation,
-  statistics: number | null,
-): Pick<LayerComparison, 'equality' | 'relativeDifference'> {
-  if (affine.relation === 'changed' || feeds.relation === 'changed')
-    return { equality: null, relativeDifference: 0 };
-  const relativeDifference = Math.max(affine.relativeDifference, feeds.relativeDifference, statistics ?? 0);
-  return { equality: relativeDifference > 0 ? 'rounded' : 'exact', relativeDifference };
+/** What a layer with statistics stores per channel; γ and β are null without affine. */
+export interface StoredLayer extends LayerVectors, Statistics {
+  readonly mean: ChannelVector;
+  readonly variance: ChannelVector;
 }
 
 /** What a norm layer stores per channel; null where it has none, or where it cannot be read. */
@@ -506,7 +554,7 @@ interface LayerVectors {
 }
 
 function listVectors({ mean, variance, gamma, beta }: NormLayer): readonly (Tensor | null)[] {
-  return [storedTensorOf(mean), storedTensorOf(variance), gamma, beta];
+  return [mean, variance, gamma, beta].map(storedTensorOf);
 }
 
 function nameVectors([mean, variance, gamma, beta]: readonly (ChannelVector | null)[]): LayerVectors {
@@ -514,40 +562,27 @@ function nameVectors([mean, variance, gamma, beta]: readonly (ChannelVector | nu
 }
 
 /**
- * Reads what a layer stores per channel, where its statistics are stored.
+ * Reads what a layer stores per channel. Only for layers whose statistics are stored.
  *
  * @throws CheckpointError when a range cannot be read.
  */
-export async function readStoredLayer(layer: NormLayer): Promise<LayerVectors & Statistics> {
+export async function readStoredLayer(layer: NormLayer): Promise<StoredLayer> {
   const vectors = nameVectors(await readChannelVectors(listVectors(layer)));
   if (!hasStatistics(vectors)) throw new Error('statistics that are not stored were read');
   return vectors;
 }
 
-function hasStatistics(vectors: LayerVectors): vectors is LayerVectors & Statistics {
+function hasStatistics(vectors: LayerVectors): vectors is StoredLayer {
   return vectors.mean !== null && vectors.variance !== null;
 }
 
 /** Both sides' statistics per channel, in the form of reports. */
-export function listChannels(before: Statistics, after: Statistics, epsilon: number): PerChannel {
+export function listChannels(before: Statistics, after: Statistics, epsilon: number): ChannelDrift {
   const list = ({ mean, variance }: Statistics) => ({
     mean: [...mean.values],
     variance: [...variance.values],
   });
   return { before: list(before), after: list(after), stdRatio: findStdRatios(before, after, epsilon) };
-}
-
-/**
- * Reads both statistics of a layer that has them.
- *
- * @throws CheckpointError when a range cannot be read.
- */
-export async function readStatistics({ mean, variance }: NormLayer): Promise<Statistics> {
-  if (mean.kind !== 'stored' || variance.kind !== 'stored')
-    throw new Error('statistics that are not stored were read');
-  const [means, variances] = await readChannelVectors([mean.tensor, variance.tensor]);
-  if (means == null || variances == null) throw new Error('a tensor that is stored was not read');
-  return { mean: means, variance: variances };
 }
 
 function explainUnresolved({ before, after }: LayerPair): string | null {
@@ -649,16 +684,16 @@ function findMomentum({ before, after }: Pick<LayerPair, 'before' | 'after'>): C
  * has none, or one that its type has rounded.
  */
 export async function readBatchCount({ batchCount }: NormLayer): Promise<BatchCount | null> {
-  if (batchCount === null || batchCount.elementCount !== 1) return null;
-  const bytes = await readRange(batchCount.range);
-  if (isFloatingPoint(batchCount.dtype)) {
-    const [value = Number.NaN] = decodeFloats(bytes, batchCount.dtype);
+  if (batchCount?.kind !== 'stored') return null;
+  const { dtype, range } = batchCount.tensor;
+  const bytes = await readRange(range);
+  if (isFloatingPoint(dtype)) {
+    const [value = Number.NaN] = decodeFloats(bytes, dtype);
     // Beyond 2048 float16 holds every second number only: a count would be off by a few.
-    if (!(Math.abs(value) <= 2 ** (significandBitsOf(batchCount.dtype) + 1))) return null;
+    if (!(Math.abs(value) <= 2 ** (significandBitsOf(dtype) + 1))) return null;
     return Number.isInteger(value) ? BigInt(value) : value;
   }
-  if (batchCount.dtype === 'I64') return new DataView(bytes.buffer).getBigInt64(bytes.byteOffset, true);
   let bits = 0n;
   for (const byte of bytes.toReversed()) bits = (bits << 8n) | BigInt(byte);
-  return batchCount.dtype.startsWith('I') ? BigInt.asIntN(bitsOf(batchCount.dtype), bits) : bits;
+  return dtype.startsWith('I') ? BigInt.asIntN(bitsOf(dtype), bits) : bits;
 }

@@ -4,7 +4,13 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote, UsageError } from '../errors.js';
 import { modulePathOf, type NameSource } from '../norm/naming.js';
 import { isBatchGraph, listLayerNames, listOwnNames, type NormLayer } from '../norm/norm-layer.js';
-import type { DriftCause, LayerComparison } from './compare-layers.js';
+import {
+  type DriftCause,
+  type FoldedComparison,
+  type LayerComparison,
+  type LiveComparison,
+  measuresOf,
+} from './compare-layers.js';
 import { matchNames, type NameMatcher } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
 
@@ -233,10 +239,10 @@ export function findIdleMaps(
 export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
   const found = [
     ...findStatusFindings(layer, policy),
-    ...findResets(layer),
-    ...findBatchStatistics(layer),
+    ...(layer.kind === 'live' ? findResets(layer) : []),
+    ...(layer.kind === 'live' ? findBatchStatistics(layer) : []),
     ...findTrainingMode(layer),
-    ...findOtherEpsilon(layer),
+    ...(layer.kind === 'live' ? findOtherEpsilon(layer) : []),
   ];
   return found.map((finding) => excuse(finding, layer, policy));
 }
@@ -246,11 +252,7 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
   const isFrozen = policy.isFrozen(listLayerNames(layer));
   switch (layer.status) {
     case 'drifted':
-      if (layer.isUniformScale)
-        return [makeFinding('folded-scale-drift', name, describeUniformScale(layer), 'warning')];
-      return layer.measures?.meanShift === null
-        ? [makeFinding('folded-scale-drift', name, describeScales(layer))]
-        : [makeFinding('frozen-stats-drift', name, describeDrift(layer))];
+      return [findDrift(layer)];
     case 'invalid':
       return [makeFinding('invalid-stats', name, `${layer.problem} in after`)];
     case 'unresolved':
@@ -274,23 +276,38 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
   }
 }
 
+function findDrift(layer: LayerComparison): Finding {
+  if (layer.kind !== 'live' && layer.isUniformScale)
+    return makeFinding('folded-scale-drift', layer.name, describeUniformScale(layer), 'warning');
+  switch (layer.kind) {
+    case 'live':
+      return makeFinding('frozen-stats-drift', layer.name, describeDrift(layer));
+    case 'recovered':
+      return makeFinding('frozen-stats-drift', layer.name, `${describeMove(layer)}${RECOVERED_CLAUSE}`);
+    case 'folded':
+      return makeFinding('folded-scale-drift', layer.name, describeScales(layer));
+    default:
+      return failUnreachable(layer);
+  }
+}
+
+const RECOVERED_CLAUSE =
+  ', solved from the convolution that it was folded into, which was frozen up to the scale that folding writes; a trained weight or bias of the norm layer itself would look the same';
+
 const FOLDED_BIAS_MESSAGE =
   'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
 
 /** Both sides folded: only the variance's ratio shows. */
-function describeScales({ channels, channelsMoved, measures }: LayerComparison): string {
-  const ratio = measures?.logStdRatio.rms ?? Number.NaN;
-  return `${channelsMoved ?? channels} of ${channels} output channels of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
+function describeScales({ channels, drift }: FoldedComparison): string {
+  const ratio = drift?.logStdRatio.rms ?? Number.NaN;
+  return `${drift?.channelsMoved ?? channels} of ${channels} output channels of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
 }
 
 function describeUniformScale({ channels }: LayerComparison): string {
   return `all ${channels} output channels of its convolution were rescaled by the same constant: weight decay or rescaling of the convolution explains that as well as moved statistics`;
 }
 
-function describeDrift(layer: LayerComparison): string {
-  if (layer.via === 'folded') {
-    return `${describeMove(layer)}, solved from the convolution that it was folded into, which was frozen up to the scale that folding writes; a trained weight or bias of the norm layer itself would look the same`;
-  }
+function describeDrift(layer: LiveComparison): string {
   const evidence = [
     layer.affine === 'equal' ? 'its weight and bias' : null,
     layer.neighbours === 'equal' ? 'the weights that feed it' : null,
@@ -324,13 +341,16 @@ function findTrainedInFrozen(layer: LayerComparison): readonly Finding[] {
   ];
 }
 
-function describeMove({ channels, channelsMoved, measures, batches, cause }: LayerComparison): string {
-  const [mean, output] = [measures?.meanShift ?? null, measures?.outputShift ?? null];
+function describeMove(layer: LayerComparison): string {
+  const { channels, drift } = layer;
+  const measures = measuresOf(layer);
   const shift =
-    mean === null || output === null
+    measures === null
       ? ''
-      : ` (mean by ${mean.rms.toPrecision(3)} σ rms, output by ${output.toPrecision(3)} of its size)`;
-  return `the running statistics of ${channelsMoved ?? channels} of ${channels} channels moved${shift}${cause === null ? '' : describeCause(cause, batches ?? 0n)}`;
+      : ` (mean by ${measures.meanShift.rms.toPrecision(3)} σ rms, output by ${measures.outputShift.toPrecision(3)} of its size)`;
+  const cause =
+    layer.kind !== 'live' || layer.cause === null ? '' : describeCause(layer.cause, layer.batches ?? 0n);
+  return `the running statistics of ${drift?.channelsMoved ?? channels} of ${channels} channels moved${shift}${cause}`;
 }
 
 /** How the statistics came to move, as the end of a clause. */
@@ -356,14 +376,14 @@ function describeCause(cause: DriftCause, batches: bigint): string {
   }
 }
 
-function findResets(layer: LayerComparison): readonly Finding[] {
+function findResets(layer: LiveComparison): readonly Finding[] {
   if (!layer.isReset) return [];
   const message =
     'every channel of after has mean 0 and variance 1, as if the layer had never run, under a trained affine';
   return [makeFinding('stats-reset', layer.name, message)];
 }
 
-function findBatchStatistics({ name, cause, batches }: LayerComparison): readonly Finding[] {
+function findBatchStatistics({ name, cause, batches }: LiveComparison): readonly Finding[] {
   if (cause?.kind !== 'batch-statistics') return [];
   const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
   return [makeFinding('batch-stats-while-frozen', name, message)];
@@ -378,7 +398,7 @@ function findTrainingMode({ name, before, after }: LayerComparison): readonly Fi
   ];
 }
 
-function findOtherEpsilon({ name, before: one, epsilonAfter }: LayerComparison): readonly Finding[] {
+function findOtherEpsilon({ name, before: one, epsilonAfter }: LiveComparison): readonly Finding[] {
   if (epsilonAfter === undefined) return [];
   const [before, after] = [one.epsilon ?? one.defaultEpsilon, epsilonAfter].map((value) =>
     Number(value.toPrecision(6)),
@@ -389,11 +409,11 @@ function findOtherEpsilon({ name, before: one, epsilonAfter }: LayerComparison):
 
 /** A finding that the user's policy accepts stays, as a note that says so. */
 function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy): Finding {
-  const { measures } = layer;
+  const shift = measuresOf(layer)?.outputShift;
   if (finding.level === 'note' || !isAllowable(finding)) return finding;
   if (policy.isAllowed(listLayerNames(layer)))
     return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
-  const isSmall = measures?.outputShift != null && measures.outputShift < policy.minShift;
+  const isSmall = shift !== undefined && shift < policy.minShift;
   if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift')) {
     return { ...finding, level: 'note', message: `below --min-shift ${policy.minShift}: ${finding.message}` };
   }

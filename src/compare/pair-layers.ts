@@ -5,7 +5,7 @@ import { bitsOf } from '../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../errors.js';
 import { readRange } from '../io/byte-source.js';
 import { compareNaturally, splitPath } from '../norm/naming.js';
-import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import type { LayerVector, NormLayer } from '../norm/norm-layer.js';
 import { readChannelVector } from './statistics.js';
 
 /** How a pair of layers was found. */
@@ -339,48 +339,41 @@ async function takePeriod(layer: NormLayer, channels: number): Promise<NormLayer
   // Only exporters repeat; in a file of names another width is another layer, freshly initialised perhaps.
   if (!layer.isFromGraph || channels === 0 || layer.channels % channels !== 0) return null;
   const [mean, variance] = [await shorten(layer.mean, channels), await shorten(layer.variance, channels)];
-  const [gamma, beta] = [
-    await shortenTensor(layer.gamma, channels),
-    await shortenTensor(layer.beta, channels),
-  ];
+  const [gamma, beta] = [await shorten(layer.gamma, channels), await shorten(layer.beta, channels)];
+  if (mean === null || variance === null) return null;
+  if ((gamma === null && layer.gamma !== null) || (beta === null && layer.beta !== null)) return null;
   // What is one value throughout has any period, and proves none.
-  const isVaried = (await varies(mean)) || (await varies(variance));
-  const isWhole = (part: Tensor | null, full: Tensor | null) => (part === null) === (full === null);
-  if (mean === null || variance === null || !isVaried) return null;
-  if (!isWhole(gamma, layer.gamma) || !isWhole(beta, layer.beta)) return null;
+  if (!(await varies(mean)) && !(await varies(variance))) return null;
   const repeats = layer.channels / channels;
   const note = `it repeats its ${channels} channels ${repeats} times, as exporters write InstanceNorm for a batch of ${repeats}`;
   return { ...layer, channels, mean, variance, gamma, beta, notes: [...layer.notes, note] };
 }
 
-async function shorten(statistic: Statistic, channels: number): Promise<Statistic | null> {
-  if (statistic.kind === 'unresolved') return null;
-  const tensor = await shortenTensor(statistic.tensor, channels);
-  return tensor === null ? null : { ...statistic, tensor, whole: statistic.tensor };
-}
-
-/** Whether a statistic has more than one value. */
-async function varies(statistic: Statistic | null): Promise<boolean> {
-  if (statistic?.kind !== 'stored') return false;
-  const { values } = await readChannelVector(statistic.tensor);
+/** A vector that is stored and more than copies of one value. */
+async function varies({ tensor }: StoredVector): Promise<boolean> {
+  const { values } = await readChannelVector(tensor);
   return values.some((value) => value !== values[0]);
 }
 
-/** A vector's first elements, where the rest is copies of them. */
-async function shortenTensor(tensor: Tensor | null, channels: number): Promise<Tensor | null> {
-  if (tensor === null) return null;
+type StoredVector = Extract<LayerVector, { readonly kind: 'stored' }>;
+
+/** A vector's first elements, where the rest is copies of them; null where it is not, or cannot be read. */
+async function shorten(vector: LayerVector | null, channels: number): Promise<StoredVector | null> {
+  if (vector?.kind !== 'stored') return null;
+  const { tensor } = vector;
   const period = (channels * bitsOf(tensor.dtype)) / 8;
   const bytes = await readRange(tensor.range);
   const first = bytes.subarray(0, period);
   for (let at = period; at < bytes.byteLength; at += period) {
     if (Buffer.compare(first, bytes.subarray(at, at + period)) !== 0) return null;
   }
-  return {
+  const beginning = {
     ...tensor,
     shape: [channels],
     elementCount: channels,
     range: { ...tensor.range, byteLength: period },
   };
+  return { ...vector, tensor: beginning, whole: tensor };
 }
 
 /** A value per channel as a whole tensor repeats them. */

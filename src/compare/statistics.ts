@@ -24,24 +24,26 @@ export interface RmsAndMax {
   readonly max: number;
 }
 
-/**
- * How far a layer's statistics moved; formulas and units in docs/measures.md. Null where folding on both sides hides
- * what a measure needs.
- */
+/** How far a layer's statistics moved; formulas and units in docs/measures.md. */
 export interface Measures {
   /** abs(μB − μA) / σA, in standard deviations of before. */
-  readonly meanShift: RmsAndMax | null;
+  readonly meanShift: RmsAndMax;
   /** abs(ln(σB / σA)), in nats. */
   readonly logStdRatio: RmsAndMax;
   /** Mean over channels of the mean of the two Kullback–Leibler divergences between the Gaussians, in nats. */
-  readonly divergence: number | null;
+  readonly divergence: number;
   /** How far the layer's output moves, relative to its own size, on data that follows the after statistics. */
-  readonly outputShift: number | null;
+  readonly outputShift: number;
 }
 
 /** Decodes a per-channel tensor whole. Its length was checked against a limit when the layer was found. */
 export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> {
   return decodeVector(await readRange(tensor.range), tensor);
+}
+
+/** A vector where there is one. */
+export async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
+  return tensor === null ? null : readChannelVector(tensor);
 }
 
 /** Decodes the per-channel tensors of one layer, which stand together in most files; null where there is none. */

@@ -1,7 +1,7 @@
 // What is said of layers that have no partner, or of a single layer.
 
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.js';
-import { CheckpointError, quote } from '../errors.js';
+import { quote } from '../errors.js';
 import { dottedNameOf, modulePathOf, splitPath } from '../norm/naming.js';
 import {
   chooseLayerName,
@@ -9,8 +9,15 @@ import {
   listLayerNames,
   listOwnNames,
   type NormLayer,
+  refuseWithoutLayers,
 } from '../norm/norm-layer.js';
-import { type EpsilonFrom, type LayerComparison, readBatchCount, readStatistics } from './compare-layers.js';
+import {
+  type EpsilonFrom,
+  type LayerComparison,
+  readBatchCount,
+  readStoredLayer,
+  type StoredLayer,
+} from './compare-layers.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import { type Finding, type FindingPolicy, findUnpaired, makeFinding } from './findings.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
@@ -18,8 +25,6 @@ import {
   areInitial,
   findInvalidValue,
   isSummaryValid,
-  readChannelVector,
-  type Statistics,
   type StatisticsSummary,
   summarizeStatistics,
 } from './statistics.js';
@@ -51,7 +56,7 @@ export async function examineLayer(
   { epsilon, keepChannels }: { epsilon?: number | undefined; keepChannels: boolean },
 ): Promise<LayerExamination> {
   const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
-  const statistics = unresolved === undefined ? await readStatistics(layer) : null;
+  const statistics = unresolved === undefined ? await readStoredLayer(layer) : null;
   const summary = statistics === null ? null : summarizeStatistics(statistics);
   const isSound = summary === null || isSummaryValid(summary);
   const invalid = statistics === null || isSound ? null : findInvalidValue(statistics);
@@ -63,7 +68,7 @@ export async function examineLayer(
     epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
     batches: typeof count === 'bigint' ? count : null,
     summary,
-    perChannel: keepChannels && statistics !== null ? await listValues(layer, statistics) : null,
+    perChannel: keepChannels && statistics !== null ? listValues(statistics) : null,
     findings: [
       ...(unresolved?.kind === 'unresolved'
         ? [makeFinding('unresolved-stats', layer.name, `its statistics cannot be read: ${unresolved.reason}`)]
@@ -111,15 +116,12 @@ export async function findFaults(layer: NormLayer, why: string): Promise<readonl
   );
 }
 
-async function listValues(
-  { gamma, beta }: NormLayer,
-  { mean, variance }: Statistics,
-): Promise<ChannelValues> {
+function listValues({ mean, variance, gamma, beta }: StoredLayer): ChannelValues {
   return {
     mean: [...mean.values],
     variance: [...variance.values],
-    gamma: gamma === null ? null : [...(await readChannelVector(gamma)).values],
-    beta: beta === null ? null : [...(await readChannelVector(beta)).values],
+    gamma: gamma && [...gamma.values],
+    beta: beta && [...beta.values],
   };
 }
 
@@ -266,11 +268,7 @@ function allow(finding: Finding): Finding {
  * @throws CheckpointError `no-norm-layers` where no layer was compared.
  */
 export function refuseWithoutPairs(layers: readonly unknown[], file: string): void {
-  if (layers.length > 0) return;
-  throw new CheckpointError(
-    'expected norm layers with running statistics, found only layers that have lost theirs',
-    { code: 'no-norm-layers', file },
-  );
+  if (layers.length === 0) refuseWithoutLayers({ path: file }, 'only layers that have lost theirs');
 }
 
 /** So many widths are named where nothing was paired. */
@@ -325,13 +323,13 @@ function holdSameValues({ layers, learned, unpaired }: Pair): boolean {
 }
 
 /** To the last bit: rounding is a trace of something, and folding proves equality up to rounding only. */
-function isSame({ status, via, equality, batches, epsilonAfter }: LayerComparison): boolean {
+function isSame(layer: LayerComparison): boolean {
   return (
-    status === 'locked' &&
-    via === 'live' &&
-    equality === 'exact' &&
-    (batches ?? 0n) === 0n &&
-    epsilonAfter === undefined
+    layer.kind === 'live' &&
+    layer.status === 'locked' &&
+    layer.equality === 'exact' &&
+    (layer.batches ?? 0n) === 0n &&
+    layer.epsilonAfter === undefined
   );
 }
 
@@ -340,8 +338,10 @@ function isSame({ status, via, equality, batches, epsilonAfter }: LayerCompariso
  * that was reset counts from 0 again.
  */
 function findSignsOfSwapping({ layers, learned, unpaired }: Pair): readonly string[] {
-  const moves = layers.flatMap(({ batches, isReset }) =>
-    batches === null || batches === 0n || isReset ? [] : [batches],
+  const moves = layers.flatMap((layer) =>
+    layer.kind !== 'live' || layer.batches === null || layer.batches === 0n || layer.isReset
+      ? []
+      : [layer.batches],
   );
   if (moves.some((batches) => batches > 0n)) return [];
   const gone = unpaired.onlyBefore.length;

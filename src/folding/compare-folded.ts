@@ -32,7 +32,7 @@ import {
   judgeRecoveredPair,
   toFoldedLayer,
 } from './judge-pairs.js';
-import { type LinearCandidate, mayHideNorm, pairLinears } from './pair-linears.js';
+import { type LinearCandidate, mayBeFolded, mayHideNorm, pairLinears } from './pair-linears.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /** One side of an audit, as folding looks at it. */
@@ -76,6 +76,7 @@ export async function compareFolded(
   after: FoldingSide,
   { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
 ): Promise<FoldedResults> {
+  if (!mayBeFolded(before, after, pairing)) return { ...pairing, ...NOTHING_FOLDED };
   const guesses = [
     listCandidates(before, pairing.onlyBefore),
     listCandidates(after, pairing.onlyAfter),
@@ -129,6 +130,13 @@ export async function compareFolded(
     edits,
   };
 }
+
+const NOTHING_FOLDED: Omit<FoldedResults, keyof Pairing> = {
+  layers: [],
+  learned: [],
+  judgedBefore: new Set(),
+  judgedAfter: new Set(),
+};
 
 /** Folded norm layers whose convolution has no partner: what was not audited is said. */
 function listUnmatched(candidates: readonly Candidate[], paired: ReadonlySet<number>): readonly NormLayer[] {
@@ -295,8 +303,7 @@ async function judge(
       context,
     );
   }
-  const pair = { before: one.linear, after: other.linear, pairedBy, epsilon: context.epsilon };
-  return judgeFoldedPair(pair, compared, context);
+  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, compared, context);
 }
 
 /** What is left of the differences of short weights, once all weights tell what they went through. */
@@ -351,8 +358,8 @@ function record(
   ] as const) {
     if (candidate.layer !== null) results.joined.add(candidate.layer);
     judged.add(candidate.linear.biasName);
-    for (const tensor of [candidate.layer?.gamma, candidate.layer?.beta]) {
-      if (tensor != null) judged.add(dottedNameOf(tensor.name, candidate.checkpoint));
+    for (const vector of [candidate.layer?.gamma, candidate.layer?.beta]) {
+      if (vector?.kind === 'stored') judged.add(dottedNameOf(vector.tensor.name, candidate.checkpoint));
     }
   }
 }

@@ -2,9 +2,11 @@
 
 import {
   chooseEpsilon,
+  type FoldedComparison,
   type LayerComparison,
   listChannels,
-  readStatistics,
+  type RecoveredComparison,
+  readStoredLayer,
 } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
 import type { PairedBy } from '../compare/pair-layers.js';
@@ -14,13 +16,13 @@ import {
   type ChannelVector,
   countTrue,
   findInvalidValue,
-  type Measures,
   measureDrift,
   type RmsAndMax,
-  readChannelVector,
+  readOptional,
   type Statistics,
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
+import { DEFAULT_EPSILON } from '../norm/naming.js';
 import { chooseLayerName, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
 import type { SettledComparison } from './channel-scales.js';
 import {
@@ -28,7 +30,6 @@ import {
   type FoldedAway,
   findOwnEpsilon,
   type RecoveredStatistics,
-  readOptional,
   solveLayer,
 } from './recover-statistics.js';
 
@@ -42,8 +43,8 @@ export interface FoldedContext {
 }
 
 /** A judged pair of convolutions: the layer's comparison, unless it proves to be no norm layer's. */
-export interface Judgement {
-  readonly layer: LayerComparison | null;
+export interface Judgement<Layer extends LayerComparison | null = LayerComparison | null> {
+  readonly layer: Layer;
   readonly equality: LearnedComparison['equality'];
   /** What a named side's unknown epsilon must explain; null where epsilon is known. */
   readonly epsilonEvidence: EpsilonEvidence | null;
@@ -52,19 +53,22 @@ export interface Judgement {
 /** A norm layer that was folded into a convolution, as a layer whose statistics cannot be read from the file. */
 export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLayer {
   const { foldedNormPath, path, nodeName, weightName, channels } = linear;
-  const reason = `it was folded into ${path ?? (nodeName === '' ? weightName : nodeName)}`;
+  const folded = {
+    kind: 'unresolved',
+    reason: `it was folded into ${path ?? (nodeName === '' ? weightName : nodeName)}`,
+  } as const;
   return {
     name: foldedNormPath ?? path ?? (fallbackName === '' ? nodeName : fallbackName),
     isNamed: foldedNormPath !== null || path !== null,
     kind: 'BatchNormalization',
     channels,
-    mean: { kind: 'unresolved', reason },
-    variance: { kind: 'unresolved', reason },
+    mean: folded,
+    variance: folded,
     gamma: null,
     beta: null,
     batchCount: null,
     epsilon: null,
-    defaultEpsilon: 1e-5,
+    defaultEpsilon: DEFAULT_EPSILON,
     momentum: null,
     mode: 'running',
     nodeName,
@@ -76,15 +80,43 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
   };
 }
 
+/** A status, and what is wrong with a layer that is invalid or unresolved. */
+type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
+
+const LOCKED: Verdict = { status: 'locked', problem: null };
+const DRIFTED: Verdict = { status: 'drifted', problem: null };
+const TRAINED: Verdict = { status: 'trained', problem: null };
+const unresolved = (problem: string): Verdict => ({ status: 'unresolved', problem });
+const invalid = (problem: string): Verdict => ({ status: 'invalid', problem });
+
+const ONE_WEIGHT = unresolved(
+  'its convolution has one weight per channel, so that training it looks the same as moved statistics',
+);
+
 /**
  * A comparison that says which channels folding hides: where a scale γ is zero, so are the folded weights, whatever the
  * statistics are.
  */
-function noteHiddenChannels(layer: LayerComparison, hidden: number): LayerComparison {
+function noteHiddenChannels<Layer extends RecoveredComparison | FoldedComparison>(
+  layer: Layer,
+  hidden: number,
+): Layer {
   const { channels, after, status } = layer;
   if (hidden === 0 || status === 'unresolved') return layer;
   const note = `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`;
   return { ...layer, channelsHidden: hidden, after: { ...after, notes: [...after.notes, note] } };
+}
+
+/** What of a bias is no finite number; null where all are. */
+function findInvalidBias(bias: ChannelVector | null): string | null {
+  const channel = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
+  return channel < 0 ? null : `the folded bias of channel ${channel} is ${bias?.values[channel]}: not finite`;
+}
+
+/** A layer whose folded weights hold NaN or infinity; what before's were folded from cannot be told. */
+function judgeNotFinite({ channel, value }: NotFinite, side: 'before' | 'after'): Verdict {
+  const problem = `the folded weight of channel ${channel} is ${value}: not finite`;
+  return side === 'after' ? invalid(problem) : unresolved(`in before, ${problem}`);
 }
 
 /** Two convolutions that may each have swallowed the same norm layer. */
@@ -92,8 +124,6 @@ interface FoldedPair {
   readonly before: LinearLayer;
   readonly after: LinearLayer;
   readonly pairedBy: PairedBy;
-  /** What reports give as the layer's epsilon: factors between folded weights tell without one. */
-  readonly epsilon: number | undefined;
 }
 
 /** A factor this many times further from 1, or from another, than rounding explains is another factor. */
@@ -120,85 +150,70 @@ export async function judgeFoldedPair(
 ): Promise<Judgement> {
   const { before, after } = pair;
   const looksFolded = before.looksFolded || after.looksFolded;
+  const conclude = (verdict: Verdict | null, equality: Judgement['equality']) => ({
+    layer: looksFolded && verdict !== null ? describe(pair, context, { verdict }) : null,
+    equality,
+    epsilonEvidence: null,
+  });
   if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
-  const biases = { before: await readBias(before), after: await readBias(after) };
-  const invalid = biases.after?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
-  if (invalid >= 0 && looksFolded) {
-    const problem = `the folded bias of channel ${invalid} is ${biases.after?.values[invalid]}: not finite`;
-    return conclude(describe(pair, { status: 'invalid', problem }), 'changed');
+  const biases = { before: await readOptional(before.bias), after: await readOptional(after.bias) };
+  const invalidBias = findInvalidBias(biases.after);
+  if (invalidBias !== null && looksFolded) return conclude(invalid(invalidBias), 'changed');
+  switch (compared.kind) {
+    case 'not-finite':
+      return conclude(judgeNotFinite(compared, compared.side), compared.isSame ? 'exact' : 'changed');
+    case 'changed':
+      return conclude(TRAINED, 'changed');
+    case 'proportional': {
+      const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
+      const layer = looksFolded || isCertain ? describe(pair, context, { verdict, ...told }) : null;
+      const isTold = told.drift !== undefined;
+      const equality = isTold ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
+      return {
+        layer: layer && noteHiddenChannels(layer, compared.scales.filter(Number.isNaN).length),
+        equality,
+        epsilonEvidence: null,
+      };
+    }
+    default:
+      return failUnreachable(compared);
   }
-  if (compared.kind === 'not-finite') {
-    const equality = compared.isSame ? 'exact' : 'changed';
-    return conclude(looksFolded ? describe(pair, judgeNotFinite(compared)) : null, equality);
-  }
-  return compared.kind === 'changed'
-    ? conclude(looksFolded ? describe(pair, { status: 'trained' }) : null, 'changed')
-    : judgeFactors(pair, context, { ...compared, biases, looksFolded });
 }
 
-/** A layer whose folded weights hold NaN or infinity; what before's were folded from cannot be told. */
-function judgeNotFinite({
-  side,
-  channel,
-  value,
-}: NotFinite): Pick<LayerComparison, 'status'> & { readonly problem: string } {
-  const problem = `the folded weight of channel ${channel} is ${value}: not finite`;
-  return side === 'after'
-    ? { status: 'invalid', problem }
-    : { status: 'unresolved', problem: `in before, ${problem}` };
-}
-
-/** Factors between output channels, and what goes with them. */
-type Factors = Extract<SettledComparison, { readonly kind: 'proportional' }> & {
-  readonly biases: Biases;
-  readonly looksFolded: boolean;
-};
-
-interface Biases {
-  readonly before: ChannelVector | null;
-  readonly after: ChannelVector | null;
+/** What factors between output channels tell. */
+interface FactorJudgement {
+  readonly verdict: Verdict;
+  /** Whether they show by themselves that a norm layer was folded in. */
+  readonly isCertain: boolean;
+  readonly drift?: Omit<NonNullable<FoldedComparison['drift']>, 'stdRatio'>;
+  readonly isUniformScale?: boolean;
+  readonly factors?: Float64Array;
 }
 
 function judgeFactors(
   pair: FoldedPair,
-  { keepChannels }: FoldedContext,
-  { scales: factors, uncertainty, rounding, weightsPerChannel, biases, looksFolded }: Factors,
-): Judgement {
+  biases: Biases,
+  { scales: factors, uncertainty, rounding, weightsPerChannel }: ProportionalScales,
+): FactorJudgement {
   const tolerance = SAFETY * (FOLDING_ROUNDINGS + uncertainty);
   const isRescaled = [...factors].map((factor) => Math.abs(factor - 1) > tolerance);
   const isBiasMoved = findMovedBiases(pair, biases, rounding === null ? 0 : relativeDifferenceIn(rounding));
   const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
-  const describeAs = (verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>) =>
-    noteHiddenChannels(describe(pair, verdict), factors.filter(Number.isNaN).length);
-  const moved = {
-    neighbours: 'equal' as const,
-    channelsMoved,
-    measures: measureFactors(factors, isRescaled),
-    perChannel: keepChannels
-      ? { before: null, after: null, stdRatio: [...factors].map((factor) => 1 / factor) }
-      : null,
-  };
-  if (!isRescaled.some(Boolean)) {
-    if (channelsMoved > 0) return conclude(describeAs({ ...moved, status: 'ambiguous' }), 'exact');
-    return conclude(looksFolded ? describeAs({ ...moved, status: 'locked' }) : null, 'exact');
+  const drift = { channelsMoved, logStdRatio: measureFactors(factors, isRescaled) };
+  if (!isRescaled.includes(true)) {
+    const isCertain = channelsMoved > 0;
+    const verdict: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
+    return { verdict, isCertain, drift, factors };
   }
-  if (factors.some((factor) => factor <= 0))
-    return conclude(looksFolded ? describeAs({ status: 'trained' }) : null, 'changed');
-  if (weightsPerChannel === 1) {
-    const problem =
-      'its convolution has one weight per channel, so that training it looks the same as moved statistics';
-    return conclude(looksFolded ? describeAs({ status: 'unresolved', problem }) : null, 'incomparable');
-  }
+  if (factors.some((factor) => factor <= 0)) return { verdict: TRAINED, isCertain: false };
+  if (weightsPerChannel === 1) return { verdict: ONE_WEIGHT, isCertain: false };
   const isUniformScale = isUniform(factors, tolerance);
-  return conclude(describeAs({ ...moved, status: 'drifted', isUniformScale }), 'exact');
+  return { verdict: DRIFTED, isCertain: true, drift, factors, isUniformScale };
 }
 
-function conclude(layer: LayerComparison | null, equality: Judgement['equality']): Judgement {
-  return { layer, equality, epsilonEvidence: null };
-}
-
-async function readBias({ bias }: LinearLayer): Promise<ChannelVector | null> {
-  return bias === null ? null : readChannelVector(bias);
+interface Biases {
+  readonly before: ChannelVector | null;
+  readonly after: ChannelVector | null;
 }
 
 /**
@@ -229,8 +244,8 @@ function findMovedBiases(
   };
 }
 
-/** What factors tell of a drift: σB / σA = 1 / k. Channels that were not rescaled count as exactly unmoved. */
-function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): FactorMeasures {
+/** abs(ln(σB / σA)), where σB / σA = 1 / k. Channels that were not rescaled count as exactly unmoved. */
+function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): RmsAndMax {
   let [known, squares, max] = [0, 0, 0];
   for (const [channel, factor] of factors.entries()) {
     // A channel of zeros on both sides has no factor, and counts in no measure.
@@ -240,15 +255,8 @@ function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): 
     squares += log * log;
     max = Math.max(max, log);
   }
-  return {
-    meanShift: null,
-    logStdRatio: { rms: Math.sqrt(squares / known), max },
-    divergence: null,
-    outputShift: null,
-  };
+  return { rms: Math.sqrt(squares / known), max };
 }
-
-type FactorMeasures = { readonly [Name in keyof Measures]: Name extends 'logStdRatio' ? RmsAndMax : null };
 
 function isUniform(factors: Float64Array, tolerance: number): boolean {
   const known = factors.filter((factor) => !Number.isNaN(factor));
@@ -257,32 +265,32 @@ function isUniform(factors: Float64Array, tolerance: number): boolean {
 }
 
 function describe(
-  { before, after, pairedBy, epsilon }: FoldedPair,
-  verdict: Pick<LayerComparison, 'status'> & Partial<LayerComparison>,
-): LayerComparison {
+  { before, after, pairedBy }: FoldedPair,
+  { epsilon, keepChannels }: FoldedContext,
+  { verdict, drift, isUniformScale = false, factors }: Omit<FactorJudgement, 'isCertain'>,
+): FoldedComparison {
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
   const [one, other] = [toFoldedLayer(before, name), toFoldedLayer(after, name)];
   const sides = { before: { ...one, ...(name === '' ? {} : { name }) }, after: other };
+  const isTrained = verdict.status === 'trained';
+  const stdRatio = keepChannels && factors !== undefined ? [...factors].map((factor) => 1 / factor) : null;
   return {
+    kind: 'folded',
     name: chooseLayerName(sides),
     ...sides,
     pairedBy,
-    via: 'folded',
-    affine: 'none',
-    neighbours: verdict.status === 'trained' ? 'changed' : 'none',
-    channels: before.channels,
-    equality: verdict.status === 'trained' ? null : 'exact',
-    relativeDifference: 0,
-    channelsMoved: null,
-    ...chooseEpsilon(one, other, epsilon),
-    batches: null,
-    cause: null,
-    measures: null,
-    isReset: false,
-    isUniformScale: false,
-    problem: null,
-    perChannel: null,
     ...verdict,
+    drift: drift === undefined ? null : { ...drift, stdRatio },
+    affine: 'none',
+    neighbours: isTrained ? 'changed' : drift === undefined ? 'none' : 'equal',
+    channels: before.channels,
+    channelsHidden: 0,
+    equality: isTrained ? null : 'exact',
+    relativeDifference: 0,
+    ...chooseEpsilon(one, other, epsilon),
+    isUniformScale,
+    beforeLinear: before,
+    afterLinear: after,
   };
 }
 
@@ -291,10 +299,6 @@ interface RecoveredPair extends FoldedAway {
   readonly foldedSide: 'before' | 'after';
   readonly pairedBy: PairedBy;
 }
-
-type Evidence = Omit<EpsilonEvidence, 'isExplained'>;
-
-type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
 
 /**
  * Judges a norm layer against a convolution that it was folded into: if every output channel was merely rescaled, the
@@ -311,35 +315,25 @@ export async function judgeRecoveredPair(
   const { layer, folded, foldedSide } = pair;
   const isSame = compared.kind === 'proportional' && compared.scales.every((scale) => scale === 1);
   if (isSame && !folded.looksFolded) return null;
+  const conclude = (verdict: Verdict, equality: Judgement['equality'] = 'incomparable') =>
+    concludeRecovered(pair, context, verdict, equality);
   const unread = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
-  if (unread?.kind === 'unresolved')
-    return concludeRecovered(pair, context, { status: 'unresolved', problem: unread.reason });
-  const bias = await readOptional(folded.bias);
-  const invalid = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
-  if (invalid >= 0 && foldedSide === 'after') {
-    const problem = `the folded bias of channel ${invalid} is ${bias?.values[invalid]}: not finite`;
-    return concludeRecovered(pair, context, { status: 'invalid', problem });
-  }
+  if (unread?.kind === 'unresolved') return conclude(unresolved(unread.reason));
+  const invalidBias = foldedSide === 'after' ? findInvalidBias(await readOptional(folded.bias)) : null;
+  if (invalidBias !== null) return conclude(invalid(invalidBias));
   const invalidAfter =
     foldedSide === 'before' && compared.kind !== 'proportional'
-      ? findInvalidValue(await readStatistics(layer))
+      ? findInvalidValue(await readStoredLayer(layer))
       : null;
   if (invalidAfter !== null)
-    return concludeRecovered(
-      pair,
-      context,
-      { status: 'invalid', problem: invalidAfter },
-      compared.kind === 'changed' ? 'changed' : 'incomparable',
-    );
+    return conclude(invalid(invalidAfter), compared.kind === 'changed' ? 'changed' : 'incomparable');
   switch (compared.kind) {
     case 'not-finite':
-      return concludeRecovered(pair, context, judgeNotFiniteSide(pair, compared), 'changed');
-    case 'incomparable': {
-      const problem = 'its convolution cannot be compared with the folded one';
-      return concludeRecovered(pair, context, { status: 'unresolved', problem });
-    }
+      return conclude(judgeNotFiniteSide(pair, compared), 'changed');
+    case 'incomparable':
+      return conclude(unresolved('its convolution cannot be compared with the folded one'));
     case 'changed':
-      return concludeRecovered(pair, context, { status: 'trained', problem: null }, 'changed');
+      return conclude(TRAINED, 'changed');
     case 'proportional':
       return judgeScales(pair, context, compared);
     default:
@@ -349,11 +343,12 @@ export async function judgeRecoveredPair(
 
 /** @param notFinite `before` is the unfolded side, whichever checkpoint that is. */
 function judgeNotFiniteSide({ foldedSide }: RecoveredPair, notFinite: NotFinite): Verdict {
-  if (notFinite.side === 'after') return judgeNotFinite({ ...notFinite, side: foldedSide });
+  if (notFinite.side === 'after') return judgeNotFinite(notFinite, foldedSide);
   const { channel, value } = notFinite;
   const liveSide = foldedSide === 'after' ? 'before' : 'after';
-  const problem = `in ${liveSide}, the weight of channel ${channel} of its convolution is ${value}: not finite`;
-  return { status: 'unresolved', problem };
+  return unresolved(
+    `in ${liveSide}, the weight of channel ${channel} of its convolution is ${value}: not finite`,
+  );
 }
 
 /**
@@ -368,10 +363,10 @@ async function judgeScales(
   const assumed = chooseEpsilon(pair.layer, pair.layer, context.epsilon);
   const { evidence, ...judgement } = await judgeWith(pair, { context, scales, ...assumed });
   if (pair.layer.epsilon !== null) return judgement;
-  const { status, channelsMoved } = judgement.layer;
+  const { status, drift } = judgement.layer;
   const toEvidence = (isExplained: boolean) =>
     context.epsilon === undefined ? { ...evidence, isExplained } : null;
-  const seemsMoved = (status === 'drifted' || status === 'unresolved') && (channelsMoved ?? 0) > 0;
+  const seemsMoved = (status === 'drifted' || status === 'unresolved') && (drift?.channelsMoved ?? 0) > 0;
   const own = seemsMoved ? findOwnEpsilon(evidence) : null;
   if (own === null) return { ...judgement, epsilonEvidence: toEvidence(status === 'locked') };
   const { layer } = await judgeWith(pair, { context, scales, epsilon: own.epsilon, epsilonFrom: 'weights' });
@@ -382,14 +377,14 @@ async function judgeScales(
 
 /** A layer that its own epsilon leaves unmoved; unresolved where drift would look much the same. */
 function takeForUnmoved(
-  unmoved: LayerComparison,
-  moved: LayerComparison,
+  unmoved: RecoveredComparison,
+  moved: RecoveredComparison,
   isCertain: boolean,
-): LayerComparison {
+): RecoveredComparison {
   const told = `an epsilon of ${unmoved.epsilon} in place of ${moved.epsilon} explains its folded weights with unmoved statistics`;
   if (!isCertain) {
     const problem = `${told}, and so does drift: too few channels, or too coarsely rounded ones, tell the two apart`;
-    return { ...moved, status: 'unresolved', problem };
+    return { ...moved, ...unresolved(problem) };
   }
   const note = `${told}: it was taken for the layer's own, which a file of names alone does not tell`;
   return { ...unmoved, after: { ...unmoved.after, notes: [...unmoved.after.notes, note] } };
@@ -403,39 +398,35 @@ interface SolvingOptions extends Pick<LayerComparison, 'epsilon' | 'epsilonFrom'
 async function judgeWith(
   pair: RecoveredPair,
   { context, scales, epsilon, epsilonFrom }: SolvingOptions,
-): Promise<Judgement & { readonly layer: LayerComparison; readonly evidence: Evidence }> {
+): Promise<Judgement<RecoveredComparison> & { readonly evidence: Omit<EpsilonEvidence, 'isExplained'> }> {
   const { foldedSide } = pair;
   const { held, gamma, recovered } = await solveLayer(pair, scales, epsilon);
-  const [before, after] =
-    foldedSide === 'after' ? [held, recovered.statistics] : [recovered.statistics, held];
-  const invalid = foldedSide === 'before' ? findInvalidValue(after) : null;
+  const { moved, hidden, statistics } = recovered;
+  const [before, after] = foldedSide === 'after' ? [held, statistics] : [statistics, held];
+  const invalidAfter = foldedSide === 'before' ? findInvalidValue(after) : null;
   const solved = decide(recovered, scales.weightsPerChannel);
-  const verdict = invalid === null ? solved : { status: 'invalid' as const, problem: invalid };
   const judgement = concludeRecovered(
     pair,
     context,
-    verdict,
+    invalidAfter === null ? solved : invalid(invalidAfter),
     solved.status === 'trained' ? 'changed' : 'exact',
   );
-  const compared: LayerComparison = {
+  const compared: RecoveredComparison = {
     ...judgement.layer,
     epsilon,
     epsilonFrom,
     affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
     neighbours: 'equal',
-    channelsMoved: countTrue(recovered.moved),
-    measures: measureDrift(before, after, {
-      moved: recovered.moved,
-      hidden: recovered.hidden,
-      gamma: gamma?.values ?? null,
-      epsilon,
-    }),
+    drift: {
+      channelsMoved: countTrue(moved),
+      measures: measureDrift(before, after, { moved, hidden, gamma: gamma?.values ?? null, epsilon }),
+      perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
+    },
     isUniformScale: isUniformSpread(recovered, held, epsilon),
-    perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
   };
   return {
     ...judgement,
-    layer: noteHiddenChannels(compared, countTrue(recovered.hidden)),
+    layer: noteHiddenChannels(compared, countTrue(hidden)),
     evidence: collectEvidence(recovered, epsilon),
   };
 }
@@ -444,30 +435,21 @@ function decide(
   { moved, hidden, contradicted, vanished }: RecoveredStatistics,
   weightsPerChannel: number,
 ): Verdict {
+  const isContradicted = contradicted.includes(true);
+  const isMoved = moved.includes(true);
   const lost = vanished.indexOf(true);
-  if (lost >= 0 && !contradicted.some(Boolean) && !moved.some(Boolean)) {
-    return {
-      status: 'unresolved',
-      problem: `the folded weights of channel ${lost} are zero, and its γ is not: its variance became infinite, or its γ was trained to zero`,
-    };
-  }
-  if (hidden.every(Boolean)) {
-    return {
-      status: 'unresolved',
-      problem: 'its scale is zero or too near it in every channel: the folded weights hide the statistics',
-    };
-  }
+  if (lost >= 0 && !isContradicted && !isMoved)
+    return unresolved(
+      `the folded weights of channel ${lost} are zero, and its γ is not: its variance became infinite, or its γ was trained to zero`,
+    );
+  if (!hidden.includes(false))
+    return unresolved(
+      'its scale is zero or too near it in every channel: the folded weights hide the statistics',
+    );
   // No variance turns the sign of a channel; training the scale does.
-  if (contradicted.some(Boolean)) return { status: 'trained', problem: null };
-  if (!moved.some(Boolean)) return { status: 'locked', problem: null };
-  if (weightsPerChannel === 1) {
-    return {
-      status: 'unresolved',
-      problem:
-        'its convolution has one weight per channel, so that training it looks the same as moved statistics',
-    };
-  }
-  return { status: 'drifted', problem: null };
+  if (isContradicted) return TRAINED;
+  if (!isMoved) return LOCKED;
+  return weightsPerChannel === 1 ? ONE_WEIGHT : DRIFTED;
 }
 
 /** Whether one factor explains every channel's spread, as weight decay on the convolution would. */
@@ -496,12 +478,12 @@ function isUniformSpread(
 function collectEvidence(
   { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
   assumed: number,
-): Evidence {
-  const visible = [...hidden.keys()].filter((channel) => hidden[channel] !== true);
+): Omit<EpsilonEvidence, 'isExplained'> {
+  const listVisible = (values: Float64Array) => [...values].filter((_, channel) => hidden[channel] !== true);
   return {
     assumed,
-    offsets: visible.map((channel) => varianceOffsets[channel] ?? Number.NaN),
-    tolerances: visible.map((channel) => varianceTolerances[channel] ?? 0),
+    offsets: listVisible(varianceOffsets),
+    tolerances: listVisible(varianceTolerances),
   };
 }
 
@@ -509,32 +491,29 @@ function concludeRecovered(
   { layer, live, folded, foldedSide, pairedBy }: RecoveredPair,
   context: FoldedContext,
   verdict: Verdict,
-  equality: Judgement['equality'] = 'incomparable',
-): Judgement & { readonly layer: LayerComparison } {
+  equality: Judgement['equality'],
+): Judgement<RecoveredComparison> {
   const other = toFoldedLayer(folded, layer.name);
   const [before, after] = foldedSide === 'after' ? [layer, other] : [{ ...other, name: layer.name }, layer];
   return {
     layer: {
+      kind: 'recovered',
       name: chooseLayerName({ before, after }),
       before,
       after,
       pairedBy,
-      via: 'folded',
-      liveLinear: live,
       ...verdict,
+      drift: null,
       affine: 'none',
       neighbours: equality === 'incomparable' ? 'none' : equality === 'changed' ? 'changed' : 'equal',
       equality: equality === 'changed' ? null : 'exact',
       relativeDifference: 0,
       channels: layer.channels,
-      channelsMoved: null,
+      channelsHidden: 0,
       ...chooseEpsilon(layer, layer, context.epsilon),
-      batches: null,
-      cause: null,
-      measures: null,
-      isReset: false,
       isUniformScale: false,
-      perChannel: null,
+      liveLinear: live,
+      foldedLinear: folded,
     },
     equality,
     epsilonEvidence: null,

@@ -1,10 +1,9 @@
 // Solves a folded convolution for the running statistics, and says which ε was used.
 
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { readStoredLayer } from '../compare/compare-layers.js';
 import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
-import { type ChannelVector, readChannelVector, type Statistics } from '../compare/statistics.js';
+import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
@@ -286,9 +285,4 @@ export async function solveLayer(
     },
   );
   return { held, gamma, recovered };
-}
-
-/** A vector where there is one. */
-export async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
-  return tensor === null ? null : readChannelVector(tensor);
 }

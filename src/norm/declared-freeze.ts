@@ -12,7 +12,7 @@ import type {
 } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote } from '../errors.js';
 import { splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
-import type { LayersAndLearned, NormLayer } from './norm-layer.js';
+import { type LayersAndLearned, type NormLayer, storedTensorOf } from './norm-layer.js';
 
 /** A parameter of the model, as far as an optimizer's state can tell it from others. */
 export interface ModelParameter {
@@ -507,7 +507,9 @@ function describeLayers(
   // Layers whose feed may be anything share one list, which is as long as the file.
   const words = new Map<readonly string[], DeclaredTensor | null>();
   for (const { name, gamma, beta, neighbours } of layers) {
-    const own = [gamma, beta].flatMap((tensor) => (tensor === null ? [] : (names.get(tensor) ?? '')));
+    const own = [storedTensorOf(gamma), storedTensorOf(beta)].flatMap((tensor) =>
+      tensor === null ? [] : (names.get(tensor) ?? ''),
+    );
     const telling = own.length === 0 ? neighbours : own;
     const known = words.get(telling);
     const affine = known === undefined ? findOneWord(telling, tensors) : known;

@@ -16,9 +16,9 @@ import {
 import { findNamedNeighbours } from './neighbours.js';
 import {
   type LayersAndLearned,
+  type LayerVector,
   type NormLayer,
   refuseTooManyLayers,
-  type Statistic,
   storedTensorOf,
 } from './norm-layer.js';
 
@@ -35,13 +35,26 @@ const BUFFER_NAMES: ReadonlySet<string> = new Set([
   ...['_u', '_v'],
 ]);
 
+/** A layer as it was found: its γ, β and count are tensors that {@link checkVectors} has yet to look at. */
+interface FoundLayer extends Omit<NormLayer, 'gamma' | 'beta' | 'batchCount'> {
+  readonly gamma: Tensor | null;
+  readonly beta: Tensor | null;
+  readonly batchCount: Tensor | null;
+}
+
+/** The layers that were found, and the learned tensors by dotted name. */
+interface Found {
+  readonly layers: readonly FoundLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
 /**
  * The learned tensors of a checkpoint, by dotted name: every floating-point tensor that an optimizer could change,
  * which leaves out statistics, batch counts and known buffers.
  */
 export function findLearnedTensors(
   checkpoint: Checkpoint,
-  layers: readonly NormLayer[],
+  layers: readonly FoundLayer[],
 ): ReadonlyMap<string, Tensor> {
   const statistics = listStatistics(checkpoint, layers);
   const learned = new Map<string, Tensor>();
@@ -57,7 +70,7 @@ export function findLearnedTensors(
  * The names of tensors that are statistics or batch counts. A tensor that is γ or β of some layer too (exporters store
  * equal ones once) is learned all the same.
  */
-function listStatistics({ graph }: Checkpoint, layers: readonly NormLayer[]): ReadonlySet<string> {
+function listStatistics({ graph }: Checkpoint, layers: readonly FoundLayer[]): ReadonlySet<string> {
   const statistics = new Set<string>();
   for (const { isFromGraph, mean, variance, batchCount } of layers) {
     if (batchCount !== null) statistics.add(batchCount.name);
@@ -100,7 +113,7 @@ const ROLE_SUFFIXES: readonly (readonly string[])[] = [
 ];
 
 /** The norm layers of a graph, in topological order: one for each BatchNormalization node. */
-export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly NormLayer[] {
+export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly FoundLayer[] {
   const taken = new Set<string>();
   const copies = new Map<string, number>();
   return graph.norms.map((node, index) => {
@@ -113,7 +126,7 @@ export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly 
 /** What a graph tells of a layer's name. */
 type Naming = Pick<NormLayer, 'name' | 'wrappedName' | 'isNamed'>;
 
-function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): NormLayer {
+function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): FoundLayer {
   const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
   const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
   return {
@@ -193,15 +206,10 @@ function toTensor(input: ConstantInput): Tensor | null {
   return input.kind === 'constant' ? input.tensor : null;
 }
 
-function toStatistic(input: ConstantInput, role: string): Statistic {
+function toStatistic(input: ConstantInput, role: string): LayerVector {
   switch (input.kind) {
     case 'constant':
-      return isDecodable(input.tensor.dtype)
-        ? { kind: 'stored', tensor: input.tensor, source: input.source }
-        : {
-            kind: 'unresolved',
-            reason: `the ${role} is stored as ${input.tensor.dtype}, which holds no readable floats`,
-          };
+      return checkVector(input.tensor, `the ${role}`, input.source);
     case 'unresolved':
       return { kind: 'unresolved', reason: input.reason };
     case 'absent':
@@ -220,7 +228,7 @@ function toStatistic(input: ConstantInput, role: string): Statistic {
  *
  * @throws CheckpointError `limit-exceeded` for too many layers.
  */
-export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
+export function findNamedLayers(checkpoint: Checkpoint): Found {
   const tensors = dottedTensorsOf(checkpoint);
   const layers = new Map<string, NamedLayer>();
   /** Statistics of these layers: the second one of each has nothing more to tell. */
@@ -247,7 +255,7 @@ export function findNamedLayers(checkpoint: Checkpoint): LayersAndLearned {
 }
 
 /** A layer whose neighbours are yet to be found: a copy that has them would be a second one of each in memory. */
-interface NamedLayer extends NormLayer {
+interface NamedLayer extends FoundLayer {
   neighbours: readonly string[];
   areNeighboursCertain: boolean;
 }
@@ -364,19 +372,23 @@ function withoutDot(rest: string): string {
 }
 
 /** A tensor as a statistic: unresolved where it is missing, empty, or of a type that holds no readable floats. */
-function readStatisticTensor(tensor: Tensor | undefined, suffix: string): Statistic {
+function readStatisticTensor(tensor: Tensor | undefined, suffix: string): LayerVector {
   if (tensor === undefined) {
     return { kind: 'unresolved', reason: `${withoutDot(suffix)} is missing from the file` };
   }
-  if (tensor.elementCount === 0)
-    return { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` };
-  if (!isDecodable(tensor.dtype)) {
-    return {
-      kind: 'unresolved',
-      reason: `${quote(tensor.name)} is stored as ${tensor.dtype}, which holds no readable floats`,
-    };
-  }
-  return { kind: 'stored', tensor, source: 'tensor' };
+  return tensor.elementCount === 0
+    ? { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` }
+    : checkVector(tensor, quote(tensor.name));
+}
+
+/** A tensor as a vector: unresolved where its type holds no floats that can be read. */
+function checkVector(tensor: Tensor, called: string, source = 'tensor'): LayerVector {
+  return isDecodable(tensor.dtype)
+    ? { kind: 'stored', tensor, source }
+    : {
+        kind: 'unresolved',
+        reason: `${called} is stored as ${tensor.dtype}, which holds no readable floats`,
+      };
 }
 
 /** The first tensor of one value per channel: a matrix under the same path belongs to something else. */
@@ -406,7 +418,7 @@ export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
   for (const layer of layers) checkChannels(layer, checkpoint.path);
   const vectors = layers.flatMap((layer) => listVectors(layer).flatMap(([, tensor]) => tensor?.range ?? []));
   refuseAmplified(vectors, checkpoint.path);
-  return { ...found, layers: layers.map(leaveOutUnreadable) };
+  return { ...found, layers: layers.map(checkVectors) };
 }
 
 /**
@@ -417,13 +429,13 @@ export function mayHoldLayers(checkpoint: Checkpoint): boolean {
   return checkpoint.graph !== null || namesStatistics(checkpoint);
 }
 
-function findInGraph(checkpoint: Checkpoint, graph: Graph): LayersAndLearned {
+function findInGraph(checkpoint: Checkpoint, graph: Graph): Found {
   refuseTooManyLayers(graph.norms.length, checkpoint.path);
   const layers = findGraphLayers(checkpoint, graph);
   return { layers, learned: findLearnedTensors(checkpoint, layers) };
 }
 
-function checkChannels(layer: NormLayer, file: string): void {
+function checkChannels(layer: FoundLayer, file: string): void {
   if (layer.channels > MAX_CHANNELS) {
     throw new CheckpointError(
       `layer ${quote(layer.name)}: expected at most ${MAX_CHANNELS} channels, found ${layer.channels}`,
@@ -443,7 +455,7 @@ function checkChannels(layer: NormLayer, file: string): void {
   }
 }
 
-function listVectors(layer: NormLayer): readonly (readonly [part: string, tensor: Tensor | null])[] {
+function listVectors(layer: FoundLayer): readonly (readonly [part: string, tensor: Tensor | null])[] {
   return [
     ['running mean', storedTensorOf(layer.mean)],
     ['running variance', storedTensorOf(layer.variance)],
@@ -452,19 +464,31 @@ function listVectors(layer: NormLayer): readonly (readonly [part: string, tensor
   ];
 }
 
-/** A layer without γ, β and count of types that hold no numbers, which nothing behind this could read. */
-function leaveOutUnreadable(layer: NormLayer): NormLayer {
-  const { gamma, beta, batchCount } = layer;
-  const unreadable = [gamma, beta].find((tensor) => tensor !== null && !isDecodable(tensor.dtype));
-  const counted =
-    batchCount === null || isCountable(batchCount.dtype) ? layer : withoutCount(layer, batchCount);
-  if (unreadable == null) return counted;
-  const reason = `its affine ${quote(unreadable.name)} is stored as ${unreadable.dtype}, which holds no readable floats`;
-  const unresolved = { kind: 'unresolved', reason } as const;
-  return { ...counted, mean: unresolved, variance: unresolved, gamma: null, beta: null };
+/** A layer with what it stores checked, so that nothing behind this asks again whether it can be read. */
+function checkVectors(layer: FoundLayer): NormLayer {
+  const [gamma = null, beta = null] = [layer.gamma, layer.beta].map((tensor) =>
+    tensor === null ? null : checkVector(tensor, `its affine ${quote(tensor.name)}`),
+  );
+  const batchCount = checkCount(layer.batchCount);
+  const unreadable = [gamma, beta].find((vector) => vector?.kind === 'unresolved');
+  return {
+    ...layer,
+    mean: unreadable ?? layer.mean,
+    variance: unreadable ?? layer.variance,
+    gamma: unreadable ?? gamma,
+    beta: unreadable ?? beta,
+    batchCount,
+    notes: batchCount?.kind === 'unresolved' ? [...layer.notes, batchCount.reason] : layer.notes,
+  };
 }
 
-function withoutCount(layer: NormLayer, { name, dtype }: Tensor): NormLayer {
-  const note = `its batch count ${quote(name)} is stored as ${dtype}, which holds no readable number`;
-  return { ...layer, batchCount: null, notes: [...layer.notes, note] };
+/** Several numbers are no count. */
+function checkCount(tensor: Tensor | null): LayerVector | null {
+  if (tensor === null || tensor.elementCount !== 1) return null;
+  return isCountable(tensor.dtype)
+    ? { kind: 'stored', tensor, source: 'tensor' }
+    : {
+        kind: 'unresolved',
+        reason: `its batch count ${quote(tensor.name)} is stored as ${tensor.dtype}, which holds no readable number`,
+      };
 }

@@ -4,6 +4,9 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
+/** A norm layer, as far as what stands around it is told from names and widths. */
+export type NamedNorm = Pick<NormLayer, 'name' | 'channels'>;
+
 /** A module that may feed a norm layer: it has a weight of two dimensions or more, and is none itself. */
 interface Feeder {
   /** Its own learned tensors, not those of its children. */
@@ -23,7 +26,7 @@ export interface Place {
   readonly parent: Place | null;
   readonly children: ReadonlyMap<string, Place>;
   readonly feeder: Feeder | null;
-  readonly layer: NormLayer | null;
+  readonly layer: NamedNorm | null;
   /** How many feeders are here and below. */
   readonly feederCount: number;
   /** The path of the module that is here. */
@@ -34,7 +37,7 @@ interface GrowingPlace extends Place {
   readonly parent: GrowingPlace | null;
   readonly children: Map<string, GrowingPlace>;
   feeder: Feeder | null;
-  layer: NormLayer | null;
+  layer: NamedNorm | null;
   feederCount: number;
   path: string;
 }
@@ -48,11 +51,11 @@ const MAX_DEPTH = 64;
  * @param learned the checkpoint's learned tensors by dotted name.
  */
 export function buildModuleTree(
-  layers: readonly NormLayer[],
+  layers: readonly NamedNorm[],
   learned: ReadonlyMap<string, Tensor>,
-): { readonly root: Place; readonly placeOf: ReadonlyMap<NormLayer, Place> } {
+): { readonly root: Place; readonly placeOf: ReadonlyMap<NamedNorm, Place> } {
   const root = newPlace('', null);
-  const placeOf = new Map<NormLayer, Place>();
+  const placeOf = new Map<NamedNorm, Place>();
   for (const layer of layers) {
     const place = growTo(root, layer.name);
     place.layer = layer;

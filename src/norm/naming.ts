@@ -30,8 +30,10 @@ export interface NamingConvention {
   readonly isDistinctive: boolean;
 }
 
-/** PyTorch's and Keras's defaults: `torch.nn.BatchNorm2d(eps=1e-05)`, `keras.layers.BatchNormalization(epsilon=0.001)`. */
-const TORCH_EPSILON = 1e-5;
+/** The epsilon to assume where no name tells a framework: PyTorch's, `torch.nn.BatchNorm2d(eps=1e-05)`. */
+export const DEFAULT_EPSILON = 1e-5;
+
+/** `keras.layers.BatchNormalization(epsilon=0.001)`. */
 const KERAS_EPSILON = 1e-3;
 
 /** In order of preference: the first convention whose suffix fits decides. */
@@ -43,7 +45,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     gamma: ['.weight'],
     beta: ['.bias'],
     count: '.num_batches_tracked',
-    epsilon: TORCH_EPSILON,
+    epsilon: DEFAULT_EPSILON,
     isDistinctive: true,
   },
   {
@@ -73,7 +75,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     gamma: ['.scale'],
     beta: ['.bias'],
     count: null,
-    epsilon: TORCH_EPSILON,
+    epsilon: DEFAULT_EPSILON,
     isDistinctive: false,
   },
   {
@@ -83,7 +85,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     gamma: ['.weight', '..w_0'],
     beta: ['.bias', '..b_0'],
     count: null,
-    epsilon: TORCH_EPSILON,
+    epsilon: DEFAULT_EPSILON,
     isDistinctive: false,
   },
   {
@@ -103,7 +105,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     gamma: ['.gamma'],
     beta: ['.beta'],
     count: null,
-    epsilon: TORCH_EPSILON,
+    epsilon: DEFAULT_EPSILON,
     isDistinctive: false,
   },
   {
@@ -114,7 +116,7 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     gamma: ['.s'],
     beta: ['.b'],
     count: null,
-    epsilon: TORCH_EPSILON,
+    epsilon: DEFAULT_EPSILON,
     isDistinctive: false,
   },
 ];

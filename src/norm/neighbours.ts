@@ -8,16 +8,16 @@ import {
   givesTransposed,
   isWithin,
   kindOf,
+  type NamedNorm,
   type Place,
   pathBelow,
   takes,
 } from './module-tree.js';
 import { LAST_NUMBER } from './naming.js';
-import type { NormLayer } from './norm-layer.js';
 
 /** A norm layer's place, and the nearest place above it that feeders lie under. */
 interface ScopedLayer {
-  readonly layer: NormLayer;
+  readonly layer: NamedNorm;
   readonly place: Place;
   readonly scope: Place;
 }
@@ -37,13 +37,13 @@ interface NamedFeed {
  * places of one kind (`layer#.#`) the feeders must have as many outputs as their norm layers have channels. Where they
  * always have as many inputs too, what the other series of the place tell decides, then those of the file.
  */
-function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NormLayer, NamedFeed> {
+function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, NamedFeed> {
   const index = new FeederIndex();
   const series = [
     ...groupBy(layers.map(nameLayer), ({ kind, depth, stem }) => `${kind} ${depth} ${stem}`),
   ].map(([, members]) => judgeSeries(members, index));
   const isAfterAlways = areAfter(series);
-  const feeds = new Map<NormLayer, NamedFeed>();
+  const feeds = new Map<NamedNorm, NamedFeed>();
   for (const fellows of groupBy(series, ({ kind }) => kind).values()) {
     const isAfterHere = isAfterAlways || areAfter(fellows);
     for (const { members, stems, order } of fellows) {
@@ -124,7 +124,7 @@ function haveLastAlone(
 }
 
 interface NumberedPair {
-  readonly layer: NormLayer;
+  readonly layer: NamedNorm;
   readonly feeders: readonly Place[];
 }
 
@@ -332,10 +332,10 @@ const MAX_CANDIDATES = 256;
  * @param positions where each module stands in module order; null where the file has lost that order.
  */
 export function findNamedNeighbours(
-  layers: readonly NormLayer[],
+  layers: readonly NamedNorm[],
   learned: ReadonlyMap<string, Tensor>,
   positions: ReadonlyMap<string, number> | null,
-): ReadonlyMap<NormLayer, Neighbours> {
+): ReadonlyMap<NamedNorm, Neighbours> {
   const { root, placeOf } = buildModuleTree(layers, learned);
   if (root.feederCount === 0) return new Map();
   const scoped = [...placeOf].map(([layer, place]) => ({ layer, place, scope: findScope(place) }));
@@ -344,7 +344,7 @@ export function findNamedNeighbours(
   const all = feedersUnder(root);
   const everything = listTensors(all);
   return new Map(
-    scoped.map((each): [NormLayer, Neighbours] => {
+    scoped.map((each): [NamedNorm, Neighbours] => {
       const named = feeds.get(each.layer) ?? null;
       const before = search.findBefore(each);
       const certain = chooseCertain(each, { named, before });
@@ -424,7 +424,7 @@ function listCandidates(
   return [...likeliest, ...around.filter((place) => fits(place, each.layer)), ...around];
 }
 
-function fits({ feeder }: Place, { channels }: NormLayer): boolean {
+function fits({ feeder }: Place, { channels }: NamedNorm): boolean {
   return feeder !== null && (gives(feeder, channels) || givesTransposed(feeder, channels));
 }
 

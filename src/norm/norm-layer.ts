@@ -12,8 +12,11 @@ import { isDecodable } from '../checkpoint/dtype.js';
 import { CheckpointError } from '../errors.js';
 import { dottedNameOf, modulePathOf, NAMING_CONVENTIONS, splitPath } from './naming.js';
 
-/** A running mean or variance: a tensor that can be read, or why there is none. */
-export type Statistic =
+/**
+ * What a norm layer stores, checked once: a tensor of one value per channel (one in all for the count) whose type can be
+ * read, or why there is none.
+ */
+export type LayerVector =
   | {
       readonly kind: 'stored';
       readonly tensor: Tensor;
@@ -36,16 +39,15 @@ export interface NormLayer {
   /** The class or operator: `BatchNorm2d`, `BatchNormalization`, `BatchNorm` where only names tell. */
   readonly kind: string;
   readonly channels: number;
-  /** Shape `[channels]`. */
-  readonly mean: Statistic;
-  /** Shape `[channels]`. */
-  readonly variance: Statistic;
-  /** Learned scale γ, shape `[channels]`; null without affine. */
-  readonly gamma: Tensor | null;
-  /** Learned shift β, shape `[channels]`; null without affine. */
-  readonly beta: Tensor | null;
+  /** Unresolved as well where γ or β cannot be read: what the layer computes is not known then. */
+  readonly mean: LayerVector;
+  readonly variance: LayerVector;
+  /** Learned scale γ; null without affine. */
+  readonly gamma: LayerVector | null;
+  /** Learned shift β; null without affine. */
+  readonly beta: LayerVector | null;
   /** `num_batches_tracked`; null where the format or the layer has none. */
-  readonly batchCount: Tensor | null;
+  readonly batchCount: LayerVector | null;
   /** From the graph or the module; null where the file does not tell. */
   readonly epsilon: number | null;
   /** Epsilon to assume where the file does not tell: 1e-5, or 1e-3 for layers with Keras names. */
@@ -75,9 +77,9 @@ export function nameInFile({ name, wrappedName }: Pick<NormLayer, 'name' | 'wrap
   return wrappedName ?? name;
 }
 
-/** The tensor of a statistic; null where there is none that can be read. */
-export function storedTensorOf(statistic: Statistic): Tensor | null {
-  return statistic.kind === 'stored' ? statistic.tensor : null;
+/** The tensor of a vector; null where there is none that can be read. */
+export function storedTensorOf(vector: LayerVector | null): Tensor | null {
+  return vector?.kind === 'stored' ? vector.tensor : null;
 }
 
 /** The norm layers of a checkpoint, and its learned tensors by dotted name. */
@@ -99,6 +101,20 @@ export function refuseTooManyLayers(count: number, file: string): void {
   throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${count}`, {
     code: 'limit-exceeded',
     file,
+  });
+}
+
+/**
+ * Refuses a checkpoint in which no norm layer is.
+ *
+ * @param found what it has in their place, and what comes of that: `no BatchNorm layer: nothing to audit`.
+ * @throws CheckpointError `no-norm-layers`
+ */
+export function refuseWithoutLayers({ path }: Pick<Checkpoint, 'path'>, found: string, hint?: string): never {
+  throw new CheckpointError(`expected norm layers with running statistics, found ${found}`, {
+    code: 'no-norm-layers',
+    file: path,
+    hint,
   });
 }
 

@@ -1,6 +1,7 @@
 // The report of `probe`, and the answer at its head.
 
 import type { DType } from '../checkpoint/dtype.js';
+import { measuresOf, viaOf } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
 import type { LayerStatus } from '../compare/status.js';
 import { TOOL_NAME, VERSION } from '../errors.js';
@@ -163,15 +164,15 @@ function toProbeLayer(
   outputs: readonly OutputResult[],
 ): ProbeLayer {
   const { comparison, fed, notes } = plan;
-  const { name, after, status, via, channels, measures } = comparison;
+  const { name, after, status, channels } = comparison;
   return {
     name,
     node: after.nodeName,
     status,
-    via,
+    via: viaOf(comparison),
     channels,
     putBack: fed !== null,
-    outputShift: measures?.outputShift ?? null,
+    outputShift: measuresOf(comparison)?.outputShift ?? null,
     movement: inNetwork === null ? null : { sameInput, inNetwork },
     contribution: remaining === null ? null : toContribution(remaining, outputs),
     notes,

@@ -1,11 +1,11 @@
 // Runs before and after on the same inputs and compares the outputs: `bn-audit probe`.
 
-import { compareCheckpoints } from '../audit.js';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
-import type { LayerComparison } from '../compare/compare-layers.js';
+import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/compare-layers.js';
 import { matchNames } from '../compare/globs.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
+import { type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { editModel, type GraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
@@ -13,7 +13,7 @@ import { openPath, refuseIdleSelect } from '../formats/open.js';
 import { refuseSameCheckpoint } from '../io/write-target.js';
 import { listLayerNames } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
-import { type AuditResults, buildReport } from '../report/audit-report.js';
+import { buildReport } from '../report/audit-report.js';
 import {
   countsSamplesFirst,
   drawInputs,
@@ -227,8 +227,8 @@ function chooseLayers(
 function chooseAblated({ layers }: ProbePlan, limit: number | undefined): ReadonlySet<LayerPlan> {
   const putBack = layers.filter(({ fed }) => fed !== null);
   if (limit === undefined || limit >= putBack.length) return new Set(putBack);
-  const shiftOf = ({ comparison: { measures } }: LayerPlan) =>
-    measures?.outputShift ?? measures?.logStdRatio.rms ?? 0;
+  const shiftOf = ({ comparison }: LayerPlan) =>
+    measuresOf(comparison)?.outputShift ?? logStdRatioOf(comparison)?.rms ?? 0;
   const chosen = new Set([...putBack].sort((x, y) => shiftOf(y) - shiftOf(x)).slice(0, limit));
   return new Set(putBack.filter((layer) => chosen.has(layer)));
 }

@@ -2,16 +2,16 @@
 
 import onnxProto from 'onnx-proto';
 import { encodeFloats } from '../checkpoint/dtype.js';
-import type { LayerComparison } from '../compare/compare-layers.js';
+import type { FoldedComparison, LayerComparison } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
-import { readChannelVector } from '../compare/statistics.js';
+import { readChannelVector, readOptional } from '../compare/statistics.js';
 import { type GraphEdit, type GraphField, NodeEdits } from '../formats/onnx/edit-graph.js';
 import { findTile, walkUpstream } from '../formats/onnx/follow.js';
 import { FIELDS } from '../formats/onnx/schema.js';
 import { type Found, findAttribute, opsetOf, type Scope, type Site } from '../formats/onnx/scope.js';
 import type { LocatedNodes } from '../formats/onnx/split-constants.js';
 import { holdBytes, readRange } from '../io/byte-source.js';
-import type { NormLayer, Statistic } from '../norm/norm-layer.js';
+import { type LayerVector, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 
 const { AttributeProto, NodeProto, ValueInfoProto } = onnxProto.onnx;
 
@@ -116,29 +116,29 @@ interface FoldShift {
  * @returns null where nothing tells the statistics.
  */
 async function findFoldShift(layer: LayerComparison): Promise<FoldShift | null> {
-  const { perChannel } = layer;
-  if (perChannel === null) return null;
-  const { before, after, stdRatio } = perChannel;
-  if (before === null || after === null) return findShiftOfBoth(layer, stdRatio);
-  const gamma = await readOrNull(layer.before.gamma);
-  const beta = await readOrNull(layer.before.beta);
+  if (layer.kind === 'folded') return findShiftOfBoth(layer);
+  if (layer.drift?.perChannel == null) return null;
+  const { before, after, stdRatio } = layer.drift.perChannel;
+  const gamma = await readOptional(storedTensorOf(layer.before.gamma));
+  const beta = await readOptional(storedTensorOf(layer.before.beta));
   return shiftChannels(stdRatio, (channel, factor) => {
     const sigma = Math.sqrt((before.variance[channel] ?? Number.NaN) + layer.epsilon);
     const meanShift = (after.mean[channel] ?? Number.NaN) - (before.mean[channel] ?? Number.NaN);
-    return (beta?.[channel] ?? 0) * (1 - factor) + ((gamma?.[channel] ?? 1) / sigma) * meanShift;
+    return (beta?.values[channel] ?? 0) * (1 - factor) + ((gamma?.values[channel] ?? 1) / sigma) * meanShift;
   });
 }
 
-async function findShiftOfBoth(
-  { before, after }: LayerComparison,
-  stdRatio: readonly number[],
-): Promise<FoldShift | null> {
-  if (before.foldedInto === undefined || after.foldedInto === undefined) return null;
-  const biasBefore = await readOrNull(before.foldedInto.bias);
-  const biasAfter = await readOrNull(after.foldedInto.bias);
+async function findShiftOfBoth({
+  beforeLinear,
+  afterLinear,
+  drift,
+}: FoldedComparison): Promise<FoldShift | null> {
+  if (drift === null || drift.stdRatio === null) return null;
+  const biasBefore = await readOptional(beforeLinear.bias);
+  const biasAfter = await readOptional(afterLinear.bias);
   return shiftChannels(
-    stdRatio,
-    (channel, factor) => (biasBefore?.[channel] ?? 0) - factor * (biasAfter?.[channel] ?? 0),
+    drift.stdRatio,
+    (channel, factor) => (biasBefore?.values[channel] ?? 0) - factor * (biasAfter?.values[channel] ?? 0),
   );
 }
 
@@ -153,12 +153,6 @@ function shiftChannels(
     return Number.isFinite(offset) ? offset : 0;
   });
   return { factors, offsets };
-}
-
-type TensorOrNull = LayerComparison['before']['gamma'];
-
-async function readOrNull(tensor: TensorOrNull): Promise<Float64Array | null> {
-  return tensor === null ? null : (await readChannelVector(tensor)).values;
 }
 
 /** A tensor that the probe's copy of the model takes as an input: after's value for the one run, before's for the other. */
@@ -284,7 +278,7 @@ class Planner {
     sites: readonly Site[],
     index: number,
   ): Promise<readonly FedStatistic[] | string> {
-    const before = comparison.perChannel?.before ?? null;
+    const before = comparison.kind === 'folded' ? null : (comparison.drift?.perChannel?.before ?? null);
     if (before === null) return comparison.problem ?? 'those of before cannot be told';
     if (sites.length === 0) return 'its node was not found';
     if (sites.some(isPositional)) return 'they differ from position to position (spatial = 0)';
@@ -390,7 +384,7 @@ class Planner {
 /** A statistic as an input: after's own bytes, and before's values rounded to after's type. */
 async function feed(
   name: string,
-  statistic: Statistic,
+  statistic: LayerVector,
   before: readonly number[],
 ): Promise<FedStatistic | string> {
   if (statistic.kind === 'unresolved') return statistic.reason;

@@ -1,31 +1,34 @@
 // The audit report: what JSON holds and every format renders.
 
-import type { Checkpoint, CheckpointFormat, Framework, Tensor } from '../checkpoint/checkpoint.js';
-import type {
-  DriftCause,
-  EpsilonFrom,
-  LayerComparison,
-  NeighboursFrom,
-  OldShare,
-  PerChannel,
+import type { CheckpointFormat, Framework } from '../checkpoint/checkpoint.js';
+import {
+  type ChannelStatistics,
+  type DriftCause,
+  type EpsilonFrom,
+  type LayerComparison,
+  logStdRatioOf,
+  measuresOf,
+  type NeighboursFrom,
+  type OldShare,
+  viaOf,
 } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
-import type { NameMatcher } from '../compare/globs.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
 import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
+import type { AuditResults, AuditSide } from '../compare-checkpoints.js';
 import { failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
 import {
   findFramework,
+  type LayerVector,
   listLayerNames,
   type NormLayer,
   nameInFile,
-  type Statistic,
 } from '../norm/norm-layer.js';
 import { type Count, formatPlural } from './format-numbers.js';
 
@@ -161,6 +164,14 @@ export interface LayerSide {
   readonly variance: string | null;
 }
 
+/** Statistics per channel of both sides; null where folding hides them. */
+export interface PerChannel {
+  readonly before: ChannelStatistics | null;
+  readonly after: ChannelStatistics | null;
+  /** σB / σA. */
+  readonly stdRatio: readonly number[];
+}
+
 /** A norm layer of an audit, as the JSON contract has it. */
 export interface AuditLayer {
   readonly name: string;
@@ -261,30 +272,6 @@ export function sortByShift(layers: readonly AuditLayer[]): readonly AuditLayer[
   return [...layers].sort((x, y) => shiftOf(y) - shiftOf(x));
 }
 
-/** Everything that an audit found out, before it is put in the report's form. */
-export interface AuditResults {
-  readonly before: SideResults;
-  readonly after: SideResults;
-  readonly layers: readonly LayerComparison[];
-  readonly learned: LearnedComparisons;
-  readonly regions: readonly Region[];
-  readonly findings: readonly Finding[];
-  readonly declared: Declared;
-  /** Norm layers of before that go with none of after. */
-  readonly notAudited: number;
-  readonly isAllowed: NameMatcher;
-  /** Whether the two checkpoints are the right ones, as sentences. */
-  readonly doubts: readonly string[];
-  /** Options that meant nothing in these checkpoints, as sentences. */
-  readonly unusedOptions: readonly string[];
-}
-
-interface SideResults {
-  readonly checkpoint: Checkpoint;
-  readonly layers: readonly NormLayer[];
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
-
 /** Puts an audit's results in the report's form. */
 export function buildReport(results: AuditResults): AuditReport {
   const { before, after, layers, findings } = results;
@@ -311,7 +298,7 @@ export function buildReport(results: AuditResults): AuditReport {
   };
 }
 
-function summarizeSide({ checkpoint, layers, learned }: SideResults, folded: number): CheckpointSummary {
+function summarizeSide({ checkpoint, layers, learned }: AuditSide, folded: number): CheckpointSummary {
   return {
     path: checkpoint.path,
     format: checkpoint.format,
@@ -323,7 +310,7 @@ function summarizeSide({ checkpoint, layers, learned }: SideResults, folded: num
 }
 
 function countFolded(layers: readonly LayerComparison[], side: 'before' | 'after'): number {
-  return layers.filter((layer) => layer.via === 'folded' && layer[side].mean.kind === 'unresolved').length;
+  return layers.filter((layer) => layer.kind !== 'live' && layer[side].mean.kind === 'unresolved').length;
 }
 
 function countByStatus(layers: readonly LayerComparison[]): Readonly<Record<LayerStatus, number>> {
@@ -337,7 +324,9 @@ function countByStatus(layers: readonly LayerComparison[]): Readonly<Record<Laye
 
 function findBatchRange(layers: readonly LayerComparison[]): { min: Count; max: Count } | null {
   const drifted = layers.filter(({ status }) => status === 'drifted');
-  const counts = (drifted.length > 0 ? drifted : layers).flatMap(({ batches }) => batches ?? []);
+  const counts = (drifted.length > 0 ? drifted : layers).flatMap((layer) =>
+    layer.kind === 'live' ? (layer.batches ?? []) : [],
+  );
   const [first, ...others] = counts;
   if (first === undefined) return null;
   const min = others.reduce((least, count) => (count < least ? count : least), first);
@@ -347,10 +336,10 @@ function findBatchRange(layers: readonly LayerComparison[]): { min: Count; max: 
 
 function findWorst(layers: readonly LayerComparison[]): { layer: string; outputShift: number } | null {
   let worst: { layer: string; outputShift: number } | null = null;
-  for (const { name, status, measures } of layers) {
-    const outputShift = measures?.outputShift ?? null;
-    if (status !== 'drifted' || outputShift === null) continue;
-    if (worst === null || outputShift > worst.outputShift) worst = { layer: name, outputShift };
+  for (const layer of layers) {
+    const outputShift = measuresOf(layer)?.outputShift;
+    if (layer.status !== 'drifted' || outputShift === undefined) continue;
+    if (worst === null || outputShift > worst.outputShift) worst = { layer: layer.name, outputShift };
   }
   return worst;
 }
@@ -376,7 +365,11 @@ function toAuditLayer(
   layer: LayerComparison,
   { isAllowed, declared }: Pick<AuditResults, 'isAllowed' | 'declared'>,
 ): AuditLayer {
-  const { before, after, measures } = layer;
+  const { before, after, drift } = layer;
+  const live = layer.kind === 'live' ? layer : null;
+  const hidden = layer.kind === 'live' ? 0 : layer.channelsHidden;
+  const measures = measuresOf(layer);
+  const perChannel = perChannelOf(layer);
   return {
     name: layer.name,
     named: before.isNamed || after.isNamed,
@@ -384,29 +377,35 @@ function toAuditLayer(
     status: layer.status,
     allowed: isAllowed(listLayerNames(layer)),
     channels: layer.channels,
-    channelsMoved: layer.channelsMoved,
-    ...(layer.channelsHidden === undefined ? {} : { channelsHidden: layer.channelsHidden }),
+    channelsMoved: drift?.channelsMoved ?? null,
+    ...(hidden === 0 ? {} : { channelsHidden: hidden }),
     affine: layer.affine,
     neighbours: layer.neighbours,
     equality: layer.equality,
     relativeDifference: layer.relativeDifference,
-    neighboursFrom: layer.neighboursFrom ?? 'graph',
+    neighboursFrom: live?.neighboursFrom ?? 'graph',
     epsilon: layer.epsilon,
     epsilonFrom: layer.epsilonFrom,
-    ...(layer.epsilonAfter === undefined ? {} : { epsilonAfter: layer.epsilonAfter }),
-    batches: layer.batches === null ? null : toCount(layer.batches),
-    cause: layer.cause,
+    ...(live?.epsilonAfter === undefined ? {} : { epsilonAfter: live.epsilonAfter }),
+    batches: live === null || live.batches === null ? null : toCount(live.batches),
+    cause: live?.cause ?? null,
     meanShift: measures?.meanShift ?? null,
-    logStdRatio: measures?.logStdRatio ?? null,
+    logStdRatio: logStdRatioOf(layer),
     divergence: measures?.divergence ?? null,
     outputShift: measures?.outputShift ?? null,
     pairedBy: layer.pairedBy,
-    via: layer.via,
+    via: viaOf(layer),
     before: toLayerSide(before),
     after: toLayerSide(after),
     ...describeLayerDeclaration(layer, declared),
-    ...(layer.perChannel === null ? {} : { perChannel: layer.perChannel }),
+    ...(perChannel === null ? {} : { perChannel }),
   };
+}
+
+function perChannelOf(layer: LayerComparison): PerChannel | null {
+  if (layer.kind !== 'folded') return layer.drift?.perChannel ?? null;
+  const stdRatio = layer.drift?.stdRatio ?? null;
+  return stdRatio && { before: null, after: null, stdRatio };
 }
 
 function describeLayerDeclaration(layer: LayerComparison, declared: Declared): Pick<AuditLayer, 'declared'> {
@@ -436,7 +435,7 @@ function toLayerSide(layer: NormLayer): LayerSide {
 }
 
 /** The name of a statistic's tensor, and how the graph supplies it where it is no plain tensor; null if unresolved. */
-export function describeStatistic(statistic: Statistic): string | null {
+export function describeStatistic(statistic: LayerVector): string | null {
   if (statistic.kind === 'unresolved') return null;
   const { tensor, source } = statistic;
   return source === 'tensor' || source === 'initializer' ? tensor.name : `${tensor.name} (${source})`;
@@ -472,9 +471,13 @@ function listWarnings({
       : []),
     ...describeReshaped(learned.compared),
     ...groupNotes(
-      layers.map(({ name, before: one, after: other, cause }) => ({
-        name,
-        notes: [...one.notes, ...other.notes, ...(cause?.kind === 'recounted' ? [RECOUNTED_NOTE] : [])],
+      layers.map((layer) => ({
+        name: layer.name,
+        notes: [
+          ...layer.before.notes,
+          ...layer.after.notes,
+          ...(layer.kind === 'live' && layer.cause?.kind === 'recounted' ? [RECOUNTED_NOTE] : []),
+        ],
       })),
     ),
   ];

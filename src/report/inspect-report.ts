@@ -95,7 +95,7 @@ function toInspectLayer(examined: LayerExamination): InspectLayer {
     batches: examined.batches === null ? null : toCount(examined.batches),
     mean: summary?.mean ?? null,
     variance: summary?.variance ?? null,
-    affine: layer.gamma !== null || layer.beta !== null,
+    affine: [layer.gamma, layer.beta].some((vector) => vector?.kind === 'stored'),
     source: { mean: describeStatistic(layer.mean), variance: describeStatistic(layer.variance) },
     notes: layer.notes,
     ...(perChannel === null ? {} : { perChannel }),

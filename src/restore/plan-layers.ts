@@ -8,23 +8,29 @@ import {
   decodeFloats,
   encodeFloats,
   IS_LITTLE_ENDIAN,
-  isDecodable,
   isFloatingPoint,
 } from '../checkpoint/dtype.js';
 import {
+  type FoldedComparison,
   type LayerComparison,
+  type RecoveredComparison,
   readBatchCount,
-  readStatistics,
   readStoredLayer,
 } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
-import { countTrue, findInvalidValue, readChannelVector, type Statistics } from '../compare/statistics.js';
+import {
+  countTrue,
+  findInvalidValue,
+  readChannelVector,
+  readOptional,
+  type Statistics,
+} from '../compare/statistics.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
-import { readOptional, solveLayer } from '../folding/recover-statistics.js';
+import { solveLayer } from '../folding/recover-statistics.js';
 import { multiply } from '../folding/weight-loops.js';
 import { type ByteRange, type ByteSource, checkBounds, haveSameBytes, holdBytes } from '../io/byte-source.js';
-import { type LinearLayer, type NormLayer, nameInFile } from '../norm/norm-layer.js';
+import { type LinearLayer, type NormLayer, nameInFile, storedTensorOf } from '../norm/norm-layer.js';
 
 /** The error that says why a layer cannot be restored, and which checkpoint is to blame. */
 function cannotRestore(
@@ -148,15 +154,14 @@ interface RecoveredLayer {
  * @throws CheckpointError `unsupported` where the two convolutions are no multiples of each other.
  */
 async function recoverLayer(
-  { after, epsilon, liveLinear: live, status }: LayerComparison,
-  folded: LinearLayer,
+  { after, epsilon, liveLinear: live, foldedLinear: folded, status }: RecoveredComparison,
   side: RestoreSide,
 ): Promise<RecoveredLayer> {
-  const found = live === undefined ? null : await compareChannelScales(live.weight, folded.weight, live);
+  const found = await compareChannelScales(live.weight, folded.weight, live);
   // Of weights too few to tell by themselves, the audit has told by all others whether they were trained.
-  const isTrained = found?.kind === 'short' && status === 'trained';
-  const compared = found === null || isTrained ? null : takeScales(found);
-  if (live === undefined || compared === null)
+  const isTrained = found.kind === 'short' && status === 'trained';
+  const compared = isTrained ? null : takeScales(found);
+  if (compared === null)
     throw cannotRestore(
       after,
       side.checkpoint,
@@ -213,16 +218,12 @@ async function recoverLayer(
  *
  * computed in float64 and rounded once, to after's types.
  *
- * @param folded the convolution of after.
- * @throws CheckpointError `unsupported` where before does not tell one of them.
+ * @throws CheckpointError `unsupported` where before's statistics are invalid.
  */
 async function refold(
-  { before, epsilon, liveLinear: live }: LayerComparison,
-  folded: LinearLayer,
+  { before, epsilon, liveLinear: live, foldedLinear: folded }: RecoveredComparison,
   side: RestoreSide,
 ): Promise<PartPlan> {
-  if (live === undefined)
-    throw cannotRestore(before, side.checkpoint, 'after has folded it, and before has no convolution for it');
   const { mean, variance, gamma, beta } = await readStoredLayer(before);
   const invalid = findInvalidValue({ mean, variance });
   if (invalid !== null) throw cannotRestore(before, side.checkpoint, `before itself is invalid: ${invalid}`);
@@ -252,10 +253,10 @@ interface FoldingPlace {
 
 /** Copies the convolution of before, which the layer was folded into on both sides. */
 async function copyFolding(
-  { before }: LayerComparison,
-  linear: LinearLayer,
-  place: FoldingPlace,
+  { before, beforeLinear: linear, afterLinear: folded }: FoldedComparison,
+  side: RestoreSide,
 ): Promise<PartPlan> {
+  const place = { folded, side };
   const { weight: target } = place.folded;
   const ones = new Float64Array(linear.channels).fill(1);
   const weight = !hasValues(linear.weight)
@@ -393,10 +394,7 @@ function addTo(plan: LayerPlan, byPlace: ReadonlyMap<string, readonly Tensor[]>)
 }
 
 function listStatistics({ after: { mean, variance, batchCount } }: LayerComparison): readonly Tensor[] {
-  const stored = [mean, variance].flatMap((statistic) =>
-    statistic.kind === 'stored' ? [statistic.tensor] : [],
-  );
-  return batchCount === null ? stored : [...stored, batchCount];
+  return [mean, variance, batchCount].flatMap((vector) => storedTensorOf(vector) ?? []);
 }
 
 function placeOf({ range, dtype }: Tensor): string {
@@ -458,18 +456,15 @@ interface PartPlan {
 }
 
 async function planStatistics(comparison: LayerComparison, context: LayerPlanContext): Promise<PartPlan> {
-  const { before, after } = comparison;
-  if (after.foldedInto !== undefined) {
-    refuseTrainedFolding(comparison, context);
-    return before.foldedInto === undefined
-      ? refold(comparison, after.foldedInto, context.before)
-      : copyFolding(comparison, before.foldedInto, { folded: after.foldedInto, side: context.before });
-  }
-  const recovered =
-    before.foldedInto === undefined
+  const { kind, before, after } = comparison;
+  if (after.foldedInto !== undefined) refuseTrainedFolding(comparison, context);
+  if (kind === 'folded') return copyFolding(comparison, context.before);
+  if (kind === 'recovered' && after.foldedInto !== undefined) return refold(comparison, context.before);
+  const { statistics, notes } =
+    kind === 'live'
       ? { statistics: await readKnown(before, context.before), notes: [] }
-      : await recoverLayer(comparison, before.foldedInto, context.after);
-  return { edits: encodeStatistics(comparison, recovered.statistics, context), notes: recovered.notes };
+      : await recoverLayer(comparison, context.after);
+  return { edits: encodeStatistics(comparison, statistics, context), notes };
 }
 
 /** Folding hides statistics in weights: where these were trained as well, nothing tells the two apart. */
@@ -486,7 +481,7 @@ async function readKnown(layer: NormLayer, { checkpoint }: RestoreSide): Promise
   for (const statistic of [layer.mean, layer.variance]) {
     if (statistic.kind === 'unresolved') throw cannotRestore(layer, checkpoint, statistic.reason);
   }
-  const statistics = await readStatistics(layer);
+  const statistics = await readStoredLayer(layer);
   const invalid = findInvalidValue(statistics);
   if (invalid !== null) throw cannotRestore(layer, checkpoint, `before itself is invalid: ${invalid}`);
   return statistics;
@@ -552,7 +547,7 @@ async function planBatchCount(
   keepBatches: boolean,
 ): Promise<PartPlan & Pick<LayerPlan, 'batches'>> {
   const from = await readBatchCount(after);
-  const tensor = after.batchCount;
+  const tensor = storedTensorOf(after.batchCount);
   if (keepBatches || typeof from !== 'bigint' || tensor === null)
     return { edits: [], notes: [], batches: null };
   const to = await readBatchCount(before);
@@ -578,7 +573,6 @@ async function planBatchCount(
 /** A whole number in a tensor's type; null where it does not fit. */
 function encodeCount(count: bigint, { dtype }: Tensor): Uint8Array | null {
   if (isFloatingPoint(dtype)) {
-    if (!isDecodable(dtype)) return null;
     const bytes = encodeFloats([Number(count)], dtype);
     return decodeFloats(bytes, dtype)[0] === Number(count) ? bytes : null;
   }

@@ -2,7 +2,7 @@
 
 import type { Checkpoint, CheckpointFormat } from '../checkpoint/checkpoint.js';
 import type { DType } from '../checkpoint/dtype.js';
-import type { LayerComparison } from '../compare/compare-layers.js';
+import { type LayerComparison, measuresOf, viaOf } from '../compare/compare-layers.js';
 import type { LayerStatus } from '../compare/status.js';
 import { escapeControls, failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
 import { type Count, formatCount, formatMeasure, formatPlural } from '../report/format-numbers.js';
@@ -97,14 +97,14 @@ export function buildRestoreReport(results: RestoreResults): RestoreReport {
 }
 
 function toRestoredLayer({ comparison, edits, batches, notes }: LayerPlan): RestoredLayer {
-  const { name, status, via, channels, channelsMoved, measures } = comparison;
+  const { name, status, channels, drift } = comparison;
   return {
     name,
     status,
-    via,
+    via: viaOf(comparison),
     channels,
-    channelsMoved,
-    outputShift: measures?.outputShift ?? null,
+    channelsMoved: drift?.channelsMoved ?? null,
+    outputShift: measuresOf(comparison)?.outputShift ?? null,
     batches: batches === null ? null : { from: toCount(batches.from), to: toCount(batches.to) },
     parts: edits.map(({ part, tensor: { name, dtype, elementCount } }) => ({
       part,

@@ -1,7 +1,6 @@
 // Puts the running statistics of before into after: `bn-audit restore`.
 
 import { dirname, join } from 'node:path';
-import { compareCheckpoints } from '../audit.js';
 import type { Checkpoint, EditPlan, OpenOptions } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
@@ -9,6 +8,7 @@ import { matchNames } from '../compare/globs.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { LayerStatus } from '../compare/status.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
+import { type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { openPath, openSource, refuseIdleSelect } from '../formats/open.js';
 import type { OnProgress } from '../io/byte-source.js';
@@ -17,7 +17,6 @@ import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from '..
 import { refuseSameCheckpoint } from '../io/write-target.js';
 import { listLayerNames } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
-import type { AuditResults } from '../report/audit-report.js';
 import {
   type Companions,
   chooseDataNames,

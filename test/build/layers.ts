@@ -1,8 +1,13 @@
-import type { ConstantInput, Graph, LinearNode, NormNode } from '../../src/checkpoint/checkpoint.js';
-import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import type { ConstantInput, Graph, LinearNode, NormNode, Tensor } from '../../src/checkpoint/checkpoint.js';
+import type { Drift, LiveComparison } from '../../src/compare/compare-layers.js';
 import type { Equality, LearnedComparison, LearnedComparisons } from '../../src/compare/compare-learned.js';
-import type { NormLayer } from '../../src/norm/norm-layer.js';
+import type { LayerVector, NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from './checkpoints.js';
+
+/** A tensor as a vector of a layer. */
+export function vectorOf(tensor: Tensor): LayerVector {
+  return { kind: 'stored', tensor, source: 'tensor' };
+}
 
 /** A norm layer as names tell of it, with two channels, or as many as are asked for. */
 export function layerOf(name: string, overrides: Partial<NormLayer> = {}): NormLayer {
@@ -14,10 +19,10 @@ export function layerOf(name: string, overrides: Partial<NormLayer> = {}): NormL
     isNamed: true,
     kind: 'BatchNorm',
     channels,
-    mean: { kind: 'stored', tensor: fill('running_mean', 0.5), source: 'tensor' },
-    variance: { kind: 'stored', tensor: fill('running_var', 2), source: 'tensor' },
-    gamma: fill('weight', 1.5),
-    beta: fill('bias', 0.125),
+    mean: vectorOf(fill('running_mean', 0.5)),
+    variance: vectorOf(fill('running_var', 2)),
+    gamma: vectorOf(fill('weight', 1.5)),
+    beta: vectorOf(fill('bias', 0.125)),
     batchCount: null,
     epsilon: null,
     defaultEpsilon: 1e-5,
@@ -40,41 +45,46 @@ export function layerWith(
 ): NormLayer {
   return layerOf(name, {
     channels: mean.length,
-    mean: { kind: 'stored', tensor: tensorOf(`${name}.running_mean`, mean), source: 'tensor' },
-    variance: { kind: 'stored', tensor: tensorOf(`${name}.running_var`, variance), source: 'tensor' },
+    mean: vectorOf(tensorOf(`${name}.running_mean`, mean)),
+    variance: vectorOf(tensorOf(`${name}.running_var`, variance)),
     ...overrides,
   });
 }
 
+/** How far {@link comparisonOf}'s layer moved. */
+export const DRIFT: Drift = {
+  channelsMoved: 2,
+  measures: {
+    meanShift: { rms: 0.25, max: 0.5 },
+    logStdRatio: { rms: 0.125, max: 0.25 },
+    divergence: 0.0625,
+    outputShift: 0.375,
+  },
+  perChannel: null,
+};
+
 /** A compared layer: drifted in both channels, unless told otherwise. */
-export function comparisonOf(name: string, overrides: Partial<LayerComparison> = {}): LayerComparison {
+export function comparisonOf(name: string, overrides: Partial<LiveComparison> = {}): LiveComparison {
   return {
+    kind: 'live',
     name,
     before: layerOf(name),
     after: layerOf(name),
     pairedBy: 'name',
-    via: 'live',
     status: 'drifted',
     affine: 'equal',
     neighbours: 'equal',
     equality: 'exact',
     relativeDifference: 0,
     channels: 2,
-    channelsMoved: 2,
+    drift: DRIFT,
     epsilon: 1e-5,
     epsilonFrom: 'default',
     batches: 12n,
     cause: { kind: 'training-mode', old: { share: 0.9 ** 12, momentum: 0.1, momentumFrom: 'default' } },
-    measures: {
-      meanShift: { rms: 0.25, max: 0.5 },
-      logStdRatio: { rms: 0.125, max: 0.25 },
-      divergence: 0.0625,
-      outputShift: 0.375,
-    },
     isReset: false,
-    isUniformScale: false,
+    neighboursFrom: 'names',
     problem: null,
-    perChannel: null,
     ...overrides,
   };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import type { DriftCause, LayerComparison } from '../../src/compare/compare-layers.js';
+import type { DriftCause, LiveComparison } from '../../src/compare/compare-layers.js';
 import {
   describeUnpaired,
   FINDING_KINDS,
@@ -14,7 +14,7 @@ import {
 } from '../../src/compare/findings.js';
 import { matchNames } from '../../src/compare/globs.js';
 import { isBatchGraph } from '../../src/norm/norm-layer.js';
-import { comparisonOf, layerOf } from '../build/layers.js';
+import { comparisonOf, DRIFT, layerOf } from '../build/layers.js';
 
 function policyOf({
   allow = [],
@@ -28,7 +28,7 @@ function policyOf({
   return { isAllowed: matchNames(allow, []), isFrozen: matchNames(frozen, []), minShift };
 }
 
-const findingsOf = (overrides: Partial<LayerComparison>, policy: Parameters<typeof policyOf>[0] = {}) =>
+const findingsOf = (overrides: Partial<LiveComparison>, policy: Parameters<typeof policyOf>[0] = {}) =>
   findLayerFindings(comparisonOf('backbone.bn', overrides), policyOf(policy));
 
 const TRAINING: DriftCause = { kind: 'training-mode', old: null };
@@ -79,7 +79,7 @@ describe('a drifted layer', () => {
     );
   });
 
-  test.each<readonly [Partial<LayerComparison>, string]>([
+  test.each<readonly [Partial<LiveComparison>, string]>([
     [{ neighbours: 'none' }, 'although its weight and bias are identical'],
     [{ affine: 'none' }, 'although the weights that feed it are identical'],
     [{ affine: 'none', neighbours: 'none' }, 'although nothing learned belongs to it'],
@@ -126,8 +126,8 @@ describe('a drifted layer', () => {
 
 describe('other statuses', () => {
   test('locked and held layers are no finding', () => {
-    expect(findingsOf({ status: 'locked', batches: 0n, channelsMoved: 0 })).toEqual([]);
-    expect(findingsOf({ status: 'held', batches: null, channelsMoved: 0 })).toEqual([]);
+    expect(findingsOf({ status: 'locked', batches: 0n, drift: { ...DRIFT, channelsMoved: 0 } })).toEqual([]);
+    expect(findingsOf({ status: 'held', batches: null, drift: { ...DRIFT, channelsMoved: 0 } })).toEqual([]);
   });
 
   test('a trained layer is none', () => {
@@ -143,12 +143,17 @@ describe('other statuses', () => {
   });
 
   test('so it is where its statistics stood still', () => {
-    const findings = findingsOf({ status: 'held', affine: 'changed', batches: 0n, channelsMoved: 0 });
+    const findings = findingsOf({
+      status: 'held',
+      affine: 'changed',
+      batches: 0n,
+      drift: { ...DRIFT, channelsMoved: 0 },
+    });
     expect(kindsOf(findings)).toEqual(['warning trained-norm-in-frozen']);
     expect(messageOf(findings)).toContain('was trained, and its statistics stood still:');
   });
 
-  test.each<Partial<LayerComparison>>([
+  test.each<Partial<LiveComparison>>([
     { affine: 'changed', neighbours: 'changed' },
     { affine: 'changed', neighbours: 'none' },
     { affine: 'none', neighbours: 'equal' },
@@ -177,7 +182,7 @@ describe('other statuses', () => {
     const findings = findingsOf({
       status: 'unresolved',
       problem: 'in before, it is a graph input',
-      measures: null,
+      drift: null,
     });
     expect(kindsOf(findings)).toEqual(['error unresolved-stats']);
     expect(messageOf(findings)).toBe('its statistics cannot be audited: in before, it is a graph input');
@@ -257,7 +262,7 @@ describe('--frozen', () => {
 });
 
 describe('--allow', () => {
-  const EXCUSED: readonly (readonly [FindingKind, Partial<LayerComparison>])[] = [
+  const EXCUSED: readonly (readonly [FindingKind, Partial<LiveComparison>])[] = [
     ['frozen-stats-drift', {}],
     ['stats-reset', { status: 'trained', isReset: true }],
     ['folded-bias-drift', { status: 'ambiguous' }],
@@ -272,7 +277,7 @@ describe('--allow', () => {
     expect(messageOf(findings)).toMatch(/^allowed: /);
   });
 
-  test.each<readonly [FindingKind, Partial<LayerComparison>]>([
+  test.each<readonly [FindingKind, Partial<LiveComparison>]>([
     ['invalid-stats', { status: 'invalid', problem: 'x' }],
     ['unresolved-stats', { status: 'unresolved', problem: 'x' }],
     [
@@ -303,11 +308,8 @@ describe('--min-shift', () => {
   });
 
   test('keeps drift whose size is no number', () => {
-    const measures = {
-      ...comparisonOf('x').measures,
-      outputShift: Number.NaN,
-    } as LayerComparison['measures'];
-    expect(kindsOf(findingsOf({ measures }, { minShift: 1e9 }))).toEqual(['error frozen-stats-drift']);
+    const drift = { ...DRIFT, measures: { ...DRIFT.measures, outputShift: Number.NaN } };
+    expect(kindsOf(findingsOf({ drift }, { minShift: 1e9 }))).toEqual(['error frozen-stats-drift']);
   });
 
   test('excuses no reset and no invalid statistics', () => {

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { type Pairing, pairRepeated, repeatValues } from '../../src/compare/pair-layers.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
-import { layerWith } from '../build/layers.js';
+import { layerWith, vectorOf } from '../build/layers.js';
 
 const initial = layerWith(
   'stem.norm',
@@ -17,7 +17,7 @@ function longOf(mean: readonly number[], gamma: readonly number[] = [7, 8, 7, 8]
   return layerWith(
     'stem.norm',
     { mean, variance: [3, 4, 3, 4] },
-    { gamma: tensorOf('gamma', gamma), beta: null, isFromGraph: true },
+    { gamma: vectorOf(tensorOf('gamma', gamma)), beta: null, isFromGraph: true },
   );
 }
 
@@ -36,7 +36,7 @@ describe('a layer that repeats its channels', () => {
       expect(repeated).toMatchObject({
         channels: 2,
         mean: { kind: 'stored', tensor: { shape: [2], range: { byteLength: 8 } }, whole: { shape: [4] } },
-        gamma: { elementCount: 2 },
+        gamma: { tensor: { elementCount: 2 } },
         beta: null,
       });
       expect(repeated?.notes).toEqual([

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { examineLayer, findFaults } from '../../src/compare/unpaired-layers.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
-import { layerOf, layerWith } from '../build/layers.js';
+import { layerOf, layerWith, vectorOf } from '../build/layers.js';
 
 const examine = (layer: NormLayer, options: { epsilon?: number; keepChannels?: boolean } = {}) =>
   examineLayer(layer, { keepChannels: false, ...options });
@@ -18,7 +18,7 @@ test('a healthy layer is ok, without findings', async () => {
 });
 
 test('a batch count that is an average is no count, and is said', async () => {
-  const batchCount = tensorOf('bn.num_batches_tracked', [20.5], { shape: [] });
+  const batchCount = vectorOf(tensorOf('bn.num_batches_tracked', [20.5], { shape: [] }));
   const examined = await examine({ ...HEALTHY, batchCount });
   expect(examined.batches).toBeNull();
   expect(examined.layer.notes).toEqual([
@@ -87,7 +87,7 @@ describe('epsilon', () => {
 });
 
 test('values per channel are kept when they are asked for, with the affine', async () => {
-  const layer = { ...HEALTHY, gamma: tensorOf('g', [2, 3]), beta: null };
+  const layer = { ...HEALTHY, gamma: vectorOf(tensorOf('g', [2, 3])), beta: null };
   expect((await examine(layer, { keepChannels: true })).perChannel).toEqual({
     mean: [0.5, -1],
     variance: [2, 3],

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { type AuditOptions, auditCheckpoints, compareCheckpoints } from '../../src/audit.js';
+import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, ModuleFacts } from '../../src/checkpoint/checkpoint.js';
 import { refuseWithoutPairs } from '../../src/compare/unpaired-layers.js';
+import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 

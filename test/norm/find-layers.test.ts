@@ -69,7 +69,13 @@ describe.each(['bn.weight', 'bn.bias'])('%s', (name) => {
       const reason = `its affine "${name}" is stored as ${dtype}, which holds no readable floats`;
       const unresolved = { kind: 'unresolved', reason };
       expect(layersWith(withDType(name, dtype))).toMatchObject([
-        { mean: unresolved, variance: unresolved, gamma: null, beta: null, batchCount: { elementCount: 1 } },
+        {
+          mean: unresolved,
+          variance: unresolved,
+          gamma: unresolved,
+          beta: unresolved,
+          batchCount: { kind: 'stored', tensor: { elementCount: 1 } },
+        },
       ]);
     },
   );
@@ -81,7 +87,7 @@ test.each<DType>(['C64', 'BOOL', 'F4', 'F6_E2M3'])(
     const name = 'bn.num_batches_tracked';
     const note = `its batch count "${name}" is stored as ${dtype}, which holds no readable number`;
     expect(layersWith({ ...withDType(name, dtype), shape: [], elementCount: 1 })).toMatchObject([
-      { mean: { kind: 'stored' }, batchCount: null, notes: [note] },
+      { mean: { kind: 'stored' }, batchCount: { kind: 'unresolved', reason: note }, notes: [note] },
     ]);
   },
 );

@@ -1,14 +1,15 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { expect } from 'vitest';
-import { compareCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { LayerComparison } from '../../src/compare/compare-layers.js';
+import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { type Field, readFields } from '../../src/formats/onnx/edit-graph.js';
 import { openCheckpoint } from '../../src/formats/open.js';
 import { enclosingRange, memorySource, readRange } from '../../src/io/byte-source.js';
 import { FileSource } from '../../src/io/file-source.js';
 import { crc32 } from '../../src/io/inflated-source.js';
+import { storedTensorOf } from '../../src/norm/norm-layer.js';
 
 /** Bytes of a file that a restoration may change. */
 interface Extent {
@@ -63,8 +64,7 @@ function listTensors({ after }: LayerComparison): readonly Tensor[] {
   const { foldedInto, mean, variance, batchCount } = after;
   if (foldedInto !== undefined)
     return [foldedInto.weight, ...(foldedInto.bias === null ? [] : [foldedInto.bias])];
-  const statistics = [mean, variance].flatMap((one) => (one.kind === 'stored' ? [one.tensor] : []));
-  return batchCount === null ? statistics : [...statistics, batchCount];
+  return [mean, variance, batchCount].flatMap((one) => storedTensorOf(one) ?? []);
 }
 
 function toExtents({ range }: Tensor): readonly Extent[] {

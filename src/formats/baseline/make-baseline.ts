@@ -429,9 +429,9 @@ function listKeptValues(
     return [
       [at('running_mean'), storedTensorOf(mean)],
       [at('running_var'), storedTensorOf(variance)],
-      [at('weight'), gamma],
-      [at('bias'), beta],
-      [at('num_batches_tracked'), batchCount?.elementCount === 1 ? batchCount : null],
+      [at('weight'), storedTensorOf(gamma)],
+      [at('bias'), storedTensorOf(beta)],
+      [at('num_batches_tracked'), storedTensorOf(batchCount)],
     ] as const;
   });
   const names = new FreeNames(parts.map(([name]) => name));

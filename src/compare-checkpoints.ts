@@ -1,0 +1,270 @@
+// From two open checkpoints to what an audit found: read it from top to bottom.
+
+import type { Checkpoint, OpenOptions, Tensor } from './checkpoint/checkpoint.js';
+import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
+import {
+  type LearnedComparisons,
+  type LearnedOptions,
+  listTensorNames,
+  pairFeeds,
+  planLearnedComparisons,
+} from './compare/compare-learned.js';
+import {
+  chooseDeclared,
+  type Declared,
+  findChangedFrozenWeights,
+  findDeclaredChanges,
+  insistOnDeclared,
+  readFrozen,
+  refuseIdleAuto,
+} from './compare/declared.js';
+import {
+  type Finding,
+  findIdleAllows,
+  findIdleMaps,
+  findLayerFindings,
+  makeFindingPolicy,
+  readMaps,
+  refuseIdleFrozen,
+} from './compare/findings.js';
+import type { NameMatcher } from './compare/globs.js';
+import { type Pairing, type PrefixEdit, pairLayers, pairRepeated } from './compare/pair-layers.js';
+import { findRegions, type Region } from './compare/regions.js';
+import {
+  describeWidths,
+  findUnpairedFindings,
+  questionPair,
+  sortUnpaired,
+  type UnpairedLayers,
+} from './compare/unpaired-layers.js';
+import { CheckpointError, quote } from './errors.js';
+import { compareFolded } from './folding/compare-folded.js';
+import { type OnProgress, runInFileOrder } from './io/byte-source.js';
+import { closeWindows } from './io/file-source.js';
+import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
+import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import {
+  chooseLayerName,
+  findFreeLinears,
+  listLayerNames,
+  listOwnNames,
+  type NormLayer,
+  refuseWithoutLayers,
+} from './norm/norm-layer.js';
+
+/** What an audit is told beside the two checkpoints. */
+export interface AuditOptions extends OpenOptions {
+  /** Globs over module paths: what must be frozen, statistics and learned tensors; `auto` is what after declares. */
+  readonly frozen?: readonly string[] | undefined;
+  /** Globs over module paths: layers whose drift is accepted, and shown as allowed. */
+  readonly allow?: readonly string[] | undefined;
+  /** Ignore drift whose outputShift is under this. */
+  readonly minShift?: number | undefined;
+  /** Epsilon of every layer, instead of the graph's or the framework's default. */
+  readonly epsilon?: number | undefined;
+  /** How names of before read in after, before any prefix is looked for. */
+  readonly map?: readonly PrefixEdit[] | undefined;
+  /** Count every difference of learned tensors and statistics as a change, also what averaging and rounding leave. */
+  readonly exact?: boolean | undefined;
+  /** Keep each layer's statistics per channel in the report. */
+  readonly channels?: boolean | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** One checkpoint with what an audit looks at. */
+export interface AuditSide {
+  readonly checkpoint: Checkpoint;
+  readonly layers: readonly NormLayer[];
+  readonly learned: ReadonlyMap<string, Tensor>;
+  readonly declared: DeclaredFreeze;
+}
+
+/** Everything that an audit found out, before it is put in the report's form. */
+export interface AuditResults {
+  readonly before: AuditSide;
+  readonly after: AuditSide;
+  readonly layers: readonly LayerComparison[];
+  readonly learned: LearnedComparisons;
+  readonly regions: readonly Region[];
+  readonly findings: readonly Finding[];
+  readonly declared: Declared;
+  /** Norm layers of before that go with none of after. */
+  readonly notAudited: number;
+  readonly isAllowed: NameMatcher;
+  /** Whether the two checkpoints are the right ones, as sentences. */
+  readonly doubts: readonly string[];
+  /** Options that meant nothing in these checkpoints, as sentences. */
+  readonly unusedOptions: readonly string[];
+}
+
+/**
+ * Finds out everything that an audit reports, layers and tensors still at hand. Its callers have checked the options.
+ *
+ * @throws as {@link audit}.
+ */
+export async function compareCheckpoints(
+  beforeCheckpoint: Checkpoint,
+  afterCheckpoint: Checkpoint,
+  options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
+): Promise<AuditResults> {
+  closeWindows();
+  if (![beforeCheckpoint, afterCheckpoint].some(mayHoldLayers)) refuseWithoutAny(afterCheckpoint);
+  const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
+  const declared = chooseDeclared(before, after);
+  const { globs, isAuto } = readFrozen(options.frozen);
+  if (isAuto) refuseIdleAuto(declared);
+  const maps = readMaps(options.map ?? [], beforeCheckpoint, afterCheckpoint);
+  const pairing = await pairRepeated(pairSides(before, after, maps));
+  const { epsilon, exact, onProgress, known } = options;
+  const keepChannels = options.channels === true;
+  const folded = await compareFolded(before, after, { pairing, maps, epsilon, keepChannels, exact });
+  const unpaired = sortUnpaired(folded, after);
+  if (pairing.pairs.length + folded.layers.length + unpaired.withoutStatistics.length === 0)
+    refuseUnpaired(before, after, unpaired);
+  const learning = planLearnedComparisons(before.learned, after.learned, {
+    folded,
+    feeds: pairFeeds(pairing.pairs, before, after),
+    onProgress,
+    known,
+    exact,
+  });
+  const live = planLayerComparisons(pairing.pairs, { epsilon, keepChannels });
+  await runInFileOrder([...learning.works, ...live.works]);
+  const learned = learning.conclude();
+  const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
+  const names = listNames(layers, unpaired, learned);
+  refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
+  const stated = makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
+  const policy = isAuto ? insistOnDeclared(stated, layers, declared) : stated;
+  return {
+    before,
+    after,
+    layers,
+    learned,
+    regions: findRegions(learned.compared, layers, [
+      ...learned.onlyAfter,
+      ...unpaired.onlyAfter.map(({ name }) => name),
+    ]),
+    findings: [
+      ...layers.flatMap((layer) => findLayerFindings(layer, policy)),
+      ...(await findUnpairedFindings(unpaired, policy)),
+      ...findChangedFrozenWeights(learned, policy),
+      ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
+    ],
+    declared,
+    notAudited: countUnaudited(unpaired),
+    isAllowed: policy.isAllowed,
+    doubts: questionPair({ layers, learned, unpaired }),
+    unusedOptions: [
+      ...findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired]),
+      ...findIdleMaps(options.map ?? [], maps, { before, after }),
+    ],
+  };
+}
+
+/** Norm layers of before that were compared with none of after. */
+function countUnaudited({ otherWidth, withoutStatistics, onlyBefore }: UnpairedLayers): number {
+  return otherWidth.length + withoutStatistics.length + onlyBefore.length;
+}
+
+/** All names of what globs may mean. */
+function listNames(
+  layers: readonly LayerComparison[],
+  { withoutStatistics, otherWidth, onlyBefore, onlyAfter }: UnpairedLayers,
+  { compared }: LearnedComparisons,
+): Readonly<Record<'paired' | 'unpaired' | 'learned', readonly (readonly string[])[]>> {
+  return {
+    paired: layers.map(listLayerNames),
+    unpaired: [
+      ...withoutStatistics.map(({ layer, path }) => [path, ...listOwnNames(layer)]),
+      ...otherWidth.map((pair) => listLayerNames({ ...pair, name: chooseLayerName(pair) })),
+      ...[...onlyBefore, ...onlyAfter].map(listOwnNames),
+    ],
+    learned: compared.map(listTensorNames),
+  };
+}
+
+function examine(checkpoint: Checkpoint): AuditSide {
+  const found = findLayersAndLearned(checkpoint);
+  return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
+}
+
+function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {
+  const toSide = ({ checkpoint, layers }: AuditSide) => ({
+    path: checkpoint.path,
+    layers,
+    isOrdered: checkpoint.inModuleOrder,
+  });
+  return pairLayers(toSide(before), toSide(after), maps);
+}
+
+/** A side without norm layers can be audited only where they may have been folded into its convolutions. */
+function refuseSideWithoutAny(before: AuditSide, after: AuditSide): void {
+  for (const { checkpoint, layers } of [after, before]) {
+    if (layers.length === 0 && findFreeLinears(checkpoint).length === 0) refuseWithoutAny(checkpoint);
+  }
+}
+
+function refuseWithoutAny(checkpoint: Checkpoint): never {
+  const hint = isAdapter(checkpoint) ? MERGE_ADAPTER_HINT : undefined;
+  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
+}
+
+/** How PEFT names what its methods add: LoRA, LoHa, LoKr, IA³, OFT, BOFT, VeRA. */
+const ADAPTER_NAME = /(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|vera)_\w+(?:\.|$)/;
+
+const MERGE_ADAPTER_HINT =
+  'It is an adapter (LoRA or its like) without the model, and without statistics that moved in training. Audit the merged model: model.merge_and_unload(), then save its state_dict.';
+
+function isAdapter({ tensors }: Checkpoint): boolean {
+  for (const name of tensors.keys()) if (ADAPTER_NAME.test(name)) return true;
+  return false;
+}
+
+function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {
+  refuseSideWithoutAny(before, after);
+  const file = after.checkpoint.path;
+  if (before.layers.length + after.layers.length === 0) {
+    throw new CheckpointError(
+      'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
+      {
+        code: 'no-norm-layers',
+        file,
+        hint: EXPORT_LIVE_HINT,
+      },
+    );
+  }
+  const widths = describeWidths(unpaired);
+  throw new CheckpointError(
+    `none of its norm layers (${listFirst(after)}) goes with one in ${quote(before.checkpoint.path)} (${listFirst(before)}): nothing was paired${widths === '' ? '' : `; ${widths}`}`,
+    {
+      code: 'nothing-paired',
+      file,
+      hint:
+        widths === ''
+          ? 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO'
+          : 'These are models of two widths: compare checkpoints of the same one.',
+    },
+  );
+}
+
+const EXPORT_LIVE_HINT =
+  'To be sure, export with live BatchNorm: torch.onnx.export(…, dynamo=False, do_constant_folding=False), or dynamo=True with optimize=False.';
+
+function listFirst({ layers, checkpoint }: AuditSide): string {
+  if (layers.length === 0) {
+    const { length } = findFreeLinears(checkpoint);
+    return `folded ones may be in ${length.toLocaleString('en-US')} convolution${length === 1 ? '' : 's'}`;
+  }
+  const names = layers.slice(0, 2).map(({ name }) => quote(name));
+  return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
+}
+
+/** Layers in the order of before; those whose norm layer before has folded away come where their convolution stood. */
+function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): readonly LayerComparison[] {
+  const order = new Map(before.layers.map((layer, index) => [layer, index]));
+  return [...layers].sort(
+    (x, y) =>
+      (order.get(x.before) ?? Number.MAX_SAFE_INTEGER) - (order.get(y.before) ?? Number.MAX_SAFE_INTEGER),
+  );
+}
