@@ -42,7 +42,7 @@ const READS_FILES = [
  * models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|report\/(?:render|github|markdown)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */

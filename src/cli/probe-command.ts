@@ -4,7 +4,8 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { InputShape } from '../probe/inputs.js';
 import { probe } from '../probe/probe.js';
-import { PROBE_FORMATS, type ProbeFormat, renderProbe } from '../probe/render.js';
+import { type ProbeFormat, renderProbe } from '../probe/render.js';
+import { listFormats } from '../report/formats.js';
 import { writeReport } from './guard-outputs.js';
 import { collect, collectMap, parseFileName, parseNonNegative } from './options.js';
 import type { Terminal } from './terminal.js';
@@ -65,7 +66,9 @@ export function createProbe(terminal: Terminal, onExitCode: (code: number) => vo
     .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
     .addOption(
-      new Option('-f, --format <format>', 'how to print the report').choices(PROBE_FORMATS).default('text'),
+      new Option('-f, --format <format>', 'how to print the report')
+        .choices(listFormats('probe'))
+        .default('text'),
     )
     .option('-o, --output <file>', 'write the report to a file instead of standard output', parseFileName)
     .option('--all', 'show every layer and note')

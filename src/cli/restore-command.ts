@@ -2,6 +2,7 @@
 
 import { Command, Option } from 'commander';
 import type { PrefixEdit } from '../compare/pair-layers.js';
+import { listFormats, type ReportFormat } from '../report/formats.js';
 import { toJson } from '../report/json.js';
 import { restore } from '../restore/restore.js';
 import { renderRestoreText } from '../restore/restore-report.js';
@@ -23,7 +24,7 @@ interface RestoreCommandOptions {
   readonly epsilon?: number;
   readonly select?: string;
   readonly allowExternalSymlinks?: boolean;
-  readonly format: 'text' | 'json';
+  readonly format: ReportFormat<'restore'>;
   readonly all?: boolean;
   readonly quiet?: boolean;
 }
@@ -50,7 +51,7 @@ export function createRestore(terminal: Terminal, onExitCode: (code: number) => 
     .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
     .addOption(
       new Option('-f, --format <format>', 'how to print what was done')
-        .choices(['text', 'json'])
+        .choices(listFormats('restore'))
         .default('text'),
     )
     .option('--all', 'show every layer')

@@ -6,8 +6,8 @@ import type { FailOn } from '../policy.js';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
 import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';
-import { isPlain, type Pieces, type RenderOptions, type ReportFormat } from '../report/formats.js';
-import { renderPlain } from '../report/render-plain.js';
+import { findFormat, type ReportFormat } from '../report/formats.js';
+import type { Pieces, RendererOptions } from '../report/text-layout.js';
 import {
   appendJobSummary,
   checkReport,
@@ -42,13 +42,13 @@ export async function announceReport(
   if (!ci || !isGithubActions()) return;
   const arePrinted = format === 'github' && output === undefined;
   if (quiet !== true && !arePrinted) {
-    const annotations = [...(await renderInRepository(report, { format: 'github' }))].join('');
+    const annotations = [...(await renderInRepository(report, 'github'))].join('');
     if (annotations !== '') terminal.writeError(annotations.trimEnd());
   }
   appendJobSummary(
     [
-      [...(await renderInRepository(report, { format: 'markdown', all }))].join(''),
-      [...(await renderInRepository(report, { format: 'markdown' }))].join(''),
+      [...(await renderInRepository(report, 'markdown', { all }))].join(''),
+      [...(await renderInRepository(report, 'markdown'))].join(''),
     ],
     terminal,
   );
@@ -115,7 +115,7 @@ function listReports({ files, output, format }: ReportTargets): readonly ReportF
 /** Whether an audit must keep the values of every channel for the reports that are asked for. */
 export function needsChannels({ channels, layer, format, files }: ReportPlan): boolean {
   const formats = [format, ...files.map((file) => file.format)];
-  return channels === true || layer !== undefined || formats.includes('html');
+  return channels === true || layer !== undefined || formats.some((one) => findFormat(one).hasChannels);
 }
 
 /**
@@ -132,9 +132,9 @@ export async function writeReports(
   plan.guard.refuseHarm();
   const { output, all, layer, quiet, channels } = plan;
   const keepsChannels = channels === true || layer !== undefined;
-  const renderAs = async (format: ReportFormat, looks: Pick<RenderOptions, 'width' | 'paint'> = {}) => {
+  const renderAs = async (format: ReportFormat, looks: Pick<RendererOptions, 'width' | 'paint'> = {}) => {
     const fitting = format === 'json' && !keepsChannels ? mapReports(report, omitChannels) : report;
-    return gather(await renderInRepository(fitting, { format, all, layer, ...looks }));
+    return gather(await renderInRepository(fitting, format, { all, layer, ...looks }));
   };
   const { format } = plan;
   for (const one of listReports(plan)) await writeReport(one, await renderAs(one.format));
@@ -145,7 +145,7 @@ export async function writeReports(
 /** Characters that are written at a time: fewer would spend more on each write than on what is written. */
 const WRITTEN_LENGTH = 64 * 1024;
 
-function* gather(pieces: Pieces): Iterable<string> & object {
+function* gather(pieces: Pieces): Pieces {
   let text = '';
   for (const piece of pieces) {
     text += piece;
@@ -156,22 +156,19 @@ function* gather(pieces: Pieces): Iterable<string> & object {
   if (text !== '') yield text;
 }
 
-/** Formats whose readers look files up in a repository. */
-const LOCATED_FORMATS: ReadonlySet<ReportFormat> = new Set(['sarif', 'github', 'gitlab']);
-
 /** Renders a report; where its format names files, as paths from the root of the CI system's checkout. */
 async function renderInRepository(
   report: PrintedReport,
-  options: RenderOptions & { readonly format: ReportFormat },
+  format: ReportFormat,
+  options: RendererOptions = {},
 ): Promise<Pieces> {
-  if (isPlain(options.format)) return renderPlain(report, options.format, options);
-  // Loaded when needed: most runs print text or JSON.
-  const { renderPieces } = await import('../report/render.js');
-  if (!LOCATED_FORMATS.has(options.format)) return renderPieces(report, options);
+  const { isLocated, load } = findFormat(format);
+  const render = await load();
+  if (!isLocated) return render(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
   const prefix = relative(root, process.cwd());
   const isInside = prefix !== '' && !prefix.startsWith('..');
-  return renderPieces(isInside ? locate(report, prefix) : report, { ...options, root });
+  return render(isInside ? locate(report, prefix) : report, { ...options, root });
 }
 
 /** Channels that were kept for an HTML report do not belong in a JSON report that was not asked to have them. */

@@ -9,7 +9,7 @@ import {
   formatOptional,
   formatPlural,
 } from '../report/format-numbers.js';
-import { refuseFormat } from '../report/formats.js';
+import { findFormat, type ReportFormat } from '../report/formats.js';
 import {
   encloseName,
   html,
@@ -45,11 +45,8 @@ import {
   type ProbeReport,
 } from './probe-report.js';
 
-/** The forms that a probe can be printed in. */
-export const PROBE_FORMATS = ['text', 'json', 'markdown', 'html'] as const;
-
 /** A form that a probe can be printed in. */
-export type ProbeFormat = (typeof PROBE_FORMATS)[number];
+export type ProbeFormat = ReportFormat<'probe'>;
 
 /** How to render a probe. */
 export interface ProbeRenderOptions extends TextOptions {
@@ -62,7 +59,7 @@ const SHOWN_TEXT_LAYERS = 60;
 const BAR_CELLS = 6;
 
 /** A probe as text for a terminal: the answer, the outputs, the layers along the depth. */
-function renderProbeText(report: ProbeReport, options: TextOptions = {}): string {
+function renderProbeText(report: ProbeReport, options: TextOptions): string {
   const layout = chooseLayout(options);
   const { width, paint } = layout;
   const answer = describeProbe(report, (name) => showName(name, 40));
@@ -343,24 +340,21 @@ ${moves.map(({ alone, network }, index) => [bar('network', network, index), bar(
 </svg></div>`;
 }
 
+const RENDERERS: Readonly<Record<ProbeFormat, (report: ProbeReport, options: TextOptions) => string>> = {
+  text: renderProbeText,
+  json: toJson,
+  markdown: renderProbeMarkdown,
+  html: renderProbeHtml,
+};
+
 /**
  * Renders a probe to a string that ends with a line end. Pure: the same report and options give the same text.
  *
- * @throws UsageError when an option is not what it must be, as when `format` is none of {@link PROBE_FORMATS}.
+ * @throws UsageError when an option is not what it must be, as when `format` is none of a probe's.
  */
 export function renderProbe(report: ProbeReport, options: ProbeRenderOptions = {}): string {
   checkOptions('renderProbe', options);
-  const format = options.format ?? 'text';
-  switch (format) {
-    case 'text':
-      return renderProbeText(report, options);
-    case 'json':
-      return toJson(report);
-    case 'markdown':
-      return renderProbeMarkdown(report);
-    case 'html':
-      return renderProbeHtml(report);
-    default:
-      return refuseFormat(format, PROBE_FORMATS);
-  }
+  const { format = 'text' } = options;
+  findFormat(format, 'probe');
+  return RENDERERS[format](report, options);
 }

@@ -152,6 +152,14 @@ export function isAuditSet(report: AnyReport | AuditSet | ReportSet): report is 
   return 'reports' in report;
 }
 
+/** The audits or the inspection of a report, and the audits that could not be done: what lists of findings are made of. */
+export function listReports(report: AnyReport | ReportSet): {
+  readonly reports: Iterable<AnyReport>;
+  readonly failures: readonly AuditFailure[];
+} {
+  return isAuditSet(report) ? report : { reports: [report], failures: [] };
+}
+
 /** The report that a reader should look at first: the one with the most drift; null where none has an error. */
 export function findWorstReport({ reports, heads }: ReportSet): AuditReport | null {
   const drifted = heads.filter(({ verdict }) => verdict === 'drifted');
@@ -163,9 +171,9 @@ export function findWorstReport({ reports, heads }: ReportSet): AuditReport | nu
 }
 
 /** The reports that a reader wants in full, one at a time: the worst, or with `all` every one that drifted. */
-export function* listDetailed(set: ReportSet, all: boolean | undefined): Iterable<AuditReport> {
-  if (all === true) for (const report of set.reports) if (report.verdict === 'drifted') yield report;
-  const worst = all === true ? null : findWorstReport(set);
+export function* listDetailed(set: ReportSet, all: boolean): Iterable<AuditReport> {
+  if (all) for (const report of set.reports) if (report.verdict === 'drifted') yield report;
+  const worst = all ? null : findWorstReport(set);
   if (worst !== null) yield worst;
 }
 

@@ -1,56 +1,127 @@
-// The names of the report formats and their options.
+// The registry of report formats: a row for each, from which the command line, policy files and the library take theirs.
 
+import { FINDING_KINDS, titleOf } from '../compare/findings.js';
 import { quote, UsageError } from '../errors.js';
-import type { TextOptions } from './text-layout.js';
+import type { AnyReport } from './any-report.js';
+import { FAILURE_TITLE, type ReportSet } from './audit-set.js';
+import { renderJson } from './json.js';
+import { renderText } from './text.js';
+import type { Pieces, RendererOptions } from './text-layout.js';
 
-/** How a report finds its place in a repository. */
-export interface LocationOptions {
-  /** The repository's directory: absolute paths under it become relative. */
-  readonly root?: string | undefined;
+/** Writes a report of `diff` or `inspect` in one format. */
+export type Renderer = (report: AnyReport | ReportSet, options: RendererOptions) => Pieces;
+
+/** A format of reports. */
+interface Format {
+  readonly name: string;
+  /** The commands whose reports it can show. */
+  readonly shows: readonly ('audit' | 'probe' | 'restore')[];
+  /** How its reports begin, in words that other files hardly begin with. */
+  readonly signature: RegExp;
+  /** Whether it shows every channel, whose values an audit then keeps. */
+  readonly hasChannels?: true;
+  /** Whether its readers look files up in a repository: paths then start at the root of the checkout. */
+  readonly isLocated?: true;
+  /** What renders it; what most runs do without is imported when it is asked for. */
+  readonly load: () => Renderer | Promise<Renderer>;
 }
 
-/** The forms that a report can be printed in. */
-export const REPORT_FORMATS = [
-  'text',
-  'json',
-  'markdown',
-  'html',
-  'junit',
-  'sarif',
-  'github',
-  'gitlab',
-] as const;
+/** What a report calls its outcome. */
+const OUTCOME = '(?:Drifted|Failed|Clean|Unhealthy|Warning|Healthy|Not audited)';
 
-/** A form that a report can be printed in. */
-export type ReportFormat = (typeof REPORT_FORMATS)[number];
+/** What annotations are titled, as properties write it. */
+const TITLES = [...FINDING_KINDS.map(titleOf), FAILURE_TITLE, 'bn-audit']
+  .map((title) => title.replaceAll(',', '%2C'))
+  .join('|');
 
-/** The forms that nearly every run prints; a command loads the renderers of the others only when it needs one. */
-export type PlainFormat = Extract<ReportFormat, 'text' | 'json'>;
+const FORMATS = [
+  {
+    name: 'text',
+    shows: ['audit', 'probe', 'restore'],
+    signature: new RegExp(`^(?:(?:before|after|checkpoint) {2,}\\S[^]*\\n)?[✖!✔] ${OUTCOME} {2,}\\S`, 'iu'),
+    load: () => renderText,
+  },
+  {
+    name: 'json',
+    shows: ['audit', 'probe', 'restore'],
+    signature: /^\{\s*"schemaVersion": \d+,\s*"tool": \{\s*"name": "bn-audit"/,
+    load: () => renderJson,
+  },
+  {
+    name: 'markdown',
+    shows: ['audit', 'probe'],
+    signature: new RegExp(
+      `^### (?:❌|⚠️|✅) (?:${OUTCOME}: |(?:\\d[\\d,]* of )?\\d[\\d,]* checkpoints?[ ,])`,
+      'u',
+    ),
+    load: async () => (await import('./markdown.js')).renderMarkdown,
+  },
+  {
+    name: 'html',
+    shows: ['audit', 'probe'],
+    signature: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
+    hasChannels: true,
+    load: async () => (await import('./html/html.js')).renderHtml,
+  },
+  {
+    name: 'junit',
+    shows: ['audit'],
+    signature: /^<\?xml [^>]*\?>\s*<testsuites name="bn-audit"/,
+    load: async () => (await import('./junit.js')).renderJunit,
+  },
+  {
+    name: 'sarif',
+    shows: ['audit'],
+    signature:
+      /^\{\s*"\$schema": "[^"]*",\s*"version": "[^"]*",\s*"runs": \[\s*\{\s*"tool": \{\s*"driver": \{\s*"name": "bn-audit"/,
+    isLocated: true,
+    load: async () => (await import('./sarif.js')).renderSarif,
+  },
+  {
+    name: 'github',
+    shows: ['audit'],
+    signature: new RegExp(`^::(?:error|warning|notice) title=(?:${TITLES})[,:%]`),
+    isLocated: true,
+    load: async () => (await import('./github.js')).renderGithub,
+  },
+  {
+    name: 'gitlab',
+    shows: ['audit'],
+    signature: /^\[\s*(?:\]\s*$|\{\s*"type": "issue",\s*"check_name": ")/,
+    isLocated: true,
+    load: async () => (await import('./gitlab.js')).renderGitlab,
+  },
+] as const satisfies readonly Format[];
 
-/** Whether a format is one of the plain ones. */
-export function isPlain(format: ReportFormat): format is PlainFormat {
-  return format === 'text' || format === 'json';
+type Row = (typeof FORMATS)[number];
+
+/** The reports of a command, as the rows name them. */
+type Command = Row['shows'][number];
+
+type RowOf<Of, Each = Row> = Each extends Row ? (Of extends Each['shows'][number] ? Each : never) : never;
+
+/** A form that a report of `diff` or `inspect` can be printed in, or one of another command. */
+export type ReportFormat<Of extends Command = 'audit'> = RowOf<Of>['name'];
+
+/** The forms that a command's report can be printed in. */
+export function listFormats<Of extends Command>(command: Of): readonly ReportFormat<Of>[] {
+  const isShown = (name: Row['name']): name is ReportFormat<Of> =>
+    FORMATS.some((row) => row.name === name && row.shows.some((one) => one === command));
+  return FORMATS.map(({ name }) => name).filter(isShown);
 }
+
+/** The forms that a report of `diff` or `inspect` can be printed in. */
+export const REPORT_FORMATS = listFormats('audit');
 
 /**
- * A report's text in pieces, in order, which may be made as they are asked for: whoever writes them need not hold it all.
- * No string, although that is iterable too: it would be written character by character.
- */
-export type Pieces = Iterable<string> & object;
-
-/** How to render a report. */
-export interface RenderOptions extends TextOptions, LocationOptions {
-  /** `text` unless given. */
-  readonly format?: ReportFormat | undefined;
-  /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
-  readonly layer?: string | undefined;
-}
-
-/**
- * What a renderer says to a format that it does not know, which only callers without types can ask for.
+ * The row of a format that can show a command's report.
  *
- * @throws UsageError always.
+ * @throws UsageError where none has the name, which only callers without types can ask for.
  */
-export function refuseFormat(format: never, formats: readonly string[]): never {
-  throw new UsageError(`format: expected one of ${formats.join(', ')}, found ${quote(String(format))}`);
+export function findFormat(name: string, command: Command = 'audit'): Format {
+  const formats: readonly string[] = listFormats(command);
+  const row = FORMATS.find((one) => one.name === name);
+  if (row === undefined || !formats.includes(name))
+    throw new UsageError(`format: expected one of ${formats.join(', ')}, found ${quote(String(name))}`);
+  return row;
 }

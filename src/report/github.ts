@@ -9,10 +9,10 @@ import {
   showSafely,
   type TrackedFinding,
 } from './any-report.js';
-import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
+import { FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
-import type { LocationOptions } from './formats.js';
 import { findArtifactPath } from './sarif.js';
+import type { LocationOptions, Pieces } from './text-layout.js';
 
 /** GitHub shows no more annotations of one type from a step. */
 export const MAX_ANNOTATIONS = 10;
@@ -31,22 +31,11 @@ interface Annotation {
 
 /**
  * Findings as GitHub workflow commands, for the log of a job: at most ten errors and ten warnings, worst first, the
- * last of which counts the rest. Empty when there are none; notes are not annotated.
+ * last of which counts the rest. Empty when there are none; notes are not annotated. All audits of a step share its ten:
+ * the worst finding of each comes before any second one.
  */
-export function renderGithub(report: AnyReport, options: LocationOptions = {}): string {
-  return writeCommands([report], [], options);
-}
-
-/** The same for all audits of a step, which share its ten: the worst finding of each comes before any second one. */
-export function renderGithubSet({ reports, failures }: ReportSet, options: LocationOptions = {}): string {
-  return writeCommands(reports, failures, options);
-}
-
-function writeCommands(
-  reports: Iterable<AnyReport>,
-  failures: readonly AuditFailure[],
-  { root }: LocationOptions,
-): string {
+export function renderGithub(report: AnyReport | ReportSet, { root }: LocationOptions): Pieces {
+  const { reports, failures } = listReports(report);
   const failed = failures.map(({ after, message }) => ({
     title: FAILURE_TITLE,
     file: findArtifactPath(after, root),
@@ -54,22 +43,20 @@ function writeCommands(
   }));
   const ranked: Record<AnnotatedLevel, RankedAnnotation[]> = { error: [], warning: [] };
   const counts: Record<AnnotatedLevel, number> = { error: failed.length, warning: 0 };
-  for (const report of reports) {
-    const findings = rankFindings(report);
+  for (const one of reports) {
+    const findings = rankFindings(one);
     for (const level of ANNOTATED_LEVELS) {
       const own = findings.filter(({ finding }) => finding.level === level);
       counts[level] += own.length;
       // No more can be shown, even if these come before all others.
-      ranked[level].push(...annotate(own.slice(0, MAX_ANNOTATIONS), report, root));
+      ranked[level].push(...annotate(own.slice(0, MAX_ANNOTATIONS), one, root));
     }
   }
   const sorted = (level: AnnotatedLevel) => ranked[level].sort((x, y) => x.rank - y.rank);
   return [
     ...writeAll('error', [...failed, ...sorted('error')], counts.error),
     ...writeAll('warning', sorted('warning'), counts.warning),
-  ]
-    .map((line) => `${line}\n`)
-    .join('');
+  ].map((line) => `${line}\n`);
 }
 
 const ANNOTATED_LEVELS = ['error', 'warning'] as const satisfies readonly AnnotatedLevel[];

@@ -4,11 +4,11 @@ import { createHash } from 'node:crypto';
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import { type AnyReport, getJudgedCheckpoint, rankFindings, showMessage, showSafely } from './any-report.js';
-import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
+import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import type { LocationOptions, Pieces } from './formats.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';
+import type { LocationOptions, Pieces } from './text-layout.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<
   FindingLevel,
@@ -31,14 +31,12 @@ interface Issue {
   readonly location: { readonly path: string; readonly lines: { readonly begin: number } };
 }
 
-/** Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. */
-export function renderGitlab(report: AnyReport, options: LocationOptions = {}): Pieces {
-  return writeJson(listIssues(report, options), 1);
-}
-
-/** The same for several audits: findings of different checkpoints have different fingerprints. */
-export function renderGitlabSet(set: ReportSet, options: LocationOptions = {}): Pieces {
-  return writeJson(listAllIssues(set, options), 1);
+/**
+ * Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. Findings of
+ * different checkpoints of several have different fingerprints.
+ */
+export function renderGitlab(report: AnyReport | ReportSet, options: LocationOptions): Pieces {
+  return writeJson(isAuditSet(report) ? listAllIssues(report, options) : listIssues(report, options), 1);
 }
 
 function* listAllIssues({ reports, failures }: ReportSet, options: LocationOptions): Iterable<Issue> {

@@ -2,11 +2,11 @@
 
 import { LOG_COMMAND } from '../errors.js';
 import type { AnyReport } from './any-report.js';
-import { type AuditSet, isAuditSet, type ReportSet } from './audit-set.js';
-import type { Pieces } from './formats.js';
+import { isAuditSet, type ReportSet } from './audit-set.js';
+import type { Pieces } from './text-layout.js';
 
 /** A report as JSON: the contract of docs/json.md. */
-export function renderJson(report: AnyReport | AuditSet | ReportSet): Pieces {
+export function renderJson(report: AnyReport | ReportSet): Pieces {
   if (!isAuditSet(report)) return writeJson(report, REPORT_LEVELS);
   const { schemaVersion, tool, verdict, reports, failures } = report;
   return writeJson({ schemaVersion, tool, verdict, reports, failures }, 2 + REPORT_LEVELS);
@@ -28,7 +28,7 @@ export function toJson(value: unknown): string {
  *
  * @param levels how deep members and items are pieces of their own; below, each is written as a whole.
  */
-export function* writeJson(value: unknown, levels: number): Iterable<string> & object {
+export function* writeJson(value: unknown, levels: number): Pieces {
   yield* writePart(value, levels, '\n');
   yield '\n';
 }

@@ -9,9 +9,9 @@ import {
   showMessage,
   showSafely,
 } from './any-report.js';
-import { type AuditFailure, FAILURE_TITLE, type ReportSet } from './audit-set.js';
+import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
-import type { Pieces } from './formats.js';
+import type { Pieces } from './text-layout.js';
 
 /** Test reports show names and messages in full; beyond this they are no longer read. */
 const MAX_NAME_LENGTH = 500;
@@ -25,32 +25,20 @@ interface TestCase {
 /**
  * A report as JUnit XML, for Jenkins, GitLab and others: one test case a layer, named by its module path and grouped
  * by its parent module. Errors are failures; layers that were accepted or not audited are skipped; warnings pass and
- * stand in the output.
+ * stand in the output. Several audits are a suite each; one that could not be done is a test case with an error.
  */
-export function renderJunit(report: AnyReport): Pieces {
-  return writeSuites(report.tool.name, { reports: [report], failures: [] });
-}
-
-/** The same for several audits: a suite for each; one that could not be done is a test case with an error. */
-export function renderJunitSet({ tool, reports, failures }: ReportSet): Pieces {
-  return writeSuites(tool.name, { reports, failures });
-}
-
-interface Suites {
-  readonly reports: Iterable<AnyReport>;
-  readonly failures: readonly AuditFailure[];
-}
-
-function* writeSuites(tool: string, { reports, failures }: Suites): Iterable<string> & object {
+export function* renderJunit(report: AnyReport | ReportSet): Pieces {
+  const tool = report.tool.name;
+  const { reports, failures } = listReports(report);
   let [tests, failed] = [failures.length, 0];
-  for (const report of reports) {
-    const cases = listTestCases(report);
+  for (const one of reports) {
+    const cases = listTestCases(one);
     tests += cases.length;
     failed += cases.filter(isFailed).length;
   }
   yield '<?xml version="1.0" encoding="UTF-8"?>\n';
   yield `<testsuites name="${tool}" tests="${tests}" failures="${failed}" errors="${failures.length}" time="0">\n`;
-  for (const report of reports) for (const line of describeSuite(report)) yield `${line}\n`;
+  for (const one of reports) for (const line of describeSuite(one)) yield `${line}\n`;
   for (const failure of failures) for (const line of describeFailedSuite(tool, failure)) yield `${line}\n`;
   yield '</testsuites>\n';
 }

@@ -12,7 +12,7 @@ import {
   showSafely,
 } from './any-report.js';
 import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
-import { countOutcomes, getCommonBefore, listDetailed, type ReportSet } from './audit-set.js';
+import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
 import { adviseFreeze, isFrozenDrift, splitCodeWords } from './fix-advice.js';
 import {
   formatBatches,
@@ -24,12 +24,7 @@ import {
   formatStdRatio,
 } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-
-/** How a Markdown report is laid out. */
-export interface MarkdownOptions {
-  /** Show every layer, as far as a job summary takes them, not the worst alone. */
-  readonly all?: boolean | undefined;
-}
+import type { Pieces, TextOptions } from './text-layout.js';
 
 /** GitHub refuses longer comments, counted in characters. */
 export const MAX_COMMENT_LENGTH = 65_536;
@@ -59,12 +54,17 @@ export const OUTCOME_SIGNS: Readonly<Record<Outcome, string>> = {
 };
 
 /**
- * A report as GitHub-flavoured Markdown, for a pull-request comment or a job summary: the answer, the worst layers,
- * what else was found, and how to fix it.
+ * A report as GitHub-flavoured Markdown, for a pull-request comment or, with all layers, a job summary: the answer, the
+ * worst layers, what else was found, and how to fix it. Of several audits: a table with a row for each checkpoint, then
+ * the report of the one that drifted most, or, with `all`, of every one that drifted, as far as they fit.
  *
  * Names are shown as code, where nothing in them is markup, a mention or a link.
  */
-export function renderMarkdown(report: AnyReport, { all = false }: MarkdownOptions = {}): string {
+export function renderMarkdown(report: AnyReport | ReportSet, { all = false }: TextOptions): Pieces {
+  return [isAuditSet(report) ? renderSet(report, all) : renderOne(report, all)];
+}
+
+function renderOne(report: AnyReport, all: boolean): string {
   const answer = describeAnswer(report, (name) => showCode(name));
   const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
@@ -309,12 +309,8 @@ export function showText(text: string): string {
 /** So many checkpoints have a row; with the longest names these leave half a comment free. */
 const MAX_AUDITS = 60;
 
-/**
- * Several audits as GitHub-flavoured Markdown: a table with a row for each checkpoint, then the report of the one that
- * drifted most, or, with `all`, of every one that drifted, as far as they fit.
- */
-export function renderSetMarkdown(set: ReportSet, options: MarkdownOptions = {}): string {
-  const limit = options.all === true ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
+function renderSet(set: ReportSet, all: boolean): string {
+  const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
   const sign = OUTCOME_SIGNS[set.verdict];
   const before = getCommonBefore(set);
   const head = [
@@ -324,8 +320,8 @@ export function renderSetMarkdown(set: ReportSet, options: MarkdownOptions = {})
     ...namePages(set),
   ].join('\n\n');
   let text = `${head}\n`;
-  for (const report of listDetailed(set, options.all)) {
-    const details = `\n${renderMarkdown(report, options)}`;
+  for (const report of listDetailed(set, all)) {
+    const details = `\n${renderOne(report, all)}`;
     if (byteLengthOf(text) + byteLengthOf(details) > limit) {
       return `${text}\n*Too long for here: more reports left out.*\n`;
     }

@@ -9,11 +9,11 @@ import {
   showSafely,
   type TrackedFinding,
 } from './any-report.js';
-import type { AuditFailure, ReportSet } from './audit-set.js';
+import { type AuditFailure, listReports, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
-import type { LocationOptions, Pieces } from './formats.js';
 import { writeJson } from './json.js';
+import type { LocationOptions, Pieces } from './text-layout.js';
 
 /**
  * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
@@ -49,28 +49,24 @@ const MAX_MESSAGE_LENGTH = 1000;
 
 /**
  * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
- * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change.
+ * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change. Several audits
+ * are a run each, told apart by the checkpoint that it judges.
  */
-export function renderSarif(report: AnyReport, options: LocationOptions = {}): Pieces {
-  return writeLog([describeRun(report, options)]);
-}
-
-/** The same for several audits: a run for each, told apart by the checkpoint that it judges. */
-export function renderSarifSet(set: ReportSet, options: LocationOptions = {}): Pieces {
-  return writeLog(describeRuns(set, options));
-}
-
-function* describeRuns({ tool, reports, failures }: ReportSet, options: LocationOptions): Iterable<object> {
-  for (const report of reports) yield describeRun(report, options);
-  for (const failure of failures) yield describeFailedRun(tool, failure, options);
+export function renderSarif(report: AnyReport | ReportSet, options: LocationOptions): Pieces {
+  const runs = describeRuns(report, options);
+  return writeJson(
+    { $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs },
+    LOG_LEVELS,
+  );
 }
 
 /** The log's runs, and the items of each one's lists. */
 const LOG_LEVELS = 4;
 
-function writeLog(runs: Iterable<object>): Pieces {
-  const log = { $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs };
-  return writeJson(log, LOG_LEVELS);
+function* describeRuns(report: AnyReport | ReportSet, options: LocationOptions): Iterable<object> {
+  const { reports, failures } = listReports(report);
+  for (const one of reports) yield describeRun(one, options);
+  for (const failure of failures) yield describeFailedRun(report.tool, failure, options);
 }
 
 function describeRun(report: AnyReport, { root }: LocationOptions): object {

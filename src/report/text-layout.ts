@@ -20,6 +20,24 @@ export interface TextOptions {
   readonly all?: boolean | undefined;
 }
 
+/** How a report finds its place in a repository. */
+export interface LocationOptions {
+  /** The repository's directory: absolute paths under it become relative. */
+  readonly root?: string | undefined;
+}
+
+/** What a renderer may be told. */
+export interface RendererOptions extends TextOptions, LocationOptions {
+  /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
+  readonly layer?: string | undefined;
+}
+
+/**
+ * A report's text in pieces, in order, which may be made as they are asked for: whoever writes them need not hold it all.
+ * No string, although that is iterable too: it would be written character by character.
+ */
+export type Pieces = Iterable<string> & object;
+
 /** {@link TextOptions} with what was left out filled in. */
 export interface TextLayout {
   readonly width: number;
@@ -38,7 +56,7 @@ export function joinBlocks(blocks: readonly (readonly string[])[]): string {
 }
 
 /** The same, block by block. */
-export function* writeBlocks(blocks: Iterable<readonly string[]>): Iterable<string> & object {
+export function* writeBlocks(blocks: Iterable<readonly string[]>): Pieces {
   let gap = '';
   for (const lines of blocks) {
     if (lines.length === 0) continue;

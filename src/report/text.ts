@@ -15,6 +15,7 @@ import {
   type FindingGroup,
   groupFindings,
   groupFindingsBy,
+  isAudit,
   listKinds,
 } from './any-report.js';
 import {
@@ -28,6 +29,7 @@ import {
   type AuditFailure,
   countOutcomes,
   getCommonBefore,
+  isAuditSet,
   listDetailed,
   type ReportSet,
 } from './audit-set.js';
@@ -41,17 +43,16 @@ import {
   formatPlural,
   formatStdRatio,
 } from './format-numbers.js';
-import type { Pieces } from './formats.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
 import {
   chooseLayout,
-  joinBlocks,
   layOutTable,
   NO_VALUE,
+  type Pieces,
+  type RendererOptions,
   showName,
   type TableColumn,
   type TextLayout,
-  type TextOptions,
   type Tone,
   wrapText,
   writeBlocks,
@@ -223,21 +224,16 @@ interface ChannelRow {
   readonly stdRatio: number;
 }
 
-/**
- * One layer channel by channel, as text. Needs the layer's `perChannel`.
- *
- * @returns a sentence instead of the table where folding or an unreadable statistic hides the channels.
- */
-export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): string {
-  const { width, paint, all } = chooseLayout(options);
+/** One layer channel by channel; a sentence where folding or an unreadable statistic hides the channels. */
+function layOutLayer(layer: AuditLayer, { width, paint, all }: TextLayout): readonly (readonly string[])[] {
   const head = `${paint('strong', showName(layer.name))}  ${showName(layer.kind, 40)}, ${layer.status}, ${formatPlural(layer.channels, 'channel')}, ε ${layer.epsilon}${layer.epsilonAfter === undefined ? '' : `, in after ${layer.epsilonAfter}`}`;
   const rows = listRows(layer);
-  if (rows.length === 0) return joinBlocks([[head, '  Its statistics cannot be read on both sides.']]);
+  if (rows.length === 0) return [[head, '  Its statistics cannot be read on both sides.']];
   const sorted = [...rows].sort((x, y) => severity(y) - severity(x));
   const shown = all ? rows : sorted.slice(0, SHOWN_CHANNELS);
   const [header = '', ...table] = layOutTable(shown, columnsFor(shown), width - 2);
   const more = rows.length - shown.length;
-  return joinBlocks([
+  return [
     [
       head,
       `  ${formatCount(layer.channelsMoved ?? 0)} of ${formatPlural(layer.channels, 'channel')} moved; output shift ${layer.outputShift === null ? '–' : formatMeasure(layer.outputShift)}`,
@@ -247,7 +243,7 @@ export function renderLayerText(layer: AuditLayer, options: TextOptions = {}): s
       ...table.map((line) => `  ${line}`),
       ...(more > 0 ? [paint('faint', `  … ${formatCount(more)} more channels that moved less (--all)`)] : []),
     ],
-  ]);
+  ];
 }
 
 function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {
@@ -296,12 +292,22 @@ const SHOWN_ROWS = 10;
 const SHOWN_FINDINGS = 5;
 
 /**
- * An audit as text for a terminal: the answer in a line or two, the worst layers, what else was found, what is fine,
- * and how to keep the frozen part still.
+ * A report as text for a terminal. An audit: the answer in a line or two, the worst layers, what else was found, what is
+ * fine, and how to keep the frozen part still; or one layer alone. An inspection: every norm layer, then what is wrong.
+ * Several audits: a line for each checkpoint, then the whole report of the one that drifted most, or, with `all`, of
+ * every one that drifted.
+ *
+ * @throws RangeError when `layer` names none of the report's layers.
  */
-export function renderText(report: AuditReport, options: TextOptions = {}): string {
+export function renderText(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
   const layout = chooseLayout(options);
-  return joinBlocks([...layOutAudit(report, layout), renderPages(report.findings, layout)]);
+  if (isAuditSet(report)) return writeBlocks(layOutSet(report, layout));
+  if (!isAudit(report)) return writeBlocks(layOutInspection(report, layout));
+  if (options.layer === undefined)
+    return writeBlocks([...layOutAudit(report, layout), renderPages(report.findings, layout)]);
+  const layer = report.layers.find(({ name }) => name === options.layer);
+  if (layer === undefined) throw new RangeError(`the report has no layer ${options.layer}`);
+  return writeBlocks(layOutLayer(layer, layout));
 }
 
 /** The blocks of an audit's text but for the last, which names the pages of the kinds of finding. */
@@ -470,13 +476,11 @@ function renderAdvice(report: AuditReport, { width, paint }: TextLayout): readon
 /** So many layers are shown unless all are asked for. */
 const SHOWN_INSPECTED_LAYERS = 60;
 
-/** An inspection as text for a terminal: every norm layer of the checkpoint, then what is wrong. */
-export function renderInspectText(report: InspectReport, options: TextOptions = {}): string {
-  const layout = chooseLayout(options);
+function layOutInspection(report: InspectReport, layout: TextLayout): readonly (readonly string[])[] {
   const shown = layout.all ? report.layers : report.layers.slice(0, SHOWN_INSPECTED_LAYERS);
   const [header = '', ...lines] = layOutTable(shown, listInspectColumns(shown), layout.width);
   const more = report.layers.length - shown.length;
-  return joinBlocks([
+  return [
     layOutCheckpoints([['checkpoint', report.checkpoint]], layout),
     renderAnswer(report, layout),
     shown.length === 0
@@ -489,7 +493,7 @@ export function renderInspectText(report: InspectReport, options: TextOptions = 
     ...renderFindingGroups(report.findings, layout),
     renderWarnings([...report.warnings, ...groupNotes(report.layers)], layout),
     renderPages(report.findings, layout),
-  ]);
+  ];
 }
 
 /** The kind is worth a column only where there are several. */
@@ -525,16 +529,7 @@ interface Row {
   readonly reason: string;
 }
 
-/**
- * Several audits as text: a line for each checkpoint, then the whole report of the one that drifted most, or, with
- * `all`, of every one that drifted.
- */
-export function renderSetText(set: ReportSet, options: TextOptions = {}): Pieces {
-  return writeBlocks(layOutSet(set, options));
-}
-
-function* layOutSet(set: ReportSet, options: TextOptions): Iterable<readonly string[]> {
-  const layout = chooseLayout(options);
+function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<readonly string[]> {
   const before = getCommonBefore(set);
   const nameOf = (one: { before: string; after: string }) =>
     before === null ? `${one.before} → ${one.after}` : one.after;
@@ -544,7 +539,7 @@ function* layOutSet(set: ReportSet, options: TextOptions): Iterable<readonly str
   if (before !== null) yield [`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`];
   yield layOutRows(rows, layout);
   yield [layout.paint('strong', countOutcomes(set))];
-  for (const report of listDetailed(set, options.all)) {
+  for (const report of listDetailed(set, layout.all)) {
     const title = `── ${showName(nameOf(toPaths(report)), layout.width - 8)} `;
     yield [layout.paint('faint', title.padEnd(layout.width, '─'))];
     yield* layOutAudit(report, layout);

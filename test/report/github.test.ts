@@ -1,8 +1,17 @@
 import { describe, expect, test } from 'vitest';
 import { makeFinding } from '../../src/compare/findings.js';
-import { MAX_ANNOTATIONS, renderGithub } from '../../src/report/github.js';
-import { makeCleanReport, makeDeepReport, makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
+import { MAX_ANNOTATIONS } from '../../src/report/github.js';
+import {
+  makeCleanReport,
+  makeDeepReport,
+  makeLayer,
+  makeMixedReport,
+  makeReport,
+  renderAs,
+} from './sample-reports.js';
 import { parseWorkflowCommands } from './workflow-commands.js';
+
+const renderGithub = renderAs('github');
 
 describe('GitHub annotations', () => {
   test('say each error and warning with its file and title', async () => {

@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest';
-import { renderGitlab as renderPieces } from '../../src/report/gitlab.js';
 import {
   makeCleanReport,
   makeDeepReport,
   makeHostileReport,
   makeInspectReport,
   makeMixedReport,
+  renderAs,
 } from './sample-reports.js';
 
-const renderGitlab = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
+const renderGitlab = renderAs('gitlab');
 
 /** An issue by GitLab's documentation of the Code Quality report: these keys are required. */
 interface CodeQualityIssue {

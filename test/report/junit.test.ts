@@ -1,9 +1,8 @@
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { describe, expect, test } from 'vitest';
-import { renderJunit as renderPieces } from '../../src/report/junit.js';
-import { makeMixedReport, SAMPLE_REPORTS } from './sample-reports.js';
+import { makeMixedReport, renderAs, SAMPLE_REPORTS } from './sample-reports.js';
 
-const renderJunit = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
+const renderJunit = renderAs('junit');
 
 interface XmlNode {
   readonly name: string;

@@ -1,7 +1,7 @@
 import { lexer, type Token, walkTokens } from 'marked';
 import { describe, expect, test } from 'vitest';
 import type { AnyReport } from '../../src/report/any-report.js';
-import { MAX_COMMENT_LENGTH, MAX_SUMMARY_LENGTH, renderMarkdown } from '../../src/report/markdown.js';
+import { MAX_COMMENT_LENGTH, MAX_SUMMARY_LENGTH } from '../../src/report/markdown.js';
 import {
   HOSTILE_NAMES,
   makeCleanReport,
@@ -11,7 +11,10 @@ import {
   makeLayer,
   makeMixedReport,
   makeReport,
+  renderAs,
 } from './sample-reports.js';
+
+const renderMarkdown = renderAs('markdown');
 
 function tokensOf(markdown: string): readonly Token[] {
   const tokens: Token[] = [];

@@ -5,20 +5,22 @@ import { buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { renderJson } from '../../src/report/json.js';
 import { render } from '../../src/report/render.js';
-import { renderInspectText, renderLayerText, renderText } from '../../src/report/text.js';
+import { renderText } from '../../src/report/text.js';
 import { checkpointOf, normTensors } from '../build/checkpoints.js';
 import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
 
 const report = makeMixedReport();
 
 test('text is the default', () => {
-  expect(render(report)).toBe(renderText(report));
-  expect(render(report, { width: 100, all: true })).toBe(renderText(report, { width: 100, all: true }));
+  expect(render(report)).toBe([...renderText(report, {})].join(''));
+  expect(render(report, { width: 100, all: true })).toBe(
+    [...renderText(report, { width: 100, all: true })].join(''),
+  );
 });
 
 test('an inspection is told apart from an audit', async () => {
   const inspected = await inspectCheckpoint(checkpointOf(normTensors('bn')));
-  expect(render(inspected)).toBe(renderInspectText(inspected));
+  expect(render(inspected)).toMatch(/^checkpoint {2}/);
   expect(render(inspected, { format: 'json' })).toBe([...renderJson(inspected)].join(''));
 });
 
@@ -27,8 +29,9 @@ test('json is the report itself', () => {
 });
 
 test('a layer is shown alone', () => {
-  const layer = makeLayer('bn');
-  expect(render(makeReport({ layers: [layer] }), { layer: 'bn' })).toBe(renderLayerText(layer));
+  expect(render(makeReport({ layers: [makeLayer('bn')] }), { layer: 'bn' })).toMatch(
+    /^bn {2}BatchNorm, drifted, 4 channels/,
+  );
 });
 
 test('a layer that the report does not have is refused', () => {

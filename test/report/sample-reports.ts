@@ -8,6 +8,12 @@ import { LAYER_STATUSES, type LayerStatus } from '../../src/compare/status.js';
 import type { AnyReport } from '../../src/report/any-report.js';
 import { type AuditLayer, type AuditReport, summarizeCauses } from '../../src/report/audit-report.js';
 import type { InspectReport } from '../../src/report/inspect-report.js';
+import { type RenderOptions, type ReportFormat, render } from '../../src/report/render.js';
+
+/** What renders a report in one format. */
+export function renderAs(format: ReportFormat): (report: AnyReport, options?: RenderOptions) => string {
+  return (report, options) => render(report, { ...options, format });
+}
 
 /** A layer that drifted by half its size; whatever a test cares about is overridden. */
 export function makeLayer(name: string, overrides: Partial<AuditLayer> = {}): AuditLayer {

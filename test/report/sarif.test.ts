@@ -4,10 +4,17 @@ import AjvDraft4 from 'ajv-draft-04';
 import addFormats from 'ajv-formats';
 import { describe, expect, test } from 'vitest';
 import { FINDING_KINDS, makeFinding } from '../../src/compare/findings.js';
-import { MAX_SARIF_RESULTS, renderSarif as renderPieces } from '../../src/report/sarif.js';
-import { makeCleanReport, makeLayer, makeMixedReport, makeReport, SAMPLE_REPORTS } from './sample-reports.js';
+import { MAX_SARIF_RESULTS } from '../../src/report/sarif.js';
+import {
+  makeCleanReport,
+  makeLayer,
+  makeMixedReport,
+  makeReport,
+  renderAs,
+  SAMPLE_REPORTS,
+} from './sample-reports.js';
 
-const renderSarif = (...args: Parameters<typeof renderPieces>) => [...renderPieces(...args)].join('');
+const renderSarif = renderAs('sarif');
 
 /** The JSON schema of OASIS for SARIF 2.1.0, as Microsoft's package carries it. */
 const schemaPath = createRequire(import.meta.url).resolve(

@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { makeFinding } from '../../src/compare/findings.js';
-import { renderText } from '../../src/report/text.js';
 import type { Paint, TextOptions } from '../../src/report/text-layout.js';
-import { makeLayer, makeMixedReport, makeReport } from './sample-reports.js';
+import { makeLayer, makeMixedReport, makeReport, renderAs } from './sample-reports.js';
+
+const renderText = renderAs('text');
 
 const region = (path: string, status: 'frozen' | 'trained', drifted: number) => ({
   path,

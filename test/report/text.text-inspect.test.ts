@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { inspectCheckpoint } from '../../src/inspect.js';
-import { renderInspectText } from '../../src/report/text.js';
+import { render } from '../../src/report/render.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 
 const inspectTensors = (...layers: readonly Readonly<Parameters<typeof normTensors>>[]) =>
@@ -12,7 +12,7 @@ const inspectTensors = (...layers: readonly Readonly<Parameters<typeof normTenso
 
 test('a healthy checkpoint', async () => {
   expect(
-    renderInspectText(await inspectTensors(['bn1'], ['bn2', { mean: [1, 2], count: 1250 }])),
+    render(await inspectTensors(['bn1'], ['bn2', { mean: [1, 2], count: 1250 }])),
   ).toMatchInlineSnapshot(`
     "checkpoint  model.safetensors  safetensors, 2 norm layers, 5 learned tensors
 
@@ -27,7 +27,7 @@ test('a healthy checkpoint', async () => {
 });
 
 test('what is wrong stands in the answer and below the table', async () => {
-  const text = renderInspectText(
+  const text = render(
     await inspectTensors(['bn1', { mean: [Number.NaN, 0] }], ['bn2', { mean: [0, 0], variance: [1, 1] }]),
   );
   expect(text).toMatch(/\n✖ error {2}Statistics are NaN, infinite or negative/);
@@ -39,14 +39,12 @@ test('what is wrong stands in the answer and below the table', async () => {
 
 test('beyond sixty layers the rest is counted, until --all', async () => {
   const report = await inspectTensors(...Array.from({ length: 70 }, (_, i) => [`bn${i}`] as const));
-  expect(renderInspectText(report)).toContain('\n… 10 more layers (--all)\n');
-  expect(renderInspectText(report, { all: true }).match(/^bn\d+ /gm)).toHaveLength(70);
+  expect(render(report)).toContain('\n… 10 more layers (--all)\n');
+  expect(render(report, { all: true }).match(/^bn\d+ /gm)).toHaveLength(70);
 });
 
 test('a hostile name steers nothing', async () => {
-  const text = renderInspectText(
-    await inspectTensors([`\u001b[2J${'x'.repeat(10_000)}\nbn`, { mean: [Number.NaN] }]),
-  );
+  const text = render(await inspectTensors([`\u001b[2J${'x'.repeat(10_000)}\nbn`, { mean: [Number.NaN] }]));
   expect(text).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
   expect(Math.max(...text.split('\n').map((line) => line.length))).toBeLessThan(200);
 });

@@ -1,6 +1,10 @@
 import { describe, expect, test } from 'vitest';
-import { renderLayerText } from '../../src/report/text.js';
-import { makeLayer } from './sample-reports.js';
+import type { AuditLayer } from '../../src/report/audit-report.js';
+import { type RenderOptions, render } from '../../src/report/render.js';
+import { makeLayer, makeReport } from './sample-reports.js';
+
+const renderLayerText = (layer: AuditLayer, options: RenderOptions = {}) =>
+  render(makeReport({ layers: [layer] }), { ...options, layer: layer.name });
 
 const layer = makeLayer('backbone.bn', {
   channels: 3,

@@ -10,10 +10,12 @@ import {
   findWorstReport,
   getCommonBefore,
   getShift,
+  isAuditSet,
   type ReportHead,
   type ReportSet,
 } from '../audit-set.js';
 import { formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
+import type { Pieces } from '../text-layout.js';
 import {
   renderBar,
   renderLayerTable,
@@ -55,11 +57,16 @@ const MAX_PAGE_LENGTH = 900_000;
 
 /**
  * A report as one HTML page that needs no network and no server. The answer, the module tree, the table and the findings
- * stand in the markup and read without scripts; the script sorts, filters and draws.
+ * stand in the markup and read without scripts; the script sorts, filters and draws. Of several audits: the answer over
+ * all, then a row for each checkpoint, which opens to what was found in it and to the layers that moved most.
  *
  * Charts of channels need the report's `perChannel`; their data is cut so that the page stays small.
  */
-export function renderHtml(report: AnyReport): string {
+export function renderHtml(report: AnyReport | ReportSet): Pieces {
+  return [isAuditSet(report) ? renderSet(report) : renderOne(report)];
+}
+
+function renderOne(report: AnyReport): string {
   const answer = describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
   const main = html`<main>
 ${renderAnswer(report, answer)}
@@ -112,11 +119,7 @@ const MAX_CONTENTS_LENGTH = 700_000;
 /** So many layers of a checkpoint are shown; a page of its own has them all. */
 const SHOWN_LAYERS = 10;
 
-/**
- * Several audits as one HTML page that needs no network: the answer over all, then a row for each checkpoint, which
- * opens to what was found in it and to the layers that moved most. Reads without scripts.
- */
-export function renderSetHtml(set: ReportSet): string {
+function renderSet(set: ReportSet): string {
   const outcome = set.verdict;
   const hasAnyFinding = set.heads.some(({ findings }) => findings.length > 0);
   const worst = findWorstReport(set);

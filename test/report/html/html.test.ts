@@ -1,8 +1,16 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
-import { renderHtml } from '../../../src/report/html/html.js';
 import type { PageChannels, PageData } from '../../../src/report/html/page-data.js';
-import { makeDeepReport, makeLayer, makeMixedReport, makeReport, SAMPLE_REPORTS } from '../sample-reports.js';
+import {
+  makeDeepReport,
+  makeLayer,
+  makeMixedReport,
+  makeReport,
+  renderAs,
+  SAMPLE_REPORTS,
+} from '../sample-reports.js';
+
+const renderHtml = renderAs('html');
 
 /** Elements that the page is made of; a name from a file must not add one. */
 const OWN_ELEMENTS = new Set(
