@@ -5,6 +5,8 @@ import { measuresOf, viaOf } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
 import type { LayerStatus } from '../compare/status.js';
 import { TOOL_NAME, VERSION } from '../errors.js';
+import type { Answer } from '../report/answer.js';
+import { encloseName } from '../report/any-report.js';
 import { type AuditReport, type CheckpointSummary, groupNotes } from '../report/audit-report.js';
 import { formatCount, formatMeasure, formatPlural } from '../report/format-numbers.js';
 import type { InputRuns } from './inputs.js';
@@ -255,25 +257,15 @@ function listWarnings(
   ];
 }
 
-/** What a probe found, in words. */
-interface ProbeAnswer {
-  readonly outcome: 'moved' | 'still';
-  readonly headline: string;
-  readonly explanation: string;
-}
-
-/**
- * Says what a probe found.
- *
- * @param showOutput how an output's name is shown.
- */
-export function describeProbe(report: ProbeReport, showOutput: (name: string) => string): ProbeAnswer {
+/** What a probe found. */
+export function answerProbe(report: ProbeReport): Answer {
   const worst = findWorstOutput(report.outputs);
   const { layers } = report.putBack;
-  const outcome = worst === null || worst.relativeL2 === 0 ? 'still' : 'moved';
+  const isStill = worst === null || worst.relativeL2 === 0;
   return {
-    outcome,
-    headline: writeHeadline(report, outcome === 'still' ? null : worst, showOutput),
+    outcome: isStill ? 'clean' : 'drifted',
+    word: isStill ? 'Still' : 'Moved',
+    headline: writeHeadline(report, isStill ? null : worst),
     explanation:
       layers === 0
         ? 'Both runs have the statistics of after.'
@@ -288,18 +280,14 @@ function describeAlone({ putBack: { layers, alone } }: ProbeReport): string {
     : ` ${formatCount(alone)} of them were put back alone as well.`;
 }
 
-function writeHeadline(
-  { putBack, outputs, layers }: ProbeReport,
-  moved: ProbeOutput | null,
-  showOutput: (name: string) => string,
-): string {
+function writeHeadline({ putBack, outputs, layers }: ProbeReport, moved: ProbeOutput | null): string {
   if (moved === null) {
     if (putBack.layers > 0) return 'putting the statistics back changes no output';
     return layers.some(({ status }) => status === 'drifted' || status === 'invalid')
       ? 'nothing could be put back: the notes below say why'
       : 'no norm layer drifted: nothing is put back, and the outputs agree exactly';
   }
-  const output = outputs.length === 1 ? 'the output' : `the output ${showOutput(moved.name)}`;
+  const output = outputs.length === 1 ? 'the output' : `the output ${encloseName(moved.name)}`;
   const size = `${formatMeasure(moved.relativeL2 ?? Number.NaN)} of its own size`;
   return putBack.layers === 0
     ? `nothing is put back, yet two runs of the model differ in ${output} by ${size}`
@@ -324,12 +312,12 @@ function describeTopOne({ top1 }: ProbeOutput): string {
     : `; the top class of ${formatCount(top1.changed)} of ${samples} changes`;
 }
 
-/** Where the inputs come from, in a few words. */
-export function describeInputs({ inputs }: ProbeReport, showFile: (name: string) => string): string {
+/** Where the inputs come from, in a phrase. */
+export function describeInputs({ inputs }: ProbeReport): string {
   const samples = formatPlural(inputs.samples, 'sample');
   if (inputs.kind === 'random') return `${samples} of random numbers (standard normal, seed ${inputs.seed})`;
   const files = [...new Set(inputs.arrays.flatMap(({ file }) => file ?? []))];
-  return `${samples} from ${files.map((file) => showFile(file)).join(', ')}`;
+  return `${samples} from ${files.map(encloseName).join(', ')}`;
 }
 
 /** A share with its sign, in per cent: `36 %`, `−4.1 %`. */

@@ -3,7 +3,7 @@
 import type { DriftCause } from '../compare/compare-layers.js';
 import { type Finding, isExcusedDrift, isLeadingDrift, titleOf } from '../compare/findings.js';
 import { failUnreachable } from '../errors.js';
-import { type AnyReport, isAudit } from './any-report.js';
+import { type AnyReport, encloseName, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from './format-numbers.js';
@@ -62,29 +62,26 @@ export interface Answer {
   readonly outcome: Outcome;
   /** One word for the outcome; formats that shout write it in capitals. */
   readonly word: string;
-  /** A clause without a full stop. */
+  /** A clause without a full stop: a phrase, as {@link encloseName} makes it. */
   readonly headline: string;
-  /** One to three sentences with the evidence. */
+  /** One to three sentences with the evidence: a phrase. */
   readonly explanation: string;
 }
 
-/** Shows the name of a module or layer in a format's own way. */
-type ShowName = (name: string) => string;
-
-/** The answer of a report in words. Everything but the names is our own text. */
-export function describeAnswer(report: AnyReport, showName: ShowName): Answer {
-  return isAudit(report) ? answerAudit(report, showName) : answerInspection(report);
+/** The answer of a report in words. */
+export function describeAnswer(report: AnyReport): Answer {
+  return isAudit(report) ? answerAudit(report) : answerInspection(report);
 }
 
-function answerAudit(report: AuditReport, showName: ShowName): Answer {
+function answerAudit(report: AuditReport): Answer {
   const errors = report.findings.filter(({ level }) => level === 'error');
   const drifted = new Set(errors.filter(isLeadingDrift).map(({ layer }) => layer));
   if (drifted.size > 0) {
     return {
       outcome: 'drifted',
       word: 'Drifted',
-      headline: headlineOfDrift(report, showName),
-      explanation: explainDrift(report, showName),
+      headline: headlineOfDrift(report),
+      explanation: explainDrift(report),
     };
   }
   if (errors.length > 0) {
@@ -103,14 +100,14 @@ function answerAudit(report: AuditReport, showName: ShowName): Answer {
   };
 }
 
-function headlineOfDrift(report: AuditReport, showName: ShowName): string {
+function headlineOfDrift(report: AuditReport): string {
   const excuses = describeExcuses(report);
-  return `${nameDrift(report, showName)}${excuses === '' ? '' : ` (${countMoved(report)} moved${excuses})`}`;
+  return `${nameDrift(report)}${excuses === '' ? '' : ` (${countMoved(report)} moved${excuses})`}`;
 }
 
-function nameDrift(report: AuditReport, showName: ShowName): string {
+function nameDrift(report: AuditReport): string {
   const modules = findModulesToFreeze(report).map((path) =>
-    path === '' ? 'the whole model' : showName(path),
+    path === '' ? 'the whole model' : encloseName(path),
   );
   const [first = ''] = modules;
   if (isBiasOnly(report)) return 'biases of frozen convolutions moved: means drifted, or biases were trained';
@@ -131,7 +128,7 @@ export function isBiasOnly({ findings }: AuditReport): boolean {
   return findings.filter(isLeadingDrift).every(({ kind }) => kind === 'folded-bias-drift');
 }
 
-function explainDrift(report: AuditReport, showName: ShowName): string {
+function explainDrift(report: AuditReport): string {
   const regions = listDriftedRegions(report);
   const tensors = sum(regions.map(({ learned }) => learned.tensors));
   const values = sum(regions.map(({ learned }) => learned.elements));
@@ -143,7 +140,7 @@ function explainDrift(report: AuditReport, showName: ShowName): string {
   const caveat = drifted.some(({ via }) => via === 'folded')
     ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
     : '';
-  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted, showName)}${describeCauses(report)}${caveat}`;
+  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted)}${describeCauses(report)}${caveat}`;
 }
 
 function listDriftedRegions({ regions }: AuditReport): AuditReport['regions'] {
@@ -177,7 +174,7 @@ function describeExcuses(report: AuditReport): string {
   ].join('');
 }
 
-function describeWorst(layers: readonly AuditLayer[], showName: ShowName): string {
+function describeWorst(layers: readonly AuditLayer[]): string {
   const worst = layers.reduce<AuditLayer | null>(
     (most, layer) => ((layer.outputShift ?? 0) > (most?.outputShift ?? 0) ? layer : most),
     null,
@@ -185,7 +182,7 @@ function describeWorst(layers: readonly AuditLayer[], showName: ShowName): strin
   if (worst === null) return '';
   const size = formatMeasure(worst.outputShift ?? 0);
   if (layers.length === 1) return ` Its output moves by ${size} of its own size.`;
-  return ` Their outputs move by up to ${size} of their own size (${showName(worst.name)}).`;
+  return ` Their outputs move by up to ${size} of their own size (${encloseName(worst.name)}).`;
 }
 
 /** Said where the count rose alone: an average of counts is no number of batches. */

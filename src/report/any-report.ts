@@ -28,6 +28,26 @@ export function showSafely(name: string, width = 160): string {
   return defuseCommands(showName(name, width));
 }
 
+/**
+ * A name from a file within a sentence of ours, which is a phrase then: each format shows the name in its own way. No
+ * name holds the marks, which are controls.
+ */
+export function encloseName(name: string): string {
+  return `\u0002${escapeControls(name)}\u0003`;
+}
+
+/** A phrase in parts: words of ours, a name, words of ours, and so on in turn. */
+export function splitPhrase(phrase: string): readonly string[] {
+  return phrase.split(/\u0002([^\u0003]*)\u0003/);
+}
+
+/** A phrase with its names as a format shows them. */
+export function writePhrase(phrase: string, showName: (name: string) => string): string {
+  return splitPhrase(phrase)
+    .map((part, index) => (index % 2 === 1 ? showName(part) : part))
+    .join('');
+}
+
 /** The beginning of a sentence that may hold names from files, made safe in the same way. */
 export function showMessage(message: string, length: number): string {
   return defuseCommands(escapeControls(message)).slice(0, length).toWellFormed();

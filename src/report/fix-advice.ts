@@ -261,7 +261,7 @@ export function quotePython(text: string): string {
 }
 
 /** How to keep the frozen part frozen, in the framework that the model was trained with. */
-interface Advice {
+export interface Advice {
   /** One sentence: why statistics moved although the part was frozen. */
   readonly why: string;
   /** What holds, the shortest first. */

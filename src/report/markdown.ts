@@ -1,30 +1,22 @@
 // Markdown, for comments on pull requests and job summaries.
 
 import { type Finding, makeFinding, titleOf } from '../compare/findings.js';
-import { escapeControls } from '../errors.js';
-import { describeAnswer, keepCurableByEval, listRemedies, type Outcome } from './answer.js';
+import { escapeControls, failUnreachable } from '../errors.js';
+import { describeAnswer, type Outcome } from './answer.js';
 import {
   type AnyReport,
   type FindingGroup,
   groupFindings,
-  isAudit,
   listKinds,
   showSafely,
+  writePhrase,
 } from './any-report.js';
-import { type AuditLayer, type AuditReport, type CheckpointSummary, sortByShift } from './audit-report.js';
+import type { AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
-import { adviseFreeze, isFrozenDrift, splitCodeWords } from './fix-advice.js';
-import {
-  formatBatches,
-  formatCount,
-  formatMagnitude,
-  formatMeasure,
-  formatOptional,
-  formatPlural,
-  formatStdRatio,
-} from './format-numbers.js';
-import type { InspectLayer, InspectReport } from './inspect-report.js';
-import type { Pieces, TextOptions } from './text-layout.js';
+import { type Block, type Document, describeReport, type Fact, type Table } from './document.js';
+import { type Advice, splitCodeWords } from './fix-advice.js';
+import { formatCount, formatMagnitude, formatPlural } from './format-numbers.js';
+import { NO_VALUE, type Pieces, type TextOptions } from './text-layout.js';
 
 /** GitHub refuses longer comments, counted in characters. */
 export const MAX_COMMENT_LENGTH = 65_536;
@@ -32,12 +24,12 @@ export const MAX_COMMENT_LENGTH = 65_536;
 /** GitHub refuses a longer job summary of one step: 1 MiB. Room is left for what else the step writes. */
 export const MAX_SUMMARY_LENGTH = 1_000_000;
 
-const SHOWN_ROWS = 20;
-
 /** With all rows asked for: even with the longest names these leave half a summary free. */
 const MAX_ROWS = 500;
 
+/** So many findings of a kind and notes are shown; with all rows asked for, four times as many. */
 const SHOWN_FINDINGS = 5;
+const SHOWN_REGIONS = 20;
 const MAX_NAME_LENGTH = 100;
 const MAX_MESSAGE_LENGTH = 400;
 
@@ -65,17 +57,31 @@ export function renderMarkdown(report: AnyReport | ReportSet, { all = false }: T
 }
 
 function renderOne(report: AnyReport, all: boolean): string {
-  const answer = describeAnswer(report, (name) => showCode(name));
-  const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
-  const blocks = isAudit(report) ? renderAudit(report, all) : renderInspection(report, all);
-  const head = [
-    `### ${OUTCOME_SIGNS[answer.outcome]} ${answer.word}: ${answer.headline}`,
-    answer.explanation,
-  ];
   const pages =
     report.findings.length > 0 ? ' · `bn-audit explain KIND` prints the page about a kind of finding' : '';
-  const foot = `<sub>${report.tool.name} ${report.tool.version}${pages}</sub>`;
-  return `${fitBlocks([...head, ...blocks], limit - 200).join('\n\n')}\n\n${foot}\n`;
+  return writeMarkdown(describeReport(report, { all }), {
+    all,
+    foot: `${report.tool.name} ${report.tool.version}${pages}`,
+  });
+}
+
+/** What a report says as Markdown; what does not fit a comment, or with all rows a job summary, is left out. */
+export function writeMarkdown(
+  { answer, facts, blocks }: Document,
+  { all, foot }: { readonly all: boolean; readonly foot: string },
+): string {
+  const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
+  const written = [
+    `### ${OUTCOME_SIGNS[answer.outcome]} ${answer.word}: ${sayPhrase(answer.headline)}`,
+    sayPhrase(answer.explanation),
+    writeFacts(facts),
+    ...blocks.flatMap((block) => writeBlock(block, all)),
+  ];
+  return `${fitBlocks(written, limit - 200).join('\n\n')}\n\n<sub>${foot}</sub>\n`;
+}
+
+function sayPhrase(phrase: string): string {
+  return writePhrase(phrase, showCode);
 }
 
 /** Blocks, the last left out that do not fit, with a word about it. Tables count their own rows. */
@@ -91,80 +97,54 @@ function fitBlocks(blocks: readonly string[], limit: number): readonly string[] 
     : fitting;
 }
 
-function renderAudit(report: AuditReport, all: boolean): readonly string[] {
-  return [
-    renderCheckpoints([
-      ['before', report.before],
-      ['after', report.after],
-    ]),
-    ...renderDrift(report, all),
-    ...renderFindings(
-      report.findings.filter((finding) => !isFrozenDrift(finding)),
-      all,
-    ),
-    ...renderRegions(report),
-    ...listWarnings(report.warnings),
-    ...listRemedies(report).map((remedy) => `**What to do.** ${remedy}`),
-    ...renderAdvice(keepCurableByEval(report)),
-  ];
+function writeBlock(block: Block, all: boolean): readonly string[] {
+  switch (block.kind) {
+    case 'table':
+      return writeRows(block, all);
+    case 'findings':
+      return groupFindings(block.findings).map((group) => writeGroup(group, all));
+    case 'regions':
+      return writeRegions(block.report);
+    case 'notes':
+      return writeNotes(block.notes, all);
+    case 'moves':
+      return [];
+    case 'terms':
+      return [block.terms.map(([term, meaning]) => `- **${term}**: ${meaning}`).join('\n')];
+    case 'remedies':
+      return block.remedies.map((remedy) => `**What to do.** ${remedy}`);
+    case 'advice':
+      return [writeAdvice(block.advice)];
+    default:
+      return failUnreachable(block);
+  }
 }
 
-function renderCheckpoints(
-  rows: readonly (readonly [role: string, checkpoint: CheckpointSummary])[],
-): string {
-  return renderTable(rows, [
-    ['', ([role]) => role],
-    ['checkpoint', ([, { path }]) => showCode(path)],
-    ['format', ([, { format }]) => format],
-    ['norm layers:', ([, { layers }]) => formatCount(layers)],
-    ['learned tensors:', ([, { learned }]) => formatCount(learned)],
-  ]);
-}
-
-function renderDrift(report: AuditReport, all: boolean): readonly string[] {
-  const leading = report.findings.filter(isFrozenDrift);
-  const drifted = new Set(leading.map(({ layer }) => layer));
-  const rows = sortByShift(all ? report.layers : report.layers.filter(({ name }) => drifted.has(name)));
-  if (rows.length === 0) return [];
-  const shown = rows.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
-  const table = renderTable(
-    shown,
-    LAYER_COLUMNS.filter(([title]) => all || title !== 'status'),
+function writeFacts(facts: readonly Fact[]): string {
+  const contents = facts.map(({ contents }) => contents.join(', '));
+  return writeTable(
+    ['', 'checkpoint', ''],
+    facts.map(({ role, what }, index) => [role, sayPhrase(what), contents[index] ?? '']),
   );
-  const rest = rows.length - shown.length;
+}
+
+function writeRows(table: Table, all: boolean): readonly string[] {
+  if (table.length === 0) return [];
+  const { columns, noun, sort } = table;
+  const rows = table.take(all ? Math.max(MAX_ROWS, table.shown.markdown) : table.shown.markdown, false);
+  const cells = rows.map((row) =>
+    row.map(({ phrase }, index) => {
+      const said = sayPhrase(phrase);
+      return columns[index]?.isStrong && said !== NO_VALUE ? `**${said}**` : said;
+    }),
+  );
+  const titles = columns.map(({ title, isNumber }) => (isNumber ? `${title}:` : title));
+  const more = table.length - rows.length;
   return [
-    ...leading.slice(0, 1).map(nameSort),
-    table,
-    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')} that moved less.`] : []),
+    ...(sort === undefined ? [] : [nameSort(sort)]),
+    writeTable(titles, cells),
+    ...(more > 0 ? [`… and ${formatPlural(more, `more ${noun}`)}${table.rest ?? ''}.`] : []),
   ];
-}
-
-/** A column: its title, which ends in a colon for numbers, and its cell. */
-export type Column<Row> = readonly [title: string, cell: (row: Row) => string];
-
-const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
-  ['layer', ({ name }) => showCode(name)],
-  ['status', ({ status, allowed }) => (allowed ? `${status} (allowed)` : status)],
-  ['channels:', ({ channels, channelsMoved }) => describeChannels(channels, channelsMoved)],
-  ['batches:', ({ batches }) => formatBatches(batches)],
-  ['mean shift:', ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`)],
-  ['std ratio:', ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio)],
-  [
-    'output shift:',
-    ({ outputShift }) => formatOptional(outputShift, (value) => `**${formatMeasure(value)}**`),
-  ],
-];
-
-function describeChannels(channels: number, moved: number | null): string {
-  return moved === null || moved === channels
-    ? formatCount(channels)
-    : `${formatCount(moved)} of ${formatCount(channels)}`;
-}
-
-/** Findings grouped by level and kind, errors first, a few of each. */
-function renderFindings(findings: readonly Finding[], all: boolean): readonly string[] {
-  const limit = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
-  return groupFindings(findings).map((group) => renderFindingGroup(group, limit));
 }
 
 const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const;
@@ -174,7 +154,9 @@ function nameSort({ level, kind, docs }: Finding): string {
   return `${LEVEL_SIGNS[level]} **${titleOf(kind)}** (${level} \`${kind}\`, \`${docs}\`)`;
 }
 
-function renderFindingGroup(group: FindingGroup, limit: number): string {
+/** Findings of a level and kind, a few of them. */
+function writeGroup(group: FindingGroup, all: boolean): string {
+  const limit = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
   const rest = group.length - limit;
   return [
     nameSort(group[0]),
@@ -184,22 +166,23 @@ function renderFindingGroup(group: FindingGroup, limit: number): string {
   ].join('\n');
 }
 
-function renderRegions({ regions }: AuditReport): readonly string[] {
+function writeRegions({ regions }: AuditReport): readonly string[] {
   if (regions.length === 0) return [];
   const sorted = [...regions].sort(
     (x, y) => y.drifted - x.drifted || y.learned.elements - x.learned.elements,
   );
-  const rest = sorted.length - SHOWN_ROWS;
-  const table = renderTable(sorted.slice(0, SHOWN_ROWS), [
-    ['region', ({ path }) => (path === '' ? 'whole model' : showCode(path))],
-    [
-      'learned tensors',
-      ({ status, learned }) =>
+  const rest = sorted.length - SHOWN_REGIONS;
+  const table = writeTable(
+    ['region', 'learned tensors', 'norm layers:', 'drifted:'],
+    sorted
+      .slice(0, SHOWN_REGIONS)
+      .map(({ path, status, learned, layers, drifted }) => [
+        path === '' ? 'whole model' : showCode(path),
         `${formatCount(learned.tensors)} ${status} (${formatMagnitude(learned.elements)} values)`,
-    ],
-    ['norm layers:', ({ layers }) => formatCount(layers)],
-    ['drifted:', ({ drifted }) => (drifted === 0 ? '0' : `**${formatCount(drifted)}**`)],
-  ]);
+        formatCount(layers),
+        drifted === 0 ? '0' : `**${formatCount(drifted)}**`,
+      ]),
+  );
   return [
     fold('Frozen and trained regions', [
       table,
@@ -208,60 +191,35 @@ function renderRegions({ regions }: AuditReport): readonly string[] {
   ];
 }
 
-/** What a reader should know beyond the findings: so many of the sentences. */
-export function listWarnings(warnings: readonly string[], count = SHOWN_FINDINGS): readonly string[] {
-  if (warnings.length === 0) return [];
-  const rest = warnings.length - count;
-  const lines = warnings.slice(0, count).map((warning) => `> - ${showText(warning)}`);
+/** What a reader should know beyond the findings. */
+function writeNotes(notes: readonly string[], all: boolean): readonly string[] {
+  if (notes.length === 0) return [];
+  const count = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
+  const rest = notes.length - count;
+  const lines = notes.slice(0, count).map((note) => `> - ${showText(note)}`);
   return [['> **Note**', ...lines, ...(rest > 0 ? [`> - … and ${formatCount(rest)} more`] : [])].join('\n')];
 }
 
-function renderAdvice(report: AuditReport): readonly string[] {
-  const advice = adviseFreeze(report);
-  if (advice === null) return [];
+function writeAdvice(advice: Advice): string {
   const say = (sentence: string) =>
     splitCodeWords(sentence)
       .map((part, index) => (index % 2 === 0 ? part : `\`${part}\``))
       .join('');
   const ways = advice.ways.filter(({ code }) => code.join('\n').length <= MAX_CODE_LENGTH);
-  return [
-    fold('How to keep it frozen', [
-      say(advice.why),
-      ...ways.flatMap(({ where, code }) => [say(where), fence(code)]),
-      ...(ways.length < advice.ways.length ? ['The code is long: the text report holds it.'] : []),
-    ]),
-  ];
+  return fold('How to keep it frozen', [
+    say(advice.why),
+    ...ways.flatMap(({ where, code }) => [say(where), fence(code)]),
+    ...(ways.length < advice.ways.length ? ['The code is long: the text report holds it.'] : []),
+  ]);
 }
-
-function renderInspection(report: InspectReport, all: boolean): readonly string[] {
-  const rows = report.layers.slice(0, all ? MAX_ROWS : SHOWN_ROWS);
-  const rest = report.layers.length - rows.length;
-  return [
-    renderCheckpoints([['', report.checkpoint]]),
-    ...renderFindings(report.findings, all),
-    ...(rows.length > 0 ? [renderTable(rows, INSPECT_COLUMNS)] : []),
-    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more layer')}.`] : []),
-    ...listWarnings(report.warnings),
-  ];
-}
-
-const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
-  ['layer', ({ name }) => showCode(name)],
-  ['status', ({ status }) => status],
-  ['channels:', ({ channels }) => formatCount(channels)],
-  ['mean rms:', ({ mean }) => formatOptional(mean?.rms, formatMeasure)],
-  ['variance:', ({ variance }) => formatOptional(variance?.geometricMean, formatMeasure)],
-  ['batches:', ({ batches }) => (batches === null ? '–' : formatCount(batches))],
-  ['mode', ({ mode }) => (mode === 'unknown' ? '–' : mode)],
-];
 
 /** A table; a title that ends in a colon is that of a column of numbers. */
-export function renderTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[]): string {
+function writeTable(titles: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
   return [
-    line(columns.map(([title]) => title.replace(/:$/, ''))),
-    line(columns.map(([title]) => (title.endsWith(':') ? '--:' : ':--'))),
-    ...rows.map((row) => line(columns.map(([, cell]) => cell(row)))),
+    line(titles.map((title) => title.replace(/:$/, ''))),
+    line(titles.map((title) => (title.endsWith(':') ? '--:' : ':--'))),
+    ...rows.map(line),
   ].join('\n');
 }
 
@@ -349,17 +307,19 @@ function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): r
     ]),
   ];
   for (const report of reports) {
-    const { outcome, word, headline } = describeAnswer(report, showCode);
-    rows.push([`${OUTCOME_SIGNS[outcome]} ${word}`, name(report.before.path, report.after.path), headline]);
+    const { outcome, word, headline } = describeAnswer(report);
+    rows.push([
+      `${OUTCOME_SIGNS[outcome]} ${word}`,
+      name(report.before.path, report.after.path),
+      sayPhrase(headline),
+    ]);
   }
   const shown = rows.slice(0, MAX_AUDITS);
-  const table = [
-    '| | checkpoint | |',
-    '| :-- | :-- | :-- |',
-    ...shown.map((cells) => `| ${cells.join(' | ')} |`),
-  ];
   const rest = rows.length - shown.length;
-  return [table.join('\n'), ...(rest > 0 ? [`… and ${formatPlural(rest, 'more checkpoint')}.`] : [])];
+  return [
+    writeTable(['', 'checkpoint', ''], shown),
+    ...(rest > 0 ? [`… and ${formatPlural(rest, 'more checkpoint')}.`] : []),
+  ];
 }
 
 function byteLengthOf(text: string): number {

@@ -8,7 +8,7 @@ const locked = (name: string, overrides: Partial<AuditLayer> = {}) =>
   makeLayer(name, { status: 'locked', channelsMoved: 0, ...overrides });
 
 const headlineOfReport = (parts: ReportParts) =>
-  describeAnswer(makeReport({ findings: [], ...parts }), (name) => name).headline;
+  describeAnswer(makeReport({ findings: [], ...parts })).headline;
 
 describe('the headline of a clean audit', () => {
   test('claims that every layer stood still where all were seen', () => {
@@ -91,12 +91,11 @@ describe('drift of which some was accepted', () => {
         },
       ],
     }),
-    (name) => name,
   );
 
   test('counts all that moved in the headline, and what of it was accepted', () => {
     expect(answer.headline).toBe(
-      'backbone was frozen, its statistics were not (4 of 5 moved, 1 allowed, 1 below --min-shift)',
+      '\u0002backbone\u0003 was frozen, its statistics were not (4 of 5 moved, 1 allowed, 1 below --min-shift)',
     );
   });
 
@@ -116,7 +115,7 @@ describe('the outcome', () => {
   ])('of an audit is its verdict: %s', (outcome, word, findings) => {
     const report = makeReport({ layers: [makeLayer('a')], findings });
     expect(report.verdict).toBe(outcome);
-    expect(describeAnswer(report, (name) => name)).toMatchObject({ outcome, word });
+    expect(describeAnswer(report)).toMatchObject({ outcome, word });
   });
 
   test.each([
@@ -125,12 +124,12 @@ describe('the outcome', () => {
     ['unhealthy', 'unhealthy', 'Unhealthy'],
   ] as const)('of an inspection is its health: %s', (health, outcome, word) => {
     const report = { ...makeInspectReport(), health };
-    expect(describeAnswer(report, (name) => name)).toMatchObject({ outcome, word });
+    expect(describeAnswer(report)).toMatchObject({ outcome, word });
   });
 
   test('of an inspection without layers claims nothing of statistics', () => {
     const report = { ...makeInspectReport(['a']), layers: [] };
-    expect(describeAnswer(report, (name) => name).headline).toBe(
+    expect(describeAnswer(report).headline).toBe(
       'no running statistics are in the file: norm layers were folded away',
     );
   });
@@ -146,8 +145,7 @@ describe('the headline of drift that belongs to no module', () => {
     });
   const headline = (layer: AuditLayer) => {
     const finding = makeFinding('frozen-stats-drift', 'conv0', 'moved', 'error');
-    return describeAnswer(makeReport({ layers: [layer], findings: [finding], regions: [] }), (name) => name)
-      .headline;
+    return describeAnswer(makeReport({ layers: [layer], findings: [finding], regions: [] })).headline;
   };
 
   test('blames --frozen for trained layers alone', () => {
@@ -169,10 +167,8 @@ test('what is equal up to rounding alone is not called identical', () => {
     },
   ];
   const explain = (equality: 'exact' | 'rounded') =>
-    describeAnswer(
-      makeReport({ layers: [makeLayer('backbone.bn')], regions: regions(equality) }),
-      (name) => name,
-    ).explanation;
+    describeAnswer(makeReport({ layers: [makeLayer('backbone.bn')], regions: regions(equality) }))
+      .explanation;
   expect(explain('rounded')).toContain('are identical up to rounding, yet');
   expect(explain('exact')).toContain('are identical, yet');
 });

@@ -101,7 +101,7 @@ describe('the table', () => {
   test('shows the ten worst layers, the worst first, and counts the rest', () => {
     const text = renderText(many);
     expect(namesIn(text)).toEqual([13, 12, 11, 10, 9, 8, 7, 6, 5, 4].map((i) => `backbone.bn${i}`));
-    expect(text).toContain('\n  … 4 more (--all)\n');
+    expect(text).toContain('\n  … 4 more layers that moved less (--all)\n');
   });
 
   test('--all shows every layer with its status', () => {

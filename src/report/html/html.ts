@@ -1,7 +1,7 @@
 // Reports as one HTML page that needs nothing else.
 
 import { titleOf } from '../../compare/findings.js';
-import { type Answer, describeAnswer, keepCurableByEval } from '../answer.js';
+import { describeAnswer } from '../answer.js';
 import { type AnyReport, groupFindings, isAudit, showMessage, showSafely } from '../any-report.js';
 import type { AuditReport } from '../audit-report.js';
 import {
@@ -14,6 +14,7 @@ import {
   type ReportHead,
   type ReportSet,
 } from '../audit-set.js';
+import { type Block, type Document, describeReport } from '../document.js';
 import { formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import type { Pieces } from '../text-layout.js';
 import {
@@ -24,7 +25,6 @@ import {
   renderWorstLayers,
 } from './layer-rows.js';
 import {
-  encloseName,
   html,
   type Markup,
   markNames,
@@ -33,6 +33,7 @@ import {
   toScriptJson,
   unmarkNames,
 } from './markup.js';
+import documentStyle from './page/document.css?bundle';
 import script from './page/page.ts?bundle';
 import setStyle from './page/set.css?bundle';
 import setScript from './page/set-page.ts?bundle';
@@ -40,15 +41,14 @@ import style from './page/style.css?bundle';
 import { buildPageChannels, buildPageData } from './page-data.js';
 import {
   type Figure,
-  renderAdvice,
   renderAnswer,
+  renderBlock,
+  renderEvidence,
   renderFigures,
   renderFindings,
   renderGroupInBrief,
   renderHelp,
   renderNoteList,
-  renderNotes,
-  renderRemedies,
   renderVerdict,
 } from './sections.js';
 
@@ -67,15 +67,15 @@ export function renderHtml(report: AnyReport | ReportSet): Pieces {
 }
 
 function renderOne(report: AnyReport): string {
-  const answer = describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
+  const document = describeReport(report, { all: true });
+  const { answer } = document;
   const main = html`<main>
-${renderAnswer(report, answer)}
+${renderAnswer(document, isAudit(report) ? renderEvidence(report) : null)}
 ${renderDepthChart(report)}
 ${isAudit(report) ? renderModuleTree(report) : null}
 ${renderLayerTable(report)}
 ${renderFindings(report)}
-${isAudit(report) ? html`${renderRemedies(report)}${renderAdvice(keepCurableByEval(report))}` : null}
-${renderNotes(report)}
+${document.blocks.filter(({ kind }) => kind !== 'table').map((block) => html`${renderBlock(block)}\n`)}
 </main>`;
   const data = toScriptJson(buildPageData(report));
   const used = [script, style, main.markup, data.markup].reduce((sum, { length }) => sum + length, 0);
@@ -110,6 +110,22 @@ function renderDepthChart(report: AnyReport): Markup {
 </section>`;
 }
 
+/** What a report says as one HTML page without a script: it needs no network and no server. */
+export function writeHtml(
+  document: Document,
+  { tool, madeWith, about }: Pick<ReportSet, 'tool'> & { readonly madeWith: string; readonly about: string },
+): string {
+  return renderDocument({
+    tool,
+    title: `${about}: ${unmarkNames(document.answer.headline)}`,
+    style: `${style}${documentStyle}`,
+    madeWith,
+    body: html`<main>
+${renderAnswer(document, null)}
+${document.blocks.map(renderBlock)}</main>`,
+  });
+}
+
 const MAX_NAME_LENGTH = 160;
 const MAX_MESSAGE_LENGTH = 1000;
 
@@ -136,10 +152,16 @@ ${renderTop(set.tool, outcome, [
 ${renderSetAnswer(set, worst)}
 ${renderCheckpoints(set)}
 ${hasAnyFinding ? renderKinds(set) : null}
-${worst === null ? null : html`${renderRemedies(worst)}${renderAdvice(keepCurableByEval(worst))}`}
+${worst === null ? null : listWaysOut(worst).map(renderBlock)}
 </main>`,
     script: setScript,
   });
+}
+
+/** What to do about a report's drift. */
+function listWaysOut(report: AuditReport): readonly Block[] {
+  const { blocks } = describeReport(report, { all: false });
+  return blocks.filter(({ kind }) => kind === 'remedies' || kind === 'advice');
 }
 
 const WORDS: Readonly<Record<ReportSet['verdict'], string>> = {
@@ -160,7 +182,7 @@ ${before === null ? null : html`<div class="checkpoints"><div class="checkpoint"
 }
 
 function renderWorst(report: AuditReport): Markup {
-  const { headline, explanation } = describe(report);
+  const { headline, explanation } = describeAnswer(report);
   return html`<p class="explanation">The worst is ${showPath(report.after.path)}: ${markNames(headline)}. ${markNames(explanation)}</p>`;
 }
 
@@ -176,10 +198,6 @@ function listFigures({ heads, failures }: ReportSet, worst: AuditReport | null):
       worst?.summary.worst == null ? 'nothing drifted' : 'of the layer’s own size',
     ],
   ];
-}
-
-function describe(report: AuditReport): Answer {
-  return describeAnswer(report, (name) => encloseName(showSafely(name, 60)));
 }
 
 /** What could not be audited comes first: it is easily overlooked. */
@@ -218,7 +236,7 @@ interface RowOptions {
 }
 
 function renderReport(report: AuditReport, { isBeforeShown, scale, contents }: RowOptions): Markup {
-  const { outcome, word, headline } = describe(report);
+  const { outcome, word, headline } = describeAnswer(report);
   const { worst, byStatus, layers } = report.summary;
   const row = html`${renderVerdict(outcome, word)}<span class="which">${nameAudit(report.before.path, report.after.path, isBeforeShown)} <span class="faint">${markNames(headline)}</span></span><span class="moved">${formatCount(byStatus.drifted)} of ${formatPlural(layers, 'norm layer')} drifted${worst === null ? null : html`, <span class="worst">worst ${renderName(worst.layer)}</span>`}</span><span class="measure is-drifted"><span class="unseen">output shift </span>${worst === null ? html`<b>–</b>` : html`${renderBar(worst.outputShift, scale)}<b>${formatMeasure(worst.outputShift)}</b>`}</span>`;
   return contents === null
@@ -258,11 +276,11 @@ function renderContents({ reports, heads }: ReportSet): ReadonlyMap<number, Mark
 
 function renderOpened(report: AuditReport): Markup {
   const rest = report.layers.length - SHOWN_LAYERS;
-  return html`<p class="explanation">${markNames(describe(report).explanation)}</p>
+  return html`<p class="explanation">${markNames(describeAnswer(report).explanation)}</p>
 ${groupFindings(report.findings).map(renderGroupInBrief)}
 ${renderWorstLayers(report, SHOWN_LAYERS)}
 ${rest > 0 ? html`<p class="faint">… and ${formatPlural(rest, 'more layer')}</p>` : null}
-${renderNoteList(report)}`;
+${renderNoteList(report.warnings)}`;
 }
 
 /** What each kind of finding means, once for all checkpoints. */

@@ -2,6 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import type { Outcome } from '../answer.js';
+import { showSafely, splitPhrase, writePhrase } from '../any-report.js';
 import { escapeJson } from '../json.js';
 
 /** HTML that is safe to stand in a page: made by {@link html}, never from a string of a file. */
@@ -43,19 +44,17 @@ function trustMarkup(markup: string): Markup {
   return { markup };
 }
 
-/** Marks a name within a sentence of our own, for {@link markNames}; no name holds the marks, which are controls. */
-export function encloseName(name: string): string {
-  return `\u0002${name}\u0003`;
+/** Names in sentences are cut to this many characters. */
+const NAME_LENGTH = 60;
+
+/** A phrase with its names set as code. */
+export function markNames(phrase: string): Markup {
+  return html`${splitPhrase(phrase).map((part, index) => (index % 2 === 1 ? html`<code><bdi>${showSafely(part, NAME_LENGTH)}</bdi></code>` : part))}`;
 }
 
-/** A sentence with its enclosed names set as code. */
-export function markNames(sentence: string): Markup {
-  return html`${sentence.split(/\u0002([^\u0003]*)\u0003/).map((part, index) => (index % 2 === 1 ? html`<code><bdi>${part}</bdi></code>` : part))}`;
-}
-
-/** The sentence as plain text. */
-export function unmarkNames(sentence: string): string {
-  return sentence.replace(/[\u0002\u0003]/g, '');
+/** A phrase as plain text. */
+export function unmarkNames(phrase: string): string {
+  return writePhrase(phrase, (name) => showSafely(name, NAME_LENGTH));
 }
 
 /** JSON that cannot end a script element, start a comment in it, or be a command to a CI runner that reads the page. */

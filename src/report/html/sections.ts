@@ -2,20 +2,22 @@
 
 import { type Finding, titleOf } from '../../compare/findings.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
-import { type Answer, listRemedies, type Outcome } from '../answer.js';
+import { failUnreachable } from '../../errors.js';
+import type { Outcome } from '../answer.js';
 import {
   type AnyReport,
   type FindingGroup,
   groupFindings,
-  isAudit,
   rankFindings,
   showMessage,
   showSafely,
+  splitPhrase,
 } from '../any-report.js';
-import type { AuditReport, CheckpointSummary } from '../audit-report.js';
+import type { AuditReport } from '../audit-report.js';
+import type { Block, Document, Fact, Moves, Table } from '../document.js';
 import { FINDING_HELP } from '../finding-help.js';
-import { adviseFreeze, splitCodeWords, type Way } from '../fix-advice.js';
-import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
+import { type Advice, splitCodeWords } from '../fix-advice.js';
+import { formatBatches, formatCount, formatMeasure } from '../format-numbers.js';
 import { defuseCommands } from '../text-layout.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup, markNames } from './markup.js';
@@ -28,21 +30,31 @@ const ICONS: Readonly<Record<Outcome, string>> = {
   clean: 'M5.5 10.5l3 3 6-7',
 };
 
-/** What the page says first: the verdict, the evidence in numbers, and which checkpoints were compared. */
-export function renderAnswer(report: AnyReport, { outcome, word, headline, explanation }: Answer): Markup {
+/** What the page says first: the verdict, the evidence in numbers, and what was looked at. */
+export function renderAnswer({ answer, facts }: Document, evidence: Markup | null): Markup {
+  const { outcome, word, headline, explanation } = answer;
   return html`<section class="answer ${outcome}" aria-labelledby="headline">
 <p>${renderVerdict(outcome, word)}</p>
-<h1 id="headline">${markNames(headline.charAt(0).toUpperCase() + headline.slice(1))}</h1>
+<h1 id="headline">${markNames(capitalize(headline))}</h1>
 <p class="explanation">${markNames(explanation)}</p>
-${isAudit(report) ? renderEvidence(report) : null}
+${evidence}
 <div class="checkpoints">
-${
-  isAudit(report)
-    ? html`${renderCheckpoint('Before', report.before)}<svg class="arrow" viewBox="0 0 24 12" aria-hidden="true"><path d="M1 6h21M17 1l5 5-5 5"/></svg>${renderCheckpoint('After', report.after)}`
-    : renderCheckpoint('Checkpoint', report.checkpoint)
-}
+${facts.map((fact) => html`${fact.role === 'after' ? ARROW : null}${renderFact(fact)}`)}
 </div>
 </section>`;
+}
+
+const ARROW = html`<svg class="arrow" viewBox="0 0 24 12" aria-hidden="true"><path d="M1 6h21M17 1l5 5-5 5"/></svg>`;
+
+function renderFact({ role, what, contents }: Fact): Markup {
+  const path = splitPhrase(what).map((part, index) =>
+    index % 2 === 1 ? html`<bdi>${showSafely(part)}</bdi>` : part,
+  );
+  return html`<div class="checkpoint"><p class="role">${capitalize(role)}</p><p class="path">${path}</p><p class="contents">${contents.join(', ')}</p></div>`;
+}
+
+function capitalize(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** A word for the outcome, with a sign that says the same. */
@@ -60,11 +72,8 @@ ${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} 
 </dl>`;
 }
 
-function renderCheckpoint(role: string, { path, format, layers, learned }: CheckpointSummary): Markup {
-  return html`<div class="checkpoint"><p class="role">${role}</p><p class="path"><bdi>${showSafely(path)}</bdi></p><p class="contents">${format}, ${formatPlural(layers, 'norm layer')}, ${formatPlural(learned, 'learned tensor')}</p></div>`;
-}
-
-function renderEvidence(report: AuditReport): Markup {
+/** Counts and measures of an audit, and its layers by status. */
+export function renderEvidence(report: AuditReport): Markup {
   const { summary } = report;
   const { byStatus, batches, learned, worst } = summary;
   const figures: readonly Figure[] = [
@@ -164,9 +173,75 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
     : html`<a href="#layer-${position}">${renderName(name)}</a>`;
 }
 
-/** What to do where evaluation mode would not have kept the statistics still. Null where there is no such drift. */
-export function renderRemedies(report: AuditReport): Markup | null {
-  const remedies = listRemedies(report);
+/**
+ * A part of a report as a section of its page. Null for what a page shows in its own way, with links from one to the other:
+ * findings and regions.
+ */
+export function renderBlock(block: Block): Markup | null {
+  switch (block.kind) {
+    case 'table':
+      return renderTable(block);
+    case 'moves':
+      return renderMoves(block.layers);
+    case 'notes':
+      return renderNotes(block.notes);
+    case 'terms':
+      return html`<dl class="terms">${block.terms.map(([term, meaning]) => html`<dt>${term}</dt><dd>${meaning}</dd>`)}</dl>\n`;
+    case 'remedies':
+      return renderRemedies(block.remedies);
+    case 'advice':
+      return renderAdvice(block.advice);
+    case 'findings':
+    case 'regions':
+      return null;
+    default:
+      return failUnreachable(block);
+  }
+}
+
+function renderTable(table: Table): Markup {
+  const { columns, section } = table;
+  const kindOf = (index: number) => (columns[index]?.isNumber ? '' : 'text');
+  const scales = columns.map(({ full }) => full ?? 1);
+  return html`<section>${section === undefined ? null : html`<h2>${section.title}</h2>\n`}${section?.lead === undefined ? null : html`<p class="lead">${section.lead}</p>\n`}<div class="panel scroll"><table class="plain">
+<thead><tr>${columns.map(({ title }, index) => html`<th scope="col" class="${kindOf(index)}">${capitalize(title)}</th>`)}</tr></thead>
+<tbody>
+${table.take(table.length, false).map((row) => html`<tr>${row.map(({ phrase, size }, index) => html`<td class="${kindOf(index)}">${markNames(phrase)}${size === null ? null : drawShare(size / (scales[index] ?? 1))}</td>`)}</tr>\n`)}</tbody>
+</table></div></section>
+`;
+}
+
+function drawShare(share: number): Markup {
+  const length = Number.isFinite(share) ? Math.max(0, Math.min(1, share)) * 120 : 0;
+  return html` <svg viewBox="0 0 120 10" aria-hidden="true"><rect class="track" width="120" height="10" rx="2"/><rect class="share" width="${length.toFixed(1)}" height="10" rx="2"/></svg>`;
+}
+
+/** Units of the chart's own; the page stretches it. */
+const CHART = { width: 1000, height: 180 } as const;
+
+/** How far each layer's output moves: alone in front, in the network behind. */
+function renderMoves(layers: Moves['layers']): Markup | null {
+  const finite = (value: number | null) =>
+    value !== null && Number.isFinite(value) ? Math.max(0, value) : 0;
+  const moves = layers.map(({ alone, network }) => ({ alone: finite(alone), network: finite(network) }));
+  const full = moves.reduce((most, { alone, network }) => Math.max(most, alone, network), 0);
+  if (full === 0) return null;
+  const step = CHART.width / layers.length;
+  const bar = (kind: 'alone' | 'network', value: number, index: number) => {
+    const height = (value / full) * CHART.height;
+    const width = step * (kind === 'alone' ? 0.4 : 0.8);
+    const x = index * step + (step - width) / 2;
+    return html`<rect class="${kind}" x="${x.toFixed(1)}" y="${(CHART.height - height).toFixed(1)}" width="${width.toFixed(1)}" height="${height.toFixed(1)}"/>`;
+  };
+  return html`<section><h2>Movement along the depth</h2>
+<p class="lead">How far each layer’s output moves, first layer on the left: alone in front, in the network behind; the highest bar is ${formatMeasure(full)}.</p>
+<div class="panel depth"><svg viewBox="0 0 ${CHART.width} ${CHART.height}" preserveAspectRatio="none" role="img" aria-label="Movement of each layer's output along the depth; the table holds the same numbers">
+${moves.map(({ alone, network }, index) => [bar('network', network, index), bar('alone', alone, index)])}
+</svg></div></section>
+`;
+}
+
+function renderRemedies(remedies: readonly string[]): Markup | null {
   if (remedies.length === 0) return null;
   return html`<section id="remedy" aria-labelledby="remedy-title">
 <h2 id="remedy-title">What to do</h2>
@@ -174,38 +249,33 @@ ${remedies.map((remedy) => html`<p class="lead">${remedy}</p>\n`)}</section>
 `;
 }
 
-/** How to keep the frozen part frozen, as code that names its modules. Null where nothing drifted. */
-export function renderAdvice(report: AuditReport): Markup | null {
-  const advice = adviseFreeze(report);
-  if (advice === null) return null;
+/** How to keep the frozen part frozen, as code that names its modules. */
+function renderAdvice({ why, ways }: Advice): Markup {
   const say = (sentence: string) =>
     splitCodeWords(sentence).map((part, index) => (index % 2 === 0 ? part : html`<code>${part}</code>`));
-  const show = ({ where, code }: Way) =>
-    html`<figure class="panel"><figcaption>${say(where)}</figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`;
   return html`<section id="fix" aria-labelledby="fix-title">
 <h2 id="fix-title">How to keep it frozen</h2>
-<p class="lead">${say(advice.why)}</p>
+<p class="lead">${say(why)}</p>
 <div class="columns">
-${advice.ways.map(show)}
+${ways.map(({ where, code }) => html`<figure class="panel"><figcaption>${say(where)}</figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`)}
 </div>
 </section>`;
 }
 
-/** What a reader should know beyond the findings. */
-export function renderNotes(report: AnyReport): Markup | null {
-  if (report.warnings.length === 0) return null;
+function renderNotes(notes: readonly string[]): Markup | null {
+  if (notes.length === 0) return null;
   return html`<section id="notes" aria-labelledby="notes-title">
 <h2 id="notes-title">Notes</h2>
-${renderNoteList(report)}
+${renderNoteList(notes)}
 </section>`;
 }
 
-/** The same as a list without a heading. */
-export function renderNoteList({ warnings }: AnyReport): Markup | null {
-  if (warnings.length === 0) return null;
-  const rest = warnings.length - SHOWN_NOTES;
+/** What a reader should know beyond the findings, as a list without a heading. */
+export function renderNoteList(notes: readonly string[]): Markup | null {
+  if (notes.length === 0) return null;
+  const rest = notes.length - SHOWN_NOTES;
   return html`<ul class="notes">
-${warnings.slice(0, SHOWN_NOTES).map((warning) => html`<li>${showMessage(warning, MAX_MESSAGE_LENGTH)}</li>`)}
+${notes.slice(0, SHOWN_NOTES).map((note) => html`<li>${showMessage(note, MAX_MESSAGE_LENGTH)}</li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul>`;
 }

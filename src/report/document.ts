@@ -1,0 +1,361 @@
+// What a report says, as blocks that text, Markdown and HTML each write in their own way.
+
+import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { type Answer, describeAnswer, isBiasOnly, keepCurableByEval, listRemedies } from './answer.js';
+import { type AnyReport, encloseName, isAudit } from './any-report.js';
+import {
+  type AuditLayer,
+  type AuditReport,
+  type CheckpointSummary,
+  groupNotes,
+  sortByShift,
+} from './audit-report.js';
+import { type Advice, adviseFreeze, isFrozenDrift } from './fix-advice.js';
+import {
+  formatBatches,
+  formatCount,
+  formatMeasure,
+  formatOptional,
+  formatPlural,
+  formatStdRatio,
+} from './format-numbers.js';
+import type { InspectLayer, InspectReport } from './inspect-report.js';
+import { showName } from './text-layout.js';
+
+/** What a report says. Sentences and cells are phrases: names from files in them are enclosed by {@link encloseName}. */
+export interface Document {
+  readonly answer: Answer;
+  readonly facts: readonly Fact[];
+  readonly blocks: readonly Block[];
+}
+
+/** How far the outputs of layers move along the depth, alone and in the network: what a page draws. */
+export interface Moves {
+  readonly kind: 'moves';
+  readonly layers: readonly { readonly alone: number | null; readonly network: number | null }[];
+}
+
+/** What was looked at, e.g. a checkpoint's role, its path and what it holds. */
+export interface Fact {
+  readonly role: string;
+  /** A phrase. */
+  readonly what: string;
+  /** What it holds, in order: its format, then counts. */
+  readonly contents: readonly string[];
+}
+
+/** A part of a report. */
+export type Block =
+  | Table
+  | Moves
+  | { readonly kind: 'findings'; readonly findings: readonly Finding[] }
+  | { readonly kind: 'regions'; readonly report: AuditReport }
+  /** What a reader should know beyond the findings: sentences that hold names from files as they are. */
+  | { readonly kind: 'notes'; readonly notes: readonly string[] }
+  /** What words of the report mean. */
+  | { readonly kind: 'terms'; readonly terms: readonly (readonly [term: string, meaning: string])[] }
+  /** What to do, a paragraph for each cause. */
+  | { readonly kind: 'remedies'; readonly remedies: readonly string[] }
+  | { readonly kind: 'advice'; readonly advice: Advice };
+
+/** Rows of phrases, of which each format shows as many as it has room for. */
+export interface Table extends TableOptions {
+  readonly kind: 'table';
+  readonly columns: readonly Column<never>[];
+  readonly length: number;
+  /** The first rows, a cell for each column. */
+  readonly take: (count: number, isText: boolean) => readonly (readonly Cell[])[];
+}
+
+/** A cell's phrase, and how long a bar beside it is, where it has one. */
+interface Cell {
+  readonly phrase: string;
+  readonly size: number | null;
+}
+
+interface TableOptions {
+  /** So many rows are shown unless all are asked for. */
+  readonly shown: { readonly text: number; readonly markdown: number };
+  /** What a row is, and why those that are left out are. */
+  readonly noun: string;
+  readonly rest?: string;
+  /** Over the table in text. */
+  readonly title?: string;
+  /** What the table is about, where the findings below it do not say. */
+  readonly sort?: Finding;
+  /** What marks in cells mean, in text. */
+  readonly footnote?: string;
+  /** Whether it stands at the margin in text. */
+  readonly isFlush?: true;
+  /** On a page, the section's title and what stands above the table. */
+  readonly section?: { readonly title: string; readonly lead?: string };
+}
+
+/** A column of a {@link Table}. */
+export interface Column<Row> {
+  readonly title: string;
+  readonly isNumber?: true;
+  /** Whether it is what matters. */
+  readonly isStrong?: true;
+  /** Whether narrow text goes without it. */
+  readonly isSpare?: true;
+  readonly cell: (row: Row) => string;
+  /** The size that a bar shows; the longest is that of `full`, or of the largest. */
+  readonly bar?: (row: Row) => number | null;
+  readonly full?: number;
+  /** What text, where columns are dear, shows instead; false where it goes without. */
+  readonly text?: { readonly title?: string; readonly cell?: (row: Row) => string } | false;
+}
+
+/** Rows as a table. */
+export function makeTable<Row>(
+  rows: readonly Row[],
+  columns: readonly Column<Row>[],
+  options: TableOptions,
+): Table {
+  const take = (count: number, isText: boolean) =>
+    rows.slice(0, count).map((row) =>
+      columns.map(({ cell, bar, text = false }) => ({
+        phrase: isText && text !== false && text.cell !== undefined ? text.cell(row) : cell(row),
+        size: bar?.(row) ?? null,
+      })),
+    );
+  return { kind: 'table', columns, length: rows.length, take, ...options };
+}
+
+/** What the report of an audit or an inspection says. */
+export function describeReport(report: AnyReport, { all }: { readonly all: boolean }): Document {
+  return isAudit(report) ? describeAudit(report, all) : describeInspection(report);
+}
+
+function describeAudit(report: AuditReport, all: boolean): Document {
+  const advice = adviseFreeze(keepCurableByEval(report));
+  return {
+    answer: describeAnswer(report),
+    facts: [describeCheckpoint('before', report.before), describeCheckpoint('after', report.after)],
+    blocks: [
+      ...listDrift(report, all),
+      { kind: 'findings', findings: report.findings.filter((finding) => !isFrozenDrift(finding)) },
+      { kind: 'regions', report },
+      { kind: 'notes', notes: report.warnings },
+      { kind: 'remedies', remedies: listRemedies(report) },
+      ...(advice === null ? [] : [{ kind: 'advice', advice } as const]),
+    ],
+  };
+}
+
+/** A checkpoint that was looked at. */
+export function describeCheckpoint(
+  role: string,
+  { path, format, layers, folded, learned }: CheckpointSummary,
+): Fact {
+  const norms = [
+    ...(layers > 0 || folded === 0 ? [formatPlural(layers, 'norm layer')] : []),
+    ...(folded > 0 ? [formatPlural(folded, 'folded norm layer')] : []),
+  ];
+  return {
+    role,
+    what: encloseName(path),
+    contents: [format, ...norms, formatPlural(learned, 'learned tensor')],
+  };
+}
+
+/** The layers that drifted, those that moved most first, or all. */
+function listDrift(report: AuditReport, all: boolean): readonly Table[] {
+  const drifted = new Set(
+    // Of an ambiguous layer no measure is known.
+    isBiasOnly(report) ? [] : report.findings.filter(isLeadingDrift).map(({ layer }) => layer),
+  );
+  const rows = sortByShift(all ? report.layers : report.layers.filter(({ name }) => drifted.has(name)));
+  if (rows.length === 0) return [];
+  const [sort] = report.findings.filter(isFrozenDrift);
+  const options = {
+    shown: { text: 10, markdown: 20 },
+    noun: 'layer',
+    rest: ' that moved less',
+    ...(sort !== undefined && { sort }),
+  };
+  if (!all) return [makeTable(rows, DRIFT_COLUMNS, options)];
+  const title = `All ${formatPlural(rows.length, 'norm layer')}, those that moved most first`;
+  const isAnyAllowed = rows.some(({ allowed }) => allowed);
+  return [
+    makeTable(rows, LAYER_COLUMNS, {
+      ...options,
+      title,
+      ...(isAnyAllowed && { footnote: '* drift accepted by --allow' }),
+    }),
+  ];
+}
+
+const LAYER: Column<AuditLayer> = {
+  title: 'layer',
+  cell: ({ name }) => encloseName(name),
+  text: { cell: nameLayer },
+};
+
+const MEASURES: readonly Column<AuditLayer>[] = [
+  {
+    title: 'channels',
+    isNumber: true,
+    cell: ({ channels, channelsMoved }) =>
+      channelsMoved === null || channelsMoved === channels
+        ? formatCount(channels)
+        : `${formatCount(channelsMoved)} of ${formatCount(channels)}`,
+    text: { title: 'ch', cell: ({ channels }) => formatCount(channels) },
+  },
+  { title: 'batches', isNumber: true, isSpare: true, cell: ({ batches }) => formatBatches(batches) },
+  {
+    title: 'mean shift',
+    isNumber: true,
+    cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
+  },
+  {
+    title: 'std ratio',
+    isNumber: true,
+    cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
+  },
+];
+
+const OUTPUT: Column<AuditLayer> = {
+  title: 'output shift',
+  isNumber: true,
+  isStrong: true,
+  cell: ({ outputShift }) => formatOptional(outputShift),
+};
+
+const DRIFT_COLUMNS: readonly Column<AuditLayer>[] = [
+  LAYER,
+  ...MEASURES,
+  { ...OUTPUT, bar: ({ outputShift }) => outputShift },
+];
+
+const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
+  LAYER,
+  {
+    title: 'status',
+    cell: ({ status, allowed }) => (allowed ? `${status} (allowed)` : status),
+    text: { cell: ({ status, allowed }) => (allowed ? `${status}*` : status) },
+  },
+  ...MEASURES,
+  { ...OUTPUT, text: { title: 'output' } },
+];
+
+/** A layer's name, with its node's where the one does not tell the other: a graph is searched by its nodes. */
+function nameLayer({ name, before, after, via }: AuditLayer): string {
+  // The node of a folded layer is its convolution's: it would only hide the name.
+  if (via === 'folded') return encloseName(name);
+  const node = after.node ?? before.node ?? '';
+  const words = new Set(node.split(/[^\w]+/));
+  const isTold =
+    node === '' ||
+    node.startsWith('node_') ||
+    node === name ||
+    name.split('.').every((part) => words.has(part));
+  return isTold ? encloseName(name) : `${encloseName(name)} (${encloseName(node)})`;
+}
+
+function describeInspection(report: InspectReport): Document {
+  const kinds = new Set(report.layers.map(({ kind }) => kind));
+  return {
+    answer: describeAnswer(report),
+    facts: [describeCheckpoint('checkpoint', report.checkpoint)],
+    blocks: [
+      makeTable(
+        report.layers,
+        // The kind is worth a column only where there are several.
+        INSPECT_COLUMNS.filter(({ title }) => title !== 'kind' || kinds.size > 1),
+        { shown: { text: 60, markdown: 20 }, noun: 'layer', isFlush: true },
+      ),
+      { kind: 'findings', findings: report.findings },
+      { kind: 'notes', notes: [...report.warnings, ...groupNotes(report.layers)] },
+    ],
+  };
+}
+
+/** Longer kinds of layer are shortened. */
+const MAX_KIND_LENGTH = 14;
+
+const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
+  { title: 'layer', cell: ({ name }) => encloseName(name) },
+  {
+    title: 'kind',
+    cell: ({ kind }) =>
+      encloseName(showName(kind.replace('BatchNormalization', 'BatchNorm'), MAX_KIND_LENGTH)),
+  },
+  {
+    title: 'channels',
+    isNumber: true,
+    cell: ({ channels }) => formatCount(channels),
+    text: { title: 'ch' },
+  },
+  { title: 'mean rms', isNumber: true, cell: ({ mean }) => formatOptional(mean?.rms) },
+  { title: 'variance', isNumber: true, cell: ({ variance }) => formatOptional(variance?.geometricMean) },
+  {
+    title: 'batches',
+    isNumber: true,
+    cell: ({ batches }) => (batches === null ? '–' : formatCount(batches)),
+  },
+  { title: 'mode', cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
+  { title: 'status', cell: ({ status }) => status },
+];
+
+interface ChannelRow {
+  readonly channel: number;
+  readonly meanBefore: number;
+  readonly meanAfter: number;
+  readonly varianceBefore: number;
+  readonly varianceAfter: number;
+  /** Shift of the mean in standard deviations of before. */
+  readonly shift: number;
+  readonly stdRatio: number;
+}
+
+/** A layer's channels, those that moved most first, or all in their order. Null where the layer's `perChannel` lacks a side. */
+export function listChannels(layer: AuditLayer, { all }: { readonly all: boolean }): Table | null {
+  const rows = listRows(layer);
+  if (rows.length === 0) return null;
+  const sorted = all ? rows : [...rows].sort((x, y) => severity(y) - severity(x));
+  return makeTable(sorted, CHANNEL_COLUMNS, {
+    shown: { text: 32, markdown: 32 },
+    noun: 'channel',
+    rest: ' that moved less',
+  });
+}
+
+function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {
+  const { before, after, stdRatio } = perChannel ?? { before: null, after: null, stdRatio: [] };
+  if (before === null || after === null) return [];
+  return before.mean.map((meanBefore, channel) => {
+    const meanAfter = after.mean[channel] ?? Number.NaN;
+    const varianceBefore = before.variance[channel] ?? Number.NaN;
+    return {
+      channel,
+      meanBefore,
+      meanAfter,
+      varianceBefore,
+      varianceAfter: after.variance[channel] ?? Number.NaN,
+      shift: (meanAfter - meanBefore) / Math.sqrt(varianceBefore + epsilon),
+      stdRatio: stdRatio[channel] ?? Number.NaN,
+    };
+  });
+}
+
+function severity({ shift, stdRatio }: ChannelRow): number {
+  const value = Math.hypot(shift, Math.log(stdRatio));
+  return Number.isNaN(value) ? Number.POSITIVE_INFINITY : value;
+}
+
+const CHANNEL_COLUMNS: readonly Column<ChannelRow>[] = [
+  { title: 'channel', isNumber: true, cell: ({ channel }) => String(channel) },
+  { title: 'mean before', isNumber: true, cell: ({ meanBefore }) => formatMeasure(meanBefore) },
+  { title: 'after', isNumber: true, cell: ({ meanAfter }) => formatMeasure(meanAfter) },
+  { title: 'var before', isNumber: true, cell: ({ varianceBefore }) => formatMeasure(varianceBefore) },
+  { title: 'after', isNumber: true, cell: ({ varianceAfter }) => formatMeasure(varianceAfter) },
+  { title: 'std ratio', isNumber: true, cell: ({ stdRatio }) => `× ${formatMeasure(stdRatio)}` },
+  {
+    title: 'mean shift',
+    isNumber: true,
+    cell: ({ shift }) => `${formatMeasure(shift)} σ`,
+    bar: ({ shift }) => Math.abs(shift),
+  },
+];
