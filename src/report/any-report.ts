@@ -20,11 +20,21 @@ export function getJudgedCheckpoint(report: AnyReport): CheckpointSummary {
   return isAudit(report) ? report.after : report.checkpoint;
 }
 
+/** How long names and messages that hold them may be in each format, in characters: beyond this they are not read. */
+export const LIMITS = {
+  markdown: { name: 100, message: 400 },
+  html: { name: 160, message: 600 },
+  junit: { name: 500, message: 2000 },
+  sarif: { name: 500, message: 1000 },
+  github: { name: 200, message: 1000 },
+  gitlab: { name: 200, message: 1000 },
+} as const;
+
 /**
  * A name from a file as a report may show it: no control characters, at most `width` characters, and nothing that a
  * CI runner which reads the report from its log would take for a command.
  */
-export function showSafely(name: string, width = 160): string {
+export function showSafely(name: string, width: number = LIMITS.html.name): string {
   return defuseCommands(showName(name, width));
 }
 
@@ -49,7 +59,7 @@ export function writePhrase(phrase: string, showName: (name: string) => string):
 }
 
 /** The beginning of a sentence that may hold names from files, made safe in the same way. */
-export function showMessage(message: string, length: number): string {
+export function showMessage(message: string, length: number = LIMITS.html.message): string {
   return defuseCommands(escapeControls(message)).slice(0, length).toWellFormed();
 }
 

@@ -5,6 +5,7 @@ import { escapeControls } from '../errors.js';
 import {
   type AnyReport,
   getJudgedCheckpoint,
+  LIMITS,
   rankFindings,
   showSafely,
   type TrackedFinding,
@@ -16,9 +17,6 @@ import type { LocationOptions, Pieces } from './text-layout.js';
 
 /** GitHub shows no more annotations of one type from a step. */
 export const MAX_ANNOTATIONS = 10;
-
-const MAX_NAME_LENGTH = 200;
-const MAX_MESSAGE_LENGTH = 1000;
 
 type AnnotatedLevel = Exclude<FindingLevel, 'note'>;
 
@@ -39,7 +37,7 @@ export function renderGithub(report: AnyReport | ReportSet, { root }: LocationOp
   const failed = failures.map(({ after, message }) => ({
     title: FAILURE_TITLE,
     file: findArtifactPath(after, root),
-    message: message.slice(0, MAX_MESSAGE_LENGTH),
+    message: message.slice(0, LIMITS.github.message),
   }));
   const ranked: Record<AnnotatedLevel, RankedAnnotation[]> = { error: [], warning: [] };
   const counts: Record<AnnotatedLevel, number> = { error: failed.length, warning: 0 };
@@ -76,7 +74,7 @@ function annotate(
     rank,
     title: titleOf(kind),
     file,
-    message: `${showSafely(layer, MAX_NAME_LENGTH)}: ${message.slice(0, MAX_MESSAGE_LENGTH)} (${kind}, ${docs})`,
+    message: `${showSafely(layer, LIMITS.github.name)}: ${message.slice(0, LIMITS.github.message)} (${kind}, ${docs})`,
   }));
 }
 

@@ -3,7 +3,14 @@
 import { createHash } from 'node:crypto';
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, getJudgedCheckpoint, rankFindings, showMessage, showSafely } from './any-report.js';
+import {
+  type AnyReport,
+  getJudgedCheckpoint,
+  LIMITS,
+  rankFindings,
+  showMessage,
+  showSafely,
+} from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { writeJson } from './json.js';
@@ -14,9 +21,6 @@ const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as cons
   FindingLevel,
   string
 >;
-
-const MAX_NAME_LENGTH = 200;
-const MAX_MESSAGE_LENGTH = 1000;
 
 /** One entry of a Code Quality report. */
 interface Issue {
@@ -57,7 +61,7 @@ function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issu
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
     check_name: kind,
-    description: `${titleOf(kind)}: ${showSafely(layer, MAX_NAME_LENGTH)}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
+    description: `${titleOf(kind)}: ${showSafely(layer, LIMITS.gitlab.name)}: ${showMessage(message, LIMITS.gitlab.message)}`,
     content: {
       body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
     },
@@ -72,8 +76,8 @@ function describeFailedAudit({ after, message, hint, code }: AuditFailure, { roo
   return {
     type: 'issue',
     check_name: 'not-audited',
-    description: `${FAILURE_TITLE}: ${showMessage(message, MAX_MESSAGE_LENGTH)}`,
-    content: { body: showMessage(hint ?? message, MAX_MESSAGE_LENGTH) },
+    description: `${FAILURE_TITLE}: ${showMessage(message, LIMITS.gitlab.message)}`,
+    content: { body: showMessage(hint ?? message, LIMITS.gitlab.message) },
     categories: ['Bug Risk'],
     severity: SEVERITIES.error,
     fingerprint: code,

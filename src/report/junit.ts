@@ -6,16 +6,13 @@ import {
   getJudgedCheckpoint,
   isAudit,
   LEVEL_RANKS,
+  LIMITS,
   showMessage,
   showSafely,
 } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import type { Pieces } from './text-layout.js';
-
-/** Test reports show names and messages in full; beyond this they are no longer read. */
-const MAX_NAME_LENGTH = 500;
-const MAX_MESSAGE_LENGTH = 2000;
 
 interface TestCase {
   readonly name: string;
@@ -48,7 +45,7 @@ function* describeSuite(report: AnyReport): Iterable<string> {
   const failures = cases.filter(isFailed).length;
   const skipped = cases.filter(isSkipped).length;
   const counts = `tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="0"`;
-  const path = showSafely(getJudgedCheckpoint(report).path, MAX_NAME_LENGTH);
+  const path = showSafely(getJudgedCheckpoint(report).path, LIMITS.junit.name);
   yield `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`;
   yield* renderProperties(report);
   for (const testCase of cases) yield* renderTestCase(testCase);
@@ -59,8 +56,8 @@ function describeFailedSuite(
   tool: string,
   { before, after, message, hint, code }: AuditFailure,
 ): readonly string[] {
-  const path = escapeXml(showSafely(after, MAX_NAME_LENGTH));
-  const show = (text: string) => escapeXml(showMessage(text, MAX_MESSAGE_LENGTH));
+  const path = escapeXml(showSafely(after, LIMITS.junit.name));
+  const show = (text: string) => escapeXml(showMessage(text, LIMITS.junit.message));
   return [
     `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
     ...writeProperties([
@@ -117,7 +114,7 @@ function writeProperties(properties: readonly (readonly string[])[]): readonly s
     '    <properties>',
     ...properties.map(
       ([name = '', value = '']) =>
-        `      <property name="${name}" value="${escapeXml(showSafely(value, MAX_NAME_LENGTH))}"/>`,
+        `      <property name="${name}" value="${escapeXml(showSafely(value, LIMITS.junit.name))}"/>`,
     ),
     '    </properties>',
   ];
@@ -125,9 +122,9 @@ function writeProperties(properties: readonly (readonly string[])[]): readonly s
 
 function renderTestCase(testCase: TestCase): readonly string[] {
   const { name, findings } = testCase;
-  const shown = showSafely(name, MAX_NAME_LENGTH);
+  const shown = showSafely(name, LIMITS.junit.name);
   const parent = name.slice(0, Math.max(0, name.lastIndexOf('.')));
-  const group = parent === '' ? '(model)' : showSafely(parent, MAX_NAME_LENGTH);
+  const group = parent === '' ? '(model)' : showSafely(parent, LIMITS.junit.name);
   const open = `    <testcase name="${escapeXml(shown)}" classname="${escapeXml(group)}" time="0"`;
   const [first] = findings;
   if (first === undefined) return [`${open}/>`];
@@ -147,7 +144,7 @@ function renderTestCase(testCase: TestCase): readonly string[] {
 }
 
 function describe({ message }: Finding): string {
-  return showMessage(message, MAX_MESSAGE_LENGTH);
+  return showMessage(message, LIMITS.junit.message);
 }
 
 function explain(finding: Finding): string {

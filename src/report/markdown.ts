@@ -7,6 +7,7 @@ import {
   type AnyReport,
   type FindingGroup,
   groupFindings,
+  LIMITS,
   listKinds,
   showSafely,
   writePhrase,
@@ -30,8 +31,6 @@ const MAX_ROWS = 500;
 /** So many findings of a kind and notes are shown; with all rows asked for, four times as many. */
 const SHOWN_FINDINGS = 5;
 const SHOWN_REGIONS = 20;
-const MAX_NAME_LENGTH = 100;
-const MAX_MESSAGE_LENGTH = 400;
 
 /** Longer code is of no use to a reader, and would fill a comment; a text report prints any. */
 const MAX_CODE_LENGTH = 16_000;
@@ -243,7 +242,7 @@ function breakFences(code: string): string {
  * A name as a code span: nothing in it is markup, HTML, a mention or a link. Backticks would end the span, pipes the cell,
  * and an angle bracket is HTML to whoever searches the text for it: all are escaped visibly.
  */
-export function showCode(name: string, width: number = MAX_NAME_LENGTH): string {
+export function showCode(name: string, width: number = LIMITS.markdown.name): string {
   return `\`${showSafely(name, width).replace(/[`|<]/g, escapeVisibly)}\``;
 }
 
@@ -257,7 +256,7 @@ const PLAIN_WORD =
 
 /** A sentence that may hold names from files: whatever is no plain word is shown as code. */
 export function showText(text: string): string {
-  const words = escapeControls(text).slice(0, MAX_MESSAGE_LENGTH).toWellFormed().split(/\s+/);
+  const words = escapeControls(text).slice(0, LIMITS.markdown.message).toWellFormed().split(/\s+/);
   return words
     .filter((word) => word !== '')
     .map((word) => (PLAIN_WORD.test(word) ? word : showCode(word)))
@@ -303,7 +302,7 @@ function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): r
     ...failures.map(({ before, after, message }) => [
       `${OUTCOME_SIGNS.failed} Failed`,
       name(before, after),
-      showCode(message, MAX_MESSAGE_LENGTH),
+      showCode(message, LIMITS.markdown.message),
     ]),
   ];
   for (const report of reports) {

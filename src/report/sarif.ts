@@ -4,6 +4,7 @@ import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compar
 import {
   type AnyReport,
   getJudgedCheckpoint,
+  LIMITS,
   rankFindings,
   showMessage,
   showSafely,
@@ -43,9 +44,6 @@ export function toUriReference(path: string): string {
 
 /** GitHub takes no more results of a run; the rest is counted in a notification. */
 export const MAX_SARIF_RESULTS = 25_000;
-
-const MAX_NAME_LENGTH = 500;
-const MAX_MESSAGE_LENGTH = 1000;
 
 /**
  * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
@@ -93,7 +91,7 @@ function describeFailedRun(
   { after, message }: AuditFailure,
   { root }: LocationOptions,
 ): object {
-  const text = showMessage(message, MAX_MESSAGE_LENGTH);
+  const text = showMessage(message, LIMITS.sarif.message);
   const uri = toUriReference(findArtifactPath(after, root));
   return {
     tool: describeTool(tool),
@@ -141,8 +139,8 @@ function toPascalCase(kind: string): string {
 }
 
 function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): object {
-  const layer = showSafely(finding.layer, MAX_NAME_LENGTH);
-  const message = showMessage(finding.message, MAX_MESSAGE_LENGTH);
+  const layer = showSafely(finding.layer, LIMITS.sarif.name);
+  const message = showMessage(finding.message, LIMITS.sarif.message);
   return {
     ruleId: finding.kind,
     ruleIndex: FINDING_KINDS.indexOf(finding.kind),
@@ -172,7 +170,7 @@ function listNotifications({ warnings }: AnyReport, dropped: number): readonly o
     ...(dropped > 0
       ? [`${formatPlural(dropped, 'finding')} beyond the first ${MAX_SARIF_RESULTS} left out`]
       : []),
-    ...warnings.slice(0, MAX_NOTIFICATIONS).map((text) => showMessage(text, MAX_MESSAGE_LENGTH)),
+    ...warnings.slice(0, MAX_NOTIFICATIONS).map((text) => showMessage(text, LIMITS.sarif.message)),
   ];
   return texts.map((text) => ({ level: 'warning', message: { text: escapeMessage(text) } }));
 }

@@ -126,9 +126,6 @@ ${document.blocks.map(renderBlock)}</main>`,
   });
 }
 
-const MAX_NAME_LENGTH = 160;
-const MAX_MESSAGE_LENGTH = 1000;
-
 /** Checkpoints keep their rows and lose their contents beyond this length, in characters: the page is to open at once. */
 const MAX_CONTENTS_LENGTH = 700_000;
 
@@ -177,7 +174,7 @@ function renderSetAnswer(set: ReportSet, worst: AuditReport | null): Markup {
 <h1 id="headline">${countOutcomes(set).replace(/\.$/, '')}</h1>
 ${worst === null ? null : renderWorst(worst)}
 ${renderFigures(listFigures(set, worst))}
-${before === null ? null : html`<div class="checkpoints"><div class="checkpoint"><p class="role">All compared with</p><p class="path"><bdi>${showSafely(before, MAX_NAME_LENGTH)}</bdi></p></div></div>`}
+${before === null ? null : html`<div class="checkpoints"><div class="checkpoint"><p class="role">All compared with</p><p class="path"><bdi>${showSafely(before)}</bdi></p></div></div>`}
 </section>`;
 }
 
@@ -221,8 +218,8 @@ function finiteShift(head: ReportHead): number {
 function renderFailure({ before, after, message, hint }: AuditFailure, isBeforeShown: boolean): Markup {
   return html`<div class="panel audit failed">
 <div class="row">${renderVerdict('failed', WORDS.failed)}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
-<p>${showMessage(message, MAX_MESSAGE_LENGTH)}</p>
-${hint === null ? null : html`<p class="faint">${showMessage(hint, MAX_MESSAGE_LENGTH)}</p>`}
+<p>${showMessage(message)}</p>
+${hint === null ? null : html`<p class="faint">${showMessage(hint)}</p>`}
 </div>
 `;
 }
@@ -304,5 +301,5 @@ function nameAudit(before: string, after: string, isBeforeShown: boolean): Marku
 }
 
 function showPath(path: string): Markup {
-  return html`<bdi class="path">${showSafely(path, MAX_NAME_LENGTH)}</bdi>`;
+  return html`<bdi class="path">${showSafely(path)}</bdi>`;
 }

@@ -16,8 +16,6 @@ import {
 import type { InspectLayer } from '../inspect-report.js';
 import { html, type Markup } from './markup.js';
 
-const MAX_NAME_LENGTH = 160;
-
 /** A column of the table. Numbers sort by `value`, text by what the cell shows. */
 interface Column<Layer> {
   readonly title: string;
@@ -158,7 +156,7 @@ function toSortKey(value: number | null): string {
 
 /** A module path with its last part set off, before which it may wrap. */
 export function renderName(name: string): Markup {
-  const shown = showSafely(name, MAX_NAME_LENGTH);
+  const shown = showSafely(name);
   const start = shown.lastIndexOf('.') + 1;
   return html`<bdi class="name"><span>${shown.slice(0, start)}</span><wbr>${shown.slice(start)}</bdi>`;
 }

@@ -133,15 +133,13 @@ export interface PageLayer {
   readonly findings: readonly { readonly level: string; readonly text: string }[];
 }
 
-const MAX_NAME_LENGTH = 160;
-const MAX_MESSAGE_LENGTH = 600;
 const MAX_FINDINGS_PER_LAYER = 5;
 
 /** The data of a report's page, but for its channels. */
 export function buildPageData(report: AnyReport): PageData {
   const findings = groupFindings(report);
   const toPage = (layer: AuditLayer | InspectLayer) => ({
-    name: showSafely(layer.name, MAX_NAME_LENGTH),
+    name: showSafely(layer.name),
     status: layer.status,
     findings: findings.get(layer.name) ?? [],
   });
@@ -212,7 +210,7 @@ function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findin
   for (const { finding } of rankFindings(report)) {
     const group = groups.get(finding.layer) ?? [];
     if (group.length >= MAX_FINDINGS_PER_LAYER) continue;
-    group.push({ level: finding.level, text: showMessage(finding.message, MAX_MESSAGE_LENGTH) });
+    group.push({ level: finding.level, text: showMessage(finding.message) });
     groups.set(finding.layer, group);
   }
   return groups;
@@ -223,7 +221,7 @@ const RELATIONS = { equal: 'unchanged', changed: 'changed', none: 'none' } as co
 /** A label, and what a layer has to tell under it. */
 type Fact<Layer> = readonly [label: string, tell: (layer: Layer) => string | null];
 
-const shown = (name: string | null) => (name === null ? 'cannot be read' : showSafely(name, MAX_NAME_LENGTH));
+const shown = (name: string | null) => (name === null ? 'cannot be read' : showSafely(name));
 
 /** What a side calls the layer, where that is not the name shown. */
 const otherName = ({ name }: AuditLayer, side: LayerSide) => (side.name === name ? null : shown(side.name));
@@ -257,7 +255,7 @@ const INSPECT_FACTS: readonly Fact<InspectLayer>[] = [
   ['Affine', ({ affine }) => (affine ? 'yes' : 'no')],
   ['Momentum', ({ momentum }) => (momentum === null ? 'unknown' : String(momentum))],
   ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
-  ['Notes', ({ notes }) => (notes.length === 0 ? null : showMessage(notes.join('; '), MAX_MESSAGE_LENGTH))],
+  ['Notes', ({ notes }) => (notes.length === 0 ? null : showMessage(notes.join('; ')))],
 ];
 
 /** The drifted layer whose output moves most. */

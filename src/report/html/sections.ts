@@ -118,7 +118,6 @@ function renderComposition({ byStatus, layers }: AuditReport['summary']): Markup
 const SHOWN_FINDINGS = 50;
 const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
-const MAX_MESSAGE_LENGTH = 600;
 
 /** What was found, by kind: what it means, what to do, and where. */
 export function renderFindings(report: AnyReport): Markup | null {
@@ -138,7 +137,7 @@ function renderGroup(group: FindingGroup, positions: ReadonlyMap<string, number>
 <h3>${renderSort(group)}</h3>
 ${renderHelp(first)}
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
-${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
+${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message)}</span></li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul></details>
 </article>`;
@@ -160,7 +159,7 @@ export function renderHelp({ kind, docs }: Finding): Markup {
 export function renderGroupInBrief(group: FindingGroup): Markup {
   const rest = group.length - BRIEF_FINDINGS;
   return html`<div class="said"><p>${renderSort(group)}</p><ul>
-${group.slice(0, BRIEF_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message, MAX_MESSAGE_LENGTH)}</span></li>`)}
+${group.slice(0, BRIEF_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message)}</span></li>`)}
 ${rest > 0 ? html`<li class="faint">… and ${formatCount(rest)} more</li>` : null}
 </ul></div>
 `;
@@ -275,7 +274,7 @@ export function renderNoteList(notes: readonly string[]): Markup | null {
   if (notes.length === 0) return null;
   const rest = notes.length - SHOWN_NOTES;
   return html`<ul class="notes">
-${notes.slice(0, SHOWN_NOTES).map((note) => html`<li>${showMessage(note, MAX_MESSAGE_LENGTH)}</li>`)}
+${notes.slice(0, SHOWN_NOTES).map((note) => html`<li>${showMessage(note)}</li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 </ul>`;
 }
