@@ -40,7 +40,6 @@ import {
 import { CheckpointError, quote } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
-import { closeWindows } from './io/file-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import {
@@ -107,7 +106,6 @@ export async function compareCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
-  closeWindows();
   if (![beforeCheckpoint, afterCheckpoint].some(mayHoldLayers)) refuseWithoutAny(afterCheckpoint);
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   const declared = chooseDeclared(before, after);

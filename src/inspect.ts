@@ -3,7 +3,6 @@
 import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
 import { openPath, refuseIdleSelect } from './formats/open.js';
-import { closeWindows } from './io/file-source.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';
@@ -44,7 +43,6 @@ export async function inspectCheckpoint(
   options: InspectOptions = {},
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
-  closeWindows();
   if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;

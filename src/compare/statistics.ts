@@ -2,7 +2,7 @@
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { type DType, decodeFloats } from '../checkpoint/dtype.js';
-import { readRange, readRanges } from '../io/byte-source.js';
+import { readRange } from '../io/byte-source.js';
 import { compareRounded, type RoundingEvidence, relativeDifferenceOf, SHORT_ALLOWANCE } from './rounding.js';
 import { chooseValueTest } from './tensor-equality.js';
 
@@ -55,8 +55,9 @@ export async function readChannelVectors(
 
 /** The same as they are stored, one behind the other: what is kept of many layers should be one small object of each. */
 export async function packChannelVectors(tensors: readonly (Tensor | null)[]): Promise<Uint8Array> {
-  const read = await readRanges(tensors.map((tensor) => tensor?.range ?? null));
-  return Buffer.concat(read.filter((bytes) => bytes !== null));
+  const read: Uint8Array[] = [];
+  for (const tensor of tensors) if (tensor !== null) read.push(await readRange(tensor.range));
+  return Buffer.concat(read);
 }
 
 /** Decodes what {@link packChannelVectors} made of the same tensors. */

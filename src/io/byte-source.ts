@@ -110,46 +110,6 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
   return bytes;
 }
 
-/** Ranges that lie within so many bytes may be read by one read. */
-const MAX_SPAN_BYTES = 256 * 1024;
-
-/**
- * Reads ranges into memory, one after the other, as {@link readRange}; null where there is none. What stands together is
- * read together: one read takes them all if they lie within 256 KiB, and no more lies between them than they hold.
- */
-export async function readRanges(
-  ranges: readonly (ByteRange | null)[],
-): Promise<readonly (Uint8Array | null)[]> {
-  const span = findSpan(ranges);
-  if (span === null) {
-    const read: (Uint8Array | null)[] = [];
-    for (const range of ranges) read.push(range === null ? null : await readRange(range));
-    return read;
-  }
-  const bytes = await readRange(span);
-  return ranges.map((range) =>
-    range === null
-      ? null
-      : bytes.subarray(range.offset - span.offset, range.offset - span.offset + range.byteLength),
-  );
-}
-
-/** The range that encloses some; null where they do not stand together. */
-function findSpan(ranges: readonly (ByteRange | null)[]): ByteRange | null {
-  let source: ByteSource | null = null;
-  let [start, end, wanted] = [Number.MAX_SAFE_INTEGER, 0, 0];
-  for (const range of ranges) {
-    if (range === null) continue;
-    source ??= range.source;
-    if (range.source !== source) return null;
-    start = Math.min(start, range.offset);
-    end = Math.max(end, range.offset + range.byteLength);
-    wanted += range.byteLength;
-  }
-  const isDense = end - start <= Math.min(MAX_SPAN_BYTES, 2 * wanted);
-  return source === null || !isDense ? null : { source, offset: start, byteLength: end - start };
-}
-
 /** Bytes that are in memory already, as a range. `bytes` is not copied. */
 export function holdBytes(bytes: Uint8Array): ByteRange {
   return { source: memorySource('memory', bytes), offset: 0, byteLength: bytes.byteLength };
@@ -240,34 +200,6 @@ export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange
     async close() {},
   };
   return { source, offset: 0, byteLength };
-}
-
-/**
- * A source that serves small reads which lie close together from one window of the source below: headers and small
- * records between large payloads cost one system call instead of several. Reads longer than the window pass through.
- */
-export function windowedSource(source: ByteSource, windowByteLength: number): ByteSource {
-  const window = new Uint8Array(windowByteLength);
-  let windowStart = 0;
-  let windowEnd = 0;
-  return {
-    name: source.name,
-    byteLength: source.byteLength,
-    async readInto(target, position) {
-      checkBounds(source, position, target.byteLength);
-      if (target.byteLength > windowByteLength) return source.readInto(target, position);
-      if (position < windowStart || position + target.byteLength > windowEnd) {
-        const byteLength = Math.min(windowByteLength, source.byteLength - position);
-        windowEnd = windowStart;
-        await source.readInto(window.subarray(0, byteLength), position);
-        windowStart = position;
-        windowEnd = position + byteLength;
-      }
-      const at = position - windowStart;
-      target.set(window.subarray(at, at + target.byteLength));
-    },
-    close: () => source.close(),
-  };
 }
 
 /**

@@ -1,69 +1,15 @@
-// Files on disk as byte sources, and the one window through which they are read.
+// Files on disk as byte sources: what is asked for is read from the file then, whatever was read before.
 
 import * as nodeFs from 'node:fs';
 import { CheckpointError } from '../errors.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
 import { describeFailure } from './file-failures.js';
 
-/** Bytes of a whole window. */
-const WINDOW_BYTES = 16 * 1024;
-
-/** How often all windows were closed. */
-let closings = 0;
-
-/** Has every open file read again what it is asked for: it may have changed since it was opened, or looked at last. */
-export function closeWindows(): void {
-  closings++;
-}
-
-/** A part of a file that was read for the sake of what it holds near. */
-class FileWindow {
-  #buffer = new Uint8Array(0);
-  #start = 0;
-  #end = 0;
-  #closings = 0;
-
-  holds(start: number, end: number): boolean {
-    return this.#start <= start && end <= this.#end && this.#closings === closings;
-  }
-
-  /** Whether a position lies in the window, or so little behind it that the next one would hold it. */
-  isNear(position: number): boolean {
-    return this.#start <= position && position <= this.#end + WINDOW_BYTES;
-  }
-
-  /** Bytes to be filled; until {@link put}, the window holds nothing. */
-  empty(byteLength: number): Uint8Array {
-    this.#end = this.#start;
-    if (this.#buffer.byteLength < byteLength) this.#buffer = new Uint8Array(byteLength);
-    return this.#buffer.subarray(0, byteLength);
-  }
-
-  /** Says where in the file the bytes are from. */
-  put(position: number, byteLength: number): void {
-    this.#start = position;
-    this.#end = position + byteLength;
-    this.#closings = closings;
-  }
-
-  copyTo(target: Uint8Array, position: number): void {
-    const from = position - this.#start;
-    target.set(this.#buffer.subarray(from, from + target.byteLength));
-  }
-}
-
 /**
  * After so many bytes the event loop gets a turn. Reads are synchronous: on cached bytes a system call is several
  * times quicker than a trip through the thread pool, and a caller's timers and signals must run all the same.
  */
 const YIELD_BYTES = 32 * 1024 * 1024;
-
-/**
- * Shorter reads go through windows on the file: small tensors stand together, and a system call takes as long as to copy
- * a whole window. Two, since a layer's tensors may stand at two places: safetensors keeps integers before floats. Where
- * nothing was read near, a window holds no more than is asked for: what is read here and there stays as little.
- */
-const SMALL_BYTES = 4 * 1024;
 
 /** What most reads have to say; they are many, and one promise will do for all. */
 const DONE = Promise.resolve();
@@ -144,8 +90,6 @@ export class FileSource implements ByteSource {
   readonly #files: ReadableFiles;
   #descriptor: number | null;
   #bytesRead = 0;
-  /** The one that was used last, and the other. */
-  readonly #windows: [FileWindow, FileWindow] = [new FileWindow(), new FileWindow()];
 
   constructor({ name, path, byteLength, descriptor }: OpenFile, files: ReadableFiles = nodeFs) {
     this.#files = files;
@@ -164,8 +108,7 @@ export class FileSource implements ByteSource {
     const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
     try {
       checkBounds(this, position, target.byteLength);
-      if (target.byteLength < SMALL_BYTES) this.#copySmall(target, position);
-      else this.#fill(target, position);
+      this.#fill(target, position);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -175,40 +118,18 @@ export class FileSource implements ByteSource {
   async close(): Promise<void> {
     const descriptor = this.#descriptor;
     this.#descriptor = null;
-    for (const window of this.#windows) window.empty(0);
     if (descriptor !== null) explainAs(this.name, () => this.#files.closeSync(descriptor));
   }
 
-  #copySmall(target: Uint8Array, position: number): void {
-    const end = position + target.byteLength;
-    const [last, other] = this.#windows;
-    if (!last.holds(position, end)) {
-      if (!other.holds(position, end) && !this.#move(other, position, target.byteLength)) {
-        this.#fill(target, position);
-        return;
-      }
-      this.#windows.reverse();
-    }
-    this.#windows[0].copyTo(target, position);
-  }
-
-  /** False where something in reach cannot be read: it need not be what is asked for. */
-  #move(window: FileWindow, position: number, wanted: number): boolean {
-    const isNear = this.#windows.some((each) => each.isNear(position));
-    const bytes = window.empty(isNear ? Math.min(WINDOW_BYTES, this.byteLength - position) : wanted);
-    try {
-      this.#fill(bytes, position);
-    } catch {
-      return false;
-    }
-    window.put(position, bytes.byteLength);
-    return true;
-  }
-
   #fill(target: Uint8Array, position: number): void {
+    const descriptor = this.#descriptor;
+    if (descriptor === null) throw new Error(`${this.name} was read after it was closed`);
     let filled = 0;
     while (filled < target.byteLength) {
-      const count = this.#readOnce(target, filled, position + filled);
+      const [start, left] = [filled, target.byteLength - filled];
+      const count = explainAs(this.name, () =>
+        this.#files.readSync(descriptor, target, start, left, position + start),
+      );
       if (count === 0) {
         throw new CheckpointError(
           `expected ${target.byteLength} bytes, found the end of the file: it shrank while it was read`,
@@ -218,13 +139,6 @@ export class FileSource implements ByteSource {
       filled += count;
     }
     this.#bytesRead += filled;
-  }
-
-  #readOnce(target: Uint8Array, filled: number, position: number): number {
-    const descriptor = this.#descriptor;
-    if (descriptor === null) throw new Error(`${this.name} was read after it was closed`);
-    const length = target.byteLength - filled;
-    return explainAs(this.name, () => this.#files.readSync(descriptor, target, filled, length, position));
   }
 }
 

@@ -1,13 +1,7 @@
 // Reads ZIP archives: the directory, and each entry as a byte source.
 
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
-import {
-  type ByteRange,
-  type ByteSource,
-  readRange,
-  refuseAmplified,
-  windowedSource,
-} from './byte-source.js';
+import { type ByteRange, type ByteSource, readRange, refuseAmplified } from './byte-source.js';
 import { Cursor } from './cursor.js';
 import { crc32, type Deflated, InflatedKeeper, inflatedSource } from './inflated-source.js';
 
@@ -370,9 +364,6 @@ const MAX_INFLATED_BYTES = 256 * 1024 * 1024;
 /** Deflate expands at most 1032 to 1 (zlib's technical notes); whatever claims more lies. */
 const MAX_DEFLATE_RATIO = 1032;
 
-/** The records of a norm layer and the next local header lie within it, unless the layer is very wide. */
-const WINDOW_BYTES = 32 * 1024;
-
 const FLAG_ENCRYPTED = 1 << 0;
 const FLAG_STRONG_ENCRYPTION = 1 << 6;
 const FLAG_MASKED_HEADERS = 1 << 13;
@@ -382,8 +373,6 @@ const METHOD_DEFLATED = 8;
 /** An opened zip file: its directory, checked as a whole. */
 export interface ZipArchive {
   readonly source: ByteSource;
-  /** The same bytes for local headers and small records, which lie close together. */
-  readonly headers: ByteSource;
   readonly file: string;
   /** By name, in directory order. */
   readonly entries: ReadonlyMap<string, ZipEntry>;
@@ -415,7 +404,6 @@ export async function openZip(source: ByteSource, file: string): Promise<ZipArch
   }
   return {
     source,
-    headers: windowedSource(source, WINDOW_BYTES),
     file,
     entries: byName,
     limits,
@@ -458,7 +446,7 @@ export async function readRecord(
   const range = await locateRecord(archive, entry);
   refuseAmplified([range], archive.file);
   const isStored = range.source === archive.source;
-  const bytes = await readRange(isStored ? { ...range, source: archive.headers } : range);
+  const bytes = await readRange(range);
   if (isStored) checkCrc(archive.file, entry, crc32(bytes));
   return { bytes, fileOffset: isStored ? range.offset : null };
 }
@@ -537,7 +525,7 @@ function inflateLazily(archive: ZipArchive, entry: ZipEntry, packed: ByteRange):
  *     30     name, extra field (torch.save pads the data to 64 bytes with it), data
  */
 async function readDataOffset(archive: ZipArchive, entry: ZipEntry): Promise<number> {
-  const { file, headers: source } = archive;
+  const { file, source } = archive;
   const offset = entry.headerOffset;
   const { nameBytes } = entry;
   const byteLength = Math.min(LOCAL_HEADER_BYTES + nameBytes.length, source.byteLength - offset);

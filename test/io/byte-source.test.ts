@@ -1,12 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import {
-  type ByteSource,
   checkBounds,
   haveSameBytes,
   holdBytes,
   memorySource,
   readRange,
-  readRanges,
   sliceRange,
 } from '../../src/io/byte-source.js';
 import { failureOf } from '../build/failure.js';
@@ -56,96 +54,6 @@ describe('readRange', () => {
     const copy = await readRange({ source: memorySource('ten', bytes), offset: 2, byteLength: 2 });
     bytes.fill(0);
     expect([...copy]).toEqual([2, 3]);
-  });
-});
-
-describe('readRanges', () => {
-  const bytes = Uint8Array.from({ length: 1000 }, (_, index) => index % 251);
-  const rangesAt = (source: ByteSource, places: readonly (readonly [number, number] | null)[]) =>
-    places.map((place) => (place === null ? null : { source, offset: place[0], byteLength: place[1] }));
-
-  test.each<readonly [string, readonly (readonly [number, number] | null)[], number]>([
-    [
-      'what stands together, in any order',
-      [
-        [20, 10],
-        [0, 10],
-        [12, 8],
-      ],
-      30,
-    ],
-    [
-      'with more between than is wanted, each by itself',
-      [
-        [0, 10],
-        [31, 10],
-      ],
-      20,
-    ],
-    [
-      'with as much between as is wanted',
-      [
-        [0, 10],
-        [20, 10],
-        [40, 10],
-      ],
-      50,
-    ],
-    [
-      'what overlaps',
-      [
-        [0, 10],
-        [5, 10],
-        [0, 3],
-      ],
-      15,
-    ],
-    [
-      'what is far apart, each by itself',
-      [
-        [0, 10],
-        [900, 10],
-      ],
-      20,
-    ],
-    ['one range', [[5, 7]], 7],
-    ['nothing where there is none', [null, [3, 4], null], 4],
-    ['nothing at all', [null, null], 0],
-    ['an empty range', [[4, 0]], 0],
-  ])('reads %s', async (_, places, bytesRead) => {
-    const source = countingSource('file', bytes);
-    const read = await readRanges(rangesAt(source, places));
-    expect(read).toEqual(
-      places.map((place) => (place === null ? null : bytes.subarray(place[0], place[0] + place[1]))),
-    );
-    expect(source.bytesRead).toBe(bytesRead);
-  });
-
-  test('reads ranges of several sources', async () => {
-    const other = memorySource('other', bytes.toReversed());
-    const ranges = [...rangesAt(memorySource('one', bytes), [[0, 2]]), ...rangesAt(other, [[1, 2]])];
-    expect(await readRanges(ranges)).toEqual([bytes.subarray(0, 2), bytes.toReversed().subarray(1, 3)]);
-  });
-
-  test('reads what is long in pieces of its own', async () => {
-    const long = new Uint8Array(400_000).fill(7);
-    const source = countingSource('file', long);
-    const read = await readRanges(
-      rangesAt(source, [
-        [0, 150_000],
-        [150_000, 150_000],
-      ]),
-    );
-    expect(read).toEqual([long.subarray(0, 150_000), long.subarray(0, 150_000)]);
-    expect(read[0]?.buffer).not.toBe(read[1]?.buffer);
-  });
-
-  test('fails where a range lies beyond the end', async () => {
-    const ranges = rangesAt(memorySource('file', bytes), [
-      [990, 5],
-      [995, 10],
-    ]);
-    expect((await failureOf(() => readRanges(ranges))).code).toBe('truncated');
   });
 });
 

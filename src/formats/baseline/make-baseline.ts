@@ -12,7 +12,6 @@ import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
 import { CheckpointError } from '../../errors.js';
 import { type OnProgress, RangeMap, readRange, refuseAmplified } from '../../io/byte-source.js';
-import { closeWindows } from '../../io/file-source.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../norm/find-layers.js';
 import {
   findFeedingLinear,
@@ -343,7 +342,6 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
   checkOptions('createBaseline', options);
   refuseBaseline(source);
-  closeWindows();
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   const { layers, learned } = findLayersAndLearned(checkpoint);
