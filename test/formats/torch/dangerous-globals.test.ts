@@ -278,6 +278,50 @@ test.each([
   expect(isDangerous(module, name)).toBe(true);
 });
 
+describe('the list, held against one that was written down before it was put into words', () => {
+  /** One a line: `os.*` is a module, `*.Popen` whatever has that name, `torch.hub.*` and `torch.load` are names. */
+  const patterns = readFileSync(join(import.meta.dirname, 'build/dangerous-names.txt'), 'utf8')
+    .trim()
+    .split('\n');
+  /** Whether a name fits a pattern, whose pieces between stars must follow each other. */
+  const fits = (name: string, pattern: string): boolean => {
+    const [start = '', ...pieces] = pattern.split('*');
+    const end = pieces.pop();
+    if (end === undefined) return name === pattern;
+    let at = start.length;
+    for (const piece of pieces) {
+      const found = name.indexOf(piece, at);
+      if (found < 0) return false;
+      at = found + piece.length;
+    }
+    return name.startsWith(start) && name.endsWith(end) && at + end.length <= name.length;
+  };
+  const isListed = (name: string) => patterns.some((pattern) => fits(name, pattern));
+  const split = (full: string): [module: string, name: string] => {
+    const dot = full.lastIndexOf('.');
+    return [full.slice(0, dot), full.slice(dot + 1)];
+  };
+
+  test('every name on it is refused', () => {
+    expect(patterns.length).toBe(288);
+    const filled = patterns.flatMap((pattern) => ['', 'x', 'x.y'].map((by) => pattern.replaceAll('*', by)));
+    expect(filled.filter((name) => !isDangerous(...split(name)))).toEqual([]);
+  });
+
+  test('what differs by a letter is refused only where it is on it too', () => {
+    const offences: string[] = [];
+    for (const pattern of patterns) {
+      const name = pattern.replaceAll('*', 'x');
+      const near = [`${name}q`, `q${name}`, `${name}.q`, `q.${name}`, name.toUpperCase()];
+      for (let at = 0; at < name.length; at++)
+        near.push(name.slice(0, at) + name.slice(at + 1), `${name.slice(0, at)}q${name.slice(at + 1)}`);
+      const named = near.filter((other) => other.includes('.'));
+      offences.push(...named.filter((other) => isDangerous(...split(other)) !== isListed(other)));
+    }
+    expect(offences).toEqual([]);
+  });
+});
+
 describe('names that training scripts pickle are not dangerous', () => {
   test.each([
     ['argparse', 'Namespace'],
