@@ -62,15 +62,15 @@ function float(
   maxValue: number,
   overflow: FloatFormat['overflow'],
 ): FloatFormat {
-  return {
-    byteLength,
-    significandBits,
-    exponentBias,
-    minExponent: 1 - exponentBias,
-    maxValue,
-    overflow,
-    signedZero: true,
-  };
+  const minExponent = 1 - exponentBias;
+  return { byteLength, significandBits, exponentBias, minExponent, maxValue, overflow, signedZero: true };
+}
+
+/** @throws RangeError where the type has no floats, or none that can be decoded. */
+function formatOf(dtype: DType): FloatFormat {
+  const format = FLOATS[dtype];
+  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  return format;
 }
 
 /** Whether `name` is a dtype of the safetensors format, spelled as there. */
@@ -139,12 +139,12 @@ export function decodeFloats(bytes: Uint8Array, dtype: DType): Float64Array {
       for (let i = 0; i < count; i++) values[i] = bitsToFloat32(view.getUint16(2 * i, true) << 16);
       return values;
     case 'F16': {
-      const table = halfTable();
+      const table = tableOf(dtype);
       for (let i = 0; i < count; i++) values[i] = table[view.getUint16(2 * i, true)] ?? Number.NaN;
       return values;
     }
     default: {
-      const table = byteTable(dtype);
+      const table = tableOf(dtype);
       for (let i = 0; i < count; i++) values[i] = table[bytes[i] ?? 0] ?? Number.NaN;
       return values;
     }
@@ -171,8 +171,7 @@ export function roundToFloat(value: number, dtype: DType): number {
   if (dtype === 'F64') return value;
   if (dtype === 'F32') return Math.fround(value);
   if (dtype === 'F8_E8M0') return roundToPowerOfTwo(value);
-  const format = FLOATS[dtype];
-  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  const format = formatOf(dtype);
   if (value === 0 || Number.isNaN(value)) return value;
   const overflowed = format.overflow === 'nan' ? Number.NaN : Math.sign(value) * Number.POSITIVE_INFINITY;
   if (!Number.isFinite(value)) return overflowed;
@@ -210,8 +209,7 @@ export interface Preimage {
  */
 export function findPreimage(value: number, dtype: DType): Preimage {
   if (dtype === 'F8_E8M0') return findPowerPreimage(value);
-  const format = FLOATS[dtype];
-  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  const format = formatOf(dtype);
   const quantumAt = (exponent: number) => 2 ** (exponent - format.significandBits);
   const magnitude = Math.abs(value);
   if (magnitude === 0) {
@@ -316,26 +314,16 @@ function decodeSmallFloat(bits: number, format: FloatFormat): number {
 
 const tables = new Map<DType, Float64Array>();
 
-function tableOf(dtype: DType, size: number, decode: (bits: number) => number): Float64Array {
-  let table = tables.get(dtype);
-  if (table === undefined) {
-    table = Float64Array.from({ length: size }, (_, bits) => decode(bits));
-    tables.set(dtype, table);
-  }
+/** What every pattern of a format of 8 or 16 bits means. */
+function tableOf(dtype: DType): Float64Array {
+  const known = tables.get(dtype);
+  if (known !== undefined) return known;
+  const format = dtype === 'F8_E8M0' ? null : formatOf(dtype);
+  const decode = (bits: number) =>
+    format === null ? (bits === 255 ? Number.NaN : 2 ** (bits - 127)) : decodeSmallFloat(bits, format);
+  const table = Float64Array.from({ length: 2 ** BITS[dtype] }, (_, bits) => decode(bits));
+  tables.set(dtype, table);
   return table;
-}
-
-function halfTable(): Float64Array {
-  const format = float(2, 10, 15, 65504, 'infinity');
-  return tableOf('F16', 65536, (bits) => decodeSmallFloat(bits, format));
-}
-
-function byteTable(dtype: DType): Float64Array {
-  if (dtype === 'F8_E8M0')
-    return tableOf(dtype, 256, (bits) => (bits === 255 ? Number.NaN : 2 ** (bits - 127)));
-  const format = FLOATS[dtype];
-  if (format === undefined || format.byteLength !== 1) throw new RangeError(`${dtype} has no float values`);
-  return tableOf(dtype, 256, (bits) => decodeSmallFloat(bits, format));
 }
 
 const float64Scratch = new Float64Array(1);
@@ -373,8 +361,7 @@ function encodeHalf(value: number, { significandBits, exponentBias, minExponent 
 function encodeSmallFloat(value: number, dtype: DType): number {
   const rounded = roundToFloat(value, dtype);
   if (dtype === 'F8_E8M0') return Number.isNaN(rounded) ? 255 : Math.log2(rounded) + 127;
-  const format = FLOATS[dtype];
-  if (format === undefined) throw new RangeError(`${dtype} has no float values`);
+  const format = formatOf(dtype);
   const width = format.byteLength * 8;
   const exponentBits = width - 1 - format.significandBits;
   const signBit = (Object.is(rounded, -0) || rounded < 0 ? 1 : 0) << (width - 1);

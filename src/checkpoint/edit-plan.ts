@@ -121,22 +121,22 @@ async function saysTheSame(piece: PlacedContent, held: readonly PlacedContent[])
   return true;
 }
 
-/** The pieces that reach into a range: a binary search, since pieces are sorted and disjoint. */
+/** The pieces that reach into a range. */
 function findOverlaps(pieces: readonly OwnedPiece[], range: ByteRange): readonly OwnedPiece[] {
-  let [low, high] = [0, pieces.length];
+  const first = partitionPoint(pieces, (piece) => endOf(piece) <= range.offset);
+  const end = partitionPoint(pieces, ({ offset }) => offset < range.offset + range.byteLength);
+  return pieces.slice(first, end);
+}
+
+/** How many items of a sorted list lie before a point, those that `isBefore` holds for: a binary search. */
+export function partitionPoint<Item>(items: readonly Item[], isBefore: (item: Item) => boolean): number {
+  let [low, high] = [0, items.length];
   while (low < high) {
     const middle = (low + high) >>> 1;
-    const piece = pieces[middle];
-    if (piece !== undefined && endOf(piece) <= range.offset) low = middle + 1;
+    if (isBefore(items[middle] as Item)) low = middle + 1;
     else high = middle;
   }
-  const found: OwnedPiece[] = [];
-  for (let index = low; index < pieces.length; index++) {
-    const piece = pieces[index];
-    if (piece === undefined || piece.offset >= range.offset + range.byteLength) break;
-    found.push(piece);
-  }
-  return found;
+  return low;
 }
 
 /** Pieces of a file as splices that leave its size as it is. */

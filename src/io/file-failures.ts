@@ -17,60 +17,20 @@ interface FileFailure {
   readonly writingHint?: string;
 }
 
-const unreadable = (both: string, hint: string, more: Partial<FileFailure> = {}): FileFailure => ({
-  code: 'unreadable',
-  reading: both,
-  writing: both,
-  hint,
-  ...more,
-});
+function unreadable(both: string, hint: string, more: Partial<FileFailure> = {}): FileFailure {
+  return { code: 'unreadable', reading: both, writing: both, hint, ...more };
+}
 
-const noFile = (reading: string, writing: string, writingHint: string): FileFailure => ({
-  code: 'not-found',
-  reading,
-  writing,
-  writingHint,
-});
+function noFile(reading: string, writing: string, writingHint: string): FileFailure {
+  return { code: 'not-found', reading, writing, writingHint };
+}
 
-const noRegularFile = (
-  found: string,
-  writing: string,
-  writingHint = 'Name a regular file.',
-): FileFailure => ({
-  code: 'not-a-file',
-  reading: `expected a ${found}`,
-  writing,
-  writingHint,
-});
-
-const NO_PERMISSION: FileFailure = {
-  code: 'unreadable',
-  reading: 'no permission to read it',
-  writing: 'no permission to write there',
-  writingHint: 'Write elsewhere, or as a user who may.',
-};
-
-const OUT_OF_REACH = unreadable(
-  'the disk or the network failed',
-  'Try again, and look at the disk or the connection if it stays so.',
-  { reading: 'the disk or the network failed while it was read' },
-);
-
-const NO_MEMORY = unreadable(
-  'the system is out of memory',
-  'End other programs, or use a machine with more memory.',
-);
-
-const LOCKED = unreadable('another program has locked it', 'Wait for that program, or end it.');
-
-const UNSUPPORTED = unreadable(
-  'the file system cannot do that',
-  'Copy the file to another file system, and try again there.',
-  { writingHint: 'Write to another file system.' },
-);
+function noRegularFile(found: string, writing: string, writingHint = 'Name a regular file.'): FileFailure {
+  return { code: 'not-a-file', reading: `expected a ${found}`, writing, writingHint };
+}
 
 /** The error codes that opening, reading, listing and writing files may end with (`errno.h`, and Node's own). */
-const FAILURES: Readonly<Record<string, FileFailure>> = {
+const FAILURES: ReadonlyMap<string, FileFailure> = mapCodes({
   ENOENT: noFile('no such file', 'its directory does not exist', 'Make the directory first.'),
   ENOTDIR: noFile(
     'no such file: a part of its path is no directory',
@@ -89,8 +49,12 @@ const FAILURES: Readonly<Record<string, FileFailure>> = {
     'it is a socket, or a pipe or device with nothing at its other end',
   ),
   ENODEV: noRegularFile('regular file, found a device that is not there', 'it is a device that is not there'),
-  EACCES: NO_PERMISSION,
-  EPERM: NO_PERMISSION,
+  'EACCES EPERM': {
+    code: 'unreadable',
+    reading: 'no permission to read it',
+    writing: 'no permission to write there',
+    writingHint: 'Write elsewhere, or as a user who may.',
+  },
   ELOOP: {
     code: 'unreadable',
     reading: 'its symbolic links lead in a circle',
@@ -107,25 +71,22 @@ const FAILURES: Readonly<Record<string, FileFailure>> = {
   EOVERFLOW: unreadable('the file is larger than this system can handle', 'Use a 64-bit system.'),
   EMFILE: unreadable('too many files are open', 'Raise the limit (ulimit -n), or name fewer files at once.'),
   ENFILE: unreadable('too many files are open', 'End other programs, or raise the limit of the system.'),
-  ENOMEM: NO_MEMORY,
-  ENOBUFS: NO_MEMORY,
-  EIO: OUT_OF_REACH,
-  ESTALE: OUT_OF_REACH,
-  ETIMEDOUT: OUT_OF_REACH,
-  ENOLINK: OUT_OF_REACH,
-  ENOTCONN: OUT_OF_REACH,
-  ECONNABORTED: OUT_OF_REACH,
-  ECONNREFUSED: OUT_OF_REACH,
-  ECONNRESET: OUT_OF_REACH,
-  EHOSTUNREACH: OUT_OF_REACH,
-  ENETDOWN: OUT_OF_REACH,
-  ENETUNREACH: OUT_OF_REACH,
+  'ENOMEM ENOBUFS': unreadable(
+    'the system is out of memory',
+    'End other programs, or use a machine with more memory.',
+  ),
+  'EIO ESTALE ETIMEDOUT ENOLINK ENOTCONN ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH':
+    unreadable(
+      'the disk or the network failed',
+      'Try again, and look at the disk or the connection if it stays so.',
+      { reading: 'the disk or the network failed while it was read' },
+    ),
   EBUSY: unreadable('something else uses it', 'Wait until it is free, or name another file.'),
   ETXTBSY: unreadable('it is a program that runs', 'End the program, or name another file.'),
-  EAGAIN: LOCKED,
-  EWOULDBLOCK: LOCKED,
-  EDEADLK: LOCKED,
-  ENOLCK: LOCKED,
+  'EAGAIN EWOULDBLOCK EDEADLK ENOLCK': unreadable(
+    'another program has locked it',
+    'Wait for that program, or end it.',
+  ),
   EINTR: unreadable('a signal interrupted it', 'Try again.'),
   EBADF: unreadable('it was closed meanwhile', 'Try again.'),
   EPIPE: unreadable('whoever reads from it has stopped', 'Start both again.'),
@@ -138,20 +99,27 @@ const FAILURES: Readonly<Record<string, FileFailure>> = {
     'Give another name, or use another file system.',
   ),
   EILSEQ: unreadable('its name is none that the file system takes', 'Give another name.'),
-  ENOSYS: UNSUPPORTED,
-  ENOTSUP: UNSUPPORTED,
-  EOPNOTSUPP: UNSUPPORTED,
-};
+  'ENOSYS ENOTSUP EOPNOTSUPP': unreadable(
+    'the file system cannot do that',
+    'Copy the file to another file system, and try again there.',
+    { writingHint: 'Write to another file system.' },
+  ),
+});
+
+/** A failure of several codes stands under all of them. */
+function mapCodes(failures: Readonly<Record<string, FileFailure>>): ReadonlyMap<string, FileFailure> {
+  const rows = Object.entries(failures);
+  return new Map(rows.flatMap(([codes, failure]) => codes.split(' ').map((code) => [code, failure])));
+}
 
 /** What an error of the file system means; one that is not known is named by its code. */
 export function describeFailure(error: unknown): FileFailure {
   const code = codeOf(error);
-  // Own keys only: a code comes from outside.
-  const known = Object.hasOwn(FAILURES, code) ? FAILURES[code] : undefined;
-  if (known !== undefined) return known;
-  return unreadable(`the file system refused (${code})`, 'Try again, or use another file system.', {
-    reading: `the file system refused to read it (${code})`,
-  });
+  const unknown = () =>
+    unreadable(`the file system refused (${code})`, 'Try again, or use another file system.', {
+      reading: `the file system refused to read it (${code})`,
+    });
+  return FAILURES.get(code) ?? unknown();
 }
 
 /** The file system's word for what went wrong, such as `ENOENT`. */

@@ -26,17 +26,13 @@ export function byteSwappedSource(range: ByteRange, unitByteLength: 2 | 4 | 8): 
     byteLength: range.byteLength,
     async readInto(target, position) {
       checkBounds(source, position, target.byteLength);
-      const start = position - (position % unitByteLength);
-      const end = roundUp(position + target.byteLength, unitByteLength);
-      if (start === position && end === position + target.byteLength) {
-        await range.source.readInto(target, range.offset + position);
-        reverseUnits(target, unitByteLength);
-        return;
-      }
-      const units = new Uint8Array(end - start);
-      await range.source.readInto(units, range.offset + start);
+      const before = position % unitByteLength;
+      const after = (unitByteLength - ((position + target.byteLength) % unitByteLength)) % unitByteLength;
+      const isWhole = before === 0 && after === 0;
+      const units = isWhole ? target : new Uint8Array(before + target.byteLength + after);
+      await range.source.readInto(units, range.offset + position - before);
       reverseUnits(units, unitByteLength);
-      target.set(units.subarray(position - start, position - start + target.byteLength));
+      if (!isWhole) target.set(units.subarray(before, before + target.byteLength));
     },
     close: () => range.source.close(),
     backing: {
@@ -49,10 +45,6 @@ export function byteSwappedSource(range: ByteRange, unitByteLength: 2 | 4 | 8): 
     },
   };
   return source;
-}
-
-function roundUp(value: number, unit: number): number {
-  return Math.ceil(value / unit) * unit;
 }
 
 function reverseUnits(bytes: Uint8Array, unitByteLength: 2 | 4 | 8): void {
@@ -214,7 +206,7 @@ function countElements(axes: readonly Axis[]): number {
 }
 
 /** A view's dimensions, as few as say the same: those of size 1 left out, and neighbours joined where they can be. */
-function axesOf({ shape, strides }: StridedView): readonly Axis[] {
+function axesOf({ shape, strides }: Pick<StridedView, 'shape' | 'strides'>): readonly Axis[] {
   const axes: Axis[] = [];
   let step = 1;
   for (let at = shape.length - 1; at >= 0; at--) {
@@ -235,11 +227,7 @@ function layOut(view: StridedView): Layout {
   const unitBytes = elementByteLength % 4 === 0 ? 4 : elementByteLength % 2 === 0 ? 2 : 1;
   const units = elementByteLength / unitBytes;
   const { shape, strides } = view;
-  const inUnits = {
-    ...view,
-    shape: [...shape, units],
-    strides: [...strides.map((stride) => stride * units), 1],
-  };
+  const inUnits = { shape: [...shape, units], strides: [...strides.map((stride) => stride * units), 1] };
   return { first: firstElement * units, axes: axesOf(inUnits), unitBytes };
 }
 
@@ -337,12 +325,14 @@ async function gather(range: ByteRange, { first, axes }: Box, target: Units): Pr
   }
 }
 
+/** Where a unit is stored, and where it belongs in row-major order. */
+interface Place {
+  readonly stored: number;
+  readonly ordered: number;
+}
+
 /** Every place that dimensions lead to. */
-function* eachOf(
-  axes: readonly Axis[],
-  stored = 0,
-  ordered = 0,
-): Generator<{ readonly stored: number; readonly ordered: number }> {
+function* eachOf(axes: readonly Axis[], stored = 0, ordered = 0): Generator<Place> {
   const [axis, ...rest] = axes;
   if (axis === undefined) {
     yield { stored, ordered };
@@ -362,21 +352,17 @@ function copyUnits(from: Units, to: Units, all: readonly Axis[]): void {
   const rest = axes.filter((axis) => axis !== column);
   const block = column === null ? [row] : [column, row];
   if (rest.length > 0 && countElements(block) < MIN_BLOCK) {
-    copySmall(from, to, { rest, block });
+    copySmall(from, to, rest, block);
     return;
   }
-  for (const { stored, ordered } of eachOf(rest)) {
-    if (column === null) copyRow(from, to, row, stored, ordered);
-    else copyTiles(from, to, { row, column, stored, ordered });
+  for (const place of eachOf(rest)) {
+    if (column === null) copyRow(from, to, row, place);
+    else copyTiles(from, to, row, column, place);
   }
 }
 
 /** Copies by a table that has room for several small dimensions, and for a part of the next. */
-function copySmall(
-  from: Units,
-  to: Units,
-  { rest, block }: { readonly rest: readonly Axis[]; readonly block: readonly Axis[] },
-): void {
+function copySmall(from: Units, to: Units, rest: readonly Axis[], block: readonly Axis[]): void {
   let [at, entries] = [rest.length, countElements(block)];
   for (let axis = rest[at - 1]; axis !== undefined; axis = rest[--at - 1]) {
     if (entries * axis.size > MAX_TABLE_ENTRIES) break;
@@ -384,15 +370,18 @@ function copySmall(
   }
   const cut = rest[at - 1] ?? SINGLE;
   const part = Math.floor(MAX_TABLE_ENTRIES / entries);
-  const table = tabulate([{ ...cut, size: Math.min(cut.size, part) }, ...rest.slice(at), ...block]);
+  const { strides, steps } = tabulate([
+    { ...cut, size: Math.min(cut.size, part) },
+    ...rest.slice(at),
+    ...block,
+  ]);
   for (const { stored, ordered } of eachOf(rest.slice(0, Math.max(0, at - 1)))) {
     for (let start = 0; start < cut.size; start += part) {
-      copyByTable(from, to, {
-        ...table,
-        count: entries * Math.min(part, cut.size - start),
-        stored: stored + start * cut.stride,
-        ordered: ordered + start * cut.step,
-      });
+      const count = entries * Math.min(part, cut.size - start);
+      const source = stored + start * cut.stride;
+      const target = ordered + start * cut.step;
+      for (let i = 0; i < count; i++)
+        to[target + (steps[i] as number)] = from[source + (strides[i] as number)] as number;
     }
   }
 }
@@ -417,38 +406,14 @@ function tabulate(axes: readonly Axis[]): Table {
   return { strides, steps };
 }
 
-interface TableCopy extends Table {
-  readonly count: number;
-  readonly stored: number;
-  readonly ordered: number;
-}
-
-function copyByTable(from: Units, to: Units, { strides, steps, count, stored, ordered }: TableCopy): void {
-  for (let i = 0; i < count; i++)
-    to[ordered + (steps[i] as number)] = from[stored + (strides[i] as number)] as number;
-}
-
-function copyRow(
-  from: Units,
-  to: Units,
-  { size, stride, step }: Axis,
-  stored: number,
-  ordered: number,
-): void {
+function copyRow(from: Units, to: Units, { size, stride, step }: Axis, { stored, ordered }: Place): void {
   if (stride === 1 && step === 1) to.set(from.subarray(stored, stored + size), ordered);
   else if (stride === 0 && step === 1) to.fill(from[stored] ?? 0, ordered, ordered + size);
   else for (let i = 0; i < size; i++) to[ordered + i * step] = from[stored + i * stride] ?? 0;
 }
 
-interface Tiles {
-  readonly row: Axis;
-  readonly column: Axis;
-  readonly stored: number;
-  readonly ordered: number;
-}
-
 /** Rows are written side by side, each on and on, from columns that lie side by side. */
-function copyTiles(from: Units, to: Units, { row, column, stored, ordered }: Tiles): void {
+function copyTiles(from: Units, to: Units, row: Axis, column: Axis, { stored, ordered }: Place): void {
   for (let tile = 0; tile < column.size; tile += TILE) {
     const end = Math.min(column.size, tile + TILE);
     for (let i = 0; i < row.size; i++) {

@@ -235,11 +235,7 @@ function statOrNull(look: () => Stats): Stats | null {
 
 /** Whether a path leads to a directory; false also where it may not be looked at. */
 export function isDirectory(path: string): boolean {
-  try {
-    return nodeFs.statSync(path).isDirectory();
-  } catch {
-    return false;
-  }
+  return lookAt(() => statSync(path))?.isDirectory() === true;
 }
 
 /** An error as the file system gives it, for what it would refuse if it were asked. */

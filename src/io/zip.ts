@@ -32,37 +32,14 @@ export interface ZipEntry {
   readonly entryOffset: number;
 }
 
-/** The entries of an archive in directory order, each with an extent of its own. */
-interface ZipDirectory {
-  readonly entries: readonly ZipEntry[];
-  /** For each entry's header, where the next one's starts: its data must end before. */
-  readonly limits: ReadonlyMap<number, number>;
-  /** Where the directory itself is; the end records follow. */
-  readonly extent: { readonly offset: number; readonly byteLength: number };
-}
-
 interface EndRecord {
   readonly entryCount: number;
   readonly directoryByteLength: number;
   readonly directoryOffset: number;
   /** Where the end records start, which is where the directory must end. */
   readonly offset: number;
-}
-
-/**
- * Reads the central directory of a zip file (PKWARE APPNOTE.TXT 6.3.10), zip64 included, and checks that no entry
- * overlaps another or reaches into the directory.
- *
- * @throws CheckpointError with the byte where the archive is damaged, split over disks, or lies about itself.
- */
-export async function readZipDirectory(source: ByteSource, file: string): Promise<ZipDirectory> {
-  const end = await readEndRecord(source, file);
-  const entries = await readEntries(source, file, end);
-  return {
-    entries,
-    limits: checkExtents(entries, file, end.directoryOffset),
-    extent: { offset: end.directoryOffset, byteLength: end.directoryByteLength },
-  };
+  /** Where the plain one of them is, the last. */
+  readonly plainOffset: number;
 }
 
 /**
@@ -74,31 +51,31 @@ export async function readZipDirectory(source: ByteSource, file: string): Promis
  *      8  2  entries on this disk     22     comment
  *     10  2  entries
  */
-async function readEndRecord(source: ByteSource, file: string): Promise<EndRecord> {
-  const offset = await findEndRecord(source, file);
-  const bytes = await readRange({ source, offset, byteLength: END_RECORD_BYTES });
-  const record = new Cursor(bytes, { file, baseOffset: offset, subject: 'the file' }, 4);
+async function readEndRecord(source: ByteSource): Promise<EndRecord> {
+  const offset = await findEndRecord(source);
+  const record = await readRecordAt(source, offset, END_RECORD_BYTES);
+  record.skip(4);
   const disks = [record.readU16(), record.readU16()];
   const entriesHere = record.readU16();
   const entryCount = record.readU16();
   const directoryByteLength = record.readU32();
   const directoryOffset = record.readU32();
-  const zip64 = await readZip64EndRecord(source, file, offset);
+  const zip64 = await readZip64EndRecord(source, offset);
   if (zip64 === null) {
-    if (disks.some((disk) => disk !== 0) || entriesHere !== entryCount) throw multiDisk(file, offset);
-    return { entryCount, directoryByteLength, directoryOffset, offset };
+    if (disks.some((disk) => disk !== 0) || entriesHere !== entryCount) throw multiDisk(source, offset);
+    return { entryCount, directoryByteLength, directoryOffset, offset, plainOffset: offset };
   }
   const agrees =
     (entryCount === 0xffff || entryCount === zip64.entryCount) &&
     (directoryByteLength === 0xffffffff || directoryByteLength === zip64.directoryByteLength) &&
     (directoryOffset === 0xffffffff || directoryOffset === zip64.directoryOffset);
   if (!agrees)
-    throw zipError(file, 'the end record of the zip archive contradicts its zip64 end record', { offset });
+    throw zipError(source, 'the end record of the zip archive contradicts its zip64 end record', { offset });
   return zip64;
 }
 
 /** The last record whose comment ends exactly with the file; without a comment that is the last 22 bytes. */
-async function findEndRecord(source: ByteSource, file: string): Promise<number> {
+async function findEndRecord(source: ByteSource): Promise<number> {
   for (const reach of [END_RECORD_BYTES, END_RECORD_BYTES + MAX_COMMENT_BYTES]) {
     const byteLength = Math.min(reach, source.byteLength);
     const start = source.byteLength - byteLength;
@@ -110,13 +87,9 @@ async function findEndRecord(source: ByteSource, file: string): Promise<number> 
     }
   }
   throw zipError(
-    file,
+    source,
     'expected the end record of a zip archive, found none: the file is truncated or has bytes added',
-    {
-      code: 'truncated',
-      offset: source.byteLength,
-      hint: 'Was the download or the save interrupted?',
-    },
+    { code: 'truncated', offset: source.byteLength, hint: 'Was the download or the save interrupted?' },
   );
 }
 
@@ -130,103 +103,85 @@ async function findEndRecord(source: ByteSource, file: string): Promise<number> 
  *
  * @returns null where there is no locator. torch.save writes one even where no field needs it.
  */
-async function readZip64EndRecord(
-  source: ByteSource,
-  file: string,
-  endOffset: number,
-): Promise<EndRecord | null> {
+async function readZip64EndRecord(source: ByteSource, endOffset: number): Promise<EndRecord | null> {
   const locatorOffset = endOffset - ZIP64_LOCATOR_BYTES;
   if (locatorOffset < 0) return null;
-  const locatorBytes = await readRange({ source, offset: locatorOffset, byteLength: ZIP64_LOCATOR_BYTES });
-  const locator = new Cursor(locatorBytes, { file, baseOffset: locatorOffset, subject: 'the file' });
+  const locator = await readRecordAt(source, locatorOffset, ZIP64_LOCATOR_BYTES);
   if (locator.readU32() !== 0x07064b50) return null;
   const locatorDisk = locator.readU32();
   const offset = toPosition(locator.readU64(), locatorOffset - ZIP64_END_RECORD_BYTES, {
-    file,
+    source,
     offset: locatorOffset,
     what: 'the zip64 end record',
   });
-  if (locatorDisk !== 0 || locator.readU32() > 1) throw multiDisk(file, locatorOffset);
-  const bytes = await readRange({ source, offset, byteLength: ZIP64_END_RECORD_BYTES });
-  const record = new Cursor(bytes, { file, baseOffset: offset, subject: 'the file' });
-  if (record.readU32() !== 0x06064b50) {
-    throw zipError(file, 'expected the zip64 end record, found other bytes', { offset });
-  }
+  if (locatorDisk !== 0 || locator.readU32() > 1) throw multiDisk(source, locatorOffset);
+  const record = await readRecordAt(source, offset, ZIP64_END_RECORD_BYTES);
+  if (record.readU32() !== 0x06064b50)
+    throw zipError(source, 'expected the zip64 end record, found other bytes', { offset });
   record.skip(12);
-  if (record.readU64() !== 0n) throw multiDisk(file, offset);
+  if (record.readU64() !== 0n) throw multiDisk(source, offset);
   const entriesHere = record.readU64();
   const entryCount = record.readU64();
-  if (entriesHere !== entryCount) throw multiDisk(file, offset);
-  const directoryByteLength = record.readU64();
-  const directoryOffset = record.readU64();
-  const context = { file, offset };
+  if (entriesHere !== entryCount) throw multiDisk(source, offset);
+  const read = (what: string, value: bigint, maximum: number) =>
+    toPosition(value, maximum, { source, offset, what });
   return {
     // An entry takes 46 bytes at least, so that a count beyond the file's size is a lie.
-    entryCount: toPosition(entryCount, source.byteLength, { ...context, what: 'the count of zip entries' }),
-    directoryByteLength: toPosition(directoryByteLength, offset, {
-      ...context,
-      what: 'the size of the zip directory',
-    }),
-    directoryOffset: toPosition(directoryOffset, offset, {
-      ...context,
-      what: 'the offset of the zip directory',
-    }),
+    entryCount: read('the count of zip entries', entryCount, source.byteLength),
+    directoryByteLength: read('the size of the zip directory', record.readU64(), offset),
+    directoryOffset: read('the offset of the zip directory', record.readU64(), offset),
     offset,
+    plainOffset: endOffset,
   };
 }
 
-function toPosition(
-  value: bigint,
-  maximum: number,
-  { file, offset, what }: { readonly file: string; readonly offset: number; readonly what: string },
-): number {
-  if (value > BigInt(Math.max(0, maximum))) {
-    throw zipError(
-      file,
-      `expected ${what} to be at most ${Math.max(0, maximum)}, found ${value}: it lies beyond the file`,
-      {
-        offset,
-      },
-    );
-  }
-  return Number(value);
+async function readRecordAt(source: ByteSource, offset: number, byteLength: number): Promise<Cursor> {
+  const bytes = await readRange({ source, offset, byteLength });
+  return new Cursor(bytes, { file: source.name, baseOffset: offset, subject: 'the file' });
 }
 
-async function readEntries(source: ByteSource, file: string, end: EndRecord): Promise<readonly ZipEntry[]> {
-  const { directoryOffset: offset, directoryByteLength: byteLength } = end;
+/** What a number of a zip file is, for messages. */
+interface Subject {
+  readonly source: ByteSource;
+  readonly offset: number;
+  readonly what: string;
+}
+
+function toPosition(value: bigint, maximum: number, { source, offset, what }: Subject): number {
+  const limit = Math.max(0, maximum);
+  if (value <= BigInt(limit)) return Number(value);
+  const message = `expected ${what} to be at most ${limit}, found ${value}: it lies beyond the file`;
+  throw zipError(source, message, { offset });
+}
+
+async function readEntries(source: ByteSource, end: EndRecord): Promise<readonly ZipEntry[]> {
+  const { directoryOffset: offset, directoryByteLength: byteLength, entryCount } = end;
+  const fail = (message: string, details: ErrorDetails = { offset }) => zipError(source, message, details);
   if (offset + byteLength !== end.offset) {
-    throw zipError(
-      file,
+    throw fail(
       `expected the zip directory to end where the end record starts, at byte ${end.offset}, found offset ${offset} and size ${byteLength}`,
       { offset: end.offset },
     );
   }
   if (byteLength > MAX_DIRECTORY_BYTES) {
-    throw zipError(
-      file,
-      `expected a zip directory of at most ${MAX_DIRECTORY_BYTES} bytes, found ${byteLength}`,
-      {
-        code: 'limit-exceeded',
-        offset,
-      },
-    );
-  }
-  const bytes = await readRange({ source, offset, byteLength });
-  const cursor = new Cursor(bytes, { file, baseOffset: offset, subject: 'the zip directory' });
-  const entries: ZipEntry[] = [];
-  while (cursor.remaining > 0) {
-    if (entries.length === end.entryCount) {
-      throw zipError(file, `expected ${end.entryCount} entries in the zip directory, found more`, {
-        offset: cursor.fileOffset(),
-      });
-    }
-    entries.push(readEntry(cursor, file));
-  }
-  if (entries.length !== end.entryCount) {
-    throw zipError(file, `expected ${end.entryCount} entries in the zip directory, found ${entries.length}`, {
+    throw fail(`expected a zip directory of at most ${MAX_DIRECTORY_BYTES} bytes, found ${byteLength}`, {
+      code: 'limit-exceeded',
       offset,
     });
   }
+  const bytes = await readRange({ source, offset, byteLength });
+  const cursor = new Cursor(bytes, { file: source.name, baseOffset: offset, subject: 'the zip directory' });
+  const entries: ZipEntry[] = [];
+  while (cursor.remaining > 0) {
+    if (entries.length === entryCount) {
+      throw fail(`expected ${entryCount} entries in the zip directory, found more`, {
+        offset: cursor.fileOffset(),
+      });
+    }
+    entries.push(readEntry(cursor, source));
+  }
+  if (entries.length !== entryCount)
+    throw fail(`expected ${entryCount} entries in the zip directory, found ${entries.length}`);
   return entries;
 }
 
@@ -242,11 +197,10 @@ const nameDecoder = new TextDecoder('utf-8');
  *     12  4  time and date          32  2  … of the comment     46     name, extra field, comment
  *     16  4  CRC-32
  */
-function readEntry(cursor: Cursor, file: string): ZipEntry {
+function readEntry(cursor: Cursor, source: ByteSource): ZipEntry {
   const at = cursor.fileOffset() ?? 0;
-  if (cursor.readU32() !== 0x02014b50) {
-    throw zipError(file, 'expected an entry of the zip directory, found other bytes', { offset: at });
-  }
+  if (cursor.readU32() !== 0x02014b50)
+    throw zipError(source, 'expected an entry of the zip directory, found other bytes', { offset: at });
   cursor.skip(4);
   const flags = cursor.readU16();
   const method = cursor.readU16();
@@ -264,11 +218,11 @@ function readEntry(cursor: Cursor, file: string): ZipEntry {
   const name = nameDecoder.decode(nameBytes);
   const extra = cursor.readBytes(extraLength);
   cursor.skip(commentLength);
-  if (disk !== 0 && disk !== 0xffff) throw multiDisk(file, at);
+  if (disk !== 0 && disk !== 0xffff) throw multiDisk(source, at);
   const sizes = { byteLength, compressedByteLength, headerOffset };
-  const context = { file, offset: at, name };
   const located = { name, nameBytes, entryOffset: at };
-  return { ...located, flags, method, crc32: crc, ...resolveZip64(sizes, extra, context) };
+  const subject = { source, offset: at, what: quote(name) };
+  return { ...located, flags, method, crc32: crc, ...resolveZip64(sizes, extra, subject) };
 }
 
 type EntrySizes = Pick<ZipEntry, 'byteLength' | 'compressedByteLength' | 'headerOffset'>;
@@ -277,25 +231,17 @@ type EntrySizes = Pick<ZipEntry, 'byteLength' | 'compressedByteLength' | 'header
  * Replaces sizes of 0xffffffff by those of the zip64 extra field (id 1), which holds, in this order, only the ones that
  * are needed: uncompressed size, compressed size, header offset.
  */
-function resolveZip64(
-  sizes: EntrySizes,
-  extra: Uint8Array,
-  { file, offset, name }: { readonly file: string; readonly offset: number; readonly name: string },
-): EntrySizes {
-  const isNeeded = Object.values(sizes).some((size) => size === 0xffffffff);
-  if (!isNeeded) return sizes;
-  const field = findExtraField(extra, 1, {
-    file,
-    baseOffset: offset,
-    subject: `the extra field of ${quote(name)}`,
-  });
+function resolveZip64(sizes: EntrySizes, extra: Uint8Array, { source, offset, what }: Subject): EntrySizes {
+  if (!Object.values(sizes).includes(0xffffffff)) return sizes;
+  const origin = { file: source.name, baseOffset: offset, subject: `the extra field of ${what}` };
+  const field = findExtraField(extra, 1, origin);
   if (field === null) return sizes;
-  const resolve = (size: number, what: string) =>
+  const resolve = (size: number, kind: string) =>
     size === 0xffffffff
       ? toPosition(field.readU64(), Number.MAX_SAFE_INTEGER, {
-          file,
+          source,
           offset,
-          what: `the ${what} of ${quote(name)}`,
+          what: `the ${kind} of ${what}`,
         })
       : size;
   return {
@@ -318,44 +264,46 @@ function findExtraField(extra: Uint8Array, id: number, origin: Cursor['origin'])
 /** Checks that the entries' smallest extents neither overlap nor leave the space before the directory. */
 function checkExtents(
   entries: readonly ZipEntry[],
-  file: string,
+  source: ByteSource,
   directoryOffset: number,
 ): ReadonlyMap<number, number> {
-  const sorted = [...entries].sort((x, y) => x.headerOffset - y.headerOffset);
+  const sorted = sortByHeader(entries);
   const limits = new Map<number, number>();
-  sorted.forEach((entry, index) => {
+  sorted.forEach(({ name, headerOffset, compressedByteLength }, index) => {
     const limit = sorted[index + 1]?.headerOffset ?? directoryOffset;
-    const end = entry.headerOffset + LOCAL_HEADER_BYTES + entry.compressedByteLength;
-    if (end > limit || limit > directoryOffset) {
+    if (headerOffset + LOCAL_HEADER_BYTES + compressedByteLength > limit || limit > directoryOffset) {
       throw zipError(
-        file,
-        `expected the zip record ${quote(entry.name)} to end before byte ${Math.min(limit, directoryOffset)}, found offset ` +
-          `${entry.headerOffset} and size ${entry.compressedByteLength}: it overlaps what follows`,
+        source,
+        `expected the zip record ${quote(name)} to end before byte ${Math.min(limit, directoryOffset)}, found offset ` +
+          `${headerOffset} and size ${compressedByteLength}: it overlaps what follows`,
       );
     }
-    limits.set(entry.headerOffset, limit);
+    limits.set(headerOffset, limit);
   });
   return limits;
 }
 
-function multiDisk(file: string, offset: number): CheckpointError {
-  return zipError(file, 'expected a zip archive in one file, found one that is split over several disks', {
+/** Entries in the order of their records in the file. */
+export function sortByHeader(entries: Iterable<ZipEntry>): readonly ZipEntry[] {
+  return [...entries].sort((x, y) => x.headerOffset - y.headerOffset);
+}
+
+function multiDisk(source: ByteSource, offset: number): CheckpointError {
+  return zipError(source, 'expected a zip archive in one file, found one that is split over several disks', {
     code: 'unsupported',
     offset,
   });
 }
 
+interface ErrorDetails {
+  readonly code?: CheckpointErrorCode;
+  readonly offset?: number | undefined;
+  readonly hint?: string;
+}
+
 /** An error about a zip archive; `malformed` where nothing else is said. */
-export function zipError(
-  file: string,
-  message: string,
-  details: {
-    readonly code?: CheckpointErrorCode;
-    readonly offset?: number | undefined;
-    readonly hint?: string;
-  } = {},
-): CheckpointError {
-  return new CheckpointError(message, { code: 'malformed', file, ...details });
+export function zipError(source: ByteSource, message: string, details: ErrorDetails = {}): CheckpointError {
+  return new CheckpointError(message, { code: 'malformed', file: source.name, ...details });
 }
 
 /** To read a byte of a deflated record, all before it are inflated. torch.save never deflates. */
@@ -373,13 +321,14 @@ const METHOD_DEFLATED = 8;
 /** An opened zip file: its directory, checked as a whole. */
 export interface ZipArchive {
   readonly source: ByteSource;
-  readonly file: string;
   /** By name, in directory order. */
   readonly entries: ReadonlyMap<string, ZipEntry>;
   /** For each entry's header, where the next one's starts: its data must end before. */
   readonly limits: ReadonlyMap<number, number>;
   /** Where the directory itself is; the end records follow. */
   readonly extent: { readonly offset: number; readonly byteLength: number };
+  /** Where the last of the end records is. */
+  readonly endRecordOffset: number;
   readonly located: Map<string, ByteRange>;
   readonly keeper: InflatedKeeper;
 }
@@ -390,13 +339,15 @@ export interface ZipArchive {
  *
  * @throws CheckpointError with the byte where the archive is damaged, split over disks, or lies about itself.
  */
-export async function openZip(source: ByteSource, file: string): Promise<ZipArchive> {
-  const { entries, limits, extent } = await readZipDirectory(source, file);
+export async function openZip(source: ByteSource): Promise<ZipArchive> {
+  const end = await readEndRecord(source);
+  const entries = await readEntries(source, end);
+  const limits = checkExtents(entries, source, end.directoryOffset);
   const byName = new Map<string, ZipEntry>();
   for (const entry of entries) {
     if (byName.has(entry.name)) {
       throw zipError(
-        file,
+        source,
         `expected unique names in the zip directory, found ${quote(entry.name)} twice (duplicate entry)`,
       );
     }
@@ -404,10 +355,10 @@ export async function openZip(source: ByteSource, file: string): Promise<ZipArch
   }
   return {
     source,
-    file,
     entries: byName,
     limits,
-    extent,
+    extent: { offset: end.directoryOffset, byteLength: end.directoryByteLength },
+    endRecordOffset: end.plainOffset,
     located: new Map(),
     keeper: new InflatedKeeper(),
   };
@@ -422,7 +373,7 @@ export async function openZip(source: ByteSource, file: string): Promise<ZipArch
 export async function locateRecord(archive: ZipArchive, entry: ZipEntry): Promise<ByteRange> {
   const known = archive.located.get(entry.name);
   if (known !== undefined) return known;
-  checkReadable(archive, entry);
+  checkReadable(archive.source, entry);
   const offset = await readDataOffset(archive, entry);
   const packed: ByteRange = { source: archive.source, offset, byteLength: entry.compressedByteLength };
   const range = entry.method === METHOD_STORED ? packed : inflateLazily(archive, entry, packed);
@@ -436,82 +387,72 @@ export async function readRecord(
   entry: ZipEntry,
   maxByteLength: number,
 ): Promise<{ readonly bytes: Uint8Array; readonly fileOffset: number | null }> {
+  const { source } = archive;
   if (entry.byteLength > maxByteLength) {
     throw zipError(
-      archive.file,
+      source,
       `expected the zip record ${quote(entry.name)} to hold at most ${maxByteLength} bytes, found a size of ${entry.byteLength}`,
       { code: 'limit-exceeded', offset: entry.headerOffset },
     );
   }
   const range = await locateRecord(archive, entry);
-  refuseAmplified([range], archive.file);
-  const isStored = range.source === archive.source;
+  refuseAmplified([range], source.name);
   const bytes = await readRange(range);
-  if (isStored) checkCrc(archive.file, entry, crc32(bytes));
-  return { bytes, fileOffset: isStored ? range.offset : null };
+  if (range.source !== source) return { bytes, fileOffset: null };
+  checkCrc(source, entry, crc32(bytes));
+  return { bytes, fileOffset: range.offset };
 }
 
 /** Compares a record's CRC with the one that the directory states for it; 0 stands for none. */
-function checkCrc(file: string, entry: ZipEntry, found: number): void {
+function checkCrc(source: ByteSource, entry: ZipEntry, found: number): void {
   if (entry.crc32 === 0 || found === entry.crc32) return;
   throw zipError(
-    file,
+    source,
     `expected the zip record ${quote(entry.name)} to have the CRC ${hex(entry.crc32)}, found ${hex(found)}: it is corrupt`,
     { offset: entry.headerOffset },
   );
 }
 
-function checkReadable(archive: ZipArchive, entry: ZipEntry): void {
-  const { flags, method, headerOffset: offset } = entry;
-  if (flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS)) {
-    throw zipError(archive.file, `the zip record ${quote(entry.name)} is encrypted`, {
+function checkReadable(source: ByteSource, entry: ZipEntry): void {
+  const { flags, method, headerOffset: offset, byteLength, compressedByteLength } = entry;
+  const record = quote(entry.name);
+  const fail = (message: string, details: ErrorDetails = {}) =>
+    zipError(source, message, { offset, ...details });
+  if (flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS))
+    throw fail(`the zip record ${record} is encrypted`, { code: 'unsupported' });
+  if (method === METHOD_STORED && byteLength !== compressedByteLength) {
+    throw fail(
+      `expected the stored zip record ${record} to have one size, found ${compressedByteLength} and ${byteLength}`,
+    );
+  }
+  if (method === METHOD_STORED) return;
+  if (method !== METHOD_DEFLATED) {
+    throw fail(`expected the zip record ${record} stored or deflated, found compression method ${method}`, {
       code: 'unsupported',
-      offset,
     });
   }
-  if (method !== METHOD_STORED && method !== METHOD_DEFLATED) {
-    throw zipError(
-      archive.file,
-      `expected the zip record ${quote(entry.name)} stored or deflated, found compression method ${method}`,
-      { code: 'unsupported', offset },
+  if (byteLength > compressedByteLength * MAX_DEFLATE_RATIO) {
+    throw fail(
+      `expected a size that ${compressedByteLength} deflated bytes can inflate to, found ${byteLength} claimed by ${record}`,
     );
   }
-  if (method === METHOD_STORED && entry.byteLength !== entry.compressedByteLength) {
-    throw zipError(
-      archive.file,
-      `expected the stored zip record ${quote(entry.name)} to have one size, found ${entry.compressedByteLength} and ${entry.byteLength}`,
-      { offset },
-    );
-  }
-  if (method === METHOD_DEFLATED) checkInflatedSize(archive, entry);
-}
-
-function checkInflatedSize(archive: ZipArchive, entry: ZipEntry): void {
-  const offset = entry.headerOffset;
-  if (entry.byteLength > entry.compressedByteLength * MAX_DEFLATE_RATIO) {
-    throw zipError(
-      archive.file,
-      `expected a size that ${entry.compressedByteLength} deflated bytes can inflate to, found ${entry.byteLength} claimed by ${quote(entry.name)}`,
-      { offset },
-    );
-  }
-  if (entry.byteLength > MAX_INFLATED_BYTES) {
-    throw zipError(
-      archive.file,
-      `expected deflated zip records of at most ${MAX_INFLATED_BYTES} bytes, found ${entry.byteLength} in ${quote(entry.name)}`,
-      { code: 'limit-exceeded', offset, hint: 'Zip the checkpoint again without compression: zip -0 -r' },
+  if (byteLength > MAX_INFLATED_BYTES) {
+    throw fail(
+      `expected deflated zip records of at most ${MAX_INFLATED_BYTES} bytes, found ${byteLength} in ${record}`,
+      { code: 'limit-exceeded', hint: 'Zip the checkpoint again without compression: zip -0 -r' },
     );
   }
 }
 
-function inflateLazily(archive: ZipArchive, entry: ZipEntry, packed: ByteRange): ByteRange {
+function inflateLazily({ source, keeper }: ZipArchive, entry: ZipEntry, range: ByteRange): ByteRange {
+  const { name, byteLength } = entry;
   const deflated: Deflated = {
-    range: packed,
-    byteLength: entry.byteLength,
-    subject: `the zip record ${quote(entry.name)}`,
-    check: (crc) => checkCrc(archive.file, entry, crc),
+    range,
+    byteLength,
+    subject: `the zip record ${quote(name)}`,
+    check: (crc) => checkCrc(source, entry, crc),
   };
-  return { source: inflatedSource(deflated, archive.keeper), offset: 0, byteLength: entry.byteLength };
+  return { source: inflatedSource(deflated, keeper), offset: 0, byteLength };
 }
 
 /**
@@ -524,46 +465,31 @@ function inflateLazily(archive: ZipArchive, entry: ZipEntry, packed: ByteRange):
  *     10  4  time and date           28  2  length of the extra field
  *     30     name, extra field (torch.save pads the data to 64 bytes with it), data
  */
-async function readDataOffset(archive: ZipArchive, entry: ZipEntry): Promise<number> {
-  const { file, source } = archive;
-  const offset = entry.headerOffset;
-  const { nameBytes } = entry;
+async function readDataOffset({ source, limits }: ZipArchive, entry: ZipEntry): Promise<number> {
+  const { nameBytes, headerOffset: offset } = entry;
+  const record = `the zip record ${quote(entry.name)}`;
   const byteLength = Math.min(LOCAL_HEADER_BYTES + nameBytes.length, source.byteLength - offset);
-  const bytes = await readRange({ source, offset, byteLength });
-  const header = new Cursor(bytes, { file, baseOffset: offset, subject: 'the file' });
-  if (header.readU32() !== 0x04034b50) {
-    throw zipError(
-      file,
-      `expected the local header of the zip record ${quote(entry.name)}, found other bytes`,
-      { offset },
-    );
-  }
+  const header = await readRecordAt(source, offset, byteLength);
+  if (header.readU32() !== 0x04034b50)
+    throw zipError(source, `expected the local header of ${record}, found other bytes`, { offset });
   header.skip(4);
   const method = header.readU16();
   header.skip(16);
   const nameLength = header.readU16();
   const extraLength = header.readU16();
-  const isSameName = nameLength === nameBytes.length && equalBytes(header.readBytes(nameLength), nameBytes);
-  if (method !== entry.method || !isSameName) {
-    throw zipError(
-      file,
-      `the local header of the zip record ${quote(entry.name)} contradicts the directory`,
-      { offset },
-    );
-  }
+  const isSameName =
+    nameLength === nameBytes.length && Buffer.compare(header.readBytes(nameLength), nameBytes) === 0;
+  if (method !== entry.method || !isSameName)
+    throw zipError(source, `the local header of ${record} contradicts the directory`, { offset });
   const dataOffset = offset + LOCAL_HEADER_BYTES + nameLength + extraLength;
-  if (dataOffset + entry.compressedByteLength > (archive.limits.get(offset) ?? 0)) {
+  if (dataOffset + entry.compressedByteLength > (limits.get(offset) ?? 0)) {
     throw zipError(
-      file,
-      `expected the zip record ${quote(entry.name)} to end before the next one starts, found a size of ${entry.compressedByteLength} bytes beyond it`,
+      source,
+      `expected ${record} to end before the next one starts, found a size of ${entry.compressedByteLength} bytes beyond it`,
       { offset },
     );
   }
   return dataOffset;
-}
-
-function equalBytes(x: Uint8Array, y: Uint8Array): boolean {
-  return x.length === y.length && x.every((byte, index) => byte === y[index]);
 }
 
 function hex(value: number): string {

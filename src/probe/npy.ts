@@ -250,7 +250,7 @@ const MAX_NPZ_ENTRIES = 10_000;
  */
 export async function readNpz(range: ByteRange): Promise<ReadonlyMap<string, () => Promise<Tensor>>> {
   const { source } = range;
-  const archive = await openZip(source, source.name);
+  const archive = await openZip(source);
   if (archive.entries.size > MAX_NPZ_ENTRIES) {
     throw new CheckpointError(
       `expected at most ${MAX_NPZ_ENTRIES} arrays in an .npz file, found ${archive.entries.size}`,

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
 import { readSafetensorsHeader } from '../../src/formats/safetensors/safetensors.js';
 import { memorySource } from '../../src/io/byte-source.js';
-import { readZipDirectory } from '../../src/io/zip.js';
+import { openZip } from '../../src/io/zip.js';
 import { readNpy } from '../../src/probe/npy.js';
 import { encodeInteger, type Mutator, mutateBytes, mutateValues } from './mutate-bytes.js';
 import { mutateJson, parseJson, writeJson } from './mutate-json.js';
@@ -111,8 +111,8 @@ describe('structures that are taken apart and put together are the same', () => 
   test('a zip file, member by member', async () => {
     const members = readZip(read('pairs/locked/before.pt'));
     const source = memorySource('x.zip', new Uint8Array(writeZip(members)));
-    const { entries } = await readZipDirectory(source, 'x.zip');
-    expect(entries.map(({ name }) => name)).toEqual(members.map(({ name }) => name));
+    const { entries } = await openZip(source);
+    expect([...entries.keys()]).toEqual(members.map(({ name }) => name));
   });
 
   test('JSON, with a key that is there twice', () => {
@@ -149,7 +149,7 @@ describe('most mutants keep the outer structure', () => {
 
   test('a zip file: the directory is found', async () => {
     const mutants = makeMutants(mutateZip, read('pairs/locked/before.pt'));
-    const open = (bytes: Uint8Array) => readZipDirectory(memorySource('x', new Uint8Array(bytes)), 'x');
+    const open = (bytes: Uint8Array) => openZip(memorySource('x', new Uint8Array(bytes)));
     expect(await countValid(mutants, open)).toBeGreaterThan(180);
   });
 

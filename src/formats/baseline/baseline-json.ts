@@ -143,8 +143,12 @@ export class Fields {
     return new Fields(value, `${this.where}: ${quote(key)}`, this.file);
   }
 
-  objectOr<Other>(key: string, absent: Other): Fields | Other {
-    return this.has(key) ? this.object(key) : absent;
+  /** A member of a kind that need not be there; null where it is not. */
+  optional<Kind extends 'object' | 'string' | 'boolean' | 'number' | 'count'>(
+    key: string,
+    kind: Kind,
+  ): ReturnType<Fields[Kind]> | null {
+    return this.has(key) ? (this[kind](key) as ReturnType<Fields[Kind]>) : null;
   }
 
   listOfObjects(key: string): readonly Fields[] {
@@ -154,10 +158,10 @@ export class Fields {
     });
   }
 
+  /** A list that may be missing where it is empty. */
   strings(key: string): readonly string[] {
-    return this.#listOr(key).map((value) =>
-      typeof value === 'string' ? value : this.fail(key, 'a list of strings'),
-    );
+    const list = this.has(key) ? this.#list(key) : [];
+    return list.map((value) => (typeof value === 'string' ? value : this.fail(key, 'a list of strings')));
   }
 
   string(key: string): string {
@@ -165,18 +169,9 @@ export class Fields {
     return typeof value === 'string' ? value : this.fail(key, 'a string');
   }
 
-  stringOr<Other>(key: string, absent: Other): string | Other {
-    return this.has(key) ? this.string(key) : absent;
-  }
-
   boolean(key: string): boolean {
-    if (!this.has(key)) return false;
     const value = this.members.get(key);
     return typeof value === 'boolean' ? value : this.fail(key, 'true or false');
-  }
-
-  booleanOr<Other>(key: string, absent: Other): boolean | Other {
-    return this.has(key) ? this.boolean(key) : absent;
   }
 
   number(key: string): number {
@@ -187,17 +182,9 @@ export class Fields {
     return Number(value.digits);
   }
 
-  numberOr<Other>(key: string, absent: Other): number | Other {
-    return this.has(key) ? this.number(key) : absent;
-  }
-
   /** A whole number from 0 on. */
   count(key: string): number {
     return this.#toCount(this.members.get(key)) ?? this.fail(key, 'a whole number');
-  }
-
-  countOr<Other>(key: string, absent: Other): number | Other {
-    return this.has(key) ? this.count(key) : absent;
   }
 
   counts(key: string): readonly number[] {
@@ -226,10 +213,6 @@ export class Fields {
   #list(key: string): readonly JsonValue[] {
     const value = this.members.get(key);
     return isJsonArray(value) ? value : this.fail(key, 'a list');
-  }
-
-  #listOr(key: string): readonly JsonValue[] {
-    return this.has(key) ? this.#list(key) : [];
   }
 
   #toCount(value: JsonValue | undefined): number | null {
@@ -359,14 +342,14 @@ function readNorm(fields: Fields, finder: ConstantFinder, linears: number): Norm
     variance === undefined
   )
     return fields.fail('inputs', 'four inputs');
-  const feedingLinear = fields.countOr('linear', null);
+  const feedingLinear = fields.optional('linear', 'count');
   if (feedingLinear !== null && feedingLinear >= linears) fields.fail('linear', `less than ${linears}`);
   const names = fields.has('inputNames')
     ? fields.strings('inputNames')
-    : inputs.map((input) => input.stringOr('tensor', ''));
+    : inputs.map((input) => input.optional('tensor', 'string') ?? '');
   return {
     nodeName: fields.string('node'),
-    path: fields.stringOr('path', null),
+    path: fields.optional('path', 'string'),
     scope: fields.strings('scope'),
     inputNames: [names[0] ?? '', names[1] ?? '', names[2] ?? '', names[3] ?? ''],
     gamma: readInput(gamma, finder),
@@ -385,22 +368,22 @@ function readNorm(fields: Fields, finder: ConstantFinder, linears: number): Norm
 
 function readLinear(fields: Fields, finder: ConstantFinder): LinearNode {
   const weight = fields.object('weight');
-  const bias = fields.objectOr('bias', null);
+  const bias = fields.optional('bias', 'object');
   return {
     op: fields.word('op', ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']),
     nodeName: fields.string('node'),
-    path: fields.stringOr('path', null),
-    foldedNormPath: fields.stringOr('foldedNorm', null),
-    looksFolded: fields.boolean('looksFolded'),
+    path: fields.optional('path', 'string'),
+    foldedNormPath: fields.optional('foldedNorm', 'string'),
+    looksFolded: fields.optional('looksFolded', 'boolean') ?? false,
     scope: fields.strings('scope'),
-    weightName: fields.stringOr('weightName', weight.stringOr('tensor', '')),
-    biasName: fields.stringOr('biasName', bias?.stringOr('tensor', '') ?? ''),
+    weightName: fields.optional('weightName', 'string') ?? weight.optional('tensor', 'string') ?? '',
+    biasName: fields.optional('biasName', 'string') ?? bias?.optional('tensor', 'string') ?? '',
     weight: readInput(weight, finder),
     bias: bias === null ? { kind: 'absent' } : readInput(bias, finder),
-    outputAxis: fields.countOr('axis', 0),
-    groups: fields.numberOr('groups', 1),
+    outputAxis: fields.optional('axis', 'count') ?? 0,
+    groups: fields.optional('groups', 'number') ?? 1,
     outputChannels: fields.number('channels'),
-    feedsNorm: fields.boolean('feedsNorm'),
+    feedsNorm: fields.optional('feedsNorm', 'boolean') ?? false,
   };
 }
 
@@ -413,7 +396,7 @@ function readInput(fields: Fields, finder: ConstantFinder): ConstantInput {
     tensor: isTensor
       ? finder.findTensor(fields.string('tensor'), fields)
       : finder.findConstant(fields.string('constant'), fields),
-    source: fields.stringOr('source', USUAL_SOURCE),
-    overridable: fields.boolean('overridable'),
+    source: fields.optional('source', 'string') ?? USUAL_SOURCE,
+    overridable: fields.optional('overridable', 'boolean') ?? false,
   };
 }

@@ -7,7 +7,7 @@ import {
   layOutChannels,
   PROJECTION_COUNT,
 } from '../../checkpoint/channel-grid.js';
-import type { Checkpoint, ModuleFacts, Tensor } from '../../checkpoint/checkpoint.js';
+import type { Checkpoint, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
 import { CheckpointError } from '../../errors.js';
@@ -90,11 +90,10 @@ function encodeBaseline(contents: BaselineContents): Uint8Array {
             return name;
           },
         });
-  const facts = new Map(
-    [...checkpoint.modules].flatMap(([path, known]) =>
-      modules.has(path) ? [[path, factsToJson(known)] as const] : [],
-    ),
-  );
+  const facts = new Map<string, unknown>();
+  for (const [path, known] of checkpoint.modules)
+    if (modules.has(path))
+      facts.set(path, Object.fromEntries(Object.entries(known).filter(([, value]) => value !== null)));
   const metadata = new Map<string, string | readonly Uint8Array[]>([
     [METADATA_KEYS.version, FORMAT_VERSION],
     [METADATA_KEYS.source, sourceName],
@@ -103,12 +102,8 @@ function encodeBaseline(contents: BaselineContents): Uint8Array {
     [METADATA_KEYS.tensors, tensors],
   ]);
   if (facts.size > 0) metadata.set(METADATA_KEYS.modules, toJson(facts));
-  if (graph !== null) {
-    metadata.set(
-      METADATA_KEYS.graph,
-      toJson({ ...graph, constants: constants.size === 0 ? undefined : constants }),
-    );
-  }
+  const ownConstants = constants.size === 0 ? undefined : constants;
+  if (graph !== null) metadata.set(METADATA_KEYS.graph, toJson({ ...graph, constants: ownConstants }));
   if (checkpoint.warnings.length > 0)
     metadata.set(METADATA_KEYS.warnings, toJson({ warnings: checkpoint.warnings }));
   return encodeSafetensors(writer.fileTensors, metadata, checkpoint.path);
@@ -118,25 +113,18 @@ function encodeBaseline(contents: BaselineContents): Uint8Array {
 function isEntryOf(tensor: Tensor, { tensors }: Checkpoint): boolean {
   const entry = tensors.get(tensor.name);
   return (
-    entry !== undefined &&
-    entry.range.source === tensor.range.source &&
+    entry?.range.source === tensor.range.source &&
     entry.range.offset === tensor.range.offset &&
-    entry.dtype === tensor.dtype &&
-    entry.shape.join() === tensor.shape.join()
+    readingOf(entry) === readingOf(tensor)
   );
-}
-
-function factsToJson(facts: ModuleFacts): unknown {
-  return Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== null));
 }
 
 /** Describes tensors for the metadata, and collects what the file itself must hold for them. */
 class TensorWriter {
   readonly fileTensors = new Map<string, FileTensor>();
   readonly #kept: BaselineContents['kept'];
-  /** Names of tables by the projections in them. */
-  readonly #tables = new Map<ChannelProjections, string>();
-  readonly #samples = new Map<TensorSummary, string>();
+  /** Names of tables and samples by what is in them. */
+  readonly #shared = new Map<object, string>();
   /** Those of {@link fileTensors}. */
   readonly #names = new FreeNames();
 
@@ -155,7 +143,10 @@ class TensorWriter {
       dtype,
       shape,
       sha256: summary?.sha256,
-      sample: summary?.sample == null || values !== undefined ? undefined : this.#keepSample(summary, tensor),
+      sample:
+        summary?.sample == null || values !== undefined
+          ? undefined
+          : this.#keepSample(summary.sample, tensor),
       values: values === undefined ? undefined : this.#keepValues(values, tensor),
       projections:
         summary?.projections == null || layout === undefined
@@ -174,23 +165,29 @@ class TensorWriter {
   }
 
   /** Keeps a sample; `true` stands for its usual name. */
-  #keepSample(summary: TensorSummary, { name, dtype }: Tensor): unknown {
+  #keepSample(bytes: Uint8Array, { name, dtype }: Tensor): unknown {
     const usual = nameSample(name);
-    const kept = this.#samples.get(summary) ?? this.#names.take(usual);
-    const bytes = summary.sample ?? new Uint8Array();
-    if (!this.#samples.has(summary))
-      this.fileTensors.set(kept, { dtype, shape: [(bytes.byteLength * 8) / bitsOf(dtype)], bytes });
-    this.#samples.set(summary, kept);
+    const kept = this.#keepOnce(bytes, usual, () => ({
+      dtype,
+      shape: [(bytes.byteLength * 8) / bitsOf(dtype)],
+      bytes,
+    }));
     return kept === usual || kept;
+  }
+
+  /** The name of what one summary tells, however many tensors it is told of. */
+  #keepOnce(content: object, usual: string, make: () => FileTensor): string {
+    const known = this.#shared.get(content);
+    if (known !== undefined) return known;
+    const name = this.#names.take(usual);
+    this.#shared.set(content, name);
+    this.fileTensors.set(name, make());
+    return name;
   }
 
   #keepProjections(name: string, projections: ChannelProjections, layout: ChannelLayout): unknown {
     const usual = nameTable(name);
-    const table = this.#tables.get(projections) ?? this.#names.take(usual);
-    if (!this.#tables.has(projections)) {
-      this.#tables.set(projections, table);
-      this.fileTensors.set(table, tabulate(projections));
-    }
+    const table = this.#keepOnce(projections, usual, () => tabulate(projections));
     return {
       weights: projections.weightsPerChannel,
       table: table === usual ? undefined : table,
@@ -223,8 +220,7 @@ function encodeSafetensors(
   file: string,
 ): Uint8Array {
   const sorted = [...tensors].sort(
-    ([x, { dtype: one }], [y, { dtype: other }]) =>
-      bitsOf(other) - bitsOf(one) || (x < y ? -1 : x > y ? 1 : 0),
+    ([x, { dtype: one }], [y, { dtype: other }]) => bitsOf(other) - bitsOf(one) || compareNames(x, y),
   );
   const header = encodePieces(writeHeader(sorted, metadata));
   const headerLength = Math.ceil(sumLengths(header) / 8) * 8;
@@ -341,13 +337,21 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
  */
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
   checkOptions('createBaseline', options);
-  refuseBaseline(source);
+  if (source.format === 'baseline') {
+    throw new CheckpointError('expected a checkpoint with its weights, found a baseline already', {
+      code: 'refused',
+      file: source.path,
+      hint: 'Copy the file, or name the checkpoint that it was made from.',
+    });
+  }
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
-  if (layers.length > 0 && layers.every(isEmpty)) refuseWithoutLayers(checkpoint, 'none that has a channel');
+  // Layers whose tensors are all empty; a graph may just not tell how many channels a layer has.
+  const areEmpty = layers.every(({ channels, isFromGraph }) => channels === 0 && !isFromGraph);
+  if (layers.length > 0 && areEmpty) refuseWithoutLayers(checkpoint, 'none that has a channel');
   const values = listKeptValues(layers, linears);
   refuseAmplified(
     values.map(({ tensor }) => tensor.range),
@@ -375,20 +379,6 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };
 }
 
-function refuseBaseline({ format, path }: Checkpoint): void {
-  if (format !== 'baseline') return;
-  throw new CheckpointError('expected a checkpoint with its weights, found a baseline already', {
-    code: 'refused',
-    file: path,
-    hint: 'Copy the file, or name the checkpoint that it was made from.',
-  });
-}
-
-/** Whether a layer's tensors are all empty; a graph may just not tell how many channels a layer has. */
-function isEmpty({ channels, isFromGraph }: NormLayer): boolean {
-  return channels === 0 && !isFromGraph;
-}
-
 function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
   throw new CheckpointError(
     `expected norm layers with running statistics, found ${found}: nothing to keep in a baseline`,
@@ -398,8 +388,12 @@ function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
 
 /** A format that has no order of tensors must not lend its writer's order to the baseline. */
 function sortTensors(checkpoint: Checkpoint): Checkpoint {
-  const tensors = [...checkpoint.tensors].sort(([x], [y]) => (x < y ? -1 : x > y ? 1 : 0));
+  const tensors = [...checkpoint.tensors].sort(([x], [y]) => compareNames(x, y));
   return { ...checkpoint, tensors: new Map(tensors) };
+}
+
+function compareNames(one: string, other: string): number {
+  return one < other ? -1 : one > other ? 1 : 0;
 }
 
 /** Every linear layer that an audit may look at: those that feed norm layers, and those that may have swallowed one. */

@@ -53,7 +53,7 @@ export function openBaseline(header: SafetensorsHeader, source: ByteSource, path
   const reader = new EntryReader(header, source);
   const tensors = reader.readEntries(parse(METADATA_KEYS.tensors));
   const graph = parse(METADATA_KEYS.graph);
-  const constants = reader.readEntries(graph?.objectOr('constants', null) ?? null);
+  const constants = reader.readEntries(graph?.optional('constants', 'object') ?? null);
   const find = (entries: ReadonlyMap<string, Tensor>) => (name: string, at: Fields) =>
     entries.get(name) ?? at.fail('tensor', 'the name of an entry');
   return {
@@ -84,7 +84,7 @@ class EntryReader {
     return new Map(
       [...entries.objects()].map(([name, fields]) => [
         name,
-        this.#readEntry(fields.stringOr('name', name), fields),
+        this.#readEntry(fields.optional('name', 'string') ?? name, fields),
       ]),
     );
   }
@@ -128,10 +128,10 @@ class EntryReader {
     { name, dtype, shape, elementCount }: Omit<Tensor, 'range'>,
     fields: Fields,
   ): Fingerprint | null {
-    const sha256 = fields.stringOr('sha256', null);
+    const sha256 = fields.optional('sha256', 'string');
     if (sha256 === null) return null;
     if (!/^[0-9a-f]{64}$/.test(sha256)) fields.fail('sha256', '64 hexadecimal digits');
-    const projections = fields.objectOr('projections', null);
+    const projections = fields.optional('projections', 'object');
     return {
       sha256,
       projections: projections === null ? null : this.#readProjections(shape, nameTable(name), projections),
@@ -147,10 +147,13 @@ class EntryReader {
   }
 
   #readProjections(shape: readonly number[], usualTable: string, fields: Fields): StoredProjections {
-    const layout = { outputAxis: fields.countOr('axis', 0), groups: fields.countOr('groups', 1) };
+    const layout = {
+      outputAxis: fields.optional('axis', 'count') ?? 0,
+      groups: fields.optional('groups', 'count') ?? 1,
+    };
     if (!fitsShape(shape, layout)) fields.fail('axis', `an axis and groups that fit [${shape.join(', ')}]`);
     const { channels } = layOutChannels(shape, layout);
-    const table = this.#stored.get(fields.stringOr('table', usualTable));
+    const table = this.#stored.get(fields.optional('table', 'string') ?? usualTable);
     if (table?.dtype !== 'F32' || table.shape.join() !== `${channels},${TABLE_COLUMNS}`)
       return fields.fail('table', `a tensor of the file with F32 of shape [${channels}, ${TABLE_COLUMNS}]`);
     return { layout, table: table.range, weightsPerChannel: fields.count('weights') };
@@ -183,12 +186,12 @@ function readModules(entries: Fields | null): ReadonlyMap<string, ModuleFacts> {
 
 function readFacts(fields: Fields): ModuleFacts {
   return {
-    className: fields.stringOr('className', null),
-    epsilon: fields.numberOr('epsilon', null),
+    className: fields.optional('className', 'string'),
+    epsilon: fields.optional('epsilon', 'number'),
     momentum:
-      fields.members.get('momentum') === 'cumulative' ? 'cumulative' : fields.numberOr('momentum', null),
-    trackRunningStats: fields.booleanOr('trackRunningStats', null),
-    training: fields.booleanOr('training', null),
-    version: fields.numberOr('version', null),
+      fields.members.get('momentum') === 'cumulative' ? 'cumulative' : fields.optional('momentum', 'number'),
+    trackRunningStats: fields.optional('trackRunningStats', 'boolean'),
+    training: fields.optional('training', 'boolean'),
+    version: fields.optional('version', 'number'),
   };
 }

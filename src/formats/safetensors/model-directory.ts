@@ -1,6 +1,6 @@
 // Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
 
-import { lstatSync, realpathSync, statSync } from 'node:fs';
+import { lstatSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
 import type {
   Checkpoint,
@@ -21,6 +21,7 @@ import {
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, readRange } from '../../io/byte-source.js';
 import { explainAs, openFileSource } from '../../io/file-source.js';
+import { isDirectory } from '../../io/write-target.js';
 import { readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
@@ -52,25 +53,12 @@ export function findShardIndex(path: string): string | null {
   if (found !== undefined) return found;
   throw new CheckpointError(
     `expected a checkpoint file, found a directory without ${DIRECTORY_ENTRIES.slice(0, 2).join(' or ')}`,
-    {
-      code: 'not-a-file',
-      file: path,
-      hint: 'Name the checkpoint file inside it.',
-    },
+    { code: 'not-a-file', file: path, hint: 'Name the checkpoint file inside it.' },
   );
 }
 
 function exists(path: string): boolean {
   return explainAs(path, () => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
-}
-
-/** False also where the path leads nowhere or may not be looked at: whoever opens it says why. */
-function isDirectory(path: string): boolean {
-  try {
-    return statSync(path).isDirectory();
-  } catch {
-    return false;
-  }
 }
 
 /** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
@@ -229,10 +217,13 @@ function fail(file: string, message: string, code: CheckpointErrorCode = 'malfor
 }
 
 /** The file that PEFT writes beside an adapter, and beside a model with one. */
-const CONFIG_NAME = 'adapter_config.json';
+const ADAPTER_CONFIG_NAME = 'adapter_config.json';
 
-/** Real ones take some kilobytes; a list of every module of a large model some hundred. */
-const MAX_ADAPTER_CONFIG_BYTES = 4_000_000;
+/**
+ * A configuration holds some kilobytes; with the labels of ImageNet-21k, or a list of every module of a large model, one
+ * megabyte.
+ */
+const MAX_CONFIG_BYTES = 4_000_000;
 
 /**
  * What an `adapter_config.json` beside a checkpoint says of the freeze: PEFT freezes everything but the adapter, the
@@ -242,20 +233,9 @@ const MAX_ADAPTER_CONFIG_BYTES = 4_000_000;
  * @returns null where no such file is beside it.
  */
 export async function readAdapterConfig(file: string, options: OpenOptions): Promise<Declaration | null> {
-  const directory = dirname(file);
-  const path = join(directory, CONFIG_NAME);
   try {
-    const source = openFileSource(path);
-    try {
-      if (options.allowExternalSymlinks !== true && leadsOutside(directory, path))
-        return makeUnread('is a symbolic link out of the directory');
-      if (source.byteLength > MAX_ADAPTER_CONFIG_BYTES)
-        return makeUnread(`is larger than ${MAX_ADAPTER_CONFIG_BYTES} bytes`);
-      options.onOpenFile?.(path);
-      return readConfig(await readRange({ source, offset: 0, byteLength: source.byteLength }));
-    } finally {
-      await source.close();
-    }
+    const members = await readConfig(join(dirname(file), ADAPTER_CONFIG_NAME), options);
+    return typeof members === 'string' ? makeUnread(members) : describeAdapter(members);
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
     return error.code === 'not-found' ? null : makeUnread(`cannot be read (${error.code})`);
@@ -263,20 +243,37 @@ export async function readAdapterConfig(file: string, options: OpenOptions): Pro
 }
 
 function makeUnread(reason: string): Declaration {
-  return { kind: 'unread', of: 'settings', where: CONFIG_NAME, reason };
+  return { kind: 'unread', of: 'settings', where: ADAPTER_CONFIG_NAME, reason };
 }
 
-function readConfig(bytes: Uint8Array): Declaration {
-  const members = new Map<string, JsonValue>();
-  new JsonReader(bytes, CONFIG_NAME).readTopObject((key, value) => members.set(key, value));
+/** The members of a JSON file's outermost object, or why it is not read. */
+async function readConfig(
+  path: string,
+  { allowExternalSymlinks, onOpenFile }: OpenOptions = {},
+): Promise<ReadonlyMap<string, JsonValue> | string> {
+  const source = openFileSource(path);
+  try {
+    if (allowExternalSymlinks !== true && leadsOutside(dirname(path), path))
+      return 'is a symbolic link out of the directory';
+    if (source.byteLength > MAX_CONFIG_BYTES) return `is larger than ${MAX_CONFIG_BYTES} bytes`;
+    onOpenFile?.(path);
+    const members = new Map<string, JsonValue>();
+    const bytes = await readRange({ source, offset: 0, byteLength: source.byteLength });
+    new JsonReader(bytes, basename(path)).readTopObject((key, value) => members.set(key, value));
+    return members;
+  } finally {
+    await source.close();
+  }
+}
+
+function describeAdapter(members: ReadonlyMap<string, JsonValue>): Declaration {
   if (typeof members.get('peft_type') !== 'string') return makeUnread('names no peft_type');
-  const bias = members.get('bias') ?? 'none';
   return {
     kind: 'adapter',
-    where: CONFIG_NAME,
+    where: ADAPTER_CONFIG_NAME,
     targets: readNames(members.get('target_modules')),
-    saved: readNames(members.get('modules_to_save') ?? []) ?? [],
-    trainsBiases: bias !== 'none',
+    saved: readNames(members.get('modules_to_save')) ?? [],
+    trainsBiases: (members.get('bias') ?? 'none') !== 'none',
   };
 }
 
@@ -284,9 +281,6 @@ function readConfig(bytes: Uint8Array): Declaration {
 function readNames(value: JsonValue | undefined): readonly string[] | null {
   return isJsonArray(value) ? value.filter((item) => typeof item === 'string') : null;
 }
-
-/** A configuration holds some kilobytes; with the labels of ImageNet-21k, one megabyte. */
-const MAX_CONFIG_BYTES = 4_000_000;
 
 /** How `save_pretrained` names what it writes beside its config.json, shards and their index included. */
 const PRETRAINED_NAME = /^(?:pytorch_)?model\b.*\.(?:safetensors|bin)(?:\.index\.json)?$/;
@@ -307,7 +301,8 @@ export async function findConfiguredFramework(
   const config = join(dirname(path), 'config.json');
   if (!isPlainFile(config)) return undefined;
   onOpenFile?.(config);
-  const keys = await readKeys(config);
+  const keys = await readConfig(config).catch(() => '');
+  if (typeof keys === 'string') return undefined;
   if (keys.has('transformers_version') || (keys.has('architectures') && keys.has('model_type')))
     return 'transformers';
   return keys.has('architecture') && keys.has('pretrained_cfg') ? 'timm' : undefined;
@@ -320,22 +315,4 @@ function isPlainFile(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-/** The keys of the outermost object; none where the file is no such thing. */
-async function readKeys(path: string): Promise<ReadonlySet<string>> {
-  const keys = new Set<string>();
-  try {
-    const source = openFileSource(path);
-    try {
-      if (source.byteLength > MAX_CONFIG_BYTES) return keys;
-      const bytes = await readRange({ source, offset: 0, byteLength: source.byteLength });
-      new JsonReader(bytes, path).readTopObject((key) => keys.add(key));
-    } finally {
-      await source.close();
-    }
-  } catch {
-    return new Set();
-  }
-  return keys;
 }

@@ -1,7 +1,7 @@
 // Reads safetensors files.
 
 import type { Checkpoint, Tensor } from '../../checkpoint/checkpoint.js';
-import { bitsOf, DTYPE_NAMES, type DType, isDType } from '../../checkpoint/dtype.js';
+import { bitsOf, DTYPE_NAMES, isDType } from '../../checkpoint/dtype.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import {
   describeJson,
@@ -27,11 +27,7 @@ const MAX_TENSORS = 200_000;
 const MAX_RANK = 64;
 
 /** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
-interface Entry {
-  readonly name: string;
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-  readonly elementCount: number;
+interface Entry extends Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount'> {
   readonly begin: number;
   readonly end: number;
 }
@@ -97,15 +93,9 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
   const { entries, metadata } = parseHeader(bytes, source.name);
   checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
   const tensors = new Map<string, Tensor>();
-  for (const { name, dtype, shape, elementCount, begin, end } of entries) {
+  for (const { begin, end, ...facts } of entries) {
     const offset = LENGTH_BYTES + headerLength + begin;
-    tensors.set(name, {
-      name,
-      dtype,
-      shape,
-      elementCount,
-      range: { source, offset, byteLength: end - begin },
-    });
+    tensors.set(facts.name, { ...facts, range: { source, offset, byteLength: end - begin } });
   }
   return { tensors, metadata };
 }
@@ -135,18 +125,15 @@ async function readHeaderLength(source: ByteSource): Promise<number> {
       'truncated',
     );
   }
-  if (length === 0n)
-    fail(name, 'expected a safetensors header in JSON, found a header length of 0', 'malformed');
+  if (length === 0n) fail(name, 'expected a safetensors header in JSON, found a header length of 0');
   return Number(length);
 }
 
 /** What a header holds, before its entries are held against each other. */
-interface HeaderParts {
-  readonly entries: readonly Entry[];
-  readonly metadata: ReadonlyMap<string, string>;
-}
-
-function parseHeader(bytes: Uint8Array, file: string): HeaderParts {
+function parseHeader(
+  bytes: Uint8Array,
+  file: string,
+): Pick<SafetensorsHeader, 'metadata'> & { readonly entries: readonly Entry[] } {
   const entries: Entry[] = [];
   let metadata: ReadonlyMap<string, string> = new Map();
   new JsonReader(bytes, file, LENGTH_BYTES).readTopObject((key, value) => {
@@ -160,15 +147,10 @@ function parseHeader(bytes: Uint8Array, file: string): HeaderParts {
 function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, string> {
   const metadata = new Map<string, string>();
   if (value === null) return metadata;
-  if (!isJsonObject(value))
-    fail(file, `expected __metadata__ to be an object, found ${describeJson(value)}`, 'malformed');
+  if (!isJsonObject(value)) fail(file, `expected __metadata__ to be an object, found ${describeJson(value)}`);
   for (const [key, text] of value) {
     if (typeof text !== 'string') {
-      fail(
-        file,
-        `expected strings in __metadata__, found ${describeJson(text)} under ${quote(key)}`,
-        'malformed',
-      );
+      fail(file, `expected strings in __metadata__, found ${describeJson(text)} under ${quote(key)}`);
     }
     metadata.set(key, text);
   }
@@ -176,7 +158,7 @@ function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, stri
 }
 
 function parseEntry(name: string, value: JsonValue, file: string): Entry {
-  const failTensor = (message: string, code: CheckpointErrorCode = 'malformed'): never =>
+  const failTensor = (message: string, code?: CheckpointErrorCode): never =>
     fail(file, `tensor ${quote(name)}: ${message}`, code);
   if (!isJsonObject(value))
     return failTensor(`expected a header entry (a JSON object), found ${describeJson(value)}`);
@@ -226,13 +208,8 @@ function parseEntry(name: string, value: JsonValue, file: string): Entry {
 
 function toIntegers(value: JsonValue | undefined): readonly bigint[] | null {
   if (!isJsonArray(value)) return null;
-  const integers: bigint[] = [];
-  for (const item of value) {
-    const integer = toUnsignedInteger(item);
-    if (integer === null) return null;
-    integers.push(integer);
-  }
-  return integers;
+  const integers = value.flatMap((item) => toUnsignedInteger(item) ?? []);
+  return integers.length === value.length ? integers : null;
 }
 
 /** Checks that the entries, sorted, cover the buffer exactly: no hole, no overlap, no missing or extra byte. */
@@ -244,10 +221,10 @@ function checkLayout(entries: readonly Entry[], bufferLength: number, file: stri
     if (entry.begin !== position) {
       const kind = entry.begin < position ? 'overlaps' : 'leaves a hole after';
       const neighbour = previous === null ? 'the start of the buffer' : `tensor ${quote(previous.name)}`;
+      const found = `${entry.begin}: it ${kind} ${neighbour}`;
       fail(
         file,
-        `tensor ${quote(entry.name)}: expected data_offsets to begin at ${position}, found ${entry.begin}: it ${kind} ${neighbour}`,
-        'malformed',
+        `tensor ${quote(entry.name)}: expected data_offsets to begin at ${position}, found ${found}`,
       );
     }
     if (entry.end > bufferLength) {
@@ -261,10 +238,10 @@ function checkLayout(entries: readonly Entry[], bufferLength: number, file: stri
     previous = entry;
   }
   if (position !== bufferLength) {
+    const extra = bufferLength - position;
     fail(
       file,
-      `expected the file to end with its last tensor, found ${bufferLength - position} extra trailing bytes beyond it`,
-      'malformed',
+      `expected the file to end with its last tensor, found ${extra} extra trailing bytes beyond it`,
     );
   }
 }
@@ -289,6 +266,6 @@ function isSpace(byte: number | undefined): boolean {
   return byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d;
 }
 
-function fail(file: string, message: string, code: CheckpointErrorCode): never {
+function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed'): never {
   throw new CheckpointError(message, { code, file });
 }

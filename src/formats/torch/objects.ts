@@ -5,6 +5,7 @@ import {
   attributesOf,
   entriesOf,
   isNode,
+  itemsOf,
   type ObjectNode,
   type PickleNode,
   type PickleValue,
@@ -49,14 +50,9 @@ export function asModule(value: PickleValue | undefined): ModuleObject | null {
   const modules = entriesOf(attributes.get('_modules'));
   const parameters = entriesOf(attributes.get('_parameters'));
   if (modules === null || parameters === null) return null;
-  return {
-    kind: 'module',
-    className,
-    classModule,
-    facts,
-    tensors: [...readTensors(parameters, false), ...readPersistentBuffers(attributes)],
-    children: readChildren(modules),
-  };
+  const tensors = [...readTensors(parameters, false), ...readPersistentBuffers(attributes)];
+  const children = readChildren(modules, (child) => isNode(child, 'object'));
+  return { kind: 'module', className, classModule, facts, tensors, children };
 }
 
 function isScriptClass(callee: PickleValue): boolean {
@@ -65,16 +61,26 @@ function isScriptClass(callee: PickleValue): boolean {
 
 type Entries = ReadonlyMap<PickleValue, PickleValue>;
 
+/** Facts of a module that tells nothing. */
+export const NO_FACTS: ModuleFacts = {
+  className: null,
+  epsilon: null,
+  momentum: null,
+  trackRunningStats: null,
+  training: null,
+  version: null,
+};
+
 function readFacts(className: string, attributes: Entries): ModuleFacts {
   const epsilon = attributes.get('eps');
   const momentum = attributes.get('momentum');
   return {
+    ...NO_FACTS,
     className,
     epsilon: typeof epsilon === 'number' ? epsilon : null,
     momentum: typeof momentum === 'number' ? momentum : momentum === null ? 'cumulative' : null,
     trackRunningStats: asBoolean(attributes.get('track_running_stats')),
     training: asBoolean(attributes.get('training')),
-    version: null,
   };
 }
 
@@ -82,7 +88,7 @@ function asBoolean(value: PickleValue | undefined): boolean | null {
   return typeof value === 'boolean' ? value : null;
 }
 
-function readTensors(entries: Entries | null, isBuffer: boolean): ModuleTensor[] {
+function readTensors(entries: Entries | null, isBuffer: boolean | null): ModuleTensor[] {
   const tensors: ModuleTensor[] = [];
   for (const [name, value] of entries ?? []) {
     const call = asTensorCall(value);
@@ -98,25 +104,20 @@ function readPersistentBuffers(attributes: Entries): ModuleTensor[] {
   return readTensors(entriesOf(attributes.get('_buffers')), true).filter(({ name }) => !names.has(name));
 }
 
-function readChildren(modules: Entries): ModuleObject['children'] {
-  const children: [string, ObjectNode][] = [];
-  for (const [name, value] of modules) {
-    if (typeof name === 'string' && isNode(value, 'object')) children.push([name, value]);
-  }
-  return children;
+function readChildren(
+  entries: Entries,
+  isChild: (value: PickleValue) => value is ObjectNode,
+): ModuleObject['children'] {
+  return [...entries].flatMap(([name, value]) =>
+    typeof name === 'string' && isChild(value) ? [[name, value] as const] : [],
+  );
 }
 
 /** A TorchScript object keeps parameters, buffers, submodules and constants side by side as attributes. */
 function readScriptMembers(attributes: Entries): Pick<ModuleObject, 'tensors' | 'children'> {
-  const tensors: ModuleTensor[] = [];
-  const children: [string, ObjectNode][] = [];
-  for (const [name, value] of attributes) {
-    if (typeof name !== 'string') continue;
-    const call = asTensorCall(value);
-    if (call !== null) tensors.push({ name, call, isBuffer: null });
-    else if (isNode(value, 'object') && isScriptClass(value.callee)) children.push([name, value]);
-  }
-  return { tensors, children };
+  const isChild = (value: PickleValue): value is ObjectNode =>
+    isNode(value, 'object') && isScriptClass(value.callee);
+  return { tensors: readTensors(attributes, null), children: readChildren(attributes, isChild) };
 }
 
 /** Real checkpoints nest some ten levels; what lies deeper is a bomb and holds nothing that is looked for. */
@@ -148,14 +149,10 @@ export function childrenOf(node: PickleNode): readonly Child[] {
   if (node.kind === 'dict') return namedEntries(node.entries);
   if (node.kind !== 'object') return [];
   const attributes = attributesOf(node);
-  const state = attributes === null ? childrenOfState(node) : namedEntries(attributes);
   const { entries, keywords, items } = node;
+  // Some classes keep their state as a tuple: TorchScript's packed parameters.
+  const state = attributes === null ? numbered(itemsOf(node.state)) : namedEntries(attributes);
   return [...namedEntries(entries), ...namedEntries(keywords), ...state, ...numbered(items ?? [])];
-}
-
-/** Some classes keep their state as a tuple: TorchScript's packed parameters. */
-function childrenOfState({ state }: ObjectNode): readonly Child[] {
-  return isNode(state, 'tuple') || isNode(state, 'list') ? numbered(state.items) : [];
 }
 
 function numbered(items: readonly PickleValue[]): readonly Child[] {
@@ -163,11 +160,9 @@ function numbered(items: readonly PickleValue[]): readonly Child[] {
 }
 
 function namedEntries(entries: ReadonlyMap<PickleValue, PickleValue> | null): Child[] {
-  const children: Child[] = [];
-  for (const [key, value] of entries ?? []) {
-    if (typeof key === 'string' || typeof key === 'number') children.push({ name: String(key), value });
-  }
-  return children;
+  return [...(entries ?? [])].flatMap(([key, value]) =>
+    typeof key === 'string' || typeof key === 'number' ? { name: String(key), value } : [],
+  );
 }
 
 /** What lies below a container, itself included. */

@@ -1,6 +1,6 @@
 // The containers before ZIP: `torch.save` up to 1.5 (pickles, then storages) and up to 0.1 (tar).
 
-import { CheckpointError, quote } from '../../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { MAX_PICKLE_BYTES, type PickleOptions, readPickle } from './pickle.js';
@@ -9,13 +9,16 @@ import {
   describeValue,
   entriesOf,
   isNode,
+  itemsOf,
   makeGlobalNode,
+  makeObjectNode,
   type PickleValue,
   type StorageNode,
 } from './pickle-values.js';
 import {
   elementTypeOf,
   hasNoClassSource,
+  isStorageKey,
   resolveTorchId,
   type StorageTable,
   type TorchContainer,
@@ -27,7 +30,6 @@ const FIRST_WINDOW_BYTES = 64 * 1024;
 
 /** What a sequence reads, and what its pickles' persistent ids stand for. */
 interface SequenceOptions extends Pick<PickleOptions, 'resolvePersistentId'> {
-  readonly file: string;
   readonly start: number;
   /** The first byte after the sequence. */
   readonly end: number;
@@ -63,17 +65,23 @@ class PickleSequence {
    * @throws CheckpointError as {@link readPickle}, `truncated` only when the sequence itself ends too early.
    */
   async readPickle(subject: string): Promise<PickleValue> {
+    const { resolvePersistentId } = this.#options;
     for (;;) {
       const start = this.#position - this.#windowStart;
       try {
-        const { value, end } = readPickle(this.#window, this.#pickleOptions(subject), start);
+        const origin = { file: this.#source.name, baseOffset: this.#windowStart, subject };
+        const { value, end } = readPickle(this.#window, { ...origin, resolvePersistentId }, start);
         this.#position = this.#windowStart + end;
         return value;
       } catch (error) {
         const isCutOff = error instanceof CheckpointError && error.code === 'truncated';
         const byteLength = this.#window.length - start;
         if (!isCutOff || byteLength === this.remaining) throw error;
-        if (byteLength >= MAX_PICKLE_BYTES) throw this.#tooLong(subject);
+        if (byteLength >= MAX_PICKLE_BYTES)
+          throw this.#fail(
+            'limit-exceeded',
+            `expected ${subject} to take at most ${MAX_PICKLE_BYTES} bytes, found more`,
+          );
         await this.#load(Math.max(FIRST_WINDOW_BYTES, 2 * byteLength));
       }
     }
@@ -84,7 +92,7 @@ class PickleSequence {
     const offset = this.#position;
     this.skip(byteLength, subject);
     const bytes = await readRange({ source: this.#source, offset, byteLength });
-    return new Cursor(bytes, { file: this.#options.file, baseOffset: offset, subject });
+    return new Cursor(bytes, { file: this.#source.name, baseOffset: offset, subject });
   }
 
   /**
@@ -94,46 +102,25 @@ class PickleSequence {
    */
   skip(byteLength: number, subject: string): void {
     if (!(byteLength >= 0 && byteLength <= this.remaining)) {
-      throw new CheckpointError(
+      throw this.#fail(
+        'truncated',
         `expected ${subject} of ${byteLength} bytes, found the end after ${this.remaining}: it is truncated`,
-        {
-          code: 'truncated',
-          file: this.#options.file,
-          offset: this.#position,
-        },
       );
     }
     this.#position += byteLength;
-    if (this.#position > this.#windowStart + this.#window.length) this.#dropWindow();
-  }
-
-  #dropWindow(): void {
+    if (this.#position <= this.#windowStart + this.#window.length) return;
     this.#window = new Uint8Array(0);
     this.#windowStart = this.#position;
   }
 
-  async #load(byteLength: number): Promise<void> {
-    const offset = this.#position;
-    const range = {
-      source: this.#source,
-      offset,
-      byteLength: Math.min(byteLength, this.remaining, MAX_PICKLE_BYTES),
-    };
-    this.#window = await readRange(range);
-    this.#windowStart = offset;
+  async #load(wanted: number): Promise<void> {
+    const byteLength = Math.min(wanted, this.remaining, MAX_PICKLE_BYTES);
+    this.#window = await readRange({ source: this.#source, offset: this.#position, byteLength });
+    this.#windowStart = this.#position;
   }
 
-  #pickleOptions(subject: string): PickleOptions {
-    const { file, resolvePersistentId } = this.#options;
-    return { file, baseOffset: this.#windowStart, subject, resolvePersistentId };
-  }
-
-  #tooLong(subject: string): CheckpointError {
-    return new CheckpointError(`expected ${subject} to take at most ${MAX_PICKLE_BYTES} bytes, found more`, {
-      code: 'limit-exceeded',
-      file: this.#options.file,
-      offset: this.#position,
-    });
+  #fail(code: CheckpointErrorCode, message: string): CheckpointError {
+    return new CheckpointError(message, { code, file: this.#source.name, offset: this.#position });
   }
 }
 
@@ -158,10 +145,10 @@ const COUNT_BYTES = 8;
  *
  * @throws CheckpointError where it is something else, damaged or hostile.
  */
-export async function openLegacyContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+export async function openLegacyContainer(source: ByteSource): Promise<TorchContainer> {
+  const file = source.name;
   const claims = new Map<string, StorageNode>();
   const sequence = new PickleSequence(source, {
-    file,
     start: 0,
     end: source.byteLength,
     resolvePersistentId(id, offset) {
@@ -174,10 +161,8 @@ export async function openLegacyContainer(source: ByteSource, file: string): Pro
   if (magic !== MAGIC_NUMBER) refuseBarePickle(magic, claims.size > 0, file);
   const version = await sequence.readPickle('the pickle of the protocol version');
   if (version !== PROTOCOL_VERSION) {
-    throw malformed(
-      file,
-      `expected the legacy protocol version ${PROTOCOL_VERSION}, found ${describeValue(version)}`,
-    );
+    const found = describeValue(version);
+    throw malformed(file, `expected the legacy protocol version ${PROTOCOL_VERSION}, found ${found}`);
   }
   const system = await sequence.readPickle('the pickle of the system facts');
   const root = await sequence.readPickle('the pickle of the object');
@@ -187,7 +172,7 @@ export async function openLegacyContainer(source: ByteSource, file: string): Pro
   return {
     format: 'PyTorch',
     root,
-    storages: legacyStorages(source, file, extents),
+    storages: legacyStorages(source, extents),
     readClassSource: hasNoClassSource,
   };
 }
@@ -205,9 +190,8 @@ function refuseBarePickle(value: PickleValue, namesStorages: boolean, file: stri
 
 function readKeys(value: PickleValue, file: string): readonly string[] {
   const items = isNode(value, 'list') || isNode(value, 'tuple') ? value.items : null;
-  if (items === null || items.some((key) => typeof key !== 'string' && typeof key !== 'number')) {
+  if (items === null || items.some((key) => typeof key !== 'string' && typeof key !== 'number'))
     throw malformed(file, `expected the list of storage keys, found ${describeValue(value)}`);
-  }
   return items.map(String);
 }
 
@@ -230,20 +214,30 @@ interface StorageSection {
 /** Walks over the storages by their counts; the elements themselves are not read. */
 async function findExtents(
   sequence: PickleSequence,
-  section: StorageSection,
+  { file, keys, claims, saysBigEndian }: StorageSection,
 ): Promise<ReadonlyMap<string, Extent>> {
   const extents = new Map<string, Extent>();
-  for (const key of section.keys) {
-    const claim = section.claims.get(key);
+  for (const key of keys) {
+    const { position } = sequence;
+    const claim = claims.get(key);
     const elementByteLength = elementTypeOf(claim?.typeName ?? '')?.byteLength;
     if (claim === undefined || elementByteLength === undefined) {
       throw malformed(
-        section.file,
+        file,
         `expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`,
-        sequence.position,
+        position,
       );
     }
-    const { elementCount, byteOrder } = await readCount(sequence, claim, section);
+    const count = (await sequence.readBytes(COUNT_BYTES, 'the count of elements')).readI64();
+    const elementCount = asInteger(claim.elementCount);
+    const byteOrder = findByteOrder(count, elementCount, saysBigEndian);
+    if (elementCount === null || byteOrder === null) {
+      throw malformed(
+        file,
+        `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(key)}, found a count of ${count}`,
+        position,
+      );
+    }
     extents.set(key, { offset: sequence.position, elementCount, elementByteLength, byteOrder });
     sequence.skip(elementCount * elementByteLength, `the storage ${quote(key)}`);
   }
@@ -251,29 +245,20 @@ async function findExtents(
 }
 
 /**
- * Reads the count before a storage and compares it with the object's claim. PyTorch writes counts and elements
- * little-endian on every machine, also where sys_info says big; other writers of such files did as they said. The count
- * tells the two apart.
+ * Compares the count before a storage, read as little-endian, with the object's claim. PyTorch writes counts and
+ * elements little-endian on every machine, also where sys_info says big; other writers of such files did as they said.
+ * The count tells the two apart.
+ *
+ * @returns null where it is another count.
  */
-async function readCount(
-  sequence: PickleSequence,
-  claim: StorageNode,
-  section: StorageSection,
-): Promise<Pick<Extent, 'elementCount' | 'byteOrder'>> {
-  const { position } = sequence;
-  const count = await sequence.readBytes(COUNT_BYTES, 'the count of elements');
-  const little = count.readI64();
-  const expected = asInteger(claim.elementCount);
-  for (const byteOrder of section.saysBigEndian ? (['little', 'big'] as const) : (['little'] as const)) {
-    const found = byteOrder === 'little' ? little : swap64(little);
-    if (expected !== null && expected >= 0 && found === BigInt(expected))
-      return { elementCount: expected, byteOrder };
-  }
-  throw malformed(
-    section.file,
-    `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(claim.key)}, found a count of ${little}`,
-    position,
-  );
+function findByteOrder(
+  count: bigint,
+  claimed: number | null,
+  saysBigEndian: boolean,
+): Extent['byteOrder'] | null {
+  if (claimed === null || claimed < 0) return null;
+  if (count === BigInt(claimed)) return 'little';
+  return saysBigEndian && swap64(count) === BigInt(claimed) ? 'big' : null;
 }
 
 function swap64(value: bigint): bigint {
@@ -282,16 +267,12 @@ function swap64(value: bigint): bigint {
   return view.getBigInt64(0, false);
 }
 
-function legacyStorages(
-  source: ByteSource,
-  file: string,
-  extents: ReadonlyMap<string, Extent>,
-): StorageTable {
+function legacyStorages(source: ByteSource, extents: ReadonlyMap<string, Extent>): StorageTable {
   return {
     async locate(storage, tensorName) {
       const extent = extents.get(storage.key);
       const fail = (message: string) =>
-        malformed(file, `the tensor ${quote(tensorName)}: ${message}`, storage.offset);
+        malformed(source.name, `the tensor ${quote(tensorName)}: ${message}`, storage.offset);
       if (extent === undefined)
         throw fail(`expected the storage key ${quote(storage.key)} in the list of keys, found it missing`);
       const { byteOrder, elementByteLength } = extent;
@@ -334,34 +315,24 @@ const MAX_RECORDS = 1024 * 1024;
  *
  * @throws CheckpointError where it is another tar archive, damaged or hostile.
  */
-export async function openTarContainer(source: ByteSource, file: string): Promise<TorchContainer> {
-  const members = await listMembers(source, file);
-  const storages = await readStorages(sequenceOf(source, file, memberOf(members, 'storages', file)), file);
-  const tensors = await readTensors(
-    sequenceOf(source, file, memberOf(members, 'tensors', file)),
+export async function openTarContainer(source: ByteSource): Promise<TorchContainer> {
+  const file = source.name;
+  const members = await listMembers(source);
+  const storages = await readStorages(sequenceOf(source, memberOf(members, 'storages', file)), file);
+  const tensors = await readTensors(sequenceOf(source, memberOf(members, 'tensors', file)), file, storages);
+  const { offset: baseOffset, byteLength } = memberOf(members, 'pickle', file);
+  if (byteLength > MAX_PICKLE_BYTES)
+    throw malformed(file, `expected a pickle of at most ${MAX_PICKLE_BYTES} bytes, found ${byteLength}`);
+  const { value } = readPickle(await readRange({ source, offset: baseOffset, byteLength }), {
     file,
-    storages,
-  );
-  const pickle = memberOf(members, 'pickle', file);
-  if (pickle.byteLength > MAX_PICKLE_BYTES) {
-    throw tarError(
-      file,
-      `expected a pickle of at most ${MAX_PICKLE_BYTES} bytes, found ${pickle.byteLength}`,
-    );
-  }
-  const { value } = readPickle(
-    await readRange({ source, offset: pickle.offset, byteLength: pickle.byteLength }),
-    {
-      file,
-      baseOffset: pickle.offset,
-      subject: 'the pickle of the tar archive',
-      resolvePersistentId: (id, offset) => resolveTarId(id, tensors, { file, offset }),
-    },
-  );
+    baseOffset,
+    subject: 'the pickle of the tar archive',
+    resolvePersistentId: (id, offset) => resolveTarId(id, tensors, { file, offset }),
+  });
   return {
     format: 'PyTorch',
     root: value,
-    storages: tarStorages(source, file, storages),
+    storages: tarStorages(source, storages),
     readClassSource: hasNoClassSource,
   };
 }
@@ -377,7 +348,7 @@ interface Member {
  *       0  100  name, ended by NUL       124   12  size, octal
  *     156    1  type, '0' or NUL: file   257    6  'ustar'
  */
-async function listMembers(source: ByteSource, file: string): Promise<ReadonlyMap<string, Member>> {
+async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, Member>> {
   const members = new Map<string, Member>();
   let position = 0;
   while (position + BLOCK_BYTES <= source.byteLength && members.size < MAX_MEMBERS) {
@@ -389,8 +360,8 @@ async function listMembers(source: ByteSource, file: string): Promise<ReadonlyMa
     const byteLength = size === undefined ? Number.NaN : Number.parseInt(size, 8);
     const offset = position + BLOCK_BYTES;
     if (!(offset + byteLength <= source.byteLength)) {
-      throw tarError(
-        file,
+      throw malformed(
+        source.name,
         `expected the tar member ${quote(name)} within the file, found another size`,
         position,
       );
@@ -406,22 +377,17 @@ function memberOf(members: ReadonlyMap<string, Member>, name: string, file: stri
   if (member !== undefined) return member;
   throw new CheckpointError(
     `expected a tar archive of torch 0.1 with ${quote(name)}, found a tar archive without it`,
-    {
-      code: 'unsupported',
-      file,
-      hint: 'Unpack it and name the checkpoint within.',
-    },
+    { code: 'unsupported', file, hint: 'Unpack it and name the checkpoint within.' },
   );
 }
 
-function sequenceOf(source: ByteSource, file: string, member: Member): PickleSequence {
+function sequenceOf(source: ByteSource, { offset: start, byteLength }: Member): PickleSequence {
   return new PickleSequence(source, {
-    file,
-    start: member.offset,
-    end: member.offset + member.byteLength,
+    start,
+    end: start + byteLength,
     resolvePersistentId(id, offset) {
-      throw tarError(
-        file,
+      throw malformed(
+        source.name,
         `expected no persistent id outside the pickle of the tar archive, found ${describeValue(id)}`,
         offset,
       );
@@ -434,7 +400,7 @@ async function readTarCount(sequence: PickleSequence, file: string, subject: str
   const value = await sequence.readPickle(subject);
   const count = asInteger(value);
   if (count !== null && count >= 0 && count <= MAX_RECORDS) return count;
-  throw tarError(
+  throw malformed(
     file,
     `expected ${subject} between 0 and ${MAX_RECORDS} in the tar archive, found ${describeValue(value)}`,
     position,
@@ -445,6 +411,7 @@ interface TarStorage {
   readonly offset: number;
   readonly elementCount: number;
   readonly typeName: string;
+  readonly elementByteLength: number;
 }
 
 async function readStorages(
@@ -459,14 +426,14 @@ async function readStorages(
     const typeName = isNode(type, 'global') ? type.name : '';
     const elementByteLength = elementTypeOf(typeName)?.byteLength;
     const elementCount = Number((await sequence.readBytes(8, 'the size of a storage')).readI64());
-    if (!isKey(key) || elementByteLength === undefined || elementCount < 0) {
-      throw tarError(
+    if (!isStorageKey(key) || elementByteLength === undefined || elementCount < 0) {
+      throw malformed(
         file,
         'expected a storage with its key, type and size in the tar archive, found something else',
         at,
       );
     }
-    storages.set(String(key), { offset: sequence.position, elementCount, typeName });
+    storages.set(String(key), { offset: sequence.position, elementCount, typeName, elementByteLength });
     sequence.skip(elementCount * elementByteLength, 'a storage');
   }
   if (count > 0 || sequence.remaining > 0)
@@ -477,19 +444,18 @@ async function readStorages(
 /** Views are storages that are parts of others: (view key, root key, offset, element count). */
 function addViews(storages: Map<string, TarStorage>, views: PickleValue, file: string): void {
   for (const view of itemsOf(views)) {
-    const [key, rootKey, offset, elementCount] = itemsOf(view);
-    const root = isKey(rootKey) ? storages.get(String(rootKey)) : undefined;
+    const [key, rootKey, offset, count] = itemsOf(view);
+    const root = isStorageKey(rootKey) ? storages.get(String(rootKey)) : undefined;
     const first = asInteger(offset);
-    const count = asInteger(elementCount);
-    const isWithin = root !== undefined && first !== null && count !== null && first >= 0 && count >= 0;
-    if (!isKey(key) || !isWithin || first + count > root.elementCount) {
-      throw tarError(file, 'expected a view within its storage in the tar archive, found one beyond it');
-    }
-    const elementByteLength = elementTypeOf(root.typeName)?.byteLength ?? 1;
+    const elementCount = asInteger(count);
+    const isWithin =
+      root !== undefined && first !== null && elementCount !== null && first >= 0 && elementCount >= 0;
+    if (!isStorageKey(key) || !isWithin || first + elementCount > root.elementCount)
+      throw malformed(file, 'expected a view within its storage in the tar archive, found one beyond it');
     storages.set(String(key), {
       ...root,
-      offset: root.offset + first * elementByteLength,
-      elementCount: count,
+      offset: root.offset + first * root.elementByteLength,
+      elementCount,
     });
   }
 }
@@ -506,9 +472,9 @@ async function readTensors(
     const at = sequence.position;
     const [key, storageKey] = itemsOf(await sequence.readPickle('the pickle of a tensor'));
     const dimensions = (await sequence.readBytes(8, 'the dimensions of a tensor')).readI32();
-    const storage = isKey(storageKey) ? storages.get(String(storageKey)) : undefined;
-    if (!isKey(key) || storage === undefined || dimensions < 0 || dimensions > MAX_DIMENSIONS) {
-      throw tarError(
+    const storage = isStorageKey(storageKey) ? storages.get(String(storageKey)) : undefined;
+    if (!isStorageKey(key) || storage === undefined || dimensions < 0 || dimensions > MAX_DIMENSIONS) {
+      throw malformed(
         file,
         'expected a tensor with its key, storage and dimensions in the tar archive, found something else',
         at,
@@ -516,44 +482,32 @@ async function readTensors(
     }
     const numbers = await sequence.readBytes(8 * (2 * dimensions + 1), 'the sizes of a tensor');
     const readMany = (length: number) => Array.from({ length }, () => Number(numbers.readI64()));
-    const shape = readMany(dimensions);
-    const strides = readMany(dimensions);
-    tensors.set(
-      String(key),
-      makeRebuildCall(String(storageKey), storage, { shape, strides, offset: Number(numbers.readI64()), at }),
-    );
+    const [shape, strides, [offset = 0]] = [readMany(dimensions), readMany(dimensions), readMany(1)];
+    tensors.set(String(key), makeRebuildCall(storage, String(storageKey), { shape, strides, offset, at }));
   }
   return tensors;
 }
 
+/** Where a tensor of the archive lies in its storage, and where the archive says so. */
+interface TarLayout {
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
+  readonly offset: number;
+  readonly at: number;
+}
+
 function makeRebuildCall(
-  key: string,
   { typeName, elementCount }: TarStorage,
-  {
-    shape,
-    strides,
-    offset,
-    at,
-  }: { shape: readonly number[]; strides: readonly number[]; offset: number; at: number },
+  key: string,
+  { shape, strides, offset, at }: TarLayout,
 ): PickleValue {
   const storage: PickleValue = { kind: 'storage', typeName, key, elementCount, view: null, offset: at };
-  const callee = makeGlobalNode('torch._utils', '_rebuild_tensor');
-  const args = [
-    storage,
-    offset,
-    { kind: 'tuple' as const, items: shape },
-    { kind: 'tuple' as const, items: strides },
-  ];
-  return {
-    kind: 'object',
-    callee,
-    args,
-    keywords: null,
-    state: null,
-    entries: null,
-    items: null,
+  const [size, stride] = [shape, strides].map((items): PickleValue => ({ kind: 'tuple', items }));
+  return makeObjectNode({
+    callee: makeGlobalNode('torch._utils', '_rebuild_tensor'),
+    args: [storage, offset, size ?? null, stride ?? null],
     offset: at,
-  };
+  });
 }
 
 /** A tensor is named by its key; a class by (class, source file, source). */
@@ -564,41 +518,25 @@ function resolveTarId(
 ): PickleValue {
   const [type, ...rest] = itemsOf(id);
   if (isNode(type, 'global') && rest.length === 2) return type;
-  const tensor = isKey(id) ? tensors.get(String(id)) : undefined;
+  const tensor = isStorageKey(id) ? tensors.get(String(id)) : undefined;
   if (tensor !== undefined) return tensor;
-  const found = isKey(id) ? `the key ${quote(String(id))}, which is none` : describeValue(id);
-  throw tarError(
+  const found = isStorageKey(id) ? `the key ${quote(String(id))}, which is none` : describeValue(id);
+  throw malformed(
     file,
     `expected the key of one of the ${tensors.size} tensors of the tar archive, found ${found}`,
     offset,
   );
 }
 
-function tarStorages(
-  source: ByteSource,
-  file: string,
-  storages: ReadonlyMap<string, TarStorage>,
-): StorageTable {
+function tarStorages(source: ByteSource, storages: ReadonlyMap<string, TarStorage>): StorageTable {
   return {
     async locate({ key }, tensorName) {
       const storage = storages.get(key);
       if (storage === undefined)
-        throw tarError(file, `the tensor ${quote(tensorName)}: expected its storage, found none`);
-      const byteLength = storage.elementCount * (elementTypeOf(storage.typeName)?.byteLength ?? 1);
+        throw malformed(source.name, `the tensor ${quote(tensorName)}: expected its storage, found none`);
+      const byteLength = storage.elementCount * storage.elementByteLength;
       return { range: { source, offset: storage.offset, byteLength }, byteOrder: 'little' };
     },
     async verify() {},
   };
-}
-
-function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
-  return isNode(value, 'tuple') || isNode(value, 'list') ? value.items : [];
-}
-
-function isKey(value: PickleValue | undefined): value is string | number | bigint {
-  return typeof value === 'string' || typeof value === 'number' || typeof value === 'bigint';
-}
-
-function tarError(file: string, message: string, offset?: number): CheckpointError {
-  return new CheckpointError(message, { code: 'malformed', file, offset });
 }

@@ -95,6 +95,13 @@ export function makeGlobalNode(module: string, name: string): GlobalNode {
   return { kind: 'global', module, name, qualifiedName: `${module}.${name}` };
 }
 
+/** An instance as the call that makes it leaves it: nothing was put into it yet. */
+export function makeObjectNode(
+  call: Pick<ObjectNode, 'callee' | 'args' | 'offset'> & Partial<Pick<ObjectNode, 'keywords'>>,
+): ObjectNode {
+  return { kind: 'object', keywords: null, ...call, state: null, entries: null, items: null };
+}
+
 /** The full dotted name of a global; null for anything else. */
 export function qualifiedName(value: PickleValue | undefined): string | null {
   return isNode(value, 'global') ? value.qualifiedName : null;
@@ -110,6 +117,11 @@ export function isGetattr(value: PickleValue): value is GlobalNode {
 export function entriesOf(value: PickleValue | undefined): ReadonlyMap<PickleValue, PickleValue> | null {
   if (isNode(value, 'dict')) return value.entries;
   return isNode(value, 'object') ? value.entries : null;
+}
+
+/** The items of a list or tuple; none for anything else. */
+export function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
+  return isNode(value, 'list') || isNode(value, 'tuple') ? value.items : [];
 }
 
 /** The attributes of an instance by name; null where its state is no dict. Classes with a state of their own mostly put them first. */
@@ -128,13 +140,8 @@ export function asIntegers(value: PickleValue | undefined): readonly number[] | 
   if (isNode(value, 'object') && qualifiedName(value.callee) === 'torch.Size')
     return asIntegers(value.args[0]);
   if (!isNode(value, 'tuple') && !isNode(value, 'list')) return null;
-  const integers: number[] = [];
-  for (const item of value.items) {
-    const integer = asInteger(item);
-    if (integer === null) return null;
-    integers.push(integer);
-  }
-  return integers;
+  const integers = value.items.flatMap((item) => asInteger(item) ?? []);
+  return integers.length === value.items.length ? integers : null;
 }
 
 /** A short description of a value for messages. */

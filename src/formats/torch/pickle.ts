@@ -9,7 +9,9 @@ import {
   type GlobalNode,
   isGetattr,
   isNode,
+  itemsOf,
   makeGlobalNode,
+  makeObjectNode,
   type ObjectNode,
   type PickleValue,
   type TupleNode,
@@ -98,7 +100,7 @@ class PickleMachine {
     this.#options = options;
   }
 
-  /** The byte of the file at which the current opcode stands. */
+  /** The byte of the file at which the current opcode stands, for errors and values. */
   get offset(): number | undefined {
     return this.cursor.fileOffset(this.#opcodePosition);
   }
@@ -319,20 +321,16 @@ class PickleMachine {
 
   /** An error at the current opcode. */
   fail(message: string, code: CheckpointErrorCode = 'malformed'): CheckpointError {
-    return new CheckpointError(`the pickle is malformed: ${message}`, {
-      code,
-      file: this.#options.file,
-      offset: this.offset,
-    });
+    return this.#failAs(code, `the pickle is malformed: ${message}`);
+  }
+
+  #failAs(code: CheckpointErrorCode, message: string, hint?: string): CheckpointError {
+    return new CheckpointError(message, { code, file: this.#options.file, offset: this.offset, hint });
   }
 
   /** An error about a `MAX_` constant, such as `4194304 memo entries`. */
   exceeded(limit: string, found = 'more'): CheckpointError {
-    return new CheckpointError(`expected a pickle with at most ${limit}, found ${found}`, {
-      code: 'limit-exceeded',
-      file: this.#options.file,
-      offset: this.offset,
-    });
+    return this.#failAs('limit-exceeded', `expected a pickle with at most ${limit}, found ${found}`);
   }
 
   #step(): void {
@@ -350,12 +348,7 @@ class PickleMachine {
   /** An error about a callable that loading would reach. */
   refuse(what: string, { why, hint }: Readonly<{ why?: string; hint?: string }> = {}): CheckpointError {
     const reason = why ?? 'which would run when the file is loaded';
-    return new CheckpointError(`refused: the pickle ${what}, ${reason}`, {
-      code: 'refused',
-      file: this.#options.file,
-      offset: this.offset,
-      hint: hint ?? FOREIGN_FILE_HINT,
-    });
+    return this.#failAs('refused', `refused: the pickle ${what}, ${reason}`, hint ?? FOREIGN_FILE_HINT);
   }
 }
 
@@ -367,21 +360,16 @@ const OWN_FILE_HINT =
   'Nothing was run. Where the file is your own, save its state dict alone: torch.save(model.state_dict(), PATH). ' +
   'Else do not load it with torch.load or pickle; get it again from a source that you trust.';
 
-const DICT_CLASSES = new Set([
-  ...['collections.OrderedDict', 'collections.defaultdict', 'builtins.dict', '__builtin__.dict'],
-  'ordereddict.OrderedDict',
-]);
-const SET_CLASSES = new Set([
-  ...['builtins.set', 'builtins.frozenset', '__builtin__.set', '__builtin__.frozenset', 'sets.Set'],
-]);
-
-const RECONSTRUCTORS = new Set(['copyreg._reconstructor', 'copy_reg._reconstructor']);
+const DICT_CLASS =
+  /^(?:(?:collections|ordereddict)\.OrderedDict|collections\.defaultdict|(?:builtins|__builtin__)\.dict)$/;
+const SET_CLASS = /^(?:(?:builtins|__builtin__)\.(?:set|frozenset)|sets\.Set)$/;
+const RECONSTRUCTOR = /^copy_?reg\._reconstructor$/;
 
 /** The container that calling a standard class makes; null for every other callee. */
 function makeContainer(callee: PickleValue, args: readonly PickleValue[]): PickleValue {
   if (!isNode(callee, 'global')) return null;
   const name = callee.qualifiedName;
-  if (DICT_CLASSES.has(name)) {
+  if (DICT_CLASS.test(name)) {
     const entries = new Map<PickleValue, PickleValue>();
     for (const pair of itemsOf(args[0])) {
       const [key, value] = itemsOf(pair);
@@ -389,19 +377,14 @@ function makeContainer(callee: PickleValue, args: readonly PickleValue[]): Pickl
     }
     return { kind: 'dict', entries, state: null };
   }
-  if (SET_CLASSES.has(name)) return { kind: 'set', items: [...itemsOf(args[0])] };
+  if (SET_CLASS.test(name)) return { kind: 'set', items: [...itemsOf(args[0])] };
   return null;
 }
 
-function itemsOf(value: PickleValue | undefined): readonly PickleValue[] {
-  return isNode(value, 'list') || isNode(value, 'tuple') ? value.items : [];
-}
-
-function makeObject(made: Pick<ObjectNode, 'callee' | 'args' | 'keywords' | 'offset'>): ObjectNode {
-  const object: ObjectNode = { kind: 'object', ...made, state: null, entries: null, items: null };
-  // Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`.
-  const isReconstructor = isNode(made.callee, 'global') && RECONSTRUCTORS.has(made.callee.qualifiedName);
-  return isReconstructor ? { ...object, callee: made.args[0] ?? null, args: [] } : object;
+/** Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`. */
+function makeObject(made: Parameters<typeof makeObjectNode>[0]): ObjectNode {
+  const isReconstructor = isNode(made.callee, 'global') && RECONSTRUCTOR.test(made.callee.qualifiedName);
+  return makeObjectNode(isReconstructor ? { ...made, callee: made.args[0] ?? null, args: [] } : made);
 }
 
 function toSafeNumber(value: bigint): number | bigint {
@@ -494,7 +477,7 @@ const OPCODES: readonly (Opcode | undefined)[] = makeTable({
   R: { name: 'REDUCE', apply: reduce },
   i: { name: 'INST', apply: instantiateNamed },
   o: { name: 'OBJ', apply: instantiateMarked },
-  '\x81': { name: 'NEWOBJ', apply: (machine) => instantiate(machine, machine.pop()) },
+  '\x81': { name: 'NEWOBJ', apply: (machine) => instantiate(machine) },
   '\x92': { name: 'NEWOBJ_EX', apply: instantiateWithKeywords },
   b: { name: 'BUILD', apply: build },
   P: { name: 'PERSID', apply: (machine) => machine.pushPersistent(machine.cursor.readTextLine()) },
@@ -601,8 +584,7 @@ function refuseBuffer(machine: PickleMachine): never {
 }
 
 function pushTuple(machine: PickleMachine, length: number): void {
-  const items: PickleValue[] = [];
-  for (let i = 0; i < length; i++) items.unshift(machine.pop());
+  const items = Array.from({ length }, () => machine.pop()).reverse();
   machine.pushNode({ kind: 'tuple', items });
 }
 
@@ -683,33 +665,25 @@ function instantiateMarked(machine: PickleMachine): void {
 }
 
 /** NEWOBJ below its arguments has a class, which may itself have been made by a call. */
-function instantiate(
-  machine: PickleMachine,
-  argsValue: PickleValue,
-  keywords: ObjectNode['keywords'] = null,
-): void {
-  if (!isNode(argsValue, 'tuple'))
-    throw machine.fail(`expected a tuple of arguments, found ${describeValue(argsValue)}`);
+function instantiate(machine: PickleMachine, keywords: ObjectNode['keywords'] = null): void {
+  const args = popTuple(machine);
   const callee = machine.pop();
-  if (!isNode(callee, 'global') && !isNode(callee, 'object')) {
+  if (!isNode(callee, 'global') && !isNode(callee, 'object'))
     throw machine.fail(`expected a class, found ${describeValue(callee)}`);
-  }
-  machine.pushInstance(callee, argsValue.items, keywords);
+  machine.pushInstance(callee, args, keywords);
 }
 
 function instantiateWithKeywords(machine: PickleMachine): void {
   const keywords = machine.pop();
-  if (!isNode(keywords, 'dict')) {
+  if (!isNode(keywords, 'dict'))
     throw machine.fail(`expected a dict of keyword arguments, found ${describeValue(keywords)}`);
-  }
-  instantiate(machine, machine.pop(), keywords.entries);
+  instantiate(machine, keywords.entries);
 }
 
 function popTuple(machine: PickleMachine): readonly PickleValue[] {
   const value = machine.pop();
-  if (!isNode(value, 'tuple'))
-    throw machine.fail(`expected a tuple of arguments, found ${describeValue(value)}`);
-  return value.items;
+  if (isNode(value, 'tuple')) return value.items;
+  throw machine.fail(`expected a tuple of arguments, found ${describeValue(value)}`);
 }
 
 /**

@@ -16,13 +16,13 @@ export const SAVE_TENSORFLOW_WEIGHTS =
 export const TORCH_HEAD_BYTES = 512;
 
 /**
- * Whether a file's first bytes are those of a PyTorch container: a zip archive, a pickle of any protocol, a tar archive,
- * a flatbuffer of PyTorch mobile. Zip and tar archives of other kinds are told apart when they are opened.
+ * Whether a file's first bytes are those of a PyTorch container: a zip archive, a pickle of any protocol, a tar archive.
+ * Zip and tar archives of other kinds are told apart when they are opened.
  *
  * @param head the first bytes, 512 where the file has so many.
  */
 export function looksLikeTorch(head: Uint8Array): boolean {
-  return isZip(head) || isPickle(head) || isMobile(head) || looksLikeTar(head);
+  return isZip(head) || isPickle(head) || looksLikeTar(head);
 }
 
 /** Whether the bytes start a tar archive: `ustar` at 257, or a header named like one of the members. */
@@ -40,7 +40,7 @@ export function isZip(head: Uint8Array): boolean {
   return startsWith(head, 'PK\x03\x04') || startsWith(head, 'PK\x05\x06');
 }
 
-/** A flatbuffer of PyTorch mobile. */
+/** A flatbuffer of PyTorch mobile, which is no checkpoint of torch.save. */
 export function isMobile(head: Uint8Array): boolean {
   return startsWith(head, 'PTMF', 4);
 }

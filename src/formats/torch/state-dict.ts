@@ -5,12 +5,12 @@ import { CheckpointError, quote, toShellWord } from '../../errors.js';
 import {
   asContainer,
   asModule,
-  type Census,
   type Child,
   childrenOf,
   countNormLayers,
   MAX_NESTING,
   type ModuleObject,
+  NO_FACTS,
   type Surveyor,
 } from './objects.js';
 import {
@@ -51,25 +51,12 @@ interface Candidate {
 }
 
 /** Keys under which training scripts keep the model itself. */
-const PLAIN_MODEL_KEYS = new Set([
-  ...[
-    'state_dict',
-    'model_state_dict',
-    'model_state',
-    'model',
-    'module',
-    'net',
-    'network',
-    'params',
-    'weights',
-  ],
-]);
+const PLAIN_MODEL_KEY =
+  /^(?:state_dict|model_state_dict|model_state|model|module|net|network|params|weights)$/;
 
-/** Keys of a model or of one of several: nested dicts of a model end below them. */
-const MODEL_KEYS = new Set([
-  ...PLAIN_MODEL_KEYS,
-  ...['generator', 'discriminator', 'teacher', 'student', 'ema', 'model_ema', 'state_dict_ema', 'params_ema'],
-]);
+/** Keys of one of several models, or of a copy: as below a plain model's, nested dicts of a model end below them. */
+const OTHER_MODEL_KEY =
+  /^(?:generator|discriminator|teacher|student|ema|model_ema|state_dict_ema|params_ema)$/;
 
 /** A running average of the model, or an earlier one, kept beside it. */
 const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
@@ -118,7 +105,7 @@ function findPlainModel(candidates: readonly Candidate[]): Candidate | null {
   const originals = candidates.filter(({ path }) => !path.some((key) => COPY_KEY.test(key)));
   const [original] = originals;
   if (originals.length !== 1 || original === undefined) return null;
-  return original.path.some((key) => PLAIN_MODEL_KEYS.has(key)) ? original : null;
+  return original.path.some((key) => PLAIN_MODEL_KEY.test(key)) ? original : null;
 }
 
 function describeLeftAside(model: Candidate, candidates: readonly Candidate[]): string {
@@ -129,14 +116,15 @@ function describeLeftAside(model: Candidate, candidates: readonly Candidate[]): 
   );
 }
 
-interface SelectionContext {
-  readonly candidates: readonly Candidate[];
-  readonly surveyor: Surveyor;
-  readonly file: string;
-}
-
-function followSelection(root: PickleValue, select: string, context: SelectionContext): ChosenPart {
-  const { candidates, surveyor, file } = context;
+function followSelection(
+  root: PickleValue,
+  select: string,
+  {
+    candidates,
+    surveyor,
+    file,
+  }: Pick<ChoiceContext, 'surveyor' | 'file'> & { candidates: readonly Candidate[] },
+): ChosenPart {
   const segments = select.split(/[./]/).filter((segment) => segment !== '');
   const selected = followPath(root, segments, 0);
   if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
@@ -174,10 +162,7 @@ function followPath(value: PickleValue, segments: readonly string[], depth: numb
 }
 
 /** A container on the way from the root, for climbing back. */
-interface Step {
-  readonly node: PickleNode;
-  readonly path: readonly string[];
-}
+type Step = Pick<Candidate, 'node' | 'path'>;
 
 function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candidate[] {
   const found = new Map<PickleNode, Candidate>();
@@ -218,7 +203,8 @@ function climb(steps: readonly Step[]): Step {
 
 function isPartOfModel(parent: Step | undefined, child: Step | undefined): boolean {
   if (parent === undefined || child === undefined) return false;
-  if (MODEL_KEYS.has(child.path.at(-1) ?? '')) return false;
+  const key = child.path.at(-1) ?? '';
+  if (PLAIN_MODEL_KEY.test(key) || OTHER_MODEL_KEY.test(key)) return false;
   return childrenOf(parent.node).every(
     ({ name, value }) =>
       !TRAINING_KEY.test(name) && (asTensorCall(value) !== null || asContainer(value)?.kind === 'dict'),
@@ -233,28 +219,28 @@ function findLikeliest(root: PickleValue, surveyor: Surveyor): PickleValue {
     if (node === null || asModule(node) !== null) return value;
     const children = childrenOf(node);
     if (children.some((child) => asTensorCall(child.value) !== null)) return value;
-    const next = pickChild(children, (child) => surveyor.survey(child));
+    const next = pickChild(children, surveyor);
     if (next === null) return value;
     value = next;
   }
   return value;
 }
 
-function pickChild(children: readonly Child[], survey: (value: PickleValue) => Census): PickleValue | null {
-  const parts = children.filter(({ name, value }) => survey(value).tensors > 0 && !TRAINING_KEY.test(name));
-  const model = parts.find(({ name }) => PLAIN_MODEL_KEYS.has(name));
+function pickChild(children: readonly Child[], surveyor: Surveyor): PickleValue | null {
+  const parts = children.filter(
+    ({ name, value }) => surveyor.survey(value).tensors > 0 && !TRAINING_KEY.test(name),
+  );
+  const model = parts.find(({ name }) => PLAIN_MODEL_KEY.test(name));
   if (model !== undefined) return model.value;
   const [only] = parts;
   return parts.length === 1 && only !== undefined ? only.value : null;
 }
 
 function listCandidates(candidates: readonly Candidate[]): string {
+  const count = (layers: number) => `${layers} norm layer${layers === 1 ? '' : 's'}`;
   const listed = candidates
     .slice(0, MAX_LISTED)
-    .map(
-      (candidate) =>
-        `${pathOf(candidate)} (${candidate.normLayers} norm layer${candidate.normLayers === 1 ? '' : 's'})`,
-    );
+    .map((candidate) => `${pathOf(candidate)} (${count(candidate.normLayers)})`);
   const more = candidates.length - listed.length;
   return more > 0 ? `${listed.join(', ')} and ${more} more` : listed.join(', ');
 }
@@ -271,16 +257,6 @@ function wordOf(candidate: Candidate | undefined): string {
 /** Whether the model under the key is an average or an earlier copy of the one that was trained. */
 export function isCopy(key: string): boolean {
   return COPY_KEY.test(key);
-}
-
-/**
- * Whether what lies under the key of a part is training state instead of a part of the model. The name alone cannot
- * tell: a loss may be a network. So what holds norm layers belongs to the model; and in a part that the user selected,
- * everything does but an optimizer.
- */
-function isTrainingState({ name, value }: Child, surveyor: Surveyor, isSelected: boolean): boolean {
-  const isNamedSo = isSelected ? /optim/i.test(name) : TRAINING_KEY.test(name);
-  return isNamedSo && surveyor.survey(value).normLayers === 0;
 }
 
 /** Tensors of one model, every path to a shared module counted. The largest models have some ten thousand. */
@@ -313,11 +289,11 @@ export interface NamedParts {
  * @throws CheckpointError `limit-exceeded` on more tensors or paths than any model has.
  */
 export function nameTensors(part: ChosenPart, surveyor: Surveyor, file: string): NamedParts {
-  return new Namer({ isSelected: part.isSelected, surveyor, file }).name(part.value);
+  return new Namer(part, surveyor, file).name();
 }
 
 class Namer {
-  readonly #isSelected: boolean;
+  readonly #part: ChosenPart;
   readonly #surveyor: Surveyor;
   readonly #file: string;
   readonly #tensors = new Map<string, NamedTensor>();
@@ -326,13 +302,14 @@ class Namer {
   readonly #path = new Set<PickleNode>();
   #visits = 0;
 
-  constructor({ isSelected, surveyor, file }: { isSelected: boolean; surveyor: Surveyor; file: string }) {
-    this.#isSelected = isSelected;
+  constructor(part: ChosenPart, surveyor: Surveyor, file: string) {
+    this.#part = part;
     this.#surveyor = surveyor;
     this.#file = file;
   }
 
-  name(value: PickleValue): NamedParts {
+  name(): NamedParts {
+    const { value } = this.#part;
     const call = asTensorCall(value);
     if (call !== null) this.#add('', { call, isBuffer: null, isScript: false });
     this.#visit(value, '');
@@ -366,8 +343,18 @@ class Namer {
       const name = join(prefix, child.name);
       const call = asTensorCall(child.value);
       if (call !== null) this.#add(name, { call, isBuffer: null, isScript: false });
-      else if (!isTrainingState(child, this.#surveyor, this.#isSelected)) this.#visit(child.value, name);
+      else if (!this.#isTrainingState(child)) this.#visit(child.value, name);
     }
+  }
+
+  /**
+   * Whether what lies under the key of a part is training state instead of a part of the model. The name alone cannot
+   * tell: a loss may be a network. So what holds norm layers belongs to the model; and in a part that the user selected,
+   * everything does but an optimizer.
+   */
+  #isTrainingState({ name, value }: Child): boolean {
+    const isNamedSo = this.#part.isSelected ? /optim/i.test(name) : TRAINING_KEY.test(name);
+    return isNamedSo && this.#surveyor.survey(value).normLayers === 0;
   }
 
   /** `_metadata` of a state dict: {module path: {version: …}}; only paths that tensors may lie under. */
@@ -376,14 +363,7 @@ class Namer {
     for (const [path, facts] of metadata ?? []) {
       const version = asInteger(entriesOf(facts)?.get('version'));
       if (typeof path !== 'string' || version === null) continue;
-      this.#modules.set(join(prefix, path), {
-        className: null,
-        epsilon: null,
-        momentum: null,
-        trackRunningStats: null,
-        training: null,
-        version,
-      });
+      this.#modules.set(join(prefix, path), { ...NO_FACTS, version });
     }
   }
 
@@ -401,11 +381,9 @@ class Namer {
 }
 
 /** Children that a state dict's names can be made of: of a dict, only those under strings. */
-function stringChildren(node: PickleNode): ReturnType<typeof childrenOf> {
+function stringChildren(node: PickleNode): readonly Child[] {
   if (node.kind !== 'dict') return childrenOf(node);
-  const children: { name: string; value: PickleValue }[] = [];
-  for (const [name, value] of node.entries) if (typeof name === 'string') children.push({ name, value });
-  return children;
+  return [...node.entries].flatMap(([name, value]) => (typeof name === 'string' ? { name, value } : []));
 }
 
 function join(prefix: string, name: string): string {

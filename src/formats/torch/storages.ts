@@ -1,7 +1,7 @@
 // The storages of a checkpoint: flat runs of elements that tensors are views of.
 
 import type { Splice } from '../../checkpoint/checkpoint.js';
-import type { DType } from '../../checkpoint/dtype.js';
+import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteRange, ByteSource, PlacedContent } from '../../io/byte-source.js';
 import { describeValue, isNode, type PickleValue, type StorageNode } from './pickle-values.js';
@@ -49,65 +49,61 @@ interface ElementType {
   readonly dtype: DType | null;
 }
 
-/** torch/storage.py, `_new_dtypes` and `_dtype_to_storage_type_map`; UntypedStorage counts bytes. */
-const STORAGE_TYPES: ReadonlyMap<string, ElementType> = new Map(
-  Object.entries({
-    DoubleStorage: { byteLength: 8, dtype: 'F64' },
-    FloatStorage: { byteLength: 4, dtype: 'F32' },
-    HalfStorage: { byteLength: 2, dtype: 'F16' },
-    BFloat16Storage: { byteLength: 2, dtype: 'BF16' },
-    LongStorage: { byteLength: 8, dtype: 'I64' },
-    IntStorage: { byteLength: 4, dtype: 'I32' },
-    ShortStorage: { byteLength: 2, dtype: 'I16' },
-    CharStorage: { byteLength: 1, dtype: 'I8' },
-    ByteStorage: { byteLength: 1, dtype: 'U8' },
-    BoolStorage: { byteLength: 1, dtype: 'BOOL' },
-    UntypedStorage: { byteLength: 1, dtype: 'U8' },
-    ComplexFloatStorage: { byteLength: 8, dtype: 'C64' },
-    ComplexDoubleStorage: { byteLength: 16, dtype: null },
-    Float8_e4m3fnStorage: { byteLength: 1, dtype: 'F8_E4M3' },
-    Float8_e5m2Storage: { byteLength: 1, dtype: 'F8_E5M2' },
-    Float8_e4m3fnuzStorage: { byteLength: 1, dtype: 'F8_E4M3FNUZ' },
-    Float8_e5m2fnuzStorage: { byteLength: 1, dtype: 'F8_E5M2FNUZ' },
-    QInt8Storage: { byteLength: 1, dtype: null },
-    QUInt8Storage: { byteLength: 1, dtype: null },
-    QUInt4x2Storage: { byteLength: 1, dtype: null },
-    QUInt2x4Storage: { byteLength: 1, dtype: null },
-    QInt32Storage: { byteLength: 4, dtype: null },
-  } satisfies Record<string, ElementType>),
-);
+/**
+ * Storage classes and torch dtypes with the type of their elements (torch/storage.py, `_new_dtypes` and
+ * `_dtype_to_storage_type_map`); a dtype may have no storage class of its own. UntypedStorage counts bytes.
+ */
+const ELEMENT_TYPES: readonly (readonly [
+  storage: string,
+  dtype: string,
+  DType | null,
+  byteLength?: number,
+])[] = [
+  ['DoubleStorage', 'float64', 'F64'],
+  ['FloatStorage', 'float32', 'F32'],
+  ['HalfStorage', 'float16', 'F16'],
+  ['BFloat16Storage', 'bfloat16', 'BF16'],
+  ['LongStorage', 'int64', 'I64'],
+  ['IntStorage', 'int32', 'I32'],
+  ['ShortStorage', 'int16', 'I16'],
+  ['CharStorage', 'int8', 'I8'],
+  ['ByteStorage', 'uint8', 'U8'],
+  ['BoolStorage', 'bool', 'BOOL'],
+  ['UntypedStorage', '', 'U8'],
+  ['ComplexFloatStorage', 'complex64', 'C64'],
+  ['ComplexDoubleStorage', '', null, 16],
+  ['Float8_e4m3fnStorage', 'float8_e4m3fn', 'F8_E4M3'],
+  ['Float8_e5m2Storage', 'float8_e5m2', 'F8_E5M2'],
+  ['Float8_e4m3fnuzStorage', 'float8_e4m3fnuz', 'F8_E4M3FNUZ'],
+  ['Float8_e5m2fnuzStorage', 'float8_e5m2fnuz', 'F8_E5M2FNUZ'],
+  ['', 'float8_e8m0fnu', 'F8_E8M0'],
+  ['', 'uint64', 'U64'],
+  ['', 'uint32', 'U32'],
+  ['', 'uint16', 'U16'],
+  ['QInt8Storage', '', null, 1],
+  ['QUInt8Storage', '', null, 1],
+  ['QUInt4x2Storage', '', null, 1],
+  ['QUInt2x4Storage', '', null, 1],
+  ['QInt32Storage', '', null, 4],
+];
+
+const [STORAGE_TYPES, TORCH_DTYPES] = [indexBy(0), indexBy(1)];
+
+function indexBy(column: 0 | 1): ReadonlyMap<string, ElementType> {
+  const types = new Map<string, ElementType>();
+  for (const row of ELEMENT_TYPES) {
+    const [, , dtype, byteLength = dtype === null ? 0 : bitsOf(dtype) / 8] = row;
+    if (row[column] !== '') types.set(row[column], { dtype, byteLength });
+  }
+  return types;
+}
 
 /** The element type of a storage class such as `FloatStorage`; null where PyTorch has none of that name. */
 export function elementTypeOf(typeName: string): ElementType | null {
   return STORAGE_TYPES.get(typeName) ?? null;
 }
 
-/** torch dtypes by their names as globals (`torch.float8_e4m3fn`), for storages without a type of their own. */
-const TORCH_DTYPES: ReadonlyMap<string, ElementType> = new Map(
-  Object.entries({
-    float64: { byteLength: 8, dtype: 'F64' },
-    float32: { byteLength: 4, dtype: 'F32' },
-    float16: { byteLength: 2, dtype: 'F16' },
-    bfloat16: { byteLength: 2, dtype: 'BF16' },
-    float8_e4m3fn: { byteLength: 1, dtype: 'F8_E4M3' },
-    float8_e5m2: { byteLength: 1, dtype: 'F8_E5M2' },
-    float8_e4m3fnuz: { byteLength: 1, dtype: 'F8_E4M3FNUZ' },
-    float8_e5m2fnuz: { byteLength: 1, dtype: 'F8_E5M2FNUZ' },
-    float8_e8m0fnu: { byteLength: 1, dtype: 'F8_E8M0' },
-    complex64: { byteLength: 8, dtype: 'C64' },
-    int64: { byteLength: 8, dtype: 'I64' },
-    int32: { byteLength: 4, dtype: 'I32' },
-    int16: { byteLength: 2, dtype: 'I16' },
-    int8: { byteLength: 1, dtype: 'I8' },
-    uint64: { byteLength: 8, dtype: 'U64' },
-    uint32: { byteLength: 4, dtype: 'U32' },
-    uint16: { byteLength: 2, dtype: 'U16' },
-    uint8: { byteLength: 1, dtype: 'U8' },
-    bool: { byteLength: 1, dtype: 'BOOL' },
-  } satisfies Record<string, ElementType>),
-);
-
-/** The element type of a dtype global; null for every other value. */
+/** The element type of a dtype global (`torch.float8_e4m3fn`); null for every other value. */
 export function elementTypeOfDType(value: PickleValue | undefined): ElementType | null {
   if (!isNode(value, 'global') || value.module !== 'torch') return null;
   return TORCH_DTYPES.get(value.name) ?? null;
@@ -146,7 +142,8 @@ export function resolveTorchId(
   );
 }
 
-function isStorageKey(key: PickleValue | undefined): key is string | number | bigint {
+/** Whether a value may be the key of a storage, which pickles write as text or a number. */
+export function isStorageKey(key: PickleValue | undefined): key is string | number | bigint {
   return typeof key === 'string' || typeof key === 'number' || typeof key === 'bigint';
 }
 

@@ -3,7 +3,7 @@
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import type { DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import type { ByteRange } from '../../io/byte-source.js';
+import { type ByteRange, sliceRange } from '../../io/byte-source.js';
 import { byteSwappedSource, type Keeper, stridedSource } from '../../io/views.js';
 import {
   asInteger,
@@ -142,77 +142,58 @@ function unwrapTypedCall(call: ObjectNode): Wrapped | null {
   };
 }
 
-interface LayoutContext {
+interface LayoutContext extends Pick<TensorLayout, 'parameterRequiresGrad'> {
   readonly name: string;
   readonly file: string;
-  readonly parameterRequiresGrad: boolean | null;
   /** Whether the call states the dtype instead of the storage. */
   readonly isTyped: boolean;
 }
 
 function readPlainLayout(call: ObjectNode, context: LayoutContext): TensorLayout | UnreadableTensor {
   const { isTyped } = context;
-  const [storage, offset, size, stride, requiresGrad] = call.args;
+  const [storage, , , , requiresGrad] = call.args;
   const fail = (message: string) => failTensor(call, context, message);
   if (!isNode(storage, 'storage')) throw fail(`expected its storage, found ${describeValue(storage)}`);
-  const metadata = call.args[isTyped ? 7 : 6];
-  if (isFlagged(metadata, 'neg') || isFlagged(metadata, 'conj')) {
+  const metadata = entriesOf(call.args[isTyped ? 7 : 6]);
+  if (metadata?.get('neg') === true || metadata?.get('conj') === true)
     return { kind: 'unreadable', why: 'a lazily negated or conjugated view' };
-  }
   const elementType = isTyped ? elementTypeOfDType(call.args[6]) : elementTypeOf(storage.typeName);
   const typeName = isTyped ? (qualifiedName(call.args[6]) ?? 'an unknown dtype') : storage.typeName;
-  if (elementType?.dtype === undefined || elementType.dtype === null) {
+  if (elementType?.dtype === undefined || elementType.dtype === null)
     return { kind: 'unreadable', why: `of the type ${quote(typeName)}` };
-  }
   return {
     kind: 'layout',
     storage,
     dtype: elementType.dtype,
     elementByteLength: elementType.byteLength,
-    ...readGeometry({ offset, size, stride }, fail),
+    ...readGeometry(call.args.slice(1, 4), fail),
     requiresGrad: requiresGrad === true,
     parameterRequiresGrad: context.parameterRequiresGrad,
   };
 }
 
-interface Geometry {
-  readonly shape: readonly number[];
-  readonly strides: readonly number[];
-  readonly firstElement: number;
-}
-
 function readGeometry(
-  given: Record<'offset' | 'size' | 'stride', PickleValue | undefined>,
+  [offset, size, stride]: readonly PickleValue[],
   fail: (message: string) => CheckpointError,
-): Geometry {
-  const shape = asIntegers(given.size);
-  const strides = asIntegers(given.stride);
-  const firstElement = asInteger(given.offset);
-  if (firstElement === null || firstElement < 0) {
-    throw fail(`expected an offset of 0 or more elements, found ${describeValue(given.offset)}`);
-  }
-  if (shape === null || strides === null) {
-    throw fail(
-      `expected a size and a stride, found ${describeValue(given.size)} and ${describeValue(given.stride)}`,
-    );
-  }
+): Pick<TensorLayout, 'shape' | 'strides' | 'firstElement'> {
+  const shape = asIntegers(size);
+  const strides = asIntegers(stride);
+  const firstElement = asInteger(offset);
+  if (firstElement === null || firstElement < 0)
+    throw fail(`expected an offset of 0 or more elements, found ${describeValue(offset)}`);
+  if (shape === null || strides === null)
+    throw fail(`expected a size and a stride, found ${describeValue(size)} and ${describeValue(stride)}`);
   if (shape.length !== strides.length) {
-    throw fail(
-      `expected as many strides as sizes, found ${strides.length} strides and ${shape.length} sizes`,
-    );
+    const found = `${strides.length} strides and ${shape.length} sizes`;
+    throw fail(`expected as many strides as sizes, found ${found}`);
   }
   if (shape.length > MAX_DIMENSIONS)
     throw fail(`expected at most ${MAX_DIMENSIONS} dimensions, found ${shape.length}`);
-  if (shape.some((size) => size < 0))
+  if (shape.some((length) => length < 0))
     throw fail(`expected sizes of 0 or more, found a negative size in [${shape}]`);
-  if (strides.some((stride) => stride < 0)) {
+  if (strides.some((step) => step < 0))
     throw fail(`expected strides of 0 or more, found a negative stride in [${strides}]`);
-  }
   return { shape, strides, firstElement };
-}
-
-function isFlagged(metadata: PickleValue | undefined, key: string): boolean {
-  return entriesOf(metadata)?.get(key) === true;
 }
 
 function failTensor(
@@ -248,9 +229,10 @@ export async function buildTensor(
   layout: TensorLayout,
   context: BuildContext,
 ): Promise<BareTensor> {
-  const elementCount = countElements(name, layout, context);
-  const storageElements = countStorageElements(name, layout, context);
-  const fail = (message: string) => failTensor(context.call, { name, file: context.file }, message);
+  const fail = (message: string, code?: CheckpointErrorCode) =>
+    failTensor(context.call, { name, file: context.file }, message, code);
+  const elementCount = countElements(layout, fail);
+  const storageElements = countStorageElements(layout, fail);
   const lastElement = elementCount === 0 ? layout.firstElement - 1 : lastElementOf(layout);
   if (!(lastElement < storageElements)) {
     throw fail(
@@ -272,32 +254,23 @@ export async function buildTensor(
   return { name, dtype, shape, elementCount, range };
 }
 
-function countElements(name: string, layout: TensorLayout, { call, file }: BuildContext): number {
-  const count = layout.shape.reduce((product, size) => product * size, 1);
+type Fail = (message: string, code?: CheckpointErrorCode) => CheckpointError;
+
+function countElements({ shape, elementByteLength }: TensorLayout, fail: Fail): number {
+  const count = shape.reduce((product, size) => product * size, 1);
   // A zero among sizes whose product overflows makes NaN or 0; torch computes the product in 64 bits and refuses.
-  if (Number.isSafeInteger(count * layout.elementByteLength)) return count;
-  throw failTensor(
-    call,
-    { name, file },
-    `expected a shape that fits into memory, found [${layout.shape}]`,
-    'limit-exceeded',
-  );
+  if (Number.isSafeInteger(count * elementByteLength)) return count;
+  throw fail(`expected a shape that fits into memory, found [${shape}]`, 'limit-exceeded');
 }
 
 /** Elements of the tensor's own type that its storage, or the storage's view, holds. */
-function countStorageElements(name: string, layout: TensorLayout, { call, file }: BuildContext): number {
-  const { storage } = layout;
+function countStorageElements({ storage, elementByteLength }: TensorLayout, fail: Fail): number {
   const claimed = storage.view === null ? storage.elementCount : storage.view.elementCount;
   const count = asInteger(claimed);
   const storageType = elementTypeOf(storage.typeName);
-  if (count === null || count < 0 || storageType === null) {
-    throw failTensor(
-      call,
-      { name, file },
-      `expected a storage with a count of elements, found ${describeValue(claimed)}`,
-    );
-  }
-  return Math.floor((count * storageType.byteLength) / layout.elementByteLength);
+  if (count === null || count < 0 || storageType === null)
+    throw fail(`expected a storage with a count of elements, found ${describeValue(claimed)}`);
+  return Math.floor((count * storageType.byteLength) / elementByteLength);
 }
 
 function lastElementOf({ firstElement, shape, strides }: TensorLayout): number {
@@ -306,12 +279,10 @@ function lastElementOf({ firstElement, shape, strides }: TensorLayout): number {
 
 function layOut(range: ByteRange, layout: TensorLayout, elementCount: number, keeper: Keeper): ByteRange {
   const { elementByteLength, shape, strides, firstElement } = layout;
-  if (elementCount === 0 || isContiguous(shape, strides)) {
-    return {
-      source: range.source,
-      offset: elementCount === 0 ? range.offset : range.offset + firstElement * elementByteLength,
-      byteLength: elementCount * elementByteLength,
-    };
+  if (elementCount === 0) return sliceRange(range, 0, 0);
+  if (isContiguous(shape, strides)) {
+    const start = firstElement * elementByteLength;
+    return sliceRange(range, start, start + elementCount * elementByteLength);
   }
   return wholeOf(stridedSource(range, { shape, strides, firstElement, elementByteLength }, keeper));
 }

@@ -18,7 +18,7 @@ import { Keeper } from '../../io/views.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { entriesOf, type PickleValue } from './pickle-values.js';
-import { isMobile, isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
+import { isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
 import { chooseStateDict, isCopy, type NamedParts, type NamedTensor, nameTensors } from './state-dict.js';
 import type { TorchContainer } from './storages.js';
 import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
@@ -40,7 +40,7 @@ const MAX_LISTED = 3;
  */
 export async function openTorch(source: ByteSource, { path, select }: ReadOptions): Promise<Checkpoint> {
   const file = source.name;
-  const container = await openContainer(source, file);
+  const container = await openContainer(source);
   const { root, format } = container;
   const surveyor = new Surveyor();
   const chosen = chooseStateDict(root, { select, surveyor, file, format });
@@ -63,7 +63,7 @@ export async function openTorch(source: ByteSource, { path, select }: ReadOption
       ...(optimizers.length === 0 ? [] : describeCopy(root, chosen.value)),
     ],
     unselected: chosen.unselected,
-    planEdits: (edits) => planTorchEdits(edits, { source, tensors, container }),
+    planEdits: (edits) => planTorchEdits(edits, tensors, source, container),
     close: () => source.close(),
   };
 }
@@ -81,44 +81,23 @@ function describeCopy(root: PickleValue, chosen: PickleValue): readonly string[]
   ];
 }
 
-/** What {@link planTorchEdits} works on. */
-interface EditedFile {
-  readonly source: ByteSource;
-  readonly tensors: ReadonlyMap<string, Tensor>;
-  readonly container: TorchContainer;
-}
-
 async function planTorchEdits(
   edits: readonly TensorEdit[],
-  { source, tensors, container }: EditedFile,
+  tensors: ReadonlyMap<string, Tensor>,
+  source: ByteSource,
+  { planSplices }: TorchContainer,
 ): Promise<EditPlan> {
-  const { planSplices } = container;
   if (planSplices === undefined) return planPlainEdits(edits, tensors.values(), [source]);
   const pieces = await placeEdits(edits, tensors.values());
   refuseOtherSources(pieces, new Set([source, ...[...pieces.keys()].filter(isInflated)]), edits);
   return planOneFile(source, await planSplices(pieces));
 }
 
-async function openContainer(source: ByteSource, file: string): Promise<TorchContainer> {
+async function openContainer(source: ByteSource): Promise<TorchContainer> {
   const head = new Uint8Array(Math.min(TORCH_HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
-  if (isZip(head)) return openZipContainer(source, file);
-  if (isMobile(head)) {
-    throw new CheckpointError(
-      'expected a checkpoint of torch.save, found a flatbuffer of PyTorch mobile (.ptl)',
-      {
-        code: 'unsupported',
-        file,
-        hint: 'Audit the checkpoint that it was made from.',
-      },
-    );
-  }
-  return looksLikeTar(head) ? openTarContainer(source, file) : openLegacyContainer(source, file);
-}
-
-interface BuiltTensors {
-  readonly tensors: ReadonlyMap<string, Tensor>;
-  readonly warnings: readonly string[];
+  if (isZip(head)) return openZipContainer(source);
+  return looksLikeTar(head) ? openTarContainer(source) : openLegacyContainer(source);
 }
 
 /**
@@ -129,7 +108,7 @@ async function buildTensors(
   named: NamedParts,
   container: TorchContainer,
   file: string,
-): Promise<BuiltTensors> {
+): Promise<Pick<Checkpoint, 'tensors' | 'warnings'>> {
   const keeper = new Keeper();
   const tensors = new Map<string, Tensor>();
   const leftOut = new Map<string, string[]>();

@@ -3,7 +3,7 @@
 import type { Declaration, OptimizerGroup, OptimizerParameter } from '../../checkpoint/checkpoint.js';
 import { CheckpointError } from '../../errors.js';
 import { asContainer, asModule, childrenOf } from './objects.js';
-import { asInteger, entriesOf, isNode, type PickleNode, type PickleValue } from './pickle-values.js';
+import { asInteger, entriesOf, isNode, itemsOf, type PickleNode, type PickleValue } from './pickle-values.js';
 import { asTensorCall, readLayout } from './tensors.js';
 
 /** What a model's configuration says of one of its modules. */
@@ -48,30 +48,25 @@ const TOKEN =
  * @returns null where it is no such text, or too long or deep to be one.
  */
 export function readConfiguredModules(text: string): readonly ConfiguredModule[] | null {
-  return text.length > MAX_TEXT_LENGTH ? null : new ConfigReader(text).read();
+  return text.length > MAX_TEXT_LENGTH ? null : new ConfigReader().read(text);
 }
 
 class ConfigReader {
-  readonly #text: string;
   readonly #frames: Frame[] = [makeFrame('')];
   readonly #modules: ConfiguredModule[] = [];
   /** The word or string that was read last, and the key that a value is awaited for. */
   #last: string | null = null;
   #key: string | null = null;
 
-  constructor(text: string) {
-    this.#text = text;
-  }
-
-  read(): readonly ConfiguredModule[] | null {
+  read(text: string): readonly ConfiguredModule[] | null {
     const token = new RegExp(TOKEN);
-    while (token.lastIndex < this.#text.length) {
-      const groups = token.exec(this.#text)?.groups;
+    while (token.lastIndex < text.length) {
+      const groups = token.exec(text)?.groups;
       // A string without an end: looking for one from every quote of it would take forever.
       if (groups === undefined) return null;
       const { long, string, word, sign } = groups;
       if (long !== undefined) {
-        const end = this.#text.indexOf(long, token.lastIndex);
+        const end = text.indexOf(long, token.lastIndex);
         if (end < 0) return null;
         token.lastIndex = end + long.length;
         this.#take(null);
@@ -197,7 +192,7 @@ export function findOptimizers(root: PickleValue, file: string): readonly Declar
     const state = entriesOf(entries?.get('state'));
     if (isNode(groups, 'list') && state !== null) {
       const where = path.join('.').slice(0, MAX_WHERE_LENGTH);
-      found.push(new OptimizerReader(where, state, file).read(groups.items));
+      found.push(new OptimizerReader(state, file).read(groups.items, where));
       if (found.length === MAX_OPTIMIZERS) return [...found, TOO_MANY];
       continue;
     }
@@ -224,27 +219,24 @@ type Entries = ReadonlyMap<PickleValue, PickleValue>;
 
 /** Reads one optimizer; whatever is not as PyTorch writes it makes it say nothing, with the reason. */
 class OptimizerReader {
-  readonly #where: string;
   readonly #state: Entries;
   readonly #file: string;
   readonly #keys = new Set<PickleValue>();
 
-  constructor(where: string, state: Entries, file: string) {
-    this.#where = where;
+  constructor(state: Entries, file: string) {
     this.#state = state;
     this.#file = file;
   }
 
-  read(items: readonly PickleValue[]): Declaration {
+  read(items: readonly PickleValue[], where: string): Declaration {
     const groups: OptimizerGroup[] = [];
     for (const item of items) {
       const entries = entriesOf(item);
       const group = entries === null ? 'has a group that is no dict' : this.#readGroup(entries);
-      if (typeof group === 'string')
-        return { kind: 'unread', of: 'optimizer', where: this.#where, reason: group };
+      if (typeof group === 'string') return { kind: 'unread', of: 'optimizer', where, reason: group };
       groups.push(group);
     }
-    return { kind: 'optimizer', where: this.#where, groups };
+    return { kind: 'optimizer', where, groups };
   }
 
   /** The group, or what is wrong with it. */
@@ -271,7 +263,7 @@ class OptimizerReader {
   }
 
   #readParameter(key: PickleValue, listedName: PickleValue | undefined): OptimizerParameter {
-    const name = typeof key === 'string' ? key : typeof listedName === 'string' ? listedName : null;
+    const name = [key, listedName].find((known) => typeof known === 'string') ?? null;
     const kept = this.#state.get(key);
     return { name, hasState: kept !== undefined, shape: this.#readShape(entriesOf(kept)) };
   }
@@ -335,7 +327,7 @@ export function readTrainingSettings(root: PickleValue): readonly Declaration[] 
 function readUltralyticsFreeze(freeze: PickleValue | undefined): readonly Declaration[] {
   const where = 'train_args.freeze';
   const count = asInteger(freeze);
-  const items = isNode(freeze, 'list') || isNode(freeze, 'tuple') ? freeze.items : [];
+  const items = itemsOf(freeze);
   const listed = items.filter((item) => typeof item === 'string' || asInteger(item) !== null);
   if (Math.max(count ?? 0, items.length) > MAX_PATHS || listed.length < items.length)
     return [makeUnread(where, 'is neither a number of modules nor a list of them')];
@@ -355,12 +347,11 @@ function readConfig(where: string, text: PickleValue | undefined): readonly Decl
 }
 
 function readModule(where: string, module: ConfiguredModule): readonly Declaration[] {
-  const { path, normEval, normRequiresGrad } = module;
-  return [
-    ...readFrozenStages(where, module),
-    ...(normRequiresGrad === false ? [{ kind: 'paths', by: 'norm-cfg', where, paths: [path] } as const] : []),
-    ...(normEval === true ? [{ kind: 'paths', by: 'norm-eval', where, paths: [path] } as const] : []),
-  ];
+  const found = [...readFrozenStages(where, module)];
+  const paths = [module.path];
+  if (module.normRequiresGrad === false) found.push({ kind: 'paths', by: 'norm-cfg', where, paths });
+  if (module.normEval === true) found.push({ kind: 'paths', by: 'norm-eval', where, paths });
+  return found;
 }
 
 /** Backbones that are built like a ResNet: a stem, then `layer1` and on. */

@@ -1,8 +1,8 @@
 // The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
 
 import type { Splice } from '../../checkpoint/checkpoint.js';
-import { toSplices } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { partitionPoint, toSplices } from '../../checkpoint/edit-plan.js';
+import { quote } from '../../errors.js';
 import {
   type ByteSource,
   holdBytes,
@@ -16,6 +16,7 @@ import {
   locateRecord,
   openZip,
   readRecord,
+  sortByHeader,
   type ZipArchive,
   type ZipEntry,
   zipError,
@@ -59,7 +60,7 @@ async function planZipSplices(
 ): Promise<readonly Splice[]> {
   const stored = pieces.get(archive.source) ?? [];
   const renewals: Renewal[] = [];
-  const records = sortByHeader(archive);
+  const records = sortByHeader(archive.entries.values());
   for (const [entry, inRecord] of groupByRecord(records, stored)) {
     const { offset, byteLength } = await locateRecord(archive, entry);
     if (entry.crc32 === 0) continue;
@@ -67,7 +68,7 @@ async function planZipSplices(
     renewals.push({ entry, dataOffset: offset, crc });
   }
   const splices = [...toSplices(stored)];
-  for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive, renewal)));
+  for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive.source, renewal)));
   const inflated = new Map<ZipEntry, readonly PlacedContent[]>();
   for (const [source, inRecord] of pieces) {
     if (isInflated(source)) inflated.set(entryAt(records, source.deflated.range.offset), inRecord);
@@ -77,10 +78,6 @@ async function planZipSplices(
       ? renewals.map(({ entry, crc }) => spliceU32(entry.entryOffset + ENTRY_CRC_AT, crc))
       : [await planAppendedRecords(archive, inflated, renewals)];
   return [...splices, ...directory].sort((x, y) => x.offset - y.offset);
-}
-
-function sortByHeader({ entries }: ZipArchive): readonly ZipEntry[] {
-  return [...entries.values()].sort((x, y) => x.headerOffset - y.headerOffset);
 }
 
 function groupByRecord(
@@ -97,15 +94,9 @@ function groupByRecord(
   return groups;
 }
 
-/** The record that a byte of the archive belongs to: the last one whose header starts before it. A binary search. */
+/** The record that a byte of the archive belongs to: the last one whose header starts before it. */
 function entryAt(records: readonly ZipEntry[], offset: number): ZipEntry {
-  let [low, high] = [0, records.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if ((records[middle]?.headerOffset ?? Number.POSITIVE_INFINITY) <= offset) low = middle + 1;
-    else high = middle;
-  }
-  const found = records[low - 1];
+  const found = records[partitionPoint(records, ({ headerOffset }) => headerOffset <= offset) - 1];
   if (found === undefined) throw new Error('a piece lies before the first record of its archive');
   return found;
 }
@@ -145,7 +136,7 @@ async function overlay(
  * in the data descriptor, which has an optional signature PK\7\8 before it.
  */
 async function planHeaderChecksums(
-  { source }: ZipArchive,
+  source: ByteSource,
   { entry, dataOffset, crc }: Renewal,
 ): Promise<Splice[]> {
   const candidates = [entry.headerOffset + LOCAL_CRC_AT];
@@ -190,7 +181,7 @@ async function planAppendedRecords(
   }
   const end = extent.offset + extent.byteLength;
   if (position + extent.byteLength > MAX_U32) {
-    throw zipError(archive.file, 'deflated records of an archive beyond 4 GiB cannot be replaced', {
+    throw zipError(source, 'deflated records of an archive beyond 4 GiB cannot be replaced', {
       code: 'unsupported',
       hint: 'Zip the checkpoint again without compression: zip -0 -r',
     });
@@ -208,7 +199,7 @@ async function planAppendedRecords(
   });
   const directory = Buffer.concat(rewritten);
   const rest = await readRange({ source, offset: end, byteLength: source.byteLength - end });
-  moveEndRecords(rest, { offset: position, byteLength: directory.byteLength });
+  moveEndRecords(rest, archive.endRecordOffset - end, { offset: position, byteLength: directory.byteLength });
   const content = holdBytes(Buffer.concat([...parts, directory, rest]));
   return { offset: extent.offset, deleted: source.byteLength - extent.offset, content };
 }
@@ -275,10 +266,10 @@ function dropZip64(extra: Uint8Array): Uint8Array {
 /** Points the end records, which start with the zip64 one where there is one, at the directory's new place. */
 function moveEndRecords(
   rest: Uint8Array,
+  endRecord: number,
   directory: { readonly offset: number; readonly byteLength: number },
 ): void {
   const view = new DataView(rest.buffer, rest.byteOffset, rest.byteLength);
-  const endRecord = findEndRecord(view);
   if (view.getUint32(0, true) === 0x06064b50) {
     view.setBigUint64(40, BigInt(directory.byteLength), true);
     view.setBigUint64(48, BigInt(directory.offset), true);
@@ -289,15 +280,6 @@ function moveEndRecords(
     view.setUint32(endRecord + 12, directory.byteLength, true);
   if (view.getUint32(endRecord + 16, true) !== MAX_U32)
     view.setUint32(endRecord + 16, directory.offset, true);
-}
-
-/** The reader has found it already, as the record whose comment ends with the file. */
-function findEndRecord(view: DataView): number {
-  for (let at = view.byteLength - 22; at >= 0; at--) {
-    const isEnd = view.getUint32(at, true) === 0x06054b50;
-    if (isEnd && view.getUint16(at + 20, true) === view.byteLength - at - 22) return at;
-  }
-  throw new Error('the end record of the archive is gone');
 }
 
 /** `little` or `big`, with room for whatever else may stand there. */
@@ -322,14 +304,13 @@ const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
  *
  * @throws CheckpointError where it is something else, damaged or hostile.
  */
-export async function openZipContainer(source: ByteSource, file: string): Promise<TorchContainer> {
-  const archive = await openZip(source, file);
+export async function openZipContainer(source: ByteSource): Promise<TorchContainer> {
+  const file = source.name;
+  const archive = await openZip(source);
   const root = findRoot(archive);
-  const { bytes, fileOffset } = await readRecord(
-    archive,
-    recordOf(archive, `${root}data.pkl`),
-    MAX_PICKLE_BYTES,
-  );
+  const pickle = archive.entries.get(`${root}data.pkl`);
+  if (pickle === undefined) throw new Error('the pickle by which the root was found is gone');
+  const { bytes, fileOffset } = await readRecord(archive, pickle, MAX_PICKLE_BYTES);
   const { value } = readPickle(bytes, {
     file,
     baseOffset: fileOffset,
@@ -346,29 +327,15 @@ export async function openZipContainer(source: ByteSource, file: string): Promis
 }
 
 /** The directory, with its slash, that holds data.pkl; '' for an archive that was zipped again without one. */
-function findRoot(archive: ZipArchive): string {
-  const pickles = [...archive.entries.keys()].filter((name) => /^([^/]*\/)?data\.pkl$/.test(name));
+function findRoot({ entries, source }: ZipArchive): string {
+  const pickles = [...entries.keys()].filter((name) => /^([^/]*\/)?data\.pkl$/.test(name));
   const [pickle] = pickles;
-  if (pickle === undefined) refuseForeignZip([...archive.entries.keys()], archive.file);
+  if (pickle === undefined) refuseForeignZip([...entries.keys()], source.name);
   if (pickles.length > 1) {
-    throw new CheckpointError(
-      `expected one data.pkl, found ${pickles.length}: ${pickles.slice(0, 4).map(quote).join(', ')}`,
-      {
-        code: 'malformed',
-        file: archive.file,
-      },
-    );
+    const listed = pickles.slice(0, 4).map(quote).join(', ');
+    throw zipError(source, `expected one data.pkl, found ${pickles.length}: ${listed}`);
   }
   return pickle.slice(0, -'data.pkl'.length);
-}
-
-function recordOf(archive: ZipArchive, name: string): ZipEntry {
-  const entry = archive.entries.get(name);
-  if (entry !== undefined) return entry;
-  throw new CheckpointError(`expected the zip record ${quote(name)}, found none of that name`, {
-    code: 'malformed',
-    file: archive.file,
-  });
 }
 
 async function readByteOrder(archive: ZipArchive, root: string): Promise<'little' | 'big'> {
@@ -377,11 +344,8 @@ async function readByteOrder(archive: ZipArchive, root: string): Promise<'little
   const { bytes } = await readRecord(archive, entry, MAX_BYTE_ORDER_BYTES);
   const text = new TextDecoder('latin1').decode(bytes).trim();
   if (text === 'little' || text === 'big') return text;
-  throw new CheckpointError(`expected the byteorder record to say "little" or "big", found ${quote(text)}`, {
-    code: 'malformed',
-    file: archive.file,
-    offset: entry.headerOffset,
-  });
+  const message = `expected the byteorder record to say "little" or "big", found ${quote(text)}`;
+  throw zipError(archive.source, message, { offset: entry.headerOffset });
 }
 
 /** `__torch__.torch.nn.modules.conv` is at `ROOT/code/__torch__/torch/nn/modules/conv.py`. */
@@ -410,10 +374,11 @@ class ZipStorages implements StorageTable {
     const elementCount = asInteger(storage.elementCount);
     const entry = this.#entryOf(storage, tensorName);
     if (elementCount === null || elementCount * elementByteLength > entry.byteLength) {
-      throw new CheckpointError(
+      throw zipError(
+        this.#archive.source,
         `the tensor ${quote(tensorName)}: expected a storage of ${describeValue(storage.elementCount)} elements in the ` +
           `zip record ${quote(entry.name)}, found ${entry.byteLength} bytes, which is not the size of so many`,
-        { code: 'malformed', file: this.#archive.file, offset: storage.offset },
+        { offset: storage.offset },
       );
     }
     return { range: await locateRecord(this.#archive, entry), byteOrder: this.#byteOrder };
@@ -433,9 +398,10 @@ class ZipStorages implements StorageTable {
   #entryOf(storage: StorageNode, tensorName: string): ZipEntry {
     const entry = this.#archive.entries.get(`${this.#root}data/${storage.key}`);
     if (entry !== undefined) return entry;
-    throw new CheckpointError(
+    throw zipError(
+      this.#archive.source,
       `the tensor ${quote(tensorName)}: expected its storage in the zip record ${quote(`data/${storage.key}`)}, found no such record`,
-      { code: 'malformed', file: this.#archive.file, offset: storage.offset },
+      { offset: storage.offset },
     );
   }
 }

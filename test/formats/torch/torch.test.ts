@@ -37,7 +37,6 @@ describe('recognising a PyTorch file by its first bytes', () => {
     ['a pickle of protocol 0', utf8('cposix\nsystem\n(')],
     ['an INST of protocol 0', utf8("(S'ls'\nios\nsystem\n.")],
     ['a tar archive of torch 0.1', bytesOf('sys_info', new Uint8Array(92))],
-    ['a flatbuffer of PyTorch mobile', bytesOf(28, 0, 0, 0, 'PTMF')],
   ])('%s is one', (_, head) => {
     expect(looksLikeTorch(head)).toBe(true);
   });
@@ -138,12 +137,6 @@ describe('a tensor without plain elements', () => {
 });
 
 describe('what PyTorch writes besides checkpoints', () => {
-  test('a flatbuffer of PyTorch mobile is refused', async () => {
-    expect((await failureOf(() => open(bytesOf(28, 0, 0, 0, 'PTMF', new Uint8Array(64))))).code).toBe(
-      'unsupported',
-    );
-  });
-
   test('a bare pickle without tensors is refused', async () => {
     const failure = await failureOf(() => open(pickle(dict({ lr: int(1) }))));
     expect(failure.message).toBe(
