@@ -35,12 +35,12 @@ export function sampledIndices(elementCount: number): readonly number[] {
   return Array.from({ length: size }, (_, i) => Math.floor(((i + 0.5) * elementCount) / size));
 }
 
-/** Two buffers of this size take turns: one is read into while the other is hashed. */
+/** What is read and hashed at a time. */
 const CHUNK_BYTES = 256 * 1024;
 
-/** Reads tensors once, from front to back, through buffers that are made once and reused. */
+/** Reads tensors once, from front to back, through a buffer that is made once and reused. */
 export class TensorSummarizer {
-  readonly #buffers = [new Uint8Array(CHUNK_BYTES), new Uint8Array(CHUNK_BYTES)] as const;
+  readonly #buffer = new Uint8Array(CHUNK_BYTES);
 
   /**
    * Hashes a tensor and, where a layout is given, projects its output channels.
@@ -80,27 +80,15 @@ export class TensorSummarizer {
     return projector.conclude();
   }
 
-  /** Reads a tensor piece by piece, the next one while `visit` works on one; `start` counts elements. */
+  /** Reads a tensor piece by piece; `start` counts elements. */
   async #forEachChunk(
     { dtype, range }: Tensor,
     visit: (bytes: Uint8Array, start: number) => void,
   ): Promise<void> {
-    const read = async (turn: 0 | 1, offset: number) => {
-      const bytes = this.#buffers[turn].subarray(0, Math.min(CHUNK_BYTES, range.byteLength - offset));
+    for (let offset = 0; offset < range.byteLength; offset += CHUNK_BYTES) {
+      const bytes = this.#buffer.subarray(0, Math.min(CHUNK_BYTES, range.byteLength - offset));
       await range.source.readInto(bytes, range.offset + offset);
-      return bytes;
-    };
-    let turn: 0 | 1 = 0;
-    let pending = range.byteLength === 0 ? null : read(turn, 0);
-    for (let offset = 0; pending !== null; ) {
-      const bytes: Uint8Array = await pending;
-      const next: number = offset + bytes.byteLength;
-      turn = turn === 0 ? 1 : 0;
-      pending = next < range.byteLength ? read(turn, next) : null;
-      // A failure must not go unhandled while the loop is busy; awaiting it above reports it.
-      pending?.catch(() => {});
       visit(bytes, (offset * 8) / bitsOf(dtype));
-      offset = next;
     }
   }
 }

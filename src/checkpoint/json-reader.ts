@@ -76,18 +76,25 @@ export class JsonReader {
 
   #readMembers(depth: number, onMember: (key: string, value: JsonValue) => void): void {
     const seen = new Set<string>();
+    this.#readItems(CLOSING_BRACE, () => this.#readMember(depth, seen, onMember));
+  }
+
+  /** Reads items with commas between them, from the opening bracket on to the closing one. */
+  #readItems(closing: number, readItem: () => void): void {
     this.#position++;
-    if (this.#next() === CLOSING_BRACE) {
+    if (this.#next() === closing) {
       this.#position++;
       return;
     }
     for (;;) {
-      this.#readMember(depth, seen, onMember);
+      readItem();
       const next = this.#next();
-      if (next !== COMMA && next !== CLOSING_BRACE)
-        this.#fail(`expected "," or "}" in JSON, found ${this.#describeNext()}`);
+      if (next !== COMMA && next !== closing)
+        this.#fail(
+          `expected "," or "${String.fromCharCode(closing)}" in JSON, found ${this.#describeNext()}`,
+        );
       this.#position++;
-      if (next === CLOSING_BRACE) return;
+      if (next === closing) return;
     }
   }
 
@@ -117,29 +124,15 @@ export class JsonReader {
         this.#readMembers(depth, (key, value) => members.set(key, value));
         return members;
       }
-      case OPENING_BRACKET:
-        return this.#readArray(depth);
+      case OPENING_BRACKET: {
+        const items: JsonValue[] = [];
+        this.#readItems(CLOSING_BRACKET, () => items.push(this.#readValue(depth + 1)));
+        return items;
+      }
       case QUOTE:
         return this.#readString();
       default:
         return this.#readLiteral();
-    }
-  }
-
-  #readArray(depth: number): readonly JsonValue[] {
-    const items: JsonValue[] = [];
-    this.#position++;
-    if (this.#next() === CLOSING_BRACKET) {
-      this.#position++;
-      return items;
-    }
-    for (;;) {
-      items.push(this.#readValue(depth + 1));
-      const next = this.#next();
-      if (next !== COMMA && next !== CLOSING_BRACKET)
-        this.#fail(`expected "," or "]" in JSON, found ${this.#describeNext()}`);
-      this.#position++;
-      if (next === CLOSING_BRACKET) return items;
     }
   }
 

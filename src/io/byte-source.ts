@@ -110,9 +110,14 @@ export async function readRange(range: ByteRange): Promise<Uint8Array> {
   return bytes;
 }
 
+/** Everything that a source has, as a range. */
+export function wholeOf(source: ByteSource): ByteRange {
+  return { source, offset: 0, byteLength: source.byteLength };
+}
+
 /** Bytes that are in memory already, as a range. `bytes` is not copied. */
 export function holdBytes(bytes: Uint8Array): ByteRange {
-  return { source: memorySource('memory', bytes), offset: 0, byteLength: bytes.byteLength };
+  return wholeOf(memorySource('memory', bytes));
 }
 
 /** Bytes `start` up to `end` of a range. */
@@ -151,11 +156,7 @@ export function checkBounds(
   if (!Number.isSafeInteger(position) || position < 0 || position + length > source.byteLength) {
     throw new CheckpointError(
       `expected ${length} bytes, found the end of the file at byte ${source.byteLength}`,
-      {
-        code: 'truncated',
-        file: source.name,
-        offset: position,
-      },
+      { code: 'truncated', file: source.name, offset: position },
     );
   }
 }
@@ -191,15 +192,13 @@ export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange
       for (const { range, start, end } of placed) {
         const [from, to] = [Math.max(start, position), Math.min(end, limit)];
         if (from >= to) continue;
-        await range.source.readInto(
-          target.subarray(from - position, to - position),
-          range.offset + from - start,
-        );
+        const part = target.subarray(from - position, to - position);
+        await range.source.readInto(part, range.offset + from - start);
       }
     },
     async close() {},
   };
-  return { source, offset: 0, byteLength };
+  return wholeOf(source);
 }
 
 /**

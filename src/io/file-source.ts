@@ -15,29 +15,7 @@ const YIELD_BYTES = 32 * 1024 * 1024;
 const DONE = Promise.resolve();
 
 /** What of a file system it takes to read a file; tests hand in one that fails. */
-interface ReadableFiles {
-  openSync(path: string, flags: number): number;
-  fstatSync(descriptor: number): FileFacts;
-  readSync(
-    descriptor: number,
-    target: Uint8Array,
-    start: number,
-    byteLength: number,
-    position: number,
-  ): number;
-  closeSync(descriptor: number): void;
-}
-
-/** What is known of an open file: its size in bytes, and what it is. */
-interface FileFacts {
-  readonly size: number;
-  isFile(): boolean;
-  isDirectory(): boolean;
-  isFIFO(): boolean;
-  isSocket(): boolean;
-  isCharacterDevice(): boolean;
-  isBlockDevice(): boolean;
-}
+type ReadableFiles = Pick<typeof nodeFs, 'openSync' | 'fstatSync' | 'readSync' | 'closeSync'>;
 
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
@@ -155,7 +133,7 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
   return new CheckpointError(reading, { code, file: name, hint, cause: error });
 }
 
-function describeFileKind(stat: FileFacts): string {
+function describeFileKind(stat: nodeFs.Stats): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isFIFO()) return 'a FIFO (named pipe)';
   if (stat.isSocket()) return 'a socket';

@@ -1,7 +1,7 @@
 // Byte sources that show another one in another order: strided, e.g. a transposed tensor, and byte-swapped, e.g. big-endian floats.
 
 import { CheckpointError } from '../errors.js';
-import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes } from './byte-source.js';
+import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes, wholeOf } from './byte-source.js';
 
 /** Lets one of several sources at a time hold what it has computed, so that memory stays at what one of them holds. */
 export class Keeper {
@@ -180,7 +180,7 @@ function readAsStored({ strided }: StridedSource, axes: readonly Axis[]): ByteRa
   const shape = axes.map(({ size }) => size);
   const strides = axes.map(({ stride }) => stride);
   const source = stridedSource(range, { shape, strides, firstElement, elementByteLength }, keeper);
-  return { source, offset: 0, byteLength };
+  return wholeOf(source);
 }
 
 /** A dimension of a view: how many elements lie between neighbours where they are stored, and in row-major order. */

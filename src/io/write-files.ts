@@ -5,7 +5,7 @@ import * as nodeFs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { CheckpointError, quote } from '../errors.js';
-import { type ByteRange, sliceRange } from './byte-source.js';
+import { type ByteRange, sliceRange, wholeOf } from './byte-source.js';
 import { codeOf, explainWriteError, explainWriting, explainWritingLater } from './file-failures.js';
 import type { FileSource } from './file-source.js';
 import {
@@ -310,7 +310,7 @@ async function* encodePieces(pieces: Pieces): AsyncGenerator<Uint8Array> {
 
 /** Everything that a file consists of once its splices are in it. */
 function listParts({ source, splices }: FileCopy): readonly ByteRange[] {
-  const whole = { source, offset: 0, byteLength: source.byteLength };
+  const whole = wholeOf(source);
   const parts: ByteRange[] = [];
   let kept = 0;
   for (const { offset, deleted, content } of splices) {

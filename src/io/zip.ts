@@ -1,7 +1,7 @@
 // Reads ZIP archives: the directory, and each entry as a byte source.
 
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
-import { type ByteRange, type ByteSource, readRange, refuseAmplified } from './byte-source.js';
+import { type ByteRange, type ByteSource, readRange, refuseAmplified, wholeOf } from './byte-source.js';
 import { Cursor } from './cursor.js';
 import { crc32, type Deflated, InflatedKeeper, inflatedSource } from './inflated-source.js';
 
@@ -452,7 +452,7 @@ function inflateLazily({ source, keeper }: ZipArchive, entry: ZipEntry, range: B
     subject: `the zip record ${quote(name)}`,
     check: (crc) => checkCrc(source, entry, crc),
   };
-  return { source: inflatedSource(deflated, keeper), offset: 0, byteLength };
+  return wholeOf(inflatedSource(deflated, keeper));
 }
 
 /**

@@ -12,7 +12,7 @@ import { bitsOf, DTYPE_NAMES } from '../../checkpoint/dtype.js';
 import { sampledIndices } from '../../checkpoint/fingerprint.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteRange, ByteSource } from '../../io/byte-source.js';
-import type { SafetensorsHeader } from '../safetensors/safetensors.js';
+import { MAX_RANK, type SafetensorsHeader } from '../safetensors/safetensors.js';
 import {
   type Fields,
   FORMAT_VERSION,
@@ -23,9 +23,6 @@ import {
   readGraph,
   TABLE_COLUMNS,
 } from './baseline-json.js';
-
-/** As in any safetensors file. */
-const MAX_RANK = 64;
 
 /**
  * Opens a baseline: the checkpoint that it was made from, less the values that it has left out.

@@ -19,7 +19,7 @@ import {
   type JsonValue,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { explainAs, openFileSource } from '../../io/file-source.js';
 import { isDirectory } from '../../io/write-target.js';
 import { readSafetensorsHeader } from './safetensors.js';
@@ -113,13 +113,10 @@ export async function openShards(index: ByteSource, options: ReadOptions): Promi
 
 async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, string>> {
   if (index.byteLength > MAX_INDEX_BYTES) {
-    fail(
-      index.name,
-      `expected an index of at most ${MAX_INDEX_BYTES} bytes, found ${index.byteLength}`,
-      'limit-exceeded',
-    );
+    const found = `found ${index.byteLength}`;
+    fail(index.name, `expected an index of at most ${MAX_INDEX_BYTES} bytes, ${found}`, 'limit-exceeded');
   }
-  const bytes = await readRange({ source: index, offset: 0, byteLength: index.byteLength });
+  const bytes = await readRange(wholeOf(index));
   let found: JsonValue | undefined;
   new JsonReader(bytes, index.name).readTopObject((key, value) => {
     if (key === 'weight_map') found = value;
@@ -258,7 +255,7 @@ async function readConfig(
     if (source.byteLength > MAX_CONFIG_BYTES) return `is larger than ${MAX_CONFIG_BYTES} bytes`;
     onOpenFile?.(path);
     const members = new Map<string, JsonValue>();
-    const bytes = await readRange({ source, offset: 0, byteLength: source.byteLength });
+    const bytes = await readRange(wholeOf(source));
     new JsonReader(bytes, basename(path)).readTopObject((key, value) => members.set(key, value));
     return members;
   } finally {

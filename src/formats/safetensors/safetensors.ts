@@ -24,7 +24,7 @@ export const MAX_HEADER_BYTES = 100_000_000n;
 const MAX_TENSORS = 200_000;
 
 /** Far above any real tensor; a shape is kept in memory. */
-const MAX_RANK = 64;
+export const MAX_RANK = 64;
 
 /** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
 interface Entry extends Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount'> {

@@ -3,7 +3,7 @@
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import type { DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteRange, sliceRange } from '../../io/byte-source.js';
+import { type ByteRange, sliceRange, wholeOf } from '../../io/byte-source.js';
 import { byteSwappedSource, type Keeper, stridedSource } from '../../io/views.js';
 import {
   asInteger,
@@ -295,8 +295,4 @@ function isContiguous(shape: readonly number[], strides: readonly number[]): boo
     expected *= size;
   }
   return true;
-}
-
-function wholeOf(source: ByteRange['source']): ByteRange {
-  return { source, offset: 0, byteLength: source.byteLength };
 }
