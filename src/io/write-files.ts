@@ -67,6 +67,9 @@ const CHUNK_BYTES = 1024 * 1024;
 /** Shorter text is gathered before it is written. */
 const TEXT_LENGTH = 64 * 1024;
 
+/** Pieces start at multiples of this in a buffer: elements of any type are aligned, and can be computed in place. */
+const PIECE_ALIGNMENT = 64;
+
 /** Where a larger share of a file is replaced, copying all of it first would write most of it twice. */
 const MAX_REPLACED_SHARE = 0.5;
 
@@ -121,7 +124,7 @@ async function writeDirectly(path: string, pieces: Pieces, files: WritableFiles)
   const { O_WRONLY, O_APPEND, O_NOCTTY } = nodeFs.constants;
   const descriptor = await promisify(files.open)(path, O_WRONLY | O_APPEND | (O_NOCTTY ?? 0));
   try {
-    for await (const piece of encodePieces(pieces)) await writeFully(piece, { descriptor, files });
+    for await (const piece of encodePieces(pieces)) await writeFully([piece], { descriptor, files });
   } finally {
     files.closeSync(descriptor);
   }
@@ -275,7 +278,7 @@ async function writeNew({ pieces, replaced }: NewFile, path: string, files: Writ
   const descriptor = replaced === null ? files.openSync(path, 'wx') : createFile(path, replaced.mode, files);
   try {
     if (replaced !== null) keepOwner(descriptor, replaced, files);
-    for await (const piece of encodePieces(pieces)) await writeFully(piece, { descriptor, files });
+    for await (const piece of encodePieces(pieces)) await writeFully([piece], { descriptor, files });
   } finally {
     files.closeSync(descriptor);
   }
@@ -328,16 +331,48 @@ async function writeRanges(
   let [free, busy] = to.buffers;
   let written = Promise.resolve();
   let end = to.position;
-  for (const range of ranges) {
-    for (let start = 0; start < range.byteLength; start += CHUNK_BYTES) {
-      const bytes = free.subarray(0, Math.min(CHUNK_BYTES, range.byteLength - start));
-      await Promise.all([range.source.readInto(bytes, range.offset + start), written]);
-      written = writeFully(bytes, to, end);
-      [free, busy] = [busy, free];
-      end += bytes.byteLength;
-    }
+  for (const pieces of layOutBuffers(ranges)) {
+    const filled = pieces.map(({ start, range }) => ({
+      range,
+      bytes: free.subarray(start, start + range.byteLength),
+    }));
+    const fill = async () => {
+      for (const { range, bytes } of filled) await range.source.readInto(bytes, range.offset);
+    };
+    await Promise.all([fill(), written]);
+    const contents = filled.map(({ bytes }) => bytes);
+    written = writeFully(contents, to, end);
+    [free, busy] = [busy, free];
+    end += contents.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
   await written;
+}
+
+/** What is read into a buffer at `start`. */
+interface Piece {
+  readonly start: number;
+  readonly range: ByteRange;
+}
+
+/**
+ * Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. The
+ * system's limit of pieces for each call is libuv's to keep.
+ */
+function* layOutBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
+  let pieces: Piece[] = [];
+  let start = 0;
+  for (const range of ranges) {
+    for (let done = 0; done < range.byteLength; ) {
+      const byteLength = Math.min(range.byteLength - done, CHUNK_BYTES - start);
+      pieces.push({ start, range: sliceRange(range, done, done + byteLength) });
+      done += byteLength;
+      start += Math.ceil(byteLength / PIECE_ALIGNMENT) * PIECE_ALIGNMENT;
+      if (start < CHUNK_BYTES) continue;
+      yield pieces;
+      [pieces, start] = [[], 0];
+    }
+  }
+  if (pieces.length > 0) yield pieces;
 }
 
 /** A file that is written to. */
@@ -347,19 +382,30 @@ interface OpenFile {
 }
 
 /**
- * Writes all of some bytes. A write may take a part only, as it does before a disk is full.
+ * Writes pieces one after the other. A write may take a part only, as it does before a disk is full.
  *
  * @param position in the file; where its last write ended unless given.
  */
 async function writeFully(
-  bytes: Uint8Array,
+  pieces: readonly Uint8Array[],
   { descriptor, files }: OpenFile,
   position?: number,
 ): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
-    const end = position === undefined ? undefined : position + done;
-    done += (await promisify(files.writev)(descriptor, [bytes.subarray(done)], end)).bytesWritten;
+  let left = pieces;
+  for (let end = position; left.length > 0; ) {
+    const { bytesWritten } = await promisify(files.writev)(descriptor, left, end);
+    if (end !== undefined) end += bytesWritten;
+    left = skipBytes(left, bytesWritten);
   }
+}
+
+/** What remains of pieces without their first bytes. */
+function skipBytes(pieces: readonly Uint8Array[], count: number): readonly Uint8Array[] {
+  let end = 0;
+  return pieces.flatMap((piece) => {
+    end += piece.byteLength;
+    return end <= count ? [] : piece.subarray(Math.max(0, piece.byteLength - (end - count)));
+  });
 }
 
 /** Where a staged file is, and where it belongs. */
