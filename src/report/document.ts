@@ -1,6 +1,7 @@
 // What a report says, as blocks that text, Markdown and HTML each write in their own way.
 
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { LAYER_STATUSES } from '../compare/status.js';
 import { type Answer, describeAnswer, isBiasOnly, keepCurableByEval, listRemedies } from './answer.js';
 import { type AnyReport, encloseName, isAudit } from './any-report.js';
 import {
@@ -20,7 +21,7 @@ import {
   formatStdRatio,
 } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
-import { showName } from './text-layout.js';
+import { NO_VALUE, showName } from './text-layout.js';
 
 /** What a report says. Sentences and cells are phrases: names from files in them are enclosed by {@link encloseName}. */
 export interface Document {
@@ -99,12 +100,18 @@ export interface Column<Row> {
   readonly isStrong?: true;
   /** Whether narrow text goes without it. */
   readonly isSpare?: true;
+  /** What the title means, where a page has room to say it. */
+  readonly hint?: string;
   readonly cell: (row: Row) => string;
+  /** What a page sorts by; without it, by the cell's text. */
+  readonly value?: (row: Row) => number | null;
   /** The size that a bar shows; the longest is that of `full`, or of the largest. */
   readonly bar?: (row: Row) => number | null;
   readonly full?: number;
   /** What text, where columns are dear, shows instead; false where it goes without. */
-  readonly text?: { readonly title?: string; readonly cell?: (row: Row) => string } | false;
+  readonly text?:
+    | { readonly title?: string; readonly cell?: (row: Row) => string; readonly hasNoBar?: true }
+    | false;
 }
 
 /** Rows as a table. */
@@ -197,22 +204,35 @@ const MEASURES: readonly Column<AuditLayer>[] = [
   {
     title: 'channels',
     isNumber: true,
+    hint: 'channels that moved, of all',
     cell: ({ channels, channelsMoved }) =>
-      channelsMoved === null || channelsMoved === channels
+      channelsMoved === null || channelsMoved === channels || channelsMoved === 0
         ? formatCount(channels)
         : `${formatCount(channelsMoved)} of ${formatCount(channels)}`,
+    value: ({ channels }) => channels,
     text: { title: 'ch', cell: ({ channels }) => formatCount(channels) },
   },
-  { title: 'batches', isNumber: true, isSpare: true, cell: ({ batches }) => formatBatches(batches) },
+  {
+    title: 'batches',
+    isNumber: true,
+    isSpare: true,
+    hint: 'batch count of after less that of before',
+    cell: ({ batches }) => formatBatches(batches),
+    value: ({ batches }) => (batches === null ? null : Number(batches)),
+  },
   {
     title: 'mean shift',
     isNumber: true,
+    hint: 'root mean square over channels, in standard deviations of before',
     cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
+    value: ({ meanShift }) => meanShift?.rms ?? null,
   },
   {
     title: 'std ratio',
     isNumber: true,
+    hint: 'typical ratio of the standard deviations, the larger over the smaller',
     cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
+    value: ({ logStdRatio }) => logStdRatio?.rms ?? null,
   },
 ];
 
@@ -220,24 +240,25 @@ const OUTPUT: Column<AuditLayer> = {
   title: 'output shift',
   isNumber: true,
   isStrong: true,
+  hint: 'how far the layer’s output moves, relative to its own size',
   cell: ({ outputShift }) => formatOptional(outputShift),
+  value: ({ outputShift }) => outputShift,
+  bar: ({ outputShift }) => outputShift,
 };
 
-const DRIFT_COLUMNS: readonly Column<AuditLayer>[] = [
-  LAYER,
-  ...MEASURES,
-  { ...OUTPUT, bar: ({ outputShift }) => outputShift },
-];
+const DRIFT_COLUMNS: readonly Column<AuditLayer>[] = [LAYER, ...MEASURES, OUTPUT];
 
-const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
+/** What a table of all layers of an audit tells. */
+export const LAYER_COLUMNS: readonly Column<AuditLayer>[] = [
   LAYER,
   {
     title: 'status',
     cell: ({ status, allowed }) => (allowed ? `${status} (allowed)` : status),
+    value: ({ status }) => LAYER_STATUSES.indexOf(status),
     text: { cell: ({ status, allowed }) => (allowed ? `${status}*` : status) },
   },
   ...MEASURES,
-  { ...OUTPUT, text: { title: 'output' } },
+  { ...OUTPUT, text: { title: 'output', hasNoBar: true } },
 ];
 
 /** A layer's name, with its node's where the one does not tell the other: a graph is searched by its nodes. */
@@ -255,21 +276,25 @@ function nameLayer({ name, before, after, via }: AuditLayer): string {
 }
 
 function describeInspection(report: InspectReport): Document {
-  const kinds = new Set(report.layers.map(({ kind }) => kind));
   return {
     answer: describeAnswer(report),
     facts: [describeCheckpoint('checkpoint', report.checkpoint)],
     blocks: [
-      makeTable(
-        report.layers,
-        // The kind is worth a column only where there are several.
-        INSPECT_COLUMNS.filter(({ title }) => title !== 'kind' || kinds.size > 1),
-        { shown: { text: 60, markdown: 20 }, noun: 'layer', isFlush: true },
-      ),
+      makeTable(report.layers, listInspectColumns(report.layers), {
+        shown: { text: 60, markdown: 20 },
+        noun: 'layer',
+        isFlush: true,
+      }),
       { kind: 'findings', findings: report.findings },
       { kind: 'notes', notes: [...report.warnings, ...groupNotes(report.layers)] },
     ],
   };
+}
+
+/** What a table of the layers of an inspection tells: the kind is worth a column only where there are several. */
+export function listInspectColumns(layers: readonly InspectLayer[]): readonly Column<InspectLayer>[] {
+  const kinds = new Set(layers.map(({ kind }) => kind));
+  return INSPECT_COLUMNS.filter(({ title }) => title !== 'kind' || kinds.size > 1);
 }
 
 /** Longer kinds of layer are shortened. */
@@ -286,16 +311,30 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
     title: 'channels',
     isNumber: true,
     cell: ({ channels }) => formatCount(channels),
+    value: ({ channels }) => channels,
     text: { title: 'ch' },
   },
-  { title: 'mean rms', isNumber: true, cell: ({ mean }) => formatOptional(mean?.rms) },
-  { title: 'variance', isNumber: true, cell: ({ variance }) => formatOptional(variance?.geometricMean) },
+  {
+    title: 'mean rms',
+    isNumber: true,
+    hint: 'root mean square of the running mean over channels',
+    cell: ({ mean }) => formatOptional(mean?.rms),
+    value: ({ mean }) => mean?.rms ?? null,
+  },
+  {
+    title: 'variance',
+    isNumber: true,
+    hint: 'geometric mean of the running variance over channels',
+    cell: ({ variance }) => formatOptional(variance?.geometricMean),
+    value: ({ variance }) => variance?.geometricMean ?? null,
+  },
   {
     title: 'batches',
     isNumber: true,
-    cell: ({ batches }) => (batches === null ? '–' : formatCount(batches)),
+    cell: ({ batches }) => (batches === null ? NO_VALUE : formatCount(batches)),
+    value: ({ batches }) => (batches === null ? null : Number(batches)),
   },
-  { title: 'mode', cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
+  { title: 'mode', cell: ({ mode }) => (mode === 'unknown' ? NO_VALUE : mode) },
   { title: 'status', cell: ({ status }) => status },
 ];
 

@@ -174,7 +174,7 @@ function layOutRows(table: Table, { width, paint, all }: TextLayout): Lines {
     const sizes = rows.map((row) => row[index]?.size ?? 0);
     const longest = full ?? Math.max(...sizes.map((size) => (Number.isFinite(size) ? size : 0)));
     const draw = (row: Row) => formatBar(row[index]?.size ?? 0, { full: longest, cells: BAR_CELLS });
-    return bar === undefined || isTight
+    return bar === undefined || isTight || text.hasNoBar
       ? [{ title: text.title ?? title, align: isNumber ? 'right' : 'left', cell: say }]
       : [{ title, align: 'left', cell: (row) => `${draw(row).padEnd(BAR_CELLS)} ${say(row)}` }];
   });

@@ -24,9 +24,9 @@ test('a layer is shown channel by channel, those that moved most first', () => {
       2 of 3 channels moved; output shift 0.750
 
       channel  mean before  after  var before  after  std ratio  mean shift
-            1         1.00   3.00        4.00   4.00     × 1.00  ████████ 1.00 σ
-            2         2.00   2.50        1.00   4.00     × 2.00  ████     0.500 σ
-            0            0      0        1.00   1.00     × 1.00           0 σ
+            1         1.00   3.00        4.00   4.00     × 1.00  ███████ 1.00 σ
+            2         2.00   2.50        1.00   4.00     × 2.00  ███▌    0.500 σ
+            0            0      0        1.00   1.00     × 1.00          0 σ
     "
   `);
 });

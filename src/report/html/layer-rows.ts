@@ -4,36 +4,20 @@ import type { Region } from '../../compare/regions.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditLayer, AuditReport } from '../audit-report.js';
-import {
-  formatBatches,
-  formatCount,
-  formatMagnitude,
-  formatMeasure,
-  formatOptional,
-  formatPlural,
-  formatStdRatio,
-} from '../format-numbers.js';
+import { type Column, LAYER_COLUMNS, listInspectColumns } from '../document.js';
+import { formatCount, formatMagnitude, formatMeasure, formatPlural } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
-import { html, type Markup } from './markup.js';
-
-/** A column of the table. Numbers sort by `value`, text by what the cell shows. */
-interface Column<Layer> {
-  readonly title: string;
-  readonly hint?: string;
-  readonly isNumber: boolean;
-  /** What the style sheet knows its cells by; the others are left as they are, so that a row stays small. */
-  readonly class?: string;
-  /** Whether the column has room for a bar. */
-  readonly isWide?: boolean;
-  readonly cell: (layer: Layer, scale: number) => Markup | string;
-  readonly value?: (layer: Layer) => number | null;
-}
+import { capitalize, html, type Markup, markNames } from './markup.js';
 
 /** The table of layers. The page's script makes it sortable and opens rows; the order here is what sorts first. */
 export function renderLayerTable(report: AnyReport): Markup {
   return isAudit(report)
-    ? renderTable(report.layers, AUDIT_COLUMNS, AUDIT_ORDER)
-    : renderTable(report.layers, INSPECT_COLUMNS, { sorted: '#', groupOf: () => 0, sizeOf: () => null });
+    ? renderTable(report.layers, LAYER_COLUMNS, AUDIT_ORDER)
+    : renderTable(report.layers, listInspectColumns(report.layers), {
+        sorted: '#',
+        groupOf: () => 0,
+        sizeOf: () => null,
+      });
 }
 
 interface Order<Layer> {
@@ -45,7 +29,7 @@ interface Order<Layer> {
 }
 
 const AUDIT_ORDER: Order<AuditLayer> = {
-  sorted: 'Status',
+  sorted: 'status',
   groupOf: rankStatus,
   sizeOf: ({ outputShift }) => outputShift,
 };
@@ -73,9 +57,9 @@ export function renderWorstLayers(report: AuditReport, count: number): Markup {
   const { ranked, scale } = rankLayers(report.layers, AUDIT_ORDER);
   return html`<div class="panel scroll"><table class="layers">
 <caption class="unseen">Norm layers, the worst first</caption>
-${renderHead(AUDIT_COLUMNS, null)}
+${renderHead(LAYER_COLUMNS, null)}
 <tbody>
-${ranked.slice(0, count).map(({ layer, index }) => renderRow(layer, index, { columns: AUDIT_COLUMNS, scale, isOpenable: false }))}</tbody>
+${ranked.slice(0, count).map(({ layer, index }) => renderRow(layer, index, { columns: LAYER_COLUMNS, scale, isOpenable: false }))}</tbody>
 </table></div>`;
 }
 
@@ -100,7 +84,7 @@ function rankLayers<Layer>(layers: readonly Layer[], { groupOf, sizeOf }: Order<
 /** Column titles; where the table sorts, the column that it is sorted by. */
 function renderHead<Layer>(columns: readonly Column<Layer>[], sorted: string | null): Markup {
   const sortOf = (title: string) => (title === sorted ? 'ascending' : 'none');
-  return html`<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, isWide }) => html`<th scope="col"${isNumber ? html` class="${isWide ? 'number wide' : 'number'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${title}</th>`)}</tr></thead>`;
+  return html`<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, bar }) => html`<th scope="col"${isNumber ? html` class="${bar === undefined ? 'number' : 'number wide'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${capitalize(title)}</th>`)}</tr></thead>`;
 }
 
 /** What needs attention comes first. */
@@ -114,7 +98,7 @@ function rankSize(value: number | null): number {
   return Number.isFinite(value) ? value : Number.MAX_VALUE;
 }
 
-const POSITION: Pick<Column<never>, 'title' | 'hint' | 'isNumber' | 'isWide'> = {
+const POSITION: Omit<Column<never>, 'cell'> = {
   title: '#',
   hint: 'position in the model',
   isNumber: true,
@@ -132,18 +116,19 @@ function renderRow<Layer extends AuditLayer | InspectLayer>(
   index: number,
   { columns, scale, isOpenable }: RowOptions<Layer>,
 ): Markup {
-  const [first, ...others] = columns;
-  const name = first?.cell(layer, scale) ?? '';
+  const name = renderName(layer.name);
   const id = isOpenable ? html` id="layer-${index}"` : null;
   const head = isOpenable
     ? html`<button type="button" class="open" aria-expanded="false">${name}</button>`
     : name;
-  const cells = others.map(({ class: kind, value, cell }) => {
+  const cells = columns.slice(1).map(({ title, isNumber, isStrong, value, bar, cell }) => {
+    const said = markNames(cell(layer));
     const attributes = [
-      kind === undefined ? null : html` class="${kind}"`,
+      isNumber ? null : html` class="${title === 'status' ? title : 'text'}"`,
       value === undefined || !isOpenable ? null : html` data-v="${toSortKey(value(layer))}"`,
     ];
-    return html`<td${attributes}>${cell(layer, scale)}</td>`;
+    const drawn = bar === undefined ? null : renderBar(bar(layer), scale);
+    return html`<td${attributes}>${drawn}${isStrong ? html`<b>${said}</b>` : said}</td>`;
   });
   return html`<tr${id} class="is-${layer.status}"><td>${index + 1}</td><th scope="row">${head}</th>${cells}</tr>
 `;
@@ -166,89 +151,6 @@ export function renderBar(value: number | null, scale: number): Markup {
   const width = value === null || !(scale > 0) ? 0 : Number.isFinite(value) ? (value / scale) * 100 : 100;
   return html`<svg class="bar" aria-hidden="true">${width > 0 ? html`<rect width="${Math.max(width, 1).toFixed()}%" height="7"/>` : null}</svg>`;
 }
-
-const AUDIT_COLUMNS: readonly Column<AuditLayer>[] = [
-  { title: 'Layer', isNumber: false, cell: ({ name }) => renderName(name) },
-  {
-    title: 'Status',
-    isNumber: false,
-    class: 'status',
-    cell: ({ status, allowed }) => (allowed ? `${status} (allowed)` : status),
-    value: rankStatus,
-  },
-  {
-    title: 'Channels',
-    hint: 'channels that moved, of all',
-    isNumber: true,
-    cell: ({ channels, channelsMoved }) =>
-      channelsMoved === null || channelsMoved === channels || channelsMoved === 0
-        ? formatCount(channels)
-        : html`<small>${formatCount(channelsMoved)} of</small> ${formatCount(channels)}`,
-    value: ({ channels }) => channels,
-  },
-  {
-    title: 'Batches',
-    hint: 'batch count of after less that of before',
-    isNumber: true,
-    cell: ({ batches }) => formatBatches(batches),
-    value: ({ batches }) => (batches === null ? null : Number(batches)),
-  },
-  {
-    title: 'Mean shift',
-    hint: 'root mean square over channels, in standard deviations of before',
-    isNumber: true,
-    cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
-    value: ({ meanShift }) => meanShift?.rms ?? null,
-  },
-  {
-    title: 'Std ratio',
-    hint: 'typical ratio of the standard deviations, the larger over the smaller',
-    isNumber: true,
-    cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
-    value: ({ logStdRatio }) => logStdRatio?.rms ?? null,
-  },
-  {
-    title: 'Output shift',
-    hint: 'how far the layer’s output moves, relative to its own size',
-    isNumber: true,
-    isWide: true,
-    cell: ({ outputShift }, scale) =>
-      html`${renderBar(outputShift, scale)}<b>${formatOptional(outputShift)}</b>`,
-    value: ({ outputShift }) => outputShift,
-  },
-];
-
-const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
-  { title: 'Layer', isNumber: false, cell: ({ name }) => renderName(name) },
-  { title: 'Status', isNumber: false, class: 'status', cell: ({ status }) => status },
-  {
-    title: 'Channels',
-    isNumber: true,
-    cell: ({ channels }) => formatCount(channels),
-    value: ({ channels }) => channels,
-  },
-  {
-    title: 'Batches',
-    isNumber: true,
-    cell: ({ batches }) => (batches === null ? '–' : formatCount(batches)),
-    value: ({ batches }) => (batches === null ? null : Number(batches)),
-  },
-  {
-    title: 'Mean',
-    hint: 'root mean square of the running mean over channels',
-    isNumber: true,
-    cell: ({ mean }) => formatOptional(mean?.rms),
-    value: ({ mean }) => mean?.rms ?? null,
-  },
-  {
-    title: 'Variance',
-    hint: 'geometric mean of the running variance over channels',
-    isNumber: true,
-    cell: ({ variance }) => formatOptional(variance?.geometricMean),
-    value: ({ variance }) => variance?.geometricMean ?? null,
-  },
-  { title: 'Mode', isNumber: false, class: 'text', cell: ({ mode }) => (mode === 'unknown' ? '–' : mode) },
-];
 
 /** Deeper components count as one: names come from files, and the walks below recurse. */
 const MAX_DEPTH = 32;

@@ -57,6 +57,11 @@ export function unmarkNames(phrase: string): string {
   return writePhrase(phrase, (name) => showSafely(name, NAME_LENGTH));
 }
 
+/** A sentence of ours, or a title, with a capital. */
+export function capitalize(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 /** JSON that cannot end a script element, start a comment in it, or be a command to a CI runner that reads the page. */
 export function toScriptJson(value: unknown): Markup {
   const text = escapeJson(JSON.stringify(value)).replace(

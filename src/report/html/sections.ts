@@ -20,7 +20,7 @@ import { type Advice, splitCodeWords } from '../fix-advice.js';
 import { formatBatches, formatCount, formatMeasure } from '../format-numbers.js';
 import { defuseCommands } from '../text-layout.js';
 import { renderName } from './layer-rows.js';
-import { html, type Markup, markNames } from './markup.js';
+import { capitalize, html, type Markup, markNames } from './markup.js';
 
 const ICONS: Readonly<Record<Outcome, string>> = {
   failed: 'M6 6l8 8M14 6l-8 8',
@@ -51,10 +51,6 @@ function renderFact({ role, what, contents }: Fact): Markup {
     index % 2 === 1 ? html`<bdi>${showSafely(part)}</bdi>` : part,
   );
   return html`<div class="checkpoint"><p class="role">${capitalize(role)}</p><p class="path">${path}</p><p class="contents">${contents.join(', ')}</p></div>`;
-}
-
-function capitalize(text: string): string {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** A word for the outcome, with a sign that says the same. */
