@@ -1,9 +1,16 @@
 // Renders a probe report as text, JSON, Markdown or HTML.
 
 import { checkOptions } from '../options.js';
-import { encloseName, showSafely } from '../report/any-report.js';
-import { type Column, type Document, describeCheckpoint, makeTable } from '../report/document.js';
-import { formatCount, formatOptional } from '../report/format-numbers.js';
+import { showSafely } from '../report/any-report.js';
+import {
+  type Column,
+  type Document,
+  describeCheckpoint,
+  makeTable,
+  names,
+  numbers,
+} from '../report/document.js';
+import { formatCount } from '../report/format-numbers.js';
 import { findFormat, type ReportFormat } from '../report/formats.js';
 import { writeHtml } from '../report/html/html.js';
 import { toJson } from '../report/json.js';
@@ -96,43 +103,34 @@ function describeProbe(report: ProbeReport): Document {
 }
 
 const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
-  { title: 'output', cell: ({ name }) => encloseName(name) },
+  names('output'),
   { title: 'shape', cell: ({ shape }) => `[${shape.join(', ')}]` },
-  { title: 'relative L2', isNumber: true, cell: ({ relativeL2 }) => formatOptional(relativeL2) },
-  { title: 'cosine', isNumber: true, cell: ({ cosine }) => formatOptional(cosine, formatCosine) },
-  {
-    title: 'largest difference',
-    isNumber: true,
-    cell: ({ maxDifference }) => formatOptional(maxDifference),
-    text: { title: 'largest diff' },
-  },
-  {
-    title: 'top-1 changed',
-    isNumber: true,
+  numbers('relative L2', ({ relativeL2 }) => relativeL2),
+  numbers('cosine', ({ cosine }) => cosine, { format: formatCosine }),
+  numbers('largest difference', ({ maxDifference }) => maxDifference, { text: { title: 'largest diff' } }),
+  numbers('top-1 changed', ({ top1 }) => top1?.changed, {
     cell: ({ top1 }) =>
       top1 === null
         ? NO_VALUE
         : `${formatCount(top1.changed)} of ${formatCount(top1.samples)} (${formatShare(top1.share)})`,
-  },
+  }),
 ];
 
 const MIXED_COLUMNS: readonly Column<ProbeLayer>[] = [
-  { title: 'layer, along the depth', cell: ({ name }) => encloseName(name) },
+  names('layer, along the depth'),
   {
     title: 'status',
     cell: ({ status, putBack }) => (putBack ? `${status}, put back` : status),
     text: { cell: ({ status, putBack }) => (putBack ? 'put back' : status) },
   },
-  { title: 'predicted', isNumber: true, cell: ({ outputShift }) => formatOptional(outputShift) },
-  { title: 'alone', isNumber: true, cell: ({ movement }) => formatOptional(movement?.sameInput) },
-  { title: 'in network', isNumber: true, cell: ({ movement }) => formatOptional(movement?.inNetwork) },
-  {
-    title: 'explains',
-    isNumber: true,
-    cell: ({ contribution }) => formatOptional(contribution?.explained, formatShare),
+  numbers('predicted', ({ outputShift }) => outputShift),
+  numbers('alone', ({ movement }) => movement?.sameInput),
+  numbers('in network', ({ movement }) => movement?.inNetwork),
+  numbers('explains', ({ contribution }) => contribution?.explained, {
+    format: formatShare,
     bar: ({ contribution }) => contribution?.explained ?? null,
     full: 1,
-  },
+  }),
 ];
 
 /** Where every layer was put back, that says no more in text. */

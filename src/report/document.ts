@@ -114,6 +114,29 @@ export interface Column<Row> {
     | false;
 }
 
+/** A column of names from files. */
+export function names<Row extends { readonly name: string }>(title: string): Column<Row> {
+  return { title, cell: ({ name }) => encloseName(name) };
+}
+
+/** A column of numbers; where a row has none, a dash stands for it. */
+export function numbers<Row>(
+  title: string,
+  value: (row: Row) => number | null | undefined,
+  {
+    format = formatMeasure,
+    ...rest
+  }: Partial<Column<Row>> & { readonly format?: (value: number) => string } = {},
+): Column<Row> {
+  return {
+    title,
+    isNumber: true,
+    cell: (row) => formatOptional(value(row), format),
+    value: (row) => value(row) ?? null,
+    ...rest,
+  };
+}
+
 /** Rows as a table. */
 export function makeTable<Row>(
   rows: readonly Row[],
@@ -194,57 +217,41 @@ function listDrift(report: AuditReport, all: boolean): readonly Table[] {
   ];
 }
 
-const LAYER: Column<AuditLayer> = {
-  title: 'layer',
-  cell: ({ name }) => encloseName(name),
-  text: { cell: nameLayer },
-};
+const LAYER: Column<AuditLayer> = { ...names('layer'), text: { cell: nameLayer } };
 
 const MEASURES: readonly Column<AuditLayer>[] = [
-  {
-    title: 'channels',
-    isNumber: true,
+  numbers('channels', ({ channels }) => channels, {
     hint: 'channels that moved, of all',
     cell: ({ channels, channelsMoved }) =>
       channelsMoved === null || channelsMoved === channels || channelsMoved === 0
         ? formatCount(channels)
         : `${formatCount(channelsMoved)} of ${formatCount(channels)}`,
-    value: ({ channels }) => channels,
     text: { title: 'ch', cell: ({ channels }) => formatCount(channels) },
-  },
-  {
-    title: 'batches',
-    isNumber: true,
+  }),
+  numbers('batches', ({ batches }) => (batches === null ? null : Number(batches)), {
     isSpare: true,
     hint: 'batch count of after less that of before',
     cell: ({ batches }) => formatBatches(batches),
-    value: ({ batches }) => (batches === null ? null : Number(batches)),
-  },
-  {
-    title: 'mean shift',
-    isNumber: true,
+  }),
+  numbers('mean shift', ({ meanShift }) => meanShift?.rms, {
     hint: 'root mean square over channels, in standard deviations of before',
-    cell: ({ meanShift }) => formatOptional(meanShift?.rms, (value) => `${formatMeasure(value)} σ`),
-    value: ({ meanShift }) => meanShift?.rms ?? null,
-  },
-  {
-    title: 'std ratio',
-    isNumber: true,
+    format: formatSigma,
+  }),
+  numbers('std ratio', ({ logStdRatio }) => logStdRatio?.rms, {
     hint: 'typical ratio of the standard deviations, the larger over the smaller',
-    cell: ({ logStdRatio }) => formatOptional(logStdRatio?.rms, formatStdRatio),
-    value: ({ logStdRatio }) => logStdRatio?.rms ?? null,
-  },
+    format: formatStdRatio,
+  }),
 ];
 
-const OUTPUT: Column<AuditLayer> = {
-  title: 'output shift',
-  isNumber: true,
+function formatSigma(value: number): string {
+  return `${formatMeasure(value)} σ`;
+}
+
+const OUTPUT: Column<AuditLayer> = numbers('output shift', ({ outputShift }) => outputShift, {
   isStrong: true,
   hint: 'how far the layer’s output moves, relative to its own size',
-  cell: ({ outputShift }) => formatOptional(outputShift),
-  value: ({ outputShift }) => outputShift,
   bar: ({ outputShift }) => outputShift,
-};
+});
 
 const DRIFT_COLUMNS: readonly Column<AuditLayer>[] = [LAYER, ...MEASURES, OUTPUT];
 
@@ -301,39 +308,22 @@ export function listInspectColumns(layers: readonly InspectLayer[]): readonly Co
 const MAX_KIND_LENGTH = 14;
 
 const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
-  { title: 'layer', cell: ({ name }) => encloseName(name) },
+  names('layer'),
   {
     title: 'kind',
     cell: ({ kind }) =>
       encloseName(showName(kind.replace('BatchNormalization', 'BatchNorm'), MAX_KIND_LENGTH)),
   },
-  {
-    title: 'channels',
-    isNumber: true,
-    cell: ({ channels }) => formatCount(channels),
-    value: ({ channels }) => channels,
-    text: { title: 'ch' },
-  },
-  {
-    title: 'mean rms',
-    isNumber: true,
+  numbers('channels', ({ channels }) => channels, { format: formatCount, text: { title: 'ch' } }),
+  numbers('mean rms', ({ mean }) => mean?.rms, {
     hint: 'root mean square of the running mean over channels',
-    cell: ({ mean }) => formatOptional(mean?.rms),
-    value: ({ mean }) => mean?.rms ?? null,
-  },
-  {
-    title: 'variance',
-    isNumber: true,
+  }),
+  numbers('variance', ({ variance }) => variance?.geometricMean, {
     hint: 'geometric mean of the running variance over channels',
-    cell: ({ variance }) => formatOptional(variance?.geometricMean),
-    value: ({ variance }) => variance?.geometricMean ?? null,
-  },
-  {
-    title: 'batches',
-    isNumber: true,
+  }),
+  numbers('batches', ({ batches }) => (batches === null ? null : Number(batches)), {
     cell: ({ batches }) => (batches === null ? NO_VALUE : formatCount(batches)),
-    value: ({ batches }) => (batches === null ? null : Number(batches)),
-  },
+  }),
   { title: 'mode', cell: ({ mode }) => (mode === 'unknown' ? NO_VALUE : mode) },
   { title: 'status', cell: ({ status }) => status },
 ];
@@ -385,16 +375,14 @@ function severity({ shift, stdRatio }: ChannelRow): number {
 }
 
 const CHANNEL_COLUMNS: readonly Column<ChannelRow>[] = [
-  { title: 'channel', isNumber: true, cell: ({ channel }) => String(channel) },
-  { title: 'mean before', isNumber: true, cell: ({ meanBefore }) => formatMeasure(meanBefore) },
-  { title: 'after', isNumber: true, cell: ({ meanAfter }) => formatMeasure(meanAfter) },
-  { title: 'var before', isNumber: true, cell: ({ varianceBefore }) => formatMeasure(varianceBefore) },
-  { title: 'after', isNumber: true, cell: ({ varianceAfter }) => formatMeasure(varianceAfter) },
-  { title: 'std ratio', isNumber: true, cell: ({ stdRatio }) => `× ${formatMeasure(stdRatio)}` },
-  {
-    title: 'mean shift',
-    isNumber: true,
-    cell: ({ shift }) => `${formatMeasure(shift)} σ`,
+  numbers('channel', ({ channel }) => channel, { format: String }),
+  numbers('mean before', ({ meanBefore }) => meanBefore),
+  numbers('after', ({ meanAfter }) => meanAfter),
+  numbers('var before', ({ varianceBefore }) => varianceBefore),
+  numbers('after', ({ varianceAfter }) => varianceAfter),
+  numbers('std ratio', ({ stdRatio }) => stdRatio, { format: (value) => `× ${formatMeasure(value)}` }),
+  numbers('mean shift', ({ shift }) => shift, {
+    format: formatSigma,
     bar: ({ shift }) => Math.abs(shift),
-  },
+  }),
 ];

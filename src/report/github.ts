@@ -13,7 +13,7 @@ import {
 import { FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
 import { findArtifactPath } from './sarif.js';
-import type { LocationOptions, Pieces } from './text-layout.js';
+import type { Pieces, RendererOptions } from './text-layout.js';
 
 /** GitHub shows no more annotations of one type from a step. */
 export const MAX_ANNOTATIONS = 10;
@@ -32,7 +32,7 @@ interface Annotation {
  * last of which counts the rest. Empty when there are none; notes are not annotated. All audits of a step share its ten:
  * the worst finding of each comes before any second one.
  */
-export function renderGithub(report: AnyReport | ReportSet, { root }: LocationOptions): Pieces {
+export function renderGithub(report: AnyReport | ReportSet, { root }: RendererOptions): Pieces {
   const { reports, failures } = listReports(report);
   const failed = failures.map(({ after, message }) => ({
     title: FAILURE_TITLE,

@@ -15,7 +15,7 @@ import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './
 import { FINDING_HELP } from './finding-help.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';
-import type { LocationOptions, Pieces } from './text-layout.js';
+import type { Pieces, RendererOptions } from './text-layout.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<
   FindingLevel,
@@ -39,11 +39,11 @@ interface Issue {
  * Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. Findings of
  * different checkpoints of several have different fingerprints.
  */
-export function renderGitlab(report: AnyReport | ReportSet, options: LocationOptions): Pieces {
+export function renderGitlab(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
   return writeJson(isAuditSet(report) ? listAllIssues(report, options) : listIssues(report, options), 1);
 }
 
-function* listAllIssues({ reports, failures }: ReportSet, options: LocationOptions): Iterable<Issue> {
+function* listAllIssues({ reports, failures }: ReportSet, options: RendererOptions): Iterable<Issue> {
   for (const failure of failures) yield tellApart(describeFailedAudit(failure, options));
   for (const report of reports) for (const issue of listIssues(report, options)) yield tellApart(issue);
 }
@@ -56,7 +56,7 @@ function hash(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }
 
-function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issue[] {
+function listIssues(report: AnyReport, { root }: RendererOptions): readonly Issue[] {
   const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, root));
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
@@ -72,7 +72,7 @@ function listIssues(report: AnyReport, { root }: LocationOptions): readonly Issu
   }));
 }
 
-function describeFailedAudit({ after, message, hint, code }: AuditFailure, { root }: LocationOptions): Issue {
+function describeFailedAudit({ after, message, hint, code }: AuditFailure, { root }: RendererOptions): Issue {
   return {
     type: 'issue',
     check_name: 'not-audited',

@@ -14,7 +14,7 @@ import { type AuditFailure, listReports, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';
-import type { LocationOptions, Pieces } from './text-layout.js';
+import type { Pieces, RendererOptions } from './text-layout.js';
 
 /**
  * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
@@ -50,7 +50,7 @@ export const MAX_SARIF_RESULTS = 25_000;
  * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change. Several audits
  * are a run each, told apart by the checkpoint that it judges.
  */
-export function renderSarif(report: AnyReport | ReportSet, options: LocationOptions): Pieces {
+export function renderSarif(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
   const runs = describeRuns(report, options);
   return writeJson(
     { $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs },
@@ -61,13 +61,13 @@ export function renderSarif(report: AnyReport | ReportSet, options: LocationOpti
 /** The log's runs, and the items of each one's lists. */
 const LOG_LEVELS = 4;
 
-function* describeRuns(report: AnyReport | ReportSet, options: LocationOptions): Iterable<object> {
+function* describeRuns(report: AnyReport | ReportSet, options: RendererOptions): Iterable<object> {
   const { reports, failures } = listReports(report);
   for (const one of reports) yield describeRun(one, options);
   for (const failure of failures) yield describeFailedRun(report.tool, failure, options);
 }
 
-function describeRun(report: AnyReport, { root }: LocationOptions): object {
+function describeRun(report: AnyReport, { root }: RendererOptions): object {
   const ranked = rankFindings(report);
   const shown = ranked.slice(0, MAX_SARIF_RESULTS);
   const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(report).path, root));
@@ -89,7 +89,7 @@ function describeRun(report: AnyReport, { root }: LocationOptions): object {
 function describeFailedRun(
   tool: ReportSet['tool'],
   { after, message }: AuditFailure,
-  { root }: LocationOptions,
+  { root }: RendererOptions,
 ): object {
   const text = showMessage(message, LIMITS.sarif.message);
   const uri = toUriReference(findArtifactPath(after, root));

@@ -20,14 +20,10 @@ export interface TextOptions {
   readonly all?: boolean | undefined;
 }
 
-/** How a report finds its place in a repository. */
-export interface LocationOptions {
-  /** The repository's directory: absolute paths under it become relative. */
-  readonly root?: string | undefined;
-}
-
 /** What a renderer may be told. */
-export interface RendererOptions extends TextOptions, LocationOptions {
+export interface RendererOptions extends TextOptions {
+  /** A repository's directory: absolute paths under it become relative. */
+  readonly root?: string | undefined;
   /** In text, show this layer alone, channel by channel; the audit must have kept channels. */
   readonly layer?: string | undefined;
 }

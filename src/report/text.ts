@@ -106,22 +106,49 @@ function layOutBlock(block: Block, layout: TextLayout): readonly Lines[] {
   }
 }
 
-/** What was looked at: role, path and what it holds, on one line each where all fit, else on two. */
-function layOutFacts(facts: readonly Fact[], { width, paint }: TextLayout): Lines {
-  const roleWidth = Math.max(...facts.map(({ role }) => role.length));
-  const indent = ' '.repeat(roleWidth + 2);
-  const described = facts.map(({ role, what, contents }) => ({
-    role: paint('faint', role.padEnd(roleWidth)),
-    what: writePhrase(what, (name) => showName(name, width - indent.length)),
-    contents: contents.join(', '),
+/** What was looked at: role, path and what it holds. */
+function layOutFacts(facts: readonly Fact[], layout: TextLayout): Lines {
+  const labelWidth = Math.max(...facts.map(({ role }) => role.length));
+  const rows = facts.map(({ role, what, contents }) => ({
+    label: role,
+    tone: 'faint' as const,
+    name: writePhrase(what, (name) => showName(name, layout.width - labelWidth - 2)),
+    about: contents.join(', '),
   }));
-  const filled = described.filter(({ contents }) => contents !== '');
-  const nameWidth = Math.max(...filled.map(({ what }) => [...what].length));
-  const isWide = filled.some(({ contents }) => indent.length + nameWidth + 2 + contents.length > width);
-  return described.flatMap(({ role, what, contents }) => {
-    if (contents === '') return [`${role}  ${what}`];
-    if (isWide) return [`${role}  ${what}`, indent + paint('faint', contents)];
-    return [`${role}  ${what}${' '.repeat(nameWidth - [...what].length)}  ${paint('faint', contents)}`];
+  return layOutNamed(rows, layout, { isAlike: true });
+}
+
+/** A line about something that has a name. */
+interface NamedLine {
+  readonly label: string;
+  readonly tone: Tone;
+  readonly name: string;
+  /** Stands in the line where it fits, else below. */
+  readonly about: string;
+}
+
+/** @param isAlike whether all stand below where one does. */
+function layOutNamed(
+  rows: readonly NamedLine[],
+  { width, paint }: TextLayout,
+  { isAlike }: { readonly isAlike: boolean },
+): Lines {
+  const labelWidth = Math.max(...rows.map(({ label }) => label.length));
+  const indent = ' '.repeat(labelWidth + 2);
+  const filled = rows.filter(({ about }) => about !== '');
+  const nameWidth = Math.max(...filled.map(({ name }) => [...name].length));
+  const fits = ({ about }: NamedLine) => indent.length + nameWidth + 2 + [...about].length <= width;
+  const isNarrow = isAlike && !filled.every(fits);
+  return rows.flatMap((row) => {
+    const head = `${paint(row.tone, row.label.padEnd(labelWidth))}  ${row.name}`;
+    if (row.about === '') return [head];
+    const gap = ' '.repeat(Math.max(0, nameWidth - [...row.name].length) + 2);
+    return fits(row) && !isNarrow
+      ? [head + gap + paint('faint', row.about)]
+      : [
+          head,
+          ...wrapText(row.about, { width, indent }).map((line) => indent + paint('faint', line.trimStart())),
+        ];
   });
 }
 
@@ -335,25 +362,22 @@ function layOutLayer(layer: AuditLayer, layout: TextLayout): readonly Lines[] {
   return [[head, moved], layOutRows(table, layout)];
 }
 
-/** A checkpoint of several: what it came to, and a few words why. */
-interface CheckpointLine {
-  readonly word: string;
-  readonly tone: Tone;
-  readonly name: string;
-  readonly reason: string;
-}
-
 function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
   const before = getCommonBefore(set);
   const nameOf = (one: { before: string; after: string }) =>
     before === null ? `${one.before} → ${one.after}` : one.after;
   const nameReport = (report: AuditReport) =>
     nameOf({ before: report.before.path, after: report.after.path });
-  const outcomes: CheckpointLine[] = [];
+  const outcomes: NamedLine[] = [];
   for (const report of set.reports) outcomes.push(summarize(report, nameReport(report)));
   for (const failure of set.failures) outcomes.push(summarizeFailure(failure, nameOf(failure)));
   if (before !== null) yield [`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`];
-  yield layOutOutcomes(outcomes, layout);
+  const room = layout.width - Math.max(...outcomes.map(({ label }) => label.length)) - 2;
+  yield layOutNamed(
+    outcomes.map((one) => ({ ...one, name: showName(one.name, room) })),
+    layout,
+    { isAlike: false },
+  );
   yield [layout.paint('strong', countOutcomes(set))];
   for (const report of listDetailed(set, layout.all)) {
     const title = `── ${showName(nameReport(report), layout.width - 8)} `;
@@ -366,27 +390,13 @@ function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
   );
 }
 
-function summarize(report: AuditReport, name: string): CheckpointLine {
+function summarize(report: AuditReport, name: string): NamedLine {
   const { outcome, word, headline } = describeAnswer(report);
   const [sign, tone] = OUTCOME_SIGNS[outcome];
-  return { word: `${sign} ${word.toLowerCase()}`, tone, name, reason: sayPhrase(headline) };
+  return { label: `${sign} ${word.toLowerCase()}`, tone, name, about: sayPhrase(headline) };
 }
 
-function summarizeFailure({ message, hint }: AuditFailure, name: string): CheckpointLine {
+function summarizeFailure({ message, hint }: AuditFailure, name: string): NamedLine {
   const reason = hint === null ? message : `${message}. ${hint}`;
-  return { word: '✖ failed', tone: 'error', name, reason: escapeControls(reason) };
-}
-
-/** The reason stands in the line where it fits, else in lines of its own. */
-function layOutOutcomes(outcomes: readonly CheckpointLine[], { width, paint }: TextLayout): Lines {
-  const wordWidth = Math.max(...outcomes.map(({ word }) => word.length));
-  const indent = ' '.repeat(wordWidth + 2);
-  const shown = outcomes.map((one) => ({ ...one, name: showName(one.name, width - indent.length) }));
-  const nameWidth = Math.max(...shown.map(({ name }) => [...name].length));
-  return shown.flatMap(({ word, tone, name, reason }) => {
-    const head = `${paint(tone, word.padEnd(wordWidth))}  ${name}`;
-    const gap = ' '.repeat(nameWidth - [...name].length + 2);
-    const fits = indent.length + nameWidth + 2 + [...reason].length <= width;
-    return fits ? [head + gap + paint('faint', reason)] : [head, ...wrapText(reason, { width, indent })];
-  });
+  return { label: '✖ failed', tone: 'error', name, about: escapeControls(reason) };
 }

@@ -7,8 +7,8 @@ import type { LayerStatus } from '../compare/status.js';
 import { failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
 import type { Answer } from '../report/answer.js';
 import { encloseName } from '../report/any-report.js';
-import { type Column, type Document, makeTable } from '../report/document.js';
-import { type Count, formatCount, formatOptional, formatPlural } from '../report/format-numbers.js';
+import { type Column, type Document, makeTable, names, numbers } from '../report/document.js';
+import { type Count, formatCount, formatPlural } from '../report/format-numbers.js';
 import { writeText } from '../report/text.js';
 import { NO_VALUE, showName, type TextOptions } from '../report/text-layout.js';
 import type { LayerPlan, Part } from './plan-layers.js';
@@ -169,15 +169,11 @@ function answerRestore(
 }
 
 const COLUMNS: readonly Column<RestoredLayer>[] = [
-  { title: 'layer', cell: ({ name }) => encloseName(name) },
+  names('layer'),
   { title: 'was', cell: ({ status, via }) => (via === 'folded' ? `${status}, folded` : status) },
-  { title: 'channels', isNumber: true, cell: ({ channels }) => formatCount(channels) },
-  {
-    title: 'moved',
-    isNumber: true,
-    cell: ({ channelsMoved }) => (channelsMoved === null ? NO_VALUE : formatCount(channelsMoved)),
-  },
-  { title: 'output shift', isNumber: true, cell: ({ outputShift }) => formatOptional(outputShift) },
+  numbers('channels', ({ channels }) => channels, { format: formatCount }),
+  numbers('moved', ({ channelsMoved }) => channelsMoved, { format: formatCount }),
+  numbers('output shift', ({ outputShift }) => outputShift),
   {
     title: 'batches',
     isNumber: true,
