@@ -1,114 +1,365 @@
-// Checks the options of the library's functions, and suggests the name that was meant.
+// The table of options: what each must be, what help says of it, and who takes it.
 
 import { quote, UsageError } from './errors.js';
 
-/** What a value must be, in words, and whether it is. */
-interface Expectation {
-  readonly expected: string;
-  readonly isMet: (value: unknown) => boolean;
-}
+/** The name under which a policy file is found. */
+export const POLICY_FILE_NAME = 'bn-audit.config.json';
 
-const STRINGS: Expectation = {
-  expected: 'a list of strings',
-  isMet: (value) => Array.isArray(value) && value.every((item) => typeof item === 'string'),
-};
+/** The lowest level of finding that fails a run. */
+export const FAIL_ON_LEVELS = ['error', 'warning'] as const;
+
+/** The lowest level of finding that fails a run. */
+export type FailOn = (typeof FAIL_ON_LEVELS)[number];
 
 /** Several times the longest module path of real models; a glob over files may begin with a longer directory. */
 export const MAX_GLOB_LENGTH = 1_024;
 
-const GLOBS: Expectation = {
-  expected: `a list of globs, each of 1 to ${MAX_GLOB_LENGTH} characters`,
-  isMet: (value) =>
-    Array.isArray(value) &&
-    value.every((item) => typeof item === 'string' && item !== '' && item.length <= MAX_GLOB_LENGTH),
-};
-
-const NON_NEGATIVE: Expectation = {
-  expected: 'a number, zero or larger',
-  isMet: (value) => typeof value === 'number' && Number.isFinite(value) && value >= 0,
-};
-
-const PREFIX_EDITS: Expectation = {
-  expected: 'a list of {from, to}',
-  isMet: (value) => Array.isArray(value) && value.every(isPrefixEdit),
-};
-
-const STRING: Expectation = { expected: 'a string', isMet: (value) => typeof value === 'string' };
-const BOOLEAN: Expectation = { expected: 'true or false', isMet: (value) => typeof value === 'boolean' };
-const FUNCTION: Expectation = { expected: 'a function', isMet: (value) => typeof value === 'function' };
-
 /** So many samples run for days on any machine; a mistyped number must not. */
 const MAX_SAMPLES = 1_000_000;
 
-const SHAPES: Expectation = {
-  expected: 'a list of {name, dims}, with dims of 1 or more',
-  isMet: (value) => Array.isArray(value) && value.every(isInputShape),
+/** What a value must be, in words, and whether it is. */
+interface Kind {
+  readonly expected: string;
+  readonly isMet: (value: unknown) => boolean;
+}
+
+/** The kinds of values; the command line has a parser for each, and the policy file a reader for those that it may hold. */
+const KINDS = {
+  flag: { expected: 'true or false', isMet: (value) => typeof value === 'boolean' },
+  text: { expected: 'a string', isMet: isText },
+  texts: { expected: 'a list of strings', isMet: (value) => isListOf(value, isText) },
+  file: { expected: 'the name of a file', isMet: isText },
+  files: { expected: 'a list of {format, file}', isMet: Array.isArray },
+  format: { expected: 'a string', isMet: isText },
+  level: {
+    expected: '"error" or "warning"',
+    isMet: (value) => FAIL_ON_LEVELS.some((level) => level === value),
+  },
+  globs: {
+    expected: `a list of globs, each of 1 to ${MAX_GLOB_LENGTH} characters`,
+    isMet: (value) =>
+      isListOf(value, (item) => isText(item) && item !== '' && item.length <= MAX_GLOB_LENGTH),
+  },
+  map: {
+    expected: 'a list of {from, to}',
+    isMet: (value) => isListOf(value, (item) => isObject(item) && isText(item['from']) && isText(item['to'])),
+  },
+  shapes: {
+    expected: 'a list of {name, dims}, with dims of 1 or more',
+    isMet: (value) => isListOf(value, isInputShape),
+  },
+  number: {
+    expected: 'a number, zero or larger',
+    isMet: (value) => typeof value === 'number' && Number.isFinite(value) && value >= 0,
+  },
+  samples: {
+    expected: `a whole number from 1 to ${MAX_SAMPLES}`,
+    isMet: (value) => isWholeFrom(1, value) && value <= MAX_SAMPLES,
+  },
+  whole: { expected: 'a whole number, 0 or larger', isMet: (value) => isWholeFrom(0, value) },
+  columns: { expected: 'a whole number, 1 or larger', isMet: (value) => isWholeFrom(1, value) },
+  function: { expected: 'a function', isMet: (value) => typeof value === 'function' },
+} satisfies Record<string, Kind>;
+
+function isText(value: unknown): value is string {
+  return typeof value === 'string';
+}
+
+function isWholeFrom(least: number, value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= least;
+}
+
+function isListOf(value: unknown, isItem: (item: unknown) => boolean): boolean {
+  return Array.isArray(value) && value.every(isItem);
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
+}
+
+function isInputShape(value: unknown): boolean {
+  return (
+    isObject(value) &&
+    (value['name'] === null || isText(value['name'])) &&
+    isListOf(value['dims'], (size) => isWholeFrom(1, size))
+  );
+}
+
+/** What an option must be. */
+export type OptionKind = keyof typeof KINDS;
+
+/** A command of the command line. */
+export type CommandName = 'diff' | 'inspect' | 'init' | 'baseline' | 'restore' | 'probe' | 'explain';
+
+/** An option of the library, of commands, of the policy file, or of several of them. */
+interface OptionRow {
+  readonly is: OptionKind;
+  /** As commands take it: `-o, --output <file>`. */
+  readonly flags?: string;
+  /** Its sentence in `--help`. */
+  readonly help?: string;
+  readonly initial?: string;
+  readonly isRequired?: boolean;
+  /** What is different in some commands. */
+  readonly in?: Partial<Record<CommandName, Partial<OptionRow>>>;
+  /** Its sentence in the schema of the policy file. */
+  readonly policy?: string;
+  readonly examples?: readonly unknown[];
+}
+
+/** Every option, under its name in the library and among what commander has parsed. */
+const OPTIONS = {
+  select: {
+    is: 'text',
+    flags: '--select <path>',
+    help: 'the part of a nested PyTorch checkpoint to read, such as state_dict',
+    in: { restore: { help: 'the part of a nested PyTorch checkpoint, such as state_dict' } },
+  },
+  allowExternalSymlinks: {
+    is: 'flag',
+    flags: '--allow-external-symlinks',
+    help: "follow symbolic links out of a checkpoint's directory",
+  },
+  onOpenFile: { is: 'function' },
+  frozen: {
+    is: 'globs',
+    flags: '--frozen <glob>',
+    help: 'modules that must be frozen, statistics and weights; auto: what the file declares (repeatable)',
+    policy:
+      'What must be frozen, statistics and weights: globs over module paths with "." as the separator. A module means everything below it. "auto" is what the file from after declares frozen itself.',
+    examples: [['backbone', 'neck.**.bn'], ['auto']],
+  },
+  allow: {
+    is: 'globs',
+    flags: '--allow <glob>',
+    help: 'accept drift in these layers; it is shown as allowed (repeatable)',
+    policy: 'Layers whose drift is accepted, and shown as allowed: globs over module paths.',
+    examples: [['backbone.layer4.**']],
+  },
+  failOn: {
+    is: 'level',
+    flags: '--fail-on <level>',
+    help: 'the lowest level of finding that exits with 1; error unless given',
+    policy: 'The lowest level of finding that exits with 1. "error" unless given.',
+  },
+  minShift: {
+    is: 'number',
+    flags: '--min-shift <x>',
+    help: 'ignore drift whose output shift is under x',
+    policy: 'Ignore drift whose output shift is under this.',
+  },
+  exact: {
+    is: 'flag',
+    flags: '--exact',
+    help: 'count every difference as a change, also what averaging and rounding leave',
+    policy: 'Count every difference as a change, also what averaging and rounding leave.',
+  },
+  epsilon: {
+    is: 'number',
+    flags: '--epsilon <e>',
+    help: "epsilon of every norm layer, instead of the graph's or 1e-5",
+    in: { probe: { help: 'epsilon of every norm layer, where neither file tells' } },
+    policy: "Epsilon of every norm layer, instead of the graph's or the framework's default.",
+  },
+  map: {
+    is: 'map',
+    flags: '--map <from=to>',
+    help: 'names of before that start with FROM start with TO in after (repeatable)',
+    policy: 'Names of before that start with the key start with the value in after.',
+    examples: [{ encoder: 'model.backbone' }],
+  },
+  channels: { is: 'flag', flags: '--channels', help: 'add the statistics of every channel to the JSON' },
+  layers: {
+    is: 'globs',
+    flags: '--layer <glob>',
+    help: 'restore these layers instead of those that drifted (repeatable)',
+    in: { probe: { help: 'put these layers back, instead of those that drifted or hold NaN (repeatable)' } },
+  },
+  keepBatches: {
+    is: 'flag',
+    flags: '--keep-batches',
+    help: 'leave the batch counts (num_batches_tracked) of after',
+  },
+  dataName: {
+    is: 'text',
+    flags: '--data-name <name>',
+    help: 'file name of the external data of the restored ONNX model',
+  },
+  force: {
+    is: 'flag',
+    flags: '--force',
+    help: 'replace the file if there is one',
+    in: { restore: { help: 'replace files that exist' } },
+  },
+  dryRun: {
+    is: 'flag',
+    flags: '--dry-run',
+    help: 'say what would change, layer by layer, and write nothing',
+  },
+  inputs: {
+    is: 'texts',
+    flags: '-i, --input <file>',
+    help: 'input arrays: .npz by their names, .npy by NAME=FILE or in order (repeatable)',
+  },
+  samples: {
+    is: 'samples',
+    flags: '--samples <n>',
+    help: 'without --input, how many random samples to draw (8)',
+  },
+  seed: { is: 'whole', flags: '--seed <n>', help: 'the seed that random samples follow from (0)' },
+  shapes: {
+    is: 'shapes',
+    flags: '--shape <name=dims>',
+    help: 'shape of a random input, such as NAME=1,3,224,224, for dimensions that the model leaves open (repeatable)',
+  },
+  batch: {
+    is: 'samples',
+    flags: '--batch <n>',
+    help: 'samples that run at once, where the model leaves it open (4)',
+  },
+  ablations: {
+    is: 'whole',
+    flags: '--layers <n>',
+    help: 'put only so many layers back alone, those with the largest shift',
+  },
+  noAblation: { is: 'flag', flags: '--no-ablation', help: 'put no layer back alone: much quicker' },
+  importRuntime: { is: 'function' },
+  onProgress: { is: 'function' },
+  format: {
+    is: 'format',
+    flags: '-f, --format <format>',
+    help: 'how to print the report',
+    initial: 'text',
+    in: { restore: { help: 'how to print what was done' } },
+  },
+  width: { is: 'columns' },
+  paint: { is: 'function' },
+  all: {
+    is: 'flag',
+    flags: '--all',
+    help: 'show every layer, not the worst alone',
+    in: { restore: { help: 'show every layer' }, probe: { help: 'show every layer and note' } },
+  },
+  layer: { is: 'text', flags: '--layer <name>', help: 'show one layer, channel by channel' },
+  root: { is: 'text' },
+  output: {
+    is: 'file',
+    flags: '-o, --output <file>',
+    help: 'write the report to a file instead of standard output',
+    in: {
+      restore: { flags: '-o, --output <fixed>', help: 'the checkpoint to write' },
+      init: { help: 'where to write the policy', initial: POLICY_FILE_NAME },
+      baseline: { help: 'where to write the baseline', isRequired: true },
+    },
+  },
+  report: {
+    is: 'files',
+    flags: '--report <format=file>',
+    help: 'write another report to a file, any number at once (repeatable)',
+  },
+  config: {
+    is: 'text',
+    flags: '--config <file>',
+    help: 'the policy file, instead of bn-audit.config.json here or above',
+  },
+  noConfig: { is: 'flag', flags: '--no-config', help: 'use no policy file' },
+  pair: {
+    is: 'texts',
+    flags: '--pair <name>',
+    help: 'audit a pair of checkpoints that the policy file names (repeatable)',
+  },
+  allPairs: { is: 'flag', flags: '--all-pairs', help: 'audit every pair that the policy file names' },
+  noCi: {
+    is: 'flag',
+    flags: '--no-ci',
+    help: 'no annotations and no job summary when GITHUB_ACTIONS is "true"',
+  },
+  quiet: {
+    is: 'flag',
+    flags: '-q, --quiet',
+    help: 'print no report and no annotations; the exit code tells',
+    in: {
+      restore: { help: 'print nothing; the exit code tells' },
+      baseline: { help: 'print nothing; the exit code tells' },
+    },
+  },
+  debug: { is: 'flag', flags: '--debug', help: 'print stack traces of errors' },
+} satisfies Record<string, OptionRow>;
+
+type OptionName = keyof typeof OPTIONS;
+
+const READING = ['select', 'allowExternalSymlinks'] as const;
+const OPENING = [...READING, 'onOpenFile'] as const;
+const JUDGING = ['frozen', 'allow', 'minShift', 'exact'] as const;
+const WRITING = ['keepBatches', 'dataName', 'force', 'dryRun'] as const;
+const SAMPLING = ['inputs', 'samples', 'seed', 'shapes', 'batch'] as const;
+const RENDERING = ['format', 'width', 'paint', 'all'] as const;
+
+/** What the functions of the library take, and a policy file holds, in the order in which messages list it. */
+const TAKEN = {
+  openCheckpoint: OPENING,
+  audit: [...OPENING, ...JUDGING, 'epsilon', 'map', 'channels', 'onProgress'],
+  inspect: [...OPENING, 'epsilon', 'channels'],
+  createBaseline: ['onProgress'],
+  restore: [...OPENING, 'epsilon', 'map', 'layers', ...WRITING, 'onProgress'],
+  probe: [...OPENING, 'epsilon', 'map', 'layers', ...SAMPLING, 'ablations', 'importRuntime', 'onProgress'],
+  render: [...RENDERING, 'layer', 'root'],
+  renderProbe: RENDERING,
+  policy: ['frozen', 'allow', 'failOn', 'minShift', 'epsilon', 'exact', 'map'],
+} as const satisfies Record<string, readonly OptionName[]>;
+
+/** What takes options under their names: a function of the library, or a policy file. */
+export type OptionTaker = keyof typeof TAKEN;
+
+const MATCHING = ['map', 'epsilon', ...READING] as const;
+const REPORTING = [
+  'format',
+  'output',
+  'report',
+  'all',
+  'channels',
+  'epsilon',
+  'failOn',
+  ...READING,
+  'noCi',
+  'quiet',
+  'debug',
+] as const;
+
+/** What the commands take, in the order of their help. */
+const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
+  diff: [...REPORTING, ...JUDGING, 'map', 'layer', 'config', 'noConfig', 'pair', 'allPairs'],
+  inspect: REPORTING,
+  init: ['output', 'force', ...READING, 'debug'],
+  baseline: ['output', 'force', ...READING, 'quiet', 'debug'],
+  restore: ['output', 'layers', ...WRITING, ...MATCHING, 'format', 'all', 'quiet', 'debug'],
+  probe: [...SAMPLING, 'layers', 'ablations', 'noAblation', ...MATCHING, 'format', 'output', 'all', 'debug'],
+  explain: ['debug'],
 };
 
-function wholeNumber(least: number, most: number): Expectation {
-  return {
-    expected:
-      most === Number.MAX_SAFE_INTEGER
-        ? `a whole number, ${least} or larger`
-        : `a whole number from ${least} to ${most}`,
-    isMet: (value) => isWhole(value) && value >= least && value <= most,
-  };
+/** The options of a command, each with its name, in the order of the help. */
+export function listCommandOptions(command: CommandName): readonly (OptionRow & { readonly name: string })[] {
+  return COMMANDS[command].map((name) => {
+    const row: OptionRow = OPTIONS[name];
+    return { name, ...row, ...row.in?.[command] };
+  });
 }
 
-function isWhole(value: unknown): value is number {
-  return Number.isSafeInteger(value);
+/** What a policy file may say about an audit. */
+export const POLICY_RULES = TAKEN.policy.map((name) => {
+  const row: OptionRow = OPTIONS[name];
+  return { name, ...row, ...KINDS[row.is] };
+});
+
+/** Those of some options that are given and that the taker takes. */
+export function pickOptions<Options extends object>(taker: OptionTaker, options: Options): Partial<Options> {
+  const names: readonly string[] = TAKEN[taker];
+  const picked = Object.entries(options).filter(
+    ([name, value]) => names.includes(name) && value !== undefined,
+  );
+  // Each is one of those given.
+  return Object.fromEntries(picked) as Partial<Options>;
 }
-
-/** A function of the library that takes options. */
-export type OptionTaker =
-  | 'openCheckpoint'
-  | 'audit'
-  | 'inspect'
-  | 'createBaseline'
-  | 'restore'
-  | 'probe'
-  | 'render'
-  | 'renderProbe';
-
-const OPENERS: readonly OptionTaker[] = ['openCheckpoint', 'audit', 'inspect', 'restore', 'probe'];
-const RENDERERS: readonly OptionTaker[] = ['render', 'renderProbe'];
-
-/** Every option: what it must be, and who takes it. */
-const OPTIONS: readonly (readonly [
-  name: string,
-  expectation: Expectation,
-  takers: readonly OptionTaker[],
-])[] = [
-  ['select', STRING, OPENERS],
-  ['allowExternalSymlinks', BOOLEAN, OPENERS],
-  ['onOpenFile', FUNCTION, OPENERS],
-  ['frozen', GLOBS, ['audit']],
-  ['allow', GLOBS, ['audit']],
-  ['minShift', NON_NEGATIVE, ['audit']],
-  ['exact', BOOLEAN, ['audit']],
-  ['epsilon', NON_NEGATIVE, ['audit', 'inspect', 'restore', 'probe']],
-  ['map', PREFIX_EDITS, ['audit', 'restore', 'probe']],
-  ['channels', BOOLEAN, ['audit', 'inspect']],
-  ['layers', GLOBS, ['restore', 'probe']],
-  ['keepBatches', BOOLEAN, ['restore']],
-  ['dataName', STRING, ['restore']],
-  ['force', BOOLEAN, ['restore']],
-  ['dryRun', BOOLEAN, ['restore']],
-  ['inputs', STRINGS, ['probe']],
-  ['samples', wholeNumber(1, MAX_SAMPLES), ['probe']],
-  ['seed', wholeNumber(0, Number.MAX_SAFE_INTEGER), ['probe']],
-  ['shapes', SHAPES, ['probe']],
-  ['batch', wholeNumber(1, MAX_SAMPLES), ['probe']],
-  ['ablations', wholeNumber(0, Number.MAX_SAFE_INTEGER), ['probe']],
-  ['importRuntime', FUNCTION, ['probe']],
-  ['onProgress', FUNCTION, ['audit', 'createBaseline', 'restore', 'probe']],
-  ['format', STRING, RENDERERS],
-  ['width', wholeNumber(1, Number.MAX_SAFE_INTEGER), RENDERERS],
-  ['paint', FUNCTION, RENDERERS],
-  ['all', BOOLEAN, RENDERERS],
-  ['layer', STRING, ['render']],
-  ['root', STRING, ['render']],
-];
 
 /**
  * Checks options that come from callers whom no compiler has checked: a wrong one would turn up as numbers that are none,
@@ -117,49 +368,19 @@ const OPTIONS: readonly (readonly [
  * @throws UsageError that names the option, what was expected and what was found.
  */
 export function checkOptions(taker: OptionTaker, options: object): void {
-  if (typeof options !== 'object' || options === null) fail('options', 'an object', options);
-  const taken = OPTIONS.filter(([, , takers]) => takers.includes(taker));
-  for (const [name, value] of Object.entries(options)) {
+  if (!isObject(options)) fail('options', 'an object', options);
+  const taken: readonly OptionName[] = TAKEN[taker];
+  for (const [given, value] of Object.entries(options)) {
     if (value === undefined) continue;
-    const [, expectation] = taken.find(([known]) => known === name) ?? [];
-    if (expectation === undefined)
-      failUnknown(
-        name,
-        taker,
-        taken.map(([known]) => known),
+    const name = taken.find((one) => one === given);
+    if (name === undefined)
+      throw new UsageError(
+        `${quote(given)}: no such option${suggestName(given, taken)}`,
+        `Options of ${taker}: ${taken.join(', ')}`,
       );
-    if (!expectation.isMet(value)) fail(name, expectation.expected, value);
+    const { expected, isMet } = KINDS[OPTIONS[name].is];
+    if (!isMet(value)) fail(name, expected, value);
   }
-}
-
-function failUnknown(name: string, taker: OptionTaker, known: readonly string[]): never {
-  throw new UsageError(
-    `${quote(name)}: no such option${suggestName(name, known)}`,
-    `Options of ${taker}: ${known.join(', ')}`,
-  );
-}
-
-function isPrefixEdit(value: unknown): boolean {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    'from' in value &&
-    'to' in value &&
-    typeof value.from === 'string' &&
-    typeof value.to === 'string'
-  );
-}
-
-function isInputShape(value: unknown): boolean {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    'name' in value &&
-    'dims' in value &&
-    (value.name === null || typeof value.name === 'string') &&
-    Array.isArray(value.dims) &&
-    value.dims.every((size) => isWhole(size) && size >= 1)
-  );
 }
 
 /** Longer values are shortened in messages: a line stays a line. */

@@ -17,26 +17,17 @@ import { explainFileError, openFileSource } from './io/file-source.js';
 import { isGitName } from './io/write-target.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
 import { isUnder } from './norm/naming.js';
-import { suggestName } from './options.js';
+import { type FailOn, POLICY_FILE_NAME, POLICY_RULES, suggestName } from './options.js';
 import { REPORT_FORMATS, type ReportFormat } from './report/formats.js';
-
-/** The name under which a policy file is found. */
-export const POLICY_FILE_NAME = 'bn-audit.config.json';
 
 /** A policy is written by people; 1 MB is thousands of globs. */
 export const MAX_POLICY_BYTES = 1_000_000;
 
 /** Lists longer than this are no work of people. */
-const MAX_ITEMS = 1_000;
+export const MAX_ITEMS = 1_000;
 
 /** Longer globs and paths than any file system or model has. */
-const MAX_STRING_LENGTH = 4_096;
-
-/** The lowest level of finding that fails a run. */
-export const FAIL_ON_LEVELS = ['error', 'warning'] as const;
-
-/** The lowest level of finding that fails a run. */
-export type FailOn = (typeof FAIL_ON_LEVELS)[number];
+export const MAX_STRING_LENGTH = 4_096;
 
 /** A report to write to a file. */
 export interface ReportTarget {
@@ -82,15 +73,13 @@ type ReadValue<Value> = (value: JsonValue, place: Place) => Value;
 /** A reader for each key of an object. */
 type Readers<Shape> = { readonly [Key in keyof Shape]-?: ReadValue<NonNullable<Shape[Key]>> };
 
-const RULE_READERS: Readers<PolicyRules> = {
-  frozen: readStrings('a list of globs over module paths'),
-  allow: readStrings('a list of globs over module paths'),
-  failOn: readLevel,
-  minShift: readNonNegative,
-  epsilon: readNonNegative,
-  exact: readBoolean,
-  map: readMap,
-};
+/** A reader for each rule: the table's names are those of the type, which a test proves. */
+const RULE_READERS = Object.fromEntries(
+  POLICY_RULES.map(({ name, is, expected, isMet }) => {
+    if (is === 'globs') return [name, readList('a list of globs over module paths', readString)];
+    return [name, is === 'map' ? readMap : readScalar(expected, isMet)];
+  }),
+) as Readers<PolicyRules>;
 
 const PAIR_READERS: Readers<NamedPair> = { before: readPath, after: readPaths, ...RULE_READERS };
 
@@ -170,10 +159,6 @@ function readPaths(value: JsonValue, place: Place): readonly string[] {
   return paths;
 }
 
-function readStrings(expected: string): ReadValue<readonly string[]> {
-  return readList(expected, readString);
-}
-
 function readList<Item>(expected: string, readItem: ReadValue<Item>): ReadValue<readonly Item[]> {
   return (value, place) => {
     if (!isJsonArray(value)) failType(place, expected, value);
@@ -182,19 +167,12 @@ function readList<Item>(expected: string, readItem: ReadValue<Item>): ReadValue<
   };
 }
 
-function readLevel(value: JsonValue, place: Place): FailOn {
-  const level = FAIL_ON_LEVELS.find((one) => one === value);
-  return level ?? failType(place, '"error" or "warning"', value);
-}
-
-function readBoolean(value: JsonValue, place: Place): boolean {
-  return typeof value === 'boolean' ? value : failType(place, 'true or false', value);
-}
-
-function readNonNegative(value: JsonValue, place: Place): number {
-  const isNumber = typeof value === 'object' && value !== null && 'digits' in value;
-  const number = isNumber ? Number(value.digits) : Number.NaN;
-  return Number.isFinite(number) && number >= 0 ? number : failType(place, 'a number, zero or larger', value);
+function readScalar(expected: string, isMet: (value: unknown) => boolean): ReadValue<unknown> {
+  return (value, place) => {
+    const isNumber = typeof value === 'object' && value !== null && 'digits' in value;
+    const scalar = isNumber ? Number(value.digits) : value;
+    return isMet(scalar) ? scalar : failType(place, expected, value);
+  };
 }
 
 /** `{"FROM": "TO"}`: names of before that start with FROM start with TO in after. Either may be empty. */

@@ -1,7 +1,8 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { findPolicyFile, MAX_POLICY_BYTES, POLICY_FILE_NAME, readPolicyFile } from '../src/policy.js';
+import { POLICY_FILE_NAME } from '../src/options.js';
+import { findPolicyFile, MAX_POLICY_BYTES, readPolicyFile } from '../src/policy.js';
 import { failureOf } from './build/failure.js';
 import { makeTempDirectory } from './build/sources.js';
 

@@ -1,6 +1,6 @@
 // `bn-audit baseline`.
 
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
 import { type Baseline, createBaseline } from '../formats/baseline/make-baseline.js';
@@ -10,7 +10,7 @@ import { checkTarget } from '../io/write-target.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { guardInputs } from './guard-outputs.js';
-import { parseFileName } from './options.js';
+import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
 
 interface BaselineCommandOptions extends OpenOptions {
@@ -21,16 +21,9 @@ interface BaselineCommandOptions extends OpenOptions {
 
 /** `bn-audit baseline CHECKPOINT -o FILE`: writes a small file that stands for the checkpoint in later audits. */
 export function createBaselineCommand(terminal: Terminal): Command {
-  return new Command('baseline')
+  return createCommand('baseline')
     .description('Write a small file that stands in for a checkpoint: keep it, and the checkpoint can go.')
     .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint from before the freeze')
-    .requiredOption('-o, --output <file>', 'where to write the baseline', parseFileName)
-    .option('--force', 'replace the file if there is one')
-    .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
-    .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
-    .option('-q, --quiet', 'print nothing; the exit code tells')
-    .option('--debug', 'print stack traces of errors')
-    .showHelpAfterError('  Run bn-audit baseline --help for its options.')
     .addHelpText(
       'after',
       `

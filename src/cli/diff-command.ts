@@ -1,9 +1,10 @@
 // `bn-audit diff`.
 
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { audit, auditEach } from '../audit.js';
-import type { PrefixEdit } from '../compare/pair-layers.js';
 import { escapeControls, quote, UsageError } from '../errors.js';
+import { pickOptions } from '../options.js';
+import type { PolicyRules } from '../policy.js';
 import type { AuditReport } from '../report/audit-report.js';
 import {
   type AuditFailure,
@@ -15,14 +16,7 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { type InputGuard, noteInput, type ReportFile } from './guard-outputs.js';
-import {
-  addCommonOptions,
-  type CommonOptions,
-  collect,
-  collectMap,
-  EXIT_CODE_HELP,
-  parseNonNegative,
-} from './options.js';
+import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import {
   type DiffTargets,
   type LoadedPolicy,
@@ -106,12 +100,7 @@ function requireLayer(layer: string, { layers }: AuditReport): void {
   );
 }
 
-interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPairs'> {
-  readonly frozen?: readonly string[];
-  readonly allow?: readonly string[];
-  readonly minShift?: number;
-  readonly exact?: boolean;
-  readonly map?: readonly PrefixEdit[];
+interface DiffOptions extends CommonOptions, PolicyRules, Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly layer?: string;
   /** False with `--no-config`. */
   readonly config?: string | false;
@@ -119,31 +108,13 @@ interface DiffOptions extends CommonOptions, Pick<DiffTargets, 'pair' | 'allPair
 
 /** `bn-audit diff BEFORE AFTER...`, or pairs of the policy. `onExitCode` is told the exit code. */
 export function createDiff(terminal: Terminal, onExitCode: (code: number) => void): Command {
-  const command = addCommonOptions(new Command('diff'))
+  const command = createCommand('diff')
     .description('Audit: did the statistics of frozen norm layers move between two checkpoints?')
     .argument('[before]', 'checkpoint from before the freeze')
     .argument(
       '[after...]',
       'checkpoint from after the fine-tune; several, or a quoted glob, are audited each',
     )
-    .option(
-      '--frozen <glob>',
-      'modules that must be frozen, statistics and weights; auto: what the file declares (repeatable)',
-      collect,
-    )
-    .option('--allow <glob>', 'accept drift in these layers; it is shown as allowed (repeatable)', collect)
-    .option('--min-shift <x>', 'ignore drift whose output shift is under x', parseNonNegative)
-    .option('--exact', 'count every difference as a change, also what averaging and rounding leave')
-    .option(
-      '--map <from=to>',
-      'names of before that start with FROM start with TO in after (repeatable)',
-      collectMap,
-    )
-    .option('--layer <name>', 'show one layer, channel by channel')
-    .option('--config <file>', 'the policy file, instead of bn-audit.config.json here or above')
-    .option('--no-config', 'use no policy file')
-    .option('--pair <name>', 'audit a pair of checkpoints that the policy file names (repeatable)', collect)
-    .option('--all-pairs', 'audit every pair that the policy file names')
     .addHelpText('after', EXAMPLES);
   return command.action(
     async (before: string | undefined, after: readonly string[], options: DiffOptions) => {
@@ -192,7 +163,7 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   const plan = { ...options, files: listReportFiles(options, loaded) };
   const skipped = new Map<string, string>();
   const onSkip = (path: string, code: string) => skipped.set(path, code);
-  const planned = planAudits(targets, takeRules(options), loaded, onSkip);
+  const planned = planAudits(targets, pickOptions('policy', options), loaded, onSkip);
   const inputs = [
     ...(loaded === null ? [] : [loaded.file]),
     ...planned.flatMap(({ before, after }) => [before, after]),
@@ -210,21 +181,21 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   return exitCode;
 }
 
-/** What the command line says itself; what it leaves out is the policy's to say. */
-function takeRules({ frozen, allow, failOn, minShift, epsilon, exact, map }: DiffOptions): object {
-  const rules = { frozen, allow, failOn, minShift, epsilon, exact, map };
-  return Object.fromEntries(Object.entries(rules).filter(([, value]) => value !== undefined));
-}
-
 function addRunOptions(
   { options: rules }: PlannedAudit,
   plan: ReportPlan & { readonly guard: InputGuard },
-  { select, allowExternalSymlinks, quiet }: DiffOptions,
+  options: DiffOptions,
   terminal: Terminal,
 ): PlannedAudit['options'] {
-  const onProgress = quiet === true ? undefined : terminal.showProgress;
+  const onProgress = options.quiet === true ? undefined : terminal.showProgress;
   const { onOpenFile } = plan.guard;
-  return { ...rules, select, allowExternalSymlinks, channels: needsChannels(plan), onProgress, onOpenFile };
+  return {
+    ...rules,
+    ...pickOptions('openCheckpoint', options),
+    channels: needsChannels(plan),
+    onProgress,
+    onOpenFile,
+  };
 }
 
 /** The policy's reports, then those of the command line. */

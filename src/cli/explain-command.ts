@@ -2,18 +2,18 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { Argument, Command } from 'commander';
+import { Argument, type Command } from 'commander';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import { UsageError } from '../errors.js';
 import { wrapText } from '../report/text-layout.js';
+import { createCommand } from './options.js';
 import type { Looks, Terminal } from './terminal.js';
 
 /** `bn-audit explain [KIND]`: the page of a kind of finding, or which kinds there are. */
 export function createExplain(terminal: Terminal): Command {
-  return new Command('explain')
+  return createCommand('explain')
     .description('Print the page about a kind of finding: what it means, how it happens, how to fix it.')
     .addArgument(new Argument('[kind]', 'as a report names it; without it, all kinds').choices(FINDING_KINDS))
-    .option('--debug', 'print stack traces of errors')
     .addHelpText(
       'after',
       `

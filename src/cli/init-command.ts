@@ -1,7 +1,7 @@
 // `bn-audit init`.
 
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path';
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { audit } from '../audit.js';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { matchPaths } from '../compare/globs.js';
@@ -10,12 +10,11 @@ import { CheckpointError, quote } from '../errors.js';
 import { openPath, refuseIdleSelect } from '../formats/open.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
-import { MAX_GLOB_LENGTH } from '../options.js';
+import { MAX_GLOB_LENGTH, pickOptions } from '../options.js';
 import {
   type FrozenSuggestion,
   findPolicyFile,
   type ModuleCandidate,
-  POLICY_FILE_NAME,
   suggestFrozen,
   toGlob,
 } from '../policy.js';
@@ -23,7 +22,7 @@ import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { guardInputs } from './guard-outputs.js';
-import { parseFileName } from './options.js';
+import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
 
 interface InitOptions extends OpenOptions {
@@ -36,17 +35,10 @@ const SCHEMA_PATH = 'node_modules/bn-audit/docs/bn-audit.config.schema.json';
 
 /** `bn-audit init CHECKPOINT [AFTER]`: writes a policy file to start from. */
 export function createInit(terminal: Terminal): Command {
-  const command = new Command('init');
-  return command
+  return createCommand('init')
     .description('Write a policy file, with the parts of the model that it would keep frozen.')
     .argument('<checkpoint>', 'checkpoint from before the freeze')
     .argument('[after]', 'checkpoint from after it: what did not change is frozen, and the two become a pair')
-    .option('-o, --output <file>', 'where to write the policy', parseFileName, POLICY_FILE_NAME)
-    .option('--force', 'replace the file if there is one')
-    .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
-    .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
-    .option('--debug', 'print stack traces of errors')
-    .showHelpAfterError('  Run bn-audit init --help for its options.')
     .addHelpText(
       'after',
       `
@@ -71,8 +63,8 @@ async function runInit(targets: InitTargets, options: InitOptions, terminal: Ter
   );
   const rules = { what: 'the policy', mayReplace: options.force === true };
   checkTarget(options.output, rules);
-  const { select, allowExternalSymlinks } = options;
-  const found = await findParts(targets, { select, allowExternalSymlinks, onOpenFile: guard.onOpenFile });
+  const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
+  const found = await findParts(targets, opening);
   guard.refuseHarm();
   await writeFile(options.output, [toJson(makePolicy(targets, found, options.output))], rules);
   terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));

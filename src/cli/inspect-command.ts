@@ -1,14 +1,15 @@
 // `bn-audit inspect`.
 
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { inspect } from '../inspect.js';
-import { addCommonOptions, type CommonOptions, EXIT_CODE_HELP } from './options.js';
+import { pickOptions } from '../options.js';
+import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
 import { announceReport, getExitCode, guardReports, needsChannels, writeReports } from './write-reports.js';
 
 /** `bn-audit inspect CHECKPOINT`. `onExitCode` is told the exit code. */
 export function createInspect(terminal: Terminal, onExitCode: (code: number) => void): Command {
-  return addCommonOptions(new Command('inspect'))
+  return createCommand('inspect')
     .description('List every norm layer of one checkpoint, and what is wrong with its statistics.')
     .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint')
     .addHelpText(
@@ -29,9 +30,8 @@ async function runInspect(path: string, options: CommonOptions, terminal: Termin
   const plan = { ...options, files: options.report ?? [] };
   const guard = guardReports(plan, [path]);
   const { onOpenFile } = guard;
-  const { epsilon, select, allowExternalSymlinks } = options;
   const channels = needsChannels(plan);
-  const report = await inspect(path, { epsilon, select, allowExternalSymlinks, channels, onOpenFile });
+  const report = await inspect(path, { ...pickOptions('inspect', options), channels, onOpenFile });
   await writeReports(report, { ...plan, guard }, terminal);
   await announceReport(report, options, terminal);
   return getExitCode(report.findings, options.failOn ?? 'error');

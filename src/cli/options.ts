@@ -1,20 +1,27 @@
-// Options that several commands share.
+// Makes a command's options out of the table, and parses what the command line gives for them.
 
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import { FAIL_ON_LEVELS, type FailOn, type ReportTarget, trimDot } from '../policy.js';
+import {
+  type CommandName,
+  FAIL_ON_LEVELS,
+  type FailOn,
+  listCommandOptions,
+  type OptionKind,
+} from '../options.js';
+import { type ReportTarget, trimDot } from '../policy.js';
+import type { InputShape } from '../probe/inputs.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
 
-/** Options of every command that prints a report. */
-export interface CommonOptions {
+/** Options of every command that prints a report and judges. */
+export interface CommonOptions extends Pick<OpenOptions, 'select' | 'allowExternalSymlinks'> {
   readonly format: ReportFormat;
   readonly output?: string;
   readonly report?: readonly ReportTarget[];
   readonly all?: boolean;
   readonly channels?: boolean;
   readonly epsilon?: number;
-  readonly select?: string;
-  readonly allowExternalSymlinks?: boolean;
   readonly failOn?: FailOn;
   /** False with `--no-ci`. */
   readonly ci: boolean;
@@ -29,74 +36,91 @@ Exit codes:
   2  the audit could not be done: usage, an unreadable file, no norm layer,
      nothing paired`;
 
-/** Adds {@link CommonOptions} to a command. */
-export function addCommonOptions(command: Command): Command {
-  return command
-    .addOption(
-      new Option('-f, --format <format>', 'how to print the report').choices(REPORT_FORMATS).default('text'),
-    )
-    .option('-o, --output <file>', 'write the report to a file instead of standard output', parseFileName)
-    .option(
-      '--report <format=file>',
-      'write another report to a file, any number at once (repeatable)',
-      collectReport,
-    )
-    .option('--all', 'show every layer, not the worst alone')
-    .option('--channels', 'add the statistics of every channel to the JSON')
-    .option('--epsilon <e>', "epsilon of every norm layer, instead of the graph's or 1e-5", parseNonNegative)
-    .addOption(
-      new Option(
-        '--fail-on <level>',
-        'the lowest level of finding that exits with 1; error unless given',
-      ).choices(FAIL_ON_LEVELS),
-    )
-    .option('--select <path>', 'the part of a nested PyTorch checkpoint to read, such as state_dict')
-    .option('--allow-external-symlinks', "follow symbolic links out of a checkpoint's directory")
-    .option('--no-ci', 'no annotations and no job summary when GITHUB_ACTIONS is "true"')
-    .option('-q, --quiet', 'print no report and no annotations; the exit code tells')
-    .option('--debug', 'print stack traces of errors')
-    .showHelpAfterError(`  Run bn-audit ${command.name()} --help for its options.`);
+type Parse = (value: string, previous: unknown) => unknown;
+
+/** How the values of an option read; a kind that is not here is a flag, or taken as it is. */
+const PARSERS: Partial<Record<OptionKind, Parse>> = {
+  texts: collect(String),
+  globs: collect(String),
+  map: collect(parsePrefixEdit),
+  shapes: collect(parseShape),
+  files: collect(parseReport),
+  file: parseFileName,
+  number: parseNonNegative,
+  samples: parseWhole,
+  whole: parseWhole,
+};
+
+/** A command with the options that the table gives it; `formats` are those of its `--format`. */
+export function createCommand(name: CommandName, formats: readonly string[] = REPORT_FORMATS): Command {
+  const command = new Command(name);
+  for (const { name: key, is, flags = '', help, initial, isRequired } of listCommandOptions(name)) {
+    const option = new Option(flags, help);
+    // `--layer GLOB` fills the library's `layers`.
+    if (!option.negate) option.attributeName = () => key;
+    if (initial !== undefined) option.default(initial);
+    if (isRequired) option.makeOptionMandatory();
+    const parse = PARSERS[is];
+    if (parse !== undefined) option.argParser(parse);
+    if (is === 'format') option.choices(formats);
+    if (is === 'level') option.choices(FAIL_ON_LEVELS);
+    command.addOption(option);
+  }
+  return command;
 }
 
-/** Collects a repeatable option. */
-export function collect(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
+/** Of a repeatable option. */
+function collect(parse: (value: string) => unknown): Parse {
+  return (value, previous) => [...(Array.isArray(previous) ? previous : []), parse(value)];
 }
 
-/** Collects a repeatable `FROM=TO`. */
-export function collectMap(value: string, previous: readonly PrefixEdit[] = []): readonly PrefixEdit[] {
+/** `FROM=TO`. */
+function parsePrefixEdit(value: string): PrefixEdit {
   const [from, to, ...rest] = value.split('=');
   if (from === undefined || to === undefined || rest.length > 0)
     throw new InvalidArgumentError('It must be FROM=TO.');
-  return [...previous, { from: trimDot(from), to: trimDot(to) }];
+  return { from: trimDot(from), to: trimDot(to) };
 }
 
-/** Collects a repeatable `FORMAT=FILE`. */
-function collectReport(value: string, previous: readonly ReportTarget[] = []): readonly ReportTarget[] {
-  const separator = value.indexOf('=');
-  const name = separator < 0 ? value : value.slice(0, separator);
-  const file = separator < 0 ? '' : value.slice(separator + 1);
+/** `FORMAT=FILE`. */
+function parseReport(value: string): ReportTarget {
+  const [, name, file] = /^([^=]*)=(.+)$/s.exec(value) ?? [];
   const format = REPORT_FORMATS.find((one) => one === name);
-  if (format === undefined || file === '') {
+  if (format === undefined || file === undefined) {
     throw new InvalidArgumentError(
       `It must be FORMAT=FILE, with a format of ${REPORT_FORMATS.join(', ')}: html=report.html`,
     );
   }
-  return [...previous, { format, file: parseFileName(file) }];
+  return { format, file: parseFileName(file) };
 }
 
 /** A file to write. Elsewhere `-` means standard output: what is written to a file of that name would be missed. */
-export function parseFileName(value: string): string {
+function parseFileName(value: string): string {
   if (value === '') throw new InvalidArgumentError('It must name a file.');
   if (value === '-') throw new InvalidArgumentError('It must name a file: one that is called - is ./-');
   return value;
 }
 
 /** A number from the command line, zero or larger. */
-export function parseNonNegative(value: string): number {
+function parseNonNegative(value: string): number {
   const number = Number(value);
   if (value.trim() === '' || !Number.isFinite(number) || number < 0) {
     throw new InvalidArgumentError('It must be a number, zero or larger.');
   }
   return number;
+}
+
+function parseWhole(value: string): number {
+  if (!/^\d{1,15}$/.test(value)) throw new InvalidArgumentError('It must be a whole number.');
+  return Number(value);
+}
+
+/** `NAME=1,3,224,224`, or the sizes alone where the model has one input. Names may hold an equals sign. */
+function parseShape(value: string): InputShape {
+  const [, name, sizes] = /^(?:(.+)=)?([\d,\s]*)$/s.exec(value) ?? [];
+  const dims = sizes === undefined || sizes.trim() === '' ? [] : sizes.split(',').map((size) => size.trim());
+  if (sizes === undefined || !dims.every((size) => /^[1-9]\d{0,8}$/.test(size))) {
+    throw new InvalidArgumentError('It must be NAME=SIZES, such as input=1,3,224,224.');
+  }
+  return { name: name ?? null, dims: dims.map(Number) };
 }

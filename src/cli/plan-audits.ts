@@ -8,16 +8,8 @@ import { CheckpointError, quote, UsageError } from '../errors.js';
 import { findShardIndex } from '../formats/safetensors/model-directory.js';
 import { isSameFile } from '../io/write-target.js';
 import { compareNaturally } from '../norm/naming.js';
-import { suggestName } from '../options.js';
-import {
-  type FailOn,
-  findPolicyFile,
-  type NamedPair,
-  POLICY_FILE_NAME,
-  type Policy,
-  type PolicyRules,
-  readPolicyFile,
-} from '../policy.js';
+import { type FailOn, POLICY_FILE_NAME, suggestName } from '../options.js';
+import { findPolicyFile, type NamedPair, type Policy, type PolicyRules, readPolicyFile } from '../policy.js';
 import { noteInput } from './guard-outputs.js';
 
 /** Globs that have to look at more files and directories, all of a run together, were not meant: `/**`. */

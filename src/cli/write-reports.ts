@@ -2,7 +2,7 @@
 
 import { isAbsolute, join, relative } from 'node:path';
 import type { FindingLevel } from '../compare/findings.js';
-import type { FailOn } from '../policy.js';
+import type { FailOn } from '../options.js';
 import { type AnyReport, isAudit } from '../report/any-report.js';
 import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
 import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';

@@ -12,7 +12,7 @@ import {
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { POLICY_FILE_NAME } from '../../src/policy.js';
+import { POLICY_FILE_NAME } from '../../src/options.js';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { makeTempDirectory } from '../build/sources.js';
 import { runCli } from './run.js';

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv } from 'ajv';
 import { describe, expect, test } from 'vitest';
-import { POLICY_FILE_NAME } from '../../src/policy.js';
+import { POLICY_FILE_NAME } from '../../src/options.js';
 import { safetensorsBytes } from '../build/safetensors.js';
 import { makeWorkspace, runCli } from './run.js';
 

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { POLICY_FILE_NAME } from '../../src/policy.js';
+import { POLICY_FILE_NAME } from '../../src/options.js';
 import { makeWorkspace, runCli } from './run.js';
 
 const LEAK = ['pairs/requires-grad-leak/before.safetensors', 'pairs/requires-grad-leak/after.safetensors'];
