@@ -106,8 +106,8 @@ interface DiffOptions extends CommonOptions, PolicyRules, Pick<DiffTargets, 'pai
   readonly config?: string | false;
 }
 
-/** `bn-audit diff BEFORE AFTER...`, or pairs of the policy. `onExitCode` is told the exit code. */
-export function createDiff(terminal: Terminal, onExitCode: (code: number) => void): Command {
+/** `bn-audit diff BEFORE AFTER...`, or pairs of the policy. */
+export function createDiff(terminal: Terminal): Command {
   const command = createCommand('diff')
     .description('Audit: did the statistics of frozen norm layers move between two checkpoints?')
     .argument('[before]', 'checkpoint from before the freeze')
@@ -120,7 +120,7 @@ export function createDiff(terminal: Terminal, onExitCode: (code: number) => voi
     async (before: string | undefined, after: readonly string[], options: DiffOptions) => {
       const targets = { before, after, pair: options.pair, allPairs: options.allPairs };
       requireTargets(targets, options, command);
-      onExitCode(await runDiff(targets, options, terminal));
+      process.exitCode = await runDiff(targets, options, terminal);
     },
   );
 }

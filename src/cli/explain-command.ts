@@ -25,9 +25,9 @@ Exit codes:
   0  printed
   2  there is no such kind`,
     )
-    .action(async (kind: FindingKind | undefined) => {
-      terminal.write(kind === undefined ? listKinds(await terminal.readLooks()) : readPage(kind));
-    });
+    .action((kind: FindingKind | undefined) =>
+      terminal.write(kind === undefined ? listKinds(terminal.readLooks()) : readPage(kind)),
+    );
 }
 
 function listKinds({ width, paint }: Looks): string {

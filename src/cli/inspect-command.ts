@@ -7,8 +7,8 @@ import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js'
 import type { Terminal } from './terminal.js';
 import { announceReport, getExitCode, guardReports, needsChannels, writeReports } from './write-reports.js';
 
-/** `bn-audit inspect CHECKPOINT`. `onExitCode` is told the exit code. */
-export function createInspect(terminal: Terminal, onExitCode: (code: number) => void): Command {
+/** `bn-audit inspect CHECKPOINT`. */
+export function createInspect(terminal: Terminal): Command {
   return createCommand('inspect')
     .description('List every norm layer of one checkpoint, and what is wrong with its statistics.')
     .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint')
@@ -22,7 +22,7 @@ Examples:
 ${EXIT_CODE_HELP}`,
     )
     .action(async (path: string, options: CommonOptions) => {
-      onExitCode(await runInspect(path, options, terminal));
+      process.exitCode = await runInspect(path, options, terminal);
     });
 }
 

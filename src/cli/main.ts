@@ -7,14 +7,11 @@ import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { createDiff } from './diff-command.js';
 import { EXIT_CODE_HELP } from './options.js';
-import { createTerminal, openDirectOutput, type Terminal } from './terminal.js';
+import { createTerminal, type Terminal } from './terminal.js';
 import { announceFailure } from './write-reports.js';
 
-/** Makes a command; `onExitCode` is told the exit code of its run, where that is not 0. */
-type CreateCommand = (terminal: Terminal, onExitCode: (code: number) => void) => Command;
-
 /** The commands in the order of the help. All but the main job are loaded when they are needed: a run needs one. */
-const COMMANDS: ReadonlyMap<string, () => Promise<CreateCommand>> = new Map([
+const COMMANDS: ReadonlyMap<string, () => Promise<(terminal: Terminal) => Command>> = new Map([
   ['diff', async () => createDiff],
   ['inspect', async () => (await import('./inspect-command.js')).createInspect],
   ['init', async () => (await import('./init-command.js')).createInit],
@@ -27,14 +24,9 @@ const COMMANDS: ReadonlyMap<string, () => Promise<CreateCommand>> = new Map([
 /**
  * The command line, with the command that comes first; with all of them where that is none.
  *
- * @param onExitCode is told the exit code of the command that ran.
  * @throws CommanderError for help, version and usage errors, after commander has printed them.
  */
-async function createProgram(
-  args: readonly string[],
-  terminal: Terminal,
-  onExitCode: (code: number) => void,
-): Promise<Command> {
+async function createProgram(args: readonly string[], terminal: Terminal): Promise<Command> {
   const program = new Command('bn-audit')
     .description('Finds frozen backbones whose BatchNorm running statistics drifted.')
     .version(VERSION, '-V, --version', 'print the version')
@@ -42,7 +34,7 @@ async function createProgram(
     .option('--debug', 'print stack traces of errors')
     .exitOverride()
     .configureOutput({
-      writeOut: terminal.write,
+      writeOut: (text) => void terminal.write(text),
       writeErr: (text) => terminal.writeError(text.trimEnd()),
       outputError: (message, write) => write(defuseCommands(toOneLine(message))),
     })
@@ -61,7 +53,7 @@ ${EXIT_CODE_HELP}`,
     );
   const named = COMMANDS.get(args[0] ?? '');
   const commands = named === undefined ? [...COMMANDS.values()] : [named];
-  for (const load of commands) program.addCommand((await load())(terminal, onExitCode));
+  for (const load of commands) program.addCommand((await load())(terminal));
   if (named === undefined) program.addCommand(createHelp(program));
   for (const command of program.commands) {
     command
@@ -91,8 +83,8 @@ function toOneLine(message: string): string {
   return `bn-audit: ${escapeControls(complaint)}${suggestion === undefined ? '' : ` ${suggestion}`}`;
 }
 
-/** What the process says with its exit code, as diff(1) does. */
-const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
+/** The exit code where the work could not be done; 0 means nothing found and 1 a finding, as in diff(1). */
+const FAILED = 2;
 
 /**
  * Runs the command line and sets the process's exit code: 0 nothing found, 1 a finding at or above --fail-on, 2 the
@@ -101,45 +93,36 @@ const EXIT_CODES = { nothingFound: 0, found: 1, failed: 2 } as const;
  * @param args the arguments after the program's name.
  */
 export async function main(args: readonly string[]): Promise<void> {
-  const terminal = createTerminal(
-    process,
-    (error) => endUnlessPipeClosed(error, terminal),
-    openDirectOutput(),
-  );
+  const terminal = createTerminal(process, (error) => endUnlessPipeClosed(error, terminal));
   removeTemporariesAtEnd();
   // An uncaught error would exit with 1, which here means "drift found".
   const crash = (error: unknown) => {
     reportFailure(error, terminal, args);
-    process.exit(EXIT_CODES.failed);
+    process.exit(FAILED);
   };
   process.once('uncaughtException', crash);
   process.once('unhandledRejection', crash);
   try {
-    process.exitCode = await run(args, terminal);
+    await run(args, terminal);
   } catch (error) {
     crash(error);
   }
 }
 
-async function run(args: readonly string[], terminal: Terminal): Promise<number> {
-  let exitCode: number = EXIT_CODES.nothingFound;
-  const onExitCode = (code: number) => {
-    exitCode = code;
-  };
-  const program = await createProgram(args, terminal, onExitCode);
+async function run(args: readonly string[], terminal: Terminal): Promise<void> {
+  const program = await createProgram(args, terminal);
   try {
     await program.parseAsync([...args], { from: 'user' });
-    return exitCode;
   } catch (error) {
     // Commander has printed its help, version or complaint itself.
-    if (error instanceof CommanderError)
-      return error.exitCode === 0 ? EXIT_CODES.nothingFound : EXIT_CODES.failed;
+    if (error instanceof CommanderError && error.exitCode === 0) return;
+    process.exitCode = FAILED;
+    if (error instanceof CommanderError) return;
     const message = reportFailure(error, terminal, args);
     // The command that ran is the only one that was given options.
     const options = program.commands.map((command) => command.opts());
     const isQuiet = options.some(({ quiet }) => quiet === true);
     if (options.every(({ ci }) => ci !== false)) await announceFailure(message, { isQuiet }, terminal);
-    return EXIT_CODES.failed;
   }
 }
 
@@ -147,7 +130,7 @@ async function run(args: readonly string[], terminal: Terminal): Promise<number>
 function endUnlessPipeClosed(error: NodeJS.ErrnoException, terminal: Terminal): void {
   if (error.code === 'EPIPE') return;
   terminal.writeError(`bn-audit: standard output could not be written: ${describeFailure(error).writing}`);
-  process.exit(EXIT_CODES.failed);
+  process.exit(FAILED);
 }
 
 /** Signals that ask a process to end, from a keyboard, a supervisor, or a terminal that was closed. */

@@ -19,7 +19,7 @@ interface ProbeCommandOptions extends ProbeOptions {
 }
 
 /** `bn-audit probe BEFORE AFTER`. It makes no verdict: the exit code is 0 when it could be done. */
-export function createProbe(terminal: Terminal, onExitCode: (code: number) => void): Command {
+export function createProbe(terminal: Terminal): Command {
   return createCommand('probe', listFormats('probe'))
     .description('Run after with the statistics of before put back: what does the drift do to real outputs?')
     .argument('<before>', 'checkpoint from before the freeze, of any format')
@@ -41,10 +41,9 @@ Exit codes:
   2  it could not be done: usage, an unreadable file, a model or inputs that do
      not run`,
     )
-    .action(async (before: string, after: string, options: ProbeCommandOptions) => {
-      await runProbeCommand(before, after, options, terminal);
-      onExitCode(0);
-    });
+    .action((before: string, after: string, options: ProbeCommandOptions) =>
+      runProbeCommand(before, after, options, terminal),
+    );
 }
 
 async function runProbeCommand(
@@ -65,7 +64,7 @@ async function runProbeCommand(
   guard.refuseHarm();
   if (output !== undefined)
     await writeReport({ file: output, format }, [renderProbe(report, { format, all })]);
-  else terminal.write(renderProbe(report, { format, all, ...(await terminal.readLooks()) }));
+  else await terminal.write(renderProbe(report, { format, all, ...terminal.readLooks() }));
 }
 
 /** The paths that an input may mean: `FILE` or `NAME=FILE`, where either may hold an equals sign. */

@@ -10,9 +10,6 @@ import { guardInputs } from './guard-outputs.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
 
-/** The exit code of every run that did what it was asked. */
-const RESTORED = 0;
-
 interface RestoreCommandOptions extends RestoreOptions {
   readonly output?: string;
   readonly format: ReportFormat<'restore'>;
@@ -20,8 +17,8 @@ interface RestoreCommandOptions extends RestoreOptions {
   readonly quiet?: boolean;
 }
 
-/** `bn-audit restore BEFORE AFTER -o FIXED`. `onExitCode` is told the exit code. */
-export function createRestore(terminal: Terminal, onExitCode: (code: number) => void): Command {
+/** `bn-audit restore BEFORE AFTER -o FIXED`. */
+export function createRestore(terminal: Terminal): Command {
   return createCommand('restore', listFormats('restore'))
     .description('Write after with the statistics of before in every norm layer that drifted.')
     .argument('<before>', 'checkpoint or baseline from before the freeze')
@@ -38,10 +35,9 @@ Exit codes:
   0  restored, or nothing had to be (then no file is written), or a dry run
   2  it could not be done; no file was changed`,
     )
-    .action(async (before: string, after: string, options: RestoreCommandOptions) => {
-      await runRestore(before, after, options, terminal);
-      onExitCode(RESTORED);
-    });
+    .action((before: string, after: string, options: RestoreCommandOptions) =>
+      runRestore(before, after, options, terminal),
+    );
 }
 
 async function runRestore(
@@ -60,7 +56,7 @@ async function runRestore(
   });
   terminal.finishProgress();
   if (quiet === true) return;
-  terminal.write(
-    format === 'json' ? toJson(report) : renderRestoreText(report, { ...(await terminal.readLooks()), all }),
+  await terminal.write(
+    format === 'json' ? toJson(report) : renderRestoreText(report, { ...terminal.readLooks(), all }),
   );
 }

@@ -1,66 +1,8 @@
-// The process as commands see it: arguments, colours, width, and the two streams.
+// The process as commands see it: two streams, colours, width, and a progress bar.
 
-import { fstatSync, type Stats, writeSync } from 'node:fs';
+import { fstatSync, writeFileSync } from 'node:fs';
 import { Chalk, type ColorSupportLevel } from 'chalk';
 import type { Paint } from '../report/text-layout.js';
-
-/**
- * Writes text to standard output without Node's stream for it.
- *
- * @returns the bytes that a full pipe did not take, for the stream to bring through; null when all are written.
- * @throws NodeJS.ErrnoException where the descriptor cannot be written to, such as `EPIPE`.
- */
-export type DirectWrite = (text: string) => Uint8Array | null;
-
-/**
- * A writer for standard output where that is a file or a pipe; null where it is anything else, such as a terminal.
- *
- * Building `process.stdout` takes Node 2 to 3 ms, as long as reading and pairing two small checkpoints.
- */
-export function openDirectOutput(): DirectWrite | null {
-  const descriptor = 1;
-  return takesDirectWrites(statOf(descriptor), process.platform)
-    ? (text) => writeAll(Buffer.from(text), (rest) => writeSync(descriptor, rest))
-    : null;
-}
-
-/** Whether writes to a descriptor return when the bytes are written. On Windows, those to a pipe may not. */
-export function takesDirectWrites(
-  stat: Pick<Stats, 'isFile' | 'isFIFO' | 'isSocket'> | null,
-  platform: NodeJS.Platform,
-): boolean {
-  if (stat === null) return false;
-  return stat.isFile() || (platform !== 'win32' && (stat.isFIFO() || stat.isSocket()));
-}
-
-function statOf(descriptor: number): Stats | null {
-  try {
-    return fstatSync(descriptor);
-  } catch {
-    // Closed from the start: the stream knows how to do without.
-    return null;
-  }
-}
-
-/**
- * Writes bytes piece by piece.
- *
- * @param write as `writeSync`: writes some of the bytes and says how many.
- * @returns the rest where `write` would have to wait (`EAGAIN`: the pipe is shared with a program that does not block on
- *   it); null when all are written.
- */
-export function writeAll(bytes: Uint8Array, write: (rest: Uint8Array) => number): Uint8Array | null {
-  for (let done = 0; done < bytes.byteLength; ) {
-    const rest = bytes.subarray(done);
-    try {
-      done += write(rest);
-    } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'EAGAIN') return rest;
-      throw error;
-    }
-  }
-  return null;
-}
 
 /** How standard output shows text. */
 export interface Looks {
@@ -70,17 +12,12 @@ export interface Looks {
   readonly paint: Paint;
 }
 
-/**
- * What the commands need of the process: two streams, their looks, and a progress bar.
- *
- * Node builds a stream when it is first asked for, which takes longer than reading a small checkpoint: a run that
- * prints nothing asks for none.
- */
+/** What the commands need of the process. A stream is built when it is first asked for: a quiet run asks for none. */
 export interface Terminal {
   /** Judges standard output. */
-  readonly readLooks: () => Promise<Looks>;
-  /** Writes data to standard output. */
-  readonly write: (text: string) => void;
+  readonly readLooks: () => Looks;
+  /** Writes data to standard output, and settles when it is written: a slow reader holds up the work, not the memory. */
+  readonly write: (text: string) => Promise<void>;
   /** Writes a message and a line end to standard error. */
   readonly writeError: (message: string) => void;
   /** Shows how far the work is, on a terminal, once it has lasted a second: how many bytes are compared. */
@@ -113,26 +50,9 @@ const PROGRESS_INTERVAL_MS = 100;
 
 const BAR_CELLS = 30;
 
-/**
- * The terminal of a process, with colours judged for each stream by itself.
- *
- * @param writeDirectly writes to standard output where that needs no stream.
- */
-export function createTerminal(
-  process: ProcessLike,
-  onWriteError: OnWriteError,
-  writeDirectly: DirectWrite | null = null,
-): Terminal {
+/** The terminal of a process, with colours judged for each stream by itself. */
+export function createTerminal(process: ProcessLike, onWriteError: OnWriteError): Terminal {
   const open = guardStreams(process, onWriteError);
-  let direct = writeDirectly;
-  const tryDirect = (write: DirectWrite, text: string) => {
-    try {
-      return write(text);
-    } catch (error) {
-      onWriteError(error as NodeJS.ErrnoException);
-      return null;
-    }
-  };
   const start = Date.now();
   let lastDrawn = 0;
   let isDrawn = false;
@@ -146,14 +66,8 @@ export function createTerminal(
     stderr.write(`\r${verb} ${drawBar(total === 0 ? 1 : done / total)}  ${counts}\u001b[K`);
   };
   return {
-    readLooks: () => readLooks(direct === null ? open('stdout') : NO_TERMINAL, process.env),
-    write: (text) => {
-      const rest = direct === null ? text : tryDirect(direct, text);
-      if (rest === null) return;
-      // What follows must not overtake it.
-      direct = null;
-      open('stdout').write(rest);
-    },
+    readLooks: () => readLooks(open('stdout'), process.env),
+    write: (text) => writeAll(open('stdout'), text, onWriteError),
     writeError: (message) => {
       open('stderr').write(`${message}\n`);
     },
@@ -170,11 +84,13 @@ export function createTerminal(
   };
 }
 
+type Stream = NodeJS.WriteStream & { readonly fd: number };
+
 /** Hands out the streams, each watched for write errors from the first time on. */
 function guardStreams(
   process: ProcessLike,
   onWriteError: OnWriteError,
-): (name: 'stdout' | 'stderr') => NodeJS.WriteStream {
+): (name: 'stdout' | 'stderr') => Stream {
   const watched = new Set<string>();
   return (name) => {
     const stream = process[name];
@@ -184,16 +100,20 @@ function guardStreams(
   };
 }
 
-/** What is told of a terminal's size and kind, by a file or a pipe. */
-const NO_TERMINAL = { isTTY: false, columns: 0 };
+async function writeAll(stdout: Stream, text: string, onWriteError: OnWriteError): Promise<void> {
+  if (!fstatSync(stdout.fd).isFile()) return new Promise((resolve) => stdout.write(text, () => resolve()));
+  // On a full disk, Node's stream takes half a write to a file for a whole one.
+  try {
+    writeFileSync(stdout.fd, text);
+  } catch (error) {
+    onWriteError(error as NodeJS.ErrnoException);
+  }
+}
 
-async function readLooks(
-  stdout: Pick<NodeJS.WriteStream, 'isTTY' | 'columns'>,
-  env: NodeJS.ProcessEnv,
-): Promise<Looks> {
+function readLooks({ isTTY, columns }: NodeJS.WriteStream, env: NodeJS.ProcessEnv): Looks {
   return {
-    width: stdout.isTTY === true ? Math.min(stdout.columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
-    paint: createPaint(chooseColorLevel(stdout, env)),
+    width: isTTY === true ? Math.min(columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
+    paint: createPaint(chooseColorLevel({ isTTY }, env)),
   };
 }
 

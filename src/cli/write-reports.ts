@@ -139,7 +139,7 @@ export async function writeReports(
   const { format } = plan;
   for (const one of listReports(plan)) await writeReport(one, await renderAs(one.format));
   if (output === undefined && quiet !== true)
-    for (const piece of await renderAs(format, await terminal.readLooks())) terminal.write(piece);
+    for (const piece of await renderAs(format, terminal.readLooks())) await terminal.write(piece);
 }
 
 /** Characters that are written at a time: fewer would spend more on each write than on what is written. */

@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { BIN, FIXTURE_GROUPS, makeWorkspace, run, runCli } from './run.js';
+import { BIN, FIXTURE_GROUPS, makeWorkspace, run, startCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
 const AFTER = 'pairs/requires-grad-leak/after.safetensors';
@@ -99,7 +99,7 @@ describe('a file system that fails', () => {
     ['openSync', 'EROFS', ['init', BEFORE, '-o', 'out'], 'the file system is read-only'],
   ])('at %s with %s: one message, a way out, nothing left behind', async (name, code, args, why) => {
     const workspace = makeWorkspace({ 'fail.mjs': failing(name, code) });
-    const { stdout, stderr, exitCode } = await runCli(args, workspace, {
+    const { stdout, stderr, exitCode } = await startCli(args, workspace, {
       preload: join(workspace, 'fail.mjs'),
     });
     expect({ stdout, exitCode }).toEqual({ stdout: '', exitCode: 2 });
@@ -114,7 +114,7 @@ describe('a file system that fails', () => {
     cpSync(join(workspace, SHARDED), join(workspace, 'model'), { recursive: true });
     writeFileSync(join(workspace, 'model', 'config.json'), '{}');
     const args = ['restore', BEFORE, 'model', '-o', 'out'];
-    const { stderr, exitCode } = await runCli(args, workspace, { preload: join(workspace, 'fail.mjs') });
+    const { stderr, exitCode } = await startCli(args, workspace, { preload: join(workspace, 'fail.mjs') });
     expect({ stderr, exitCode }).toEqual({
       stderr: 'bn-audit: model: no permission to read it\n',
       exitCode: 2,
@@ -131,7 +131,7 @@ fs.readFileSync = new Proxy(fs.readFileSync, { apply(work, self, args) {
   throw Object.assign(new Error('raw words'), { code: 'EMFILE', syscall: 'open', path: args[0] });
 } });`),
     });
-    const { stderr, exitCode } = await runCli(['explain', 'frozen-stats-drift'], workspace, {
+    const { stderr, exitCode } = await startCli(['explain', 'frozen-stats-drift'], workspace, {
       preload: join(workspace, 'fail.mjs'),
     });
     expect(exitCode).toBe(2);

@@ -7,8 +7,8 @@ const fixture = (path: string) => new URL(`../../fixtures/${path}`, import.meta.
 test('a probe shows how many of its runs are done, and takes the bar away before it prints', async () => {
   const seen: string[] = [];
   const terminal: Terminal = {
-    readLooks: async () => ({ width: 80, paint: (_tone, text) => text }),
-    write: () => seen.push('report'),
+    readLooks: () => ({ width: 80, paint: (_tone, text) => text }),
+    write: async () => void seen.push('report'),
     writeError: () => seen.push('message'),
     showProgress: () => seen.push('bytes'),
     showRuns: ({ done, total }) => seen.push(`${done} of ${total} runs`),
@@ -16,7 +16,7 @@ test('a probe shows how many of its runs are done, and takes the bar away before
   };
   const pair = 'pairs/requires-grad-leak';
   const args = [fixture(`${pair}/before.safetensors`), fixture(`${pair}/after.live.onnx`), '--no-ablation'];
-  await createProbe(terminal, () => undefined).parseAsync(args, { from: 'user' });
+  await createProbe(terminal).parseAsync(args, { from: 'user' });
   // 8 samples, 4 at a time: with both statistics, and once more to see whether the model repeats itself.
   expect(seen).toEqual([1, 2, 3, 4, 5].map((done) => `${done} of 5 runs`).concat('no bar', 'report'));
 });

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { BIN, makeWorkspace, run, runCli } from './run.js';
+import { BIN, makeWorkspace, run, runCli, startCli } from './run.js';
 
 const workspace = makeWorkspace({
   // Breaks what the report is made with, so that something fails that no one expected.
@@ -131,6 +131,29 @@ describe('colours', () => {
   );
 });
 
+describe('standard output', () => {
+  const args = [...LOCKED, '--format', 'html'];
+  const command = `'${process.execPath}' '${BIN}' ${args.join(' ')}`;
+
+  test('that a slow program reads gets the whole report', async () => {
+    const direct = await runCli(args, workspace);
+    const { stdout } = await run('bash', ['-c', `${command} | (sleep 0.5; cat)`], workspace);
+    expect(stdout).toBe(direct.stdout);
+    expect(stdout.length).toBeGreaterThan(64 * 1024);
+  });
+
+  test('that is a file which cannot hold the whole report is exit code 2', async () => {
+    const script = `trap '' XFSZ; ulimit -f 1; exec ${command} > '${join(makeWorkspace(), 'out.json')}'`;
+    expect(await run('bash', ['-c', script], workspace)).toEqual({
+      stdout: '',
+      stderr: expect.stringMatching(
+        /^bn-audit: standard output could not be written: [^\n]+\(ulimit -f\)\n$/,
+      ),
+      exitCode: 2,
+    });
+  });
+});
+
 describe('a closed pipe', () => {
   // The verdict stands: the reader has seen enough, and scripts still get the exit code.
   const statusOf = async (command: string) => {
@@ -159,7 +182,7 @@ describe('a closed pipe', () => {
 
 describe('what no one expected', () => {
   test('an internal failure exits with 2 and asks for a report, not with 1, which would mean drift', async () => {
-    expect(await runCli([...LOCKED, '--format', 'json'], workspace, preload('break-json.mjs'))).toEqual({
+    expect(await startCli([...LOCKED, '--format', 'json'], workspace, preload('break-json.mjs'))).toEqual({
       stdout: '',
       stderr:
         'bn-audit: unexpected failure: broken on purpose\n  This is a defect of bn-audit. Run again with --debug and report what it prints.\n',
@@ -171,13 +194,13 @@ describe('what no one expected', () => {
     ['throw-late.mjs', 'thrown late'],
     ['reject-late.mjs', 'rejected late'],
   ])('%s: an error outside of any await exits with 2', async (module, message) => {
-    const { stderr, exitCode } = await runCli(LEAK, workspace, preload(module));
+    const { stderr, exitCode } = await startCli(LEAK, workspace, preload(module));
     expect(stderr).toContain(`bn-audit: unexpected failure: ${message}\n`);
     expect(exitCode).toBe(2);
   });
 
   test('--debug adds the stack, on stderr', async () => {
-    const { stdout, stderr } = await runCli(
+    const { stdout, stderr } = await startCli(
       [...LOCKED, '--format', 'json', '--debug'],
       workspace,
       preload('break-json.mjs'),

@@ -1,6 +1,9 @@
 import { execFile } from 'node:child_process';
-import { symlinkSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { openSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { devNull } from 'node:os';
+import { dirname, join } from 'node:path';
+import { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { VERSION } from '../../src/errors.js';
 import { makeTempDirectory } from '../build/sources.js';
@@ -42,15 +45,8 @@ export async function run(
   cwd: string,
   env: RunOptions['env'] = {},
 ): Promise<Run> {
-  const { NO_COLOR, FORCE_COLOR, NODE_OPTIONS, ...rest } = process.env;
-  const { GITHUB_ACTIONS, GITHUB_STEP_SUMMARY, GITHUB_WORKSPACE, CI_PROJECT_DIR, ...inherited } = rest;
   return new Promise((resolve, reject) => {
-    const options = {
-      cwd,
-      env: { ...inherited, TERM: 'xterm', ...env },
-      maxBuffer: 64 * 1024 * 1024,
-      timeout: 15_000,
-    };
+    const options = { cwd, env: makeEnv(env), maxBuffer: 64 * 1024 * 1024, timeout: 15_000 };
     execFile(file, [...args], options, (error, stdout, stderr) => {
       const exitCode = error === null ? 0 : error.code;
       if (typeof exitCode === 'number') resolve({ stdout, stderr, exitCode });
@@ -59,8 +55,14 @@ export async function run(
   });
 }
 
-/** Runs the built command line in a directory. */
-export async function runCli(
+function makeEnv(env: RunOptions['env']): NodeJS.ProcessEnv {
+  const { NO_COLOR, FORCE_COLOR, NODE_OPTIONS, ...rest } = process.env;
+  const { GITHUB_ACTIONS, GITHUB_STEP_SUMMARY, GITHUB_WORKSPACE, CI_PROJECT_DIR, ...inherited } = rest;
+  return { ...inherited, TERM: 'xterm', ...env };
+}
+
+/** Runs the built command line in a directory, in a process of its own. */
+export async function startCli(
   args: readonly string[],
   cwd: string,
   { env, preload }: RunOptions = {},
@@ -71,6 +73,78 @@ export async function runCli(
     cwd,
     env,
   );
+}
+
+let lastRun: Promise<unknown> = Promise.resolve();
+
+/** {@link startCli} in this process, one run after the other, which takes a fifth of the time. */
+export function runCli(
+  args: readonly string[],
+  cwd: string,
+  { env }: Pick<RunOptions, 'env'> = {},
+): Promise<Run> {
+  const next = lastRun.then(() => runHere(args, cwd, makeEnv(env)));
+  lastRun = next.catch(() => undefined);
+  return next;
+}
+
+const nodeRequire = createRequire(import.meta.url);
+const MAIN = join(root, 'dist', 'cli', 'main.js');
+const nowhere = openSync(devNull, 'w');
+
+/** What listens to the process for as long as the command line runs. */
+const EVENTS = ['exit', 'uncaughtException', 'unhandledRejection', 'SIGINT', 'SIGTERM', 'SIGHUP'];
+
+/** Lends the command line this process: its streams, directory, environment, events and exit code. */
+async function runHere(args: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Promise<Run> {
+  const [stdout, stderr] = [new Sink(), new Sink()];
+  const lent = { env, stdout, stderr, exit: endRun };
+  const own = Object.entries(Object.getOwnPropertyDescriptors(process)).filter(([name]) => name in lent);
+  const listeners = EVENTS.map((event) => process.listeners(event as 'exit'));
+  const home = process.cwd();
+  for (const [name, value] of Object.entries(lent))
+    Object.defineProperty(process, name, { value, configurable: true, writable: true });
+  process.chdir(cwd);
+  try {
+    // What the command line has loaded remembers one thing of a run: whether the summary is one of its inputs.
+    if (env['GITHUB_STEP_SUMMARY'] !== undefined)
+      for (const path of Object.keys(nodeRequire.cache))
+        if (path.startsWith(dirname(MAIN))) delete nodeRequire.cache[path];
+    await nodeRequire(MAIN).main(args);
+    return { stdout: stdout.text, stderr: stderr.text, exitCode: Number(process.exitCode ?? 0) };
+  } catch (error) {
+    if (!(error instanceof EndOfRun)) throw error;
+    return { stdout: stdout.text, stderr: stderr.text, exitCode: error.exitCode };
+  } finally {
+    process.exitCode = undefined;
+    process.chdir(home);
+    for (const [name, descriptor] of own) Object.defineProperty(process, name, descriptor);
+    EVENTS.forEach((event, index) => {
+      for (const listener of process.listeners(event as 'exit'))
+        if (!listeners[index]?.includes(listener)) process.off(event, listener);
+    });
+  }
+}
+
+/** A stream that keeps what is written to it, and is a pipe to whoever asks. */
+class Sink extends Writable {
+  readonly fd = nowhere;
+  text = '';
+
+  override _write(chunk: Buffer, _encoding: string, onWritten: () => void): void {
+    this.text += chunk.toString();
+    onWritten();
+  }
+}
+
+class EndOfRun extends Error {
+  constructor(readonly exitCode: number) {
+    super(`the command line ended with exit code ${exitCode}`);
+  }
+}
+
+function endRun(exitCode: number): never {
+  throw new EndOfRun(exitCode);
 }
 
 /** A run as people read it: the command, what it printed, its exit code; the version and stack frames left out. */

@@ -1,7 +1,7 @@
 import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { makeWorkspace, runCli } from './run.js';
+import { makeWorkspace, runCli, startCli } from './run.js';
 
 const BEFORE = 'pairs/requires-grad-leak/before.safetensors';
 /** The values of before in another file. */
@@ -125,7 +125,7 @@ test('memory does not grow with the number of checkpoints', async () => {
     const after = Array<string>(count).fill(DRIFTED);
     const preload = join(workspace, 'peak.mjs');
     return Number(
-      (await runCli(['diff', BEFORE, ...after, '-o', 'many.txt'], workspace, { preload })).stderr,
+      (await startCli(['diff', BEFORE, ...after, '-o', 'many.txt'], workspace, { preload })).stderr,
     );
   };
   const [few, many] = [await peakKilobytes(2), await peakKilobytes(200)];
