@@ -324,21 +324,14 @@ export function suggestFrozen(checkpoint: Checkpoint): FrozenSuggestion {
     path,
     layers: layers.filter(({ name }) => isUnder(name, path)).length,
     learned: learned.filter((name) => isUnder(name, path)).length,
-    feeds: learned.some((name) => feeding.has(name) && isUnder(name, path)),
   }));
+  const feeds = (path: string) => learned.some((name) => feeding.has(name) && isUnder(name, path));
   const named = candidates.filter(({ path, layers: count }) => count > 0 && BACKBONE.test(lastOf(path)));
   const unnamed = candidates.filter(
-    ({ path, layers: count, feeds }) => (count > 0 || feeds) && !HEAD.test(lastOf(path)),
+    ({ path, layers: count }) => !HEAD.test(lastOf(path)) && (count > 0 || feeds(path)),
   );
-  const chosen = named.length > 0 ? named : unnamed;
-  return {
-    frozen: chosen.map(toCandidate),
-    others: candidates.filter((candidate) => !chosen.includes(candidate)).map(toCandidate),
-  };
-}
-
-function toCandidate({ path, layers, learned }: ModuleCandidate): ModuleCandidate {
-  return { path, layers, learned };
+  const frozen = named.length > 0 ? named : unnamed;
+  return { frozen, others: candidates.filter((candidate) => !frozen.includes(candidate)) };
 }
 
 /** The modules below the wrappers: the first level of the tree where it divides, in the checkpoint's order. */

@@ -1,7 +1,7 @@
 // `bn-audit explain`.
 
 import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { Argument, type Command } from 'commander';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import { UsageError } from '../errors.js';
@@ -41,18 +41,11 @@ function listKinds({ width, paint }: Looks): string {
 
 function readPage(kind: FindingKind): string {
   const { docs } = makeFinding(kind, '', '');
-  const path = findInPackage(docs, import.meta.dirname);
-  if (path !== null) return readFileSync(path, 'utf8');
+  // Sources and bundles lie equally deep in the package.
+  const path = join(import.meta.dirname, '../..', docs);
+  if (existsSync(path)) return readFileSync(path, 'utf8');
   throw new UsageError(
     `expected ${docs} in the package, found none`,
     'Install bn-audit as a whole, with its docs.',
   );
-}
-
-/** A file of the package, looked for from a folder of it upwards: sources and bundles lie at different depths. */
-function findInPackage(path: string, directory: string): string | null {
-  const candidate = join(directory, path);
-  if (existsSync(candidate)) return candidate;
-  const parent = dirname(directory);
-  return parent === directory ? null : findInPackage(path, parent);
 }

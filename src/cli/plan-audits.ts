@@ -195,36 +195,35 @@ export function planAudits(
 ): readonly PlannedAudit[] {
   const search: Search = { onSkip, entries: 0 };
   const audits: PlannedAudit[] = [];
+  const { pairs: _, reports: __, ...shared }: Partial<Policy> = loaded?.policy ?? {};
   const plan = (before: string, after: readonly string[], pair: PolicyRules) => {
-    const { failOn = 'error', ...options } = { ...pickRules(loaded), ...pair, ...rules };
+    const { failOn = 'error', ...options } = { ...shared, ...pair, ...rules };
     for (const path of after) audits.push({ before, after: path, options, failOn });
     if (audits.length > MAX_AUDITS) throw new UsageError(`more than ${MAX_AUDITS} audits in one run`);
   };
   if (targets.before !== undefined) {
-    plan(targets.before, expandAfter(targets.before, targets.after, { search }), {});
+    plan(targets.before, expandAfter(targets.before, targets.after, '.', search), {});
     return audits;
   }
-  for (const { pair, policy } of listPairs(targets, loaded)) {
-    const before = resolveFromPolicy(policy, pair.before);
-    const { before: _, after, ...overrides } = pair;
-    const { directory } = policy;
-    plan(before, expandAfter(before, after, { directory, search }), overrides);
+  if (loaded === null) {
+    throw new UsageError(
+      `--${targets.allPairs ? 'all-pairs' : 'pair'} needs a policy file, found no ${POLICY_FILE_NAME} here or above`,
+      'Write one with bn-audit init CHECKPOINT, or name one with --config FILE.',
+    );
+  }
+  for (const { before: name, after, ...overrides } of listPairs(targets, loaded)) {
+    const before = resolveFromPolicy(loaded, name);
+    plan(before, expandAfter(before, after, loaded.directory, search), overrides);
   }
   return audits;
-}
-
-/** What the policy says about every audit. */
-function pickRules(loaded: LoadedPolicy | null): PolicyRules {
-  if (loaded === null) return {};
-  const { pairs: _, reports: __, ...rules } = loaded.policy;
-  return rules;
 }
 
 /** Every after, globs expanded. A glob that catches before as well does not mean it. */
 function expandAfter(
   before: string,
   after: readonly string[],
-  { directory, search }: { readonly directory?: string; readonly search: Search },
+  directory: string,
+  search: Search,
 ): readonly string[] {
   const expanded: string[] = [];
   for (const argument of after) {
@@ -237,22 +236,15 @@ function expandAfter(
 
 function listPairs(
   { pair: names = [], allPairs }: DiffTargets,
-  loaded: LoadedPolicy | null,
-): readonly { readonly pair: NamedPair; readonly policy: LoadedPolicy }[] {
-  if (loaded === null) {
-    throw new UsageError(
-      `--${allPairs ? 'all-pairs' : 'pair'} needs a policy file, found no ${POLICY_FILE_NAME} here or above`,
-      'Write one with bn-audit init CHECKPOINT, or name one with --config FILE.',
-    );
-  }
-  const { pairs } = loaded.policy;
-  if (pairs.size === 0) throw new UsageError(`${loaded.file}: pairs: expected at least one pair, found none`);
+  { policy: { pairs }, file }: LoadedPolicy,
+): readonly NamedPair[] {
+  if (pairs.size === 0) throw new UsageError(`${file}: pairs: expected at least one pair, found none`);
   const wanted = allPairs === true ? [...pairs.keys()] : names;
   return wanted.map((name) => {
     const pair = pairs.get(name);
-    if (pair !== undefined) return { pair, policy: loaded };
+    if (pair !== undefined) return pair;
     throw new UsageError(
-      `--pair ${quote(name)}: ${loaded.file} has no such pair${suggestName(name, [...pairs.keys()])}`,
+      `--pair ${quote(name)}: ${file} has no such pair${suggestName(name, [...pairs.keys()])}`,
       `Pairs there: ${[...pairs.keys()].slice(0, 20).map(quote).join(', ')}`,
     );
   });

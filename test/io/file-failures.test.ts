@@ -19,12 +19,29 @@ const CODES = [...Object.keys(constants.errno), 'UNKNOWN', 'ERR_INVALID_ARG_VALU
 const OF_FILES =
   'EACCES EAGAIN EBADF EBUSY EDQUOT EEXIST EFBIG EINTR EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENFILE ENODEV ENOENT ENOLCK ENOMEM ENOSPC ENOSYS ENOTDIR ENOTEMPTY ENOTSUP ENXIO EOPNOTSUPP EOVERFLOW EPERM EPIPE EROFS ESTALE ETIMEDOUT ETXTBSY EWOULDBLOCK EXDEV EILSEQ ENOBUFS';
 
+/** Holds every code against a check, and names those that fail it. */
+async function checkEach(
+  codes: readonly string[],
+  check: (code: string) => void | Promise<void>,
+): Promise<void> {
+  const offences: string[] = [];
+  for (const code of codes) {
+    try {
+      await check(code);
+    } catch (error) {
+      offences.push(`${code}: ${error}`);
+    }
+  }
+  expect(offences).toEqual([]);
+}
+
 describe('every code', () => {
-  test.each(OF_FILES.split(' '))('%s has its sentences, and says what to do', (code) => {
-    const { reading, writing, hint, writingHint } = describeFailure(systemError(code));
-    expect(`${reading} ${writing}`).not.toContain(code);
-    expect(writingHint ?? hint).toMatch(/^[A-Z].*\.$/);
-  });
+  test('of files has its sentences, and says what to do', () =>
+    checkEach(OF_FILES.split(' '), (code) => {
+      const { reading, writing, hint, writingHint } = describeFailure(systemError(code));
+      expect(`${reading} ${writing}`).not.toContain(code);
+      expect(writingHint ?? hint).toMatch(/^[A-Z].*\.$/);
+    }));
 
   test('that nobody has thought of is named', () => {
     const { reading, writing, hint } = describeFailure(systemError('EUNHEARD'));
@@ -46,15 +63,16 @@ describe.each(['openSync', 'fstatSync', 'readSync', 'closeSync'] as const)(
     const path = join(directory, 'read');
     writeFileSync(path, new Uint8Array(10_000));
 
-    test.each(CODES)('with %s says so in plain words', async (code) => {
-      const failure = await failureOf(async () => {
-        const source = openFileSource(path, path, failingFiles(name, code));
-        await source.readInto(new Uint8Array(8_000), 0);
-        await source.close();
-      });
-      expect(failure.message).toBe(describeFailure(systemError(code)).reading);
-      expect(failure.file).toBe(path);
-    });
+    test('says so in plain words, whatever the code', () =>
+      checkEach(CODES, async (code) => {
+        const failure = await failureOf(async () => {
+          const source = openFileSource(path, path, failingFiles(name, code));
+          await source.readInto(new Uint8Array(8_000), 0);
+          await source.close();
+        });
+        expect(failure.message).toBe(describeFailure(systemError(code)).reading);
+        expect(failure.file).toBe(path);
+      }));
   },
 );
 
@@ -73,55 +91,59 @@ describe.each([
 ] as const)('writing where %s fails', (_, name) => {
   // A look that finds nothing is an answer.
   const codes = name === 'lstatSync' ? CODES.filter((code) => !/^ENO(?:ENT|TDIR)$/.test(code)) : CODES;
-  test.each(codes)('with %s says so in plain words, and keeps the last good file', async (code) => {
-    const place = makeSubdirectory(directory);
-    const path = join(place, 'report');
-    writeFileSync(path, 'the last good one');
-    const failure = await failureOf(() =>
-      writeFile(path, ['new'], {
-        mayReplace: true,
-        makesFolders: true,
-        isDurable: name === 'fsync',
-        within: place,
-        files: failingFiles(name, code),
-      }),
-    );
-    expect(failure.message).toBe(`it could not be written: ${describeFailure(systemError(code)).writing}`);
-    expect(readdirSync(place)).toEqual(['report']);
-    expect(readFileSync(path, 'utf8')).toBe('the last good one');
-  });
+  test('says so in plain words whatever the code, and keeps the last good file', () =>
+    checkEach(codes, async (code) => {
+      const place = makeSubdirectory(directory);
+      const path = join(place, 'report');
+      writeFileSync(path, 'the last good one');
+      const failure = await failureOf(() =>
+        writeFile(path, ['new'], {
+          mayReplace: true,
+          makesFolders: true,
+          isDurable: name === 'fsync',
+          within: place,
+          files: failingFiles(name, code),
+        }),
+      );
+      expect(failure.message).toBe(`it could not be written: ${describeFailure(systemError(code)).writing}`);
+      expect(readdirSync(place)).toEqual(['report']);
+      expect(readFileSync(path, 'utf8')).toBe('the last good one');
+    }));
 });
 
 describe.each([
   ['cloning', 'copyFile'],
   ['keeping permissions', 'chmodSync'],
 ] as const)('copying where %s fails', (_, name) => {
-  test.each(CODES)('with %s says so in plain words, and leaves nothing', async (code) => {
-    const place = makeSubdirectory(directory);
-    writeFileSync(join(place, 'original'), 'bytes');
-    const source = openFileSource(join(place, 'original'));
-    const files = [{ source, name: 'copy', splices: [] }];
-    const order = { directory: place, isNewDirectory: false, label: 'copy', files, mayReplace: true };
-    const failure = await failureOf(() => stageFiles(order, { files: failingFiles(name, code) }));
-    await source.close();
-    expect(failure.message).toBe(`it could not be written: ${describeFailure(systemError(code)).writing}`);
-    expect(readdirSync(place)).toEqual(['original']);
-  });
+  test('says so in plain words whatever the code, and leaves nothing', () =>
+    checkEach(CODES, async (code) => {
+      const place = makeSubdirectory(directory);
+      writeFileSync(join(place, 'original'), 'bytes');
+      const source = openFileSource(join(place, 'original'));
+      const files = [{ source, name: 'copy', splices: [] }];
+      const order = { directory: place, isNewDirectory: false, label: 'copy', files, mayReplace: true };
+      const failure = await failureOf(() => stageFiles(order, { files: failingFiles(name, code) }));
+      await source.close();
+      expect(failure.message).toBe(`it could not be written: ${describeFailure(systemError(code)).writing}`);
+      expect(readdirSync(place)).toEqual(['original']);
+    }));
 });
 
-test.each(CODES)('a link that fails with %s is done without, or there is such a file', async (code) => {
-  const place = makeSubdirectory(directory);
-  const path = join(place, 'new');
-  const write = () => writeFile(path, ['new'], { mayReplace: false, files: failingFiles('linkSync', code) });
-  if (code === 'EEXIST') {
-    expect(await failureOf(write)).toMatchObject({ code: 'refused', file: path });
-    expect(readdirSync(place)).toEqual([]);
-  } else {
-    await write();
-    expect(readdirSync(place)).toEqual(['new']);
-    expect(readFileSync(path, 'utf8')).toBe('new');
-  }
-});
+test('a link that fails is done without, or there is such a file', () =>
+  checkEach(CODES, async (code) => {
+    const place = makeSubdirectory(directory);
+    const path = join(place, 'new');
+    const write = () =>
+      writeFile(path, ['new'], { mayReplace: false, files: failingFiles('linkSync', code) });
+    if (code === 'EEXIST') {
+      expect(await failureOf(write)).toMatchObject({ code: 'refused', file: path });
+      expect(readdirSync(place)).toEqual([]);
+    } else {
+      await write();
+      expect(readdirSync(place)).toEqual(['new']);
+      expect(readFileSync(path, 'utf8')).toBe('new');
+    }
+  }));
 
 test('a NUL in a name is said to be there, by whoever reads and whoever writes', async () => {
   const path = join(directory, 'a\0b');
