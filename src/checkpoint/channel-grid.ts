@@ -19,24 +19,28 @@ export interface ChannelGrid {
   readonly rowsPerGroup: number;
 }
 
+/** How many elements a shape has; no longer exact beyond 2^53. */
+export function countElements(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
 /** Whether a layout fits a shape: the axis exists, and the groups divide what comes before it. */
 export function fitsShape(shape: readonly number[], { outputAxis, groups }: ChannelLayout): boolean {
   if (!(outputAxis >= 0 && outputAxis < shape.length && Number.isInteger(groups) && groups > 0)) return false;
-  const before = shape.slice(0, outputAxis).reduce((total, size) => total * size, 1);
+  const before = countElements(shape.slice(0, outputAxis));
   return outputAxis === 0 ? groups === 1 : before % groups === 0;
 }
 
 /** The grid of a weight's shape. */
 export function layOutChannels(shape: readonly number[], { outputAxis, groups }: ChannelLayout): ChannelGrid {
-  const product = (sizes: readonly number[]) => sizes.reduce((total, size) => total * size, 1);
   const along = shape[outputAxis] ?? 0;
-  const inner = product(shape.slice(outputAxis + 1));
+  const inner = countElements(shape.slice(outputAxis + 1));
   if (outputAxis === 0) return { channels: along, inner, along, rowsPerGroup: 0 };
   return {
     channels: along * groups,
     inner,
     along,
-    rowsPerGroup: product(shape.slice(0, outputAxis)) / groups,
+    rowsPerGroup: countElements(shape.slice(0, outputAxis)) / groups,
   };
 }
 

@@ -1,6 +1,6 @@
 // Reads a baseline as a checkpoint: small tensors whole, large ones as hashes.
 
-import { fitsShape, layOutChannels } from '../../checkpoint/channel-grid.js';
+import { countElements, fitsShape, layOutChannels } from '../../checkpoint/channel-grid.js';
 import type {
   Checkpoint,
   Fingerprint,
@@ -89,7 +89,7 @@ class EntryReader {
   #readEntry(name: string, fields: Fields): Tensor {
     const dtype = fields.word('dtype', DTYPE_NAMES);
     const shape = fields.counts('shape');
-    const elementCount = shape.reduce((product, size) => product * size, 1);
+    const elementCount = countElements(shape);
     const byteLength = (elementCount * bitsOf(dtype)) / 8;
     if (shape.length > MAX_RANK || !Number.isSafeInteger(elementCount) || !Number.isSafeInteger(byteLength))
       fields.fail('shape', `a shape of whole bytes in at most ${MAX_RANK} dimensions`);

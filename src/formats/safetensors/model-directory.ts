@@ -22,7 +22,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.j
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { explainAs, openFileSource } from '../../io/file-source.js';
 import { isDirectory } from '../../io/write-target.js';
-import { readSafetensorsHeader } from './safetensors.js';
+import { isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
 const MAX_INDEX_BYTES = 50_000_000;
@@ -63,7 +63,7 @@ function exists(path: string): boolean {
 
 /** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
 export function looksLikeShardIndex(head: Uint8Array): boolean {
-  const first = head.find((byte) => byte !== 0x20 && byte !== 0x09 && byte !== 0x0a && byte !== 0x0d);
+  const first = head.find((byte) => !isSpace(byte));
   // A safetensors file of header length 0x…7b starts with the same byte; its second u64 byte is below a space.
   return first === 0x7b && !head.subarray(0, 8).includes(0);
 }

@@ -262,7 +262,8 @@ function withDroppedAliases(
   return all;
 }
 
-function isSpace(byte: number | undefined): boolean {
+/** Whether a byte is white space in JSON. */
+export function isSpace(byte: number | undefined): boolean {
   return byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d;
 }
 

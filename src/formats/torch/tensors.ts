@@ -1,5 +1,6 @@
 // Turns the calls that rebuild tensors in a pickle into tensors.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import type { DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -231,7 +232,10 @@ export async function buildTensor(
 ): Promise<BareTensor> {
   const fail = (message: string, code?: CheckpointErrorCode) =>
     failTensor(context.call, { name, file: context.file }, message, code);
-  const elementCount = countElements(layout, fail);
+  // A zero among sizes whose product overflows makes NaN or 0; torch computes the product in 64 bits and refuses.
+  const elementCount = countElements(layout.shape);
+  if (!Number.isSafeInteger(elementCount * layout.elementByteLength))
+    throw fail(`expected a shape that fits into memory, found [${layout.shape}]`, 'limit-exceeded');
   const storageElements = countStorageElements(layout, fail);
   const lastElement = elementCount === 0 ? layout.firstElement - 1 : lastElementOf(layout);
   if (!(lastElement < storageElements)) {
@@ -255,13 +259,6 @@ export async function buildTensor(
 }
 
 type Fail = (message: string, code?: CheckpointErrorCode) => CheckpointError;
-
-function countElements({ shape, elementByteLength }: TensorLayout, fail: Fail): number {
-  const count = shape.reduce((product, size) => product * size, 1);
-  // A zero among sizes whose product overflows makes NaN or 0; torch computes the product in 64 bits and refuses.
-  if (Number.isSafeInteger(count * elementByteLength)) return count;
-  throw fail(`expected a shape that fits into memory, found [${shape}]`, 'limit-exceeded');
-}
 
 /** Elements of the tensor's own type that its storage, or the storage's view, holds. */
 function countStorageElements({ storage, elementByteLength }: TensorLayout, fail: Fail): number {
