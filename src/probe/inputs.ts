@@ -3,7 +3,7 @@
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
 import { CheckpointError, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
-import { readRange } from '../io/byte-source.js';
+import { readRange, sliceRange } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
 import { looksLikeNpy, looksLikeNpz, readNpy, readNpz } from './npy.js';
 import { dtypeOfRuntime, type InputArray, nameType, type RuntimeSession } from './runtime.js';
@@ -116,57 +116,57 @@ export class InputFiles {
   ): Promise<InputRuns> {
     const given = new Map<string, GivenArray>();
     const unnamed: { readonly tensor: Tensor; readonly file: string }[] = [];
-    const give = (name: string, tensor: Tensor, file: string) => {
+    const findInput = (name: string, file: string): ModelInput => {
       const input = inputs.find((one) => one.name === name);
-      if (input === undefined) throw unknownInput(`${file} holds the array ${quote(name)}`, inputs);
-      if (given.has(name))
-        throw new UsageError(
-          `the input ${quote(name)} is given twice: in ${given.get(name)?.file} and ${file}`,
-        );
-      given.set(name, { input, tensor, file });
+      if (input !== undefined) return input;
+      throw unknownInput(`${file} holds the array ${quote(name)}`, inputs);
+    };
+    const give = (input: ModelInput, tensor: Tensor, file: string) => {
+      const other = given.get(input.name);
+      if (other !== undefined)
+        throw new UsageError(`the input ${quote(input.name)} is given twice: in ${other.file} and ${file}`);
+      given.set(input.name, { input, tensor, file });
     };
     for (const argument of files) {
-      const { name, path } = splitArgument(argument, inputs);
+      const { input, path } = splitArgument(argument, inputs);
       const source = openFileSource(path);
       this.#sources.push(source);
       const range = { source, offset: 0, byteLength: source.byteLength };
-      const head = await readRange({ source, offset: 0, byteLength: Math.min(6, source.byteLength) });
+      const head = await readRange(sliceRange(range, 0, Math.min(6, source.byteLength)));
       if (looksLikeNpy(head)) {
         const tensor = await readNpy(range, path);
-        if (name === null) unnamed.push({ tensor, file: path });
-        else give(name, tensor, path);
-      } else if (looksLikeNpz(head)) {
-        if (name !== null)
-          throw new UsageError(
-            `--input ${quote(argument)}: the arrays of an .npz file have names of their own`,
-          );
-        for (const [entry, read] of await readNpz(range)) {
-          // A name that no input has is refused before anything of it is inflated.
-          if (!inputs.some((one) => one.name === entry))
-            throw unknownInput(`${path} holds the array ${quote(entry)}`, inputs);
-          give(entry, await read(), path);
-        }
-      } else {
+        if (input === null) unnamed.push({ tensor, file: path });
+        else give(input, tensor, path);
+      } else if (!looksLikeNpz(head)) {
         throw new CheckpointError('expected an .npy or .npz file, found neither', {
           code: 'unrecognised-format',
           file: path,
           hint: 'Save arrays with numpy.save or numpy.savez.',
         });
+      } else if (input !== null) {
+        throw new UsageError(
+          `--input ${quote(argument)}: the arrays of an .npz file have names of their own`,
+        );
+      } else {
+        // A name that no input has is refused before anything of it is inflated.
+        for (const [name, read] of await readNpz(range)) give(findInput(name, path), await read(), path);
       }
     }
     for (const { tensor, file } of unnamed) {
-      const input = inputs.find((one) => !given.has(one.name));
+      const input = inputs.find(({ name }) => !given.has(name));
       if (input === undefined) throw unknownInput(`${file} is one array more`, inputs);
-      give(input.name, tensor, file);
+      give(input, tensor, file);
     }
-    const missing = inputs.find(({ name }) => !given.has(name));
-    if (missing !== undefined) {
+    const inOrder = inputs.map((input) => {
+      const array = given.get(input.name);
+      if (array !== undefined) return array;
       throw new UsageError(
-        `the model's input ${describeInput(missing)} is given no array`,
-        `Add --input ${toShellWord(missing.name)}=FILE.npy, or save all of them with numpy.savez.`,
+        `the model's input ${describeInput(input)} is given no array`,
+        `Add --input ${toShellWord(input.name)}=FILE.npy, or save all of them with numpy.savez.`,
       );
-    }
-    return planRuns([...given.values()], inputs, split);
+    });
+    for (const array of given.values()) checkFit(array);
+    return planRuns(inOrder, split);
   }
 
   async close(): Promise<void> {
@@ -179,19 +179,20 @@ export class InputFiles {
 function splitArgument(
   argument: string,
   inputs: readonly ModelInput[],
-): { readonly name: string | null; readonly path: string } {
-  const named = inputs.find(({ name }) => argument.startsWith(`${name}=`));
-  if (named !== undefined) return { name: named.name, path: argument.slice(named.name.length + 1) };
-  const [, name, file] = /^([^=/\\]+)=(.+\.np[yz])$/.exec(argument) ?? [];
-  if (name !== undefined && file !== undefined) throw unknownInput(`--input names ${quote(name)}`, inputs);
-  return { name: null, path: argument };
+): { readonly input: ModelInput | null; readonly path: string } {
+  const input = inputs.find(({ name }) => argument.startsWith(`${name}=`));
+  if (input !== undefined) return { input, path: argument.slice(input.name.length + 1) };
+  const name = /^([^=/\\]+)=.+\.np[yz]$/.exec(argument)?.[1];
+  if (name !== undefined) throw unknownInput(`--input names ${quote(name)}`, inputs);
+  return { input: null, path: argument };
 }
 
 function unknownInput(what: string, inputs: readonly ModelInput[]): UsageError {
-  return new UsageError(
-    `${what}, which is no input of the model`,
-    `The model's inputs: ${inputs.map(describeInput).join(', ')}`,
-  );
+  return new UsageError(`${what}, which is no input of the model`, listAll(inputs));
+}
+
+function listAll(inputs: readonly ModelInput[]): string {
+  return `The model's inputs: ${inputs.map(describeInput).join(', ')}`;
 }
 
 /** How many rows of an array one run takes; null for an array that every run takes whole. */
@@ -199,34 +200,24 @@ interface SplitArray extends GivenArray {
   readonly rowsPerRun: number | null;
 }
 
-function planRuns(
-  arrays: readonly GivenArray[],
-  inputs: readonly ModelInput[],
-  split: SplitRequest,
-): InputRuns {
-  for (const array of arrays) checkFit(array);
-  const inOrder = inputs.flatMap(({ name }) => arrays.find(({ input }) => input.name === name) ?? []);
-  const found = findSplit(inOrder, split);
-  const { runs } = found;
-  const parts = inOrder.map((array) => checkRunSize(splitArray(array, found)));
-  const [first] = inOrder;
+function planRuns(arrays: readonly GivenArray[], request: SplitRequest): InputRuns {
+  const split = findSplit(arrays, request);
+  const parts = arrays.map((array) => splitArray(array, split));
   return {
     kind: 'files',
-    samples: first?.tensor.shape[0] ?? 1,
-    runs,
+    samples: arrays[0]?.tensor.shape[0] ?? 1,
+    runs: split.runs,
     seed: null,
-    arrays: inOrder.map(({ input, tensor, file }) => ({
-      name: input.name,
-      dtype: tensor.dtype,
-      shape: tensor.shape,
+    arrays: arrays.map(({ input: { name }, tensor: { dtype, shape }, file }) => ({
+      name,
+      dtype,
+      shape,
       file,
     })),
-    read: async (run) => {
-      const read = await Promise.all(
-        parts.map(async (part) => [part.input.name, await readRows(part, run)] as const),
-      );
-      return new Map(read);
-    },
+    read: async (run) =>
+      new Map(
+        await Promise.all(parts.map(async (part) => [part.input.name, await readRows(part, run)] as const)),
+      ),
   };
 }
 
@@ -275,40 +266,31 @@ function splitArray(array: GivenArray, { runs, openRows }: Split): SplitArray {
   const { input, tensor, file } = array;
   const [size] = input.shape;
   const rows = tensor.shape[0] ?? 1;
-  if (runs === 1 || size === undefined || size === rows) return { ...array, rowsPerRun: null };
-  const rowsPerRun = typeof size === 'number' ? size : (openRows ?? rows / runs);
-  if (!Number.isInteger(rowsPerRun) || Math.ceil(rows / rowsPerRun) !== runs) {
+  const isWhole = runs === 1 || size === undefined || size === rows;
+  const rowsPerRun = isWhole ? rows : typeof size === 'number' ? size : (openRows ?? rows / runs);
+  if (!isWhole && (!Number.isInteger(rowsPerRun) || Math.ceil(rows / rowsPerRun) !== runs)) {
     throw new UsageError(
       `${quote(file)}: expected samples for ${runs} runs of ${describeInput(input)}, found ${rows}`,
     );
   }
-  return { ...array, rowsPerRun };
-}
-
-function checkRunSize(array: SplitArray): SplitArray {
-  const { tensor, rowsPerRun, file } = array;
-  const rows = tensor.shape[0] ?? 1;
-  const byteLength = (tensor.range.byteLength / rows) * (rowsPerRun ?? rows);
-  if (byteLength <= MAX_RUN_BYTES) return array;
-  throw new UsageError(
-    `${quote(file)}: one run would read ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,
-    'Run fewer samples at a time: --batch 1',
-  );
+  const byteLength = (tensor.range.byteLength / rows) * rowsPerRun;
+  if (byteLength > MAX_RUN_BYTES) {
+    throw new UsageError(
+      `${quote(file)}: one run would read ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,
+      'Run fewer samples at a time: --batch 1',
+    );
+  }
+  return { ...array, rowsPerRun: isWhole ? null : rowsPerRun };
 }
 
 async function readRows({ tensor, rowsPerRun }: SplitArray, run: number): Promise<InputArray> {
   const { dtype, shape, range } = tensor;
   if (rowsPerRun === null) return { dtype, shape, bytes: await readRange(range) };
   const [rows = 1, ...rest] = shape;
-  const start = run * rowsPerRun;
-  const count = Math.min(rowsPerRun, rows - start);
-  const rowBytes = rest.reduce((product, size) => product * size, bitsOf(dtype) / 8);
-  const bytes = await readRange({
-    source: range.source,
-    offset: range.offset + start * rowBytes,
-    byteLength: count * rowBytes,
-  });
-  return { dtype, shape: [count, ...rest], bytes };
+  const [start, end] = [run * rowsPerRun, Math.min((run + 1) * rowsPerRun, rows)];
+  const rowBytes = range.byteLength / rows;
+  const bytes = await readRange(sliceRange(range, start * rowBytes, end * rowBytes));
+  return { dtype, shape: [end - start, ...rest], bytes };
 }
 
 /** A shape that the user gives for an input; the name may be left out where there is one input. */
@@ -325,9 +307,6 @@ interface RandomRequest {
   /** Samples that run at once, where the model leaves it open. */
   readonly batch: number | undefined;
 }
-
-/** One run's array may not be larger. */
-const MAX_ARRAY_BYTES = 2 ** 30;
 
 /**
  * Inputs of standard normal numbers, the same for the same seed and shapes on every machine.
@@ -362,7 +341,9 @@ export function drawInputs(inputs: readonly ModelInput[], request: RandomRequest
       new Map(
         resolved.map(({ input, dims, isOpen }, position) => {
           const shape = isOpen ? [rowsOf(run), ...dims.slice(1)] : dims;
-          return [input.name, drawArray(input, shape, [request.seed, run, position])];
+          const count = shape.reduce((product, size) => product * size, 1);
+          const values = drawNormals(count, [request.seed, run, position]);
+          return [input.name, { dtype: input.dtype, shape, bytes: encodeFloats(values, input.dtype) }];
         }),
       ),
   };
@@ -385,7 +366,7 @@ function matchShapes(
     const input = name === null && inputs.length === 1 ? inputs[0] : inputs.find((one) => one.name === name);
     if (input === undefined) {
       const what = name === null ? 'names no input' : `names ${quote(name)}, which is no input`;
-      throw new UsageError(`--shape ${what}`, `The model's inputs: ${inputs.map(describeInput).join(', ')}`);
+      throw new UsageError(`--shape ${what}`, listAll(inputs));
     }
     matched.set(input.name, dims);
   }
@@ -403,15 +384,12 @@ function resolveShape(
       'Give it an array: --input NAME=FILE.npy',
     );
   }
-  if (given !== undefined) {
-    const fits =
-      given.length === input.shape.length &&
-      input.shape.every((size, axis) => typeof size === 'string' || size === given[axis]);
-    if (!fits)
-      throw new UsageError(
-        `--shape ${given.join(',')} does not fit the model's input ${describeInput(input)}`,
-      );
-  }
+  const fits =
+    given === undefined ||
+    (given.length === input.shape.length &&
+      input.shape.every((size, axis) => typeof size === 'string' || size === given[axis]));
+  if (!fits)
+    throw new UsageError(`--shape ${given.join(',')} does not fit the model's input ${describeInput(input)}`);
   const isOpen = given === undefined && typeof input.shape[0] === 'string';
   const dims = given ?? input.shape.map((size, axis) => (axis === 0 && isOpen ? rowsPerRun : size));
   if (!dims.every((size): size is number => typeof size === 'number')) {
@@ -421,18 +399,13 @@ function resolveShape(
     );
   }
   const byteLength = dims.reduce((product, size) => product * size, bitsOf(input.dtype) / 8);
-  if (byteLength > MAX_ARRAY_BYTES) {
+  if (byteLength > MAX_RUN_BYTES) {
     throw new UsageError(
-      `one run of the model's input ${describeInput(input)} would take ${byteLength} bytes, more than ${MAX_ARRAY_BYTES}`,
+      `one run of the model's input ${describeInput(input)} would take ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,
       'Take fewer samples at a time: --batch 1, or a smaller --shape',
     );
   }
   return { input, dims, isOpen };
-}
-
-function drawArray({ dtype }: ModelInput, shape: readonly number[], seeds: readonly number[]): InputArray {
-  const count = shape.reduce((product, size) => product * size, 1);
-  return { dtype, shape, bytes: encodeFloats(drawNormals(count, seeds), dtype) };
 }
 
 /** Standard normal numbers from a stream that the seeds determine. */

@@ -2,32 +2,23 @@
 
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/compare-layers.js';
-import { matchNames } from '../compare/globs.js';
+import { matchLayers } from '../compare/globs.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
 import { type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
-import { CheckpointError, quote, UsageError } from '../errors.js';
-import { editModel, type GraphEdit } from '../formats/onnx/edit-graph.js';
+import { CheckpointError, UsageError } from '../errors.js';
+import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
 import { openPath, refuseIdleSelect } from '../formats/open.js';
 import { refuseSameCheckpoint } from '../io/write-target.js';
-import { listLayerNames } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
 import { buildReport } from '../report/audit-report.js';
-import {
-  countsSamplesFirst,
-  drawInputs,
-  InputFiles,
-  type InputRuns,
-  type InputShape,
-  listInputs,
-} from './inputs.js';
+import { countsSamplesFirst, drawInputs, InputFiles, type InputShape, listInputs } from './inputs.js';
 import { buildProbeReport, type ProbeReport } from './probe-report.js';
 import { type LayerPlan, type ProbePlan, planProbe } from './put-back.js';
 import { runProbe } from './run.js';
 import {
   type ExternalTensors,
-  type Fetched,
   findExternalTensors,
   type ImportRuntime,
   loadRuntime,
@@ -35,7 +26,7 @@ import {
   openSession,
   type RuntimeSession,
   runSession,
-  toRuntimeTensor,
+  toFeeds,
 } from './runtime.js';
 
 /** What a probe is told beside the two checkpoints. */
@@ -107,19 +98,11 @@ async function probeComparison(
   compared: AuditResults,
   options: ProbeOptions,
 ): Promise<ProbeReport> {
-  const plan = await planProbe({
-    comparisons: compared.layers,
-    layersOfAfter: compared.after.layers,
-    linearWeights: (after.graph?.linears ?? []).map(({ weight }) =>
-      weight.kind === 'constant' ? weight.tensor : null,
-    ),
-    nodes: await after.locateNodes(),
-    isPutBack: chooseLayers(compared.layers, options.layers),
-  });
+  const plan = await planProbe(after, compared, chooseLayers(compared.layers, options.layers));
   const bench: Bench = { runtime, after, external: await findExternalTensors(after) };
   const files = new InputFiles();
   try {
-    const { inputs, outputs, unfetched, plain } = await runPlain(bench, files, options);
+    const { inputs, outputs, unfetched, plain } = await runPlain(bench, plan, files, options);
     const results = await withSession(bench, plan.edit, (session) =>
       runProbe({
         runtime,
@@ -159,7 +142,7 @@ async function withSession<Result>(
   work: (session: RuntimeSession) => Promise<Result>,
 ): Promise<Result> {
   const model = await editModel(after.file, edit);
-  const session = await openSession(runtime, { file: after.path, model, external });
+  const session = await openSession(runtime, after.path, model, external);
   try {
     return await work(session);
   } finally {
@@ -168,59 +151,30 @@ async function withSession<Result>(
 }
 
 /** After as it stands: what it takes, what it gives, and its outputs for the first run. */
-interface PlainRun {
-  readonly inputs: InputRuns;
-  readonly outputs: readonly string[];
-  readonly unfetched: readonly string[];
-  readonly plain: Fetched;
-}
-
-async function runPlain(bench: Bench, files: InputFiles, options: ProbeOptions): Promise<PlainRun> {
+async function runPlain(bench: Bench, plan: ProbePlan, files: InputFiles, options: ProbeOptions) {
   const { runtime, after } = bench;
-  return await withSession(bench, { nodes: new Map(), added: [] }, async (session) => {
+  return await withSession(bench, newGraphEdit(plan.edit.graph), async (session) => {
     const wanted = listInputs(session);
-    const { batch } = options;
-    const isBatched = countsSamplesFirst(wanted, session);
+    const { batch, inputs: paths = [], samples = DEFAULT_SAMPLES, seed = 0, shapes = [] } = options;
     const inputs =
-      (options.inputs ?? []).length > 0
-        ? await files.open(options.inputs ?? [], wanted, { batch, isBatched })
-        : drawInputs(wanted, {
-            samples: options.samples ?? DEFAULT_SAMPLES,
-            seed: options.seed ?? 0,
-            shapes: options.shapes ?? [],
-            batch,
-          });
-    const tensors = session.outputMetadata.filter(({ isTensor }) => isTensor).map(({ name }) => name);
-    const feeds = [...(await inputs.read(0))].map(
-      ([name, array]) => [name, toRuntimeTensor(runtime, array)] as const,
-    );
-    return {
-      inputs,
-      outputs: tensors,
-      unfetched: session.outputMetadata.filter(({ isTensor }) => !isTensor).map(({ name }) => name),
-      plain: await runSession(session, {
-        file: after.path,
-        feeds: Object.fromEntries(feeds),
-        fetches: tensors,
-      }),
-    };
+      paths.length > 0
+        ? await files.open(paths, wanted, { batch, isBatched: countsSamplesFirst(wanted, session) })
+        : drawInputs(wanted, { samples, seed, shapes, batch });
+    const namesOf = (isTensor: boolean) =>
+      session.outputMetadata.filter((output) => output.isTensor === isTensor).map(({ name }) => name);
+    const [outputs, unfetched] = [namesOf(true), namesOf(false)];
+    const feeds = toFeeds(runtime, await inputs.read(0));
+    return { inputs, outputs, unfetched, plain: await runSession(session, after.path, feeds, outputs) };
   });
 }
 
 /** The layers that drifted or became invalid, or those that the globs name, whatever they did. */
 function chooseLayers(
   layers: readonly LayerComparison[],
-  globs: readonly string[] | undefined,
+  globs: readonly string[] = [],
 ): (layer: LayerComparison) => boolean {
-  if (globs === undefined || globs.length === 0)
-    return ({ status }) => status === 'drifted' || status === 'invalid';
-  const names = layers.map(listLayerNames);
-  for (const glob of globs) {
-    if (!names.some(matchNames([glob], names)))
-      throw new UsageError(`--layer ${quote(glob)} matches no norm layer of both checkpoints`);
-  }
-  const isNamed = matchNames(globs, names);
-  return (layer) => isNamed(listLayerNames(layer));
+  if (globs.length > 0) return matchLayers(layers, globs);
+  return ({ status }) => status === 'drifted' || status === 'invalid';
 }
 
 /** Layers that are put back alone as well: those whose statistics predict the largest shift. */

@@ -1,35 +1,36 @@
 // Makes the model that after would be with before's statistics, in memory.
 
 import onnxProto from 'onnx-proto';
-import { encodeFloats } from '../checkpoint/dtype.js';
+import { type DType, encodeFloats } from '../checkpoint/dtype.js';
 import type { FoldedComparison, LayerComparison } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
 import { readChannelVector, readOptional } from '../compare/statistics.js';
-import { type GraphEdit, type GraphField, NodeEdits } from '../formats/onnx/edit-graph.js';
+import type { AuditResults } from '../compare-checkpoints.js';
+import { editNode, type GraphEdit, type GraphField, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { findTile, walkUpstream } from '../formats/onnx/follow.js';
-import { FIELDS } from '../formats/onnx/schema.js';
+import type { InputSlot } from '../formats/onnx/linear-nodes.js';
+import { MEAN_INPUT, VARIANCE_INPUT } from '../formats/onnx/norm-nodes.js';
+import type { OnnxCheckpoint } from '../formats/onnx/onnx.js';
+import { FIELDS, type OnnxNode } from '../formats/onnx/schema.js';
 import { type Found, findAttribute, opsetOf, type Scope, type Site } from '../formats/onnx/scope.js';
 import type { LocatedNodes } from '../formats/onnx/split-constants.js';
+import { dataTypeOf } from '../formats/onnx/stored-tensor.js';
 import { holdBytes, readRange } from '../io/byte-source.js';
-import { type LayerVector, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
+import { type LayerVector, storedTensorOf } from '../norm/norm-layer.js';
 
 const { AttributeProto, NodeProto, ValueInfoProto } = onnxProto.onnx;
 
-/** The types that statistics are fed in, and their TensorProto.DataType. */
-const ELEMENT_TYPES = { F32: 1, F16: 10, F64: 11 } as const;
+/** The types that statistics are fed in; bfloat16 has no array type in JavaScript. */
+type FedType = 'F32' | 'F16' | 'F64';
 
-/** A type that statistics can be fed in. */
-type FedType = keyof typeof ELEMENT_TYPES;
-
-/** Whether statistics of a type can be fed to ONNX Runtime; bfloat16 has no array type in JavaScript. */
-function isFedType(dtype: string): dtype is FedType {
-  return Object.hasOwn(ELEMENT_TYPES, dtype);
+function isFedType(dtype: DType): dtype is FedType {
+  return dtype === 'F32' || dtype === 'F16' || dtype === 'F64';
 }
 
 /** A further input of a graph. */
-function encodeGraphInput(name: string, dtype: FedType, shape: readonly number[]): GraphField {
+function encodeGraphInput({ name, dtype, shape }: FedStatistic): GraphField {
   const dim = shape.map((size) => ({ dimValue: size }));
-  const type = { tensorType: { elemType: ELEMENT_TYPES[dtype], shape: { dim } } };
+  const type = { tensorType: { elemType: dataTypeOf(dtype) ?? null, shape: { dim } } };
   const content = holdBytes(ValueInfoProto.encode({ name, type }).finish());
   return { number: FIELDS.graph.input, content };
 }
@@ -39,31 +40,12 @@ function encodeGraphOutput(name: string): GraphField {
   return { number: FIELDS.graph.output, content: holdBytes(ValueInfoProto.encode({ name }).finish()) };
 }
 
-/** A node of the standard operators. */
-function encodeNode(node: {
-  readonly op: 'Mul' | 'Add' | 'Cast';
-  readonly inputs: readonly string[];
-  readonly output: string;
-  /** The type that a Cast converts to. */
-  readonly to?: FedType;
-}): GraphField {
-  const { op, inputs, output, to } = node;
-  const attribute =
-    to === undefined ? [] : [{ name: 'to', i: ELEMENT_TYPES[to], type: AttributeProto.AttributeType.INT }];
-  const encoded = NodeProto.encode({
-    input: [...inputs],
-    output: [output],
-    name: output,
-    opType: op,
-    attribute,
-  });
-  return { number: FIELDS.graph.node, content: holdBytes(encoded.finish()) };
-}
-
-/** An input of a node. */
-interface NodeInput {
-  readonly site: Site;
-  readonly index: number;
+/** A node of the standard operators. @param to the type that a Cast converts to. */
+function encodeNode(op: 'Mul' | 'Add' | 'Cast', input: string[], output: string, to?: FedType): GraphField {
+  const type = AttributeProto.AttributeType.INT;
+  const attribute = to === undefined ? [] : [{ name: 'to', i: dataTypeOf(to) ?? null, type }];
+  const node = { input, output: [output], name: output, opType: op, attribute };
+  return { number: FIELDS.graph.node, content: holdBytes(NodeProto.encode(node).finish()) };
 }
 
 /**
@@ -72,11 +54,10 @@ interface NodeInput {
  *
  * @returns null where a local function makes the statistic itself: its body stands for every call.
  */
-function findSupply(norm: Site, index: number): NodeInput | null {
-  let at: NodeInput = { site: norm, index };
-  const tile = findTile(norm.scope, nameAt(at));
-  if (tile !== null) at = { site: tile, index: 0 };
-  const start = { scope: at.site.scope, name: nameAt(at) };
+function findSupply(norm: Site, index: number): InputSlot | null {
+  const tile = findTile(norm.scope, norm.node.inputs[index] ?? '');
+  let at: InputSlot = tile === null ? { site: norm, index } : { site: tile, index: 0 };
+  const start = { scope: at.site.scope, name: at.site.node.inputs[at.index] ?? '' };
   const nextBound = ({ definition }: Found) => (definition.kind === 'bound' ? definition : null);
   for (const { scope, name, definition } of walkUpstream(start, nextBound)) {
     if (isInGraph(at.site.scope)) return at;
@@ -85,10 +66,6 @@ function findSupply(norm: Site, index: number): NodeInput | null {
     at = { site: caller, index: scope.inputs.indexOf(name) };
   }
   return isInGraph(at.site.scope) ? at : null;
-}
-
-function nameAt({ site, index }: NodeInput): string {
-  return site.node.inputs[index] ?? '';
 }
 
 /** Whether a scope is the main graph or lies in it, functions left out: then the main graph's names are seen there. */
@@ -181,21 +158,6 @@ export interface ProbePlan {
   readonly layers: readonly LayerPlan[];
 }
 
-/** What a plan is made from. */
-interface PlanRequest {
-  readonly comparisons: readonly LayerComparison[];
-  /** After's live norm layers, in the order of its graph. */
-  readonly layersOfAfter: readonly NormLayer[];
-  /** Weights of after's linear nodes, in the order of its graph. */
-  readonly linearWeights: readonly unknown[];
-  readonly nodes: LocatedNodes;
-  readonly isPutBack: (comparison: LayerComparison) => boolean;
-}
-
-/** Inputs of BatchNormalization. */
-const MEAN_INPUT = 3;
-const VARIANCE_INPUT = 4;
-
 /** From this version on Mul and Add broadcast as NumPy does. */
 const FIRST_BROADCASTING_OPSET = 7;
 
@@ -204,55 +166,71 @@ const FIRST_BROADCASTING_OPSET = 7;
  * norm node reads its mean and variance from two new inputs, and behind a convolution with a folded norm layer stands
  * the product and sum that {@link findFoldShift} gives. With after's own values both are exactly what after computes.
  */
-export async function planProbe(request: PlanRequest): Promise<ProbePlan> {
-  const planner = new Planner(request);
+export async function planProbe(
+  after: OnnxCheckpoint,
+  compared: AuditResults,
+  isPutBack: (comparison: LayerComparison) => boolean,
+): Promise<ProbePlan> {
+  const planner = new Planner(after, compared, await after.locateNodes());
   const plans: { readonly depth: number; readonly plan: LayerPlan }[] = [];
-  for (const [index, comparison] of request.comparisons.entries()) {
+  for (const [index, comparison] of compared.layers.entries()) {
     const sites = planner.findSites(comparison);
-    const depth = sites[0] === undefined ? Number.POSITIVE_INFINITY : planner.edits.depthOf(sites[0]);
-    plans.push({ depth, plan: await planner.planLayer(comparison, sites, index) });
+    const put = isPutBack(comparison) ? await planner.putBack(comparison, sites, index) : null;
+    plans.push({ depth: planner.depthOf(sites[0]), plan: planner.planLayer(comparison, sites, put) });
   }
   plans.sort((x, y) => x.depth - y.depth || 0);
-  return { edit: planner.edits.root, layers: plans.map(({ plan }) => plan) };
+  return { edit: planner.edit, layers: plans.map(({ plan }) => plan) };
 }
 
 class Planner {
-  readonly edits: NodeEdits;
-  readonly #request: PlanRequest;
+  readonly edit: GraphEdit;
+  readonly #after: OnnxCheckpoint;
+  readonly #compared: AuditResults;
+  readonly #nodes: LocatedNodes;
+  readonly #depths: ReadonlyMap<OnnxNode, number>;
   /** Outputs that the model has, or that were added. */
   readonly #outputs: Set<string>;
   /** The layer whose statistics enter at an input, or that was folded into a node. */
-  readonly #owners = new Map<Site['node'], Map<number, LayerComparison>>();
+  readonly #owners = new Map<OnnxNode, Map<number, LayerComparison>>();
 
-  constructor(request: PlanRequest) {
-    this.#request = request;
-    this.edits = new NodeEdits(request.nodes.mainGraph);
-    this.#outputs = new Set(request.nodes.mainGraph.outputs);
+  constructor(after: OnnxCheckpoint, compared: AuditResults, nodes: LocatedNodes) {
+    this.#after = after;
+    this.#compared = compared;
+    this.#nodes = nodes;
+    this.edit = newGraphEdit(nodes.mainGraph);
+    this.#depths = new Map(nodes.mainGraph.nodes.map((node, index) => [node, index]));
+    this.#outputs = new Set(nodes.mainGraph.outputs);
+  }
+
+  /** Where along the main graph a node stands, or the node there that holds it; behind all others where there is none. */
+  depthOf(site: Site | undefined): number {
+    if (site === undefined) return Number.POSITIVE_INFINITY;
+    const { caller } = site.scope;
+    return caller === null ? (this.#depths.get(site.node) ?? 0) : this.depthOf(caller);
   }
 
   /** The nodes of after whose outputs are the layer's. */
   findSites({ after }: LayerComparison): readonly Site[] {
-    const { nodes, layersOfAfter, linearWeights } = this.#request;
     const { foldedInto } = after;
     if (foldedInto === undefined) {
       // By name: what a layer repeats may have been taken away from it.
-      return nodes.norms[layersOfAfter.findIndex(({ name }) => name === after.name)] ?? [];
+      const index = this.#compared.after.layers.findIndex(({ name }) => name === after.name);
+      return this.#nodes.norms[index] ?? [];
     }
     // The layer's output is that of the node which adds the bias.
-    return nodes.linears.flatMap((site, index) =>
-      linearWeights[index] === foldedInto.weight ? [nodes.biases[index]?.site ?? site] : [],
-    );
+    return (this.#after.graph?.linears ?? []).flatMap(({ weight }, index) => {
+      const isFolded = weight.kind === 'constant' && weight.tensor === foldedInto.weight;
+      return isFolded ? (this.#nodes.linears[index]?.bias.site ?? []) : [];
+    });
   }
 
-  async planLayer(comparison: LayerComparison, sites: readonly Site[], index: number): Promise<LayerPlan> {
+  /** @param put what {@link putBack} gave; null where nothing is put back. */
+  planLayer(
+    comparison: LayerComparison,
+    sites: readonly Site[],
+    put: readonly FedStatistic[] | string | null,
+  ): LayerPlan {
     const notes: string[] = [];
-    const isWanted = this.#request.isPutBack(comparison);
-    const isFolded = comparison.after.foldedInto !== undefined;
-    const put = !isWanted
-      ? null
-      : isFolded
-        ? await this.#putBackFolded(comparison, sites, index)
-        : await this.#putBackLive(comparison, sites, index);
     if (typeof put === 'string') notes.push(`its statistics are not put back: ${put}`);
     if (comparison.after.mode === 'batch') {
       notes.push('its node runs in training mode: it normalises by batch statistics, whatever is put back');
@@ -268,9 +246,17 @@ class Planner {
   #tap({ node, scope }: Site): string | null {
     const [name = ''] = node.outputs;
     if (!scope.isMain || name === '') return null;
-    if (!this.#outputs.has(name)) this.edits.root.added.push(encodeGraphOutput(name));
+    if (!this.#outputs.has(name)) this.edit.added.push(encodeGraphOutput(name));
     this.#outputs.add(name);
     return name;
+  }
+
+  /** @returns what is fed for the layer, or why its statistics are not put back. */
+  putBack(comparison: LayerComparison, sites: readonly Site[], index: number) {
+    const isFolded = comparison.after.foldedInto !== undefined;
+    return isFolded
+      ? this.#putBackFolded(comparison, sites, index)
+      : this.#putBackLive(comparison, sites, index);
   }
 
   async #putBackLive(
@@ -288,21 +274,21 @@ class Planner {
     if (typeof mean === 'string') return mean;
     if (typeof variance === 'string') return variance;
     const supplies = [];
+    const wanted = [
+      { input: MEAN_INPUT, fed: mean },
+      { input: VARIANCE_INPUT, fed: variance },
+    ];
     for (const site of sites) {
-      for (const [input, fed] of [
-        [MEAN_INPUT, mean],
-        [VARIANCE_INPUT, variance],
-      ] as const) {
+      for (const { input, fed } of wanted) {
         const supply = findSupply(site, input);
         if (supply === null) return 'a local function holds them';
         if (!this.#claim(comparison, supply.site, supply.index)) return 'another layer shares their input';
         supplies.push({ ...supply, fed });
       }
     }
-    for (const { site, index: input, fed } of supplies) this.edits.at(site)?.inputs.set(input, fed.name);
-    for (const { name: inputName, dtype, shape } of [mean, variance]) {
-      this.edits.root.added.push(encodeGraphInput(inputName, dtype, shape));
-    }
+    for (const { site, index: input, fed } of supplies)
+      editNode(this.edit, site.node).inputs.set(input, fed.name);
+    this.edit.added.push(...[mean, variance].map(encodeGraphInput));
     return [mean, variance];
   }
 
@@ -328,7 +314,7 @@ class Planner {
         ? [linear.channels]
         : [linear.channels, ...linear.weight.shape.slice(2).map(() => 1)];
     const ones = new Float64Array(linear.channels).fill(1);
-    const fed = [
+    const fed: readonly FedStatistic[] = [
       { role: 'factor', after: ones, before: shift.factors },
       { role: 'offset', after: ones.map(() => 0), before: shift.offsets },
     ].map(({ role, after, before }) => ({
@@ -338,37 +324,27 @@ class Planner {
       after: encodeFloats(after, type),
       before: encodeFloats(before, type),
     }));
-    const names = fed.map(({ name }) => name);
     for (const [call, site] of sites.entries())
-      this.#shiftOutput(site, { names, stem: `bn-audit/${index}.${call}`, dtype, type });
-    for (const input of fed)
-      this.edits.root.added.push(encodeGraphInput(input.name, input.dtype, input.shape));
+      this.#shiftOutput(site, `bn-audit/${index}.${call}`, dtype, fed);
+    this.edit.added.push(...fed.map(encodeGraphInput));
     return fed;
   }
 
-  /** Puts a product and a sum behind a node; its output's name goes to the sum. */
-  #shiftOutput(
-    site: Site,
-    { names, stem, dtype, type }: { names: readonly string[]; stem: string; dtype: FedType; type: FedType },
-  ): void {
-    const edit = this.edits.at(site);
+  /** Puts a product and a sum behind a node, in the type of the factors; its output's name goes to the sum. */
+  #shiftOutput(site: Site, stem: string, dtype: FedType, [factor, offset]: readonly FedStatistic[]): void {
+    const edit = editNode(this.edit, site.node);
     const [output = ''] = site.node.outputs;
-    const [factor = '', offset = ''] = names;
-    if (edit === null) return;
-    const isCast = dtype !== type;
-    const [raw, wide, product, sum] = ['raw', 'wide', 'product', 'sum'].map((part) => `${stem}/${part}`) as [
-      string,
-      string,
-      string,
-      string,
-    ];
+    if (factor === undefined || offset === undefined) return;
+    const isCast = dtype !== factor.dtype;
+    const raw = `${stem}/raw`;
+    const wide = isCast ? `${stem}/wide` : raw;
+    const product = `${stem}/product`;
+    const sum = isCast ? `${stem}/sum` : output;
     edit.outputs.set(0, raw);
-    if (isCast) edit.following.push(encodeNode({ op: 'Cast', inputs: [raw], output: wide, to: type }));
-    edit.following.push(
-      encodeNode({ op: 'Mul', inputs: [isCast ? wide : raw, factor], output: product }),
-      encodeNode({ op: 'Add', inputs: [product, offset], output: isCast ? sum : output }),
-    );
-    if (isCast) edit.following.push(encodeNode({ op: 'Cast', inputs: [sum], output, to: dtype }));
+    if (isCast) edit.following.push(encodeNode('Cast', [raw], wide, factor.dtype));
+    edit.following.push(encodeNode('Mul', [wide, factor.name], product));
+    edit.following.push(encodeNode('Add', [product, offset.name], sum));
+    if (isCast) edit.following.push(encodeNode('Cast', [sum], output, dtype));
   }
 
   /** Whether an input is the layer's alone; from now on it is. */

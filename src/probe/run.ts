@@ -5,11 +5,12 @@ import type { InputRuns } from './inputs.js';
 import type { LayerPlan } from './put-back.js';
 import {
   type Fetched,
+  type InputArray,
   type OnnxRuntime,
   type RuntimeSession,
   type RuntimeTensor,
   runSession,
-  toRuntimeTensor,
+  toFeeds,
 } from './runtime.js';
 
 /** Numbers of a tensor; halves and 64-bit integers are converted, the rest is not copied. */
@@ -176,22 +177,14 @@ export async function runProbe(request: RunRequest): Promise<RunResults> {
   const tally = new Tally(request);
   const total = inputs.runs * (2 + ablated.size) + 1;
   let done = 0;
-  const step = () => request.onProgress?.({ done: ++done, total });
   const taps = [...new Set(layers.flatMap((layer) => layer.taps))];
   const all = [...new Set([...request.outputs, ...taps])];
   for (let run = 0; run < inputs.runs; run++) {
     const arrays = await inputs.read(run);
     const runWith = async (putBack: (layer: LayerPlan) => boolean, fetches: readonly string[]) => {
-      const feeds = [
-        ...[...arrays].map(([name, array]) => [name, toRuntimeTensor(request.runtime, array)] as const),
-        ...feedStatistics(request, putBack),
-      ];
-      const fetched = await runSession(request.session, {
-        file: request.file,
-        feeds: Object.fromEntries(feeds),
-        fetches,
-      });
-      step();
+      const feeds = toFeeds(request.runtime, [...arrays, ...feedStatistics(layers, putBack)]);
+      const fetched = await runSession(request.session, request.file, feeds, fetches);
+      request.onProgress?.({ done: ++done, total });
       return fetched;
     };
     const after = await runWith(() => false, all);
@@ -208,27 +201,43 @@ export async function runProbe(request: RunRequest): Promise<RunResults> {
   return tally.conclude();
 }
 
-function feedStatistics({ runtime, layers }: RunRequest, putBack: (layer: LayerPlan) => boolean) {
+function feedStatistics(
+  layers: readonly LayerPlan[],
+  putBack: (layer: LayerPlan) => boolean,
+): readonly (readonly [string, InputArray])[] {
   return layers.flatMap((layer) =>
     (layer.fed ?? []).map(({ name, dtype, shape, after, before }) => {
-      const bytes = putBack(layer) ? before : after;
-      return [name, toRuntimeTensor(runtime, { dtype, shape, bytes })] as const;
+      return [name, { dtype, shape, bytes: putBack(layer) ? before : after }] as const;
     }),
   );
 }
 
+/** What is summed up of a layer. */
+interface LayerSums {
+  readonly inNetwork: DifferenceSum;
+  readonly sameInput: DifferenceSum;
+  /** By output; null where the layer is not put back alone. */
+  readonly remaining: ReadonlyMap<string, DifferenceSum> | null;
+}
+
 /** Sums over all runs. */
 class Tally {
-  readonly #request: RunRequest;
-  readonly #outputs = new Map<string, OutputSum>();
-  readonly #inNetwork = new Map<LayerPlan, DifferenceSum>();
-  readonly #sameInput = new Map<LayerPlan, DifferenceSum>();
-  readonly #remaining = new Map<LayerPlan, Map<string, DifferenceSum>>();
+  readonly #outputs: readonly OutputSum[];
+  readonly #names: readonly string[];
+  readonly #layers: ReadonlyMap<LayerPlan, LayerSums>;
   #copyError = 0;
   #repeatError = 0;
 
-  constructor(request: RunRequest) {
-    this.#request = request;
+  constructor({ outputs, layers, ablated }: RunRequest) {
+    this.#names = outputs;
+    this.#outputs = outputs.map((name) => new OutputSum(name));
+    this.#layers = new Map(
+      layers.map((layer) => {
+        const byOutput = () => new Map(outputs.map((name) => [name, new DifferenceSum()]));
+        const remaining = ablated.has(layer) ? byOutput() : null;
+        return [layer, { inNetwork: new DifferenceSum(), sameInput: new DifferenceSum(), remaining }];
+      }),
+    );
   }
 
   checkCopy(plain: Fetched, after: Fetched, again: Fetched): void {
@@ -238,7 +247,7 @@ class Tally {
 
   #findLargest(reference: Fetched, value: Fetched): number {
     let largest = 0;
-    for (const name of this.#request.outputs) {
+    for (const name of this.#names) {
       const sum = new DifferenceSum();
       // Written so that a NaN stays.
       if (addNumbers(sum, reference[name], value[name]) && !(sum.relativeL2 <= largest))
@@ -248,15 +257,9 @@ class Tally {
   }
 
   addPair(after: Fetched, restored: Fetched): void {
-    for (const name of this.#request.outputs) {
-      const sum = this.#outputs.get(name) ?? new OutputSum(name);
-      this.#outputs.set(name, sum);
-      sum.add(restored[name], after[name]);
-    }
-    for (const layer of this.#request.layers) {
-      const sum = findOrMake(this.#inNetwork, layer, () => new DifferenceSum());
-      for (const tap of layer.taps) addNumbers(sum, restored[tap], after[tap]);
-    }
+    for (const sum of this.#outputs) sum.add(restored[sum.name], after[sum.name]);
+    for (const [{ taps }, { inNetwork }] of this.#layers)
+      for (const tap of taps) addNumbers(inNetwork, restored[tap], after[tap]);
   }
 
   /** Everything before the layer is after's in the run with the layer alone put back, so its input is after's too. */
@@ -264,32 +267,22 @@ class Tally {
     layer: LayerPlan,
     { after, restored, alone }: { after: Fetched; restored: Fetched; alone: Fetched },
   ): void {
-    const own = findOrMake(this.#sameInput, layer, () => new DifferenceSum());
-    for (const tap of layer.taps) addNumbers(own, alone[tap], after[tap]);
-    const remaining = findOrMake(this.#remaining, layer, () => new Map<string, DifferenceSum>());
-    for (const name of this.#request.outputs) {
-      addNumbers(
-        findOrMake(remaining, name, () => new DifferenceSum()),
-        restored[name],
-        alone[name],
-      );
-    }
+    const sums = this.#layers.get(layer);
+    if (sums === undefined) return;
+    for (const tap of layer.taps) addNumbers(sums.sameInput, alone[tap], after[tap]);
+    for (const [name, sum] of sums.remaining ?? []) addNumbers(sum, restored[name], alone[name]);
   }
 
   conclude(): RunResults {
     return {
-      outputs: [...this.#outputs.values()].map((sum) => sum.conclude()),
-      layers: this.#request.layers.map((plan) => {
+      outputs: this.#outputs.map((sum) => sum.conclude()),
+      layers: [...this.#layers].map(([plan, { inNetwork, sameInput, remaining }]) => {
         const isTapped = plan.taps.length > 0;
-        const remaining = this.#remaining.get(plan);
         return {
           plan,
-          inNetwork: isTapped ? (this.#inNetwork.get(plan)?.relativeL2 ?? null) : null,
-          sameInput: isTapped ? (this.#sameInput.get(plan)?.relativeL2 ?? null) : null,
-          remaining:
-            remaining === undefined
-              ? null
-              : [...remaining].map(([output, { relativeL2 }]) => ({ output, relativeL2 })),
+          inNetwork: isTapped ? inNetwork.relativeL2 : null,
+          sameInput: isTapped && remaining !== null ? sameInput.relativeL2 : null,
+          remaining: remaining && [...remaining].map(([output, { relativeL2 }]) => ({ output, relativeL2 })),
         };
       }),
       copyError: this.#copyError,
@@ -300,7 +293,7 @@ class Tally {
 
 /** One output of the model, over all runs. */
 class OutputSum {
-  readonly #name: string;
+  readonly name: string;
   readonly #difference = new DifferenceSum();
   readonly #topOne = new TopOneCount();
   #type = '';
@@ -308,18 +301,18 @@ class OutputSum {
   #isNumeric = true;
 
   constructor(name: string) {
-    this.#name = name;
+    this.name = name;
   }
 
   add(restored: Fetched[string] | undefined, after: Fetched[string] | undefined): void {
     if (after === undefined || restored === undefined) return;
     if (this.#type === '') this.#shape = after.dims;
     this.#type = after.type;
-    const [reference, value] = [numbersOf(restored), numbersOf(after)];
-    this.#isNumeric &&= reference !== null && value !== null && reference.length === value.length;
-    if (!this.#isNumeric || reference === null || value === null) return;
-    this.#difference.add(reference, value);
-    if (this.#isClassifier) this.#topOne.add(reference, value, this.#shape[1] ?? 1);
+    const pair = pairNumbers(restored, after);
+    this.#isNumeric &&= pair !== null;
+    if (!this.#isNumeric || pair === null) return;
+    this.#difference.add(...pair);
+    if (this.#isClassifier) this.#topOne.add(...pair, this.#shape[1] ?? 1);
   }
 
   /** Logits or probabilities: a float for each sample and class. */
@@ -329,7 +322,7 @@ class OutputSum {
 
   conclude(): OutputResult {
     return {
-      name: this.#name,
+      name: this.name,
       type: this.#type,
       shape: this.#shape,
       difference: this.#isNumeric ? this.#difference.conclude() : null,
@@ -338,23 +331,22 @@ class OutputSum {
   }
 }
 
-/** Adds two tensors' difference; false where they hold no numbers, or are of different sizes. */
+/** Adds two tensors' difference; false where they cannot be compared. */
 function addNumbers(
   sum: DifferenceSum,
   reference: Fetched[string] | undefined,
   value: Fetched[string] | undefined,
 ): boolean {
-  if (reference === undefined || value === undefined) return false;
-  const [x, y] = [numbersOf(reference), numbersOf(value)];
-  if (x === null || y === null || x.length !== y.length) return false;
-  sum.add(x, y);
-  return true;
+  const pair = reference === undefined || value === undefined ? null : pairNumbers(reference, value);
+  if (pair !== null) sum.add(...pair);
+  return pair !== null;
 }
 
-function findOrMake<Key, Value>(map: Map<Key, Value>, key: Key, make: () => Value): Value {
-  const known = map.get(key);
-  if (known !== undefined) return known;
-  const made = make();
-  map.set(key, made);
-  return made;
+/** The numbers of two tensors; null where they hold none, or are of different sizes. */
+function pairNumbers(
+  reference: RuntimeTensor,
+  value: RuntimeTensor,
+): readonly [reference: Numbers, value: Numbers] | null {
+  const [x, y] = [numbersOf(reference), numbersOf(value)];
+  return x === null || y === null || x.length !== y.length ? null : [x, y];
 }

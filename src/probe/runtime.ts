@@ -1,7 +1,7 @@
 // Runs models with onnxruntime-node as probe needs it, weights in files beside the model included.
 
 import { dirname, resolve, sep } from 'node:path';
-import type { DType } from '../checkpoint/dtype.js';
+import { DTYPE_NAMES, type DType } from '../checkpoint/dtype.js';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
 import type { OnnxCheckpoint } from '../formats/onnx/onnx.js';
 import { readRange } from '../io/byte-source.js';
@@ -25,10 +25,7 @@ interface RuntimeValue {
 export interface RuntimeSession {
   readonly inputMetadata: readonly RuntimeValue[];
   readonly outputMetadata: readonly RuntimeValue[];
-  run(
-    feeds: Readonly<Record<string, RuntimeTensor>>,
-    fetches: readonly string[],
-  ): Promise<Readonly<Record<string, RuntimeTensor>>>;
+  run(feeds: Fetched, fetches: readonly string[]): Promise<Fetched>;
   release(): Promise<void>;
 }
 
@@ -60,20 +57,14 @@ export async function loadRuntime(
     module = await importRuntime();
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND') {
-      throw new UsageError(
-        'a probe runs the model with onnxruntime-node, which is not installed',
-        INSTALL_HINT,
-      );
-    }
-    throw new UsageError(`onnxruntime-node could not be loaded: ${firstLine(error)}`, INSTALL_HINT);
+    const isMissing = code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND';
+    const message = isMissing
+      ? 'a probe runs the model with onnxruntime-node, which is not installed'
+      : `onnxruntime-node could not be loaded: ${firstLine(error)}`;
+    throw new UsageError(message, INSTALL_HINT);
   }
-  const runtime = isRuntime(module)
-    ? module
-    : isObject(module) && isRuntime(module['default'])
-      ? module['default']
-      : null;
-  if (runtime === null)
+  const runtime = [module, isObject(module) ? module['default'] : null].find(isRuntime);
+  if (runtime === undefined)
     throw new UsageError('the onnxruntime-node that was found is not what a probe needs', INSTALL_HINT);
   // What goes wrong comes as an error; the rest is about initializers that the copy does not use.
   runtime.env.logLevel = 'fatal';
@@ -101,65 +92,55 @@ export type ExternalTensors =
       readonly files: readonly { readonly path: string; readonly data: Uint8Array }[];
     };
 
-/** A model to load. */
-interface SessionRequest {
-  /** The file as the user named it, for messages. */
-  readonly file: string;
-  readonly model: Uint8Array;
-  readonly external: ExternalTensors;
-}
-
 /** Severity of ONNX Runtime's log: fatal errors only. */
 const LOG_FATAL = 4;
 
 /**
  * Loads a model from memory.
  *
+ * @param file as the user named it, for messages.
  * @throws CheckpointError `unsupported` with the first line of ONNX Runtime's complaint.
  */
-export async function openSession(
-  runtime: OnnxRuntime,
-  { file, model, external }: SessionRequest,
+export function openSession(
+  { InferenceSession }: OnnxRuntime,
+  file: string,
+  model: Uint8Array,
+  external: ExternalTensors,
 ): Promise<RuntimeSession> {
   const options =
     external.kind === 'folder'
       ? { extra: { session: { model_external_initializers_file_folder_path: external.path } } }
       : { externalData: external.files };
-  try {
-    return await runtime.InferenceSession.create(model, { logSeverityLevel: LOG_FATAL, ...options });
-  } catch (error) {
-    throw new CheckpointError(`ONNX Runtime cannot load the model: ${firstLine(error)}`, {
-      code: 'unsupported',
-      file,
-      cause: error,
-    });
-  }
+  return orComplain('ONNX Runtime cannot load the model', file, () =>
+    InferenceSession.create(model, { logSeverityLevel: LOG_FATAL, ...options }),
+  );
 }
 
-/** What a session fetches, by name. */
+/** What a session is fed and fetches, by name. */
 export type Fetched = Readonly<Record<string, RuntimeTensor>>;
 
 /**
  * Runs a model once.
  *
+ * @param file as the user named it, for messages.
  * @throws CheckpointError `unsupported` with the first line of ONNX Runtime's complaint.
  */
-export async function runSession(
+export function runSession(
   session: RuntimeSession,
-  run: {
-    readonly file: string;
-    readonly feeds: Readonly<Record<string, RuntimeTensor>>;
-    readonly fetches: readonly string[];
-  },
+  file: string,
+  feeds: Fetched,
+  fetches: readonly string[],
 ): Promise<Fetched> {
+  const what = 'ONNX Runtime cannot run the model on these inputs';
+  return orComplain(what, file, () => session.run(feeds, fetches));
+}
+
+async function orComplain<Result>(what: string, file: string, work: () => Promise<Result>): Promise<Result> {
   try {
-    return await session.run(run.feeds, run.fetches);
+    return await work();
   } catch (error) {
-    throw new CheckpointError(`ONNX Runtime cannot run the model on these inputs: ${firstLine(error)}`, {
-      code: 'unsupported',
-      file: run.file,
-      cause: error,
-    });
+    const message = `${what}: ${firstLine(error)}`;
+    throw new CheckpointError(message, { code: 'unsupported', file, cause: error });
   }
 }
 
@@ -175,32 +156,37 @@ function firstLine(error: unknown): string {
   );
 }
 
-/** Element types by the names that ONNX Runtime gives them. */
-const RUNTIME_TYPES: Partial<Record<DType, string>> = {
-  F16: 'float16',
-  F32: 'float32',
-  F64: 'float64',
-  I8: 'int8',
-  I16: 'int16',
-  I32: 'int32',
-  I64: 'int64',
-  U8: 'uint8',
-  U16: 'uint16',
-  U32: 'uint32',
-  U64: 'uint64',
-  BOOL: 'bool',
-};
+/** Element types by the names that ONNX Runtime gives them, and the arrays in which it takes them. */
+const RUNTIME_TYPES = {
+  F16: { name: 'float16', array: Uint16Array },
+  F32: { name: 'float32', array: Float32Array },
+  F64: { name: 'float64', array: Float64Array },
+  I8: { name: 'int8', array: Int8Array },
+  I16: { name: 'int16', array: Int16Array },
+  I32: { name: 'int32', array: Int32Array },
+  I64: { name: 'int64', array: BigInt64Array },
+  U8: { name: 'uint8', array: Uint8Array },
+  U16: { name: 'uint16', array: Uint16Array },
+  U32: { name: 'uint32', array: Uint32Array },
+  U64: { name: 'uint64', array: BigUint64Array },
+  BOOL: { name: 'bool', array: Uint8Array },
+} as const;
 
-const DTYPES = new Map(Object.entries(RUNTIME_TYPES).map(([dtype, type]) => [type, dtype as DType]));
+/** An element type that a session takes. */
+type FedDType = keyof typeof RUNTIME_TYPES;
+
+function isFedDType(dtype: DType): dtype is FedDType {
+  return Object.hasOwn(RUNTIME_TYPES, dtype);
+}
 
 /** The element type that ONNX Runtime calls `type`; null for strings and 4-bit integers. */
-export function dtypeOfRuntime(type: string | undefined): DType | null {
-  return (type === undefined ? undefined : DTYPES.get(type)) ?? null;
+export function dtypeOfRuntime(type: string | undefined): FedDType | null {
+  return DTYPE_NAMES.filter(isFedDType).find((dtype) => RUNTIME_TYPES[dtype].name === type) ?? null;
 }
 
 /** What messages call an element type: `float32`, as NumPy and ONNX Runtime do. */
 export function nameType(dtype: DType): string {
-  return RUNTIME_TYPES[dtype] ?? dtype;
+  return isFedDType(dtype) ? RUNTIME_TYPES[dtype].name : dtype;
 }
 
 /** An array as a session takes it: little-endian elements, row-major. */
@@ -210,38 +196,17 @@ export interface InputArray {
   readonly bytes: Uint8Array;
 }
 
-/** An array as a tensor of ONNX Runtime. The tensor may share the array's memory. */
-export function toRuntimeTensor(runtime: OnnxRuntime, { dtype, shape, bytes }: InputArray): RuntimeTensor {
-  return new runtime.Tensor(RUNTIME_TYPES[dtype] ?? '', viewElements(dtype, bytes), shape);
+/** Arrays by the inputs' names as tensors of ONNX Runtime, which may share the arrays' memory. */
+export function toFeeds(runtime: OnnxRuntime, arrays: Iterable<readonly [string, InputArray]>): Fetched {
+  return Object.fromEntries([...arrays].map(([name, array]) => [name, toTensor(runtime, array)]));
 }
 
-function viewElements(dtype: DType, bytes: Uint8Array): unknown {
+function toTensor({ Tensor }: OnnxRuntime, { dtype, shape, bytes }: InputArray): RuntimeTensor {
   // Typed arrays need aligned memory.
-  const { buffer } = bytes.byteOffset === 0 ? bytes : bytes.slice();
-  const { byteLength } = bytes;
-  switch (dtype) {
-    case 'F32':
-      return new Float32Array(buffer, 0, byteLength / 4);
-    case 'F64':
-      return new Float64Array(buffer, 0, byteLength / 8);
-    case 'F16':
-    case 'U16':
-      return new Uint16Array(buffer, 0, byteLength / 2);
-    case 'I16':
-      return new Int16Array(buffer, 0, byteLength / 2);
-    case 'I32':
-      return new Int32Array(buffer, 0, byteLength / 4);
-    case 'U32':
-      return new Uint32Array(buffer, 0, byteLength / 4);
-    case 'I64':
-      return new BigInt64Array(buffer, 0, byteLength / 8);
-    case 'U64':
-      return new BigUint64Array(buffer, 0, byteLength / 8);
-    case 'I8':
-      return new Int8Array(buffer, 0, byteLength);
-    default:
-      return new Uint8Array(buffer, 0, byteLength);
-  }
+  const isAligned = bytes.byteOffset === 0 && bytes.buffer instanceof ArrayBuffer;
+  const buffer = isAligned ? bytes.buffer : bytes.slice().buffer;
+  const { name, array } = isFedDType(dtype) ? RUNTIME_TYPES[dtype] : { name: '', array: Uint8Array };
+  return new Tensor(name, new array(buffer, 0, bytes.byteLength / array.BYTES_PER_ELEMENT), shape);
 }
 
 /** Files that must be read whole, because ONNX Runtime would not follow the links to them. */
@@ -272,10 +237,8 @@ export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoin
         { code: 'limit-exceeded', file: source.name, hint: 'Put the data file itself beside the model.' },
       );
     }
-    loaded.push({
-      path: location,
-      data: await readRange({ source, offset: 0, byteLength: source.byteLength }),
-    });
+    const whole = { source, offset: 0, byteLength: source.byteLength };
+    loaded.push({ path: location, data: await readRange(whole) });
   }
   return { kind: 'loaded', files: loaded };
 }

@@ -5,20 +5,18 @@ import { CheckpointError } from '../../errors.js';
 import { type ByteRange, type ByteSource, holdBytes, joinRanges, readRange } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
 import {
+  EXTERNAL,
   FIELDS,
   GRAPH,
-  isExternal,
   type MessageType,
   MODEL,
-  type OnnxAttribute,
   type OnnxGraph,
   type OnnxModel,
   type OnnxNode,
-  type OnnxSparseTensor,
+  type OnnxTensor,
   subgraphsOf,
   TENSOR,
 } from './schema.js';
-import type { Scope, Site } from './scope.js';
 import {
   encodeFieldHead,
   encodeVarint,
@@ -33,39 +31,13 @@ import {
   WIRE_VARINT,
 } from './wire.js';
 
-/**
- * Whether any tensor of a model, wherever it stands, has its data in another file. Of attributes that a node states twice,
- * which no valid model does, the last one counts, as everywhere in an audit.
- */
-function refersToFiles({ graph, functions }: OnnxModel): boolean {
-  return (
-    (graph !== null && isGraphExternal(graph)) ||
-    functions.some(({ nodes, defaults }) => nodes.some(isNodeExternal) || isAnyExternal(defaults))
-  );
-}
-
-function isGraphExternal({ nodes, initializers, sparseInitializers }: OnnxGraph): boolean {
-  return (
-    initializers.some(isExternal) || sparseInitializers.some(isSparseExternal) || nodes.some(isNodeExternal)
-  );
-}
-
-function isNodeExternal({ attributes }: OnnxNode): boolean {
-  return isAnyExternal(attributes);
-}
-
-function isAnyExternal(attributes: ReadonlyMap<string, OnnxAttribute>): boolean {
-  for (const attribute of attributes.values()) {
-    const { tensor, sparseTensor } = attribute;
-    if (tensor !== null && isExternal(tensor)) return true;
-    if (sparseTensor !== null && isSparseExternal(sparseTensor)) return true;
-    if (subgraphsOf(attribute).some(isGraphExternal)) return true;
-  }
+/** Whether a model, or a part of it, has any tensor whose data lies in another file. */
+function refersToFiles(part: unknown): boolean {
+  if (typeof part !== 'object' || part === null) return false;
+  if ('dataLocation' in part && part.dataLocation === EXTERNAL) return true;
+  const inner = part instanceof Map ? part.values() : Object.values(part);
+  for (const each of inner) if (refersToFiles(each)) return true;
   return false;
-}
-
-function isSparseExternal({ values, indices }: OnnxSparseTensor): boolean {
-  return isExternal(values) || isExternal(indices);
 }
 
 /** A field of a message, by positions in the file. */
@@ -103,15 +75,14 @@ export async function* readFields(source: ByteSource, { start, end }: MessageExt
     readVarint(reader, varint);
     const { field, wire } = parseTag(varint, reader, fieldStart);
     const lengthStart = reader.position;
+    let payloadStart = lengthStart;
     if (wire === WIRE_VARINT) readVarint(reader, varint);
     else if (wire === WIRE_FIXED32) reader.skip(4);
     else if (wire === WIRE_FIXED64) reader.skip(8);
     else if (wire === WIRE_LENGTH) {
       readVarint(reader, varint);
-      const payloadStart = reader.position;
+      payloadStart = reader.position;
       reader.skip(unsignedOf(varint));
-      yield { number: field, wire, start: fieldStart, lengthStart, payloadStart, end: reader.position };
-      continue;
     } else {
       throw new CheckpointError('expected a model without groups, found one: it cannot be rewritten', {
         code: 'unsupported',
@@ -119,14 +90,7 @@ export async function* readFields(source: ByteSource, { start, end }: MessageExt
         offset: fieldStart,
       });
     }
-    yield {
-      number: field,
-      wire,
-      start: fieldStart,
-      lengthStart,
-      payloadStart: lengthStart,
-      end: reader.position,
-    };
+    yield { number: field, wire, start: fieldStart, lengthStart, payloadStart, end: reader.position };
   }
 }
 
@@ -154,9 +118,7 @@ export async function renewLengths(
     const isWholePayload =
       first.offset === field.payloadStart && first.deleted === field.end - field.payloadStart;
     const isWhole = first.offset < field.payloadStart || isWholePayload;
-    const inner = isWhole
-      ? inside
-      : await renewLengths(source, { start: field.payloadStart, end: field.end }, inside);
+    const inner = isWhole ? inside : await renewLengths(source, payloadOf(field), inside);
     const growth = inner.reduce((sum, { deleted, content }) => sum + content.byteLength - deleted, 0);
     if (first.offset >= field.payloadStart && growth !== 0) {
       renewed.push({
@@ -199,8 +161,7 @@ export async function findLocations(source: ByteSource, model: OnnxModel): Promi
       if (field.wire !== WIRE_LENGTH) continue;
       const inner = innerType(type, field.number);
       if (type === MODEL && inner !== TRAINING_INFO && isSelfContained) continue;
-      if (inner !== null)
-        pending.push({ extent: { start: field.payloadStart, end: field.end }, type: inner });
+      if (inner !== null) pending.push({ extent: payloadOf(field), type: inner });
     }
   }
   return found;
@@ -221,24 +182,21 @@ async function readLocation(source: ByteSource, extent: MessageExtent): Promise<
   const locations: LocationField[] = [];
   let isExternal = false;
   for await (const field of readFields(source, extent)) {
-    if (field.number === FIELDS.tensor.dataLocation)
-      isExternal = (await readByte(source, field.payloadStart)) === 1;
+    if (field.number === FIELDS.tensor.dataLocation) {
+      const [location] = await readRange({ source, offset: field.payloadStart, byteLength: 1 });
+      isExternal = location === EXTERNAL;
+    }
     if (field.number !== FIELDS.tensor.externalData || field.wire !== WIRE_LENGTH) continue;
     let key = '';
     let value: Field | null = null;
-    for await (const part of readFields(source, { start: field.payloadStart, end: field.end })) {
+    for await (const part of readFields(source, payloadOf(field))) {
       if (part.number === FIELDS.entry.key) key = await readText(source, part);
       if (part.number === FIELDS.entry.value) value = part;
     }
-    if (key !== 'location' || value === null) continue;
-    const payload = { start: value.payloadStart, end: value.end };
-    locations.push({ location: await readText(source, value), payload });
+    if (key === 'location' && value !== null)
+      locations.push({ location: await readText(source, value), payload: payloadOf(value) });
   }
   return isExternal ? locations : [];
-}
-
-async function readByte(source: ByteSource, offset: number): Promise<number | undefined> {
-  return (await readRange({ source, offset, byteLength: 1 }))[0];
 }
 
 // As the reader of models has it: a byte order mark is part of a name.
@@ -256,26 +214,38 @@ export interface GraphField {
   readonly content: ByteRange;
 }
 
-/** What changes in a graph. What is not named stays as it is, byte for byte, also what no reader here knows. */
+/** What changes in a model. What is not named stays as it is, byte for byte, also what no reader here knows. */
 export interface GraphEdit {
-  /** By the node's position among the graph's nodes. */
-  readonly nodes: ReadonlyMap<number, NodeEdit>;
-  /** Encoded TensorProtos in place of initializers, by their position among the graph's. */
-  readonly initializers?: ReadonlyMap<number, ByteRange>;
+  /** The model's graph, as it was read. */
+  readonly graph: OnnxGraph;
+  /** Nodes of the graph, and of subgraphs in it. */
+  readonly nodes: Map<OnnxNode, NodeEdit>;
+  /** Encoded TensorProtos in place of initializers. */
+  readonly initializers: Map<OnnxTensor, ByteRange>;
   /** What the graph gets besides, where it has any node. */
-  readonly added: readonly GraphField[];
+  readonly added: GraphField[];
 }
 
 /** What changes in a node. */
 export interface NodeEdit {
-  readonly isRemoved?: boolean;
+  isRemoved: boolean;
   /** New names by position. */
-  readonly inputs: ReadonlyMap<number, string>;
-  readonly outputs: ReadonlyMap<number, string>;
-  /** Subgraphs: by the name of their attribute, then by their position in it. */
-  readonly graphs: ReadonlyMap<string, ReadonlyMap<number, GraphEdit>>;
+  readonly inputs: Map<number, string>;
+  readonly outputs: Map<number, string>;
   /** Fields of the graph that stand right behind the node, or in its place: nodes and initializers. */
-  readonly following: readonly GraphField[];
+  readonly following: GraphField[];
+}
+
+/** An edit that changes nothing yet. */
+export function newGraphEdit(graph: OnnxGraph): GraphEdit {
+  return { graph, nodes: new Map(), initializers: new Map(), added: [] };
+}
+
+/** The edit of a node, which changes nothing at first. */
+export function editNode({ nodes }: GraphEdit, node: OnnxNode): NodeEdit {
+  const edit = nodes.get(node) ?? { isRemoved: false, inputs: new Map(), outputs: new Map(), following: [] };
+  nodes.set(node, edit);
+  return edit;
 }
 
 /** A protobuf message has at most 2 GiB (https://protobuf.dev/programming-guides/proto-limits/). */
@@ -304,88 +274,80 @@ export async function editModel(source: ByteSource, edit: GraphEdit): Promise<Ui
 /** An edit of the main graph as splices by offset, which {@link renewLengths} completes. */
 export async function planGraphEdit(source: ByteSource, edit: GraphEdit): Promise<readonly Splice[]> {
   const splices: Splice[] = [];
-  const pass = { source, edit, counts: { node: 0, initializer: 0 } };
+  const counts = { node: 0, initializer: 0 };
   // A graph in several fields is merged: its nodes count on.
   for await (const field of readFields(source, { start: 0, end: source.byteLength })) {
     if (field.number === FIELDS.model.graph && field.wire === WIRE_LENGTH)
-      splices.push(...(await planGraph(payloadOf(field), pass)));
+      splices.push(...(await planGraph({ source, edit, graph: edit.graph, counts }, payloadOf(field))));
   }
   return splices;
 }
 
-/** The edit of one graph, which may come in several pieces. */
+/** A graph of the model that is passed for its edits. */
 interface GraphPass {
   readonly source: ByteSource;
   readonly edit: GraphEdit;
+  readonly graph: OnnxGraph;
+  /** What stands before in the graph, which may come in several pieces. */
   readonly counts: { node: number; initializer: number };
 }
 
-async function planGraph(extent: MessageExtent, pass: GraphPass): Promise<readonly Splice[]> {
-  const { source, edit, counts } = pass;
+async function planGraph(pass: GraphPass, extent: MessageExtent): Promise<readonly Splice[]> {
+  const { source, edit, graph, counts } = pass;
   const splices: Splice[] = [];
   for await (const field of readFields(source, extent)) {
     if (field.wire !== WIRE_LENGTH) continue;
     if (field.number === FIELDS.graph.initializer) {
-      const content = edit.initializers?.get(counts.initializer++);
-      if (content !== undefined) splices.push(replace(field, [joinField({ number: field.number, content })]));
+      const initializer = graph.initializers[counts.initializer++];
+      const content = initializer && edit.initializers.get(initializer);
+      if (content !== undefined) splices.push(replace(field, [{ number: field.number, content }]));
     }
     if (field.number !== FIELDS.graph.node) continue;
-    const added = counts.node === 0 ? edit.added : [];
-    const change = edit.nodes.get(counts.node++);
-    if (change !== undefined || added.length > 0)
-      splices.push(...(await planNode({ source, field, change, added })));
+    const added = graph === edit.graph && counts.node === 0 ? edit.added : [];
+    const node = graph.nodes[counts.node++];
+    if (node === undefined) continue;
+    const change = edit.nodes.get(node);
+    const payload = payloadOf(field);
+    const within = await planNode(pass, node, payload);
+    const { following = [], isRemoved = false } = change ?? {};
+    if (added.length + following.length === 0 && !isRemoved) splices.push(...within);
+    else {
+      const content = spliceRange(source, payload, await renewLengths(source, payload, within));
+      const kept = isRemoved ? [] : [{ number: field.number, content }];
+      splices.push(replace(field, [...added, ...kept, ...following]));
+    }
   }
   return splices;
 }
 
-interface NodePass {
-  readonly source: ByteSource;
-  readonly field: Field;
-  readonly change: NodeEdit | undefined;
-  /** What stands before the node. */
-  readonly added: readonly GraphField[];
-}
-
-async function planNode({ source, field, change, added }: NodePass): Promise<readonly Splice[]> {
-  const payload = payloadOf(field);
-  const within = change === undefined ? [] : await planWithin(source, payload, change);
-  const { following = [], isRemoved = false } = change ?? {};
-  if (added.length + following.length === 0 && !isRemoved) return within;
-  const content = spliceRange(source, payload, await renewLengths(source, payload, within));
-  const node = isRemoved ? [] : [{ number: field.number, content }];
-  return [replace(field, [...added, ...node, ...following].map(joinField))];
-}
-
 /** New names, and what changes in subgraphs. */
-async function planWithin(
-  source: ByteSource,
-  extent: MessageExtent,
-  { inputs, outputs, graphs }: NodeEdit,
-): Promise<readonly Splice[]> {
+async function planNode(pass: GraphPass, node: OnnxNode, extent: MessageExtent): Promise<readonly Splice[]> {
+  const { inputs, outputs } = pass.edit.nodes.get(node) ?? {};
+  const hasBodies = [...node.attributes.values()].some((attribute) => subgraphsOf(attribute).length > 0);
   const splices: Splice[] = [];
+  if (inputs === undefined && !hasBodies) return splices;
   const counts = { input: 0, output: 0 };
-  for await (const field of readFields(source, extent)) {
+  for await (const field of readFields(pass.source, extent)) {
     if (field.wire !== WIRE_LENGTH) continue;
     const { number } = field;
     const name =
       number === FIELDS.node.input
-        ? inputs.get(counts.input++)
+        ? inputs?.get(counts.input++)
         : number === FIELDS.node.output
-          ? outputs.get(counts.output++)
+          ? outputs?.get(counts.output++)
           : undefined;
     if (name !== undefined) {
-      const content = holdBytes(new TextEncoder().encode(name));
-      splices.push(replace(field, [joinField({ number, content })]));
-    } else if (number === FIELDS.node.attribute && graphs.size > 0)
-      splices.push(...(await planAttribute(source, payloadOf(field), graphs)));
+      splices.push(replace(field, [{ number, content: holdBytes(new TextEncoder().encode(name)) }]));
+    } else if (number === FIELDS.node.attribute && hasBodies)
+      splices.push(...(await planAttribute(pass, node, payloadOf(field))));
   }
   return splices;
 }
 
 async function planAttribute(
-  source: ByteSource,
+  { source, edit }: GraphPass,
+  node: OnnxNode,
   extent: MessageExtent,
-  graphs: NodeEdit['graphs'],
 ): Promise<readonly Splice[]> {
   let name = '';
   const bodies: Field[] = [];
@@ -395,17 +357,16 @@ async function planAttribute(
     if (field.number === FIELDS.attribute.graph || field.number === FIELDS.attribute.graphs)
       bodies.push(field);
   }
-  const edits = graphs.get(name);
+  const attribute = node.attributes.get(name);
   const splices: Splice[] = [];
-  // The one graph of `g` counts before those of `graphs`; several `g` are merged.
-  const isSingle = ({ number }: Field) => number === FIELDS.attribute.graph;
-  let position = bodies.some(isSingle) ? 1 : 0;
-  const counts = { node: 0, initializer: 0 };
+  const merged = { node: 0, initializer: 0 };
+  let position = 0;
   for (const body of bodies) {
-    const edit = edits?.get(isSingle(body) ? 0 : position++);
-    const own = isSingle(body) ? counts : { node: 0, initializer: 0 };
-    if (edit !== undefined)
-      splices.push(...(await planGraph(payloadOf(body), { source, edit, counts: own })));
+    // Several `g` are merged into one graph; each of `graphs` is one.
+    const isMerged = body.number === FIELDS.attribute.graph;
+    const graph = isMerged ? attribute?.graph : attribute?.graphs[position++];
+    const counts = isMerged ? merged : { node: 0, initializer: 0 };
+    if (graph) splices.push(...(await planGraph({ source, edit, graph, counts }, payloadOf(body))));
   }
   return splices;
 }
@@ -414,12 +375,13 @@ function payloadOf({ payloadStart, end }: Field): MessageExtent {
   return { start: payloadStart, end };
 }
 
-function replace({ start, end }: Field, parts: readonly ByteRange[]): Splice {
+/** Puts fields in the place of one. */
+function replace({ start, end }: Field, fields: readonly GraphField[]): Splice {
+  const parts = fields.flatMap(({ number, content }) => [
+    holdBytes(encodeFieldHead(number, content.byteLength)),
+    content,
+  ]);
   return { offset: start, deleted: end - start, content: joinRanges('fields', parts) };
-}
-
-function joinField({ number, content }: GraphField): ByteRange {
-  return joinRanges('field', [holdBytes(encodeFieldHead(number, content.byteLength)), content]);
 }
 
 /** A part of a file with splices in it, read only when it is. */
@@ -436,109 +398,4 @@ function spliceRange(
   }
   parts.push({ source, offset: at, byteLength: end - at });
   return joinRanges(source.name, parts);
-}
-
-/** A node edit that is still being put together. */
-interface NodeDraft extends NodeEdit {
-  isRemoved: boolean;
-  readonly inputs: Map<number, string>;
-  readonly outputs: Map<number, string>;
-  readonly graphs: Map<string, Map<number, GraphDraft>>;
-  readonly following: GraphField[];
-}
-
-interface GraphDraft extends GraphEdit {
-  readonly nodes: Map<number, NodeDraft>;
-  readonly initializers: Map<number, ByteRange>;
-  readonly added: GraphField[];
-}
-
-function newGraphDraft(): GraphDraft {
-  return { nodes: new Map(), initializers: new Map(), added: [] };
-}
-
-/** A graph and what changes in it. */
-interface Place {
-  readonly graph: OnnxGraph;
-  readonly edit: GraphDraft;
-}
-
-/** Collects edits of a model by the nodes that they are for, wherever these stand. */
-export class NodeEdits {
-  /** The edit of the main graph. */
-  readonly root = newGraphDraft();
-  readonly #mainGraph: OnnxGraph;
-  readonly #positions = new Map<OnnxGraph, Map<OnnxNode, number>>();
-
-  constructor(mainGraph: OnnxGraph) {
-    this.#mainGraph = mainGraph;
-  }
-
-  /** The edit of a node; null where it stands in a local function, whose body all calls share. */
-  at(site: Site): NodeDraft | null {
-    const place = this.#find(site.scope);
-    return place === null ? null : this.#draft(site.node, place);
-  }
-
-  /** The edit of a node of the main graph; null for others. */
-  atMain(node: OnnxNode): NodeDraft | null {
-    return this.#draft(node, { graph: this.#mainGraph, edit: this.root });
-  }
-
-  /** Where along the main graph a node stands, or the node there that holds it. */
-  depthOf(site: Site): number {
-    let at = site;
-    while (at.scope.caller !== null) at = at.scope.caller;
-    return this.#positionsIn(this.#mainGraph).get(at.node) ?? 0;
-  }
-
-  #draft(node: OnnxNode, { graph, edit }: Place): NodeDraft | null {
-    const position = this.#positionsIn(graph).get(node);
-    if (position === undefined) return null;
-    const draft = edit.nodes.get(position) ?? {
-      isRemoved: false,
-      inputs: new Map(),
-      outputs: new Map(),
-      graphs: new Map(),
-      following: [],
-    };
-    edit.nodes.set(position, draft);
-    return draft;
-  }
-
-  #find(scope: Scope): Place | null {
-    if (scope.isMain) return { graph: this.#mainGraph, edit: this.root };
-    const { caller } = scope;
-    if (scope.parent === null || caller === null) return null;
-    const outer = this.at(caller);
-    const place = findSubgraph(caller, scope);
-    if (outer === null || place === null) return null;
-    const inAttribute = outer.graphs.get(place.attribute) ?? new Map<number, GraphDraft>();
-    outer.graphs.set(place.attribute, inAttribute);
-    const edit = inAttribute.get(place.position) ?? newGraphDraft();
-    inAttribute.set(place.position, edit);
-    return { graph: place.graph, edit };
-  }
-
-  #positionsIn(graph: OnnxGraph): ReadonlyMap<OnnxNode, number> {
-    const known = this.#positions.get(graph);
-    if (known !== undefined) return known;
-    const positions = new Map(graph.nodes.map((node, index) => [node, index]));
-    this.#positions.set(graph, positions);
-    return positions;
-  }
-}
-
-/** Bodies of a node are listed as its attributes list their graphs. */
-function findSubgraph({ node, scope }: Site, body: Scope) {
-  const index = scope.bodies.get(node)?.indexOf(body) ?? -1;
-  let position = 0;
-  for (const attribute of node.attributes.values()) {
-    if (attribute.refName !== '') return null;
-    const graphs = subgraphsOf(attribute);
-    const graph = graphs[index - position];
-    if (graph !== undefined) return { attribute: attribute.name, position: index - position, graph };
-    position += graphs.length;
-  }
-  return null;
 }

@@ -12,23 +12,26 @@ const MAX_EXTERNAL_FILES = 1_000;
 /** More digits than any offset or length that a file can have. */
 const MAX_DIGITS = 20;
 
-/** Where a model's external data may lie. */
-interface ExternalDataOptions {
-  /** The model file, as the user named it. */
+/** How a model is opened. */
+export interface OnnxOptions {
+  /** The model's path as the user named it; external data lies beside it. */
   readonly path: string;
-  /** Whether symbolic links may lead out of the model's directory, as those of the Hugging Face cache do. */
-  readonly allowSymlinks: boolean;
-  /** Told of every file that is opened, by its path. What it throws ends the opening. */
+  /**
+   * Whether external data may be symbolic links that lead out of the model's directory, as those of the Hugging Face
+   * cache do. Default: no.
+   */
+  readonly allowExternalSymlinks?: boolean | undefined;
+  /** Told of every external data file that is opened, by its path. What it throws ends the opening. */
   readonly onOpenFile?: ((path: string) => void) | undefined;
 }
 
 /** The files beside a model that hold tensors; each is opened once, when the first tensor names it. */
 export class ExternalData {
-  readonly #options: ExternalDataOptions;
+  readonly #options: OnnxOptions;
   readonly #files = new Map<string, FileSource>();
   #directories: readonly string[] | null = null;
 
-  constructor(options: ExternalDataOptions) {
+  constructor(options: OnnxOptions) {
     this.#options = options;
   }
 
@@ -56,22 +59,19 @@ export class ExternalData {
       const found = `a file of ${source.byteLength} bytes: its offset lies beyond the end`;
       throw this.#error('truncated', `${what}: expected data from byte ${offset} on, found ${found}`);
     }
-    const length = this.#readNumber(entries, 'length', what) ?? rest;
+    const stated = this.#readNumber(entries, 'length', what);
+    const length = stated ?? rest;
     if (length !== BigInt(byteLength)) {
-      const found = entries.has('length')
+      const wanted = `expected ${byteLength} bytes for its shape and type`;
+      const isStated = stated !== undefined;
+      const found = isStated
         ? `a length of ${length}`
         : `${length} from byte ${offset} to the end of the file`;
-      throw this.#error(
-        'malformed',
-        `${what}: expected ${byteLength} bytes for its shape and type, found ${found}`,
-      );
+      throw this.#error('malformed', `${what}: ${wanted}, found ${found}`);
     }
     if (length > rest) {
-      const found = `the end of the file at byte ${source.byteLength}`;
-      throw this.#error(
-        'truncated',
-        `${what}: expected ${length} bytes from byte ${offset} on, found ${found}`,
-      );
+      const found = `found the end of the file at byte ${source.byteLength}`;
+      throw this.#error('truncated', `${what}: expected ${length} bytes from byte ${offset} on, ${found}`);
     }
     return { source, offset: Number(offset), byteLength };
   }
@@ -113,8 +113,7 @@ export class ExternalData {
   #checkLocation(location: string, what: string): void {
     if (location === '')
       throw this.#error('malformed', `${what}: expected the key location to name a file, found none`);
-    const isAbsolute = location.startsWith('/') || /^[A-Za-z]:/.test(location);
-    if (isAbsolute) throw this.#refuse(what, 'an absolute path');
+    if (location.startsWith('/') || /^[A-Za-z]:/.test(location)) throw this.#refuse(what, 'an absolute path');
     if (location.includes('\\'))
       throw this.#refuse(what, 'a backslash, which is a path separator on Windows');
     if (location.includes('\0')) throw this.#refuse(what, 'a NUL character');
@@ -134,7 +133,7 @@ export class ExternalData {
         continue;
       }
       const isInside = realPath.startsWith(directory.endsWith(sep) ? directory : directory + sep);
-      if (isInside || this.#options.allowSymlinks) return realPath;
+      if (isInside || this.#options.allowExternalSymlinks === true) return realPath;
       throw this.#refuse(
         what,
         'a symbolic link that leads outside it',

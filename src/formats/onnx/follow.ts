@@ -1,205 +1,64 @@
 // Walks upstream in a graph: to the constant, the node or the input that a value comes from.
 
-import { CheckpointError, type CheckpointErrorCode, failUnreachable, quote } from '../../errors.js';
+import { failUnreachable } from '../../errors.js';
 import { isGeneratedName } from '../../norm/naming.js';
-import {
-  type Constant,
-  type Evaluator,
-  makeConstant,
-  makeConstantOfShape,
-  makeDense,
-  undecodable,
-  unresolved,
-} from './constant-sources.js';
-import { applyConcat, applyShape, applyUnary, isUnaryOperator } from './operators.js';
-import {
-  describeNode,
-  type OnnxGraph,
-  type OnnxModel,
-  type OnnxNode,
-  type OnnxSparseTensor,
-  type OnnxTensor,
-} from './schema.js';
-import {
-  type Definition,
-  describeScope,
-  describeSite,
-  type Found,
-  findName,
-  type Scope,
-  type Site,
-  visitNodes,
-} from './scope.js';
-import { locateTensor, nameDataType, type TensorStore } from './stored-tensor.js';
+import type { OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './schema.js';
+import { type Definition, type Found, findName, type Scope, type Site, visitNodes } from './scope.js';
 
-/** Operators with several constant inputs, one inside the other; more than any exporter nests to build one vector. */
-const MAX_NESTED_OPERATORS = 64;
-
-/** Constants that are computed in memory, all of a model together; those that feed norm layers are vectors of a few kB. */
-const MAX_COMPUTED_BYTES = 64 * 1024 * 1024;
-
-/**
- * Finds out what names stand for: initializers, Constant nodes, and operators over them. Stored data stays where it
- * is; what has to be computed is either a view, or small and in memory. Results are kept, so a chain is walked once.
- */
-export class ConstantEvaluator implements Evaluator {
-  readonly store: TensorStore;
-  readonly #results = new Map<Definition, Constant>();
-  readonly #active = new Set<Definition>();
-  #nesting = 0;
-  #computedBytes = 0;
-
-  constructor(store: TensorStore) {
-    this.store = store;
-  }
-
-  /**
-   * Evaluates a name in a scope. One evaluation at a time.
-   *
-   * @throws CheckpointError `malformed` where nothing supplies the name, nodes form a cycle, or data is broken;
-   *   `limit-exceeded` where a constant is too large to compute.
-   */
-  async evaluate(scope: Scope, name: string): Promise<Constant> {
-    if (this.#nesting > MAX_NESTED_OPERATORS)
-      return unresolved('it is computed by more operators than are followed');
-    const chain: Found[] = [];
-    this.#nesting++;
-    try {
-      const base = await this.#walkDown(scope, name, chain);
-      return await this.#walkUp(base, chain);
-    } finally {
-      this.#nesting--;
-      for (const found of chain) this.#active.delete(found.definition);
-    }
-  }
-
-  /** Follows names that one other name determines; an explicit list, because chains may be of any length. */
-  async #walkDown(scope: Scope, name: string, chain: Found[]): Promise<Constant> {
-    let at = { scope, name };
-    for (;;) {
-      const found = findName(at.scope, at.name);
-      if (found === null)
-        throw this.error(`expected a tensor ${quote(at.name)}, found nothing that supplies it`);
-      const known = this.#results.get(found.definition);
-      if (known !== undefined) return known;
-      if (this.#active.has(found.definition)) throw this.#cycleError(found);
-      this.#active.add(found.definition);
-      chain.push(found);
-      const next = nextName(found);
-      if (next === null) return await this.#evaluateBase(found);
-      if (next.name === '') return unresolved('the function call leaves this input out');
-      at = next;
-    }
-  }
-
-  /** Applies the operators of a chain, from its base to the name that was asked for. */
-  async #walkUp(base: Constant, chain: readonly Found[]): Promise<Constant> {
-    let value = base;
-    for (const { scope, definition } of chain.toReversed()) {
-      if (
-        definition.kind === 'node-output' &&
-        isUnaryOperator(definition.node) &&
-        value.kind !== 'unresolved'
-      ) {
-        value = await applyUnary(this, { node: definition.node, scope }, value);
-      }
-      this.#results.set(definition, value);
-    }
-    return value;
-  }
-
-  async #evaluateBase({ scope, name, definition }: Found): Promise<Constant> {
-    switch (definition.kind) {
-      case 'initializer': {
-        const tensor = locateTensor(definition.tensor, name, this.store);
-        if (tensor === null) {
-          return undecodable(
-            `tensor ${quote(name)} has the type ${nameDataType(definition.tensor.dataType)}`,
-          );
-        }
-        return { kind: 'constant', tensor, source: 'initializer', overridable: definition.overridable };
-      }
-      case 'sparse-initializer': {
-        const tensor = await makeDense(this, definition.tensor, name);
-        return {
-          kind: 'constant',
-          tensor,
-          source: 'sparse initializer',
-          overridable: definition.overridable,
-        };
-      }
-      case 'graph-input':
-        return unresolved(
-          scope.isMain
-            ? `the graph input ${quote(name)} supplies it at run time`
-            : `the input ${quote(name)} of the subgraph ${describeScope(scope)} supplies it at run time`,
-        );
-      case 'node-output':
-        return await this.#evaluateNode({ node: definition.node, scope }, name);
-      case 'bound':
-        throw new Error('a bound name was not followed');
-      default: {
-        const never: never = definition;
-        return never;
-      }
-    }
-  }
-
-  async #evaluateNode(site: Site, name: string): Promise<Constant> {
-    const { node } = site;
-    if (node.domain === '') {
-      if (node.op === 'Constant') return await makeConstant(this, site, name);
-      if (node.op === 'ConstantOfShape') return await makeConstantOfShape(this, site, name);
-      if (node.op === 'Concat') return await applyConcat(this, site, name);
-      if (node.op === 'Shape') return await applyShape(this, site, name);
-    }
-    return unresolved(`${describeSite(site)} computes it at run time`);
-  }
-
-  reserve(byteLength: number): boolean {
-    this.#computedBytes += byteLength;
-    return this.#computedBytes <= MAX_COMPUTED_BYTES;
-  }
-
-  /** An error about the model's file. */
-  error(message: string, code: CheckpointErrorCode = 'malformed'): CheckpointError {
-    return new CheckpointError(message, { code, file: this.store.file.name });
-  }
-
-  #cycleError({ name, definition }: Found): CheckpointError {
-    const node = definition.kind === 'node-output' ? ` (${describeNode(definition.node)})` : '';
-    return this.error(`expected a constant, found ${quote(name)} computed from itself: a cycle${node}`);
-  }
-}
-
-/** The name that determines a definition: a call's argument, a body's output, an operator's data input; else null. */
-export function nextName({
-  scope,
-  definition,
-}: Found): { readonly scope: Scope; readonly name: string } | null {
-  if (definition.kind === 'bound') return { scope: definition.scope, name: definition.name };
-  if (definition.kind !== 'node-output') return null;
-  const { node, index } = definition;
-  const called = calledBody(scope, node);
-  if (called !== null) return { scope: called, name: called.outputs[index] ?? '' };
-  const input = node.inputs[0] ?? '';
-  return isUnaryOperator(node) && index === 0 && input !== '' ? { scope, name: input } : null;
-}
-
-/** The scope of the local function that a node calls; null where it is an operator. */
-export function calledBody(scope: Scope, node: OnnxNode): Scope | null {
-  const [body] = scope.bodies.get(node) ?? [];
-  // A subgraph sees the names around it, a function sees none.
-  return body !== undefined && body.parent === null ? body : null;
-}
-
-/** Steps from one name to the next; a longer chain ends at the name that was reached. */
+/** Names on one way upstream; a longer way ends at the name that was reached. */
 const MAX_STEPS = 10_000;
 
 /** A name in a scope. */
 export interface ScopedName {
   readonly scope: Scope;
   readonly name: string;
+}
+
+/** Operators whose first input determines what the output is about, so that a constant is followed through them. */
+const HANDING_OPERATORS = [
+  ...(['Identity', 'Cast', 'CastLike', 'DequantizeLinear', 'Reshape', 'Flatten'] as const),
+  ...(['Squeeze', 'Unsqueeze', 'Transpose', 'Expand', 'Tile'] as const),
+];
+
+/** The name of such an operator. */
+export type HandingOperator = (typeof HANDING_OPERATORS)[number];
+
+/** The operator that a node is, if it determines its output by its first input alone; null for any other node. */
+export function handingOperatorOf({ domain, op }: OnnxNode): HandingOperator | null {
+  return domain === '' ? (HANDING_OPERATORS.find((name) => name === op) ?? null) : null;
+}
+
+/** The name that determines a definition: a call's argument, a body's output, an operator's data input; else null. */
+export function nextName({ scope, definition }: Found): ScopedName | null {
+  if (definition.kind === 'bound') return definition;
+  if (definition.kind !== 'node-output') return null;
+  const { node, index } = definition;
+  const called = calledBody(scope, node);
+  if (called !== null) return { scope: called, name: called.outputs[index] ?? '' };
+  const [name = ''] = node.inputs;
+  return handingOperatorOf(node) !== null && index === 0 && name !== '' ? { scope, name } : null;
+}
+
+/** The name that a definition hands on as it is: a call's argument, a body's output, the input of an Identity. */
+function nextShared(found: Found): ScopedName | null {
+  const { scope, definition } = found;
+  const isOperator = definition.kind === 'node-output' && calledBody(scope, definition.node) === null;
+  return isOperator && !isStandard(definition.node, 'Identity') ? null : nextName(found);
+}
+
+/** As {@link nextShared}, but for what an Identity of the main graph names: names there are the model's own. */
+function nextAlias(found: Found): ScopedName | null {
+  const { scope, definition } = found;
+  const isOwn =
+    scope.isMain && definition.kind === 'node-output' && calledBody(scope, definition.node) === null;
+  return isOwn ? null : nextShared(found);
+}
+
+/** The scope of the local function that a node calls; null where it is an operator. */
+function calledBody(scope: Scope, node: OnnxNode): Scope | null {
+  const [body] = scope.bodies.get(node) ?? [];
+  // A subgraph sees the names around it, a function sees none.
+  return body !== undefined && body.parent === null ? body : null;
 }
 
 /**
@@ -209,10 +68,10 @@ export interface ScopedName {
  * @param next the name to go on with; null where the way ends.
  */
 export function* walkUpstream(
-  { scope, name }: ScopedName,
+  start: ScopedName,
   next: (found: Found) => ScopedName | null,
 ): Generator<Found, void> {
-  let at: ScopedName | null = { scope, name };
+  let at: ScopedName | null = start;
   for (let step = 0; at !== null && step < MAX_STEPS; step++) {
     const found = findName(at.scope, at.name);
     if (found === null) return;
@@ -228,34 +87,15 @@ export function* walkUpstream(
  * @returns null where nothing defines the name.
  */
 export function followAliases(scope: Scope, name: string): Found | null {
-  let last: Found | null = null;
-  for (const found of walkUpstream({ scope, name }, nextAlias)) last = found;
-  return last;
-}
-
-function nextAlias(found: Found): ScopedName | null {
-  const { scope, definition } = found;
-  if (definition.kind === 'bound') return nextName(found);
-  if (definition.kind !== 'node-output') return null;
-  const isInnerIdentity = !scope.isMain && isStandard(definition.node, 'Identity');
-  return isInnerIdentity || calledBody(scope, definition.node) !== null ? nextName(found) : null;
+  return [...walkUpstream({ scope, name }, nextAlias)].at(-1) ?? null;
 }
 
 /** The node that computes a name, across calls and through every Identity; null for what no node computes. */
 export function findProducer(scope: Scope, name: string): Site | null {
-  for (const found of walkUpstream({ scope, name }, nextShared)) {
-    if (nextShared(found) !== null) continue;
-    const { definition } = found;
-    return definition.kind === 'node-output' ? { node: definition.node, scope: found.scope } : null;
-  }
-  return null;
-}
-
-/** The name that a definition hands on as it is, across calls and through every Identity. */
-function nextShared(found: Found): ScopedName | null {
-  const { definition } = found;
-  const isIdentity = definition.kind === 'node-output' && isStandard(definition.node, 'Identity');
-  return isIdentity ? nextName(found) : nextAlias(found);
+  const found = followToOrigin(scope, name)?.found;
+  return found?.definition.kind === 'node-output'
+    ? { node: found.definition.node, scope: found.scope }
+    : null;
 }
 
 /**
@@ -289,6 +129,88 @@ export function isStandard(node: OnnxNode, op: string): boolean {
   return node.domain === '' && node.op === op;
 }
 
+/** Names looked at for all norm nodes together. Real models need some dozens for each. */
+const MAX_SEARCH_STEPS = 2_000_000;
+
+/** Operators whose constants are settings rather than parameters: scales of Resize, bounds of Clip. */
+const OPERATORS_WITH_SETTINGS = new Set([
+  ...['Clip', 'Dropout', 'Expand', 'Gather', 'Max', 'Min', 'OneHot', 'Pad', 'Pow', 'Reshape', 'Resize'],
+  ...['ReduceMean', 'ReduceSum', 'Slice', 'Split', 'Tile', 'TopK', 'Upsample', 'Where'],
+]);
+
+/** Operators that may carry a parameter (a bias, a slope) and whose data input leads on to the layer before. */
+const ELEMENTWISE_OPERATORS = new Set(['Add', 'Div', 'Mul', 'PRelu', 'Sub', 'Sum']);
+
+/** Finds the learned tensors that feed a name. */
+export class NeighbourSearch {
+  readonly #isLearned: (name: string) => boolean;
+  #stepsLeft = MAX_SEARCH_STEPS;
+
+  /** @param isLearned whether a name of the main graph is a learned tensor's. */
+  constructor(isLearned: (name: string) => boolean) {
+    this.#isLearned = isLearned;
+  }
+
+  /**
+   * The learned inputs of the node that computes `name`; where it has none, those of the nearest nodes upstream that
+   * have some, on every branch. Through elementwise operators the search goes on, so that a bias added behind a
+   * matrix product does not hide the matrix.
+   */
+  find(scope: Scope, name: string): readonly string[] {
+    const names = new Set<string>();
+    const seen = new Set<Definition>();
+    const queue: ScopedName[] = [{ scope, name }];
+    for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
+      const found = findName(next.scope, next.name);
+      if (found === null || seen.has(found.definition)) continue;
+      seen.add(found.definition);
+      if (seen.size > MAX_STEPS || --this.#stepsLeft < 0) break;
+      queue.push(...this.#upstream(found, names).reverse());
+    }
+    return [...names];
+  }
+
+  /** Adds the learned inputs of the node behind a name, and returns the names to go on with. */
+  #upstream(found: Found, names: Set<string>): ScopedName[] {
+    const { scope, definition } = found;
+    if (definition.kind === 'bound') return [definition];
+    if (definition.kind === 'graph-input') return outerInput(found);
+    if (definition.kind !== 'node-output') return [];
+    const { node, index } = definition;
+    // A function's outputs, those of both branches of an If; a Loop's body returns its condition first.
+    const bodies = scope.bodies.get(node);
+    const at = isStandard(node, 'Loop') && calledBody(scope, node) === null ? index + 1 : index;
+    if (bodies !== undefined) return bodies.map((body) => ({ scope: body, name: body.outputs[at] ?? '' }));
+    const learned = parameterInputs(node).flatMap((name) => this.#learnedName({ scope, name }) ?? []);
+    for (const name of learned) names.add(name);
+    const goesOn = learned.length === 0 || (node.domain === '' && ELEMENTWISE_OPERATORS.has(node.op));
+    return goesOn ? node.inputs.filter((name) => name !== '').map((name) => ({ scope, name })) : [];
+  }
+
+  /** The learned tensor that an input comes from, if any. */
+  #learnedName(start: ScopedName): string | null {
+    for (const { scope, name } of walkUpstream(start, nextName)) {
+      if (scope.isMain && this.#isLearned(name)) return name;
+      if (--this.#stepsLeft < 0) break;
+    }
+    return null;
+  }
+}
+
+/** The inputs that may be parameters. A norm node's statistics are none. */
+function parameterInputs(node: OnnxNode): readonly string[] {
+  if (node.domain === '' && OPERATORS_WITH_SETTINGS.has(node.op)) return [];
+  return isStandard(node, 'BatchNormalization') ? node.inputs.slice(0, 3) : node.inputs;
+}
+
+/** What the node around a subgraph passes as this input: Loop and Scan list them in the body's order. */
+function outerInput({ scope, name }: Found): ScopedName[] {
+  const { caller } = scope;
+  if (caller === null) return [];
+  const outer = caller.node.inputs[scope.inputs.indexOf(name)] ?? '';
+  return outer === '' ? [] : [{ scope: caller.scope, name: outer }];
+}
+
 /** What stands behind a name once calls and Identity are followed: a stored tensor, or a node that computes it. */
 export type Origin = OnnxTensor | OnnxSparseTensor | OnnxNode;
 
@@ -313,12 +235,12 @@ export function followToOrigin(scope: Scope, name: string): Followed | null {
   let mainName: string | null = null;
   for (const found of walkUpstream({ scope, name }, nextShared)) {
     if (found.scope.isMain) mainName ??= found.name;
-    if (nextShared(found) === null) return { found, origin: originOf(found), mainName };
+    if (nextShared(found) === null) return { found, origin: originOf(found.definition), mainName };
   }
   return null;
 }
 
-function originOf({ definition }: Found): Origin | null {
+function originOf(definition: Definition): Origin | null {
   switch (definition.kind) {
     case 'initializer':
     case 'sparse-initializer':

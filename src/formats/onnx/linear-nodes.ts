@@ -2,9 +2,9 @@
 
 import type { ConstantInput, LinearNode, Tensor } from '../../checkpoint/checkpoint.js';
 import { isDecodable } from '../../checkpoint/dtype.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { quote } from '../../errors.js';
 import { isGeneratedName } from '../../norm/naming.js';
-import { type Constant, type Evaluator, readInts, unresolved } from './constant-sources.js';
+import { type Constant, type ConstantEvaluator, readInts, unresolved } from './constants.js';
 import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
 import { toInput } from './norm-nodes.js';
 import type { OnnxNode } from './schema.js';
@@ -23,6 +23,8 @@ type LinearOp = LinearNode['op'];
 /** A linear node without what only its consumers tell. */
 export type LinearDraft = Omit<LinearNode, 'feedsNorm'>;
 
+const LINEAR_OPERATORS: readonly LinearOp[] = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul'];
+
 /** ONNX Runtime's fusions of a linear operator with the activation behind it (domain com.microsoft). */
 const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
   ['FusedConv', 'Conv'],
@@ -37,18 +39,9 @@ const MAX_GROUPS = 1 << 24;
 export const BIAS_INPUT = 2;
 
 /** The linear operator that a node is; null for any other node. */
-export function linearOpOf(node: OnnxNode): LinearOp | null {
-  if (node.domain === 'com.microsoft') return FUSED_OPERATORS.get(node.op) ?? null;
-  if (node.domain !== '') return null;
-  switch (node.op) {
-    case 'Conv':
-    case 'ConvTranspose':
-    case 'Gemm':
-    case 'MatMul':
-      return node.op;
-    default:
-      return null;
-  }
+export function linearOpOf({ domain, op }: OnnxNode): LinearOp | null {
+  if (domain === 'com.microsoft') return FUSED_OPERATORS.get(op) ?? null;
+  return domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === op) ?? null) : null;
 }
 
 /** A weight, the axis that counts its output channels, and whether the node reads it transposed. */
@@ -61,23 +54,20 @@ interface Weight {
 /**
  * Reads a linear node. Its weight and bias never raise an error: what cannot be read is unresolved.
  *
- * @returns null for a matrix product of two computed matrices, which is no layer.
+ * @returns null for any other node, and for a matrix product of two computed matrices, which is no layer.
  */
-export async function buildLinear(
-  evaluator: Evaluator,
-  site: Site,
-  op: LinearOp,
-): Promise<LinearDraft | null> {
+export async function buildLinear(evaluator: ConstantEvaluator, site: Site): Promise<LinearDraft | null> {
   const { node, scope } = site;
+  const op = linearOpOf(node);
+  if (op === null) return null;
   const { groups, problem } = readGroups(site, op);
-  const readable = refuseScaled(await readWeight(evaluator, site, op), site);
-  const weight = problem === null ? readable : { ...readable, constant: unresolved(problem) };
-  if (op === 'MatMul' && (weight.constant.kind !== 'constant' || weight.constant.tensor.shape.length !== 2))
-    return null;
-  const shape = weight.constant.kind === 'constant' ? weight.constant.tensor.shape : [];
+  const weight = await readWeight(evaluator, site, op);
+  const constant = problem === null ? weight.constant : unresolved(problem);
+  const shape = constant.kind === 'constant' ? constant.tensor.shape : [];
+  if (op === 'MatMul' && shape.length !== 2) return null;
   const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
   const biasInput = op === 'MatMul' ? '' : (node.inputs[BIAS_INPUT] ?? '');
-  const bias = biasInput === '' ? null : await evaluateQuietly(evaluator, { scope, name: biasInput });
+  const bias = biasInput === '' ? null : await evaluator.evaluateQuietly({ scope, name: biasInput });
   const biasName = findTrueName(scope, biasInput);
   return {
     op,
@@ -86,20 +76,25 @@ export async function buildLinear(
     scope: scope.path,
     weightName: weight.name,
     biasName,
-    weight: toWeightInput(weight.constant),
-    bias: refuseUnreadable(await toInput(bias, outputChannels), outputChannels),
+    // Weights keep their shape; only biases are vectors.
+    weight: constant.kind === 'uniform' ? unresolved('its shape is known at run time only') : constant,
+    bias: refuseUnreadable(toInput(bias, outputChannels), outputChannels),
     outputAxis: weight.outputAxis,
     groups,
     outputChannels,
   };
 }
 
-/** The groups of a convolution, and why they are none. There is an output channel for each at least. */
+/** The groups of a convolution, and what keeps the weight from being read. There is an output channel for each at least. */
 function readGroups(site: Site, op: LinearOp): { readonly groups: number; readonly problem: string | null } {
   const groups = op === 'Conv' || op === 'ConvTranspose' ? (findAttribute(site, 'group')?.int ?? 1n) : 1n;
-  return groups >= 1n && groups <= BigInt(MAX_GROUPS)
-    ? { groups: Number(groups), problem: null }
-    : { groups: 1, problem: `its group is ${groups}, expected 1 to ${MAX_GROUPS}` };
+  if (groups < 1n || groups > BigInt(MAX_GROUPS))
+    return { groups: 1, problem: `its group is ${groups}, expected 1 to ${MAX_GROUPS}` };
+  // Gemm may scale its product: then the weight alone is not what the layer multiplies by.
+  const isScaled =
+    site.node.op === 'Gemm' &&
+    ['alpha', 'beta'].some((name) => (findAttribute(site, name)?.float ?? 1) !== 1);
+  return { groups: Number(groups), problem: isScaled ? 'its Gemm scales it by alpha or beta' : null };
 }
 
 /** A bias is one float for each output channel. */
@@ -112,25 +107,11 @@ function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput 
   return unresolved(`tensor ${quote(name)} has ${elementCount} values for ${channels} channels`);
 }
 
-/** Gemm may scale its product: then the weight alone is not what the layer multiplies by. */
-function refuseScaled(weight: Weight, site: Site): Weight {
-  const factors = ['alpha', 'beta'].map((name) => findAttribute(site, name)?.float ?? 1);
-  if (site.node.op !== 'Gemm' || factors.every((factor) => factor === 1)) return weight;
-  return { ...weight, constant: unresolved('its Gemm scales it by alpha or beta') };
-}
-
-/** Weights keep their shape; only biases are vectors. */
-function toWeightInput(constant: Constant): LinearDraft['weight'] {
-  return constant.kind === 'uniform'
-    ? { kind: 'unresolved', reason: 'its shape is known at run time only' }
-    : constant;
-}
-
-async function readWeight(evaluator: Evaluator, site: Site, op: LinearOp): Promise<Weight> {
+async function readWeight(evaluator: ConstantEvaluator, site: Site, op: LinearOp): Promise<Weight> {
   const { node, scope } = site;
   const [left = '', right = ''] = node.inputs;
   if (op === 'Conv' || op === 'ConvTranspose') {
-    const constant = await evaluateQuietly(evaluator, { scope, name: right });
+    const constant = await evaluator.evaluateQuietly({ scope, name: right });
     return { constant, name: findTrueName(scope, right), outputAxis: op === 'Conv' ? 0 : 1 };
   }
   const isStatedTransposed = (findAttribute(site, 'transB')?.int ?? 0n) !== 0n;
@@ -140,41 +121,37 @@ async function readWeight(evaluator: Evaluator, site: Site, op: LinearOp): Promi
   return await readMatrix(evaluator, { scope, name: left }, true);
 }
 
+/** What stands in front of the Transpose before a name; null where there is none. */
+function findTransposed({ scope, name }: ScopedName) {
+  const producer = findProducer(scope, name);
+  if (producer === null || !isStandard(producer.node, 'Transpose')) return null;
+  return { producer, input: { scope: producer.scope, name: producer.node.inputs[0] ?? '' } };
+}
+
 /** A matrix, in front of a Transpose where one stands before the node, so that large ones are never copied. */
-async function readMatrix(evaluator: Evaluator, at: ScopedName, isTransposed: boolean): Promise<Weight> {
-  const producer = findProducer(at.scope, at.name);
-  if (producer !== null && isStandard(producer.node, 'Transpose')) {
-    const name = producer.node.inputs[0] ?? '';
-    const constant = await evaluateQuietly(evaluator, { scope: producer.scope, name });
+async function readMatrix(
+  evaluator: ConstantEvaluator,
+  at: ScopedName,
+  isTransposed: boolean,
+): Promise<Weight> {
+  const transposed = findTransposed(at);
+  if (transposed !== null) {
+    const { producer, input } = transposed;
+    const constant = await evaluator.evaluateQuietly(input);
     const perm = await readInts(evaluator, producer, 'perm');
     const swaps = perm === null || (perm.length === 2 && perm[0] === 1 && perm[1] === 0);
-    if (constant.kind === 'constant' && constant.tensor.shape.length === 2 && swaps) {
-      return { constant, name: findTrueName(producer.scope, name), outputAxis: isTransposed ? 1 : 0 };
-    }
+    if (constant.kind === 'constant' && constant.tensor.shape.length === 2 && swaps)
+      return { constant, name: findTrueName(input.scope, input.name), outputAxis: isTransposed ? 1 : 0 };
   }
-  const constant = await evaluateQuietly(evaluator, at);
+  const constant = await evaluator.evaluateQuietly(at);
   return { constant, name: findTrueName(at.scope, at.name), outputAxis: isTransposed ? 0 : 1 };
 }
 
 /** Whether a linear node is a matrix product whose first factor is its weight, in front of a Transpose or not. */
 export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDraft): boolean {
-  const [left = ''] = node.inputs;
-  const producer = findProducer(scope, left);
-  const name =
-    producer !== null && isStandard(producer.node, 'Transpose')
-      ? findTrueName(producer.scope, producer.node.inputs[0] ?? '')
-      : findTrueName(scope, left);
-  return op === 'MatMul' && name === weightName;
-}
-
-/** A constant that cannot be read is the business of whoever needs it: here it is no weight, or no bias. */
-async function evaluateQuietly(evaluator: Evaluator, { scope, name }: ScopedName): Promise<Constant> {
-  try {
-    return await evaluator.evaluate(scope, name);
-  } catch (error) {
-    if (error instanceof CheckpointError) return unresolved(error.message);
-    throw error;
-  }
+  const at = { scope, name: node.inputs[0] ?? '' };
+  const read = findTransposed(at)?.input ?? at;
+  return op === 'MatMul' && findTrueName(read.scope, read.name) === weightName;
 }
 
 /**
@@ -219,12 +196,6 @@ export interface InputSlot {
   readonly index: number;
 }
 
-/** What an Add adds to a linear node's output. */
-interface AddedInput extends InputSlot {
-  /** Whether the linear node is a product whose first factor is the weight: then its rows are the outputs. */
-  readonly isLeft: boolean;
-}
-
 /** Who reads the outputs of the linear nodes that have no bias of their own, noted as a model is walked. */
 export class LinearReaders {
   readonly #readers = new Map<Scope, Map<string, Site[]>>();
@@ -245,10 +216,10 @@ export class LinearReaders {
   }
 
   /** The Add that alone of its scope's nodes reads a watched node's output, and which of its inputs is the other one. */
-  findAdd({ node, scope }: Site, isLeft: boolean): AddedInput | null {
+  findAdd({ node, scope }: Site): InputSlot | null {
     const [reader, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
     if (reader === undefined || others.length > 0 || !isStandard(reader.node, 'Add')) return null;
-    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0, isLeft };
+    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0 };
   }
 }
 
@@ -256,23 +227,20 @@ export class LinearReaders {
  * A linear node with the bias that an Add behind it adds: MatMul has no input for one, and some exporters write one
  * behind Conv as well.
  *
+ * @param isLeft whether the linear node is a product whose first factor is the weight: then its rows are the outputs.
  * @returns null where the Add adds something else: a value that is computed, or no single one for each channel.
  */
 export async function takeAddedBias(
-  evaluator: Evaluator,
+  evaluator: ConstantEvaluator,
   linear: LinearDraft,
-  { site: { node, scope }, index, isLeft }: AddedInput,
+  { site: { node, scope }, index }: InputSlot,
+  isLeft: boolean,
 ): Promise<LinearDraft | null> {
   const name = node.inputs[index] ?? '';
-  const constant = await evaluateQuietly(evaluator, { scope, name });
+  const constant = await evaluator.evaluateQuietly({ scope, name });
   if (constant.kind !== 'constant' || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
-  const { tensor } = constant;
-  if (!isDecodable(tensor.dtype)) return null;
-  return {
-    ...linear,
-    biasName: findTrueName(scope, name),
-    bias: { ...constant, tensor: { ...tensor, shape: [tensor.elementCount] } },
-  };
+  if (!isDecodable(constant.tensor.dtype)) return null;
+  return { ...linear, biasName: findTrueName(scope, name), bias: toInput(constant, null) };
 }
 
 /**

@@ -159,7 +159,7 @@ class ModelPass {
     this.#endRun(frame);
     const outer = this.#outer.pop();
     if (outer === undefined) return null;
-    frame.rule?.close(outer.message, frame.message);
+    frame.rule?.close?.(outer.message, frame.message);
     return outer;
   }
 
@@ -175,14 +175,9 @@ class ModelPass {
     switch (rule.kind) {
       case 'number':
         if (tag.wire === WIRE_LENGTH && rule.repeated) return this.#readPacked(frame, rule);
-        if (tag.wire !== WIRE_VARINT) return this.#skip(frame, tag);
-        this.#readNumber(frame);
+        if (tag.wire !== rule.wire) return this.#skip(frame, tag);
+        this.#readNumber(frame, tag.wire);
         rule.take(frame.message, this.#varint);
-        return undefined;
-      case 'float':
-        if (tag.wire !== WIRE_FIXED32) return this.#skip(frame, tag);
-        this.#countField(this.#checkWithin(frame, 4));
-        rule.take(frame.message, readFloat32(this.#reader.takeView(4)));
         return undefined;
       case 'text':
         if (tag.wire !== WIRE_LENGTH) return this.#skip(frame, tag);
@@ -205,10 +200,8 @@ class ModelPass {
         this.#checkWithin(frame, 0);
         return undefined;
       case WIRE_FIXED64:
-        this.#reader.skip(this.#checkWithin(frame, 8));
-        return undefined;
       case WIRE_FIXED32:
-        this.#reader.skip(this.#checkWithin(frame, 4));
+        this.#reader.skip(this.#checkWithin(frame, tag.wire === WIRE_FIXED64 ? 8 : 4));
         return undefined;
       case WIRE_LENGTH:
         this.#reader.skip(this.#readLength(frame));
@@ -217,7 +210,6 @@ class ModelPass {
         return this.#skipGroup(frame, tag.field);
       default:
         throw this.#error(
-          'malformed',
           `expected a field, found the end of a group of field ${tag.field} that never started`,
         );
     }
@@ -229,29 +221,29 @@ class ModelPass {
     for (;;) {
       this.#checkDepth(this.#outer.length + open.length);
       if (this.#reader.position >= frame.end)
-        throw this.#error(
-          'malformed',
-          `expected the end of a group of field ${field}, found the end of its message`,
-        );
+        throw this.#error(`expected the end of a group of field ${field}, found the end of its message`);
       if (!this.#reader.has(2 * MAX_VARINT_BYTES)) await this.#reader.fill(2 * MAX_VARINT_BYTES);
       const tag = this.#readTag(frame);
       if (tag.wire === WIRE_GROUP_START) open.push(tag.field);
       else if (tag.wire === WIRE_GROUP_END) {
         const started = open.pop();
         if (started !== tag.field) {
-          throw this.#error(
-            'malformed',
-            `expected the end of a group of field ${started}, found that of field ${tag.field}`,
-          );
+          const found = `found that of field ${tag.field}`;
+          throw this.#error(`expected the end of a group of field ${started}, ${found}`);
         }
         if (open.length === 0) return;
       } else await this.#skip(frame, tag);
     }
   }
 
-  #readNumber(frame: Frame): void {
-    readVarint(this.#reader, this.#varint);
-    this.#checkWithin(frame, 0);
+  #readNumber(frame: Frame, wire: number): void {
+    if (wire === WIRE_VARINT) {
+      readVarint(this.#reader, this.#varint);
+      this.#checkWithin(frame, 0);
+    } else {
+      const { buffer, byteOffset } = this.#reader.takeView(this.#checkWithin(frame, 4));
+      this.#varint.low = new DataView(buffer, byteOffset, 4).getUint32(0, true);
+    }
     this.#countField(NUMBER_BYTES);
   }
 
@@ -259,9 +251,8 @@ class ModelPass {
     const end = this.#readLength(frame) + this.#reader.position;
     while (this.#reader.position < end) {
       if (!this.#reader.has(MAX_VARINT_BYTES)) await this.#reader.fill(MAX_VARINT_BYTES);
-      this.#readNumber(frame);
-      if (this.#reader.position > end)
-        throw this.#error('malformed', 'a packed number reaches beyond its field');
+      this.#readNumber(frame, rule.wire);
+      if (this.#reader.position > end) throw this.#error('a packed number reaches beyond its field');
       rule.take(frame.message, this.#varint);
     }
   }
@@ -331,28 +322,24 @@ class ModelPass {
     const exact = bigUnsignedOf(this.#varint);
     if (frame.end === this.#source.byteLength) {
       const found = `found the unexpected end of the file after ${Math.max(left, 0)}: it is truncated`;
-      throw this.#error('truncated', `expected ${exact} bytes within its ${frame.type.name}, ${found}`);
+      throw this.#error(`expected ${exact} bytes within its ${frame.type.name}, ${found}`, 'truncated');
     }
     const found = `found the end of its ${frame.type.name} after ${Math.max(left, 0)}`;
-    throw this.#error('malformed', `expected a field of ${exact} bytes, ${found}: malformed length`);
+    throw this.#error(`expected a field of ${exact} bytes, ${found}: malformed length`);
   }
 
   /** Checks that `byteLength` more bytes belong to the message, and returns that number. */
   #checkWithin(frame: Frame, byteLength: number): number {
     if (this.#reader.position + byteLength <= frame.end) return byteLength;
-    if (frame.end === this.#source.byteLength) {
+    if (frame.end === this.#source.byteLength)
       throw this.#error(
-        'truncated',
         `expected ${byteLength} bytes, found the end of the file: it is truncated`,
+        'truncated',
       );
-    }
-    throw this.#error(
-      'malformed',
-      `expected the end of a ${frame.type.name}, found a field that reaches beyond it`,
-    );
+    throw this.#error(`expected the end of a ${frame.type.name}, found a field that reaches beyond it`);
   }
 
-  #error(code: CheckpointErrorCode, message: string): CheckpointError {
+  #error(message: string, code: CheckpointErrorCode = 'malformed'): CheckpointError {
     return new CheckpointError(message, { code, file: this.#source.name, offset: this.#fieldStart });
   }
 
@@ -375,8 +362,8 @@ class ModelPass {
   #check(count: number, most: number, what: string): void {
     if (count > most)
       throw this.#error(
-        'limit-exceeded',
         `expected a model of at most ${most} ${what}, found more: too large`,
+        'limit-exceeded',
       );
   }
 
@@ -384,10 +371,6 @@ class ModelPass {
   #checkDepth(depth: number): void {
     if (depth <= MAX_DEPTH) return;
     const limit = `at most ${MAX_DEPTH} deep, which is protobuf's own limit`;
-    throw this.#error('limit-exceeded', `expected messages nested ${limit}, found deeper nesting`);
+    throw this.#error(`expected messages nested ${limit}, found deeper nesting`, 'limit-exceeded');
   }
-}
-
-function readFloat32(bytes: Uint8Array): number {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getFloat32(0, true);
 }

@@ -1,7 +1,15 @@
 // The messages of ONNX that are read, with the numbers of their fields.
 
 import { quote, quoteUnlessPlain } from '../../errors.js';
-import { signed32Of, signedOf, type Varint, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT } from './wire.js';
+import {
+  float32Of,
+  signed32Of,
+  signedOf,
+  type Varint,
+  WIRE_FIXED32,
+  WIRE_FIXED64,
+  WIRE_VARINT,
+} from './wire.js';
 
 /** A run of the values of a payload field: where they are in the file, not what they are. */
 export interface Segment {
@@ -30,7 +38,7 @@ export interface OnnxTensor {
 }
 
 /** The data location of a tensor whose data lies in another file. */
-const EXTERNAL = 1;
+export const EXTERNAL = 1;
 
 /** Whether a tensor's data lies in another file. */
 export function isExternal({ dataLocation }: OnnxTensor): boolean {
@@ -142,22 +150,16 @@ export function describeOperator({ op }: OnnxNode): string {
 /** What reading does with a field of a message: `take` puts a value where the message keeps it. */
 export type FieldRule<Message = unknown> =
   | NumberRule<Message>
-  | FloatRule<Message>
   | TextRule<Message>
   | SegmentRule<Message>
   | MessageRule<Message>;
 
-/** A varint. `repeated` ones may be packed. */
+/** A varint, or the bits of a float32. `repeated` ones may be packed. */
 export interface NumberRule<Message = unknown> {
   readonly kind: 'number';
+  readonly wire: number;
   readonly repeated: boolean;
   take(message: Message, value: Varint): void;
-}
-
-/** A float32. */
-interface FloatRule<Message> {
-  readonly kind: 'float';
-  take(message: Message, value: number): void;
 }
 
 /** A name. One that the message, as far as it is read, has no use for is skipped. */
@@ -182,7 +184,7 @@ export interface MessageRule<Message = unknown> {
   readonly kind: 'message';
   readonly type: MessageType;
   open(message: Message): unknown;
-  close(message: Message, inner: unknown): void;
+  close?(message: Message, inner: unknown): void;
 }
 
 /** A message of onnx.proto and the fields that an audit needs, by number; others are skipped, as unknown ones are. */
@@ -197,11 +199,32 @@ export interface MessageType<Message = unknown> {
  * value_info, training_info, quantization_annotation, device configurations, string payloads.
  */
 
-/** The numbers of the fields that are looked at besides reading: by editors, and by whoever reads values in place. */
+/** The numbers of the fields that are looked at besides reading: by editors, by whoever reads values in place or knows files. */
 export const FIELDS = {
-  model: { graph: 7, trainingInfo: 20 },
+  model: {
+    irVersion: 1,
+    producerName: 2,
+    producerVersion: 3,
+    domain: 4,
+    modelVersion: 5,
+    docString: 6,
+    graph: 7,
+    opsets: 8,
+    metadata: 14,
+    trainingInfo: 20,
+    functions: 25,
+  },
   trainingInfo: { initialization: 1, algorithm: 2 },
-  graph: { node: 1, initializer: 5, input: 11, output: 12 },
+  graph: {
+    node: 1,
+    name: 2,
+    initializer: 5,
+    docString: 10,
+    input: 11,
+    output: 12,
+    valueInfo: 13,
+    sparseInitializer: 15,
+  },
   node: { input: 1, output: 2, attribute: 5 },
   attribute: { name: 1, graph: 6, floats: 7, ints: 8, graphs: 11 },
   tensor: {
@@ -246,7 +269,10 @@ const METADATA = message('StringStringEntryProto', ENTRY.create, [
   [FIELDS.entry.key, note('key')],
   [
     FIELDS.entry.value,
-    { ...note('value'), isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && isNote(byteLength) },
+    {
+      ...note('value'),
+      isWanted: ({ key }, byteLength) => METADATA_NOTES.has(key) && byteLength <= MAX_NOTE_BYTES,
+    },
   ],
 ]);
 
@@ -317,7 +343,7 @@ const ATTRIBUTE = message<Draft<OnnxAttribute>>(
   }),
   [
     [FIELDS.attribute.name, text('name')],
-    [2, float('float')],
+    [2, number('float', float32Of, WIRE_FIXED32)],
     [3, number('int', signedOf)],
     [5, one('tensor', TENSOR)],
     [FIELDS.attribute.graph, one('graph', GRAPH)],
@@ -365,7 +391,7 @@ export const NODE = message<Draft<OnnxNode>>(
 
 graphFields
   .set(FIELDS.graph.node, many('nodes', NODE))
-  .set(2, text('name'))
+  .set(FIELDS.graph.name, text('name'))
   .set(FIELDS.graph.initializer, many('initializers', TENSOR))
   .set(
     FIELDS.graph.input,
@@ -375,7 +401,7 @@ graphFields
     FIELDS.graph.output,
     each(VALUE_INFO, ({ outputs }, { name }) => outputs.push(name)),
   )
-  .set(15, many('sparseInitializers', SPARSE_TENSOR));
+  .set(FIELDS.graph.sparseInitializer, many('sparseInitializers', SPARSE_TENSOR));
 
 /** A model-local function. */
 export const FUNCTION = message<Draft<OnnxFunction>>(
@@ -414,12 +440,15 @@ export const MODEL = message<Draft<OnnxModel>>(
     functions: [],
   }),
   [
-    [1, number('irVersion', (version) => Number(signedOf(version)))],
-    [2, text('producerName')],
-    [3, text('producerVersion')],
+    [FIELDS.model.irVersion, number('irVersion', (version) => Number(signedOf(version)))],
+    [FIELDS.model.producerName, text('producerName')],
+    [FIELDS.model.producerVersion, text('producerVersion')],
     [FIELDS.model.graph, one('graph', GRAPH)],
-    [8, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
-    [25, many('functions', FUNCTION)],
+    [
+      FIELDS.model.opsets,
+      each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version)),
+    ],
+    [FIELDS.model.functions, many('functions', FUNCTION)],
   ],
 );
 
@@ -431,28 +460,23 @@ function message<M>(
   return { name, create, fields: new Map(fields) };
 }
 
-function number<K extends string, V>(key: K, convert: (value: Varint) => V): NumberRule<Record<K, V>> {
+function number<K extends string, V>(
+  key: K,
+  convert: (value: Varint) => V,
+  wire = WIRE_VARINT,
+): NumberRule<Record<K, V>> {
   const take = (owner: Record<K, V>, value: Varint) => {
     owner[key] = convert(value);
   };
-  return { kind: 'number', repeated: false, take };
+  return { kind: 'number', wire, repeated: false, take };
 }
 
 function numbers<K extends string>(key: K): NumberRule<Record<K, bigint[]>> {
-  return { kind: 'number', repeated: true, take: (owner, value) => owner[key].push(signedOf(value)) };
+  const take = (owner: Record<K, bigint[]>, value: Varint) => owner[key].push(signedOf(value));
+  return { kind: 'number', wire: WIRE_VARINT, repeated: true, take };
 }
 
-function float<K extends string>(key: K): FloatRule<Record<K, number>> {
-  const take = (owner: Record<K, number>, value: number) => {
-    owner[key] = value;
-  };
-  return { kind: 'float', take };
-}
-
-function text<K extends string>(
-  key: K,
-  convert: (text: string) => string = (name) => name,
-): TextRule<Record<K, string>> {
+function text<K extends string>(key: K, convert = (text: string) => text): TextRule<Record<K, string>> {
   const take = (owner: Record<K, string>, value: string) => {
     owner[key] = convert(value);
   };
@@ -465,11 +489,7 @@ function texts<K extends string>(key: K): TextRule<Record<K, string[]>> {
 
 /** A text that may hold anything. */
 function note<K extends string>(key: K): TextRule<Record<K, string>> {
-  return { ...text(key), isWanted: (_owner, byteLength) => isNote(byteLength) };
-}
-
-function isNote(byteLength: number): boolean {
-  return byteLength <= MAX_NOTE_BYTES;
+  return { ...text(key), isWanted: (_owner, byteLength) => byteLength <= MAX_NOTE_BYTES };
 }
 
 function segments(wire: number | 'raw'): SegmentRule<{ segments: Segment[] }> {
@@ -485,7 +505,7 @@ function one<K extends string, Inner>(
     owner[key] ??= type.create();
     return owner[key];
   };
-  return { kind: 'message', type, open, close: () => {} };
+  return { kind: 'message', type, open };
 }
 
 /** A repeated message. */
@@ -495,7 +515,7 @@ function many<K extends string, Inner>(key: K, type: MessageType<Inner>): Messag
     owner[key].push(inner);
     return inner;
   };
-  return { kind: 'message', type, open, close: () => {} };
+  return { kind: 'message', type, open };
 }
 
 /** A repeated message that is put where it belongs when it has ended: its key may be the last of its fields. */

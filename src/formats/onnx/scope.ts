@@ -1,6 +1,6 @@
 // Which node makes a value, and which read it, subgraphs and functions included.
 
-import { CheckpointError, escapeControls, quote } from '../../errors.js';
+import { CheckpointError, type CheckpointErrorCode, escapeControls, quote } from '../../errors.js';
 import {
   describeNode,
   type OnnxAttribute,
@@ -130,6 +130,23 @@ export function opsetOf(scope: Scope): number {
   return scope.opsets.get('') ?? 0;
 }
 
+/**
+ * Visits every node of a model in file order, which is topological: main graph, subgraphs where their node stands,
+ * functions at every call.
+ *
+ * @returns the main scope.
+ * @throws CheckpointError `malformed` for a function that calls itself or a name that is defined twice,
+ *   `limit-exceeded` when the expanded model is too large.
+ */
+export function visitNodes(
+  model: OnnxModel,
+  graph: OnnxGraph,
+  file: string,
+  visit: (site: Site) => void,
+): Scope {
+  return new ModelWalk(model, file).run(graph, visit);
+}
+
 /** A list of nodes on the way through the model. */
 interface Frame {
   readonly scope: Scope;
@@ -145,204 +162,185 @@ interface CallChain {
   readonly depth: number;
 }
 
-/**
- * Visits every node of a model in file order, which is topological: main graph, subgraphs where their node stands,
- * functions at every call.
- *
- * @returns the main scope.
- * @throws CheckpointError `malformed` for a function that calls itself or a name that is defined twice,
- *   `limit-exceeded` when the expanded model is too large.
- */
-export function visitNodes(
-  model: OnnxModel,
-  graph: OnnxGraph,
-  file: string,
-  visit: (site: Site) => void,
-): Scope {
-  const functions = new Map(
-    model.functions.map((body) => [functionKey(body.domain, body.name, body.overload), body]),
-  );
-  const opsets = standardOpsets(model, file);
-  const main = graphScope(graph, { caller: null, path: [], opsets, file, hasDefaults: model.irVersion >= 4 });
-  const stack: Frame[] = [{ scope: main, nodes: graph.nodes, next: 0, calls: null }];
-  let calls = 0;
-  let visited = 0;
-  for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
-    const node = frame.nodes[frame.next++];
-    if (node === undefined) {
-      stack.pop();
-      continue;
-    }
-    const site = { node, scope: frame.scope };
-    const callee = functions.get(functionKey(node.domain, node.op, node.overload));
-    if (callee === undefined) visit(site);
-    else if (++calls > MAX_CALLS) throw tooLarge(file, `${MAX_CALLS} function calls`);
-    const entered =
-      callee === undefined
-        ? enterSubgraphs(site, frame.calls, file)
-        : [enterCall(site, callee, frame.calls, file)];
-    visited += entered.reduce((count, { scope }) => count + scope.definitions.size, 1);
-    if (visited > MAX_VISITED_NODES) throw tooLarge(file, `${MAX_VISITED_NODES} nodes and names`);
-    stack.push(...entered.reverse());
+class ModelWalk {
+  readonly #model: OnnxModel;
+  readonly #file: string;
+  readonly #functions: ReadonlyMap<string, OnnxFunction>;
+
+  constructor(model: OnnxModel, file: string) {
+    this.#model = model;
+    this.#file = file;
+    this.#functions = new Map(
+      model.functions.map((body) => [functionKey(body.domain, body.name, body.overload), body]),
+    );
   }
-  return main;
+
+  run(graph: OnnxGraph, visit: (site: Site) => void): Scope {
+    const main = this.#graphScope(graph, null, []);
+    const stack: Frame[] = [{ scope: main, nodes: graph.nodes, next: 0, calls: null }];
+    let calls = 0;
+    let visited = 0;
+    for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
+      const node = frame.nodes[frame.next++];
+      if (node === undefined) {
+        stack.pop();
+        continue;
+      }
+      const site = { node, scope: frame.scope };
+      const callee = this.#functions.get(functionKey(node.domain, node.op, node.overload));
+      if (callee === undefined) visit(site);
+      else if (++calls > MAX_CALLS) throw this.#tooLarge(`${MAX_CALLS} function calls`);
+      const entered =
+        callee === undefined
+          ? this.#enterSubgraphs(site, frame.calls)
+          : [this.#enterCall(site, callee, frame.calls)];
+      if (entered.length > 0)
+        site.scope.bodies.set(
+          node,
+          entered.map(({ scope }) => scope),
+        );
+      visited += entered.reduce((count, { scope }) => count + scope.definitions.size, 1);
+      if (visited > MAX_VISITED_NODES) throw this.#tooLarge(`${MAX_VISITED_NODES} nodes and names`);
+      stack.push(...entered.reverse());
+    }
+    return main;
+  }
+
+  /** @param caller the node that runs a subgraph; null for the main graph. */
+  #graphScope(graph: OnnxGraph, caller: Site | null, path: readonly string[]): Scope {
+    const parent = caller?.scope ?? null;
+    const opsets = parent?.opsets ?? this.#standardOpsets();
+    const definitions = new Map<string, Definition>();
+    const inputs = new Set(graph.inputs);
+    // An initializer of an input is a default that a caller may replace; before IR version 4 it is no default.
+    const isOverridable = (name: string) => caller === null && this.#model.irVersion >= 4 && inputs.has(name);
+    const define = (name: string, definition: Definition) => {
+      if (definitions.has(name))
+        throw this.#error(
+          `tensor ${quote(name)}: expected one initializer of that name, found it twice (duplicate)`,
+        );
+      definitions.set(name, definition);
+    };
+    for (const tensor of graph.initializers) {
+      const { name } = tensor;
+      define(name, { kind: 'initializer', tensor, overridable: isOverridable(name) });
+    }
+    for (const tensor of graph.sparseInitializers) {
+      const { name } = tensor.values;
+      define(name, { kind: 'sparse-initializer', tensor, overridable: isOverridable(name) });
+    }
+    for (const name of inputs) if (!definitions.has(name)) definitions.set(name, { kind: 'graph-input' });
+    this.#defineOutputs(definitions, graph.nodes);
+    return {
+      parent,
+      isMain: parent === null,
+      caller,
+      path,
+      opsets,
+      definitions,
+      inputs: graph.inputs,
+      outputs: graph.outputs,
+      callAttributes: parent?.callAttributes ?? new Map(),
+      bodies: new Map(),
+    };
+  }
+
+  /** Before IR version 3 models import no operator set and mean version 1 (docs/IR.md). */
+  #standardOpsets(): OpsetImports {
+    const { irVersion, opsets } = this.#model;
+    if (irVersion < 3) return new Map([...opsets, ['', 1] as const]);
+    if (opsets.size > 0) return opsets;
+    throw this.#error('expected a model that imports an operator set, found none: is the file incomplete?');
+  }
+
+  /**
+   * Adds what nodes write. A graph is in static single assignment form (docs/IR.md): each name is defined once, or what a
+   * node reads would depend on who looks; a subgraph may define the names around it again.
+   */
+  #defineOutputs(definitions: Map<string, Definition>, nodes: readonly OnnxNode[]): void {
+    for (const node of nodes) {
+      for (const [index, name] of node.outputs.entries()) {
+        if (name === '') continue;
+        const other = definitions.get(name);
+        if (other !== undefined) {
+          const owner = other.kind === 'node-output' ? describeNode(other.node) : 'an input or initializer';
+          const found = `found ${quote(name)}, which is that of ${owner} as well (duplicate)`;
+          throw this.#error(`${describeNode(node)}: expected outputs of names of their own, ${found}`);
+        }
+        definitions.set(name, { kind: 'node-output', node, index });
+      }
+    }
+  }
+
+  /** Subgraphs are attributes of their node; a name for the path, a scope that sees the outer names. */
+  #enterSubgraphs(site: Site, calls: CallChain | null): Frame[] {
+    const { node, scope } = site;
+    const frames: Frame[] = [];
+    for (const { name } of node.attributes.values()) {
+      const attribute = findAttribute(site, name);
+      for (const graph of attribute === null ? [] : subgraphsOf(attribute)) {
+        const path = [...scope.path, `${node.name || node.op}.${name}`];
+        const body = this.#graphScope(graph, site, path);
+        frames.push({ scope: body, nodes: graph.nodes, next: 0, calls });
+      }
+    }
+    return frames;
+  }
+
+  #enterCall(site: Site, callee: OnnxFunction, outer: CallChain | null): Frame {
+    for (let chain = outer; chain !== null; chain = chain.outer) {
+      if (chain.callee !== callee) continue;
+      const found = `found function ${quote(callee.name)} calling itself (recursion)`;
+      throw this.#error(`expected local functions that end, ${found}`);
+    }
+    const depth = (outer?.depth ?? 0) + 1;
+    if (depth > MAX_CALL_DEPTH) {
+      const message = `expected local functions nested at most ${MAX_CALL_DEPTH} deep, found deeper ones`;
+      throw this.#error(message, 'limit-exceeded');
+    }
+    const scope = this.#callScope(site, callee);
+    return { scope, nodes: callee.nodes, next: 0, calls: { callee, outer, depth } };
+  }
+
+  #callScope(site: Site, callee: OnnxFunction): Scope {
+    const { node, scope } = site;
+    const definitions = new Map<string, Definition>();
+    for (const [index, formal] of callee.inputs.entries()) {
+      // An input that the call leaves out keeps the empty name, which nothing defines.
+      definitions.set(formal, { kind: 'bound', scope, name: node.inputs[index] ?? '' });
+    }
+    this.#defineOutputs(definitions, callee.nodes);
+    const callAttributes = new Map(callee.defaults);
+    for (const name of node.attributes.keys()) {
+      const attribute = findAttribute(site, name);
+      if (attribute !== null) callAttributes.set(name, attribute);
+    }
+    return {
+      parent: null,
+      isMain: false,
+      caller: site,
+      path: [...scope.path, node.name || node.op],
+      opsets: callee.opsets,
+      definitions,
+      inputs: callee.inputs,
+      outputs: callee.outputs,
+      callAttributes,
+      bodies: new Map(),
+    };
+  }
+
+  #tooLarge(limit: string): CheckpointError {
+    const message = `expected a model of at most ${limit} with its local functions expanded, found more: too large`;
+    return this.#error(message, 'limit-exceeded');
+  }
+
+  #error(message: string, code: CheckpointErrorCode = 'malformed'): CheckpointError {
+    return new CheckpointError(message, { code, file: this.#file });
+  }
 }
 
 function functionKey(domain: string, name: string, overload: string): string {
   return JSON.stringify([domain, name, overload]);
-}
-
-/** Before IR version 3 models import no operator set and mean version 1 (docs/IR.md). */
-function standardOpsets(model: OnnxModel, file: string): OpsetImports {
-  if (model.irVersion < 3) return new Map([...model.opsets, ['', 1] as const]);
-  if (model.opsets.size > 0) return model.opsets;
-  throw new CheckpointError(
-    'expected a model that imports an operator set, found none: is the file incomplete?',
-    {
-      code: 'malformed',
-      file,
-    },
-  );
-}
-
-interface GraphScopeOptions {
-  readonly caller: Site | null;
-  readonly path: readonly string[];
-  readonly opsets: OpsetImports;
-  readonly file: string;
-  /** Whether an initializer of an input is a default that a caller may replace; before IR version 4 it is no default. */
-  readonly hasDefaults: boolean;
-}
-
-function graphScope(graph: OnnxGraph, options: GraphScopeOptions): Scope {
-  const definitions = new Map<string, Definition>();
-  const inputs = new Set(graph.inputs);
-  for (const tensor of graph.initializers) {
-    checkUnique(definitions, tensor.name, options.file);
-    const overridable = options.hasDefaults && inputs.has(tensor.name);
-    definitions.set(tensor.name, { kind: 'initializer', tensor, overridable });
-  }
-  for (const tensor of graph.sparseInitializers) {
-    const { name } = tensor.values;
-    checkUnique(definitions, name, options.file);
-    const overridable = options.hasDefaults && inputs.has(name);
-    definitions.set(name, { kind: 'sparse-initializer', tensor, overridable });
-  }
-  for (const name of inputs) if (!definitions.has(name)) definitions.set(name, { kind: 'graph-input' });
-  defineOutputs(definitions, graph.nodes, options.file);
-  const parent = options.caller?.scope ?? null;
-  return {
-    parent,
-    isMain: parent === null,
-    caller: options.caller,
-    path: options.path,
-    opsets: options.opsets,
-    definitions,
-    inputs: graph.inputs,
-    outputs: graph.outputs,
-    callAttributes: parent?.callAttributes ?? new Map(),
-    bodies: new Map(),
-  };
-}
-
-function checkUnique(definitions: ReadonlyMap<string, Definition>, name: string, file: string): void {
-  if (!definitions.has(name)) return;
-  throw new CheckpointError(
-    `tensor ${quote(name)}: expected one initializer of that name, found it twice (duplicate)`,
-    {
-      code: 'malformed',
-      file,
-    },
-  );
-}
-
-/**
- * Adds what nodes write. A graph is in static single assignment form (docs/IR.md): each name is defined once, or what a
- * node reads would depend on who looks; a subgraph may define the names around it again.
- */
-function defineOutputs(definitions: Map<string, Definition>, nodes: readonly OnnxNode[], file: string): void {
-  for (const node of nodes) {
-    for (const [index, name] of node.outputs.entries()) {
-      if (name === '') continue;
-      const other = definitions.get(name);
-      if (other !== undefined) {
-        const owner = other.kind === 'node-output' ? describeNode(other.node) : 'an input or initializer';
-        const message = `${describeNode(node)}: expected outputs of names of their own, found ${quote(name)}, which is that of ${owner} as well (duplicate)`;
-        throw new CheckpointError(message, { code: 'malformed', file });
-      }
-      definitions.set(name, { kind: 'node-output', node, index });
-    }
-  }
-}
-
-/** Subgraphs are attributes of their node; a name for the path, a scope that sees the outer names. */
-function enterSubgraphs(site: Site, calls: CallChain | null, file: string): Frame[] {
-  const { node, scope } = site;
-  const frames: Frame[] = [];
-  for (const attribute of node.attributes.values()) {
-    const meant = attribute.refName === '' ? attribute : findAttribute(site, attribute.name);
-    for (const graph of meant === null ? [] : subgraphsOf(meant)) {
-      const path = [...scope.path, `${node.name || node.op}.${attribute.name}`];
-      const body = graphScope(graph, { caller: site, path, opsets: scope.opsets, file, hasDefaults: false });
-      frames.push({ scope: body, nodes: graph.nodes, next: 0, calls });
-    }
-  }
-  if (frames.length > 0) {
-    scope.bodies.set(
-      node,
-      frames.map((frame) => frame.scope),
-    );
-  }
-  return frames;
-}
-
-function enterCall(site: Site, callee: OnnxFunction, calls: CallChain | null, file: string): Frame {
-  const { node, scope } = site;
-  for (let chain = calls; chain !== null; chain = chain.outer) {
-    if (chain.callee !== callee) continue;
-    const message = `expected local functions that end, found function ${quote(callee.name)} calling itself (recursion)`;
-    throw new CheckpointError(message, { code: 'malformed', file });
-  }
-  const depth = (calls?.depth ?? 0) + 1;
-  if (depth > MAX_CALL_DEPTH) {
-    const message = `expected local functions nested at most ${MAX_CALL_DEPTH} deep, found deeper ones`;
-    throw new CheckpointError(message, { code: 'limit-exceeded', file });
-  }
-  const body = callScope(site, callee, file);
-  scope.bodies.set(node, [body]);
-  return { scope: body, nodes: callee.nodes, next: 0, calls: { callee, outer: calls, depth } };
-}
-
-function callScope(site: Site, callee: OnnxFunction, file: string): Scope {
-  const { node, scope } = site;
-  const definitions = new Map<string, Definition>();
-  for (const [index, formal] of callee.inputs.entries()) {
-    // An input that the call leaves out keeps the empty name, which nothing defines.
-    definitions.set(formal, { kind: 'bound', scope, name: node.inputs[index] ?? '' });
-  }
-  defineOutputs(definitions, callee.nodes, file);
-  const callAttributes = new Map(callee.defaults);
-  for (const name of node.attributes.keys()) {
-    const attribute = findAttribute(site, name);
-    if (attribute !== null) callAttributes.set(name, attribute);
-  }
-  return {
-    parent: null,
-    isMain: false,
-    caller: site,
-    path: [...scope.path, node.name || node.op],
-    opsets: callee.opsets,
-    definitions,
-    inputs: callee.inputs,
-    outputs: callee.outputs,
-    callAttributes,
-    bodies: new Map(),
-  };
-}
-
-function tooLarge(file: string, limit: string): CheckpointError {
-  const message = `expected a model of at most ${limit} with its local functions expanded, found more: too large`;
-  return new CheckpointError(message, { code: 'limit-exceeded', file });
 }
 
 /** How messages name a node and where it stands. */

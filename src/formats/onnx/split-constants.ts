@@ -12,9 +12,10 @@ import {
   RangeMap,
 } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
-import { type GraphEdit, type GraphField, NodeEdits } from './edit-graph.js';
+import { editNode, type GraphEdit, type GraphField, newGraphEdit } from './edit-graph.js';
 import { findReaders, followToOrigin, isStandard, type Origin, type Reader } from './follow.js';
 import type { InputSlot } from './linear-nodes.js';
+import { MEAN_INPUT, VARIANCE_INPUT } from './norm-nodes.js';
 import {
   describeOperator,
   FIELDS,
@@ -42,15 +43,10 @@ export interface LocatedNodes {
   readonly mainGraph: OnnxGraph;
   /** For each of the graph's norms, the nodes that are its calls. */
   readonly norms: readonly (readonly Site[])[];
-  /** The node of each of the graph's linears. */
-  readonly linears: readonly Site[];
-  /** Where each of the graph's linears reads its bias, if it has one: an input of its own, or of the Add behind it. */
-  readonly biases: readonly InputSlot[];
+  /** The node of each of the graph's linears, and where its bias is read, if it has one: there, or at the Add behind it. */
+  readonly linears: readonly { readonly site: Site; readonly bias: InputSlot }[];
 }
 
-/** Which inputs of a BatchNormalization and of a linear node an edit is for. */
-const MEAN_INPUT = 3;
-const VARIANCE_INPUT = 4;
 /** A matrix product may have its weight on either side. */
 const WEIGHT_INPUTS = [1, 0];
 
@@ -101,7 +97,8 @@ interface Root {
  */
 export async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
   const slots = findSlots(edits, model);
-  const wants = await collectWants(slots);
+  const wants = new Wants();
+  for (const [edit, places] of slots) for (const place of places) await wants.add(place, edit);
   const splitter = new Splitter(model, wants);
   for (const group of groupEdits(slots, model)) await splitter.decide(group);
   return splitter;
@@ -128,10 +125,10 @@ function findSlots(
     collect(variance, (tensor) => sites.map((site) => findSlot(site, VARIANCE_INPUT, tensor)));
   }
   for (const [layer, { weight, bias }] of graph.linears.entries()) {
-    const site = located.linears[layer];
-    const slot = located.biases[layer];
-    if (site === undefined) continue;
-    collect(bias, (tensor) => (slot === undefined ? [] : [findSlot(slot.site, slot.index, tensor)]));
+    const found = located.linears[layer];
+    if (found === undefined) continue;
+    const { site, bias: slot } = found;
+    collect(bias, (tensor) => [findSlot(slot.site, slot.index, tensor)]);
     collect(weight, (tensor) => {
       const found = WEIGHT_INPUTS.map((index) => findSlot(site, index, tensor));
       return [found.find((slot) => slot !== null && isStoredAt(slot.origin, tensor)) ?? found[0]];
@@ -181,27 +178,19 @@ function storedTensor(origin: Origin): OnnxTensor | null {
   return isStandard(origin, 'Constant') ? (origin.attributes.get('value')?.tensor ?? null) : null;
 }
 
-/** @throws CheckpointError `unsupported` where two layers want different values at one place. */
-async function collectWants(slots: ReadonlyMap<TensorEdit, readonly Slot[]>): Promise<Wants> {
-  const wants = new Wants();
-  for (const [edit, places] of slots) for (const place of places) await wants.add(place, edit);
-  return wants;
-}
-
 /** What each input of a node shall read. */
 class Wants {
   readonly #bySlot = new Map<string, TensorEdit>();
   readonly #ids = new Map<OnnxNode, number>();
 
+  /** @throws CheckpointError `unsupported` where two layers want different values at one place. */
   async add({ node, index, scope }: Slot, edit: TensorEdit): Promise<void> {
     const key = this.#keyOf(node, index, scope);
-    const other = this.#bySlot.get(key);
-    if (other !== undefined && !(await wantTheSame(other, edit))) {
+    if (!(await wantTheSame(this.#bySlot.get(key) ?? edit, edit)))
       throw cannotPlace(
         edit.tensor,
         'is read at one place of the graph by two layers that need other values',
       );
-    }
     this.#bySlot.set(key, edit);
   }
 
@@ -222,27 +211,56 @@ async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Pr
   return haveSameBytes(one.content, other.content);
 }
 
+async function everyOne<Thing>(
+  things: readonly Thing[],
+  holds: (thing: Thing) => Promise<boolean>,
+): Promise<boolean> {
+  for (const thing of things) if (!(await holds(thing))) return false;
+  return true;
+}
+
+/** Things by where their bytes are. */
+function groupByRange<Thing>(
+  things: Iterable<Thing>,
+  rangeOf: (thing: Thing) => ByteRange | undefined,
+): RangeMap<Thing[]> {
+  const groups = new RangeMap<Thing[]>();
+  for (const thing of things) {
+    const range = rangeOf(thing);
+    const group = range && groups.get(range);
+    if (group !== undefined) group.push(thing);
+    else if (range !== undefined) groups.set(range, [thing]);
+  }
+  return groups;
+}
+
 /** Brings together the edits of one constant, and finds all that read it. */
 function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: EditedModel): readonly Group[] {
   const { mainGraph, model: parsed } = model.located;
-  const twins = findTwins(model);
-  const initializers = new Map(mainGraph.initializers.map((tensor) => [tensor.name, tensor]));
+  const { initializers } = mainGraph;
+  // Initializers that are the same bytes of a data file are one constant.
+  const rangeOf = (tensor: OnnxTensor) =>
+    isExternal(tensor) ? model.tensors.get(tensor.name)?.range : undefined;
+  const twins = new Map<Origin, readonly Origin[]>(
+    groupByRange(initializers, rangeOf)
+      .inFileOrder()
+      .flatMap((group) => group.map((tensor) => [tensor, group] as const)),
+  );
+  const byName = new Map(initializers.map((tensor) => [tensor.name, tensor]));
   const groups = new Map<Origin | readonly Origin[], { origins: Set<Origin>; edits: Set<TensorEdit> }>();
   for (const [edit, places] of slots) {
     const origins = places.map(({ origin }) => origin);
     if (origins.length === 0) {
-      const own = initializers.get(edit.tensor.name);
+      const own = byName.get(edit.tensor.name);
       if (own === undefined) throw cannotPlace(edit.tensor, 'is no constant of the graph');
       origins.push(own);
     }
     for (const origin of origins) {
       const shared = twins.get(origin);
-      const group = groups.get(shared ?? origin) ?? {
-        origins: new Set(shared ?? [origin]),
-        edits: new Set(),
-      };
+      const key = shared ?? origin;
+      const group = groups.get(key) ?? { origins: new Set(shared ?? [origin]), edits: new Set() };
       group.edits.add(edit);
-      groups.set(shared ?? origin, group);
+      groups.set(key, group);
     }
   }
   const origins = new Set([...groups.values()].flatMap((group) => [...group.origins]));
@@ -278,36 +296,23 @@ function refuseOtherReaders(
   }
 }
 
-/** Each initializer of the main graph that lies in a data file, with those that are the same bytes of it. */
-function findTwins({ located, tensors }: EditedModel): ReadonlyMap<Origin, readonly Origin[]> {
-  const twins = new Map<Origin, readonly Origin[]>();
-  const places = new RangeMap<Origin[]>();
-  for (const initializer of located.mainGraph.initializers) {
-    const tensor = isExternal(initializer) ? tensors.get(initializer.name) : undefined;
-    if (tensor === undefined) continue;
-    const list = places.get(tensor.range) ?? [];
-    list.push(initializer);
-    places.set(tensor.range, list);
-    twins.set(initializer, list);
-  }
-  return twins;
-}
-
 class Splitter implements Splits {
   readonly inPlace: TensorEdit[] = [];
   readonly sharers = new Set<string>();
   readonly #model: EditedModel;
   readonly #wants: Wants;
   readonly #takenNames: Set<string>;
-  readonly #namesAt: RangeMap<readonly string[]>;
-  readonly #nodes: NodeEdits;
+  readonly #sameBytes: RangeMap<readonly Tensor[]>;
+  readonly graphEdit: GraphEdit;
+  readonly #mainNodes: ReadonlySet<OnnxNode>;
 
   constructor(model: EditedModel, wants: Wants) {
     this.#model = model;
     this.#wants = wants;
-    this.#namesAt = nameByRange(model.tensors.values());
+    this.#sameBytes = groupByRange(model.tensors.values(), ({ range }) => range);
     const { mainGraph } = model.located;
-    this.#nodes = new NodeEdits(mainGraph);
+    this.graphEdit = newGraphEdit(mainGraph);
+    this.#mainNodes = new Set(mainGraph.nodes);
     this.#takenNames = new Set([
       ...mainGraph.inputs,
       ...mainGraph.initializers.map(({ name }) => name),
@@ -315,35 +320,20 @@ class Splitter implements Splits {
     ]);
   }
 
-  get graphEdit(): GraphEdit {
-    return this.#nodes.root;
-  }
-
   async decide(group: Group): Promise<void> {
     const [edit] = group.edits;
     if (edit === undefined) return;
-    if (!(await this.#isWantedByAll(group, edit))) await this.#split(group, edit);
-    else if (
-      group.roots.every(({ origin }) => storedTensor(origin) !== null) &&
-      (await this.#isPlaceable(group))
-    ) {
-      for (const own of group.edits) {
-        const stored = this.#toStored(group, own);
-        this.inPlace.push(stored);
-        for (const name of this.#namesAt.get(stored.tensor.range) ?? []) this.sharers.add(name);
-      }
-    } else for (const root of group.roots) this.#replaceRoot(root, edit);
-  }
-
-  async #isWantedByAll({ edits, readers }: Group, edit: TensorEdit): Promise<boolean> {
-    for (const other of edits) if (!(await wantTheSame(other, edit))) return false;
-    for (const reader of readers) if (!(await wantTheSame(this.#wants.of(reader), edit))) return false;
-    return true;
-  }
-
-  async #isPlaceable(group: Group): Promise<boolean> {
-    for (const edit of group.edits) if (!(await isPlaceable(this.#toStored(group, edit)))) return false;
-    return true;
+    const wanted = [...group.edits, ...group.readers.map((reader) => this.#wants.of(reader))];
+    if (!(await everyOne(wanted, (want) => wantTheSame(want, edit)))) return this.#split(group, edit);
+    const stored = group.edits.map((own) => this.#toStored(group, own));
+    const isStored = group.roots.every(({ origin }) => storedTensor(origin) !== null);
+    if (!isStored || !(await everyOne(stored, isPlaceable))) {
+      for (const root of group.roots) this.#replaceRoot(root, edit);
+      return;
+    }
+    this.inPlace.push(...stored);
+    for (const { tensor } of stored)
+      for (const { name } of this.#sameBytes.get(tensor.range) ?? []) this.sharers.add(name);
   }
 
   /** The edit of the initializer itself, where the reader sees it through operators that computed a copy. */
@@ -360,8 +350,7 @@ class Splitter implements Splits {
     const old: TensorEdit = { ...edit, content: edit.tensor.range };
     const tree = new Map<string, TensorEdit | null>();
     for (const root of group.roots) {
-      if (root.name === '')
-        throw cannotPlace(edit.tensor, 'shares its value with others inside a subgraph or function');
+      if (root.name === '') throw sharesInside(edit);
       const value = values.get(root.name) ?? null;
       tree.set(root.name, value);
       if (value !== null) this.#replaceRoot(root, value);
@@ -388,8 +377,7 @@ class Splitter implements Splits {
     );
     for (const reader of readers) {
       const { mainName } = reader;
-      if (mainName === null)
-        throw cannotPlace(edit.tensor, 'shares its value with others inside a subgraph or function');
+      if (mainName === null) throw sharesInside(edit);
       const want = this.#wants.of(reader);
       const value = values.get(mainName);
       if (value === undefined) values.set(mainName, want);
@@ -406,9 +394,9 @@ class Splitter implements Splits {
         'shares its name with readers that need another value, inside a subgraph or function',
       );
     const name = this.#findFreeName(want.preferredName);
-    const draft = this.#nodes.atMain(node);
-    draft?.inputs.set(index, name);
-    draft?.following.push(this.#encode(name, want));
+    const draft = editNode(this.graphEdit, node);
+    draft.inputs.set(index, name);
+    draft.following.push(this.#encode(name, want));
   }
 
   #findFreeName(preferred: string): string {
@@ -422,22 +410,20 @@ class Splitter implements Splits {
     if ('op' in origin) this.#replaceNode(origin, edit);
     else if (name === '' || !('dataType' in origin)) {
       throw cannotPlace(edit.tensor, 'is a sparse initializer, or one inside a subgraph or function');
-    } else this.#replaceInitializers(name, encodeTensor(name, origin.dims, origin.dataType, edit.content));
-  }
-
-  #replaceInitializers(name: string, { content }: GraphField): void {
-    for (const [index, initializer] of this.#model.located.mainGraph.initializers.entries())
-      if (initializer.name === name) this.#nodes.root.initializers.set(index, content);
+    } else {
+      const { content } = encodeTensor(name, origin.dims, origin.dataType, edit.content);
+      this.graphEdit.initializers.set(origin, content);
+    }
   }
 
   #replaceNode(node: OnnxNode, edit: TensorEdit): void {
     const [name = '', ...others] = node.outputs;
-    const draft = name === '' || others.some((other) => other !== '') ? null : this.#nodes.atMain(node);
-    if (draft === null)
+    if (name === '' || others.some((other) => other !== '') || !this.#mainNodes.has(node))
       throw cannotPlace(
         edit.tensor,
         `is computed by a ${describeOperator(node)} node inside a subgraph or function`,
       );
+    const draft = editNode(this.graphEdit, node);
     draft.isRemoved = true;
     draft.following.push(this.#encode(name, edit));
   }
@@ -454,21 +440,14 @@ class Splitter implements Splits {
   }
 }
 
+function sharesInside({ tensor }: TensorEdit): Error {
+  return cannotPlace(tensor, 'shares its value with others inside a subgraph or function');
+}
+
 /** Whether a tensor's bytes stand in files as they are. */
 async function isPlaceable({ tensor, content }: TensorEdit): Promise<boolean> {
   const placed = await placeContent(tensor.range, content);
   return placed?.every(({ source }) => source instanceof FileSource) === true;
-}
-
-/** Names of tensors by where their bytes are. */
-function nameByRange(tensors: Iterable<Tensor>): RangeMap<string[]> {
-  const names = new RangeMap<string[]>();
-  for (const { name, range } of tensors) {
-    const known = names.get(range);
-    if (known === undefined) names.set(range, [name]);
-    else known.push(name);
-  }
-  return names;
 }
 
 /** An initializer with these bytes, which are read only when it is. */

@@ -89,6 +89,11 @@ export function signed32Of({ low }: Varint): number {
   return low | 0;
 }
 
+/** The low half as the bits of a float32. */
+export function float32Of({ low }: Varint): number {
+  return new Float32Array(Uint32Array.of(low).buffer)[0] ?? 0;
+}
+
 /** A varint as an unsigned bigint, exact. */
 export function bigUnsignedOf(varint: Varint): bigint {
   return (BigInt(varint.high) << 32n) | BigInt(varint.low);

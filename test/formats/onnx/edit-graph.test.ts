@@ -1,37 +1,58 @@
 import { describe, expect, test } from 'vitest';
 import {
   editModel,
-  type GraphEdit,
+  editNode,
   type GraphField,
   type NodeEdit,
+  newGraphEdit,
 } from '../../../src/formats/onnx/edit-graph.js';
 import { readModel } from '../../../src/formats/onnx/read-model.js';
+import type { OnnxGraph, OnnxNode } from '../../../src/formats/onnx/schema.js';
 import { holdBytes, memorySource } from '../../../src/io/byte-source.js';
 import { bytesOf } from '../../build/bytes.js';
 import { attribute, field, graph, int, model, node, normModel, tensor, varint } from './build-onnx.js';
 
-const editNode = (parts: Partial<NodeEdit>): NodeEdit => ({
-  inputs: new Map(),
-  outputs: new Map(),
-  graphs: new Map(),
-  following: [],
-  ...parts,
-});
-const editGraph = (nodes: readonly (readonly [number, NodeEdit])[], ...added: GraphField[]): GraphEdit => ({
-  nodes: new Map(nodes),
-  added,
-});
+/** Where a node stands: its position in the graph, or the name of an attribute of a node and a position in its graph. */
+type Place = number | readonly [node: number, attribute: string, position: number];
+
+interface Change {
+  readonly nodes?: readonly (readonly [Place, Partial<NodeEdit>])[];
+  readonly initializers?: ReadonlyMap<number, Uint8Array>;
+  readonly added?: readonly GraphField[];
+}
+
 const graphField = (number: number, content: Uint8Array): GraphField => ({
   number,
   content: holdBytes(content),
 });
-const edit = (bytes: Uint8Array, change: GraphEdit) => editModel(memorySource('m.onnx', bytes), change);
+
+function findNode({ nodes }: OnnxGraph, place: Place): OnnxNode {
+  const [outer, attribute, position] = typeof place === 'number' ? [place] : place;
+  const node = nodes[outer];
+  const found = attribute === undefined ? node : node?.attributes.get(attribute)?.graph?.nodes[position ?? 0];
+  if (found === undefined) throw new Error('there is no such node');
+  return found;
+}
+
+async function edit(bytes: Uint8Array, { nodes = [], initializers = new Map(), added = [] }: Change) {
+  const source = memorySource('m.onnx', bytes);
+  const { graph } = await readModel(source);
+  if (graph === null) throw new Error('there is no graph');
+  const change = newGraphEdit(graph);
+  for (const [place, parts] of nodes) Object.assign(editNode(change, findNode(graph, place)), parts);
+  for (const [index, content] of initializers) {
+    const initializer = graph.initializers[index];
+    if (initializer !== undefined) change.initializers.set(initializer, holdBytes(content));
+  }
+  change.added.push(...added);
+  return await editModel(source, change);
+}
 
 describe('editModel', () => {
   test('copies a model byte for byte where nothing changes, unknown and overlong fields included', async () => {
     const unknown = bytesOf(field(99, 'unknown'), int(98, 5), varint(14 * 8, 4), varint(3, 9));
     const bytes = normModel({}, { extra: unknown });
-    expect(await edit(bytes, editGraph([]))).toEqual(bytes);
+    expect(await edit(bytes, {})).toEqual(bytes);
   });
 
   test('renames inputs and outputs of one node, and puts nodes behind it', async () => {
@@ -43,20 +64,20 @@ describe('editModel', () => {
       nodes: [node('A', ['x', 'y'], ['z']), node('A', ['x', 'new'], ['raw']), node('B', ['raw'], ['w'])],
       inputs: ['x'],
     });
-    const change = editNode({
+    const change = {
       inputs: new Map([[1, 'new']]),
       outputs: new Map([[0, 'raw']]),
       following: [graphField(1, node('B', ['raw'], ['w']))],
-    });
-    expect(await edit(model(before), editGraph([[1, change]]))).toEqual(model(after));
+    };
+    expect(await edit(model(before), { nodes: [[1, change]] })).toEqual(model(after));
   });
 
   test('adds to the graph once, and counts nodes on, where the graph stands in two fields', async () => {
     const [first, second] = ['a', 'b'].map((name) => graph({ nodes: [node('A', [name], [`${name}2`])] }));
-    const change = editGraph(
-      [[1, editNode({ inputs: new Map([[0, 'c']]) })]],
-      graphField(12, field(1, 'out')),
-    );
+    const change: Change = {
+      nodes: [[1, { inputs: new Map([[0, 'c']]) }]],
+      added: [graphField(12, field(1, 'out'))],
+    };
     const edited = await edit(model(first ?? bytesOf(), { extra: field(7, second ?? bytesOf()) }), change);
     const expected = model(bytesOf(field(12, field(1, 'out')), first ?? ''), {
       extra: field(7, graph({ nodes: [node('A', ['c'], ['b2'])] })),
@@ -70,10 +91,9 @@ describe('editModel', () => {
       nodes: [node('Constant', [], ['c']), node('A', ['c'], ['y'])],
       initializers: [old, other],
     });
-    const change: GraphEdit = {
-      nodes: new Map([[0, editNode({ isRemoved: true, following: [graphField(5, added)] })]]),
-      initializers: new Map([[1, holdBytes(tensor('new', [2], 1))]]),
-      added: [],
+    const change: Change = {
+      nodes: [[0, { isRemoved: true, following: [graphField(5, added)] }]],
+      initializers: new Map([[1, tensor('new', [2], 1)]]),
     };
     const { graph: edited } = await readModel(memorySource('m.onnx', await edit(model(before), change)));
     expect(edited?.nodes.map(({ op }) => op)).toEqual(['A']);
@@ -89,9 +109,8 @@ describe('editModel', () => {
           attribute.graph('else_branch', branch(input)),
         ],
       });
-    const inner = editGraph([[0, editNode({ inputs: new Map([[0, 'new']]) })]]);
-    const change = editNode({ graphs: new Map([['else_branch', new Map([[0, inner]])]]) });
-    expect(await edit(model(graph({ nodes: [choose('x')] })), editGraph([[0, change]]))).toEqual(
+    const change: Change = { nodes: [[[0, 'else_branch', 0], { inputs: new Map([[0, 'new']]) }]] };
+    expect(await edit(model(graph({ nodes: [choose('x')] })), change)).toEqual(
       model(graph({ nodes: [choose('new')] })),
     );
   });

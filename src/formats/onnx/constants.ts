@@ -1,0 +1,855 @@
+// Constants of a graph: those that the file stores, and what operators such as Transpose and Cast make of them.
+
+import type { ConstantInput, Tensor } from '../../checkpoint/checkpoint.js';
+import { bitsOf, type DType, decodeFloats, encodeFloats, isDecodable } from '../../checkpoint/dtype.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { type ByteSource, checkBounds, memorySource, readRange } from '../../io/byte-source.js';
+import { stridedSource } from '../../io/views.js';
+import { type HandingOperator, handingOperatorOf, nextName, type ScopedName } from './follow.js';
+import {
+  describeNode,
+  FIELDS,
+  type OnnxAttribute,
+  type OnnxSparseTensor,
+  type OnnxTensor,
+} from './schema.js';
+import {
+  type Definition,
+  describeScope,
+  describeSite,
+  type Found,
+  findAttribute,
+  findName,
+  opsetOf,
+  type Scope,
+  type Site,
+} from './scope.js';
+import {
+  checkShape,
+  countElements,
+  countFixedUnits,
+  countVarints,
+  dtypeOf,
+  locateData,
+  locateTensor,
+  MAX_RANK,
+  nameDataType,
+  sumBytes,
+  type TensorStore,
+} from './stored-tensor.js';
+
+/** A constant tensor and how the file supplies it. */
+type ConstantTensor = Extract<ConstantInput, { readonly kind: 'constant' }>;
+
+/** What a name comes to when everything that leads to it is constant, or why it comes to nothing. */
+export type Constant =
+  | ConstantTensor
+  /** One value, repeated to a shape that is known at run time only. */
+  | (Omit<ConstantTensor, 'kind'> & { readonly kind: 'uniform' })
+  | {
+      readonly kind: 'unresolved';
+      readonly reason: string;
+      /** Whether the file stores it, in a type that is not decoded: strings, 4-bit integers. */
+      readonly isUndecodable?: boolean;
+    };
+
+/** A constant that has values. */
+type Resolved = Exclude<Constant, { kind: 'unresolved' }>;
+
+/** A result that says why there is no constant. */
+export function unresolved(reason: string): Extract<Constant, { readonly kind: 'unresolved' }> {
+  return { kind: 'unresolved', reason };
+}
+
+/** The result of a node whose output is not followed here. */
+function computedAtRunTime(site: Site, because = ''): Constant {
+  return unresolved(`${describeSite(site)} computes it at run time${because}`);
+}
+
+function constant(tensor: Tensor, source: string, overridable = false): ConstantTensor {
+  return { kind: 'constant', tensor, source, overridable };
+}
+
+/** Operators with several constant inputs, one inside the other; more than any exporter nests to build one vector. */
+const MAX_NESTED_OPERATORS = 64;
+
+/** Constants that are computed in memory, all of a model together; those that feed norm layers are vectors of a few kB. */
+const MAX_COMPUTED_BYTES = 64 * 1024 * 1024;
+
+/** The most elements of a tensor that is computed in memory; the widest norm layers have some thousand channels. */
+const MAX_COMPUTED_ELEMENTS = 1 << 20;
+
+/**
+ * Finds out what names stand for: initializers, Constant nodes, and operators over them. Stored data stays where it
+ * is; what has to be computed is either a view, or small and in memory. Results are kept, so a chain is walked once.
+ */
+export class ConstantEvaluator {
+  readonly store: TensorStore;
+  readonly #results = new Map<Definition, Constant>();
+  readonly #active = new Set<Definition>();
+  #nesting = 0;
+  #computedBytes = 0;
+
+  constructor(store: TensorStore) {
+    this.store = store;
+  }
+
+  /**
+   * Evaluates a name in a scope. One evaluation at a time.
+   *
+   * @throws CheckpointError `malformed` where nothing supplies the name, nodes form a cycle, or data is broken;
+   *   `limit-exceeded` where a constant is too large to compute.
+   */
+  async evaluate(scope: Scope, name: string): Promise<Constant> {
+    if (this.#nesting > MAX_NESTED_OPERATORS)
+      return unresolved('it is computed by more operators than are followed');
+    const chain: Found[] = [];
+    this.#nesting++;
+    try {
+      let value = await this.#walkDown({ scope, name }, chain);
+      // Applies the operators of the chain, from its base to the name that was asked for.
+      for (const { scope, definition } of chain.toReversed()) {
+        if (definition.kind === 'node-output' && value.kind !== 'unresolved')
+          value = await applyHandingOn(this, { node: definition.node, scope }, value);
+        this.#results.set(definition, value);
+      }
+      return value;
+    } finally {
+      this.#nesting--;
+      for (const found of chain) this.#active.delete(found.definition);
+    }
+  }
+
+  /** As {@link evaluate}; an error about the model becomes a reason, which is the business of whoever needs the value. */
+  async evaluateQuietly({ scope, name }: ScopedName): Promise<Constant> {
+    try {
+      return await this.evaluate(scope, name);
+    } catch (error) {
+      if (error instanceof CheckpointError) return unresolved(error.message);
+      throw error;
+    }
+  }
+
+  /** Follows names that one other name determines; kept results end it, so chains may be of any length. */
+  async #walkDown(start: ScopedName, chain: Found[]): Promise<Constant> {
+    for (let at = start; ; ) {
+      const found = findName(at.scope, at.name);
+      if (found === null)
+        throw this.error(`expected a tensor ${quote(at.name)}, found nothing that supplies it`);
+      const { definition, name } = found;
+      const known = this.#results.get(definition);
+      if (known !== undefined) return known;
+      if (this.#active.has(definition)) {
+        const node = definition.kind === 'node-output' ? ` (${describeNode(definition.node)})` : '';
+        throw this.error(`expected a constant, found ${quote(name)} computed from itself: a cycle${node}`);
+      }
+      this.#active.add(definition);
+      chain.push(found);
+      const next = nextName(found);
+      if (next === null) return await this.#evaluateBase(found);
+      if (next.name === '') return unresolved('the function call leaves this input out');
+      at = next;
+    }
+  }
+
+  async #evaluateBase({ scope, name, definition }: Found): Promise<Constant> {
+    switch (definition.kind) {
+      case 'initializer':
+        return locateConstant(this, definition.tensor, {
+          name,
+          what: `tensor ${quote(name)}`,
+          source: 'initializer',
+          overridable: definition.overridable,
+        });
+      case 'sparse-initializer': {
+        const tensor = await makeDense(this, definition.tensor, name);
+        return constant(tensor, 'sparse initializer', definition.overridable);
+      }
+      case 'graph-input': {
+        const input = scope.isMain ? 'graph input' : 'input';
+        const where = scope.isMain ? '' : ` of the subgraph ${describeScope(scope)}`;
+        return unresolved(`the ${input} ${quote(name)}${where} supplies it at run time`);
+      }
+      case 'node-output': {
+        const site = { node: definition.node, scope };
+        const make = definition.node.domain === '' ? SOURCES.get(definition.node.op) : undefined;
+        return make === undefined ? computedAtRunTime(site) : await make(this, site, name);
+      }
+      case 'bound':
+        throw new Error('a bound name was not followed');
+      default: {
+        const never: never = definition;
+        return never;
+      }
+    }
+  }
+
+  /** Notes bytes that are to be computed in memory; false where those of the whole model would become too many. */
+  reserve(byteLength: number): boolean {
+    this.#computedBytes += byteLength;
+    return this.#computedBytes <= MAX_COMPUTED_BYTES;
+  }
+
+  /**
+   * Notes a tensor that is to be computed in memory.
+   *
+   * @throws CheckpointError `limit-exceeded` where those of the whole model would become too many.
+   */
+  demand(byteLength: number, what: string): void {
+    if (this.reserve(byteLength)) return;
+    throw this.error(`${what}: expected constants that fit into memory, found too many`, 'limit-exceeded');
+  }
+
+  /**
+   * Checks the size of a tensor before it is made in memory.
+   *
+   * @throws CheckpointError `limit-exceeded`
+   */
+  checkSize(elementCount: number, what: string): void {
+    if (elementCount <= MAX_COMPUTED_ELEMENTS) return;
+    const found = `found ${elementCount}: too large`;
+    throw this.error(
+      `${what}: expected at most ${MAX_COMPUTED_ELEMENTS} elements, ${found}`,
+      'limit-exceeded',
+    );
+  }
+
+  /** An error about the model's file; `malformed` unless said otherwise. */
+  error(message: string, code?: CheckpointErrorCode): CheckpointError {
+    return this.store.error(message, code);
+  }
+}
+
+/** Integers by how a DataView reads them. */
+const INTEGERS = {
+  I8: 'getInt8',
+  I16: 'getInt16',
+  I32: 'getInt32',
+  I64: 'getBigInt64',
+  U8: 'getUint8',
+  U16: 'getUint16',
+  U32: 'getUint32',
+  U64: 'getBigUint64',
+  BOOL: 'getUint8',
+} as const;
+
+function isInteger(dtype: DType): dtype is keyof typeof INTEGERS {
+  return Object.hasOwn(INTEGERS, dtype);
+}
+
+/** Whether the elements can be decoded to numbers: floats, integers and booleans, but no complex or 4-bit ones. */
+function isNumeric(dtype: DType): boolean {
+  return isDecodable(dtype) || isInteger(dtype);
+}
+
+/** Decodes little-endian elements of a {@link isNumeric} type; integers beyond 2^53 are rounded. */
+function decodeNumbers(bytes: Uint8Array, dtype: DType): Float64Array {
+  if (!isInteger(dtype)) return decodeFloats(bytes, dtype);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const width = bitsOf(dtype) / 8;
+  const values = Float64Array.from({ length: bytes.byteLength / width }, (_, i) =>
+    Number(view[INTEGERS[dtype]](width * i, true)),
+  );
+  return dtype === 'BOOL' ? values.map((value) => Number(value !== 0)) : values;
+}
+
+/** Encodes numbers as elements of a {@link isNumeric} type: floats rounded to nearest even, integers cut off. */
+function encodeNumbers(values: ArrayLike<number>, dtype: DType): Uint8Array {
+  if (isDecodable(dtype)) return encodeFloats(values, dtype);
+  const width = bitsOf(dtype) / 8;
+  const bytes = new Uint8Array(values.length * width);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] ?? 0;
+    if (width === 8) view.setBigInt64(8 * i, Number.isFinite(value) ? BigInt(Math.trunc(value)) : 0n, true);
+    else if (width === 4) view.setInt32(4 * i, value, true);
+    else if (width === 2) view.setInt16(2 * i, value, true);
+    else view.setInt8(i, dtype === 'BOOL' ? Number(value !== 0) : value);
+  }
+  return bytes;
+}
+
+/** Reads a small tensor of a numeric type; the caller has checked its size. */
+export async function readNumbers(tensor: Tensor): Promise<Float64Array> {
+  return decodeNumbers(await readRange(tensor.range), tensor.dtype);
+}
+
+/** A tensor whose bytes are in memory: computed from constants. */
+function memoryTensor(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
+  const range = { source: memorySource(name, bytes), offset: 0, byteLength: bytes.byteLength };
+  return { name, dtype, shape, elementCount: countElements(shape), range };
+}
+
+/** A tensor whose bytes are computed from those of `input` as they are read. */
+function computedTensor(input: Tensor, made: Pick<Tensor, 'dtype' | 'shape'>, source: ByteSource): Tensor {
+  const { name, range } = input;
+  const { byteLength } = source;
+  const computed = { ...source, computedFrom: range };
+  const elementCount = countElements(made.shape);
+  return { name, ...made, elementCount, range: { source: computed, offset: 0, byteLength } };
+}
+
+/** A tensor whose element at an index is the input's at the sum of index · stride, gathered as it is read. */
+function viewTensor(input: Tensor, shape: readonly number[], strides: readonly number[]): Tensor {
+  const { dtype, range } = input;
+  const elementByteLength = Math.ceil(bitsOf(dtype) / 8);
+  const { name, byteLength, readInto, close } = stridedSource(range, {
+    shape,
+    strides,
+    firstElement: 0,
+    elementByteLength,
+  });
+  return computedTensor(input, { dtype, shape }, { name, byteLength, readInto, close });
+}
+
+/** A tensor of one element, repeated to a shape of any size: nothing is allocated. */
+export function repeatTensor(element: Tensor, shape: readonly number[]): Tensor {
+  return viewTensor(
+    element,
+    shape,
+    shape.map(() => 0),
+  );
+}
+
+/** Makes the constant that a node without data inputs stands for, or one whose inputs are all alike. */
+type Source = (evaluator: ConstantEvaluator, site: Site, name: string) => Promise<Constant>;
+
+/** A stored tensor as a constant. */
+function locateConstant(
+  { store }: ConstantEvaluator,
+  stored: OnnxTensor,
+  as: {
+    readonly name: string;
+    readonly what: string;
+    readonly source: string;
+    readonly overridable?: boolean;
+  },
+): Constant {
+  const tensor = locateTensor(stored, as.name, store);
+  if (tensor !== null) return constant(tensor, as.source, as.overridable);
+  const reason = `${as.what} has the type ${nameDataType(stored.dataType)}`;
+  return { kind: 'unresolved', reason, isUndecodable: true };
+}
+
+/** The value of a Constant node, in any of its forms; those without a TensorProto came with opset 12. */
+async function makeConstant(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+  const source = 'Constant';
+  const stored = findAttribute(site, 'value')?.tensor;
+  if (stored) return locateConstant(evaluator, stored, { name, what: `constant ${quote(name)}`, source });
+  const sparse = findAttribute(site, 'sparse_value')?.sparseTensor;
+  if (sparse) return constant(await makeDense(evaluator, sparse, name), 'sparse Constant');
+  const float = findAttribute(site, 'value_float');
+  if (float !== null)
+    return constant(memoryTensor(name, 'F32', [], encodeFloats([float.float], 'F32')), source);
+  const int = findAttribute(site, 'value_int');
+  if (int !== null) return constant(integerTensor(name, [], [int.int]), source);
+  const floats = findAttribute(site, 'value_floats');
+  if (floats !== null) return constant(await attributeTensor(evaluator, floats, name, 'F32'), source);
+  const ints = findAttribute(site, 'value_ints');
+  if (ints !== null) return constant(await attributeTensor(evaluator, ints, name, 'I64'), source);
+  return unresolved(`${describeNode(site.node)} holds no value that can be read`);
+}
+
+function integerTensor(name: string, shape: readonly number[], values: readonly bigint[]): Tensor {
+  const view = new DataView(new ArrayBuffer(8 * values.length));
+  for (const [i, value] of values.entries()) view.setBigInt64(8 * i, value, true);
+  return memoryTensor(name, 'I64', shape, new Uint8Array(view.buffer));
+}
+
+/** A vector from an attribute's floats or ints, which stay in the file. */
+async function attributeTensor(
+  evaluator: ConstantEvaluator,
+  attribute: OnnxAttribute,
+  name: string,
+  dtype: 'F32' | 'I64',
+): Promise<Tensor> {
+  const { store } = evaluator;
+  // An attribute's values and a tensor's stand in the file alike.
+  const [from, field] =
+    dtype === 'F32'
+      ? [FIELDS.attribute.floats, FIELDS.tensor.floatData]
+      : [FIELDS.attribute.ints, FIELDS.tensor.int64Data];
+  const segments = attribute.segments
+    .filter((segment) => segment.field === from)
+    .map((item) => ({ ...item, field }));
+  // Packed varints tell their number only when they are read.
+  if (dtype === 'I64') evaluator.checkSize(sumBytes(segments) / 2, `the integers of ${quote(name)}`);
+  const elementCount =
+    dtype === 'F32' ? countFixedUnits(segments, 4) : await countVarints(store.file, segments);
+  const byteLength = (elementCount * bitsOf(dtype)) / 8;
+  const what = `attribute ${quote(attribute.name)} of ${quote(name)}`;
+  const range = locateData(segments, { field, dtype, byteLength, what }, store);
+  return { name, dtype, shape: [elementCount], elementCount, range };
+}
+
+/**
+ * Reads an attribute's integers, such as axes; null where the attribute is absent.
+ *
+ * @throws CheckpointError `limit-exceeded` for more integers than any operator takes.
+ */
+export async function readInts(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  name: string,
+): Promise<number[] | null> {
+  const attribute = findAttribute(site, name);
+  if (attribute === null) return null;
+  const what = describeNode(site.node);
+  return await readShape(evaluator, await attributeTensor(evaluator, attribute, what, 'I64'), what);
+}
+
+/**
+ * Reads a tensor of dimensions or axes.
+ *
+ * @throws CheckpointError `malformed` for another type, `limit-exceeded` for more values than a shape can have.
+ */
+async function readShape(evaluator: ConstantEvaluator, tensor: Tensor, what: string): Promise<number[]> {
+  const { dtype, elementCount } = tensor;
+  if (dtype !== 'I64' && dtype !== 'I32')
+    throw evaluator.error(`${what}: expected integers as a shape, found ${dtype}`);
+  if (elementCount > MAX_RANK) {
+    const message = `${what}: expected at most ${MAX_RANK} dims or axes, found ${elementCount}`;
+    throw evaluator.error(message, 'limit-exceeded');
+  }
+  return [...(await readNumbers(tensor))];
+}
+
+/** ConstantOfShape: one value, repeated to a shape that is itself a constant. */
+async function makeConstantOfShape(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  name: string,
+): Promise<Constant> {
+  const what = `${describeNode(site.node)}, which makes ${quote(name)}`;
+  const value = findAttribute(site, 'value')?.tensor;
+  const element = value
+    ? locateTensor(value, name, evaluator.store)
+    : memoryTensor(name, 'F32', [], new Uint8Array(4));
+  if (element === null || element.elementCount !== 1)
+    throw evaluator.error(`${what}: expected one number as its value, found something else`);
+  const source = 'ConstantOfShape';
+  const wanted = await evaluator.evaluate(site.scope, site.node.inputs[0] ?? '');
+  if (wanted.kind !== 'constant') return { kind: 'uniform', tensor: element, source, overridable: false };
+  const dims = await readShape(evaluator, wanted.tensor, what);
+  const shape = checkShape(dims.map(BigInt), bitsOf(element.dtype), what, evaluator.store);
+  return constant(repeatTensor(element, shape), source);
+}
+
+/**
+ * A sparse tensor written out. Indices are linear (`[NNZ]`) or one per dimension (`[NNZ, rank]`).
+ *
+ * @throws CheckpointError `malformed` for indices outside the shape or an index that appears twice, `limit-exceeded` for a large tensor.
+ */
+async function makeDense(
+  evaluator: ConstantEvaluator,
+  sparse: OnnxSparseTensor,
+  name: string,
+): Promise<Tensor> {
+  const what = `sparse tensor ${quote(name)}`;
+  const values = locateTensor(sparse.values, name, evaluator.store);
+  const indices = locateTensor(sparse.indices, `${name} (indices)`, evaluator.store);
+  if (values === null || !isNumeric(values.dtype) || indices === null || indices.dtype !== 'I64')
+    throw evaluator.error(`${what}: expected numbers and INT64 indices, found other types`);
+  const shape = checkShape(sparse.dims, bitsOf(values.dtype), what, evaluator.store);
+  const elementCount = countElements(shape);
+  evaluator.checkSize(elementCount, what);
+  evaluator.checkSize(indices.elementCount, what);
+  const width = bitsOf(values.dtype) / 8;
+  evaluator.demand(elementCount * width, what);
+  const positions = linearIndices([...(await readNumbers(indices))], indices.shape, shape);
+  if (positions.length !== values.elementCount) {
+    const expected = `expected an index for each of ${values.elementCount} values`;
+    throw evaluator.error(`${what}: ${expected}, found other dims`);
+  }
+  const stored = await readRange(values.range);
+  const bytes = new Uint8Array(elementCount * width);
+  if (new Set(positions).size < positions.length)
+    throw evaluator.error(`${what}: expected each index once, found one twice (duplicate)`);
+  for (const [i, position] of positions.entries()) {
+    if (!(position >= 0 && position < elementCount)) {
+      const expected = `expected indices within its ${elementCount} elements`;
+      throw evaluator.error(`${what}: ${expected}, found one outside`);
+    }
+    bytes.set(stored.subarray(i * width, (i + 1) * width), position * width);
+  }
+  return memoryTensor(name, values.dtype, shape, bytes);
+}
+
+/** Positions in the flat tensor; NaN for an index outside its dimension. */
+function linearIndices(
+  indices: readonly number[],
+  indexShape: readonly number[],
+  shape: readonly number[],
+): number[] {
+  if (indexShape.length !== 2) return [...indices];
+  const rank = indexShape[1] ?? 0;
+  if (rank !== shape.length || rank === 0) return [];
+  return Array.from({ length: indices.length / rank }, (_, i) =>
+    shape.reduce((position, dim, axis) => {
+      const index = indices[i * rank + axis] ?? Number.NaN;
+      return index >= 0 && index < dim ? position * dim + index : Number.NaN;
+    }, 0),
+  );
+}
+
+/** Concat: constants one behind the other; along the first axis, or of vectors, which is all that statistics need. */
+async function applyConcat(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+  const what = describeNode(site.node);
+  const parts: ConstantTensor[] = [];
+  for (const input of site.node.inputs) {
+    const part = await evaluator.evaluate(site.scope, input);
+    if (part.kind === 'unresolved') return part;
+    if (part.kind === 'uniform') return computedAtRunTime(site);
+    parts.push(part);
+    evaluator.checkSize(
+      parts.reduce((sum, { tensor }) => sum + tensor.elementCount, 0),
+      what,
+    );
+  }
+  const tensors = parts.map(({ tensor }) => tensor);
+  const [first] = tensors;
+  const axis = readInt(site, 'axis', 1);
+  const isFirstAxis =
+    first !== undefined && (axis === 0 || axis === -first.shape.length || opsetOf(site.scope) < 4);
+  if (first === undefined || !isFirstAxis || bitsOf(first.dtype) < 8) return computedAtRunTime(site);
+  const inner = first.shape.slice(1);
+  const fits = ({ dtype, shape }: Tensor) =>
+    dtype === first.dtype && shape.slice(1).join() === inner.join() && shape.length > 0;
+  if (!tensors.every(fits))
+    throw evaluator.error(`${what}: expected tensors of one type and shape, found others`);
+  evaluator.demand(
+    tensors.reduce((sum, { range }) => sum + range.byteLength, 0),
+    what,
+  );
+  const bytes = Buffer.concat(await Promise.all(tensors.map(({ range }) => readRange(range))));
+  const length = tensors.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+  const joined = memoryTensor(name, first.dtype, [length, ...inner], bytes);
+  const overridable = parts.some((part) => part.overridable);
+  return constant(joined, `Concat of ${parts[0]?.source}`, overridable);
+}
+
+/** Shape: the dimensions of a constant, or with `start` and `end` (opset 15) some of them. */
+async function applyShape(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+  const input = await evaluator.evaluate(site.scope, site.node.inputs[0] ?? '');
+  if (input.kind !== 'constant') return computedAtRunTime(site);
+  const { shape } = input.tensor;
+  const dims = shape.slice(readInt(site, 'start', 0), readInt(site, 'end', shape.length));
+  return constant(integerTensor(name, [dims.length], dims.map(BigInt)), 'Shape');
+}
+
+/** Operators that make a constant, or join several. */
+const SOURCES: ReadonlyMap<string, Source> = new Map([
+  ['Constant', makeConstant],
+  ['ConstantOfShape', makeConstantOfShape],
+  ['Concat', applyConcat],
+  ['Shape', applyShape],
+]);
+
+/** An attribute that is one integer. */
+function readInt(site: Site, name: string, otherwise: number): number {
+  return Number(findAttribute(site, name)?.int ?? otherwise);
+}
+
+/** Computes a node's output from its first input; other inputs are evaluated on the way. */
+type Operator = (evaluator: ConstantEvaluator, site: Site, input: Resolved) => Promise<Constant>;
+
+/** The constant with another shape of as many elements. */
+function replaceShape(input: ConstantTensor, shape: readonly number[]): Constant {
+  return { ...input, tensor: { ...input.tensor, shape } };
+}
+
+// Operators that change a constant's shape or order (onnx/docs/Operators.md).
+
+/** The integers of the second input, or before the opset that made them one, of an attribute; null where absent. */
+async function readOperand(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  attribute: string,
+): Promise<number[] | null | Constant> {
+  const name = site.node.inputs[1] ?? '';
+  if (name === '') return await readInts(evaluator, site, attribute);
+  const value = await evaluator.evaluate(site.scope, name);
+  if (value.kind !== 'constant') return value;
+  return await readShape(evaluator, value.tensor, describeNode(site.node));
+}
+
+/** −1 stands for what is left, 0 for the input's dimension unless `allowzero` says otherwise. */
+async function applyReshape(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const dims = await readOperand(evaluator, site, 'shape');
+  if (input.kind === 'uniform') return input;
+  if (dims === null) return computedAtRunTime(site);
+  if (!Array.isArray(dims)) return computedAtRunTime(site, ' (its shape is no constant)');
+  const { tensor } = input;
+  const allowsZero = readInt(site, 'allowzero', 0) !== 0;
+  const shape = dims.map((dim, i) => (dim === 0 && !allowsZero ? (tensor.shape[i] ?? 0) : dim));
+  const known = countElements(shape.filter((dim) => dim !== -1));
+  const full = shape.map((dim) => (dim === -1 ? tensor.elementCount / known : dim));
+  if (countElements(full) !== tensor.elementCount || full.some((dim) => !Number.isInteger(dim) || dim < 0)) {
+    const expected = `expected a shape of ${tensor.elementCount} elements`;
+    throw evaluator.error(`${describeNode(site.node)}: ${expected}, found [${dims.join(', ')}]`);
+  }
+  return replaceShape(input, full);
+}
+
+/** Flatten: a matrix, split at an axis. */
+async function applyFlatten(_evaluator: unknown, site: Site, input: Resolved): Promise<Constant> {
+  if (input.kind === 'uniform') return input;
+  const { shape } = input.tensor;
+  const axis = readInt(site, 'axis', 1);
+  const at = axis < 0 ? axis + shape.length : axis;
+  return replaceShape(input, [countElements(shape.slice(0, at)), countElements(shape.slice(at))]);
+}
+
+/** Squeeze: without the dimensions of 1, or those that it names. */
+async function applySqueeze(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const axes = await readOperand(evaluator, site, 'axes');
+  if (input.kind === 'uniform') return input;
+  if (axes !== null && !Array.isArray(axes)) return computedAtRunTime(site, ' (its axes are no constant)');
+  const { shape } = input.tensor;
+  const dropped = new Set((axes ?? []).map((axis) => (axis < 0 ? axis + shape.length : axis)));
+  const isDropped = (dim: number, axis: number) => (axes === null ? dim === 1 : dropped.has(axis));
+  if (shape.some((dim, axis) => isDropped(dim, axis) && dim !== 1)) {
+    const found = `found [${shape.join(', ')}]`;
+    throw evaluator.error(`${describeNode(site.node)}: expected dims of 1 to drop, ${found}`);
+  }
+  return replaceShape(
+    input,
+    shape.filter((dim, axis) => !isDropped(dim, axis)),
+  );
+}
+
+/** Unsqueeze: with dimensions of 1 where it names them. */
+async function applyUnsqueeze(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const axes = await readOperand(evaluator, site, 'axes');
+  if (input.kind === 'uniform') return input;
+  if (!Array.isArray(axes)) return computedAtRunTime(site, ' (its axes are no constant)');
+  const rank = input.tensor.shape.length + axes.length;
+  const added = new Set(axes.map((axis) => (axis < 0 ? axis + rank : axis)));
+  const rest = [...input.tensor.shape];
+  const shape = Array.from({ length: rank }, (_, axis) => (added.has(axis) ? 1 : (rest.shift() ?? 1)));
+  return replaceShape(input, shape);
+}
+
+/** Transpose: axes in another order, reversed unless it says otherwise. */
+async function applyTranspose(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const stated = await readInts(evaluator, site, 'perm');
+  if (input.kind === 'uniform') return input;
+  const dims = input.tensor.shape;
+  const perm = stated ?? [...dims.keys()].reverse();
+  const isPermutation = perm.length === dims.length && new Set(perm).size === dims.length;
+  if (!isPermutation || perm.some((axis) => dims[axis] === undefined)) {
+    const expected = `expected a permutation of ${dims.length} axes`;
+    throw evaluator.error(`${describeNode(site.node)}: ${expected}, found [${perm.join(', ')}]`);
+  }
+  const shape = perm.map((axis) => dims[axis] ?? 0);
+  const moved = perm.filter((axis) => dims[axis] !== 1);
+  // Moving dimensions of 1 about leaves the elements where they are.
+  if (moved.every((axis, i) => i === 0 || axis > (moved[i - 1] ?? 0))) return replaceShape(input, shape);
+  const strides = stridesOf(dims);
+  return await gather(evaluator, site, input, { shape, strides: perm.map((axis) => strides[axis] ?? 0) });
+}
+
+/** Repeats dimensions of 1 (numpy's broadcasting). A shape known at run time only still leaves one value uniform. */
+async function applyExpand(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  if (input.kind === 'uniform') return input;
+  const wanted = await readOperand(evaluator, site, '');
+  if (!Array.isArray(wanted)) return repeatUnknown(site, input);
+  const { tensor } = input;
+  const rank = Math.max(wanted.length, tensor.shape.length);
+  const from = [...Array<number>(rank - tensor.shape.length).fill(1), ...tensor.shape];
+  const to = [...Array<number>(rank - wanted.length).fill(1), ...wanted];
+  const differs = from.some((dim, axis) => dim !== 1 && to[axis] !== 1 && dim !== to[axis]);
+  if (differs || to.some((dim) => dim < 0)) {
+    const found = `found [${tensor.shape.join(', ')}] and [${wanted.join(', ')}]`;
+    throw evaluator.error(`${describeNode(site.node)}: expected shapes that broadcast, ${found}`);
+  }
+  const shape = from.map((dim, axis) => (dim === 1 ? (to[axis] ?? 1) : dim));
+  const strides = stridesOf(from).map((stride, axis) => (from[axis] === 1 ? 0 : stride));
+  return await gather(evaluator, site, input, { shape, strides });
+}
+
+/** Tile: repeated along every axis. */
+async function applyTile(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  if (input.kind === 'uniform') return input;
+  const repeats = await readOperand(evaluator, site, '');
+  if (!Array.isArray(repeats)) return repeatUnknown(site, input);
+  const { shape } = input.tensor;
+  if (repeats.length !== shape.length || repeats.some((count) => count < 0)) {
+    const expected = `expected ${shape.length} repeats`;
+    throw evaluator.error(`${describeNode(site.node)}: ${expected}, found [${repeats.join(', ')}]`);
+  }
+  if (repeats.every((count) => count === 1)) return input;
+  // A repeat is a dimension of its own in front of the one that it repeats.
+  const tiled = await gather(evaluator, site, input, {
+    shape: shape.flatMap((dim, i) => [repeats[i] ?? 1, dim]),
+    strides: stridesOf(shape).flatMap((stride) => [0, stride]),
+  });
+  if (tiled.kind !== 'constant') return tiled;
+  return replaceShape(
+    tiled,
+    shape.map((dim, i) => dim * (repeats[i] ?? 1)),
+  );
+}
+
+function repeatUnknown(site: Site, input: ConstantTensor): Constant {
+  if (input.tensor.elementCount !== 1) return computedAtRunTime(site, ' (its shape is no constant)');
+  return { ...input, kind: 'uniform' };
+}
+
+function stridesOf(shape: readonly number[]): number[] {
+  return shape.map((_, axis) => countElements(shape.slice(axis + 1)));
+}
+
+/** A view of what is stored; in memory where the input is computed itself, so that chains are gathered once. */
+async function gather(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  input: ConstantTensor,
+  { shape, strides }: { readonly shape: readonly number[]; readonly strides: readonly number[] },
+): Promise<Constant> {
+  const { tensor } = input;
+  const elementCount = countElements(shape);
+  if (Math.max(elementCount, tensor.elementCount) > MAX_COMPUTED_ELEMENTS)
+    return computedAtRunTime(site, ` (${elementCount} elements are too many to compute here)`);
+  if (bitsOf(tensor.dtype) < 8 || shape.length > 2 * MAX_RANK) return computedAtRunTime(site);
+  const view = viewTensor(tensor, shape, strides);
+  if (tensor.range.source.computedFrom === undefined) return { ...input, tensor: view };
+  if (!evaluator.reserve(view.range.byteLength))
+    return computedAtRunTime(site, ' (too much to compute here)');
+  const bytes = await readRange(view.range);
+  return { ...input, tensor: memoryTensor(view.name, view.dtype, shape, bytes) };
+}
+
+// Operators that change a constant's values or type (onnx/docs/Operators.md).
+
+/** How many elements are converted at a time, so that memory stays flat for any tensor. */
+const CHUNK_ELEMENTS = 16 * 1024;
+
+/**
+ * The constant with elements that are computed from its own, one by one, when they are read.
+ *
+ * @param change changes `values` in place; `first` is the index of the first of them in the tensor.
+ */
+function mapElements(
+  input: Resolved,
+  dtype: DType,
+  change: (values: Float64Array, first: number) => Promise<void> = async () => {},
+): Constant {
+  const { tensor } = input;
+  const { range } = tensor;
+  const [width, widthBefore] = [bitsOf(dtype) / 8, bitsOf(tensor.dtype) / 8];
+  const convert = async (first: number, count: number) => {
+    const offset = range.offset + first * widthBefore;
+    const bytes = await readRange({ source: range.source, offset, byteLength: count * widthBefore });
+    const values = decodeNumbers(bytes, tensor.dtype);
+    await change(values, first);
+    return encodeNumbers(values, dtype);
+  };
+  const source: ByteSource = {
+    name: range.source.name,
+    byteLength: tensor.elementCount * width,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      for (let filled = 0; filled < target.byteLength; ) {
+        const first = Math.floor((position + filled) / width);
+        const within = position + filled - first * width;
+        const needed = Math.ceil((within + target.byteLength - filled) / width);
+        const bytes = await convert(first, Math.min(needed, CHUNK_ELEMENTS));
+        const part = bytes.subarray(within, within + target.byteLength - filled);
+        target.set(part, filled);
+        filled += part.byteLength;
+      }
+    },
+    async close() {},
+  };
+  return { ...input, tensor: computedTensor(tensor, { dtype, shape: tensor.shape }, source) };
+}
+
+/** Cast: the same values in another type. */
+async function applyCast(_evaluator: unknown, site: Site, input: Resolved): Promise<Constant> {
+  const dtype = dtypeOf(readInt(site, 'to', 0));
+  return dtype ? castTo(input, dtype, site) : computedAtRunTime(site);
+}
+
+function castTo(input: Resolved, dtype: DType, site: Site): Constant {
+  const from = input.tensor.dtype;
+  if (from === dtype) return input;
+  // What a float becomes that is too large for an 8-bit type depends on the operator set.
+  if (!isNumeric(from) || !isNumeric(dtype) || dtype.startsWith('F8')) return computedAtRunTime(site);
+  return mapElements(input, dtype);
+}
+
+/** The type comes from another tensor; where that is known at run time only, 0 and 1 are the same in every type. */
+async function applyCastLike(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const like = await evaluator.evaluate(site.scope, site.node.inputs[1] ?? '');
+  if (like.kind !== 'unresolved') return castTo(input, like.tensor.dtype, site);
+  const { tensor } = input;
+  const isSmall = tensor.elementCount <= MAX_COMPUTED_ELEMENTS && isDecodable(tensor.dtype);
+  if (!isSmall || !evaluator.reserve(tensor.range.byteLength)) return computedAtRunTime(site);
+  const values = await readNumbers(tensor);
+  return values.every((value) => value === 0 || value === 1) ? input : computedAtRunTime(site);
+}
+
+/** y = (x − zero point) · scale, for the whole tensor or along an axis. Blocks (opset 21) are not followed. */
+async function applyDequantize(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const { tensor } = input;
+  const [, scaleName = '', zeroName = ''] = site.node.inputs;
+  const scale = await evaluator.evaluate(site.scope, scaleName);
+  if (scale.kind !== 'constant') return scale.kind === 'unresolved' ? scale : computedAtRunTime(site);
+  const zero = zeroName === '' ? null : await evaluator.evaluate(site.scope, zeroName);
+  if (zero !== null && zero.kind !== 'constant')
+    return zero.kind === 'unresolved' ? zero : computedAtRunTime(site);
+  const rank = tensor.shape.length;
+  const stated = readInt(site, 'axis', 1);
+  const axis = rank === 1 ? 0 : stated < 0 ? stated + rank : stated;
+  const count = scale.tensor.elementCount;
+  const isPerTensor = count === 1;
+  const isPerAxis = scale.tensor.shape.length === 1 && count === tensor.shape[axis];
+  const zeroFits = zero === null || (zero.tensor.elementCount === count && isNumeric(zero.tensor.dtype));
+  const areNumbers = isNumeric(tensor.dtype) && isDecodable(scale.tensor.dtype);
+  if (!areNumbers || !zeroFits || !(isPerTensor || isPerAxis))
+    return computedAtRunTime(site, ' (scale and zero point are neither per tensor nor per axis)');
+  evaluator.checkSize(count, describeNode(site.node));
+  const inner = isPerTensor ? tensor.elementCount : countElements(tensor.shape.slice(axis + 1));
+  return mapElements(input, scale.tensor.dtype, dequantizer(scale.tensor, zero?.tensor ?? null, inner));
+}
+
+/** Reads scale and zero point with the first values, not while the file is opened. */
+function dequantizer(scale: Tensor, zero: Tensor | null, inner: number) {
+  let parameters: Promise<readonly [Float64Array, Float64Array | null]> | null = null;
+  return async (values: Float64Array, first: number): Promise<void> => {
+    parameters ??= Promise.all([readNumbers(scale), zero === null ? null : readNumbers(zero)]);
+    const [scales, zeros] = await parameters;
+    for (let i = 0; i < values.length; i++) {
+      const at = Math.floor((first + i) / Math.max(inner, 1)) % scales.length;
+      // The reference computes in float32.
+      const difference = Math.fround((values[i] ?? 0) - (zeros?.[at] ?? 0));
+      const product = difference * (scales[at] ?? Number.NaN);
+      values[i] = scale.dtype === 'F64' ? product : Math.fround(product);
+    }
+  };
+}
+
+/** How the operators that {@link nextName} goes through compute their output (onnx/docs/Operators.md). */
+const OPERATORS: Readonly<Record<HandingOperator, Operator>> = {
+  Identity: async (_evaluator, _site, input) => input,
+  Cast: applyCast,
+  CastLike: applyCastLike,
+  DequantizeLinear: applyDequantize,
+  Reshape: applyReshape,
+  Flatten: applyFlatten,
+  Squeeze: applySqueeze,
+  Unsqueeze: applyUnsqueeze,
+  Transpose: applyTranspose,
+  Expand: applyExpand,
+  Tile: applyTile,
+};
+
+/** Computes a node's output from the constant of its first input; other nodes leave it as it is. */
+async function applyHandingOn(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+  const op = handingOperatorOf(site.node);
+  if (op === null) return input;
+  const output = await OPERATORS[op](evaluator, site, input);
+  if (output.kind === 'unresolved' || input.source.startsWith(op)) return output;
+  return { ...output, source: `${op} of ${output.source}` };
+}
