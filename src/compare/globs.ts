@@ -2,6 +2,7 @@
 
 import { quote, UsageError } from '../errors.js';
 import { isUnder, withoutSureWrappers } from '../norm/naming.js';
+import { listLayerNames } from '../norm/norm-layer.js';
 import { MAX_GLOB_LENGTH } from '../options.js';
 
 /** Steps that each character of a name may take; `**.bn1` takes ten. */
@@ -57,6 +58,27 @@ export function matchNames(globs: readonly string[], all: readonly (readonly str
   const isMatch = matchPaths(resolved);
   // Most names of a layer are one and the same.
   return (names) => [...new Set(names)].some(isMatch);
+}
+
+/** Something with all names of a layer. */
+type NamedLayer = Parameters<typeof listLayerNames>[0];
+
+/**
+ * Whether a layer is meant by the globs of `--layer`.
+ *
+ * @throws UsageError for a glob that matches none of the layers.
+ */
+export function matchLayers(
+  layers: readonly NamedLayer[],
+  globs: readonly string[],
+  hint?: string,
+): (layer: NamedLayer) => boolean {
+  const names = layers.map(listLayerNames);
+  const idle = globs.find((glob) => !names.some(matchNames([glob], names)));
+  if (idle !== undefined)
+    throw new UsageError(`--layer ${quote(idle)} matches no norm layer of both checkpoints`, hint);
+  const isNamed = matchNames(globs, names);
+  return (layer) => isNamed(listLayerNames(layer));
 }
 
 /** How a glob's characters are taken. */

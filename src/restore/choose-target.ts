@@ -2,7 +2,7 @@
 
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import type { EditOptions, EditPlan, OpenOptions } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, EditOptions, OpenOptions } from '../checkpoint/checkpoint.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { leadsOutside } from '../formats/safetensors/model-directory.js';
 import { explainAs, type FileSource, openFileSource } from '../io/file-source.js';
@@ -15,12 +15,19 @@ export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' 
   readonly mainName: string | null;
 }
 
-/** What a target must not be, and may be. */
-interface TargetRules {
-  /** Every file of the two checkpoints; asked for only where a file is in the way. */
-  readonly listSources: () => Promise<readonly string[]>;
-  /** Whether a file that exists may be replaced. */
-  readonly force: boolean;
+/** The two checkpoints, open, and what the restoration is told. */
+export interface Sides<Options extends TargetOptions = TargetOptions> {
+  readonly before: Checkpoint;
+  readonly after: Checkpoint;
+  readonly options: Options;
+}
+
+/** What concerns the files that are written. */
+export interface TargetOptions extends OpenOptions {
+  /** The file name of the restored model's external data. */
+  readonly dataName?: string | undefined;
+  /** Replace files that exist. */
+  readonly force?: boolean | undefined;
 }
 
 /** What an index of shards is called, so that loaders find it. */
@@ -82,10 +89,10 @@ function refuseSource(path: string, source: string): CheckpointError {
  *
  * @throws UsageError for a name that is none, or one name for several files.
  */
-export async function chooseDataNames(
+export function chooseDataNames(
   { directory, mainName }: Target,
-  { afterPath, dataName }: { readonly afterPath: string; readonly dataName: string | undefined },
-): Promise<Required<EditOptions>> {
+  { after, options: { dataName } }: Sides,
+): Required<EditOptions> {
   if (
     dataName !== undefined &&
     (basename(dataName) !== dataName || /[\\/\0]|^\.{0,2}$|^[A-Za-z]:/.test(dataName))
@@ -93,7 +100,7 @@ export async function chooseDataNames(
     throw new UsageError(`--data-name must be a file name without a directory, found ${quote(dataName)}`);
   if (dataName !== undefined && dataName === mainName)
     throw new UsageError(`--data-name ${quote(dataName)} is the name of the model itself`);
-  const isBesideAfter = isSameFile(dirname(afterPath), directory || '.');
+  const isBesideAfter = isSameFile(dirname(after.path), directory || '.');
   return {
     renameData(name, count) {
       if (dataName === undefined && !isBesideAfter) return name;
@@ -102,7 +109,7 @@ export async function chooseDataNames(
         throw new UsageError(`--data-name names one file, but the model has ${count} data files`);
       throw new CheckpointError(
         `the model has ${count} data files, whose names are taken in its own directory`,
-        { code: 'refused', file: afterPath, hint: 'Write the restored model to another directory.' },
+        { code: 'refused', file: after.path, hint: 'Write the restored model to another directory.' },
       );
     },
   };
@@ -114,15 +121,19 @@ export async function chooseDataNames(
  * @throws CheckpointError `refused` where a file is before's or after's, exists and must not be replaced, or has a name
  *   that an index cannot have.
  */
-export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRules): Promise<WriteOrder> {
-  const last = plan.files.length - 1;
-  if (INDEX_NAME.test(plan.files[last]?.name ?? '') && !INDEX_NAME.test(target.mainName ?? '.index.json'))
+export async function orderFiles(
+  copies: readonly FileCopy[],
+  target: Target,
+  sides: Sides,
+): Promise<WriteOrder> {
+  const last = copies.length - 1;
+  if (INDEX_NAME.test(copies[last]?.name ?? '') && !INDEX_NAME.test(target.mainName ?? '.index.json'))
     throw refuse(
       join(target.directory, target.mainName ?? ''),
       'expected a directory or the name of an index, since after is a set of shards',
       'Give a name without an ending, or one that ends in .index.json',
     );
-  const files = plan.files.map((file, index) =>
+  const files = copies.map((file, index) =>
     index === last && target.mainName !== null ? { ...file, name: target.mainName } : file,
   );
   if (new Set(files.map(({ name }) => name.toLowerCase())).size < files.length)
@@ -130,18 +141,26 @@ export async function orderFiles(plan: EditPlan, target: Target, rules: TargetRu
       join(target.directory, target.mainName ?? ''),
       'expected a name that no other of its files has',
     );
-  for (const { name } of files) await checkFile(join(target.directory, name), rules);
-  return { ...target, files, mayReplace: rules.force };
+  const mayReplace = sides.options.force === true;
+  for (const { name } of files) {
+    const path = join(target.directory, name);
+    const { found, path: real } = examineTarget(path);
+    if (found === 'nothing') continue;
+    const source = (await listSources(copies, sides)).find((file) => isSameFile(real, file));
+    if (source !== undefined) throw refuseSource(path, source);
+    if (found !== 'file') throw refuse(path, `expected a file to write, found a ${found}`);
+    if (!mayReplace) throw refuse(path, 'the file exists already', 'Replace it with --force.');
+  }
+  return { ...target, files, mayReplace };
 }
 
-async function checkFile(path: string, { listSources, force }: TargetRules): Promise<void> {
-  const { found, path: real } = examineTarget(path);
-  if (found === 'nothing') return;
-  for (const source of await listSources()) {
-    if (isSameFile(real, source)) throw refuseSource(path, source);
-  }
-  if (found !== 'file') throw refuse(path, `expected a file to write, found a ${found}`);
-  if (!force) throw refuse(path, 'the file exists already', 'Replace it with --force.');
+/** Every file of the two checkpoints. */
+async function listSources(
+  copies: readonly FileCopy[],
+  { before, after }: Sides,
+): Promise<readonly string[]> {
+  const ofBefore = (await before.planEdits?.([]))?.files ?? [];
+  return [before.path, after.path, ...[...copies, ...ofBefore].map(({ source }) => source.path)];
 }
 
 function refuse(file: string, message: string, hint?: string): CheckpointError {
@@ -195,7 +214,12 @@ export async function openCompanions(
     for (const name of copied) {
       const file = join(directory, name);
       sources.push(openFileSource(file));
-      if (allowExternalSymlinks !== true && leadsOutside(directory, file)) throw refuseLink(file);
+      if (allowExternalSymlinks !== true && leadsOutside(directory, file))
+        throw refuse(
+          file,
+          'expected a file of the model’s own directory, found a symbolic link out of it',
+          'If the link is yours, allow it with --allow-external-symlinks.',
+        );
       onOpenFile?.(file);
     }
   } catch (error) {
@@ -231,17 +255,6 @@ function isRegularFile(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-function refuseLink(file: string): CheckpointError {
-  return new CheckpointError(
-    'expected a file of the model’s own directory, found a symbolic link out of it',
-    {
-      code: 'refused',
-      file,
-      hint: 'If the link is yours, allow it with --allow-external-symlinks.',
-    },
-  );
 }
 
 /** So many names make a sentence. */

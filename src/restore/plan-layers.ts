@@ -19,12 +19,13 @@ import {
 } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
 import {
+  type ChannelVector,
   countTrue,
   findInvalidValue,
-  readChannelVector,
   readOptional,
   type Statistics,
 } from '../compare/statistics.js';
+import type { AuditResults } from '../compare-checkpoints.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
 import { solveLayer } from '../folding/recover-statistics.js';
@@ -155,29 +156,19 @@ interface RecoveredLayer {
  */
 async function recoverLayer(
   { after, epsilon, liveLinear: live, foldedLinear: folded, status }: RecoveredComparison,
-  side: RestoreSide,
+  side: Checkpoint,
 ): Promise<RecoveredLayer> {
+  const refuse = (why: string) => cannotRestore(after, side, why);
   const found = await compareChannelScales(live.weight, folded.weight, live);
   // Of weights too few to tell by themselves, the audit has told by all others whether they were trained.
   const isTrained = found.kind === 'short' && status === 'trained';
   const compared = isTrained ? null : takeScales(found);
-  if (compared === null)
-    throw cannotRestore(
-      after,
-      side.checkpoint,
-      'before has folded it into a convolution, which was trained since',
-    );
+  if (compared === null) throw refuse('before has folded it into a convolution, which was trained since');
   const { held, recovered } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
   const { statistics, hidden, contradicted, vanished, varianceTolerances } = recovered;
-  if (contradicted.some(Boolean))
-    throw cannotRestore(after, side.checkpoint, 'its scale has changed its sign, so it was trained');
+  if (contradicted.some(Boolean)) throw refuse('its scale has changed its sign, so it was trained');
   const lost = vanished.indexOf(true);
-  if (lost >= 0)
-    throw cannotRestore(
-      after,
-      side.checkpoint,
-      `the folded weights of channel ${lost} are zero in before, and its γ is not`,
-    );
+  if (lost >= 0) throw refuse(`the folded weights of channel ${lost} are zero in before, and its γ is not`);
   const { values: variances } = statistics.variance;
   const impossible = variances.findIndex((variance, channel) => {
     // Rounding is in proportion to what it rounds.
@@ -186,21 +177,20 @@ async function recoverLayer(
     return hidden[channel] !== true && variance < -rounding;
   });
   if (impossible >= 0)
-    throw cannotRestore(
-      after,
-      side.checkpoint,
+    throw refuse(
       `only a variance of ${variances[impossible]?.toPrecision(3)} would explain the scale of channel ${impossible} in before: its weight was trained, or epsilon is not ${epsilon}`,
     );
-  const merge = (solved: Float64Array, own: Float64Array) =>
-    solved.map((value, channel) => (hidden[channel] === true ? (own[channel] ?? value) : value));
+  const merge = (solved: ChannelVector, own: ChannelVector, least: number): ChannelVector => ({
+    ...solved,
+    values: solved.values.map((value, channel) =>
+      Math.max(least, hidden[channel] === true ? (own.values[channel] ?? value) : value),
+    ),
+  });
   const count = countTrue(hidden);
   return {
     statistics: {
-      mean: { ...statistics.mean, values: merge(statistics.mean.values, held.mean.values) },
-      variance: {
-        ...statistics.variance,
-        values: merge(statistics.variance.values, held.variance.values).map((value) => Math.max(value, 0)),
-      },
+      mean: merge(statistics.mean, held.mean, Number.NEGATIVE_INFINITY),
+      variance: merge(statistics.variance, held.variance, 0),
     },
     notes: [
       'folded away in before: the statistics were solved for, to float32 rounding',
@@ -222,11 +212,10 @@ async function recoverLayer(
  */
 async function refold(
   { before, epsilon, liveLinear: live, foldedLinear: folded }: RecoveredComparison,
-  side: RestoreSide,
+  side: Checkpoint,
 ): Promise<PartPlan> {
   const { mean, variance, gamma, beta } = await readStoredLayer(before);
-  const invalid = findInvalidValue({ mean, variance });
-  if (invalid !== null) throw cannotRestore(before, side.checkpoint, `before itself is invalid: ${invalid}`);
+  refuseInvalid(before, { mean, variance }, side);
   const bias = await readOptional(live.bias);
   const scales = new Float64Array(variance.values.length);
   const offsets = new Float64Array(scales.length);
@@ -237,128 +226,89 @@ async function refold(
     scales[channel] = scale;
     offsets[channel] = (beta?.values[channel] ?? 0) + scale * center;
   }
-  const place = { folded, side };
-  const weight = hasValues(live.weight)
-    ? scaleInto(place, before, { linear: live, factors: scales })
-    : await rescale(before, { linear: live, scales }, place);
-  return { edits: editFolding(before, { weight, bias: offsets }, place), notes: noteRescaled(live) };
+  const place = { layer: before, folded, side };
+  return planFolding({ linear: live, scales, bias: offsets }, place);
 }
 
-/** Where a folded convolution goes. */
+/** Where the folding of a layer goes. */
 interface FoldingPlace {
+  readonly layer: NormLayer;
   /** The convolution of after. */
   readonly folded: LinearLayer;
-  readonly side: RestoreSide;
+  readonly side: Checkpoint;
+}
+
+/** A convolution of before and what its channels are to be multiplied by, and the bias that goes with them. */
+interface Folding {
+  readonly linear: LinearLayer;
+  readonly scales: Float64Array;
+  readonly bias: Float64Array;
 }
 
 /** Copies the convolution of before, which the layer was folded into on both sides. */
 async function copyFolding(
   { before, beforeLinear: linear, afterLinear: folded }: FoldedComparison,
-  side: RestoreSide,
+  side: Checkpoint,
 ): Promise<PartPlan> {
-  const place = { folded, side };
-  const { weight: target } = place.folded;
-  const ones = new Float64Array(linear.channels).fill(1);
-  const weight = !hasValues(linear.weight)
-    ? await rescale(before, { linear, scales: ones }, place)
-    : linear.weight.dtype === target.dtype
-      ? linear.weight.range
-      : scaleInto(place, before, { linear, factors: ones });
-  const bias =
-    linear.bias === null ? new Float64Array(linear.channels) : (await readChannelVector(linear.bias)).values;
-  return { edits: editFolding(before, { weight, bias }, place), notes: noteRescaled(linear) };
+  const scales = new Float64Array(linear.channels).fill(1);
+  const bias = (await readOptional(linear.bias))?.values ?? new Float64Array(linear.channels);
+  const copy = linear.weight.dtype === folded.weight.dtype ? linear.weight.range : undefined;
+  return planFolding({ linear, scales, bias }, { layer: before, folded, side }, copy);
 }
 
-/** A baseline keeps of a weight what tells whether another is a multiple of it, and not its values. */
-function hasValues({ fingerprint }: Tensor): boolean {
-  return fingerprint === undefined;
-}
-
-function noteRescaled({ weight }: LinearLayer): readonly string[] {
-  return hasValues(weight)
-    ? []
-    : ['before keeps no weights: those of after were rescaled channel by channel, to float32 rounding'];
+/** @param copy the weight, where it is to be as before holds it. */
+async function planFolding(folding: Folding, place: FoldingPlace, copy?: ByteRange): Promise<PartPlan> {
+  const { linear, bias, scales } = folding;
+  // A baseline keeps of a weight what tells whether another is a multiple of it, and not its values.
+  if (linear.weight.fingerprint !== undefined) {
+    const note =
+      'before keeps no weights: those of after were rescaled channel by channel, to float32 rounding';
+    return { edits: editFolding(await rescale(folding, place), bias, place), notes: [note] };
+  }
+  return { edits: editFolding(copy ?? scaleInto(place, linear, scales), bias, place), notes: [] };
 }
 
 /**
  * Folds again without the weights of before: those of after are s_after · W, so that times scale / s_after they are what
  * the scales of before make of W. A channel of zeros stays one.
  */
-async function rescale(
-  layer: NormLayer,
-  { linear, scales }: { readonly linear: LinearLayer; readonly scales: Float64Array },
-  place: FoldingPlace,
-): Promise<ByteRange> {
-  const { folded, side } = place;
+async function rescale({ linear, scales }: Folding, place: FoldingPlace): Promise<ByteRange> {
+  const { layer, folded, side } = place;
   const compared = takeScales(await compareChannelScales(linear.weight, folded.weight, linear));
-  if (compared === null)
-    throw cannotRestore(layer, side.checkpoint, 'it is folded into a convolution that was trained');
+  if (compared === null) throw cannotRestore(layer, side, 'it is folded into a convolution that was trained');
   const factors = scales.map((scale, channel) => {
     const now = compared.scales[channel] ?? Number.NaN;
-    if (Number.isNaN(now) || (now === 0 && scale === 0)) return 1;
-    return scale / now;
+    return Number.isNaN(now) || (now === 0 && scale === 0) ? 1 : scale / now;
   });
-  return scaleInto(place, layer, { linear: folded, factors });
+  return scaleInto(place, folded, factors);
 }
 
 /** A weight times its channels' factors as what after's convolution is to hold. */
-function scaleInto(
-  { folded, side }: FoldingPlace,
-  layer: NormLayer,
-  { linear, factors }: { readonly linear: LinearLayer; readonly factors: Float64Array },
-): ByteRange {
-  const { dtype } = folded.weight;
-  const fail = () => doesNotFit(layer, side, 'folded weight', folded.weight);
-  return scaleWeight(linear.weight, { layout: linear, factors, dtype, fail });
+function scaleInto(place: FoldingPlace, linear: LinearLayer, factors: Float64Array): ByteRange {
+  const { weight } = place.folded;
+  const fail = () => doesNotFit(place, 'folded weight', weight);
+  return scaleWeight(linear.weight, { layout: linear, factors, dtype: weight.dtype, fail });
 }
 
-function doesNotFit(layer: NormLayer, side: RestoreSide, part: Part, { dtype }: Tensor): Error {
-  return cannotRestore(layer, side.checkpoint, `its ${part} does not fit into ${dtype}`);
+function doesNotFit({ layer, side }: FoldingPlace, part: Part, { dtype }: Tensor): Error {
+  return cannotRestore(layer, side, `its ${part} does not fit into ${dtype}`);
 }
 
-/** Values as the bytes of a tensor; null where one is too large for its type. */
-function encode(values: Float64Array, { dtype }: Tensor): Uint8Array | null {
-  const bytes = encodeFloats(values, dtype);
-  return decodeFloats(bytes, dtype).every(Number.isFinite) ? bytes : null;
-}
-
-function editFolding(
-  layer: NormLayer,
-  { weight, bias }: { readonly weight: ByteRange; readonly bias: Float64Array },
-  { folded, side }: FoldingPlace,
-): readonly PartEdit[] {
-  if (folded.bias === null && bias.some((value) => value !== 0))
-    throw cannotRestore(
-      layer,
-      side.checkpoint,
-      'after has folded it into a convolution without a bias, and it needs one',
-    );
-  const nameOf = (leaf: string) => `${folded.path ?? layer.name}.${leaf}`;
-  const weightEdit: PartEdit = {
-    part: 'folded weight',
-    tensor: folded.weight,
-    content: weight,
-    preferredName: nameOf('weight'),
+function editFolding(weight: ByteRange, bias: Float64Array, place: FoldingPlace): readonly PartEdit[] {
+  const { layer, folded, side } = place;
+  const edit = (part: Part, tensor: Tensor, content: ByteRange, leaf: string): PartEdit => {
+    return { part, tensor, content, preferredName: `${folded.path ?? layer.name}.${leaf}` };
   };
-  if (folded.bias === null) return [weightEdit];
-  const bytes = encode(bias, folded.bias);
-  if (bytes === null) throw doesNotFit(layer, side, 'folded bias', folded.bias);
-  const biasEdit: PartEdit = {
-    part: 'folded bias',
-    tensor: folded.bias,
-    content: holdBytes(bytes),
-    preferredName: nameOf('bias'),
-  };
-  return [weightEdit, biasEdit];
-}
-
-/** What aliases are looked for among. */
-interface AliasContext {
-  readonly after: Checkpoint;
-  /** After's learned tensors, by dotted name. */
-  readonly learned: ReadonlyMap<string, Tensor>;
-  /** Every layer of the audit. */
-  readonly layers: readonly LayerComparison[];
+  const weightEdit = edit('folded weight', folded.weight, weight, 'weight');
+  if (folded.bias === null) {
+    if (bias.every((value) => value === 0)) return [weightEdit];
+    const why = 'after has folded it into a convolution without a bias, and it needs one';
+    throw cannotRestore(layer, side, why);
+  }
+  const bytes = encodeFloats(bias, folded.bias.dtype);
+  if (!decodeFloats(bytes, folded.bias.dtype).every(Number.isFinite))
+    throw doesNotFit(place, 'folded bias', folded.bias);
+  return [weightEdit, edit('folded bias', folded.bias, holdBytes(bytes), 'bias')];
 }
 
 /**
@@ -366,14 +316,19 @@ interface AliasContext {
  * the names may have a partner in before. Names of layers that have one, and of learned tensors, stay out: they are to be
  * restored by themselves or not at all. A graph's names are not looked at, because its nodes tell who reads what.
  */
-export function addAliases(plans: readonly LayerPlan[], context: AliasContext): readonly LayerPlan[] {
-  const { after, layers } = context;
-  if (after.graph !== null) return plans;
-  const taken = new Set(plans.flatMap(({ edits }) => edits.map(({ tensor }) => tensor.name)));
-  for (const layer of layers) for (const tensor of listStatistics(layer)) taken.add(tensor.name);
-  const learned = new Set(context.learned.values());
+export function addAliases(
+  plans: readonly LayerPlan[],
+  { after, layers }: AuditResults,
+): readonly LayerPlan[] {
+  if (after.checkpoint.graph !== null) return plans;
+  const statistics = layers.flatMap(({ after: { mean, variance, batchCount } }) =>
+    [mean, variance, batchCount].flatMap((vector) => storedTensorOf(vector) ?? []),
+  );
+  const edited = plans.flatMap(({ edits }) => edits.map(({ tensor }) => tensor));
+  const taken = new Set([...edited, ...statistics].map(({ name }) => name));
+  const learned = new Set(after.learned.values());
   const byPlace = new Map<string, Tensor[]>();
-  for (const tensor of after.tensors.values()) {
+  for (const tensor of after.checkpoint.tensors.values()) {
     if (taken.has(tensor.name) || learned.has(tensor)) continue;
     const key = placeOf(tensor);
     byPlace.set(key, [...(byPlace.get(key) ?? []), tensor]);
@@ -382,19 +337,15 @@ export function addAliases(plans: readonly LayerPlan[], context: AliasContext): 
 }
 
 function addTo(plan: LayerPlan, byPlace: ReadonlyMap<string, readonly Tensor[]>): LayerPlan {
-  const added: PartEdit[] = [];
-  for (const edit of plan.edits) {
-    for (const tensor of byPlace.get(placeOf(edit.tensor)) ?? [])
-      if (tensor.range.source === edit.tensor.range.source) added.push({ ...edit, tensor });
-  }
+  const added = plan.edits.flatMap((edit) =>
+    (byPlace.get(placeOf(edit.tensor)) ?? [])
+      .filter(({ range }) => range.source === edit.tensor.range.source)
+      .map((tensor) => ({ ...edit, tensor })),
+  );
   if (added.length === 0) return plan;
   const names = added.map(({ tensor }) => quote(tensor.name)).join(', ');
   const note = `the same tensors bear other names in after, which change with it: ${names}`;
   return { ...plan, edits: [...plan.edits, ...added], notes: [...plan.notes, note] };
-}
-
-function listStatistics({ after: { mean, variance, batchCount } }: LayerComparison): readonly Tensor[] {
-  return [mean, variance, batchCount].flatMap((vector) => storedTensorOf(vector) ?? []);
 }
 
 function placeOf({ range, dtype }: Tensor): string {
@@ -420,16 +371,10 @@ export interface LayerPlan {
   readonly notes: readonly string[];
 }
 
-/** One checkpoint of an audit. */
-interface RestoreSide {
-  readonly checkpoint: Checkpoint;
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
-
 /** What the plans of layers are made from. */
 interface LayerPlanContext {
-  readonly before: RestoreSide;
-  readonly after: RestoreSide;
+  readonly before: Checkpoint;
+  readonly after: Checkpoint;
   readonly keepBatches: boolean;
 }
 
@@ -472,19 +417,23 @@ function refuseTrainedFolding({ status, before }: LayerComparison, { after }: La
   if (status === 'drifted' || status === 'ambiguous' || status === 'locked') return;
   throw cannotRestore(
     before,
-    after.checkpoint,
+    after,
     `it is folded into a convolution and ${status}: its statistics cannot be told from what was trained`,
   );
 }
 
-async function readKnown(layer: NormLayer, { checkpoint }: RestoreSide): Promise<Statistics> {
+async function readKnown(layer: NormLayer, side: Checkpoint): Promise<Statistics> {
   for (const statistic of [layer.mean, layer.variance]) {
-    if (statistic.kind === 'unresolved') throw cannotRestore(layer, checkpoint, statistic.reason);
+    if (statistic.kind === 'unresolved') throw cannotRestore(layer, side, statistic.reason);
   }
   const statistics = await readStoredLayer(layer);
-  const invalid = findInvalidValue(statistics);
-  if (invalid !== null) throw cannotRestore(layer, checkpoint, `before itself is invalid: ${invalid}`);
+  refuseInvalid(layer, statistics, side);
   return statistics;
+}
+
+function refuseInvalid(layer: NormLayer, statistics: Statistics, side: Checkpoint): void {
+  const invalid = findInvalidValue(statistics);
+  if (invalid !== null) throw cannotRestore(layer, side, `before itself is invalid: ${invalid}`);
 }
 
 function encodeStatistics(
@@ -493,51 +442,30 @@ function encodeStatistics(
   context: LayerPlanContext,
 ): readonly PartEdit[] {
   const { after, channels } = comparison;
-  const { checkpoint } = context.after;
-  if (after.mean.kind === 'unresolved') throw cannotRestore(comparison, checkpoint, after.mean.reason);
-  if (after.variance.kind === 'unresolved')
-    throw cannotRestore(comparison, checkpoint, after.variance.reason);
+  const refuse = (why: string) => cannotRestore(comparison, context.after, why);
+  if (after.mean.kind === 'unresolved') throw refuse(after.mean.reason);
+  if (after.variance.kind === 'unresolved') throw refuse(after.variance.reason);
   if (mean.values.length !== after.mean.tensor.elementCount)
-    throw cannotRestore(
-      comparison,
-      checkpoint,
-      `it has ${channels} channels in before and ${after.channels} in after`,
-    );
+    throw refuse(`it has ${channels} channels in before and ${after.channels} in after`);
   const [meanTensor, varianceTensor] = [
     after.mean.whole ?? after.mean.tensor,
     after.variance.whole ?? after.variance.tensor,
   ];
-  const bytes = {
-    mean: encodeFloats(repeatValues(mean.values, meanTensor), meanTensor.dtype),
-    variance: encodeFloats(repeatValues(variance.values, varianceTensor), varianceTensor.dtype),
-  };
-  const decode = (encoded: Uint8Array, { dtype }: Tensor) => ({
-    values: decodeFloats(encoded, dtype),
-    dtype,
-  });
+  const meanBytes = encodeFloats(repeatValues(mean.values, meanTensor), meanTensor.dtype);
+  const varianceBytes = encodeFloats(repeatValues(variance.values, varianceTensor), varianceTensor.dtype);
+  const decode = (bytes: Uint8Array, { dtype }: Tensor) => ({ values: decodeFloats(bytes, dtype), dtype });
   const overflow = findInvalidValue({
-    mean: decode(bytes.mean, meanTensor),
-    variance: decode(bytes.variance, varianceTensor),
+    mean: decode(meanBytes, meanTensor),
+    variance: decode(varianceBytes, varianceTensor),
   });
   if (overflow !== null)
-    throw cannotRestore(
-      comparison,
-      checkpoint,
-      `rounded to the types of after (${meanTensor.dtype}, ${varianceTensor.dtype}), ${overflow}`,
-    );
+    throw refuse(`rounded to the types of after (${meanTensor.dtype}, ${varianceTensor.dtype}), ${overflow}`);
+  const edit = (part: Part, tensor: Tensor, bytes: Uint8Array, leaf: string): PartEdit => {
+    return { part, tensor, content: holdBytes(bytes), preferredName: `${nameInFile(after)}.${leaf}` };
+  };
   return [
-    {
-      part: 'running mean',
-      tensor: meanTensor,
-      content: holdBytes(bytes.mean),
-      preferredName: `${nameInFile(after)}.running_mean`,
-    },
-    {
-      part: 'running variance',
-      tensor: varianceTensor,
-      content: holdBytes(bytes.variance),
-      preferredName: `${nameInFile(after)}.running_var`,
-    },
+    edit('running mean', meanTensor, meanBytes, 'running_mean'),
+    edit('running variance', varianceTensor, varianceBytes, 'running_var'),
   ];
 }
 
@@ -548,26 +476,17 @@ async function planBatchCount(
 ): Promise<PartPlan & Pick<LayerPlan, 'batches'>> {
   const from = await readBatchCount(after);
   const tensor = storedTensorOf(after.batchCount);
-  if (keepBatches || typeof from !== 'bigint' || tensor === null)
-    return { edits: [], notes: [], batches: null };
+  const nothing = { edits: [], notes: [], batches: null };
+  if (keepBatches || typeof from !== 'bigint' || tensor === null) return nothing;
+  const stays = (reason: string) => ({ ...nothing, notes: [`the batch count stays ${from}: ${reason}`] });
   const to = await readBatchCount(before);
-  if (typeof to !== 'bigint') {
-    const reason = to === null ? 'before has none' : `that of before is an average, ${to}`;
-    return { edits: [], notes: [`the batch count stays ${from}: ${reason}`], batches: null };
-  }
+  if (to === null) return stays('before has none');
+  if (typeof to !== 'bigint') return stays(`that of before is an average, ${to}`);
   const bytes = encodeCount(to, tensor);
-  if (bytes === null)
-    return {
-      edits: [],
-      notes: [`the batch count stays ${from}: ${tensor.dtype} cannot hold ${to}`],
-      batches: null,
-    };
+  if (bytes === null) return stays(`${tensor.dtype} cannot hold ${to}`);
   const preferredName = `${nameInFile(after)}.num_batches_tracked`;
-  return {
-    edits: [{ part: 'batch count', tensor, content: holdBytes(bytes), preferredName }],
-    notes: [],
-    batches: from === to ? null : { from, to },
-  };
+  const edit: PartEdit = { part: 'batch count', tensor, content: holdBytes(bytes), preferredName };
+  return { ...nothing, edits: [edit], batches: from === to ? null : { from, to } };
 }
 
 /** A whole number in a tensor's type; null where it does not fit. */

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import type { Checkpoint, EditPlan, OpenOptions } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
-import { matchNames } from '../compare/globs.js';
+import { matchLayers } from '../compare/globs.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import type { LayerStatus } from '../compare/status.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
@@ -15,10 +15,8 @@ import type { OnProgress } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
 import { findLeftovers, type StagedFiles, stageFiles, type WriteOrder } from '../io/write-files.js';
 import { refuseSameCheckpoint } from '../io/write-target.js';
-import { listLayerNames } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
 import {
-  type Companions,
   chooseDataNames,
   chooseTarget,
   describeLeftOut,
@@ -26,7 +24,9 @@ import {
   openCompanions,
   orderFiles,
   refuseSameFile,
+  type Sides,
   type Target,
+  type TargetOptions,
 } from './choose-target.js';
 import { addAliases, type LayerPlan, planLayer } from './plan-layers.js';
 import { buildRestoreReport, type LayerChoice, type RestoreReport } from './restore-report.js';
@@ -46,17 +46,13 @@ const NOTEWORTHY: ReadonlySet<LayerStatus> = new Set([
  * @throws UsageError for a glob that matches no norm layer of both checkpoints.
  */
 export function chooseLayers(layers: readonly LayerComparison[], globs: readonly string[]): LayerChoice {
-  const names = layers.map(listLayerNames);
-  for (const glob of globs) {
-    if (names.some(matchNames([glob], names))) continue;
-    throw new UsageError(
-      `--layer ${quote(glob)} matches no norm layer of both checkpoints`,
-      'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
-    );
-  }
-  const isNamed = matchNames(globs, names);
+  const isNamed = matchLayers(
+    layers,
+    globs,
+    'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
+  );
   const isChosen = (layer: LayerComparison) =>
-    globs.length === 0 ? layer.status === 'drifted' : isNamed(listLayerNames(layer));
+    globs.length === 0 ? layer.status === 'drifted' : isNamed(layer);
   return {
     chosen: layers.filter(isChosen),
     left: layers.filter((layer) => !isChosen(layer) && NOTEWORTHY.has(layer.status)),
@@ -64,15 +60,11 @@ export function chooseLayers(layers: readonly LayerComparison[], globs: readonly
 }
 
 /** What a restoration is told beside the three checkpoints. */
-export interface RestoreOptions extends OpenOptions {
+export interface RestoreOptions extends TargetOptions {
   /** Globs over module paths: the layers to restore, instead of those that drifted. */
   readonly layers?: readonly string[] | undefined;
   /** Leave the batch counts of after as they are. */
   readonly keepBatches?: boolean | undefined;
-  /** The file name of the restored model's external data. */
-  readonly dataName?: string | undefined;
-  /** Replace files that exist. */
-  readonly force?: boolean | undefined;
   /** Find out what would change, and write nothing. */
   readonly dryRun?: boolean | undefined;
   /** How names of before read in after, before any prefix is looked for. */
@@ -84,13 +76,6 @@ export interface RestoreOptions extends OpenOptions {
 
 /** Bytes that a dry run reads at a time. */
 const READ_BYTES = 1024 * 1024;
-
-/** The two checkpoints, open, and what they are compared with. */
-interface Sides {
-  readonly before: Checkpoint;
-  readonly after: Checkpoint;
-  readonly options: RestoreOptions;
-}
 
 /**
  * Writes a checkpoint that is after with the statistics of before, in every layer that drifted or that
@@ -129,17 +114,26 @@ export async function restore(
   }
 }
 
-async function restoreOpened(sides: Sides, target: Target | null): Promise<RestoreReport> {
+async function restoreOpened(sides: Sides<RestoreOptions>, target: Target | null): Promise<RestoreReport> {
   const { before, after, options } = sides;
   const audit = await compareCheckpoints(before, after, options);
   refuseWithoutPairs(audit.layers, after.path);
   const { chosen, left } = chooseLayers(audit.layers, options.layers ?? []);
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);
-  const companions = await openBeside(edits, sides, target);
+  // With what goes along with the weights, loaders find a model in the directory.
+  const isSet = edits !== null && target?.mainName === null;
+  const weights = edits?.files ?? [];
+  const companions = isSet
+    ? await openCompanions(
+        after.path,
+        weights.map(({ name }) => name),
+        options,
+      )
+    : NO_COMPANIONS;
   try {
-    const files = [...companions.copies, ...(edits?.files ?? [])];
-    const order = edits === null || target === null ? null : await orderIn(target, { files }, sides);
+    const files = [...companions.copies, ...weights];
+    const order = edits === null || target === null ? null : await orderFiles(files, target, sides);
     if (options.dryRun === true) await readContents(plans);
     else if (order !== null) await write(order, { ...sides, audit, plans });
     return buildRestoreReport({
@@ -160,26 +154,15 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   }
 }
 
-/** What goes along with weights that are written to a directory: with it, loaders find a model there. */
-async function openBeside(
-  plan: EditPlan | null,
-  { after, options }: Sides,
-  target: Target | null,
-): Promise<Companions> {
-  if (plan === null || target === null || target.mainName !== null) return NO_COMPANIONS;
-  const weights = plan.files.map(({ name }) => name);
-  return openCompanions(after.path, weights, options);
-}
-
 async function planLayers(
   chosen: readonly LayerComparison[],
-  { before, after, layers }: AuditResults,
-  { keepBatches }: RestoreOptions,
+  audit: AuditResults,
+  { keepBatches = false }: RestoreOptions,
 ): Promise<readonly LayerPlan[]> {
+  const [before, after] = [audit.before.checkpoint, audit.after.checkpoint];
   const plans: LayerPlan[] = [];
-  for (const comparison of chosen)
-    plans.push(await planLayer(comparison, { before, after, keepBatches: keepBatches === true }));
-  return addAliases(plans, { after: after.checkpoint, learned: after.learned, layers });
+  for (const comparison of chosen) plans.push(await planLayer(comparison, { before, after, keepBatches }));
+  return addAliases(plans, audit);
 }
 
 /** Reads what would be written, since a computed value that does not fit its type shows only then. */
@@ -195,44 +178,26 @@ async function readContents(plans: readonly LayerPlan[]): Promise<void> {
 /** How after's files change; null where they do not. */
 async function planFiles(
   plans: readonly LayerPlan[],
-  { after, options: { dataName } }: Sides,
+  sides: Sides,
   target: Target | null,
 ): Promise<EditPlan | null> {
+  const { after, options } = sides;
   const edits = plans.flatMap((plan) => plan.edits);
   if (edits.length === 0) return null;
   if (after.planEdits === undefined) {
-    throw new CheckpointError(
-      `expected a checkpoint to restore, found a ${after.format}, which holds no model`,
-      {
-        code: 'unsupported',
-        file: after.path,
-      },
-    );
+    const message = `expected a checkpoint to restore, found a ${after.format}, which holds no model`;
+    throw new CheckpointError(message, { code: 'unsupported', file: after.path });
   }
-  const names = target === null ? {} : await chooseDataNames(target, { afterPath: after.path, dataName });
+  const names = target === null ? {} : chooseDataNames(target, sides);
   const plan = await after.planEdits(edits, names);
+  const { dataName } = options;
   if (dataName !== undefined && (after.format !== 'ONNX' || plan.files.length === 1))
     throw new UsageError(`--data-name ${quote(dataName)}: after has no external data`);
   return plan;
 }
 
-async function orderIn(
-  target: Target,
-  plan: EditPlan,
-  { before, after, options }: Sides,
-): Promise<WriteOrder> {
-  const listSources = async () => {
-    const ofBefore = (await before.planEdits?.([]))?.files ?? [];
-    return [before.path, after.path, ...[...plan.files, ...ofBefore].map(({ source }) => source.path)];
-  };
-  return orderFiles(plan, target, {
-    listSources,
-    force: options.force === true,
-  });
-}
-
 /** What a written file is checked against. */
-interface Expectation extends Sides {
+interface Expectation extends Sides<RestoreOptions> {
   readonly audit: AuditResults;
   readonly plans: readonly LayerPlan[];
 }
