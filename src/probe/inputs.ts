@@ -1,5 +1,6 @@
 // The inputs of probe: from files, or random in the shapes that the model declares.
 
+import { countElements } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
 import { CheckpointError, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
@@ -341,7 +342,7 @@ export function drawInputs(inputs: readonly ModelInput[], request: RandomRequest
       new Map(
         resolved.map(({ input, dims, isOpen }, position) => {
           const shape = isOpen ? [rowsOf(run), ...dims.slice(1)] : dims;
-          const count = shape.reduce((product, size) => product * size, 1);
+          const count = countElements(shape);
           const values = drawNormals(count, [request.seed, run, position]);
           return [input.name, { dtype: input.dtype, shape, bytes: encodeFloats(values, input.dtype) }];
         }),
@@ -398,7 +399,7 @@ function resolveShape(
       `Say which to use: --shape ${toShellWord(input.name)}=${input.shape.map((size, axis) => (typeof size === 'number' ? size : axis === 0 ? 1 : 'N')).join(',')}`,
     );
   }
-  const byteLength = dims.reduce((product, size) => product * size, bitsOf(input.dtype) / 8);
+  const byteLength = countElements(dims) * (bitsOf(input.dtype) / 8);
   if (byteLength > MAX_RUN_BYTES) {
     throw new UsageError(
       `one run of the model's input ${describeInput(input)} would take ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,

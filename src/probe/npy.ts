@@ -1,5 +1,6 @@
 // Reads NumPy's .npy and .npz files.
 
+import { countElements } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
@@ -63,7 +64,7 @@ export async function readNpy(range: ByteRange, name: string): Promise<Tensor> {
   const { descr, isFortran, shape } = parseHeader(text, fail);
   const { dtype, isBigEndian } = parseType(descr, fail);
   const width = bitsOf(dtype) / 8;
-  const elementCount = shape.reduce((product, size) => product * size, 1);
+  const elementCount = countElements(shape);
   if (shape.some((size) => size > MAX_ARRAY_BYTES) || elementCount * width > MAX_ARRAY_BYTES) {
     const found = `found the shape (${shape.join(', ')})`;
     throw fail(`expected an array of at most ${MAX_ARRAY_BYTES} bytes, ${found}`, 'limit-exceeded');
@@ -77,7 +78,7 @@ export async function readNpy(range: ByteRange, name: string): Promise<Tensor> {
   const swapped = isBigEndian && (width === 2 || width === 4 || width === 8);
   const native = swapped ? wholeOf(byteSwappedSource(data, width)) : data;
   // In Fortran's order the first index counts up first.
-  const strides = shape.map((_, axis) => shape.slice(0, axis).reduce((product, size) => product * size, 1));
+  const strides = shape.map((_, axis) => countElements(shape.slice(0, axis)));
   const view = { shape, strides, firstElement: 0, elementByteLength: width };
   const ordered = isFortran && shape.length > 1 ? wholeOf(stridedSource(native, view)) : native;
   return { name, dtype, shape, elementCount, range: ordered };

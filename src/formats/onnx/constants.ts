@@ -1,5 +1,6 @@
 // Constants of a graph: those that the file stores, and what operators such as Transpose and Cast make of them.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { ConstantInput, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, encodeFloats, isDecodable } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -26,7 +27,6 @@ import {
 } from './scope.js';
 import {
   checkShape,
-  countElements,
   countFixedUnits,
   countVarints,
   dtypeOf,

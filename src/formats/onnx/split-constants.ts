@@ -1,6 +1,7 @@
 // Gives a layer a constant of its own where several share one, before restore replaces it.
 
 import onnxProto from 'onnx-proto';
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { ConstantInput, EditOptions, Graph, Tensor, TensorEdit } from '../../checkpoint/checkpoint.js';
 import { cannotPlace } from '../../checkpoint/edit-plan.js';
 import {
@@ -165,8 +166,7 @@ function findSlot(site: Site, index: number, tensor: Tensor): Slot | null {
 /** Whether a stored constant is where a tensor's bytes are. */
 function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): boolean {
   const stored = storedTensor(origin);
-  const count = stored?.dims.reduce((product, dim) => product * Number(dim), 1);
-  if (stored === null || count !== elementCount) return false;
+  if (stored === null || countElements(stored.dims.map(Number)) !== elementCount) return false;
   if (!(range.source instanceof FileSource) || isExternal(stored)) return stored.name === name;
   return stored.segments.some(({ offset }) => offset === range.offset);
 }

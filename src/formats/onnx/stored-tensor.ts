@@ -1,5 +1,6 @@
 // Tensors of an ONNX file: in raw_data, in typed fields, or in a file beside it.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -24,11 +25,6 @@ export class TensorStore {
   error(message: string, code: CheckpointErrorCode = 'malformed', offset?: number): CheckpointError {
     return new CheckpointError(message, { code, file: this.file.name, offset });
   }
-}
-
-/** How many elements a tensor of this shape has. */
-export function countElements(shape: readonly number[]): number {
-  return shape.reduce((product, dim) => product * dim, 1);
 }
 
 /** The bytes of all segments, tags included. */
