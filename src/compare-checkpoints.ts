@@ -28,7 +28,8 @@ import {
   refuseIdleFrozen,
 } from './compare/findings.js';
 import type { NameMatcher } from './compare/globs.js';
-import { type Pairing, type PrefixEdit, pairLayers, pairRepeated } from './compare/pair-layers.js';
+import { pairWithValues, type ValuedPairing } from './compare/pair-by-values.js';
+import type { PrefixEdit } from './compare/pair-layers.js';
 import { findRegions, type Region } from './compare/regions.js';
 import {
   describeWidths,
@@ -41,6 +42,7 @@ import { CheckpointError, quote } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
+import { dottedTensorsOf } from './norm/naming.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import {
   chooseLayerName,
@@ -90,7 +92,7 @@ export interface AuditResults {
   /** Norm layers of before that go with none of after. */
   readonly notAudited: number;
   readonly isAllowed: NameMatcher;
-  /** Whether the two checkpoints are the right ones, as sentences. */
+  /** How layers were paired where names did not, and whether the two checkpoints are the right ones, as sentences. */
   readonly doubts: readonly string[];
   /** Options that meant nothing in these checkpoints, as sentences. */
   readonly unusedOptions: readonly string[];
@@ -112,16 +114,17 @@ export async function compareCheckpoints(
   const { globs, isAuto } = readFrozen(options.frozen);
   if (isAuto) refuseIdleAuto(declared);
   const maps = readMaps(options.map ?? [], beforeCheckpoint, afterCheckpoint);
-  const pairing = await pairRepeated(pairSides(before, after, maps));
+  const pairing = await pairSides(before, after, maps);
   const { epsilon, exact, onProgress, known } = options;
   const keepChannels = options.channels === true;
   const folded = await compareFolded(before, after, { pairing, maps, epsilon, keepChannels, exact });
-  const unpaired = sortUnpaired(folded, after);
+  const unpaired = sortUnpaired({ ...folded, explain: pairing.explain }, after);
   if (pairing.pairs.length + folded.layers.length + unpaired.withoutStatistics.length === 0)
     refuseUnpaired(before, after, unpaired);
   const learning = planLearnedComparisons(before.learned, after.learned, {
     folded,
     feeds: pairFeeds(pairing.pairs, before, after),
+    byValue: pairing.tensors,
     onProgress,
     known,
     exact,
@@ -152,7 +155,7 @@ export async function compareCheckpoints(
     declared,
     notAudited: countUnaudited(unpaired),
     isAllowed: policy.isAllowed,
-    doubts: questionPair({ layers, learned, unpaired }),
+    doubts: [...pairing.remarks, ...questionPair({ layers, learned, unpaired })],
     unusedOptions: [
       ...findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired]),
       ...findIdleMaps(options.map ?? [], maps, { before, after }),
@@ -187,13 +190,19 @@ function examine(checkpoint: Checkpoint): AuditSide {
   return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
 }
 
-function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Pairing {
-  const toSide = ({ checkpoint, layers }: AuditSide) => ({
+function pairSides(
+  before: AuditSide,
+  after: AuditSide,
+  maps: readonly PrefixEdit[],
+): Promise<ValuedPairing> {
+  const toSide = ({ checkpoint, layers, learned }: AuditSide) => ({
     path: checkpoint.path,
     layers,
     isOrdered: checkpoint.inModuleOrder,
+    tensors: dottedTensorsOf(checkpoint),
+    learned,
   });
-  return pairLayers(toSide(before), toSide(after), maps);
+  return pairWithValues(toSide(before), toSide(after), maps);
 }
 
 /** A side without norm layers can be audited only where they may have been folded into its convolutions. */

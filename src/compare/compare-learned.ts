@@ -46,6 +46,7 @@ export interface LearnedComparisons {
   readonly compared: readonly LearnedComparison[];
   /** What the tensors together say of the rounding that the checkpoint went through; null where all differences count. */
   readonly rounding: RoundingEvidence | null;
+  /** Without those that were compared with several of after: what became of them, their names in after tell. */
   readonly byBefore: ReadonlyMap<string, LearnedComparison>;
   readonly byAfter: ReadonlyMap<string, LearnedComparison>;
   readonly onlyBefore: readonly string[];
@@ -68,6 +69,8 @@ export interface LearnedOptions {
   readonly folded: JudgedTensors;
   /** Tensors that go together though their names do not. */
   readonly feeds?: readonly TensorPair[] | undefined;
+  /** Tensors that go together by what they hold, whatever names say. */
+  readonly byValue?: readonly TensorPair[] | undefined;
   readonly onProgress?: OnProgress | undefined;
   readonly known?: LearnedComparisons | undefined;
   /** Whether every difference counts as a change. */
@@ -92,21 +95,22 @@ interface PlannedLearned {
 export function planLearnedComparisons(
   allBefore: ReadonlyMap<string, Tensor>,
   allAfter: ReadonlyMap<string, Tensor>,
-  { folded, feeds = [], onProgress, known, exact }: LearnedOptions,
+  { folded, feeds = [], byValue = [], onProgress, known, exact }: LearnedOptions,
 ): PlannedLearned {
   const before = withoutJudged(allBefore, folded.judgedBefore);
   const after = withoutJudged(allAfter, folded.judgedAfter);
-  const pairs = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
+  const named = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
+  const pairs = withValues(named, byValue, { before, after });
   const readings = planReadings([...pairs.values()]);
   const results = new Map<string, ComparedTensor>();
   const comparer = new TensorComparer({ isExact: exact === true });
   const total = sum([...readings.values()].map(({ before: { range } }) => range.byteLength));
   let done = 0;
   const compare = async ({ name, afterName, tensor, partner }: TensorPair, reading: Reading) => {
-    const earlier = known?.byBefore.get(name);
-    const isKnown = earlier?.afterName === afterName;
+    const earlier = known?.byAfter.get(afterName);
+    const isKnown = earlier?.beforeName === name;
     if (!isKnown) reading.result ??= await comparer.compare(reading.before, reading.after);
-    results.set(name, {
+    results.set(afterName, {
       name: isGeneratedName(afterName) ? name : afterName,
       beforeName: name,
       afterName,
@@ -126,22 +130,33 @@ export function planLearnedComparisons(
       run: () => compare(pair, reading),
     })),
     conclude: () => {
-      const own = [...pairs.keys()].map((name) => take(results.get(name), name));
+      const own = [...pairs.keys()].map((afterName) => take(results.get(afterName), afterName));
       const evidence = gatherEvidence(own.flatMap(listDifferences));
       const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
-      const paired = new Set([...pairs.values()].map(({ afterName }) => afterName));
-      const onlyAfter = [...after.keys()].filter((name) => !paired.has(name));
+      const paired = new Set([...pairs.values()].map(({ name }) => name));
+      const onlyAfter = [...after.keys()].filter((name) => !pairs.has(name));
       return {
         compared,
         rounding: exact === true ? null : evidence,
-        byBefore: new Map(compared.map((comparison) => [comparison.beforeName, comparison])),
+        byBefore: indexSingles(compared),
         byAfter: new Map(compared.map((comparison) => [comparison.afterName, comparison])),
-        onlyBefore: [...before.keys()].filter((name) => !pairs.has(name)),
+        onlyBefore: [...before.keys()].filter((name) => !paired.has(name)),
         onlyAfter,
         extended: new Set(onlyAfter.flatMap(listModulesAbove)),
       };
     },
   };
+}
+
+function indexSingles(compared: readonly LearnedComparison[]): ReadonlyMap<string, LearnedComparison> {
+  const single = new Map<string, LearnedComparison>();
+  const several = new Set<string>();
+  for (const comparison of compared) {
+    if (single.has(comparison.beforeName)) several.add(comparison.beforeName);
+    else single.set(comparison.beforeName, comparison);
+  }
+  for (const name of several) single.delete(name);
+  return single;
 }
 
 /** Deeper modules than any model has are not looked for. */
@@ -154,7 +169,7 @@ function listModulesAbove(name: string): readonly string[] {
 }
 
 /** A tensor of before and the one of after that goes with it, by dotted names. */
-interface TensorPair {
+export interface TensorPair {
   readonly name: string;
   readonly afterName: string;
   readonly tensor: Tensor;
@@ -204,25 +219,23 @@ function readAlike({ tensor: before, partner: after }: TensorPair): Reading {
   return { before: { ...before, ...facts, range: one }, after: { ...after, ...facts, range: other } };
 }
 
-/** Pairs by before's names. */
+/** Pairs by before's names; the pairs by after's. */
 function pairTensors(
   before: ReadonlyMap<string, Tensor>,
   after: ReadonlyMap<string, Tensor>,
   edits: readonly PrefixEdit[],
 ): ReadonlyMap<string, TensorPair> {
   const pairs = new Map<string, TensorPair>();
-  const taken = new Set<string>();
   for (const [name, tensor] of before) {
     const afterName = translateName(
       name,
       edits,
-      (candidate) => after.has(candidate) && !taken.has(candidate),
+      (candidate) => after.has(candidate) && !pairs.has(candidate),
     );
     const partner = afterName === null ? undefined : after.get(afterName);
     if (afterName === null || partner === undefined) continue;
     if (isGeneratedName(name) && !haveLikeShapes(tensor.shape, partner.shape)) continue;
-    pairs.set(name, { name, afterName, tensor, partner });
-    taken.add(afterName);
+    pairs.set(afterName, { name, afterName, tensor, partner });
   }
   return pairs;
 }
@@ -237,20 +250,35 @@ function withFeeds(
   { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
 ): ReadonlyMap<string, TensorPair> {
   const all = new Map(pairs);
-  const byAfter = new Map([...pairs.values()].map((pair) => [pair.afterName, pair]));
+  const byBefore = new Map([...pairs.values()].map((pair) => [pair.name, pair]));
   const kept = new Set<TensorPair>();
   for (const feed of feeds) {
     if (!before.has(feed.name) || !after.has(feed.afterName)) continue;
-    const rivals = [all.get(feed.name), byAfter.get(feed.afterName)].filter((pair) => pair !== undefined);
+    const rivals = [byBefore.get(feed.name), all.get(feed.afterName)].filter((pair) => pair !== undefined);
     if (rivals.some((pair) => kept.has(pair) || !isGeneratedName(pair.name))) continue;
     for (const { name, afterName } of rivals) {
-      all.delete(name);
-      byAfter.delete(afterName);
+      byBefore.delete(name);
+      all.delete(afterName);
     }
-    all.set(feed.name, feed);
-    byAfter.set(feed.afterName, feed);
+    byBefore.set(feed.name, feed);
+    all.set(feed.afterName, feed);
     kept.add(feed);
   }
+  return all;
+}
+
+/**
+ * Adds pairs that values tell, in place of what the names of after's tensors led to. One tensor of before may have gone
+ * into several of after.
+ */
+function withValues(
+  pairs: ReadonlyMap<string, TensorPair>,
+  byValue: readonly TensorPair[],
+  { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
+): ReadonlyMap<string, TensorPair> {
+  const all = new Map(pairs);
+  for (const pair of byValue)
+    if (before.has(pair.name) && after.has(pair.afterName)) all.set(pair.afterName, pair);
   return all;
 }
 

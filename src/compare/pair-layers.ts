@@ -67,12 +67,14 @@ const IDENTITY: PrefixEdit = { from: '', to: '' };
  *
  * The order of either side's layers makes no difference to pairs found by name.
  *
- * @throws CheckpointError `ambiguous` when two prefixes fit equally well.
+ * @param preferred edits that win where others fit equally well, since values speak for them.
+ * @throws RivalPrefixes when two prefixes fit equally well.
  */
 export function pairLayers<Layer extends Pairable>(
   before: PairingSide<Layer>,
   after: PairingSide<Layer>,
   maps: readonly PrefixEdit[],
+  preferred: readonly PrefixEdit[] = [],
 ): Pairing<Layer> {
   const pairs: LayerPair<Layer>[] = [];
   const left = new Map(before.layers.map((layer) => [layer.name, layer]));
@@ -88,9 +90,10 @@ export function pairLayers<Layer extends Pairable>(
     edits.push(edit);
   }
   while (edits.length < maps.length + MAX_EDITS) {
-    const edit = findBestEdit(left, right, after.path, pairs.length === 0);
+    const edit = findBestEdit(left, right, { afterPath: after.path, isFirst: pairs.length === 0, preferred });
     if (edit === null) break;
-    for (const [one, other] of applyEdit(edit, left, right)) join(one, other, 'name');
+    const pairedBy = preferred.some((one) => isSameEdit(one, edit)) ? 'values' : 'name';
+    for (const [one, other] of applyEdit(edit, left, right)) join(one, other, pairedBy);
     edits.push(edit);
   }
   for (const [one, other] of pairByOrder(
@@ -121,6 +124,25 @@ export function translateName(
     if (translated !== null && exists(translated)) return translated;
   }
   return null;
+}
+
+/** The error for prefixes of which names alone do not tell which is meant. */
+export class RivalPrefixes extends CheckpointError {
+  /** Those that fit equally well, two or more. */
+  readonly edits: readonly PrefixEdit[];
+
+  constructor(count: number, edits: readonly [PrefixEdit, PrefixEdit, ...PrefixEdit[]], file: string) {
+    const [one, other] = edits;
+    super(
+      `${count} of its norm layers fit under ${describeEdit(one)} as well as under ${describeEdit(other)}`,
+      {
+        code: 'ambiguous',
+        file,
+        hint: `Say which is meant: --map ${one.from}=${one.to}, or --map ${other.from}=${other.to}`,
+      },
+    );
+    this.edits = edits;
+  }
 }
 
 /** Rewrites a name's leading path; null when the name does not lie under the edit's `from`. */
@@ -155,8 +177,11 @@ function canPair(one: Pairable, other: Pairable): boolean {
 function findBestEdit(
   left: ByName<Pairable>,
   right: ByName<Pairable>,
-  afterPath: string,
-  isFirst: boolean,
+  {
+    afterPath,
+    isFirst,
+    preferred,
+  }: { readonly afterPath: string; readonly isFirst: boolean; readonly preferred: readonly PrefixEdit[] },
 ): PrefixEdit | null {
   if (left.size === 0 || right.size === 0) return null;
   const byOwnName = { edit: IDENTITY, pairs: applyEdit(IDENTITY, left, right) };
@@ -164,8 +189,11 @@ function findBestEdit(
   if (byOwnName.pairs.length === Math.min(left.size, right.size)) return IDENTITY;
   const proposed = proposeEdits(left, right).map((edit) => ({ edit, pairs: applyEdit(edit, left, right) }));
   const counted = [byOwnName, ...proposed];
-  // A stable sort: the identity wins a tie, then the edit with more votes.
-  const [best, second] = counted.sort((x, y) => y.pairs.length - x.pairs.length);
+  const isPreferred = (edit: PrefixEdit) => preferred.some((one) => isSameEdit(one, edit));
+  // A stable sort: of those with as many pairs a preferred edit is first, then the identity, then the edit with more votes.
+  const [best, second] = counted.sort(
+    (x, y) => y.pairs.length - x.pairs.length || Number(isPreferred(y.edit)) - Number(isPreferred(x.edit)),
+  );
   if (best === undefined || best.pairs.length === 0) return null;
   if (isIdentity(best.edit)) return best.edit;
   // A wrapper holds a whole model. A few layers whose names happen to end alike are no wrapper.
@@ -175,18 +203,13 @@ function findBestEdit(
   if (
     second !== undefined &&
     second.pairs.length === best.pairs.length &&
+    !isPreferred(best.edit) &&
     conflicts(best.pairs, second.pairs)
   ) {
     // What is left over once the models are paired may just be new or gone; no reason to refuse the audit.
     if (!isFirst) return null;
-    throw new CheckpointError(
-      `${best.pairs.length} of its norm layers fit under ${describeEdit(best.edit)} as well as under ${describeEdit(second.edit)}`,
-      {
-        code: 'ambiguous',
-        file: afterPath,
-        hint: `Say which is meant: --map ${best.edit.from}=${best.edit.to}, or --map ${second.edit.from}=${second.edit.to}`,
-      },
-    );
+    const rivals = counted.filter(({ pairs }) => pairs.length === best.pairs.length).map(({ edit }) => edit);
+    throw new RivalPrefixes(best.pairs.length, [best.edit, second.edit, ...rivals.slice(2)], afterPath);
   }
   return best.edit;
 }
@@ -300,6 +323,10 @@ function pairByOrder<Layer extends Pairable>(
 
 function isIdentity(edit: PrefixEdit): boolean {
   return edit.from === '' && edit.to === '';
+}
+
+function isSameEdit(one: PrefixEdit, other: PrefixEdit): boolean {
+  return one.from === other.from && one.to === other.to;
 }
 
 function describeEdit({ from, to }: PrefixEdit): string {

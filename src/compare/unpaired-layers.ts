@@ -133,6 +133,8 @@ export interface UnpairedLayers {
   readonly withoutStatistics: readonly { readonly layer: NormLayer; readonly path: string }[];
   readonly onlyBefore: readonly NormLayer[];
   readonly onlyAfter: readonly NormLayer[];
+  /** What layers of {@link onlyBefore} are nearest to in after, and why that is not it; clauses. */
+  readonly nearest: ReadonlyMap<NormLayer, string>;
 }
 
 /** What layers without a partner are looked for in. */
@@ -144,7 +146,7 @@ interface AfterSide {
 
 /** Tells why layers have no partner, by the names that before's have in after. */
 export function sortUnpaired(
-  { onlyBefore, onlyAfter, edits }: UnmatchedLayers,
+  { onlyBefore, onlyAfter, edits, explain }: UnmatchedLayers,
   after: AfterSide,
 ): UnpairedLayers {
   const left = new Map(onlyAfter.map((layer) => [layer.name, layer]));
@@ -163,7 +165,14 @@ export function sortUnpaired(
     } else if (path !== null) withoutStatistics.push({ layer, path });
     else gone.push(layer);
   }
-  return { otherWidth, withoutStatistics, onlyBefore: gone, onlyAfter: [...left.values()] };
+  const candidates = [...left.values()];
+  const nearest = new Map(
+    gone.flatMap((layer) => {
+      const clause = explain?.(layer, candidates) ?? null;
+      return clause === null ? [] : [[layer, clause] as const];
+    }),
+  );
+  return { otherWidth, withoutStatistics, onlyBefore: gone, onlyAfter: candidates, nearest };
 }
 
 /** Layers of which no pair was made, and how names of before read in after. */
@@ -171,6 +180,8 @@ interface UnmatchedLayers {
   readonly onlyBefore: readonly NormLayer[];
   readonly onlyAfter: readonly NormLayer[];
   readonly edits: readonly PrefixEdit[];
+  /** What a layer of before is nearest to among those of after, and why that is not it. */
+  readonly explain?: (layer: NormLayer, candidates: readonly NormLayer[]) => string | null;
 }
 
 /** The version of PyTorch's BatchNorm in a state dict's metadata; GroupNorm, LayerNorm and Identity have 1. */
@@ -222,13 +233,13 @@ function isVectorOf({ shape, elementCount }: Tensor, length: number): boolean {
  * @throws CheckpointError when statistics of a layer that only after has cannot be read.
  */
 export async function findUnpairedFindings(
-  { otherWidth, withoutStatistics, onlyBefore, onlyAfter }: UnpairedLayers,
+  { otherWidth, withoutStatistics, onlyBefore, onlyAfter, nearest }: UnpairedLayers,
   policy: FindingPolicy,
 ): Promise<readonly Finding[]> {
   const findings = [
     ...withoutStatistics.map(({ layer, path }) => findRemoved(layer, path, policy)),
     ...otherWidth.map((pair) => findOtherWidth(pair, policy)),
-    ...onlyBefore.map((layer) => findUnpaired(layer, 'before', policy)),
+    ...onlyBefore.map((layer) => addNearest(findUnpaired(layer, 'before', policy), nearest.get(layer))),
   ];
   for (const { after } of otherWidth)
     findings.push(...(await findFaults(after, 'the layer has another width in after')));
@@ -238,6 +249,10 @@ export async function findUnpairedFindings(
       ...(await findFaults(layer, 'the layer is new in after')),
     );
   return findings;
+}
+
+function addNearest(finding: Finding, clause: string | undefined): Finding {
+  return clause === undefined ? finding : { ...finding, message: `${finding.message}; ${clause}` };
 }
 
 const REMOVED_MESSAGE =

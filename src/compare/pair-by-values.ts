@@ -1,0 +1,505 @@
+// Pairs layers and learned tensors by what they hold, where their names do not: a frozen backbone under new names.
+
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { quote } from '../errors.js';
+import { compareNaturally, splitPath } from '../norm/naming.js';
+import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
+import type { TensorPair } from './compare-learned.js';
+import { type Content, isTelling, recogniseTensors, TELLING_VARIETY } from './contents.js';
+import {
+  type LayerPair,
+  type Pairing,
+  type PrefixEdit,
+  pairLayers,
+  pairRepeated,
+  RivalPrefixes,
+  translateName,
+} from './pair-layers.js';
+import { haveLikeShapes } from './tensor-equality.js';
+
+/** One side of a pairing that may look into the tensors. */
+export interface ValuedSide {
+  readonly path: string;
+  readonly layers: readonly NormLayer[];
+  /** Whether the layers, and the tensors, stand in the order of the model. */
+  readonly isOrdered: boolean;
+  /** Every tensor by dotted name, in file order. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Learned tensors by dotted name. */
+  readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** Who goes with whom, by names and by values. */
+export interface ValuedPairing extends Pairing {
+  /** Learned tensors that go together whatever their names say. */
+  readonly tensors: readonly TensorPair[];
+  /** What the user should know about how layers were paired; plain sentences. */
+  readonly remarks: readonly string[];
+  /** What a layer that was left unpaired is nearest to, and why that is not it; a clause. */
+  readonly explain: (layer: NormLayer, candidates: readonly NormLayer[]) => string | null;
+}
+
+/**
+ * Pairs layers by name, prefix and position ({@link pairLayers}), then by values what that leaves: frozen tensors are
+ * equal, so a layer goes with the one that has its γ and β, or is fed by the same weights.
+ *
+ * Values also decide between prefixes that fit equally well, and where a name leads to a layer that holds something
+ * else, while its own values stand elsewhere (a renumbered `nn.Sequential`). Where names alone pair every layer, nothing
+ * is looked into.
+ *
+ * @throws CheckpointError as {@link pairLayers}, or when a range cannot be read.
+ */
+export async function pairWithValues(
+  before: ValuedSide,
+  after: ValuedSide,
+  maps: readonly PrefixEdit[],
+): Promise<ValuedPairing> {
+  const named = tryNames(before, after, maps);
+  if (!(named instanceof RivalPrefixes)) {
+    const pairing = await pairRepeated(named);
+    if (arePairedByName(pairing) || before.layers.length === 0 || after.layers.length === 0)
+      return { ...pairing, tensors: [], remarks: [], explain: () => null };
+    return pairRest(pairing, new Evidence(before, after, await lookInto(before, after)));
+  }
+  const evidence = new Evidence(before, after, await lookInto(before, after));
+  const chosen = chooseRival(named, evidence);
+  const pairing =
+    chosen === null
+      ? { pairs: [], onlyBefore: before.layers, onlyAfter: after.layers, edits: [IDENTITY] }
+      : await pairRepeated(pairLayers(before, after, maps, [chosen]));
+  const whole = await pairRest(pairing, evidence);
+  if (whole.pairs.length === 0) throw named;
+  const remarks = chosen === null ? [] : [describeChoice(chosen, named.edits)];
+  return { ...whole, remarks: [...remarks, ...whole.remarks] };
+}
+
+const IDENTITY: PrefixEdit = { from: '', to: '' };
+
+function tryNames(
+  before: ValuedSide,
+  after: ValuedSide,
+  maps: readonly PrefixEdit[],
+): Pairing | RivalPrefixes {
+  try {
+    return pairLayers(before, after, maps);
+  } catch (error) {
+    if (error instanceof RivalPrefixes) return error;
+    throw error;
+  }
+}
+
+/** Whether every layer has its partner by one rule that says nothing of single layers: a wrapper, or none. */
+function arePairedByName({ pairs, onlyBefore, onlyAfter, edits }: Pairing): boolean {
+  const isLeading = ({ from, to }: PrefixEdit) => from === '' || to === '';
+  return (
+    onlyBefore.length + onlyAfter.length === 0 &&
+    (edits.every(isLeading) || pairs.every(({ pairedBy }) => pairedBy === 'map'))
+  );
+}
+
+function lookInto(before: ValuedSide, after: ValuedSide): ReturnType<typeof recogniseTensors> {
+  const list = ({ learned, layers }: ValuedSide) => [
+    ...learned.values(),
+    ...layers.flatMap(({ gamma, beta, mean, variance }) =>
+      [gamma, beta, storedTensorOf(mean), storedTensorOf(variance)].filter((tensor) => tensor !== null),
+    ),
+  ];
+  return recogniseTensors(list(before), list(after));
+}
+
+/** What a layer is known by. */
+interface Marks {
+  /** γ and β; null where they say nothing: none, all alike, or not to be read. */
+  readonly affine: string | null;
+  /** The weights that feed it; null where they are not known, or say nothing. */
+  readonly feed: string | null;
+  /** All weights that may feed it, where names leave that open; null for other layers. */
+  readonly candidates: string | null;
+  readonly statistics: string | null;
+}
+
+/** Weights among which the one that feeds a layer is looked for; of more, most belong to other layers. */
+const MAX_CANDIDATES = 8;
+
+/** What layers of two checkpoints are known by, whatever they are called. */
+class Evidence {
+  readonly before: ValuedSide;
+  readonly after: ValuedSide;
+  readonly contents: ReadonlyMap<Tensor, Content>;
+  readonly #marks = new Map<NormLayer, Marks>();
+
+  constructor(before: ValuedSide, after: ValuedSide, contents: ReadonlyMap<Tensor, Content>) {
+    this.before = before;
+    this.after = after;
+    this.contents = contents;
+    for (const side of [before, after]) {
+      const preceding = side.isOrdered ? findPreceding(side) : new Map<NormLayer, Tensor>();
+      for (const layer of side.layers) this.#marks.set(layer, this.#mark(layer, side, preceding.get(layer)));
+    }
+  }
+
+  of(layer: NormLayer): Marks {
+    return this.#marks.get(layer) ?? { affine: null, feed: null, candidates: null, statistics: null };
+  }
+
+  /** Whether two layers hold the same, or are fed by the same; null where their values tell nothing. */
+  areSame(one: NormLayer, other: NormLayer): boolean | null {
+    const [x, y] = [this.of(one), this.of(other)];
+    const known = (['affine', 'feed'] as const).filter((mark) => x[mark] !== null && y[mark] !== null);
+    return known.length === 0 ? null : known.some((mark) => x[mark] === y[mark]);
+  }
+
+  #mark(layer: NormLayer, { learned }: ValuedSide, preceding: Tensor | undefined): Marks {
+    const { gamma, beta, mean, variance, neighbours, areNeighboursCertain } = layer;
+    const isOpen = areNeighboursCertain === false;
+    // Layers whose feed may be anything share one list, which is as long as the file.
+    const near = neighbours.slice(0, 4 * MAX_CANDIDATES).flatMap((name) => learned.get(name) ?? []);
+    const weights = near.filter(({ shape }) => shape.length > 1);
+    const isCrowded = neighbours.length > 4 * MAX_CANDIDATES || weights.length > MAX_CANDIDATES;
+    return {
+      affine: this.#identify([gamma, beta].filter((tensor) => tensor !== null)),
+      feed: isOpen
+        ? this.#identify(preceding === undefined ? [] : [preceding])
+        : isCrowded
+          ? null
+          : this.#identify(weights),
+      candidates: isOpen && !isCrowded ? this.#identify(weights) : null,
+      statistics: this.#identify([mean, variance].flatMap((one) => storedTensorOf(one) ?? [])),
+    };
+  }
+
+  /** What tensors hold together; null where that says nothing. */
+  #identify(tensors: readonly Tensor[]): string | null {
+    const found = tensors.map((tensor) => this.contents.get(tensor));
+    const variety = found.reduce((sum, content) => sum + (content?.variety ?? 0), 0);
+    if (found.includes(undefined) || variety < TELLING_VARIETY + found.length - 1) return null;
+    return found.map((content) => content?.id).join();
+  }
+}
+
+/** For each layer, the last weight before it in module order that has as many outputs. */
+function findPreceding({ layers, tensors, learned }: ValuedSide): ReadonlyMap<NormLayer, Tensor> {
+  const byMean = new Map(layers.map((layer) => [storedTensorOf(layer.mean), layer]));
+  const preceding = new Map<NormLayer, Tensor>();
+  let last: Tensor | null = null;
+  for (const [name, tensor] of tensors) {
+    if (tensor.shape.length > 1 && learned.has(name)) last = tensor;
+    const layer = byMean.get(tensor);
+    if (layer !== undefined && last?.shape.slice(0, 2).includes(layer.channels) === true)
+      preceding.set(layer, last);
+  }
+  return preceding;
+}
+
+/** Of prefixes that fit equally well, the one under which most layers hold the same; null where none stands out. */
+function chooseRival({ edits }: RivalPrefixes, evidence: Evidence): PrefixEdit | null {
+  const byName = new Map(evidence.after.layers.map((layer) => [layer.name, layer]));
+  const scored = edits.map((edit) => {
+    let score = 0;
+    for (const layer of evidence.before.layers) {
+      const name = translateName(layer.name, [edit], (candidate) => byName.has(candidate));
+      const other = name === null ? undefined : byName.get(name);
+      if (other !== undefined && evidence.areSame(layer, other) === true) score++;
+    }
+    return { edit, score };
+  });
+  const [first, second] = scored.sort((x, y) => y.score - x.score);
+  return first === undefined || first.score === (second?.score ?? 0) ? null : first.edit;
+}
+
+function describeChoice(chosen: PrefixEdit, edits: readonly PrefixEdit[]): string {
+  const nameOf = ({ from, to }: PrefixEdit) =>
+    quote(to === '' || edits.every((edit) => edit.to === to) ? from : to);
+  const others = edits.filter((edit) => edit !== chosen).map(nameOf);
+  return `${[nameOf(chosen), ...others].join(' and ')} fit by name equally well: ${nameOf(chosen)} was compared, since its weights are equal${others.length === 1 ? ` and those of ${others[0]} are not` : ''}`;
+}
+
+/** Pairs by values what names have left, and what they have paired with something else. */
+async function pairRest(pairing: Pairing, evidence: Evidence): Promise<ValuedPairing> {
+  const doubted = pairing.pairs.filter(
+    ({ before, after, pairedBy }) => pairedBy !== 'map' && evidence.areSame(before, after) === false,
+  );
+  const pool = {
+    before: [...pairing.onlyBefore, ...doubted.map(({ before }) => before)],
+    after: [...pairing.onlyAfter, ...doubted.map(({ after }) => after)],
+  };
+  const { pairs: found, rivals } = matchLayers(pool, evidence);
+  const placed = {
+    before: new Set(found.map(({ before }) => before)),
+    after: new Set(found.map(({ after }) => after)),
+  };
+  // Names that lead to a layer whose values stand elsewhere are those of another numbering.
+  const areMisleading = doubted.some(({ after }) => placed.after.has(after));
+  const isDropped = (pair: LayerPair) =>
+    placed.after.has(pair.after) || (areMisleading && placed.before.has(pair.before));
+  const dropped = new Set(doubted.filter(isDropped));
+  const order = new Map(evidence.before.layers.map((layer, index) => [layer, index]));
+  const pairs = [...pairing.pairs.filter((pair) => !dropped.has(pair)), ...found].sort(
+    (x, y) => (order.get(x.before) ?? 0) - (order.get(y.before) ?? 0),
+  );
+  const paired = new Set(pairs.flatMap(({ before, after }) => [before, after]));
+  const isAlone = (layer: NormLayer) => !paired.has(layer);
+  const alone = (layers: readonly NormLayer[], others: readonly NormLayer[]) =>
+    [...layers, ...others].filter(isAlone);
+  return {
+    pairs,
+    onlyBefore: alone(
+      pairing.onlyBefore,
+      [...dropped].map(({ before }) => before),
+    ),
+    onlyAfter: alone(
+      pairing.onlyAfter,
+      [...dropped].map(({ after }) => after),
+    ),
+    edits: pairing.edits,
+    tensors: found.length === 0 ? [] : pairTensors(found, pairing.edits, evidence),
+    remarks: describeFound(found),
+    explain: (layer, candidates) => explainUnpaired(layer, { candidates, rivals, evidence }),
+  };
+}
+
+/** Pairs that values tell, and for each layer of before that several fit, which ones. */
+interface MatchedLayers {
+  readonly pairs: readonly LayerPair[];
+  readonly rivals: ReadonlyMap<NormLayer, readonly NormLayer[]>;
+}
+
+/** Layers of each side that hold the same. */
+interface Alike {
+  readonly before: NormLayer[];
+  readonly after: NormLayer[];
+}
+
+/** What layers are alike by, the surest first; each is asked of what those before it have left. */
+const LIKENESSES: readonly ((marks: Marks) => readonly (string | null)[])[] = [
+  ({ feed, affine }) => [feed, affine],
+  ({ feed }) => [feed],
+  ({ affine }) => [affine],
+  ({ candidates }) => [candidates],
+];
+
+function matchLayers(pool: Alike, evidence: Evidence): MatchedLayers {
+  const left = { before: new Set(pool.before), after: new Set(pool.after) };
+  const pairs: LayerPair[] = [];
+  const rivals = new Map<NormLayer, readonly NormLayer[]>();
+  for (const liken of LIKENESSES) {
+    for (const alike of groupAlike(left, liken, evidence).values()) {
+      const matched = matchAlike(alike, evidence);
+      for (const [before, after] of matched) {
+        pairs.push({ before, after, pairedBy: 'values' });
+        left.before.delete(before);
+        left.after.delete(after);
+      }
+      if (matched.length > 0 || alike.after.length === 0) continue;
+      for (const layer of alike.before) if (!rivals.has(layer)) rivals.set(layer, alike.after);
+    }
+  }
+  return { pairs, rivals };
+}
+
+function groupAlike(
+  left: { readonly before: ReadonlySet<NormLayer>; readonly after: ReadonlySet<NormLayer> },
+  liken: (marks: Marks) => readonly (string | null)[],
+  evidence: Evidence,
+): ReadonlyMap<string, Alike> {
+  const groups = new Map<string, Alike>();
+  for (const side of ['before', 'after'] as const) {
+    for (const layer of left[side]) {
+      const marks = liken(evidence.of(layer));
+      if (marks.includes(null)) continue;
+      const key = [layer.channels, ...marks].join(' ');
+      const group = groups.get(key) ?? { before: [], after: [] };
+      groups.set(key, group);
+      group[side].push(layer);
+    }
+  }
+  return groups;
+}
+
+/**
+ * Pairs layers that hold the same: one with one; as many with as many in their order; one of before with each of after,
+ * as domain-specific BatchNorm makes several of one. Of several in before, only statistics tell which after was made of.
+ */
+function matchAlike(
+  { before, after }: Alike,
+  evidence: Evidence,
+): readonly (readonly [before: NormLayer, after: NormLayer])[] {
+  const areOrdered = evidence.before.isOrdered && evidence.after.isOrdered;
+  const sort = (layers: readonly NormLayer[]) =>
+    areOrdered ? layers : [...layers].sort((x, y) => compareNaturally(x.name, y.name));
+  const pairs = zip({ before: sort(before), after: sort(after) });
+  if (pairs.length > 0) return pairs;
+  const [only] = after;
+  if (only === undefined || after.length > 1) return [];
+  const { statistics } = evidence.of(only);
+  const same = before.filter((layer) => statistics !== null && evidence.of(layer).statistics === statistics);
+  return same.slice(0, 1).map((layer) => [layer, only]);
+}
+
+/**
+ * Pairs learned tensors: those of layers that were paired by values, and all whose names lead nowhere, or to something
+ * else, and that hold what a tensor of the other side holds. What stands beside a pair under the same last name goes
+ * with it: biases are too short to be known again.
+ */
+function pairTensors(
+  found: readonly LayerPair[],
+  edits: readonly PrefixEdit[],
+  { before, after, contents }: Evidence,
+): readonly TensorPair[] {
+  const open = findOpenTensors(edits, { before, after, contents });
+  const [names, afterNames] = [invert(before.learned), invert(after.learned)];
+  const pairs = new Map<string, TensorPair>();
+  const join = (tensor: Tensor | undefined | null, partner: Tensor | undefined | null) => {
+    if (tensor == null || partner == null || !haveLikeShapes(tensor.shape, partner.shape)) return;
+    const [name, afterName] = [names.get(tensor), afterNames.get(partner)];
+    if (name === undefined || afterName === undefined || pairs.has(afterName)) return;
+    pairs.set(afterName, { name, afterName, tensor, partner });
+  };
+  for (const pair of found) {
+    join(pair.before.gamma, pair.after.gamma);
+    join(pair.before.beta, pair.after.beta);
+  }
+  for (const alike of groupByContent(open, contents).values()) {
+    for (const [tensor, partner] of zip(alike)) join(tensor, partner);
+  }
+  const [modules, afterModules] = [groupByModule(before.learned), groupByModule(after.learned)];
+  for (const { name, afterName } of [...pairs.values()]) {
+    const others = afterModules.get(splitPath(afterName)[0]);
+    for (const [leaf, tensor] of modules.get(splitPath(name)[0]) ?? []) {
+      const partner = others?.get(leaf);
+      if (partner !== undefined && open.after.has(partner)) join(tensor, partner);
+    }
+  }
+  return [...pairs.values()];
+}
+
+/** Tensors of which no name leads to one that holds the same. */
+interface OpenTensors {
+  readonly before: ReadonlySet<Tensor>;
+  readonly after: ReadonlySet<Tensor>;
+}
+
+function findOpenTensors(
+  edits: readonly PrefixEdit[],
+  { before, after, contents }: Pick<Evidence, 'before' | 'after' | 'contents'>,
+): OpenTensors {
+  const open = { before: new Set(before.learned.values()), after: new Set(after.learned.values()) };
+  for (const [name, tensor] of before.learned) {
+    const afterName = translateName(name, edits, (candidate) => after.learned.has(candidate));
+    const partner = afterName === null ? undefined : after.learned.get(afterName);
+    const content = contents.get(tensor);
+    if (partner === undefined || content === undefined || contents.get(partner)?.id !== content.id) continue;
+    open.before.delete(tensor);
+    open.after.delete(partner);
+  }
+  return open;
+}
+
+function groupByContent(
+  open: OpenTensors,
+  contents: Evidence['contents'],
+): ReadonlyMap<string, { readonly before: Tensor[]; readonly after: Tensor[] }> {
+  const groups = new Map<string, { readonly before: Tensor[]; readonly after: Tensor[] }>();
+  for (const side of ['before', 'after'] as const) {
+    for (const tensor of open[side]) {
+      const content = contents.get(tensor);
+      if (content === undefined || !isTelling(content)) continue;
+      const group = groups.get(content.id) ?? { before: [], after: [] };
+      groups.set(content.id, group);
+      group[side].push(tensor);
+    }
+  }
+  return groups;
+}
+
+/** One with each, or as many with as many in their order; nothing where neither fits. */
+function zip<Item>({
+  before,
+  after,
+}: {
+  readonly before: readonly Item[];
+  readonly after: readonly Item[];
+}): readonly (readonly [Item, Item])[] {
+  if (before.length !== 1 && before.length !== after.length) return [];
+  return after.flatMap((other, index) => {
+    const one = before[before.length === 1 ? 0 : index];
+    return one === undefined ? [] : [[one, other] as const];
+  });
+}
+
+function invert(tensors: ReadonlyMap<string, Tensor>): ReadonlyMap<Tensor, string> {
+  return new Map([...tensors].map(([name, tensor]) => [tensor, name]));
+}
+
+/** Tensors by the module that they belong to and the last part of their names. */
+function groupByModule(
+  tensors: ReadonlyMap<string, Tensor>,
+): ReadonlyMap<string, ReadonlyMap<string, Tensor>> {
+  const modules = new Map<string, Map<string, Tensor>>();
+  for (const [name, tensor] of tensors) {
+    const [module, leaf] = splitPath(name);
+    const members = modules.get(module) ?? new Map<string, Tensor>();
+    modules.set(module, members.set(leaf, tensor));
+  }
+  return modules;
+}
+
+/** Pairs that are named in a remark. */
+const MAX_NAMED = 2;
+
+function describeFound(found: readonly LayerPair[]): readonly string[] {
+  if (found.length === 0) return [];
+  const named = found
+    .slice(0, MAX_NAMED)
+    .map(({ before, after }) => `${quote(before.name)} with ${quote(after.name)}`)
+    .join(', ');
+  const more = found.length > MAX_NAMED ? ` and ${found.length - MAX_NAMED} more` : '';
+  return [
+    `${found.length === 1 ? '1 norm layer was' : `${found.length} norm layers were`} paired by values, since names do not pair them: their own weights or those that feed them are equal (${named}${more})`,
+  ];
+}
+
+/** Layers of after that an unpaired one is held against; names alone rank them. */
+const MAX_RANKED = 256;
+
+/** What an unpaired layer of before is nearest to, and why that is not it; null where after has none left. */
+function explainUnpaired(
+  layer: NormLayer,
+  {
+    candidates,
+    rivals,
+    evidence,
+  }: {
+    readonly candidates: readonly NormLayer[];
+    readonly rivals: MatchedLayers['rivals'];
+    readonly evidence: Evidence;
+  },
+): string | null {
+  const fitting = rivals.get(layer) ?? [];
+  if (fitting.length > 1) {
+    const named = fitting.slice(0, MAX_NAMED).map(({ name }) => quote(name));
+    return `${fitting.length} layers of after hold its values equally well (${named.join(', ')}${fitting.length > MAX_NAMED ? ', …' : ''}): say which is meant with --map`;
+  }
+  const isAsWide = ({ channels }: NormLayer) => channels === layer.channels;
+  const wide = candidates.filter(isAsWide);
+  const [nearest] = (wide.length > 0 ? wide : candidates)
+    .slice(0, MAX_RANKED)
+    .map((candidate) => ({ candidate, common: countCommonEnd(layer.name, candidate.name) }))
+    .sort((x, y) => y.common - x.common);
+  if (nearest === undefined) return null;
+  const { name, channels } = nearest.candidate;
+  const why = !isAsWide(nearest.candidate)
+    ? `has ${channels} channels in place of ${layer.channels}`
+    : evidence.areSame(layer, nearest.candidate) === false
+      ? 'has as many channels and other weights: it was trained, or is another layer'
+      : 'has as many channels and another name, and the weights of neither tell whether they are one layer: if they are, say so with --map';
+  return `nearest is ${quote(name)}, which ${why}`;
+}
+
+/** How many characters two names end with in common. */
+function countCommonEnd(one: string, other: string): number {
+  let count = 0;
+  const most = Math.min(one.length, other.length, MAX_RANKED);
+  while (count < most && one[one.length - 1 - count] === other[other.length - 1 - count]) count++;
+  return count;
+}
