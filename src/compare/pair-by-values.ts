@@ -107,19 +107,23 @@ function lookInto(before: ValuedSide, after: ValuedSide): ReturnType<typeof reco
   return recogniseTensors(list(before), list(after));
 }
 
-/** What a layer is known by. */
+/** What a layer is known by; each is null where it is not known, or says nothing. */
 interface Marks {
-  /** γ and β; null where they say nothing: none, all alike, or not to be read. */
+  /** γ and β. */
   readonly affine: string | null;
-  /** The weights that feed it; null where they are not known, or say nothing. */
+  /** The weights that feed it, as a graph or names tell. */
   readonly feed: string | null;
-  /** All weights that may feed it, where names leave that open; null for other layers. */
-  readonly candidates: string | null;
+  /** The weight that stands before it in module order, which feeds it more often than not. */
+  readonly preceding: string | null;
+  /** All weights of the block that it stands in and that both sides have, whichever of them feeds it. */
+  readonly block: string | null;
   readonly statistics: string | null;
 }
 
-/** Weights among which the one that feeds a layer is looked for; of more, most belong to other layers. */
-const MAX_CANDIDATES = 8;
+const UNKNOWN: Marks = { affine: null, feed: null, preceding: null, block: null, statistics: null };
+
+/** Weights of a block; where there are more, it is no block but a model, and says little of one layer. */
+const MAX_BLOCK = 8;
 
 /** What layers of two checkpoints are known by, whatever they are called. */
 class Evidence {
@@ -127,54 +131,120 @@ class Evidence {
   readonly after: ValuedSide;
   readonly contents: ReadonlyMap<Tensor, Content>;
   readonly #marks = new Map<NormLayer, Marks>();
+  readonly #feeds = new Map<NormLayer, readonly Tensor[]>();
 
   constructor(before: ValuedSide, after: ValuedSide, contents: ReadonlyMap<Tensor, Content>) {
     this.before = before;
     this.after = after;
     this.contents = contents;
-    for (const side of [before, after]) {
+    const idsOf = ({ learned }: ValuedSide) =>
+      new Set([...learned.values()].map((tensor) => contents.get(tensor)?.id));
+    const [one, other] = [idsOf(before), idsOf(after)];
+    for (const [side, ids] of [
+      [before, other],
+      [after, one],
+    ] as const) {
       const preceding = side.isOrdered ? findPreceding(side) : new Map<NormLayer, Tensor>();
-      for (const layer of side.layers) this.#marks.set(layer, this.#mark(layer, side, preceding.get(layer)));
+      const blocks = findBlocks(side, (tensor) => ids.has(contents.get(tensor)?.id));
+      for (const layer of side.layers) {
+        const known = findFeed(layer, side);
+        const last = preceding.get(layer);
+        this.#feeds.set(layer, known ?? (last === undefined ? [] : [last]));
+        this.#marks.set(layer, {
+          affine: this.#identify(layer.gamma, layer.beta),
+          feed: this.#identify(...(known ?? [])),
+          preceding: this.#identify(last ?? null),
+          block: this.#identify(...(blocks.get(layer) ?? [])),
+          statistics: this.#identify(storedTensorOf(layer.mean), storedTensorOf(layer.variance)),
+        });
+      }
     }
   }
 
-  of(layer: NormLayer): Marks {
-    return this.#marks.get(layer) ?? { affine: null, feed: null, candidates: null, statistics: null };
+  /** The weights that feed a layer, as far as names or the order of modules tell. */
+  feedOf(layer: NormLayer): readonly Tensor[] {
+    return this.#feeds.get(layer) ?? [];
   }
 
-  /** Whether two layers hold the same, or are fed by the same; null where their values tell nothing. */
+  of(layer: NormLayer): Marks {
+    return this.#marks.get(layer) ?? UNKNOWN;
+  }
+
+  /**
+   * Whether two layers hold the same, or are fed by the same; null where their values tell nothing. Names and graphs
+   * know better what feeds a layer than the order of modules.
+   */
   areSame(one: NormLayer, other: NormLayer): boolean | null {
     const [x, y] = [this.of(one), this.of(other)];
-    const known = (['affine', 'feed'] as const).filter((mark) => x[mark] !== null && y[mark] !== null);
-    return known.length === 0 ? null : known.some((mark) => x[mark] === y[mark]);
+    const compare = (mark: keyof Marks) =>
+      x[mark] === null || y[mark] === null ? null : x[mark] === y[mark];
+    const affine = compare('affine');
+    return affine === true ? true : (compare('feed') ?? compare('preceding') ?? affine);
   }
 
-  #mark(layer: NormLayer, { learned }: ValuedSide, preceding: Tensor | undefined): Marks {
-    const { gamma, beta, mean, variance, neighbours, areNeighboursCertain } = layer;
-    const isOpen = areNeighboursCertain === false;
-    // Layers whose feed may be anything share one list, which is as long as the file.
-    const near = neighbours.slice(0, 4 * MAX_CANDIDATES).flatMap((name) => learned.get(name) ?? []);
-    const weights = near.filter(({ shape }) => shape.length > 1);
-    const isCrowded = neighbours.length > 4 * MAX_CANDIDATES || weights.length > MAX_CANDIDATES;
-    return {
-      affine: this.#identify([gamma, beta].filter((tensor) => tensor !== null)),
-      feed: isOpen
-        ? this.#identify(preceding === undefined ? [] : [preceding])
-        : isCrowded
-          ? null
-          : this.#identify(weights),
-      candidates: isOpen && !isCrowded ? this.#identify(weights) : null,
-      statistics: this.#identify([mean, variance].flatMap((one) => storedTensorOf(one) ?? [])),
-    };
+  /** What tensors hold together, in whatever order; null where that says nothing. */
+  #identify(...parts: readonly (Tensor | null)[]): string | null {
+    const tensors = parts.filter((tensor) => tensor !== null);
+    const found = tensors.flatMap((tensor) => this.contents.get(tensor) ?? []);
+    const variety = found.reduce((sum, content) => sum + content.variety, 0);
+    if (found.length < tensors.length || variety < TELLING_VARIETY + found.length - 1) return null;
+    return found
+      .map(({ id }) => id)
+      .sort()
+      .join();
   }
+}
 
-  /** What tensors hold together; null where that says nothing. */
-  #identify(tensors: readonly Tensor[]): string | null {
-    const found = tensors.map((tensor) => this.contents.get(tensor));
-    const variety = found.reduce((sum, content) => sum + (content?.variety ?? 0), 0);
-    if (found.includes(undefined) || variety < TELLING_VARIETY + found.length - 1) return null;
-    return found.map((content) => content?.id).join();
+/** Weights that feed one layer; where there are more, their names tell no block. */
+const MAX_FEEDS = 16;
+
+/** The weights that feed a layer for certain; null where that is not known. */
+function findFeed(
+  { neighbours, areNeighboursCertain }: NormLayer,
+  { learned }: ValuedSide,
+): readonly Tensor[] | null {
+  if (areNeighboursCertain === false || neighbours.length > MAX_FEEDS) return null;
+  return neighbours.flatMap((name) => learned.get(name) ?? []).filter(isWeight);
+}
+
+function isWeight({ shape }: Tensor): boolean {
+  return shape.length > 1;
+}
+
+/** Deeper modules than any model has are not looked for. */
+const MAX_DEPTH = 32;
+
+/** For each layer the weights of its block: those that pass, under the nearest module around it that has weights. */
+function findBlocks(
+  { layers, learned }: ValuedSide,
+  test: (tensor: Tensor) => boolean,
+): ReadonlyMap<NormLayer, readonly Tensor[]> {
+  const under = new Map<string, { tensors: Tensor[]; count: number }>();
+  for (const [name, tensor] of learned) {
+    if (!isWeight(tensor)) continue;
+    for (const path of listAbove(name)) {
+      const block = under.get(path) ?? { tensors: [], count: 0 };
+      under.set(path, block);
+      if (test(tensor) && ++block.count <= MAX_BLOCK) block.tensors.push(tensor);
+    }
   }
+  return new Map(
+    layers.map((layer) => {
+      const path = listAbove(layer.name).find((each) => under.has(each));
+      const block = path === undefined ? undefined : under.get(path);
+      return [layer, block === undefined || block.count > MAX_BLOCK ? [] : block.tensors];
+    }),
+  );
+}
+
+/** The modules above a name, the nearest first: `a.b`, `a` and the root of `a.b.weight`. */
+function listAbove(name: string): readonly string[] {
+  const paths: string[] = [];
+  for (let path = name; path !== '' && paths.length < MAX_DEPTH; ) {
+    [path] = splitPath(path);
+    paths.push(path);
+  }
+  return paths;
 }
 
 /** For each layer, the last weight before it in module order that has as many outputs. */
@@ -270,12 +340,18 @@ interface Alike {
   readonly after: NormLayer[];
 }
 
-/** What layers are alike by, the surest first; each is asked of what those before it have left. */
+/**
+ * What layers are alike by, the surest first; each is asked of what those before it have left. Equal γ and β go before
+ * equal feeds alone: names may be wrong about what feeds a layer.
+ */
 const LIKENESSES: readonly ((marks: Marks) => readonly (string | null)[])[] = [
   ({ feed, affine }) => [feed, affine],
-  ({ feed }) => [feed],
+  ({ preceding, affine }) => [preceding, affine],
   ({ affine }) => [affine],
-  ({ candidates }) => [candidates],
+  ({ feed }) => [feed],
+  ({ preceding }) => [preceding],
+  ({ feed, preceding }) => [feed ?? preceding],
+  ({ block }) => [block],
 ];
 
 function matchLayers(pool: Alike, evidence: Evidence): MatchedLayers {
@@ -294,7 +370,27 @@ function matchLayers(pool: Alike, evidence: Evidence): MatchedLayers {
       for (const layer of alike.before) if (!rivals.has(layer)) rivals.set(layer, alike.after);
     }
   }
-  return { pairs, rivals };
+  return { pairs: [...pairs, ...findCopies(pairs, left.after, evidence)], rivals };
+}
+
+/**
+ * Layers beside one that was paired by values that hold the same, or are fed by the same: domain-specific BatchNorm makes
+ * `bn.bns.0` and `bn.bns.1` of one `bn`, and each is held against that.
+ */
+function findCopies(
+  pairs: readonly LayerPair[],
+  left: Iterable<NormLayer>,
+  evidence: Evidence,
+): readonly LayerPair[] {
+  const placeOf = ({ name, channels }: NormLayer) => `${splitPath(name)[0]} ${channels}`;
+  const byPlace = new Map<string, LayerPair>();
+  for (const pair of pairs) if (!byPlace.has(placeOf(pair.after))) byPlace.set(placeOf(pair.after), pair);
+  return [...left].flatMap((after) => {
+    const sibling = byPlace.get(placeOf(after));
+    return sibling !== undefined && evidence.areSame(sibling.before, after) === true
+      ? [{ before: sibling.before, after, pairedBy: 'values' as const }]
+      : [];
+  });
 }
 
 function groupAlike(
@@ -344,9 +440,10 @@ function matchAlike(
 function pairTensors(
   found: readonly LayerPair[],
   edits: readonly PrefixEdit[],
-  { before, after, contents }: Evidence,
+  evidence: Evidence,
 ): readonly TensorPair[] {
-  const open = findOpenTensors(edits, { before, after, contents });
+  const { before, after, contents } = evidence;
+  const open = findOpenTensors(edits, evidence);
   const [names, afterNames] = [invert(before.learned), invert(after.learned)];
   const pairs = new Map<string, TensorPair>();
   const join = (tensor: Tensor | undefined | null, partner: Tensor | undefined | null) => {
@@ -361,6 +458,15 @@ function pairTensors(
   }
   for (const alike of groupByContent(open, contents).values()) {
     for (const [tensor, partner] of zip(alike)) join(tensor, partner);
+  }
+  // What feeds a layer and holds something else was trained.
+  const joined = new Set([...pairs.values()].flatMap(({ tensor, partner }) => [tensor, partner]));
+  const isFree = (tensor: Tensor) =>
+    !joined.has(tensor) && (open.before.has(tensor) || open.after.has(tensor));
+  for (const pair of found) {
+    const [one, ...others] = evidence.feedOf(pair.before).filter(isFree);
+    const [partner, ...rest] = evidence.feedOf(pair.after).filter(isFree);
+    if (others.length + rest.length === 0) join(one, partner);
   }
   const [modules, afterModules] = [groupByModule(before.learned), groupByModule(after.learned)];
   for (const { name, afterName } of [...pairs.values()]) {
