@@ -42,8 +42,8 @@ import { CheckpointError, quote } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
-import { dottedTensorsOf } from './norm/naming.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import { dottedTensorsOf } from './norm/naming.js';
 import {
   chooseLayerName,
   findFreeLinears,
@@ -190,11 +190,7 @@ function examine(checkpoint: Checkpoint): AuditSide {
   return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
 }
 
-function pairSides(
-  before: AuditSide,
-  after: AuditSide,
-  maps: readonly PrefixEdit[],
-): Promise<ValuedPairing> {
+function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Promise<ValuedPairing> {
   const toSide = ({ checkpoint, layers, learned }: AuditSide) => ({
     path: checkpoint.path,
     layers,

@@ -101,7 +101,7 @@ function lookInto(before: ValuedSide, after: ValuedSide): ReturnType<typeof reco
   const list = ({ learned, layers }: ValuedSide) => [
     ...learned.values(),
     ...layers.flatMap(({ gamma, beta, mean, variance }) =>
-      [gamma, beta, storedTensorOf(mean), storedTensorOf(variance)].filter((tensor) => tensor !== null),
+      [gamma, beta, mean, variance].flatMap((part) => storedTensorOf(part) ?? []),
     ),
   ];
   return recogniseTensors(list(before), list(after));
@@ -151,7 +151,7 @@ class Evidence {
         const last = preceding.get(layer);
         this.#feeds.set(layer, known ?? (last === undefined ? [] : [last]));
         this.#marks.set(layer, {
-          affine: this.#identify(layer.gamma, layer.beta),
+          affine: this.#identify(storedTensorOf(layer.gamma), storedTensorOf(layer.beta)),
           feed: this.#identify(...(known ?? [])),
           preceding: this.#identify(last ?? null),
           block: this.#identify(...(blocks.get(layer) ?? [])),
@@ -453,8 +453,8 @@ function pairTensors(
     pairs.set(afterName, { name, afterName, tensor, partner });
   };
   for (const pair of found) {
-    join(pair.before.gamma, pair.after.gamma);
-    join(pair.before.beta, pair.after.beta);
+    join(storedTensorOf(pair.before.gamma), storedTensorOf(pair.after.gamma));
+    join(storedTensorOf(pair.before.beta), storedTensorOf(pair.after.beta));
   }
   for (const alike of groupByContent(open, contents).values()) {
     for (const [tensor, partner] of zip(alike)) join(tensor, partner);
