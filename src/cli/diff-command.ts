@@ -15,7 +15,7 @@ import {
 } from '../report/audit-set.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { type InputGuard, noteInput, type ReportFile } from './guard-outputs.js';
+import { noteInput, type ReportFile } from './guard-outputs.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import {
   type DiffTargets,
@@ -29,17 +29,11 @@ import type { Terminal } from './terminal.js';
 import {
   announceReport,
   getExitCode,
-  guardReports,
   needsChannels,
+  planReports,
   type ReportPlan,
   writeReports,
 } from './write-reports.js';
-
-interface RunOptions extends Pick<CommonOptions, 'quiet' | 'output' | 'format'> {
-  readonly layer?: string;
-  /** Asked after each of several audits: what it refuses ends them all. */
-  readonly guard: InputGuard;
-}
 
 /** What a run of `diff` came to. */
 interface DiffResult {
@@ -50,10 +44,10 @@ interface DiffResult {
 /** One audit gives its own report and fails with its own error; several give one report of them all. */
 async function runAudits(
   audits: readonly PlannedAudit[],
-  options: RunOptions,
+  plan: ReportPlan,
   terminal: Terminal,
 ): Promise<DiffResult> {
-  const { layer } = options;
+  const { layer } = plan;
   const [only, ...others] = audits;
   if (only !== undefined && others.length === 0) {
     const report = await audit(only.before, only.after, only.options);
@@ -64,12 +58,12 @@ async function runAudits(
   if (layer !== undefined) {
     throw new UsageError(`--layer shows one layer of one audit, found ${audits.length} audits`);
   }
-  return runSeveral(audits, options, terminal);
+  return runSeveral(audits, plan, terminal);
 }
 
 async function runSeveral(
   audits: readonly PlannedAudit[],
-  options: RunOptions,
+  plan: ReportPlan,
   terminal: Terminal,
 ): Promise<DiffResult> {
   const reports = new PackedReports();
@@ -77,18 +71,18 @@ async function runSeveral(
   let exitCode = 0;
   for await (const { request, outcome } of auditEach(audits)) {
     terminal.finishProgress();
-    options.guard.refuseHarm();
+    plan.guard.refuseHarm();
     if (isFailure(outcome)) failures.push(outcome);
     else reports.add(outcome);
     exitCode = Math.max(exitCode, isFailure(outcome) ? 2 : getExitCode(outcome.findings, request.failOn));
-    if (isFailure(outcome) && !isTextPrinted(options))
+    if (isFailure(outcome) && !isTextPrinted(plan))
       terminal.writeError(defuseCommands(`bn-audit: ${escapeControls(outcome.message)}`));
   }
   return { report: buildReportSet({ reports, heads: reports.heads, failures }), exitCode };
 }
 
 /** Whether the user reads the report, and in it what failed. */
-function isTextPrinted({ quiet, output, format }: RunOptions): boolean {
+function isTextPrinted({ quiet, output, format }: ReportPlan): boolean {
   return quiet !== true && output === undefined && format === 'text';
 }
 
@@ -160,7 +154,6 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   const loaded = await loadPolicy(options.config);
   if (loaded !== null && options.config === undefined && options.quiet !== true)
     terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);
-  const plan = { ...options, files: listReportFiles(options, loaded) };
   const skipped = new Map<string, string>();
   const onSkip = (path: string, code: string) => skipped.set(path, code);
   const planned = planAudits(targets, pickOptions('policy', options), loaded, onSkip);
@@ -168,11 +161,10 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
     ...(loaded === null ? [] : [loaded.file]),
     ...planned.flatMap(({ before, after }) => [before, after]),
   ];
-  const guard = guardReports(plan, inputs);
-  const guarded = { ...plan, guard };
-  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, guarded, options, terminal) }));
-  const { report, exitCode } = await runAudits(audits, { ...options, guard }, terminal);
-  await writeReports(report, guarded, terminal);
+  const plan = planReports(options, listReportFiles(options, loaded), inputs);
+  const audits = planned.map((one) => ({ ...one, options: addRunOptions(one, plan, options, terminal) }));
+  const { report, exitCode } = await runAudits(audits, plan, terminal);
+  await writeReports(report, plan, terminal);
   for (const [path, code] of [...skipped].slice(0, 1))
     terminal.writeError(
       `bn-audit: not audited: what is in ${formatPlural(skipped.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
@@ -183,7 +175,7 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
 
 function addRunOptions(
   { options: rules }: PlannedAudit,
-  plan: ReportPlan & { readonly guard: InputGuard },
+  plan: ReportPlan,
   options: DiffOptions,
   terminal: Terminal,
 ): PlannedAudit['options'] {

@@ -5,7 +5,7 @@ import { inspect } from '../inspect.js';
 import { pickOptions } from '../options.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
-import { announceReport, getExitCode, guardReports, needsChannels, writeReports } from './write-reports.js';
+import { announceReport, getExitCode, needsChannels, planReports, writeReports } from './write-reports.js';
 
 /** `bn-audit inspect CHECKPOINT`. */
 export function createInspect(terminal: Terminal): Command {
@@ -27,12 +27,11 @@ ${EXIT_CODE_HELP}`,
 }
 
 async function runInspect(path: string, options: CommonOptions, terminal: Terminal): Promise<number> {
-  const plan = { ...options, files: options.report ?? [] };
-  const guard = guardReports(plan, [path]);
-  const { onOpenFile } = guard;
+  const plan = planReports(options, options.report ?? [], [path]);
+  const { onOpenFile } = plan.guard;
   const channels = needsChannels(plan);
   const report = await inspect(path, { ...pickOptions('inspect', options), channels, onOpenFile });
-  await writeReports(report, { ...plan, guard }, terminal);
+  await writeReports(report, plan, terminal);
   await announceReport(report, options, terminal);
   return getExitCode(report.findings, options.failOn ?? 'error');
 }

@@ -8,7 +8,7 @@ import { listFormats } from '../report/formats.js';
 import { writeReport } from './guard-outputs.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
-import { guardReports } from './write-reports.js';
+import { planReports } from './write-reports.js';
 
 interface ProbeCommandOptions extends ProbeOptions {
   /** False with `--no-ablation`. */
@@ -53,7 +53,7 @@ async function runProbeCommand(
   terminal: Terminal,
 ): Promise<void> {
   const { inputs = [], ablation, format, output, all } = options;
-  const guard = guardReports({ files: [], output, format }, [before, after, ...inputs.flatMap(listPaths)]);
+  const { guard } = planReports(options, [], [before, after, ...inputs.flatMap(listPaths)]);
   const report = await probe(before, after, {
     ...pickOptions('probe', options),
     ablations: ablation ? options.ablations : 0,

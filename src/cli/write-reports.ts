@@ -80,35 +80,40 @@ function isGithubActions(): boolean {
 /** Any report that the command line prints. */
 type PrintedReport = AnyReport | ReportSet;
 
-/** What to print, and which files to write besides. */
-export interface ReportPlan extends Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> {
-  readonly layer?: string | undefined;
-  readonly files: readonly ReportFile[];
-}
+/** What of a command's options says how its report is printed. */
+type PrintOptions = Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> & {
+  readonly layer?: string;
+};
 
-/** Where a run's reports go; the main one is printed where no output is named. */
-type ReportTargets = Pick<ReportPlan, 'files' | 'format'> & { readonly output?: string | undefined };
+/** What to print, which files to write besides, and what keeps the run from writing to what it reads. */
+export interface ReportPlan extends PrintOptions {
+  readonly files: readonly ReportFile[];
+  readonly guard: InputGuard;
+}
 
 /**
  * Makes sure, before any work goes into them, that the reports may be written: none replaces what the run reads, no two
  * are one file, and those of a policy stay within their bounds.
  *
- * @param inputs what the run is known to read.
- * @returns the guard to tell of the other files that the run opens.
+ * @param inputs what the run is known to read; the plan's guard is to be told of the other files that it opens.
  * @throws UsageError and CheckpointError as guardInputs and checkReport.
  */
-export function guardReports(targets: ReportTargets, inputs: readonly string[]): InputGuard {
-  const reports = listReports(targets);
+export function planReports(
+  options: PrintOptions,
+  files: readonly ReportFile[],
+  inputs: readonly string[],
+): ReportPlan {
+  const reports = listReports({ ...options, files });
   const guard = guardInputs(
     reports.map(({ file }) => file),
     inputs,
   );
   for (const report of reports) checkReport(report);
-  return guard;
+  return { ...options, files, guard };
 }
 
-/** The reports that go to files, the main one among them. */
-function listReports({ files, output, format }: ReportTargets): readonly ReportFile[] {
+/** The reports that go to files, the main one among them where an output is named. */
+function listReports({ files, output, format }: Omit<ReportPlan, 'guard'>): readonly ReportFile[] {
   return output === undefined ? files : [...files, { file: output, format }];
 }
 
@@ -126,7 +131,7 @@ export function needsChannels({ channels, layer, format, files }: ReportPlan): b
  */
 export async function writeReports(
   report: PrintedReport,
-  plan: ReportPlan & { readonly guard: InputGuard },
+  plan: ReportPlan,
   terminal: Terminal,
 ): Promise<void> {
   plan.guard.refuseHarm();
