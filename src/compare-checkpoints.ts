@@ -43,7 +43,7 @@ import { compareFolded } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { dottedTensorsOf } from './norm/naming.js';
+import { dottedTensorsOf, listFirst } from './norm/naming.js';
 import {
   chooseLayerName,
   findFreeLinears,
@@ -239,7 +239,7 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
   }
   const widths = describeWidths(unpaired);
   throw new CheckpointError(
-    `none of its norm layers (${listFirst(after)}) goes with one in ${quote(before.checkpoint.path)} (${listFirst(before)}): nothing was paired${widths === '' ? '' : `; ${widths}`}`,
+    `none of its norm layers (${nameLayers(after)}) goes with one in ${quote(before.checkpoint.path)} (${nameLayers(before)}): nothing was paired${widths === '' ? '' : `; ${widths}`}`,
     {
       code: 'nothing-paired',
       file,
@@ -254,13 +254,15 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
 const EXPORT_LIVE_HINT =
   'To be sure, export with live BatchNorm: torch.onnx.export(…, dynamo=False, do_constant_folding=False), or dynamo=True with optimize=False.';
 
-function listFirst({ layers, checkpoint }: AuditSide): string {
+function nameLayers({ layers, checkpoint }: AuditSide): string {
   if (layers.length === 0) {
     const { length } = findFreeLinears(checkpoint);
     return `folded ones may be in ${length.toLocaleString('en-US')} convolution${length === 1 ? '' : 's'}`;
   }
-  const names = layers.slice(0, 2).map(({ name }) => quote(name));
-  return layers.length > 2 ? `${names.join(', ')} and ${layers.length - 2} more` : names.join(', ');
+  return listFirst(
+    layers.map(({ name }) => quote(name)),
+    2,
+  );
 }
 
 /** Layers in the order of before; those whose norm layer before has folded away come where their convolution stood. */

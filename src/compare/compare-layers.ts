@@ -1,9 +1,8 @@
 // Compares a pair of layers: running statistics, learned tensors, and why they drifted.
 
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { type FileWork, readRange } from '../io/byte-source.js';
-import { splitPath } from '../norm/naming.js';
+import { addTo, splitPath } from '../norm/naming.js';
 import { chooseLayerName, type LinearLayer, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import {
   isAdapted,
@@ -20,17 +19,14 @@ import {
   findInvalidValue,
   findMovedChannels,
   findStdRatios,
-  haveSameBits,
+  haveEqualValues,
   type Measures,
   measureDrift,
-  packChannelVectors,
   type RmsAndMax,
   readChannelVectors,
   type Statistics,
-  unpackChannelVectors,
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
-import { chooseValueTest } from './tensor-equality.js';
 
 /**
  * A layer's `num_batches_tracked`: forward passes in training mode so far. Whole counts are exact; a number with a
@@ -233,12 +229,7 @@ function relate(found: readonly LearnedComparison[]): Relation {
 /** What is true of every module that may feed a layer; `none` where some were trained and others were not. */
 function findCommonRelation(found: readonly LearnedComparison[]): Relation {
   const byModule = new Map<string, LearnedComparison[]>();
-  for (const comparison of found) {
-    const [module] = splitPath(comparison.name);
-    const tensors = byModule.get(module);
-    if (tensors === undefined) byModule.set(module, [comparison]);
-    else tensors.push(comparison);
-  }
+  for (const comparison of found) addTo(byModule, splitPath(comparison.name)[0], comparison);
   const relations = new Set([...byModule.values()].map(relate));
   const [only] = relations;
   return only !== undefined && relations.size === 1 ? only : 'none';
@@ -396,18 +387,18 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
   };
 }
 
-/** What a pair of norm layers stores, as `packChannelVectors` makes it. */
+/** What a pair of norm layers stores. */
 interface LayerReading {
   readonly counts: BatchCounts;
-  readonly before: Uint8Array;
-  readonly after: Uint8Array;
+  readonly before: LayerVectors;
+  readonly after: LayerVectors;
 }
 
-async function readLayers(pair: LayerPair): Promise<LayerReading> {
+async function readLayers({ before, after }: LayerPair): Promise<LayerReading> {
   return {
-    counts: await readBatchCounts(pair),
-    before: await packChannelVectors(listVectors(pair.before)),
-    after: await packChannelVectors(listVectors(pair.after)),
+    counts: { before: await readBatchCount(before), after: await readBatchCount(after) },
+    before: await readVectors(before),
+    after: await readVectors(after),
   };
 }
 
@@ -420,11 +411,9 @@ interface LayerContext {
 
 function concludeLayers(
   pair: LayerPair,
-  { counts, ...packed }: LayerReading,
+  { counts, before, after }: LayerReading,
   { feeds, rounding, options }: LayerContext,
 ): LiveComparison {
-  const before = nameVectors(unpackChannelVectors(packed.before, listVectors(pair.before)));
-  const after = nameVectors(unpackChannelVectors(packed.after, listVectors(pair.after)));
   const affine = compareAffine(before, after, feeds);
   const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
   const judged: StatisticsVerdict =
@@ -553,12 +542,10 @@ interface LayerVectors {
   readonly beta: ChannelVector | null;
 }
 
-function listVectors({ mean, variance, gamma, beta }: NormLayer): readonly (Tensor | null)[] {
-  return [mean, variance, gamma, beta].map(storedTensorOf);
-}
-
-function nameVectors([mean, variance, gamma, beta]: readonly (ChannelVector | null)[]): LayerVectors {
-  return { mean: mean ?? null, variance: variance ?? null, gamma: gamma ?? null, beta: beta ?? null };
+async function readVectors(layer: NormLayer): Promise<LayerVectors> {
+  const tensors = [layer.mean, layer.variance, layer.gamma, layer.beta].map(storedTensorOf);
+  const [mean = null, variance = null, gamma = null, beta = null] = await readChannelVectors(tensors);
+  return { mean, variance, gamma, beta };
 }
 
 /**
@@ -567,7 +554,7 @@ function nameVectors([mean, variance, gamma, beta]: readonly (ChannelVector | nu
  * @throws CheckpointError when a range cannot be read.
  */
 export async function readStoredLayer(layer: NormLayer): Promise<StoredLayer> {
-  const vectors = nameVectors(await readChannelVectors(listVectors(layer)));
+  const vectors = await readVectors(layer);
   if (!hasStatistics(vectors)) throw new Error('statistics that are not stored were read');
   return vectors;
 }
@@ -636,9 +623,7 @@ function measureRounding(
 ): number | null {
   if (left === null || right === null)
     return isConstant(left, absent) && isConstant(right, absent) ? 0 : null;
-  if (haveSameBits(left, right)) return 0;
-  const isEqual = chooseValueTest(left.dtype, right.dtype);
-  if (left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN))) return 0;
+  if (haveEqualValues(left, right)) return 0;
   return feeds.rounding === null ? null : compareRounded(left, right, feeds.rounding);
 }
 
@@ -662,10 +647,6 @@ function findOtherEpsilon({ before, after }: LayerPair): number | undefined {
 }
 
 type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;
-
-async function readBatchCounts({ before, after }: LayerPair): Promise<BatchCounts> {
-  return { before: await readBatchCount(before), after: await readBatchCount(after) };
-}
 
 function subtractCounts({ before, after }: BatchCounts): bigint | null {
   return typeof before === 'bigint' && typeof after === 'bigint' ? after - before : null;

@@ -2,10 +2,15 @@
 
 import { haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
-import { failUnreachable } from '../errors.js';
 import { type ByteSource, type FileWork, type OnProgress, refuseAmplified } from '../io/byte-source.js';
 import { inStoredOrder, stridedSource } from '../io/views.js';
-import { hasWrappers, isGeneratedName, splitPath, standsBesideAdapter } from '../norm/naming.js';
+import {
+  componentsOf,
+  hasWrappers,
+  isGeneratedName,
+  splitPath,
+  standsBesideAdapter,
+} from '../norm/naming.js';
 import { findFeedingLinear, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
 import { type LayerPair, type PrefixEdit, translateName } from './pair-layers.js';
 import {
@@ -93,18 +98,18 @@ interface PlannedLearned {
  *   are not read.
  */
 export function planLearnedComparisons(
-  allBefore: ReadonlyMap<string, Tensor>,
-  allAfter: ReadonlyMap<string, Tensor>,
+  allBefore: Tensors,
+  allAfter: Tensors,
   { folded, feeds = [], byValue = [], onProgress, known, exact }: LearnedOptions,
 ): PlannedLearned {
-  const before = withoutJudged(allBefore, folded.judgedBefore);
-  const after = withoutJudged(allAfter, folded.judgedAfter);
+  const before = without(allBefore, folded.judgedBefore);
+  const after = without(allAfter, folded.judgedAfter);
   const named = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
   const pairs = withValues(named, byValue, { before, after });
   const readings = planReadings([...pairs.values()]);
   const results = new Map<string, ComparedTensor>();
   const comparer = new TensorComparer({ isExact: exact === true });
-  const total = sum([...readings.values()].map(({ before: { range } }) => range.byteLength));
+  const total = [...readings.values()].reduce((sum, { before }) => sum + before.range.byteLength, 0);
   let done = 0;
   const compare = async ({ name, afterName, tensor, partner }: TensorPair, reading: Reading) => {
     const earlier = known?.byAfter.get(afterName);
@@ -159,12 +164,9 @@ function indexSingles(compared: readonly LearnedComparison[]): ReadonlyMap<strin
   return single;
 }
 
-/** Deeper modules than any model has are not looked for. */
-const MAX_DEPTH = 64;
-
 /** The modules above the one that owns a tensor, without the root: `a` and `a.b` of `a.b.lora_A.weight`. */
 function listModulesAbove(name: string): readonly string[] {
-  const components = name.split('.', MAX_DEPTH).slice(0, -2);
+  const components = componentsOf(name).slice(0, -2);
   return components.map((_, index) => components.slice(0, index + 1).join('.'));
 }
 
@@ -221,8 +223,8 @@ function readAlike({ tensor: before, partner: after }: TensorPair): Reading {
 
 /** Pairs by before's names; the pairs by after's. */
 function pairTensors(
-  before: ReadonlyMap<string, Tensor>,
-  after: ReadonlyMap<string, Tensor>,
+  before: Tensors,
+  after: Tensors,
   edits: readonly PrefixEdit[],
 ): ReadonlyMap<string, TensorPair> {
   const pairs = new Map<string, TensorPair>();
@@ -247,7 +249,7 @@ function pairTensors(
 function withFeeds(
   pairs: ReadonlyMap<string, TensorPair>,
   feeds: readonly TensorPair[],
-  { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
+  { before, after }: { before: Tensors; after: Tensors },
 ): ReadonlyMap<string, TensorPair> {
   const all = new Map(pairs);
   const byBefore = new Map([...pairs.values()].map((pair) => [pair.name, pair]));
@@ -309,11 +311,7 @@ export function listTensorNames({
 }
 
 /** A pair of tensors with what their values say, or what an earlier comparison found. */
-interface ComparedTensor
-  extends Pick<
-    LearnedComparison,
-    'name' | 'beforeName' | 'afterName' | 'wrappedNames' | 'elementCount' | 'reshaped'
-  > {
+interface ComparedTensor extends Omit<LearnedComparison, 'equality' | 'rounding'> {
   readonly result: TensorComparison | LearnedComparison;
 }
 
@@ -324,37 +322,14 @@ function listDifferences({
   return result.kind === 'rounded' || result.kind === 'short' ? [result] : [];
 }
 
-function settle(tensor: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
-  const { result, name, beforeName, afterName, wrappedNames, elementCount, reshaped } = tensor;
+function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {
   if ('equality' in result) return result;
-  const rounding = settleRounding(result, evidence);
-  const equality =
-    result.kind === 'rounded' || result.kind === 'short'
-      ? rounding === undefined
-        ? 'changed'
-        : 'rounded'
-      : result.kind;
-  return { name, beforeName, afterName, wrappedNames, elementCount, equality, rounding, reshaped };
-}
-
-/** What rounding left; absent where nothing was rounded. */
-function settleRounding(result: TensorComparison, evidence: RoundingEvidence): LearnedComparison['rounding'] {
-  switch (result.kind) {
-    case 'exact':
-    case 'changed':
-    case 'incomparable':
-      return undefined;
-    case 'rounded':
-      return result;
-    case 'short': {
-      const cause = settleShort(result, evidence);
-      return cause === null
-        ? undefined
-        : { cause, relativeDifference: relativeDifferenceIn(result), narrowing: null };
-    }
-    default:
-      return failUnreachable(result);
-  }
+  if (result.kind === 'rounded') return { ...tensor, equality: 'rounded', rounding: result };
+  if (result.kind !== 'short') return { ...tensor, equality: result.kind };
+  const cause = settleShort(result, evidence);
+  if (cause === null) return { ...tensor, equality: 'changed' };
+  const relativeDifference = relativeDifferenceIn(result);
+  return { ...tensor, equality: 'rounded', rounding: { cause, relativeDifference, narrowing: null } };
 }
 
 function take<Result>(result: Result | undefined, name: string): Result {
@@ -362,15 +337,10 @@ function take<Result>(result: Result | undefined, name: string): Result {
   return result;
 }
 
-function withoutJudged(
-  tensors: ReadonlyMap<string, Tensor>,
-  judged: ReadonlySet<string>,
-): ReadonlyMap<string, Tensor> {
-  return judged.size === 0 ? tensors : new Map([...tensors].filter(([name]) => !judged.has(name)));
-}
+type Tensors = ReadonlyMap<string, Tensor>;
 
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((total, number) => total + number, 0);
+function without(tensors: Tensors, judged: ReadonlySet<string>): Tensors {
+  return judged.size === 0 ? tensors : new Map([...tensors].filter(([name]) => !judged.has(name)));
 }
 
 /** A checkpoint as far as pairing feeds needs it. */
@@ -382,7 +352,7 @@ type FedSide = Parameters<typeof findFeedingLinear>[1];
  */
 export function pairFeeds(
   pairs: readonly LayerPair[],
-  before: { readonly checkpoint: FedSide; readonly learned: ReadonlyMap<string, Tensor> },
+  before: { readonly checkpoint: FedSide; readonly learned: Tensors },
   after: typeof before,
 ): readonly TensorPair[] {
   const find = (layer: NormLayer, { checkpoint, learned }: typeof before) =>
@@ -399,17 +369,15 @@ function pairParts(left: LinearLayer, right: LinearLayer): readonly TensorPair[]
   const partner = layOutLike(left, right);
   const tensor = partner === null ? layOutLike(right, left) : left.weight;
   if (tensor === null) return [];
-  return [
-    {
-      name: left.weightName,
-      afterName: right.weightName,
-      tensor,
-      partner: partner ?? right.weight,
-    },
-    ...(left.bias === null || right.bias === null
-      ? []
-      : [{ name: left.biasName, afterName: right.biasName, tensor: left.bias, partner: right.bias }]),
-  ];
+  const weights = {
+    name: left.weightName,
+    afterName: right.weightName,
+    tensor,
+    partner: partner ?? right.weight,
+  };
+  if (left.bias === null || right.bias === null) return [weights];
+  const biases = { name: left.biasName, afterName: right.biasName, tensor: left.bias, partner: right.bias };
+  return [weights, biases];
 }
 
 /** A weight with its axes in another's order; null where it cannot be the same one. */

@@ -2,7 +2,7 @@
 
 import { quote, UsageError } from '../errors.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
-import { splitPath } from '../norm/naming.js';
+import { listFirst, splitPath } from '../norm/naming.js';
 import { listLayerNames } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import {
@@ -11,7 +11,7 @@ import {
   type LearnedComparisons,
   listTensorNames,
 } from './compare-learned.js';
-import { type Finding, type FindingPolicy, makeFinding } from './findings.js';
+import { allowNamed, type Finding, type FindingPolicy, makeFinding } from './findings.js';
 
 /** The findings about learned tensors that `--frozen` says must not change, and that did. */
 export function findChangedFrozenWeights(
@@ -138,7 +138,7 @@ export function refuseIdleAuto({ tensors, layers, unclear, mute }: Declared): vo
 export function findDeclaredChanges(
   { compared }: LearnedComparisons,
   declared: Declared,
-  { isAllowed, isFrozen, isAuto }: FindingPolicy & { readonly isAuto: boolean },
+  { isFrozen, isAuto, ...policy }: FindingPolicy & { readonly isAuto: boolean },
 ): readonly Finding[] {
   // What before says of an earlier training is no contradiction.
   if (declared.side === 'before' && !isAuto) return [];
@@ -153,20 +153,14 @@ export function findDeclaredChanges(
     else known.leaves.push(leaf);
   }
   return [...modules].map(([module, { leaves, names, fact }]) => {
-    const message = `${describeLeaves(leaves)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;
-    if (isAllowed(names))
-      return makeFinding('declared-frozen-changed', module, `allowed: ${message}`, 'note');
-    return makeFinding('declared-frozen-changed', module, message, isAuto ? 'error' : 'warning');
+    const message = `its ${listFirst(leaves.map(quote), MAX_NAMED_LEAVES)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;
+    const finding = makeFinding('declared-frozen-changed', module, message, isAuto ? 'error' : 'warning');
+    return allowNamed(finding, names, policy);
   });
 }
 
 /** At most so many tensors of one module are named; the rest is counted. */
 const MAX_NAMED_LEAVES = 4;
-
-function describeLeaves(leaves: readonly string[]): string {
-  const more = leaves.length > MAX_NAMED_LEAVES ? ` and ${leaves.length - MAX_NAMED_LEAVES} more` : '';
-  return `its ${leaves.slice(0, MAX_NAMED_LEAVES).map(quote).join(', ')}${more}`;
-}
 
 /** What declares that something is frozen or trained, for people. */
 const DECLARED_WORDS: Readonly<Record<DeclaredBy, string>> = {

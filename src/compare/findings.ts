@@ -2,7 +2,7 @@
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote, UsageError } from '../errors.js';
-import { modulePathOf, type NameSource } from '../norm/naming.js';
+import { listFirst, modulePathOf, type NameSource } from '../norm/naming.js';
 import { isBatchGraph, listLayerNames, listOwnNames, type NormLayer } from '../norm/norm-layer.js';
 import {
   type DriftCause,
@@ -141,11 +141,6 @@ export interface FindingPolicy {
   readonly minShift: number;
 }
 
-/** Whether the user's policy may excuse a finding. */
-function isAllowable({ kind }: Finding): boolean {
-  return FINDINGS[kind].isAllowable === true;
-}
-
 /** What an audit is told about module paths. */
 interface PathOptions {
   readonly frozen?: readonly string[] | undefined;
@@ -239,8 +234,7 @@ export function findIdleMaps(
 export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
   const found = [
     ...findStatusFindings(layer, policy),
-    ...(layer.kind === 'live' ? findResets(layer) : []),
-    ...(layer.kind === 'live' ? findBatchStatistics(layer) : []),
+    ...(layer.kind === 'live' ? [...findResets(layer), ...findBatchStatistics(layer)] : []),
     ...findTrainingMode(layer),
     ...(layer.kind === 'live' ? findOtherEpsilon(layer) : []),
   ];
@@ -407,12 +401,21 @@ function findOtherEpsilon({ name, before: one, epsilonAfter }: LiveComparison): 
   return [makeFinding('epsilon-changed', name, message)];
 }
 
+/** A finding stays where `--allow` names what it is about, as a note that says so. */
+export function allowNamed(
+  finding: Finding,
+  names: readonly string[],
+  { isAllowed }: Pick<FindingPolicy, 'isAllowed'>,
+): Finding {
+  return isAllowed(names) ? { ...finding, level: 'note', message: `allowed: ${finding.message}` } : finding;
+}
+
 /** A finding that the user's policy accepts stays, as a note that says so. */
 function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy): Finding {
+  if (finding.level === 'note' || FINDINGS[finding.kind].isAllowable !== true) return finding;
+  const allowed = allowNamed(finding, listLayerNames(layer), policy);
   const shift = measuresOf(layer)?.outputShift;
-  if (finding.level === 'note' || !isAllowable(finding)) return finding;
-  if (policy.isAllowed(listLayerNames(layer)))
-    return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
+  if (allowed !== finding) return allowed;
   const isSmall = shift !== undefined && shift < policy.minShift;
   if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift')) {
     return { ...finding, level: 'note', message: `below --min-shift ${policy.minShift}: ${finding.message}` };
@@ -424,13 +427,8 @@ function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy)
 export function findUnpaired(layer: NormLayer, side: 'before' | 'after', policy: FindingPolicy): Finding {
   const isNew = side === 'after';
   const message = isNew ? 'the layer is new in after' : 'after has no such layer: it was not audited';
-  const isAllowed = !isNew && policy.isAllowed(listOwnNames(layer));
-  return makeFinding(
-    'unpaired-layer',
-    layer.name,
-    isAllowed ? `allowed: ${message}` : message,
-    isNew || isAllowed ? 'note' : 'warning',
-  );
+  const finding = makeFinding('unpaired-layer', layer.name, message, isNew ? 'note' : 'warning');
+  return isNew ? finding : allowNamed(finding, listOwnNames(layer), policy);
 }
 
 /** Kinds about layers of before that were compared with none of after. */
@@ -449,7 +447,6 @@ export function describeUnpaired(findings: readonly Finding[], consequence: stri
     .filter(({ kind, level }) => UNPAIRED_KINDS.has(kind) && level !== 'note')
     .map(({ layer }) => quote(layer));
   if (names.length === 0) return [];
-  const more = names.length > MAX_NAMED_LAYERS ? ` and ${names.length - MAX_NAMED_LAYERS} more` : '';
-  const named = `${names.slice(0, MAX_NAMED_LAYERS).join(', ')}${more}`;
+  const named = listFirst(names, MAX_NAMED_LAYERS);
   return [`norm layers that after lacks, or has otherwise, were ${consequence}: ${named}`];
 }

@@ -4,7 +4,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../errors.js';
 import { readRange } from '../io/byte-source.js';
-import { compareNaturally, splitPath } from '../norm/naming.js';
+import { addTo, compareNaturally, splitPath } from '../norm/naming.js';
 import type { LayerVector, NormLayer } from '../norm/norm-layer.js';
 import { readChannelVector } from './statistics.js';
 
@@ -231,10 +231,7 @@ function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly
   const byLeaf = new Map<string, Pairable[]>();
   for (const layer of right.values()) {
     if (layer.name.length > MAX_WRAPPED_LENGTH) continue;
-    const [, leaf] = splitPath(layer.name);
-    const layers = byLeaf.get(leaf);
-    if (layers === undefined) byLeaf.set(leaf, [layer]);
-    else layers.push(layer);
+    addTo(byLeaf, splitPath(layer.name)[1], layer);
   }
   const votes: Votes = new Map();
   const isShown = ({ isNamed, name }: Pairable) => isNamed && name.length <= MAX_WRAPPED_LENGTH;

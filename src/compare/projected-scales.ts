@@ -16,13 +16,13 @@ import { type ByteRange, readRange } from '../io/byte-source.js';
 import {
   FLOAT32_ROUNDOFF,
   MAX_RELATIVE_DIFFERENCE,
-  ROUNDINGS,
   type RoundedDifferences,
   RoundingJudge,
   type RoundingVerdict,
   roundingUncertainty,
   roundoffOf,
   type ShortDifferences,
+  scaleToleranceOf,
 } from './rounding.js';
 
 /**
@@ -166,8 +166,7 @@ async function judgeSamples(
     // Zeros on both sides have no scale.
     for (const i of positions) one[i] = (one[i] as number) * (scale || 0);
   }
-  const floor = ROUNDINGS * (roundoffOf(before) + roundoffOf(after));
-  const judge = new RoundingJudge(after.dtype, after.dtype, { floor });
+  const judge = new RoundingJudge(after.dtype, after.dtype, { floor: scaleToleranceOf(before, after) });
   // Projections found more than nothing: it is in weights that are not among the sample.
   return judge.add(one, other) && !judge.isUntouched ? judge.conclude() : { kind: 'changed' };
 }
@@ -241,7 +240,7 @@ interface ErrorBounds {
 }
 
 /**
- * Each weight of after is k times that of before, off by at most {@link ROUNDINGS} of both types' roundings and one
+ * Each weight of after is k times that of before, off by at most {@link scaleToleranceOf} both types and one
  * step between subnormal values. The errors' norm follows from the channel's; a sign vector sums them like a random
  * walk. The estimate of k, and what a baseline rounded, add their part in proportion to the projection.
  */
@@ -257,7 +256,7 @@ function boundErrors(
 ): ErrorBounds {
   const magnitude = Math.abs(scale);
   const size = one.norms[channel] ?? Number.NaN;
-  const relative = averaging + ROUNDINGS * (roundoffOf(before) + roundoffOf(after)) + 2 * FLOAT32_ROUNDOFF;
+  const relative = averaging + scaleToleranceOf(before, after) + 2 * FLOAT32_ROUNDOFF;
   const weights = before.elementCount / one.norms.length;
   const quantum = Math.sqrt(weights) * (quantumOf(after.dtype) + magnitude * quantumOf(before.dtype));
   const norm = relative * magnitude * size + quantum + 2 * (1 + magnitude) * FLOAT32_QUANTUM;

@@ -1,5 +1,6 @@
 // Regions of a model that moved or stood still together.
 
+import { componentsOf } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
@@ -21,9 +22,6 @@ export interface Region {
   readonly drifted: number;
   readonly learned: { readonly tensors: number; readonly equal: number; readonly elements: number };
 }
-
-/** Deeper components count as one: names come from files, and the walk below recurses. */
-const MAX_DEPTH = 64;
 
 interface Node {
   readonly path: string;
@@ -105,12 +103,6 @@ function listNodes(root: Node, name: string): readonly Node[] {
     nodes.push(node);
   }
   return nodes;
-}
-
-function componentsOf(name: string): readonly string[] {
-  const components = name.split('.');
-  if (components.length <= MAX_DEPTH) return components;
-  return [...components.slice(0, MAX_DEPTH - 1), components.slice(MAX_DEPTH - 1).join('.')];
 }
 
 function makeNode(path: string): Node {

@@ -195,8 +195,8 @@ const SUM_KEYS = [
 
 const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative'] as const;
 
-/** What decoded elements of a tensor come in. */
-type Values = Float32Array | Float64Array;
+/** What decoded elements of a tensor come in: those of float32 as they stand, those of other types converted. */
+export type Values = Float32Array | Float64Array;
 
 /**
  * Tells rounding from training by the differences between two tensors, piece by piece, in a few sums. docs/rounding.md
@@ -629,11 +629,16 @@ export const FLOAT32_ROUNDOFF = 2 ** -24;
  * How many roundings apart two proportional weights may be. Folding rounds the product once, on either side, and the
  * estimate of the scale carries a part of them all.
  */
-export const ROUNDINGS = 4;
+const ROUNDINGS = 4;
 
 /** Half the relative distance between neighbouring values of a tensor's type, float32's at the least. */
 export function roundoffOf({ dtype }: Tensor): number {
   return Math.max(FLOAT32_ROUNDOFF, 2 ** -(significandBitsOf(dtype) + 1));
+}
+
+/** How far apart, relative to the value, two proportional weights of these types may be. */
+export function scaleToleranceOf(before: Tensor, after: Tensor): number {
+  return ROUNDINGS * (roundoffOf(before) + roundoffOf(after));
 }
 
 /**

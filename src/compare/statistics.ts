@@ -50,39 +50,22 @@ export async function readOptional(tensor: Tensor | null): Promise<ChannelVector
 export async function readChannelVectors(
   tensors: readonly (Tensor | null)[],
 ): Promise<readonly (ChannelVector | null)[]> {
-  return unpackChannelVectors(await packChannelVectors(tensors), tensors);
-}
-
-/** The same as they are stored, one behind the other: what is kept of many layers should be one small object of each. */
-export async function packChannelVectors(tensors: readonly (Tensor | null)[]): Promise<Uint8Array> {
-  const read: Uint8Array[] = [];
-  for (const tensor of tensors) if (tensor !== null) read.push(await readRange(tensor.range));
-  return Buffer.concat(read);
-}
-
-/** Decodes what {@link packChannelVectors} made of the same tensors. */
-export function unpackChannelVectors(
-  packed: Uint8Array,
-  tensors: readonly (Tensor | null)[],
-): readonly (ChannelVector | null)[] {
-  let start = 0;
-  return tensors.map((tensor) => {
-    if (tensor === null) return null;
-    const bytes = packed.subarray(start, start + tensor.range.byteLength);
-    start += tensor.range.byteLength;
-    return decodeVector(bytes, tensor);
-  });
+  const vectors: (ChannelVector | null)[] = [];
+  for (const tensor of tensors) vectors.push(await readOptional(tensor));
+  return vectors;
 }
 
 function decodeVector(bytes: Uint8Array, { dtype }: Tensor): ChannelVector {
   return { values: decodeFloats(bytes, dtype), dtype };
 }
 
-/** Whether two vectors are alike to the last bit: quickly told, and true of every frozen one. */
-export function haveSameBits({ values: one }: ChannelVector, { values: other }: ChannelVector): boolean {
-  const toBytes = ({ buffer, byteOffset, byteLength }: Float64Array) =>
+/** Whether two vectors hold the same values up to storage rounding; those of a frozen layer are alike to the last bit. */
+export function haveEqualValues(left: ChannelVector, right: ChannelVector): boolean {
+  const toBytes = ({ values: { buffer, byteOffset, byteLength } }: ChannelVector) =>
     new Uint8Array(buffer, byteOffset, byteLength);
-  return Buffer.compare(toBytes(one), toBytes(other)) === 0;
+  if (Buffer.compare(toBytes(left), toBytes(right)) === 0) return true;
+  const isEqual = chooseValueTest(left.dtype, right.dtype);
+  return left.values.every((value, channel) => isEqual(value, right.values[channel] ?? Number.NaN));
 }
 
 // A run sees each channel once, so much of these loops runs before the engine has compiled them. It compiles plain loops
@@ -121,15 +104,15 @@ function markMoved(
   right: ChannelVector,
   rounding: RoundingEvidence | null,
 ): number {
-  const marks = new Array<boolean>(moved.length).fill(false);
-  markUnequal(marks, left, right);
-  if (!marks.includes(true)) return 0;
+  if (haveEqualValues(left, right)) return 0;
   const rounded = rounding === null ? null : compareRounded(left, right, rounding);
   if (rounded !== null) return rounded;
+  const isEqual = chooseValueTest(left.dtype, right.dtype);
   let largest = 0;
   for (let channel = 0; channel < moved.length; channel++) {
-    if (marks[channel] !== true) continue;
-    const difference = relativeDifferenceOf(left.values[channel] as number, right.values[channel] as number);
+    const [x, y] = [left.values[channel] as number, right.values[channel] as number];
+    if (isEqual(x, y)) continue;
+    const difference = relativeDifferenceOf(x, y);
     if (difference <= SHORT_ALLOWANCE * (rounding?.averaged ?? 0)) largest = Math.max(largest, difference);
     else moved[channel] = true;
   }
@@ -141,26 +124,6 @@ export function countTrue(flags: readonly boolean[]): number {
   let count = 0;
   for (let i = 0; i < flags.length; i++) if (flags[i] === true) count++;
   return count;
-}
-
-function markUnequal(moved: boolean[], left: ChannelVector, right: ChannelVector): void {
-  if (haveSameBits(left, right)) return;
-  if (left.dtype === right.dtype) {
-    markDifferent(moved, left.values, right.values);
-    return;
-  }
-  const isEqual = chooseValueTest(left.dtype, right.dtype);
-  for (const [channel, value] of left.values.entries())
-    if (!isEqual(value, right.values[channel] ?? Number.NaN)) moved[channel] = true;
-}
-
-/** Marks channels whose values are not the same; any NaN is the same as any other. */
-function markDifferent(moved: boolean[], left: Float64Array, right: Float64Array): void {
-  for (let channel = 0; channel < moved.length; channel++) {
-    const x = left[channel] as number;
-    const y = right[channel] as number;
-    if (x !== y && !(Number.isNaN(x) && Number.isNaN(y))) moved[channel] = true;
-  }
 }
 
 /** One side's statistics over channels. All of a vector is NaN where it holds a NaN. */
@@ -176,37 +139,22 @@ export function summarizeStatistics({ mean, variance }: Statistics): StatisticsS
 }
 
 function summarizeMean(values: Float64Array): StatisticsSummary['mean'] {
-  let [min, max, squares] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
-  for (let channel = 0; channel < values.length; channel++) {
-    const value = values[channel] as number;
-    if (Number.isNaN(value)) return { min: value, max: value, rms: value };
-    if (value < min) min = value;
-    if (value > max) max = value;
-    squares += value * value;
-  }
-  return { min, max, rms: Math.sqrt(squares / values.length) };
+  const squares = values.reduce((sum, value) => sum + value * value, 0);
+  return { ...findRange(values), rms: Math.sqrt(squares / values.length) };
 }
 
 function summarizeVariance(values: Float64Array): StatisticsSummary['variance'] {
-  let [min, max, logs] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0];
-  for (let channel = 0; channel < values.length; channel++) {
-    const value = values[channel] as number;
-    if (Number.isNaN(value)) return { min: value, max: value, geometricMean: value };
-    if (value < min) min = value;
-    if (value > max) max = value;
-    logs += Math.log(value);
-  }
-  return { min, max, geometricMean: Math.exp(logs / values.length) };
+  const logs = values.reduce((sum, value) => sum + Math.log(value), 0);
+  return { ...findRange(values), geometricMean: Math.exp(logs / values.length) };
 }
 
-/** Whether {@link findInvalidValue} finds nothing in what was summarised. */
-export function isSummaryValid({ mean, variance }: StatisticsSummary): boolean {
-  return (
-    mean.min >= -Number.MAX_VALUE &&
-    mean.max <= Number.MAX_VALUE &&
-    variance.min >= 0 &&
-    variance.max <= Number.MAX_VALUE
-  );
+function findRange(values: Float64Array): { readonly min: number; readonly max: number } {
+  let [min, max] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (const value of values) {
+    min = Math.min(min, value);
+    max = Math.max(max, value);
+  }
+  return { min, max };
 }
 
 /** Why statistics are not valid: the first value that is NaN, infinite, or a negative variance; null when all are. */

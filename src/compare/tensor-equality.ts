@@ -17,45 +17,7 @@ import {
 import { TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { readRange } from '../io/byte-source.js';
 import { provesChange } from './projected-scales.js';
-import { RoundingJudge, type RoundingVerdict } from './rounding.js';
-
-/** Compares tensors of which at least one is known by its hash and a sample of its values. */
-class HashComparer {
-  readonly #summarizer = new TensorSummarizer();
-  readonly #isExact: boolean;
-
-  /** @param isExact whether every difference is a change. */
-  constructor({ isExact }: { readonly isExact: boolean }) {
-    this.#isExact = isExact;
-  }
-
-  /**
-   * Compares two tensors of one shape. Hashes tell whether they are equal; the samples, whether what differs is rounding.
-   * Without samples, projections may prove a change, but never that there was none.
-   *
-   * @throws CheckpointError when a range cannot be read.
-   */
-  async compare(before: Tensor, after: Tensor): Promise<TensorComparison> {
-    const isRetyped = before.dtype !== after.dtype;
-    const [one, other] = [await this.#identify(before), await this.#identify(after)];
-    if (!isRetyped && one.sha256 === other.sha256) return { kind: 'exact' };
-    if (this.#isExact && !isRetyped) return { kind: 'changed' };
-    if (one.sample === null || other.sample === null)
-      return { kind: (await provesChange(before, after)) ? 'changed' : 'incomparable' };
-    const judge = new RoundingJudge(before.dtype, after.dtype);
-    if (!judge.add(decodeFloats(one.sample, before.dtype), decodeFloats(other.sample, after.dtype)))
-      return { kind: 'changed' };
-    // Something differs, but nothing in the sample does: some few values were changed.
-    return judge.isUntouched ? { kind: isRetyped ? 'exact' : 'changed' } : judge.conclude();
-  }
-
-  async #identify(tensor: Tensor): Promise<{ sha256: string; sample: Uint8Array | null }> {
-    const { fingerprint } = tensor;
-    if (fingerprint === undefined) return this.#summarizer.summarize(tensor, null);
-    const { sha256, sample } = fingerprint;
-    return { sha256, sample: sample === null ? null : await readRange(sample) };
-  }
-}
+import { RoundingJudge, type RoundingVerdict, type Values } from './rounding.js';
 
 /**
  * How two tensors compare. `exact`: they hold the same values, up to storage rounding. `incomparable`: a type cannot be
@@ -87,7 +49,7 @@ export class TensorComparer {
   #left = new Uint8Array(0);
   #right = new Uint8Array(0);
   /** Made when a baseline turns up. */
-  #hashes: HashComparer | null = null;
+  #summarizer: TensorSummarizer | null = null;
 
   /** @param isExact whether every difference is a change, however small and regular. */
   constructor({ isExact = false }: { readonly isExact?: boolean } = {}) {
@@ -107,13 +69,39 @@ export class TensorComparer {
     if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape))
       return { kind: 'changed' };
     if (isSameRange(before, after)) return { kind: 'exact' };
-    if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
-      this.#hashes ??= new HashComparer({ isExact: this.#isExact });
-      return this.#hashes.compare(before, after);
-    }
+    if (before.fingerprint !== undefined || after.fingerprint !== undefined)
+      return this.#compareHashes(before, after);
     if (before.dtype !== after.dtype && !(isDecodable(before.dtype) && isDecodable(after.dtype)))
       return { kind: 'incomparable' };
     return this.#compareElements(before, after);
+  }
+
+  /**
+   * Hashes tell whether two tensors are equal; samples of their values, whether what differs is rounding. Without samples,
+   * projections may prove a change, but never that there was none.
+   */
+  async #compareHashes(before: Tensor, after: Tensor): Promise<TensorComparison> {
+    const isRetyped = before.dtype !== after.dtype;
+    const [one, other] = [await this.#identify(before), await this.#identify(after)];
+    if (!isRetyped && one.sha256 === other.sha256) return { kind: 'exact' };
+    if (this.#isExact && !isRetyped) return { kind: 'changed' };
+    if (one.sample === null || other.sample === null)
+      return { kind: (await provesChange(before, after)) ? 'changed' : 'incomparable' };
+    const judge = new RoundingJudge(before.dtype, after.dtype);
+    if (!judge.add(decodeFloats(one.sample, before.dtype), decodeFloats(other.sample, after.dtype)))
+      return { kind: 'changed' };
+    // Something differs, but nothing in the sample does: some few values were changed.
+    return judge.isUntouched ? { kind: isRetyped ? 'exact' : 'changed' } : judge.conclude();
+  }
+
+  async #identify(tensor: Tensor): Promise<{ sha256: string; sample: Uint8Array | null }> {
+    const { fingerprint } = tensor;
+    if (fingerprint !== undefined) {
+      const { sha256, sample } = fingerprint;
+      return { sha256, sample: sample && (await readRange(sample)) };
+    }
+    this.#summarizer ??= new TensorSummarizer();
+    return this.#summarizer.summarize(tensor, null);
   }
 
   async #compareElements(before: Tensor, after: Tensor): Promise<TensorComparison> {
@@ -142,7 +130,7 @@ export class TensorComparer {
 }
 
 /** Elements as numbers: those of float32 as they stand where they are aligned, others converted. */
-function toValues(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
+export function toValues(bytes: Uint8Array, dtype: DType): Values {
   return dtype === 'F32' && IS_LITTLE_ENDIAN && bytes.byteOffset % 4 === 0
     ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
     : decodeFloats(bytes, dtype);
@@ -183,9 +171,7 @@ function isSameRange(before: Tensor, after: Tensor): boolean {
   );
 }
 
-type ElementTest = (left: Uint8Array, right: Uint8Array) => boolean;
-
-function chooseElementTest(before: DType, after: DType): ElementTest {
+function chooseElementTest(before: DType, after: DType): (left: Uint8Array, right: Uint8Array) => boolean {
   if (before === after) {
     if (!isFloatingPoint(before) || bitsOf(before) < 8 || !hasSignedZero(before)) return haveEqualBytes;
     const elementBytes = before === 'C64' ? 4 : bitsOf(before) / 8;

@@ -2,7 +2,7 @@
 
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
-import { dottedNameOf, modulePathOf, splitPath } from '../norm/naming.js';
+import { addTo, dottedNameOf, listFirst, modulePathOf, splitPath } from '../norm/naming.js';
 import {
   chooseLayerName,
   isBatchGraph,
@@ -19,15 +19,17 @@ import {
   type StoredLayer,
 } from './compare-layers.js';
 import type { LearnedComparisons } from './compare-learned.js';
-import { type Finding, type FindingPolicy, findUnpaired, makeFinding } from './findings.js';
-import { type PrefixEdit, translateName } from './pair-layers.js';
 import {
-  areInitial,
-  findInvalidValue,
-  isSummaryValid,
-  type StatisticsSummary,
-  summarizeStatistics,
-} from './statistics.js';
+  allowNamed,
+  type Finding,
+  type FindingKind,
+  type FindingLevel,
+  type FindingPolicy,
+  findUnpaired,
+  makeFinding,
+} from './findings.js';
+import { type PrefixEdit, translateName } from './pair-layers.js';
+import { areInitial, findInvalidValue, type StatisticsSummary, summarizeStatistics } from './statistics.js';
 
 /** The health of one norm layer by itself. */
 export interface LayerExamination {
@@ -58,9 +60,16 @@ export async function examineLayer(
   const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
   const statistics = unresolved === undefined ? await readStoredLayer(layer) : null;
   const summary = statistics === null ? null : summarizeStatistics(statistics);
-  const isSound = summary === null || isSummaryValid(summary);
-  const invalid = statistics === null || isSound ? null : findInvalidValue(statistics);
+  const invalid = statistics === null ? null : findInvalidValue(statistics);
   const count = await readBatchCount(layer);
+  const findings: Finding[] = [];
+  const find = (kind: FindingKind, message: string, level?: FindingLevel) =>
+    findings.push(makeFinding(kind, layer.name, message, level));
+  if (unresolved?.kind === 'unresolved')
+    find('unresolved-stats', `its statistics cannot be read: ${unresolved.reason}`);
+  if (invalid !== null) find('invalid-stats', invalid);
+  if (isBatchGraph(layer)) find('training-mode-graph', TRAINING_MODE_MESSAGE, 'warning');
+  if (statistics !== null && areInitial(statistics)) find('initial-stats', INITIAL_MESSAGE);
   return {
     layer: typeof count === 'number' ? { ...layer, notes: [...layer.notes, describeAverage(count)] } : layer,
     status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
@@ -69,33 +78,14 @@ export async function examineLayer(
     batches: typeof count === 'bigint' ? count : null,
     summary,
     perChannel: keepChannels && statistics !== null ? listValues(statistics) : null,
-    findings: [
-      ...(unresolved?.kind === 'unresolved'
-        ? [makeFinding('unresolved-stats', layer.name, `its statistics cannot be read: ${unresolved.reason}`)]
-        : []),
-      ...(invalid === null ? [] : [makeFinding('invalid-stats', layer.name, invalid)]),
-      ...(isBatchGraph(layer)
-        ? [
-            makeFinding(
-              'training-mode-graph',
-              layer.name,
-              'the node runs in training mode: it normalises by batch statistics wherever it is deployed',
-              'warning',
-            ),
-          ]
-        : []),
-      ...(statistics !== null && areInitial(statistics)
-        ? [
-            makeFinding(
-              'initial-stats',
-              layer.name,
-              'every channel still has mean 0 and variance 1: the statistics were never updated',
-            ),
-          ]
-        : []),
-    ],
+    findings,
   };
 }
+
+const TRAINING_MODE_MESSAGE =
+  'the node runs in training mode: it normalises by batch statistics wherever it is deployed';
+
+const INITIAL_MESSAGE = 'every channel still has mean 0 and variance 1: the statistics were never updated';
 
 function describeAverage(count: number): string {
   return `its batch count is an average, ${Number(count.toPrecision(6))}: the file holds a mean of checkpoints, or of a model over time`;
@@ -200,9 +190,7 @@ class KnownModules {
     );
     for (const [name, tensor] of learned) {
       const [path] = splitPath(name);
-      const tensors = this.#learned.get(path);
-      if (tensors === undefined) this.#learned.set(path, [tensor]);
-      else tensors.push(tensor);
+      addTo(this.#learned, path, tensor);
     }
     for (const name of checkpoint.tensors.keys()) {
       const [path, leaf] = splitPath(dottedNameOf(name, checkpoint));
@@ -260,7 +248,7 @@ const REMOVED_MESSAGE =
 
 function findRemoved(layer: NormLayer, path: string, policy: FindingPolicy): Finding {
   const finding = makeFinding('stats-removed', path, REMOVED_MESSAGE);
-  return policy.isAllowed([path, ...listOwnNames(layer)]) ? allow(finding) : finding;
+  return allowNamed(finding, [path, ...listOwnNames(layer)], policy);
 }
 
 function findOtherWidth(
@@ -270,11 +258,7 @@ function findOtherWidth(
   const name = chooseLayerName({ before, after });
   const message = `it has ${before.channels} channels in before and ${after.channels} in after: it was not audited`;
   const finding = makeFinding('unpaired-layer', name, message);
-  return policy.isAllowed(listLayerNames({ name, before, after })) ? allow(finding) : finding;
-}
-
-function allow(finding: Finding): Finding {
-  return { ...finding, level: 'note', message: `allowed: ${finding.message}` };
+  return allowNamed(finding, listLayerNames({ name, before, after }), policy);
 }
 
 /**
@@ -292,15 +276,10 @@ const MAX_NAMED_WIDTHS = 3;
 /** The layers of another width in one clause, for an error; empty without any. */
 export function describeWidths({ otherWidth }: UnpairedLayers): string {
   if (otherWidth.length === 0) return '';
-  const named = otherWidth
-    .slice(0, MAX_NAMED_WIDTHS)
-    .map(
-      ({ before, after }) =>
-        `${quote(after.name)} ${before.channels} in before and ${after.channels} in after`,
-    )
-    .join(', ');
-  const more = otherWidth.length - MAX_NAMED_WIDTHS;
-  return `channels of layers with one name differ: ${named}${more > 0 ? ` and ${more} more` : ''}`;
+  const widths = otherWidth.map(
+    ({ before, after }) => `${quote(after.name)} ${before.channels} in before and ${after.channels} in after`,
+  );
+  return `channels of layers with one name differ: ${listFirst(widths, MAX_NAMED_WIDTHS)}`;
 }
 
 /** What an audit found of both checkpoints. */

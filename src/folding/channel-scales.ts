@@ -8,21 +8,27 @@ import {
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
+import { bitsOf, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
 import {
   compareProjectedScales,
   type NotFinite,
   type ProportionalScales,
   type ScaleComparison,
 } from '../compare/projected-scales.js';
-import { ROUNDINGS, RoundingJudge, roundingUncertainty, roundoffOf } from '../compare/rounding.js';
+import {
+  RoundingJudge,
+  roundingUncertainty,
+  roundoffOf,
+  scaleToleranceOf,
+  type Values,
+} from '../compare/rounding.js';
+import { toValues } from '../compare/tensor-equality.js';
 import {
   areMultiples,
   countWeights,
   type Multiple,
   type Span,
   sumProducts,
-  type Values,
   WeightBuffers,
 } from './weight-loops.js';
 
@@ -88,15 +94,10 @@ async function fitScales(
   const areFloat32 = isReadAsFloat32(before) && isReadAsFloat32(after);
   const fit = new ScaleFit(grid, toleranceFor(before, after), areFloat32 ? buffers : null);
   const reader = new BlockReader([before, after], grid, buffers);
-  const everyBlock = async (visit: (block: Block) => boolean) => {
-    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
-      if (!visit(block)) return false;
-    }
-    return true;
-  };
   const isProportional = reader.holdsWholeChannels
-    ? await everyBlock((block) => fit.fitAndCheck(block))
-    : (await everyBlock((block) => fit.add(block))) && (await everyBlock((block) => fit.check(block)));
+    ? await reader.everyBlock((block) => fit.fitAndCheck(block))
+    : (await reader.everyBlock((block) => fit.add(block))) &&
+      (await reader.everyBlock((block) => fit.check(block)));
   return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
 }
 
@@ -110,14 +111,12 @@ async function fitRoundedScales(
   const tolerance = toleranceFor(before, after);
   const fit = new ScaleFit(grid, tolerance, null);
   const judge = new RoundingJudge(after.dtype, after.dtype, { floor: tolerance.relative });
-  if (!reader.holdsWholeChannels) {
-    for (let block = await reader.read(0); block !== null; block = await reader.read(block.end))
-      fit.add(block);
-  }
-  for (let block = await reader.read(0); block !== null; block = await reader.read(block.end)) {
+  if (!reader.holdsWholeChannels) await reader.everyBlock((block) => fit.add(block));
+  const isPossible = await reader.everyBlock((block) => {
     if (reader.holdsWholeChannels) fit.addMedians(block);
-    if (!judge.add(fit.scale(block), fit.leaveOut(block))) return { kind: 'changed' };
-  }
+    return judge.add(...fit.scale(block));
+  });
+  if (!isPossible) return { kind: 'changed' };
   const rounding = judge.conclude();
   const fitted = fit.conclude(before, after);
   if (rounding.kind !== 'changed' && fitted.kind === 'not-finite') return fitted;
@@ -140,12 +139,11 @@ async function withBuffers<T>(use: (buffers: WeightBuffers) => Promise<T>): Prom
   }
 }
 
-/** The same elements of both tensors. `start` and `end` count elements of the whole tensor. */
+/** The same elements of both tensors. `start` counts elements of the whole tensor. */
 interface Block {
   readonly left: Values;
   readonly right: Values;
   readonly start: number;
-  readonly end: number;
 }
 
 /** Reads two tensors in step, whole channels at a time where they stand together and fit the buffers. */
@@ -173,17 +171,17 @@ class BlockReader {
     this.#firstStep = Math.min(this.#step, Math.ceil(FIRST_CHUNK_BYTES / elementBytes / unit) * unit);
   }
 
-  /** The block that begins at an element; null at the end. The next one overwrites it. */
-  async read(start: number): Promise<Block | null> {
+  /** Whether a test passes for every block, up to the first for which it does not. Each block overwrites the last one. */
+  async everyBlock(test: (block: Block) => boolean): Promise<boolean> {
     const total = this.#before.elementCount;
-    if (start >= total) return null;
-    const end = Math.min(total, start + (start === 0 ? this.#firstStep : this.#step));
-    return {
-      left: await readValues(this.#before, this.#buffers.left, { start, count: end - start }),
-      right: await readValues(this.#after, this.#buffers.right, { start, count: end - start }),
-      start,
-      end,
-    };
+    for (let start = 0; start < total; ) {
+      const count = Math.min(total - start, start === 0 ? this.#firstStep : this.#step);
+      const left = await readValues(this.#before, this.#buffers.left, { start, count });
+      const right = await readValues(this.#after, this.#buffers.right, { start, count });
+      if (!test({ left, right, start })) return false;
+      start += count;
+    }
+    return true;
   }
 }
 
@@ -197,7 +195,7 @@ interface Tolerance {
 
 function toleranceFor(before: Tensor, after: Tensor): Tolerance {
   return {
-    relative: ROUNDINGS * (roundoffOf(before) + roundoffOf(after)),
+    relative: scaleToleranceOf(before, after),
     before: quantumOf(before.dtype),
     after: quantumOf(after.dtype),
   };
@@ -268,28 +266,22 @@ class ScaleFit {
   }
 
   /**
-   * A block's left weights times the scales of their channels, which all of each channel's weights were added to; zeros
-   * where the channel holds what is not finite.
+   * A block's left weights times the scales of their channels, which all of each channel's weights were added to, and its
+   * right weights; zeros in both where the channel holds what is not finite.
    */
-  scale({ left, start }: Block): Float64Array {
-    const scaled = new Float64Array(left.length);
+  scale({ left, right, start }: Block): [scaled: Float64Array, kept: Float64Array] {
+    const [scaled, kept] = [Float64Array.from(left), Float64Array.from(right)];
     forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
-      if (this.#notFinite.has(channel)) return true;
-      const scale = this.#scaleOf(channel);
-      for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
+      if (this.#notFinite.has(channel)) {
+        scaled.fill(0, from, to);
+        kept.fill(0, from, to);
+      } else {
+        const scale = this.#scaleOf(channel);
+        for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
+      }
       return true;
     });
-    return scaled;
-  }
-
-  /** A block's right weights, with zeros where {@link scale} has them. */
-  leaveOut({ right, start }: Block): Float64Array {
-    const kept = Float64Array.from(right);
-    forEachRun(this.#grid, { start, length: right.length }, (channel, from, to) => {
-      if (this.#notFinite.has(channel)) kept.fill(0, from, to);
-      return true;
-    });
-    return kept;
+    return [scaled, kept];
   }
 
   conclude(before: Tensor, after: Tensor): ScaleComparison {
@@ -426,8 +418,5 @@ function areSame(left: Values, right: Values, { from, to }: Span): boolean {
 }
 
 async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
-  const bytes = await readElements(tensor, buffer, span);
-  return isReadAsFloat32(tensor)
-    ? new Float32Array(buffer.buffer, buffer.byteOffset, span.count)
-    : decodeFloats(bytes, tensor.dtype);
+  return toValues(await readElements(tensor, buffer, span), tensor.dtype);
 }

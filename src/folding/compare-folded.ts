@@ -1,16 +1,9 @@
 // Compares layers of which one side, or both, was folded into a convolution.
 
-import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
-import {
-  type PairedBy,
-  type Pairing,
-  type PrefixEdit,
-  pairLayers,
-  translateName,
-} from '../compare/pair-layers.js';
+import { type Pairing, type PrefixEdit, pairLayers, translateName } from '../compare/pair-layers.js';
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { CheckpointError } from '../errors.js';
@@ -32,7 +25,13 @@ import {
   judgeRecoveredPair,
   toFoldedLayer,
 } from './judge-pairs.js';
-import { type LinearCandidate, mayBeFolded, mayHideNorm, pairLinears } from './pair-linears.js';
+import {
+  type LinearCandidate,
+  type LinearPair,
+  mayBeFolded,
+  mayHideNorm,
+  pairLinears,
+} from './pair-linears.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /** One side of an audit, as folding looks at it. */
@@ -85,11 +84,17 @@ export async function compareFolded(
   const left = listCandidates(before, pairing.onlyBefore, locateFolded(after, before, edits.map(invert)));
   const right = listCandidates(after, pairing.onlyAfter, locateFolded(before, after, edits));
   const isPossible = isFoldingPossible(left, right);
-  if (isPossible) {
-    refuseAmplifiedWeights(left, before);
-    refuseAmplifiedWeights(right, after);
-  }
+  if (isPossible) for (const side of [left, right]) refuseAmplifiedWeights(side);
   const pairs = isPossible ? await pairLinears(left, right, edits) : [];
+  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
+  for (const suspect of pairs) {
+    if (!isWorthJudging(suspect, before, after)) continue;
+    const { before: one, after: other } = suspect;
+    // The live or named side's weight comes first: both have its layout.
+    const [held, folded] = one.layer === null && other.layer !== null ? [other, one] : [one, other];
+    const { linear } = held;
+    comparisons.push([suspect, await compareChannelScales(linear.weight, folded.linear.weight, linear)]);
+  }
   const results: Mutable = {
     layers: [],
     learned: [],
@@ -98,35 +103,26 @@ export async function compareFolded(
     judgedAfter: new Set(),
   };
   const evidence: EpsilonEvidence[] = [];
-  const suspects = pairs.flatMap(({ before: position, after: partner, pairedBy }) => {
-    const [one, other] = [left[position], right[partner]];
-    if (one === undefined || other === undefined || !isWorthJudging(one, other, before, after)) return [];
-    return [toSuspect(one, other, pairedBy)];
-  });
-  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
-  for (const suspect of suspects) {
-    const { held, folded, layout } = suspect;
-    comparisons.push([suspect, await compareChannelScales(held, folded, layout)]);
-  }
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
-    const compared = settle(unsettled);
-    const judgement = await judge(suspect, compared, context);
+    const judgement = await judge(suspect, settle(unsettled), context);
     if (judgement === null) continue;
-    record(judgement, suspect, compared, results);
+    record(judgement, suspect, unsettled, results);
     if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
+  const listLeft = (
+    alone: readonly NormLayer[],
+    candidates: readonly Candidate[],
+    side: 'before' | 'after',
+  ) => [
+    ...alone.filter((layer) => !results.joined.has(layer)),
+    ...listUnmatched(candidates, new Set(pairs.map((pair) => pair[side]))),
+  ];
   return {
     ...results,
-    onlyBefore: [
-      ...pairing.onlyBefore.filter((layer) => !results.joined.has(layer)),
-      ...listUnmatched(left, new Set(pairs.map((pair) => pair.before))),
-    ],
-    onlyAfter: [
-      ...pairing.onlyAfter.filter((layer) => !results.joined.has(layer)),
-      ...listUnmatched(right, new Set(pairs.map((pair) => pair.after))),
-    ],
+    onlyBefore: listLeft(pairing.onlyBefore, left, 'before'),
+    onlyAfter: listLeft(pairing.onlyAfter, right, 'after'),
     edits,
   };
 }
@@ -139,12 +135,13 @@ const NOTHING_FOLDED: Omit<FoldedResults, keyof Pairing> = {
 };
 
 /** Folded norm layers whose convolution has no partner: what was not audited is said. */
-function listUnmatched(candidates: readonly Candidate[], paired: ReadonlySet<number>): readonly NormLayer[] {
-  return candidates.flatMap(({ linear, layer }, index) =>
-    layer === null && linear.looksFolded && !paired.has(index)
-      ? [toFoldedLayer(linear, linear.weightName)]
-      : [],
-  );
+function listUnmatched(
+  candidates: readonly Candidate[],
+  paired: ReadonlySet<Candidate>,
+): readonly NormLayer[] {
+  return candidates
+    .filter((one) => one.layer === null && one.linear.looksFolded && !paired.has(one))
+    .map(({ linear }) => toFoldedLayer(linear, linear.weightName));
 }
 
 interface Mutable {
@@ -163,17 +160,11 @@ function listCandidates(
 ): readonly Candidate[] {
   const live = layers.flatMap((layer) => {
     const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
-    return linear === null
-      ? []
-      : [{ linear, normName: layer.isNamed ? layer.name : null, layer, checkpoint }];
+    const normName = layer.isNamed ? layer.name : null;
+    return linear === null ? [] : [{ linear, normName, layer, checkpoint }];
   });
-  const free = findFreeLinears(checkpoint).map((linear) => ({
-    linear,
-    normName: null,
-    layer: null,
-    checkpoint,
-  }));
-  return [...live, ...free];
+  const free = { normName: null, layer: null, checkpoint };
+  return [...live, ...findFreeLinears(checkpoint).map((linear) => ({ linear, ...free }))];
 }
 
 /**
@@ -216,14 +207,11 @@ function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate
 }
 
 /** Weights that claim far more than their file stores are not read. */
-function refuseAmplifiedWeights(candidates: readonly Candidate[], { checkpoint }: FoldingSide): void {
-  const weights = candidates
-    .map(({ linear }) => linear.weight)
-    .filter(({ fingerprint }) => fingerprint === undefined);
-  refuseAmplified(
-    weights.map(({ range }) => range),
-    checkpoint.path,
+function refuseAmplifiedWeights(candidates: readonly Candidate[]): void {
+  const ranges = candidates.flatMap(({ linear: { weight } }) =>
+    weight.fingerprint === undefined ? [weight.range] : [],
   );
+  refuseAmplified(ranges, candidates[0]?.checkpoint.path ?? '');
 }
 
 /**
@@ -255,55 +243,32 @@ function findEdits(
 }
 
 /** Whether a pair of convolutions may hide a norm layer. */
-function isWorthJudging(one: Candidate, other: Candidate, before: FoldingSide, after: FoldingSide): boolean {
-  if (one.layer !== null && other.layer !== null) return false;
-  if (one.layer !== null || other.layer !== null) return true;
-  return mayHideNorm([one.linear, other.linear], before, after);
+function isWorthJudging(
+  { before: one, after: other }: Suspect,
+  before: FoldingSide,
+  after: FoldingSide,
+): boolean {
+  const live = [one, other].filter(({ layer }) => layer !== null).length;
+  return live === 1 || (live === 0 && mayHideNorm([one.linear, other.linear], before, after));
 }
 
 /** Two convolutions that may hide a norm layer. */
-interface Suspect {
-  readonly one: Candidate;
-  readonly other: Candidate;
-  readonly pairedBy: PairedBy;
-  /** Their weights: first that of the live or named side, whose layout both have. */
-  readonly held: Tensor;
-  readonly folded: Tensor;
-  readonly layout: ChannelLayout;
-}
-
-function toSuspect(one: Candidate, other: Candidate, pairedBy: PairedBy): Suspect {
-  const [held, folded] = one.layer === null && other.layer !== null ? [other, one] : [one, other];
-  return {
-    one,
-    other,
-    pairedBy,
-    held: held.linear.weight,
-    folded: folded.linear.weight,
-    layout: held.linear,
-  };
-}
+type Suspect = LinearPair<Candidate>;
 
 async function judge(
-  { one, other, pairedBy }: Suspect,
+  { before, after, pairedBy }: Suspect,
   compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
-  if (one.layer !== null) {
-    return judgeRecoveredPair(
-      { layer: one.layer, live: one.linear, folded: other.linear, foldedSide: 'after', pairedBy },
-      compared,
-      context,
-    );
+  if (before.layer !== null) {
+    const sides = { layer: before.layer, live: before.linear, folded: after.linear } as const;
+    return judgeRecoveredPair({ ...sides, foldedSide: 'after', pairedBy }, compared, context);
   }
-  if (other.layer !== null) {
-    return judgeRecoveredPair(
-      { layer: other.layer, live: other.linear, folded: one.linear, foldedSide: 'before', pairedBy },
-      compared,
-      context,
-    );
+  if (after.layer !== null) {
+    const sides = { layer: after.layer, live: after.linear, folded: before.linear } as const;
+    return judgeRecoveredPair({ ...sides, foldedSide: 'before', pairedBy }, compared, context);
   }
-  return judgeFoldedPair({ before: one.linear, after: other.linear, pairedBy }, compared, context);
+  return judgeFoldedPair({ before: before.linear, after: after.linear, pairedBy }, compared, context);
 }
 
 /** What is left of the differences of short weights, once all weights tell what they went through. */
@@ -327,7 +292,7 @@ function roundingIn(compared: ScaleComparison): ProportionalScales['rounding'] {
 
 function record(
   { layer, equality }: Judgement,
-  { one, other }: Suspect,
+  { before: one, after: other }: Suspect,
   compared: ScaleComparison,
   results: Mutable,
 ): void {
@@ -340,14 +305,21 @@ function record(
     isFolded: live === null,
   });
   const [before, after] = [toSide(one), toSide(other)];
-  results.learned.push({
+  const names = {
     name: chooseNamed({ before, after }).name,
     beforeName: before.name,
     afterName: after.name,
     elementCount: one.linear.weight.elementCount,
-    equality: isRounded ? 'rounded' : equality,
-    ...(isRounded ? { rounding: { cause: 'averaged', relativeDifference, narrowing: null } } : {}),
-  });
+  };
+  results.learned.push(
+    isRounded
+      ? {
+          ...names,
+          equality: 'rounded',
+          rounding: { cause: 'averaged', relativeDifference, narrowing: null },
+        }
+      : { ...names, equality },
+  );
   results.judgedBefore.add(one.linear.weightName);
   results.judgedAfter.add(other.linear.weightName);
   if (layer === null) return;

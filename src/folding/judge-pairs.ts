@@ -29,7 +29,7 @@ import {
   type EpsilonEvidence,
   type FoldedAway,
   findOwnEpsilon,
-  type RecoveredStatistics,
+  type SolvedChannel,
   solveLayer,
 } from './recover-statistics.js';
 
@@ -400,49 +400,47 @@ async function judgeWith(
   { context, scales, epsilon, epsilonFrom }: SolvingOptions,
 ): Promise<Judgement<RecoveredComparison> & { readonly evidence: Omit<EpsilonEvidence, 'isExplained'> }> {
   const { foldedSide } = pair;
-  const { held, gamma, recovered } = await solveLayer(pair, scales, epsilon);
-  const { moved, hidden, statistics } = recovered;
+  const { held, gamma, solved, statistics } = await solveLayer(pair, scales, epsilon);
+  const moved = solved.map(({ isMoved }) => isMoved);
+  const hidden = solved.map(({ isHidden }) => isHidden);
   const [before, after] = foldedSide === 'after' ? [held, statistics] : [statistics, held];
   const invalidAfter = foldedSide === 'before' ? findInvalidValue(after) : null;
-  const solved = decide(recovered, scales.weightsPerChannel);
+  const verdict = decide(solved, scales.weightsPerChannel);
   const judgement = concludeRecovered(
     pair,
     context,
-    invalidAfter === null ? solved : invalid(invalidAfter),
-    solved.status === 'trained' ? 'changed' : 'exact',
+    invalidAfter === null ? verdict : invalid(invalidAfter),
+    verdict.status === 'trained' ? 'changed' : 'exact',
   );
   const compared: RecoveredComparison = {
     ...judgement.layer,
     epsilon,
     epsilonFrom,
-    affine: solved.status === 'locked' && gamma !== null ? 'equal' : 'none',
+    affine: verdict.status === 'locked' && gamma !== null ? 'equal' : 'none',
     neighbours: 'equal',
     drift: {
       channelsMoved: countTrue(moved),
       measures: measureDrift(before, after, { moved, hidden, gamma: gamma?.values ?? null, epsilon }),
       perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
     },
-    isUniformScale: isUniformSpread(recovered, held, epsilon),
+    isUniformScale: isUniformSpread(solved, held, epsilon),
   };
   return {
     ...judgement,
     layer: noteHiddenChannels(compared, countTrue(hidden)),
-    evidence: collectEvidence(recovered, epsilon),
+    evidence: collectEvidence(solved, epsilon),
   };
 }
 
-function decide(
-  { moved, hidden, contradicted, vanished }: RecoveredStatistics,
-  weightsPerChannel: number,
-): Verdict {
-  const isContradicted = contradicted.includes(true);
-  const isMoved = moved.includes(true);
-  const lost = vanished.indexOf(true);
+function decide(solved: readonly SolvedChannel[], weightsPerChannel: number): Verdict {
+  const isContradicted = solved.some((channel) => channel.isContradicted);
+  const isMoved = solved.some((channel) => channel.isMoved);
+  const lost = solved.findIndex(({ hasVanished }) => hasVanished);
   if (lost >= 0 && !isContradicted && !isMoved)
     return unresolved(
       `the folded weights of channel ${lost} are zero, and its γ is not: its variance became infinite, or its γ was trained to zero`,
     );
-  if (!hidden.includes(false))
+  if (solved.every(({ isHidden }) => isHidden))
     return unresolved(
       'its scale is zero or too near it in every channel: the folded weights hide the statistics',
     );
@@ -454,36 +452,31 @@ function decide(
 
 /** Whether one factor explains every channel's spread, as weight decay on the convolution would. */
 function isUniformSpread(
-  { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
+  solved: readonly SolvedChannel[],
   { variance }: Statistics,
   epsilon: number,
 ): boolean {
-  let visible = 0;
-  let ratio = Number.NaN;
-  for (let channel = 0; channel < hidden.length; channel++) {
-    if (hidden[channel] === true) continue;
+  const visible = solved.flatMap(({ isHidden, varianceOffset, varianceTolerance }, channel) => {
     const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
-    const own = 1 + (varianceOffsets[channel] ?? Number.NaN) / spread;
-    const tolerance = (varianceTolerances[channel] ?? 0) / spread;
-    if (visible++ === 0) {
-      ratio = own;
-      if (Math.abs(ratio - 1) <= tolerance) return false;
-    }
-    // Without epsilon the factor of a variance of 0 is infinite, and not even its own.
-    if (!(Math.abs(own - ratio) <= 2 * tolerance * ratio)) return false;
-  }
-  return visible >= 2;
+    return isHidden ? [] : [{ ratio: 1 + varianceOffset / spread, tolerance: varianceTolerance / spread }];
+  });
+  const [first] = visible;
+  if (first === undefined || visible.length < 2 || Math.abs(first.ratio - 1) <= first.tolerance) return false;
+  // Without epsilon the factor of a variance of 0 is infinite, and not even its own.
+  return visible.every(
+    ({ ratio, tolerance }) => Math.abs(ratio - first.ratio) <= 2 * tolerance * first.ratio,
+  );
 }
 
 function collectEvidence(
-  { varianceOffsets, varianceTolerances, hidden }: RecoveredStatistics,
+  solved: readonly SolvedChannel[],
   assumed: number,
 ): Omit<EpsilonEvidence, 'isExplained'> {
-  const listVisible = (values: Float64Array) => [...values].filter((_, channel) => hidden[channel] !== true);
+  const visible = solved.filter(({ isHidden }) => !isHidden);
   return {
     assumed,
-    offsets: listVisible(varianceOffsets),
-    tolerances: listVisible(varianceTolerances),
+    offsets: visible.map(({ varianceOffset }) => varianceOffset),
+    tolerances: visible.map(({ varianceTolerance }) => varianceTolerance),
   };
 }
 

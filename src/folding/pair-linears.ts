@@ -38,10 +38,10 @@ export interface LinearCandidate {
   readonly normName: string | null;
 }
 
-/** Two linear layers that are the same one before and after. Positions are indices into the two given lists. */
-interface LinearPair {
-  readonly before: number;
-  readonly after: number;
+/** Two linear layers that are the same one before and after. */
+export interface LinearPair<Candidate extends LinearCandidate> {
+  readonly before: Candidate;
+  readonly after: Candidate;
   readonly pairedBy: PairedBy;
 }
 
@@ -51,40 +51,35 @@ interface LinearPair {
  *
  * @throws CheckpointError when a weight cannot be read.
  */
-export async function pairLinears(
-  before: readonly LinearCandidate[],
-  after: readonly LinearCandidate[],
+export async function pairLinears<Candidate extends LinearCandidate>(
+  before: readonly Candidate[],
+  after: readonly Candidate[],
   edits: readonly PrefixEdit[],
-): Promise<readonly LinearPair[]> {
-  const left = new Set(before.keys());
-  const right = new Set(after.keys());
-  const pairs: LinearPair[] = [];
-  const join = (one: number, other: number, pairedBy: PairedBy) => {
+): Promise<readonly LinearPair<Candidate>[]> {
+  const [left, right] = [new Set(before), new Set(after)];
+  const pairs: LinearPair<Candidate>[] = [];
+  const join = (one: Candidate, other: Candidate, pairedBy: PairedBy) => {
     pairs.push({ before: one, after: other, pairedBy });
     left.delete(one);
     right.delete(other);
   };
   for (const namesOf of [normNames, pathNames, weightNames]) {
-    const byName = new Map<string, number>();
-    for (const index of right) for (const name of namesOf(at(after, index))) byName.set(name, index);
+    const byName = new Map(
+      [...right].flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
+    );
     for (const one of [...left]) {
-      const other = namesOf(at(before, one)).flatMap((name) => {
+      const [other] = namesOf(one).flatMap((name) => {
         const translated = translateName(name, edits, (candidate) => byName.has(candidate));
         return translated === null ? [] : (byName.get(translated) ?? []);
-      })[0];
-      if (other !== undefined && right.has(other) && haveSameLayout(at(before, one), at(after, other)))
-        join(one, other, 'name');
+      });
+      if (other !== undefined && right.has(other) && haveSameLayout(one, other)) join(one, other, 'name');
     }
   }
   for (const one of [...left]) {
-    const other = await findProportional(
-      at(before, one),
-      [...right].filter((index) => needsValues(at(before, one), at(after, index))),
-      after,
-    );
+    const other = await findProportional(one, [...right]);
     if (other !== null) join(one, other, 'values');
   }
-  for (const [one, other] of matchPositions([...left], [...right], before, after)) join(one, other, 'order');
+  for (const [one, other] of matchPositions([...left], [...right])) join(one, other, 'order');
   return pairs;
 }
 
@@ -103,55 +98,39 @@ function weightNames({ linear }: LinearCandidate): readonly string[] {
   return GENERATED_NAME.test(linear.weightName) ? [] : [linear.weightName];
 }
 
-/**
- * Whether values may tell what names do not: one side has lost its own, or folding exporters gave theirs another start
- * on either side.
- */
-function needsValues({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
-  return one.path === null || other.path === null || one.looksFolded || other.looksFolded;
-}
-
-/** The one candidate whose channels are multiples of the layer's; the first where several are. */
-async function findProportional(
+/** The first candidate whose channels are multiples of the layer's; null where there is none. */
+async function findProportional<Candidate extends LinearCandidate>(
   { linear }: LinearCandidate,
-  candidates: readonly number[],
-  after: readonly LinearCandidate[],
-): Promise<number | null> {
-  for (const index of candidates) {
-    const other = at(after, index);
-    if (!haveSameLayout({ linear, normName: null }, other)) continue;
-    const compared = await compareChannelScales(linear.weight, other.linear.weight, linear);
+  candidates: readonly Candidate[],
+): Promise<Candidate | null> {
+  for (const candidate of candidates) {
+    const other = candidate.linear;
+    // Values tell what names do not where one side has lost its own, or where folding exporters gave theirs another start.
+    const needsValues = [linear, other].some(({ path, looksFolded }) => path === null || looksFolded);
+    if (!needsValues || !haveSameLayout({ linear }, candidate)) continue;
+    const compared = await compareChannelScales(linear.weight, other.weight, linear);
     // One weight per channel is always proportional: no proof.
-    if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return index;
+    if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return candidate;
   }
   return null;
 }
 
-function matchPositions(
-  left: readonly number[],
-  right: readonly number[],
-  before: readonly LinearCandidate[],
-  after: readonly LinearCandidate[],
-): readonly (readonly [number, number])[] {
-  const areNamesLost =
-    left.every((index) => at(before, index).linear.path === null) ||
-    right.every((index) => at(after, index).linear.path === null);
+function matchPositions<Candidate extends LinearCandidate>(
+  left: readonly Candidate[],
+  right: readonly Candidate[],
+): readonly (readonly [Candidate, Candidate])[] {
+  const areNamesLost = [left, right].some((side) => side.every(({ linear }) => linear.path === null));
   if (!areNamesLost || left.length !== right.length) return [];
   const pairs = left.flatMap((one, position) => {
     const other = right[position];
-    return other !== undefined && haveSameLayout(at(before, one), at(after, other))
-      ? [[one, other] as const]
-      : [];
+    return other !== undefined && haveSameLayout(one, other) ? [[one, other] as const] : [];
   });
   return pairs.length === left.length ? pairs : [];
 }
 
-function haveSameLayout({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
+function haveSameLayout(
+  { linear: one }: Pick<LinearCandidate, 'linear'>,
+  { linear: other }: Pick<LinearCandidate, 'linear'>,
+): boolean {
   return one.outputAxis === other.outputAxis && haveSameShape(one.weight, other.weight);
-}
-
-function at(candidates: readonly LinearCandidate[], index: number): LinearCandidate {
-  const candidate = candidates[index];
-  if (candidate === undefined) throw new RangeError(`there is no linear layer ${index}`);
-  return candidate;
 }

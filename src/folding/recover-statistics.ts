@@ -106,47 +106,6 @@ function findSharpestOffset(evidence: readonly EpsilonEvidence[]): number {
   return offsets[Math.floor(offsets.length / 2)] ?? 0;
 }
 
-/** What is known of the side whose norm layer is live or named, one value per channel. */
-interface LiveSide {
-  readonly statistics: Statistics;
-  /** Null without affine: γ = 1. */
-  readonly gamma: ChannelVector | null;
-  /** Null without affine: β = 0. */
-  readonly beta: ChannelVector | null;
-  /** The convolution's own bias; null without. */
-  readonly bias: ChannelVector | null;
-  readonly epsilon: number;
-}
-
-/** What is known of the side whose norm layer was folded into the convolution before it. */
-interface FoldedSide {
-  /** The folded weight over the live one, per channel: s. NaN where the channel's weights are all zero. */
-  readonly scales: Float64Array;
-  /** Relative uncertainty of the scales. */
-  readonly uncertainty: number;
-  /** The folded bias b′; null stands for zeros. */
-  readonly bias: ChannelVector | null;
-  /** Half the relative distance between neighbouring values of the folded bias's type. */
-  readonly biasRoundoff: number;
-}
-
-/** Statistics solved for, and how far each channel is from the live ones. */
-export interface RecoveredStatistics {
-  readonly statistics: Statistics;
-  /** Whether each channel differs from the live statistics by more than rounding allows. */
-  readonly moved: readonly boolean[];
-  /** Channels that cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
-  readonly hidden: readonly boolean[];
-  /** Channels whose scale is zero though γ is not: an infinite variance, or a γ trained to zero. Hidden, too. */
-  readonly vanished: readonly boolean[];
-  /** Channels whose scale has the other sign than γ: no variance explains that, a trained γ does. */
-  readonly contradicted: readonly boolean[];
-  /** v + ε recovered less v + ε of the live side, per channel: what a wrong epsilon would shift alike everywhere. */
-  readonly varianceOffsets: Float64Array;
-  /** The largest offset of each channel that rounding explains. */
-  readonly varianceTolerances: Float64Array;
-}
-
 /**
  * How many times the propagated rounding a channel must differ to count as moved. A real float32 model recovers its
  * variance to 3e-7 relative and its mean to 3e-7 σ; with this factor the bound lies near 1e-5 for both.
@@ -158,6 +117,43 @@ const FOLDING_ROUNDINGS = 4 * 2 ** -24;
 
 /** A mean that rounding blurs by more than this many σ says nothing about drift. */
 const MAX_MEAN_UNCERTAINTY = 0.05;
+
+/** What is known of one channel. */
+interface Channel {
+  readonly mean: number;
+  readonly variance: number;
+  /** 1 without affine. */
+  readonly gamma: number;
+  /** 0 without affine. */
+  readonly beta: number;
+  /** The convolution's own; 0 without. */
+  readonly bias: number;
+  readonly epsilon: number;
+  /** The folded weight over the live one: s. NaN where the channel's weights are all zero. */
+  readonly scale: number;
+  readonly foldedBias: number;
+  /** Relative uncertainty of the scale, and half the relative distance between neighbouring values of the folded bias. */
+  readonly uncertainty: number;
+  readonly biasRoundoff: number;
+}
+
+/** One channel of the folded side, and how far it is from the live one. */
+export interface SolvedChannel {
+  readonly mean: number;
+  readonly variance: number;
+  /** v + ε recovered less v + ε of the live side: what a wrong epsilon would shift alike in every channel. */
+  readonly varianceOffset: number;
+  /** The largest offset that rounding explains. */
+  readonly varianceTolerance: number;
+  /** Whether it differs from the live statistics by more than rounding allows. */
+  readonly isMoved: boolean;
+  /** Whether it cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
+  readonly isHidden: boolean;
+  /** Whether its scale has the other sign than γ: no variance explains that, a trained γ does. */
+  readonly isContradicted: boolean;
+  /** Whether its scale is zero though γ is not: an infinite variance, or a γ trained to zero. Hidden, too. */
+  readonly hasVanished: boolean;
+}
 
 /**
  * Solves folding for the folded side's statistics. Folding a norm layer into the convolution before it writes
@@ -171,60 +167,18 @@ const MAX_MEAN_UNCERTAINTY = 0.05;
  * A γ or β that was trained on its own leaves the same traces as moved statistics; nothing in the files tells them
  * apart.
  */
-function recoverStatistics(live: LiveSide, folded: FoldedSide): RecoveredStatistics {
-  const channels = folded.scales.length;
-  const mean = new Float64Array(channels);
-  const variance = new Float64Array(channels);
-  const varianceOffsets = new Float64Array(channels);
-  const varianceTolerances = new Float64Array(channels);
-  const [moved, hidden, contradicted]: [boolean[], boolean[], boolean[]] = [[], [], []];
-  const vanished: boolean[] = [];
-  for (let channel = 0; channel < channels; channel++) {
-    const solved = solveChannel(channel, live, folded);
-    mean[channel] = solved.mean;
-    variance[channel] = solved.variance;
-    varianceOffsets[channel] = solved.varianceOffset;
-    varianceTolerances[channel] = solved.varianceTolerance;
-    moved.push(solved.isMoved);
-    hidden.push(solved.isHidden);
-    contradicted.push(solved.isContradicted);
-    vanished.push(solved.hasVanished);
-  }
-  const statistics: Statistics = {
-    mean: { values: mean, dtype: 'F64' },
-    variance: { values: variance, dtype: 'F64' },
-  };
-  return { statistics, moved, hidden, contradicted, vanished, varianceOffsets, varianceTolerances };
-}
-
-interface SolvedChannel {
-  readonly mean: number;
-  readonly variance: number;
-  readonly varianceOffset: number;
-  readonly varianceTolerance: number;
-  readonly isMoved: boolean;
-  readonly isHidden: boolean;
-  readonly isContradicted: boolean;
-  readonly hasVanished: boolean;
-}
-
-function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): SolvedChannel {
-  const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
-  const gamma = at(live.gamma, 1);
-  const beta = at(live.beta, 0);
-  const bias = at(live.bias, 0);
-  const foldedBias = at(folded.bias, 0);
-  const scale = folded.scales[channel] ?? Number.NaN;
-  const meanBefore = at(live.statistics.mean, Number.NaN);
-  const spreadBefore = at(live.statistics.variance, Number.NaN) + live.epsilon;
+function solveChannel(channel: Channel): SolvedChannel {
+  const { gamma, beta, bias, epsilon, scale, foldedBias } = channel;
+  const spreadBefore = channel.variance + epsilon;
   const spread = (gamma / scale) ** 2;
   const mean = bias - (foldedBias - beta) / scale;
-  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + folded.uncertainty);
+  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + channel.uncertainty);
   // b′ and β + s·(b − μ) are sums of these terms, each rounded.
   const terms =
-    Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(meanBefore));
+    Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(channel.mean));
   const biasTolerance =
-    SAFETY * (FOLDING_ROUNDINGS + folded.biasRoundoff) * terms + scaleTolerance * Math.abs(foldedBias - beta);
+    SAFETY * (FOLDING_ROUNDINGS + channel.biasRoundoff) * terms +
+    scaleTolerance * Math.abs(foldedBias - beta);
   // In σ: μ's error is b′'s over s, and σ is γ over s.
   const meanTolerance = biasTolerance / Math.abs(gamma);
   const isBlurred = !(meanTolerance <= MAX_MEAN_UNCERTAINTY);
@@ -232,10 +186,10 @@ function solveChannel(channel: number, live: LiveSide, folded: FoldedSide): Solv
   const varianceTolerance = 2 * scaleTolerance * spreadBefore;
   const varianceOffset = spread - spreadBefore;
   const isSpreadMoved = !(Math.abs(varianceOffset) <= varianceTolerance);
-  const isMeanMoved = !(Math.abs(mean - meanBefore) <= meanTolerance * Math.sqrt(spreadBefore));
+  const isMeanMoved = !(Math.abs(mean - channel.mean) <= meanTolerance * Math.sqrt(spreadBefore));
   return {
     mean,
-    variance: spread - live.epsilon,
+    variance: spread - epsilon,
     varianceOffset,
     varianceTolerance,
     isMoved: !isHidden && (isSpreadMoved || isMeanMoved),
@@ -259,7 +213,9 @@ interface SolvedLayer {
   readonly held: Statistics;
   /** Of the side that holds the statistics; null without affine. */
   readonly gamma: ChannelVector | null;
-  readonly recovered: RecoveredStatistics;
+  readonly solved: readonly SolvedChannel[];
+  /** The folded side's, as solved. */
+  readonly statistics: Statistics;
 }
 
 /**
@@ -274,15 +230,30 @@ export async function solveLayer(
   epsilon: number,
 ): Promise<SolvedLayer> {
   const { gamma, beta, ...held } = await readStoredLayer(layer);
-  const recovered = recoverStatistics(
-    { statistics: held, gamma, beta, bias: await readOptional(live.bias), epsilon },
-    {
-      scales,
+  const bias = await readOptional(live.bias);
+  const foldedBias = await readOptional(folded.bias);
+  const biasRoundoff =
+    folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(rounding));
+  const solved = Array.from(scales, (scale, channel) => {
+    const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
+    return solveChannel({
+      mean: at(held.mean, Number.NaN),
+      variance: at(held.variance, Number.NaN),
+      gamma: at(gamma, 1),
+      beta: at(beta, 0),
+      bias: at(bias, 0),
+      epsilon,
+      scale,
+      foldedBias: at(foldedBias, 0),
       uncertainty,
-      bias: await readOptional(folded.bias),
-      biasRoundoff:
-        folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(rounding)),
-    },
-  );
-  return { held, gamma, recovered };
+      biasRoundoff,
+    });
+  });
+  const toVector = (values: readonly number[]) =>
+    ({ values: Float64Array.from(values), dtype: 'F64' }) as const;
+  const statistics = {
+    mean: toVector(solved.map(({ mean }) => mean)),
+    variance: toVector(solved.map(({ variance }) => variance)),
+  };
+  return { held, gamma, solved, statistics };
 }

@@ -1,12 +1,9 @@
 // The innermost loops over folded weights, one of them as WebAssembly.
 
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/channel-grid.js';
-import { FLOAT32_ROUNDOFF } from '../compare/rounding.js';
+import { FLOAT32_ROUNDOFF, type Values } from '../compare/rounding.js';
 
 // The loops over single weights are plain functions over plain arrays: they run a hundred million times.
-
-/** Weights as numbers: those of float32 as they stand, those of other types converted. */
-export type Values = Float32Array | Float64Array;
 
 /** Elements of a block, from `from` up to `to`. */
 export interface Span {

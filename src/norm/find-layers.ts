@@ -230,7 +230,7 @@ function toStatistic(input: ConstantInput, role: string): LayerVector {
  */
 export function findNamedLayers(checkpoint: Checkpoint): Found {
   const tensors = dottedTensorsOf(checkpoint);
-  const layers = new Map<string, NamedLayer>();
+  const layers = new Map<string, FoundLayer>();
   /** Statistics of these layers: the second one of each has nothing more to tell. */
   const known = new Set<Tensor>();
   tensors.forEach((tensor, name) => {
@@ -246,18 +246,7 @@ export function findNamedLayers(checkpoint: Checkpoint): Found {
   const learned = findLearnedTensors(checkpoint, found);
   const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
   const neighbours = findNamedNeighbours(found, learned, positions);
-  for (const layer of found) {
-    const { names, areCertain } = neighbours.get(layer) ?? { names: [], areCertain: true };
-    layer.neighbours = names;
-    layer.areNeighboursCertain = areCertain;
-  }
-  return { layers: found, learned };
-}
-
-/** A layer whose neighbours are yet to be found: a copy that has them would be a second one of each in memory. */
-interface NamedLayer extends FoundLayer {
-  neighbours: readonly string[];
-  areNeighboursCertain: boolean;
+  return { layers: found.map((layer) => ({ ...layer, ...neighbours.get(layer) })), learned };
 }
 
 /** Where each module's first tensor stands. */
@@ -290,7 +279,7 @@ function findLayerAt(
   name: string,
   tensors: ReadonlyMap<string, Tensor>,
   checkpoint: Checkpoint,
-): NamedLayer | null {
+): FoundLayer | null {
   // A state dict of a bare norm layer has names without a path.
   const rooted = name.includes('.') ? name : `.${name}`;
   const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
@@ -315,7 +304,7 @@ function describeLayer(
     checkpoint,
     needsBoth,
   }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
-): NamedLayer | null {
+): FoundLayer | null {
   const at = (suffix: string) => tensors.get(path === '' ? withoutDot(suffix) : path + suffix);
   const mean = at(convention.mean);
   const variance = at(convention.variance);

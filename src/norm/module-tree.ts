@@ -1,7 +1,7 @@
 // The modules of a model as a tree, made from the dotted names of its tensors.
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { splitPath } from './naming.js';
+import { addTo, componentsOf, splitPath } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** A norm layer, as far as what stands around it is told from names and widths. */
@@ -42,9 +42,6 @@ interface GrowingPlace extends Place {
   path: string;
 }
 
-/** Components of a path that are told apart; real models have some twenty, and each costs memory. */
-const MAX_DEPTH = 64;
-
 /**
  * The tree of a file's norm layers and of what may feed them.
  *
@@ -75,14 +72,10 @@ function newPlace(name: string, parent: GrowingPlace | null): GrowingPlace {
 
 function growTo(root: GrowingPlace, path: string): GrowingPlace {
   let place = root;
-  for (let start = 0, depth = 1; path !== '' && start <= path.length; depth++) {
-    const dot = depth < MAX_DEPTH ? path.indexOf('.', start) : -1;
-    const end = dot < 0 ? path.length : dot;
-    const name = path.slice(start, end);
+  for (const name of path === '' ? [] : componentsOf(path)) {
     const child = place.children.get(name) ?? newPlace(name, place);
     place.children.set(name, child);
     place = child;
-    start = end + 1;
   }
   place.path = path;
   return place;
@@ -96,9 +89,7 @@ function findFeeders(
   const tensorsByModule = new Map<string, string[]>();
   for (const name of learned.keys()) {
     const [path] = splitPath(name);
-    const tensors = tensorsByModule.get(path);
-    if (tensors !== undefined) tensors.push(name);
-    else if (!layers.has(path)) tensorsByModule.set(path, [name]);
+    if (!layers.has(path)) addTo(tensorsByModule, path, name);
   }
   const feeders = new Map<string, Feeder>();
   for (const [path, tensors] of tensorsByModule) {

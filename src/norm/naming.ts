@@ -208,10 +208,33 @@ export function splitPath(path: string): readonly [parent: string, leaf: string]
   return dot < 0 ? ['', path] : [path.slice(0, dot), path.slice(dot + 1)];
 }
 
+/** Components of a path that are told apart; real models have some twenty, and each costs memory. */
+const MAX_DEPTH = 64;
+
+/** The components of a path; those of one too deep for a model are one at its end. */
+export function componentsOf(path: string): readonly string[] {
+  const components = path.split('.');
+  if (components.length <= MAX_DEPTH) return components;
+  return [...components.slice(0, MAX_DEPTH - 1), components.slice(MAX_DEPTH - 1).join('.')];
+}
+
 /** Whether a module path lies under another one or is it. The root, `''`, holds everything. */
 export function isUnder(path: string, ancestor: string): boolean {
   const { length } = ancestor;
   return length === 0 || (path.startsWith(ancestor) && (path.length === length || path[length] === '.'));
+}
+
+/** The first of some names, and how many more there are: `"a", "b" and 3 more`. */
+export function listFirst(names: readonly string[], most: number): string {
+  const more = names.length > most ? ` and ${names.length - most} more` : '';
+  return `${names.slice(0, most).join(', ')}${more}`;
+}
+
+/** Adds to the group of a key, which is made where there is none yet. */
+export function addTo<Key, Item>(groups: Map<Key, Item[]>, key: Key, item: Item): void {
+  const group = groups.get(key);
+  if (group === undefined) groups.set(key, [item]);
+  else group.push(item);
 }
 
 /** The number at the end of a name. A run of digits is looked at once, from its first one. */
@@ -319,15 +342,9 @@ function findReading(tensors: ReadonlyMap<string, Tensor>, graph: Graph | null):
 const NONE: ReadonlySet<string> = new Set();
 
 function findAlike(names: readonly string[], isFlat: boolean): ReadonlySet<string> {
-  const alike = new Set<string>();
-  const firstOf = new Map<string, string>();
-  for (const name of names) {
-    const path = toDottedName(name, isFlat);
-    const first = firstOf.get(path);
-    if (first === undefined) firstOf.set(path, name);
-    else alike.add(first).add(name);
-  }
-  return alike;
+  const byPath = new Map<string, string[]>();
+  for (const name of names) addTo(byPath, toDottedName(name, isFlat), name);
+  return new Set([...byPath.values()].filter(({ length }) => length > 1).flat());
 }
 
 /** Paths that a graph's nodes tell, each with a dot behind it: modules, so that no tensor is called the same. */

@@ -13,7 +13,7 @@ import {
   pathBelow,
   takes,
 } from './module-tree.js';
-import { LAST_NUMBER } from './naming.js';
+import { addTo, LAST_NUMBER } from './naming.js';
 
 /** A norm layer's place, and the nearest place above it that feeders lie under. */
 interface ScopedLayer {
@@ -301,18 +301,12 @@ function groupBy<Key, Item>(items: readonly Item[], keyOf: (item: Item) => Key):
   return groups;
 }
 
-function addTo<Key, Item>(groups: Map<Key, Item[]>, key: Key, item: Item): void {
-  const group = groups.get(key);
-  if (group === undefined) groups.set(key, [item]);
-  else group.push(item);
-}
-
 /** What names tell of the learned tensors that feed a norm layer. */
 interface Neighbours {
   /** Names of learned tensors, of the likeliest module first. */
-  readonly names: readonly string[];
+  readonly neighbours: readonly string[];
   /** Whether these feed the layer. Else some of them do, and only what is true of all modules is known of the feed. */
-  readonly areCertain: boolean;
+  readonly areNeighboursCertain: boolean;
 }
 
 /** Modules that one norm layer's feed is looked for among; where there are more, it may be any of the file. */
@@ -348,10 +342,11 @@ export function findNamedNeighbours(
       const named = feeds.get(each.layer) ?? null;
       const before = search.findBefore(each);
       const certain = chooseCertain(each, { named, before });
-      if (certain !== null) return [each.layer, { names: listTensors([certain]), areCertain: true }];
+      if (certain !== null)
+        return [each.layer, { neighbours: listTensors([certain]), areNeighboursCertain: true }];
       const candidates = listCandidates(each, { named, before, search, all });
-      const names = candidates === null ? everything : listTensors(candidates);
-      return [each.layer, { names, areCertain: false }];
+      const neighbours = candidates === null ? everything : listTensors(candidates);
+      return [each.layer, { neighbours, areNeighboursCertain: false }];
     }),
   );
 }
@@ -511,8 +506,7 @@ function groupByNumber(parent: Place): ReadonlyMap<number, readonly Place[]> {
   const groups = new Map<number, Place[]>();
   for (const child of parent.children.values()) {
     const digits = LAST_NUMBER.exec(child.name)?.[0];
-    if (digits === undefined || child.feederCount === 0) continue;
-    groups.set(Number(digits), [...(groups.get(Number(digits)) ?? []), child]);
+    if (digits !== undefined && child.feederCount > 0) addTo(groups, Number(digits), child);
   }
   return groups;
 }

@@ -23,6 +23,7 @@ import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/stat
 import type { AuditResults, AuditSide } from '../compare-checkpoints.js';
 import { failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
+import { addTo, listFirst } from '../norm/naming.js';
 import {
   findFramework,
   type LayerVector,
@@ -49,23 +50,19 @@ export function summarizeCauses(
   findings: readonly Finding[],
 ): readonly CauseSummary[] {
   const standing = new Set(findings.filter(isLeadingDrift).map(({ layer }) => layer));
-  const byKind = new Map<DriftCause['kind'], [DriftCause, ...DriftCause[]]>();
-  for (const { name, cause } of layers) {
-    if (cause === null || !standing.has(name)) continue;
-    const alike = byKind.get(cause.kind);
-    if (alike === undefined) byKind.set(cause.kind, [cause]);
-    else alike.push(cause);
-  }
+  const byKind = new Map<DriftCause['kind'], DriftCause[]>();
+  for (const { name, cause } of layers)
+    if (cause !== null && standing.has(name)) addTo(byKind, cause.kind, cause);
   return [...byKind]
-    .map(([kind, causes]) => ({ kind, layers: causes.length, ...describeCauses(causes) }))
+    .map(([kind, causes]) => ({ kind, layers: causes.length, ...describeCauses(kind, causes) }))
     .sort((x, y) => y.layers - x.layers);
 }
 
-type Words = Pick<CauseSummary, 'sentence' | 'remedy'>;
-
 /** Words for causes of one kind. */
-function describeCauses(causes: readonly [DriftCause, ...DriftCause[]]): Words {
-  const [{ kind }] = causes;
+function describeCauses(
+  kind: DriftCause['kind'],
+  causes: readonly DriftCause[],
+): Pick<CauseSummary, 'sentence' | 'remedy'> {
   switch (kind) {
     case 'training-mode':
       return {
@@ -520,13 +517,8 @@ function describeReshaped(compared: LearnedComparisons['compared']): readonly st
   );
   if (reshaped.length === 0) return [];
   return [
-    `${formatPlural(reshaped.length, 'learned tensor')} ${reshaped.length === 1 ? 'has' : 'have'} another shape in after, and ${reshaped.length === 1 ? 'counts' : 'count'} as changed: ${listFirst(reshaped)}`,
+    `${formatPlural(reshaped.length, 'learned tensor')} ${reshaped.length === 1 ? 'has' : 'have'} another shape in after, and ${reshaped.length === 1 ? 'counts' : 'count'} as changed: ${listFirst(reshaped, MAX_NAMED_TENSORS)}`,
   ];
-}
-
-function listFirst(tensors: readonly string[]): string {
-  const more = tensors.length > MAX_NAMED_TENSORS ? ` and ${tensors.length - MAX_NAMED_TENSORS} more` : '';
-  return `${tensors.slice(0, MAX_NAMED_TENSORS).join(', ')}${more}`;
 }
 
 /** A name of a length that leaves a sentence readable. */
@@ -543,9 +535,7 @@ export function groupNotes(
   layers: readonly { readonly name: string; readonly notes: readonly string[] }[],
 ): readonly string[] {
   const sharers = new Map<string, string[]>();
-  for (const { name, notes } of layers) {
-    for (const note of new Set(notes)) sharers.set(note, [...(sharers.get(note) ?? []), name]);
-  }
+  for (const { name, notes } of layers) for (const note of new Set(notes)) addTo(sharers, note, name);
   return [...sharers].map(([note, names]) => {
     const first = shorten(names[0] ?? '');
     return names.length === 1 ? `${first}: ${note}` : `${names.length} norm layers (${first}, …): ${note}`;

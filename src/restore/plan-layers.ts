@@ -18,13 +18,7 @@ import {
   readStoredLayer,
 } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
-import {
-  type ChannelVector,
-  countTrue,
-  findInvalidValue,
-  readOptional,
-  type Statistics,
-} from '../compare/statistics.js';
+import { type ChannelVector, findInvalidValue, readOptional, type Statistics } from '../compare/statistics.js';
 import type { AuditResults } from '../compare-checkpoints.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
@@ -164,29 +158,29 @@ async function recoverLayer(
   const isTrained = found.kind === 'short' && status === 'trained';
   const compared = isTrained ? null : takeScales(found);
   if (compared === null) throw refuse('before has folded it into a convolution, which was trained since');
-  const { held, recovered } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
-  const { statistics, hidden, contradicted, vanished, varianceTolerances } = recovered;
-  if (contradicted.some(Boolean)) throw refuse('its scale has changed its sign, so it was trained');
-  const lost = vanished.indexOf(true);
+  const { held, solved, statistics } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
+  if (solved.some(({ isContradicted }) => isContradicted))
+    throw refuse('its scale has changed its sign, so it was trained');
+  const lost = solved.findIndex(({ hasVanished }) => hasVanished);
   if (lost >= 0) throw refuse(`the folded weights of channel ${lost} are zero in before, and its γ is not`);
   const { values: variances } = statistics.variance;
-  const impossible = variances.findIndex((variance, channel) => {
+  const impossible = solved.findIndex(({ variance, varianceTolerance, isHidden }, channel) => {
     // Rounding is in proportion to what it rounds.
     const spread = (held.variance.values[channel] ?? 0) + epsilon;
-    const rounding = ((varianceTolerances[channel] ?? 0) * (variance + epsilon)) / spread;
-    return hidden[channel] !== true && variance < -rounding;
+    const rounding = (varianceTolerance * (variance + epsilon)) / spread;
+    return !isHidden && variance < -rounding;
   });
   if (impossible >= 0)
     throw refuse(
       `only a variance of ${variances[impossible]?.toPrecision(3)} would explain the scale of channel ${impossible} in before: its weight was trained, or epsilon is not ${epsilon}`,
     );
-  const merge = (solved: ChannelVector, own: ChannelVector, least: number): ChannelVector => ({
-    ...solved,
-    values: solved.values.map((value, channel) =>
-      Math.max(least, hidden[channel] === true ? (own.values[channel] ?? value) : value),
+  const merge = (vector: ChannelVector, own: ChannelVector, least: number): ChannelVector => ({
+    ...vector,
+    values: vector.values.map((value, channel) =>
+      Math.max(least, solved[channel]?.isHidden === true ? (own.values[channel] ?? value) : value),
     ),
   });
-  const count = countTrue(hidden);
+  const count = solved.filter(({ isHidden }) => isHidden).length;
   return {
     statistics: {
       mean: merge(statistics.mean, held.mean, Number.NEGATIVE_INFINITY),
@@ -196,7 +190,7 @@ async function recoverLayer(
       'folded away in before: the statistics were solved for, to float32 rounding',
       ...(count === 0
         ? []
-        : [`${count} of ${hidden.length} channels keep the values of after: folding hides those of before`]),
+        : [`${count} of ${solved.length} channels keep the values of after: folding hides those of before`]),
     ],
   };
 }

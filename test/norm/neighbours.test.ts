@@ -33,7 +33,7 @@ function neighboursOf(
   const positions = order === undefined ? null : new Map(order.map((module, index) => [module, index]));
   const found = findNamedNeighbours(layers, learned, positions).get(layer);
   if (found === undefined) return [];
-  return found.areCertain ? found.names : { oneOf: [...found.names].sort() };
+  return found.areNeighboursCertain ? found.neighbours : { oneOf: [...found.neighbours].sort() };
 }
 
 describe('names that go together, where widths show that the layer comes after', () => {
@@ -251,7 +251,7 @@ test('what goes with a layer by name is the likeliest of all that may feed it', 
   const layers = ['bn1', 'bn2'].map((name) => layerOf(name, { channels: 8 }));
   const found = findNamedNeighbours(layers, learned, null);
   expect(layers.map((layer) => found.get(layer))).toEqual([
-    { names: ['conv1.weight', 'conv2.weight'], areCertain: false },
-    { names: ['conv2.weight', 'conv1.weight'], areCertain: false },
+    { neighbours: ['conv1.weight', 'conv2.weight'], areNeighboursCertain: false },
+    { neighbours: ['conv2.weight', 'conv1.weight'], areNeighboursCertain: false },
   ]);
 });
