@@ -153,7 +153,7 @@ export async function compareCheckpoints(
       ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
     ],
     declared,
-    notAudited: countUnaudited(unpaired),
+    notAudited: unpaired.otherWidth.length + unpaired.withoutStatistics.length + unpaired.onlyBefore.length,
     isAllowed: policy.isAllowed,
     doubts: [...pairing.remarks, ...questionPair({ layers, learned, unpaired })],
     unusedOptions: [
@@ -161,11 +161,6 @@ export async function compareCheckpoints(
       ...findIdleMaps(options.map ?? [], maps, { before, after }),
     ],
   };
-}
-
-/** Norm layers of before that were compared with none of after. */
-function countUnaudited({ otherWidth, withoutStatistics, onlyBefore }: UnpairedLayers): number {
-  return otherWidth.length + withoutStatistics.length + onlyBefore.length;
 }
 
 /** All names of what globs may mean. */
@@ -230,11 +225,7 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
   if (before.layers.length + after.layers.length === 0) {
     throw new CheckpointError(
       'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
-      {
-        code: 'no-norm-layers',
-        file,
-        hint: EXPORT_LIVE_HINT,
-      },
+      { code: 'no-norm-layers', file, hint: EXPORT_LIVE_HINT },
     );
   }
   const widths = describeWidths(unpaired);

@@ -2,7 +2,7 @@
 
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { type FileWork, readRange } from '../io/byte-source.js';
-import { addTo, splitPath } from '../norm/naming.js';
+import { addTo, getOrMake, splitPath } from '../norm/naming.js';
 import { chooseLayerName, type LinearLayer, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import {
   isAdapted,
@@ -177,30 +177,31 @@ export class NeighbourRelations {
   }
 
   #relate(layer: NormLayer, compared: LearnedComparisons['byBefore']): KnownFeeds {
-    const { neighbours, areNeighboursCertain } = layer;
-    const known = this.#known.get(neighbours);
-    if (known !== undefined) return known;
+    return getOrMake(this.#known, layer.neighbours, () => this.#compare(layer, compared));
+  }
+
+  #compare(
+    { neighbours, areNeighboursCertain }: NormLayer,
+    compared: LearnedComparisons['byBefore'],
+  ): KnownFeeds {
     const found = neighbours
       .flatMap((name) => compared.get(name) ?? [])
       .map((feed) => (isAdapted(feed, this.#learned) ? { ...feed, equality: 'changed' as const } : feed));
-    const rounded = found.flatMap(({ equality, rounding }) => (equality === 'rounded' ? [rounding] : []));
+    let [exactCount, relativeDifference] = [0, 0];
+    for (const { equality, elementCount, rounding } of found) {
+      if (equality === 'exact') exactCount += elementCount;
+      if (equality === 'rounded')
+        relativeDifference = Math.max(relativeDifference, rounding?.relativeDifference ?? 0);
+    }
+    const isRounded = found.some(({ equality }) => equality === 'rounded');
     // An average leaves most values as they were: of a few, all may have stayed.
-    const exactCount = found.reduce(
-      (sum, { equality, elementCount }) => sum + (equality === 'exact' ? elementCount : 0),
-      0,
-    );
-    const haveStayedExactly = rounded.length === 0 && exactCount >= MIN_VALUES;
-    const feeds: KnownFeeds = {
+    const haveStayedExactly = !isRounded && exactCount >= MIN_VALUES;
+    return {
       relation: areNeighboursCertain === false ? findCommonRelation(found) : relate(found),
-      relativeDifference: rounded.reduce(
-        (most, rounding) => Math.max(most, rounding?.relativeDifference ?? 0),
-        0,
-      ),
+      relativeDifference,
       rounding: haveStayedExactly ? null : this.#learned.rounding,
       isIncomparable: found.length > 0 && found.every(({ equality }) => equality === 'incomparable'),
     };
-    this.#known.set(neighbours, feeds);
-    return feeds;
   }
 }
 

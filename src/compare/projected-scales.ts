@@ -13,6 +13,7 @@ import { readElements, type StoredProjections, type Tensor } from '../checkpoint
 import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
+import { getOrMake } from '../norm/naming.js';
 import {
   FLOAT32_ROUNDOFF,
   MAX_RELATIVE_DIFFERENCE,
@@ -288,11 +289,8 @@ async function projectionsOf(tensor: Tensor, layout: ChannelLayout): Promise<Cha
   }
   const { dtype, shape, range } = tensor;
   const key = [dtype, layout.outputAxis, layout.groups, ...shape].join();
-  const known = projected.get(range) ?? new Map<string, Promise<ChannelProjections | null>>();
-  projected.set(range, known);
-  const projections = known.get(key) ?? new TensorSummarizer().project(tensor, layout);
-  known.set(key, projections);
-  return projections;
+  const known = getOrMake(projected, range, () => new Map<string, Promise<ChannelProjections | null>>());
+  return getOrMake(known, key, () => new TensorSummarizer().project(tensor, layout));
 }
 
 async function readProjections({ table, weightsPerChannel }: StoredProjections): Promise<ChannelProjections> {

@@ -1,6 +1,6 @@
 // Regions of a model that moved or stood still together.
 
-import { componentsOf } from '../norm/naming.js';
+import { componentsOf, joinPath } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
@@ -96,7 +96,7 @@ function listNodes(root: Node, name: string): readonly Node[] {
   for (const component of componentsOf(name)) {
     let child = node.children.get(component);
     if (child === undefined) {
-      child = makeNode(node.path === '' ? component : `${node.path}.${component}`);
+      child = makeNode(joinPath(node.path, component));
       node.children.set(component, child);
     }
     node = child;

@@ -8,7 +8,7 @@ import type { ProportionalScales, ScaleComparison } from '../compare/projected-s
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { CheckpointError } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
-import { dottedNameOf } from '../norm/naming.js';
+import { dottedNameOf, joinPath } from '../norm/naming.js';
 import {
   chooseNamed,
   findFeedingLinear,
@@ -183,9 +183,7 @@ function locateFolded(
   const { learned } = namedSide;
   for (const folded of findFreeLinears(graphSide.checkpoint)) {
     if (folded.path === null || folded.foldedNormPath === null) continue;
-    const path = translateName(folded.path, edits, (name) =>
-      learned.has(name === '' ? 'weight' : `${name}.weight`),
-    );
+    const path = translateName(folded.path, edits, (name) => learned.has(joinPath(name, 'weight')));
     const linear = path === null ? null : findNamedLinearAt(path, learned, folded);
     if (linear === null) continue;
     for (const edit of edits) {
@@ -338,7 +336,7 @@ function record(
 
 /** A weight by its module, also where the file calls it `onnx::Conv_100`. */
 function nameWeight({ path, weightName }: LinearLayer): string {
-  return path === null ? weightName : path === '' ? 'weight' : `${path}.weight`;
+  return path === null ? weightName : joinPath(path, 'weight');
 }
 
 function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Checkpoint): void {

@@ -11,7 +11,7 @@ import type {
   Tensor,
 } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote } from '../errors.js';
-import { splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
+import { getOrMake, joinPath, splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
 import { type LayersAndLearned, type NormLayer, storedTensorOf } from './norm-layer.js';
 
 /** A parameter of the model, as far as an optimizer's state can tell it from others. */
@@ -354,7 +354,11 @@ function readOptimizers(
   // One that was not understood may hold whatever the others do not.
   const isAllRead = declarations.every((one) => one.kind !== 'unread' || one.of !== 'optimizer');
   if (unclear.length === 0 && isAllRead) {
-    const fact = { frozen: true, by: 'not-in-optimizer', where: join(first.where, 'param_groups') } as const;
+    const fact = {
+      frozen: true,
+      by: 'not-in-optimizer',
+      where: joinPath(first.where, 'param_groups'),
+    } as const;
     for (const { name } of parameters) if (!held.has(name)) tensors.set(name, fact);
   }
   for (const [alias, name] of aliases) {
@@ -376,8 +380,7 @@ function listParameters(learned: ReadonlyMap<string, Tensor>): Parameters {
   const parameters: ModelParameter[] = [];
   for (const [name, { range, shape }] of learned) {
     const key = `${range.offset} ${range.byteLength} ${shape.join()}`;
-    const known = owners.get(range.source) ?? new Map<string, string>();
-    owners.set(range.source, known);
+    const known = getOrMake(owners, range.source, () => new Map<string, string>());
     const owner = range.byteLength === 0 ? undefined : known.get(key);
     if (owner !== undefined) aliases.set(name, owner);
     else {
@@ -412,11 +415,7 @@ function chooseFates({
 function describeFate(fate: Fate, where: string): DeclaredTensor | null {
   if (fate === null) return null;
   const key = fate === 'lr-0' ? 'param_groups' : 'state';
-  return { frozen: fate !== 'optimizer-state', by: fate, where: join(where, key) };
-}
-
-function join(where: string, key: string): string {
-  return where === '' ? key : `${where}.${key}`;
+  return { frozen: fate !== 'optimizer-state', by: fate, where: joinPath(where, key) };
 }
 
 /** Modules in each other: real paths have up to ten components. */
@@ -489,7 +488,7 @@ function matchEnds(ends: readonly string[]): (components: readonly string[]) => 
     for (let start = 0; start < components.length; start++) {
       let path = '';
       for (const component of components.slice(start)) {
-        path += path === '' ? component : `.${component}`;
+        path = joinPath(path, component);
         if (known.has(path)) return true;
       }
     }
@@ -511,9 +510,7 @@ function describeLayers(
       tensor === null ? [] : (names.get(tensor) ?? ''),
     );
     const telling = own.length === 0 ? neighbours : own;
-    const known = words.get(telling);
-    const affine = known === undefined ? findOneWord(telling, tensors) : known;
-    words.set(telling, affine);
+    const affine = getOrMake(words, telling, () => findOneWord(telling, tensors));
     const layer = { affine, evalBy: evals.get(name) ?? null };
     if (layer.affine !== null || layer.evalBy !== null) described.set(name, layer);
   }

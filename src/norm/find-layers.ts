@@ -15,6 +15,7 @@ import {
 } from './naming.js';
 import { findNamedNeighbours } from './neighbours.js';
 import {
+  constantOf,
   type LayersAndLearned,
   type LayerVector,
   type NormLayer,
@@ -128,7 +129,9 @@ type Naming = Pick<NormLayer, 'name' | 'wrappedName' | 'isNamed'>;
 
 function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): FoundLayer {
   const [mean, variance] = [toStatistic(node.mean, 'mean'), toStatistic(node.variance, 'variance')];
-  const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap((input) => toTensor(input) ?? []);
+  const stored = [node.mean, node.variance, node.gamma, node.beta].flatMap(
+    (input) => constantOf(input) ?? [],
+  );
   return {
     name: naming.name,
     wrappedName: naming.wrappedName,
@@ -137,8 +140,8 @@ function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): F
     channels: stored[0]?.elementCount ?? 0,
     mean,
     variance,
-    gamma: toTensor(node.gamma),
-    beta: toTensor(node.beta),
+    gamma: constantOf(node.gamma),
+    beta: constantOf(node.beta),
     batchCount: dottedTensorsOf(checkpoint).get(`${naming.name}.num_batches_tracked`) ?? null,
     epsilon: node.epsilon,
     defaultEpsilon: node.epsilon,
@@ -200,10 +203,6 @@ function stripRole(name: string, role: number): string | null {
   }
   const stripped = name.replace(TENSORFLOW_TAIL, '');
   return stripped === name || stripped === '' ? null : stripped;
-}
-
-function toTensor(input: ConstantInput): Tensor | null {
-  return input.kind === 'constant' ? input.tensor : null;
 }
 
 function toStatistic(input: ConstantInput, role: string): LayerVector {

@@ -1,7 +1,7 @@
 // The modules of a model as a tree, made from the dotted names of its tensors.
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
-import { addTo, componentsOf, splitPath } from './naming.js';
+import { addTo, componentsOf, splitPath, WEIGHT_LEAVES } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
 /** A norm layer, as far as what stands around it is told from names and widths. */
@@ -103,15 +103,11 @@ function findFeeders(
   return feeders;
 }
 
-/** What frameworks call a module's weight; of a separable convolution, the one that gives its outputs goes first. */
-const WEIGHT_LEAVES = ['weight', 'pointwise_kernel', 'kernel', 'depthwise_kernel', 'w'] as const;
-
 /** How transposed convolutions are called. */
 const TRANSPOSED = /transpose|deconv|convt|up_?conv|upsampl/i;
 
 function findLayout(leaf: string, module: string): WeightLayout {
   if (leaf === 'depthwise_kernel') return 'depthwise-last';
-  // Keras and Flax count outputs last.
   if (leaf.endsWith('kernel')) return 'outputs-last';
   return TRANSPOSED.test(module) ? 'inputs-first' : 'outputs-first';
 }

@@ -202,6 +202,19 @@ export function withoutSureWrappers(glob: string): string {
   return bare === '' ? glob : bare;
 }
 
+/** What frameworks call a module's weight; of a separable convolution, the one that gives its outputs goes first. */
+export const WEIGHT_LEAVES = ['weight', 'pointwise_kernel', 'kernel', 'depthwise_kernel', 'w'] as const;
+
+/** Whether a leaf is that of a weight which counts its outputs first, as PyTorch does; Keras and Flax count them last. */
+export function isOutputsFirst(leaf: string): boolean {
+  return leaf === 'weight' || leaf === 'w';
+}
+
+/** A name under a module path; the root's is `''`. */
+export function joinPath(path: string, name: string): string {
+  return path === '' ? name : `${path}.${name}`;
+}
+
 /** Splits a module path off its last component; the parent of a top-level module is `''`. */
 export function splitPath(path: string): readonly [parent: string, leaf: string] {
   const dot = path.lastIndexOf('.');
@@ -230,11 +243,22 @@ export function listFirst(names: readonly string[], most: number): string {
   return `${names.slice(0, most).join(', ')}${more}`;
 }
 
-/** Adds to the group of a key, which is made where there is none yet. */
+/** The value of a key, made where there is none yet. */
+export function getOrMake<Key, Value>(
+  known: { get(key: Key): Value | undefined; set(key: Key, value: Value): unknown },
+  key: Key,
+  make: () => Value,
+): Value {
+  const found = known.get(key);
+  if (found !== undefined) return found;
+  const made = make();
+  known.set(key, made);
+  return made;
+}
+
+/** Adds to the group of a key. */
 export function addTo<Key, Item>(groups: Map<Key, Item[]>, key: Key, item: Item): void {
-  const group = groups.get(key);
-  if (group === undefined) groups.set(key, [item]);
-  else group.push(item);
+  getOrMake(groups, key, () => []).push(item);
 }
 
 /** The number at the end of a name. A run of digits is looked at once, from its first one. */
@@ -305,24 +329,14 @@ export function modulePathOf(path: string, checkpoint: NameSource): string {
 
 /** The tensors of a checkpoint by their dotted names, in file order. */
 export function dottedTensorsOf(checkpoint: NameSource): ReadonlyMap<string, Tensor> {
-  if (readingOf(checkpoint).isPlain) return checkpoint.tensors;
-  let tensors = dottedTensors.get(checkpoint.tensors);
-  if (tensors === undefined) {
-    tensors = new Map(
-      [...checkpoint.tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor]),
-    );
-    dottedTensors.set(checkpoint.tensors, tensors);
-  }
-  return tensors;
+  const { tensors } = checkpoint;
+  if (readingOf(checkpoint).isPlain) return tensors;
+  const list = () => [...tensors].map(([name, tensor]) => [dottedNameOf(name, checkpoint), tensor] as const);
+  return getOrMake(dottedTensors, tensors, () => new Map(list()));
 }
 
 function readingOf({ tensors, graph }: NameSource): Reading {
-  let reading = readings.get(tensors);
-  if (reading === undefined) {
-    reading = findReading(tensors, graph);
-    readings.set(tensors, reading);
-  }
-  return reading;
+  return getOrMake(readings, tensors, () => findReading(tensors, graph));
 }
 
 function findReading(tensors: ReadonlyMap<string, Tensor>, graph: Graph | null): Reading {

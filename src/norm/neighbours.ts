@@ -13,7 +13,7 @@ import {
   pathBelow,
   takes,
 } from './module-tree.js';
-import { addTo, LAST_NUMBER } from './naming.js';
+import { addTo, getOrMake, LAST_NUMBER } from './naming.js';
 
 /** A norm layer's place, and the nearest place above it that feeders lie under. */
 interface ScopedLayer {
@@ -116,11 +116,10 @@ function haveLastAlone(
   stems: ReadonlySet<string>,
   index: FeederIndex,
 ): boolean {
-  return members.some(
-    (member) =>
-      findFeed(member, stems, index).feeders.length === 0 &&
-      findFeed(member, stems, index).earlier.length > 0,
-  );
+  return members.some((member) => {
+    const { feeders, earlier } = findFeed(member, stems, index);
+    return feeders.length === 0 && earlier.length > 0;
+  });
 }
 
 interface NumberedPair {
@@ -229,9 +228,12 @@ function bareName(stem: string): string {
   return stem.replace(NORM_WORD, '').replace(/_{2,}/g, '_').replace(/^_|_$/g, '');
 }
 
-/** The feeders below places, by the numbers and the stems of the beginnings of their names. */
+/** Feeders by the numbers and then by the stems of the beginnings of their names. */
+type NumberedFeeders = ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>>;
+
+/** The feeders below places. */
 class FeederIndex {
-  readonly #known = new Map<Place, Map<number, ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>>>>();
+  readonly #known = new Map<Place, Map<number, NumberedFeeders>>();
 
   /** Feeders by stem, whose names, as deep as the layer's, have the same numbers. */
   find(scope: Place, depth: number, key: string): ReadonlyMap<string, readonly Place[]> {
@@ -245,24 +247,26 @@ class FeederIndex {
     );
   }
 
-  #at(scope: Place, depth: number): ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>> {
-    const byDepth = this.#known.get(scope) ?? new Map();
-    this.#known.set(scope, byDepth);
-    const known = byDepth.get(depth);
-    if (known !== undefined) return known;
-    const byKey = new Map<string, Map<string, Place[]>>();
-    for (const place of feedersUnder(scope)) {
-      const path = pathBelow(scope, place);
-      const { stem, key } = nameSeries(path.slice(0, depth));
-      // Without a number, a name says nothing of what lies deeper.
-      if (path.length === 0 || (key === '' && path.length !== depth)) continue;
-      const byStem = byKey.get(key) ?? new Map<string, Place[]>();
-      byKey.set(key, byStem);
-      addTo(byStem, stem, place);
-    }
-    byDepth.set(depth, byKey);
-    return byKey;
+  #at(scope: Place, depth: number): NumberedFeeders {
+    const byDepth = getOrMake(this.#known, scope, () => new Map<number, NumberedFeeders>());
+    return getOrMake(byDepth, depth, () => numberFeeders(scope, depth));
   }
+}
+
+function numberFeeders(scope: Place, depth: number): NumberedFeeders {
+  const byKey = new Map<string, Map<string, Place[]>>();
+  for (const place of feedersUnder(scope)) {
+    const path = pathBelow(scope, place);
+    const { stem, key } = nameSeries(path.slice(0, depth));
+    // Without a number, a name says nothing of what lies deeper.
+    if (path.length === 0 || (key === '' && path.length !== depth)) continue;
+    addTo(
+      getOrMake(byKey, key, () => new Map()),
+      stem,
+      place,
+    );
+  }
+  return byKey;
 }
 
 /**
@@ -476,8 +480,7 @@ class NumberSearch implements Search {
     const stem = place.name.slice(0, -digits.length);
     const earlier = findLower(parent, stem, Number(digits), ({ feederCount }) => feederCount > 0);
     if (earlier === null) return [];
-    const byNumber = this.#byNumber.get(parent) ?? groupByNumber(parent);
-    this.#byNumber.set(parent, byNumber);
+    const byNumber = getOrMake(this.#byNumber, parent, () => groupByNumber(parent));
     const lower = Number(LAST_NUMBER.exec(earlier.name)?.[0]);
     return [...(byNumber.get(lower) ?? []), ...(byNumber.get(Number(digits)) ?? [])].filter(
       (each) => each !== place,

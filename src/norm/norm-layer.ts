@@ -10,7 +10,15 @@ import {
 } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
 import { CheckpointError } from '../errors.js';
-import { dottedNameOf, modulePathOf, NAMING_CONVENTIONS, splitPath } from './naming.js';
+import {
+  dottedNameOf,
+  getOrMake,
+  isOutputsFirst,
+  joinPath,
+  modulePathOf,
+  NAMING_CONVENTIONS,
+  splitPath,
+} from './naming.js';
 
 /**
  * What a norm layer stores, checked once: a tensor of one value per channel (one in all for the count) whose type can be
@@ -154,7 +162,7 @@ export function findFreeLinears(checkpoint: Checkpoint): readonly LinearLayer[] 
     const { weight, bias, feedsNorm } = node;
     // A bias that is computed at run time says nothing; the layer is no ground to stand on.
     if (feedsNorm || weight.kind !== 'constant' || bias.kind === 'unresolved') return [];
-    return [toLinearLayer(node, { weight: weight.tensor, bias: toTensor(bias), checkpoint })];
+    return [toLinearLayer(node, { weight: weight.tensor, bias: constantOf(bias), checkpoint })];
   });
 }
 
@@ -173,7 +181,7 @@ export function findFeedingLinear(
   if (graph === null) return findNamedLinear(layer, learned);
   const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
   return node?.weight.kind === 'constant' && node.bias.kind !== 'unresolved'
-    ? toLinearLayer(node, { weight: node.weight.tensor, bias: toTensor(node.bias), checkpoint })
+    ? toLinearLayer(node, { weight: node.weight.tensor, bias: constantOf(node.bias), checkpoint })
     : null;
 }
 
@@ -187,15 +195,9 @@ function findNamedLinear(
   { neighbours, channels }: NormLayer,
   learned: ReadonlyMap<string, Tensor>,
 ): LinearLayer | null {
-  const byNeighbours: FoundLinears = foundLinears.get(learned) ?? new Map();
-  foundLinears.set(learned, byNeighbours);
-  const byChannels = byNeighbours.get(neighbours) ?? new Map<number, LinearLayer | null>();
-  byNeighbours.set(neighbours, byChannels);
-  const known = byChannels.get(channels);
-  if (known !== undefined) return known;
-  const found = searchNamedLinear(neighbours, channels, learned);
-  byChannels.set(channels, found);
-  return found;
+  const byNeighbours = getOrMake(foundLinears, learned, () => new Map());
+  const byChannels = getOrMake(byNeighbours, neighbours, () => new Map<number, LinearLayer | null>());
+  return getOrMake(byChannels, channels, () => searchNamedLinear(neighbours, channels, learned));
 }
 
 function searchNamedLinear(
@@ -206,15 +208,12 @@ function searchNamedLinear(
   for (const name of neighbours) {
     const tensor = learned.get(name);
     const [path, leaf] = splitPath(name);
-    if (tensor === undefined || !WEIGHT_LEAVES.has(leaf) || tensor.shape.length < 2) continue;
+    if (tensor === undefined || !isOutputsFirst(leaf) || tensor.shape.length < 2) continue;
     const axes = findOutputAxis(tensor.shape, channels);
     if (axes !== null) return describeNamedLinear(path, leaf, learned, { ...axes, channels });
   }
   return null;
 }
-
-/** Names of weights that count their outputs as PyTorch does. */
-const WEIGHT_LEAVES: ReadonlySet<string> = new Set(['weight', 'w']);
 
 /**
  * The linear layer at a module path of a file of names, with the layout that another file's graph tells.
@@ -250,7 +249,7 @@ export function listPossibleLinears(
   return [...learned].flatMap(([name, { shape }]) => {
     const [path, leaf] = splitPath(name);
     const [channels = 0] = shape;
-    if (!WEIGHT_LEAVES.has(leaf) || shape.length < 2 || !widths.has(channels)) return [];
+    if (!isOutputsFirst(leaf) || shape.length < 2 || !widths.has(channels)) return [];
     return describeNamedLinear(path, leaf, learned, { outputAxis: 0, groups: 1, channels }) ?? [];
   });
 }
@@ -261,10 +260,10 @@ function describeNamedLinear(
   learned: ReadonlyMap<string, Tensor>,
   layout: Pick<LinearLayer, 'outputAxis' | 'groups' | 'channels'>,
 ): LinearLayer | null {
-  const at = (name: string) => (path === '' ? name : `${path}.${name}`);
-  const weight = learned.get(at(leaf));
+  const weightName = joinPath(path, leaf);
+  const weight = learned.get(weightName);
   if (weight === undefined) return null;
-  const biasName = at(leaf === 'w' ? 'b' : 'bias');
+  const biasName = joinPath(path, leaf === 'w' ? 'b' : 'bias');
   const bias = learned.get(biasName) ?? null;
   // What such a bias adds cannot be told, and to leave it out would make it zeros.
   if (bias !== null && (!isDecodable(bias.dtype) || bias.elementCount !== layout.channels)) return null;
@@ -272,7 +271,7 @@ function describeNamedLinear(
     path,
     foldedNormPath: null,
     nodeName: path,
-    weightName: at(leaf),
+    weightName,
     biasName: bias === null ? '' : biasName,
     weight,
     bias,
@@ -318,7 +317,8 @@ function toLinearLayer(
   };
 }
 
-function toTensor(input: ConstantInput): Tensor | null {
+/** The tensor of a node's input; null where that is no constant. */
+export function constantOf(input: ConstantInput): Tensor | null {
   return input.kind === 'constant' ? input.tensor : null;
 }
 

@@ -21,7 +21,7 @@ import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { AuditResults, AuditSide } from '../compare-checkpoints.js';
-import { failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
+import { TOOL_NAME, VERSION } from '../errors.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
 import { addTo, listFirst } from '../norm/naming.js';
 import {
@@ -58,58 +58,55 @@ export function summarizeCauses(
     .sort((x, y) => y.layers - x.layers);
 }
 
-/** Words for causes of one kind. */
-function describeCauses(
-  kind: DriftCause['kind'],
-  causes: readonly DriftCause[],
-): Pick<CauseSummary, 'sentence' | 'remedy'> {
-  switch (kind) {
-    case 'training-mode':
-      return {
-        sentence: describeOldShares(causes.flatMap((cause) => ('old' in cause ? (cause.old ?? []) : []))),
-        remedy: 'Put the frozen part back in evaluation mode after every model.train().',
-      };
-    case 'uncounted':
-      return {
-        sentence:
-          'No training-mode batch was counted meanwhile: the statistics were copied, averaged or recomputed without the count (an EMA as Ultralytics keeps it, another rank, federated averaging over parameters), not moved by training that the count saw.',
-        remedy:
-          'Find out where the file’s statistics come from; eval() in this run does not change them. An EMA or another copy follows a model whose own norm layers ran in training mode: keep those in evaluation mode. Between ranks, save from one of them or broadcast the buffers; in federated averaging, send the buffers along with the parameters. bn-audit restore puts the statistics of before back.',
-      };
-    case 'ema':
-      return {
-        sentence:
-          'The learned tensors are averages, and no training-mode batch was counted meanwhile: the file holds a model’s moving average without its count (EMA, as Ultralytics keeps it), and that model’s norm layers ran in training mode.',
-        remedy:
-          'Put the frozen part back in evaluation mode after every model.train(): the average follows the model that trains.',
-      };
-    case 're-estimated':
-      return {
-        sentence:
-          'Their batch counts went back: the statistics were reset and estimated again (update_bn of torch.optim.swa_utils, Lightning’s StochasticWeightAveraging, a precise-BN pass).',
-        remedy:
-          'eval() is not the cure: the reset reaches layers in evaluation mode too. Run update_bn over the trained part alone, fed by the frozen part; under Lightning, freeze with layers that are no BatchNorm (FrozenBatchNorm2d). bn-audit restore puts the statistics of before back; where re-estimating was meant, accept it with --allow. If before is the later file, swap the two.',
-      };
-    case 'reset':
-      return {
-        sentence:
-          'The statistics are back at mean 0 and variance 1: they were reset and not estimated again, as Lightning’s StochasticWeightAveraging leaves a backbone in eval(), or reset_running_stats().',
-        remedy:
-          'eval() is not the cure: it is why the reset layers were not estimated again. Reset the trained part alone (update_bn over it, fed by the frozen part); under Lightning, freeze with layers that are no BatchNorm (FrozenBatchNorm2d). bn-audit restore puts the statistics of before back.',
-      };
-    case 'averaged':
-      return {
-        sentence:
-          'Their batch counts are averages: the file holds a mean of checkpoints, or of a model over time (EMA, SWA).',
-        remedy:
-          'Audit the checkpoints that were averaged: where they drifted, their norm layers ran in training mode, and the average follows them.',
-      };
-    case 'batch-statistics':
-    case 'recounted':
-      return { sentence: '', remedy: '' };
-    default:
-      return failUnreachable(kind);
-  }
+/** What a cause says, and what to do about it. */
+type Words = Pick<CauseSummary, 'sentence' | 'remedy'>;
+
+const NO_WORDS: Words = { sentence: '', remedy: '' };
+
+/** All that does not depend on the layers: what training-mode batches left of the old statistics is said of each audit. */
+const CAUSE_WORDS: Readonly<Record<DriftCause['kind'], Words>> = {
+  'training-mode': {
+    sentence: '',
+    remedy: 'Put the frozen part back in evaluation mode after every model.train().',
+  },
+  uncounted: {
+    sentence:
+      'No training-mode batch was counted meanwhile: the statistics were copied, averaged or recomputed without the count (an EMA as Ultralytics keeps it, another rank, federated averaging over parameters), not moved by training that the count saw.',
+    remedy:
+      'Find out where the file’s statistics come from; eval() in this run does not change them. An EMA or another copy follows a model whose own norm layers ran in training mode: keep those in evaluation mode. Between ranks, save from one of them or broadcast the buffers; in federated averaging, send the buffers along with the parameters. bn-audit restore puts the statistics of before back.',
+  },
+  ema: {
+    sentence:
+      'The learned tensors are averages, and no training-mode batch was counted meanwhile: the file holds a model’s moving average without its count (EMA, as Ultralytics keeps it), and that model’s norm layers ran in training mode.',
+    remedy:
+      'Put the frozen part back in evaluation mode after every model.train(): the average follows the model that trains.',
+  },
+  're-estimated': {
+    sentence:
+      'Their batch counts went back: the statistics were reset and estimated again (update_bn of torch.optim.swa_utils, Lightning’s StochasticWeightAveraging, a precise-BN pass).',
+    remedy:
+      'eval() is not the cure: the reset reaches layers in evaluation mode too. Run update_bn over the trained part alone, fed by the frozen part; under Lightning, freeze with layers that are no BatchNorm (FrozenBatchNorm2d). bn-audit restore puts the statistics of before back; where re-estimating was meant, accept it with --allow. If before is the later file, swap the two.',
+  },
+  reset: {
+    sentence:
+      'The statistics are back at mean 0 and variance 1: they were reset and not estimated again, as Lightning’s StochasticWeightAveraging leaves a backbone in eval(), or reset_running_stats().',
+    remedy:
+      'eval() is not the cure: it is why the reset layers were not estimated again. Reset the trained part alone (update_bn over it, fed by the frozen part); under Lightning, freeze with layers that are no BatchNorm (FrozenBatchNorm2d). bn-audit restore puts the statistics of before back.',
+  },
+  averaged: {
+    sentence:
+      'Their batch counts are averages: the file holds a mean of checkpoints, or of a model over time (EMA, SWA).',
+    remedy:
+      'Audit the checkpoints that were averaged: where they drifted, their norm layers ran in training mode, and the average follows them.',
+  },
+  'batch-statistics': NO_WORDS,
+  recounted: NO_WORDS,
+};
+
+function describeCauses(kind: DriftCause['kind'], causes: readonly DriftCause[]): Words {
+  if (kind !== 'training-mode') return CAUSE_WORDS[kind];
+  const shares = causes.flatMap((cause) => (cause.kind === 'training-mode' ? (cause.old ?? []) : []));
+  return { ...CAUSE_WORDS[kind], sentence: describeOldShares(shares) };
 }
 
 /** How much of the old statistics the passes left: of the layer with the most passes, and of that with the fewest. */
