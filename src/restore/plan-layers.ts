@@ -18,7 +18,12 @@ import {
   readStoredLayer,
 } from '../compare/compare-layers.js';
 import { repeatValues } from '../compare/pair-layers.js';
-import { type ChannelVector, findInvalidValue, readOptional, type Statistics } from '../compare/statistics.js';
+import {
+  type ChannelVector,
+  findInvalidValue,
+  readOptional,
+  type Statistics,
+} from '../compare/statistics.js';
 import type { AuditResults } from '../compare-checkpoints.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
