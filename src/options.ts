@@ -164,9 +164,10 @@ const OPTIONS = {
   map: {
     is: 'map',
     flags: '--map <from=to>',
-    help: 'names of before that start with FROM start with TO in after (repeatable)',
-    policy: 'Names of before that start with the key start with the value in after.',
-    examples: [{ encoder: 'model.backbone' }],
+    help: "names of before that start with FROM start with TO in after, or globs: '**.bn*=**.norm*' (repeatable)",
+    policy:
+      'Names of before that start with the key start with the value in after. Both may be globs of the same wildcards.',
+    examples: [{ encoder: 'model.backbone' }, { '**.bn*': '**.norm*' }],
   },
   channels: { is: 'flag', flags: '--channels', help: 'add the statistics of every channel to the JSON' },
   layers: {

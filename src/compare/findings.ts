@@ -13,6 +13,7 @@ import {
 } from './compare-layers.js';
 import { matchNames, type NameMatcher } from './globs.js';
 import { type PrefixEdit, translateName } from './pair-layers.js';
+import { checkRename } from './rename-globs.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
 export type FindingLevel = 'error' | 'warning' | 'note';
@@ -199,12 +200,15 @@ interface NamedSide {
 
 /**
  * How edits read in names without wrappers, which is what they are applied to: users copy names from their files.
+ *
+ * @throws UsageError as {@link checkRename}.
  */
 export function readMaps(
   maps: readonly PrefixEdit[],
   before: NameSource,
   after: NameSource,
 ): readonly PrefixEdit[] {
+  for (const map of maps) checkRename(map);
   return maps.map(({ from, to }) => ({ from: modulePathOf(from, before), to: modulePathOf(to, after) }));
 }
 

@@ -6,6 +6,7 @@ import { CheckpointError, quote } from '../errors.js';
 import { readRange } from '../io/byte-source.js';
 import { addTo, compareNaturally, splitPath } from '../norm/naming.js';
 import type { LayerVector, NormLayer } from '../norm/norm-layer.js';
+import { isRenameGlob, renameByGlob } from './rename-globs.js';
 import { readChannelVector } from './statistics.js';
 
 /** How a pair of layers was found. */
@@ -21,7 +22,10 @@ export interface LayerPair<Layer extends Pairable = NormLayer> {
   readonly pairedBy: PairedBy;
 }
 
-/** A rewriting of names from before to after: a leading path `from` becomes `to`. Both may be empty. */
+/**
+ * A rewriting of names from before to after: a leading path `from` becomes `to`. Both may be empty, or globs of the same
+ * wildcards: see `renameByGlob`.
+ */
 export interface PrefixEdit {
   readonly from: string;
   readonly to: string;
@@ -120,8 +124,8 @@ export function translateName(
   exists: (name: string) => boolean,
 ): string | null {
   for (const edit of edits) {
-    const translated = rewrite(name, edit);
-    if (translated !== null && exists(translated)) return translated;
+    const translated = rewrite(name, edit).find(exists);
+    if (translated !== undefined) return translated;
   }
   return null;
 }
@@ -145,12 +149,14 @@ export class RivalPrefixes extends CheckpointError {
   }
 }
 
-/** Rewrites a name's leading path; null when the name does not lie under the edit's `from`. */
-function rewrite(name: string, { from, to }: PrefixEdit): string | null {
+/** Rewrites a name's leading path, or its parts by globs; empty when the name does not lie under the edit's `from`. */
+function rewrite(name: string, edit: PrefixEdit): readonly string[] {
+  const { from, to } = edit;
+  if (isRenameGlob(from)) return renameByGlob(name, edit);
   const join = (rest: string) => (to === '' ? rest : rest === '' ? to : `${to}.${rest}`);
-  if (from === '') return join(name);
-  if (name === from) return join('');
-  return name.startsWith(`${from}.`) ? join(name.slice(from.length + 1)) : null;
+  if (from === '') return [join(name)];
+  if (name === from) return [join('')];
+  return name.startsWith(`${from}.`) ? [join(name.slice(from.length + 1))] : [];
 }
 
 type ByName<Layer> = ReadonlyMap<string, Layer>;
@@ -161,8 +167,8 @@ function applyEdit<Layer extends Pairable>(
   right: ByName<Layer>,
 ): readonly (readonly [Layer, Layer])[] {
   return [...left.values()].flatMap((one) => {
-    const name = rewrite(one.name, edit);
-    const other = name === null ? undefined : right.get(name);
+    const name = rewrite(one.name, edit).find((each) => right.has(each));
+    const other = name === undefined ? undefined : right.get(name);
     return other !== undefined && one.isNamed === other.isNamed && canPair(one, other)
       ? [[one, other] as const]
       : [];
