@@ -11,19 +11,19 @@ import { RoundingJudge } from './rounding.js';
 export interface Content {
   /** The same for tensors that hold the same values, exactly or up to rounding. */
   readonly id: string;
-  /** How many different values it shows, up to {@link TELLING_VARIETY}. Two tensors of ones are no match. */
-  readonly variety: number;
+  /**
+   * How many bits its different values are made of, each without the zeros at its end, up to some more than
+   * {@link TELLING_BITS}: 0 of ones and zeros, 1 of 1.5, 23 of a float32 that was trained.
+   */
+  readonly bits: number;
 }
 
-/**
- * So many different values at the same places are no accident: even numbers rounded to 8 bits agree in 8 places once in
- * 2⁶⁴. What a layer starts with (ones, zeros) shows one or two.
- */
-export const TELLING_VARIETY = 8;
+/** Bits that agree by accident once in 2⁶⁴; two tensors of ones agree in none. */
+export const TELLING_BITS = 64;
 
 /** Whether tensors of one content are the same one, renamed. */
-export function isTelling({ variety }: Content): boolean {
-  return variety >= TELLING_VARIETY;
+export function isTelling({ bits }: Pick<Content, 'bits'>): boolean {
+  return bits >= TELLING_BITS;
 }
 
 /** Values in the middle of a tensor that are read: one small read, and twice what rounding is told by. */
@@ -49,7 +49,7 @@ interface Sample {
   readonly size: number;
   /** The same for equal values in equal shapes, whatever type they are stored in. */
   readonly key: string;
-  readonly variety: number;
+  readonly bits: number;
 }
 
 /**
@@ -70,16 +70,16 @@ export async function recogniseTensors(
   const isSpread = sides.some((side) => side.some(({ fingerprint }) => fingerprint !== undefined));
   const [left, right] = [await takeSamples(sides[0], isSpread), await takeSamples(sides[1], isSpread)];
   const contents = new Map<Tensor, Content>();
-  for (const { tensor, key, variety } of [...left, ...right]) contents.set(tensor, { id: key, variety });
+  for (const { tensor, key, bits } of [...left, ...right]) contents.set(tensor, { id: key, bits });
   const known = new Set(left.map(({ key }) => key));
   const search = new NearSearch(left);
   const found = new Map<string, string>();
   for (const sample of right) {
-    const { tensor, key, variety } = sample;
-    if (known.has(key) || !isMatrix(tensor) || variety < TELLING_VARIETY) continue;
+    const { tensor, key, bits } = sample;
+    if (known.has(key) || !isMatrix(tensor) || !isTelling(sample)) continue;
     const id = found.get(key) ?? search.find(sample)?.key ?? key;
     found.set(key, id);
-    contents.set(tensor, { id, variety });
+    contents.set(tensor, { id, bits });
   }
   return contents;
 }
@@ -127,16 +127,39 @@ function describeSample(tensor: Tensor, bytes: Uint8Array): Sample {
   const exact = decodeFloats(bytes, tensor.dtype).map((value) => value + 0);
   const hash = createHash('sha256').update(`${shapeOf(tensor)}:`);
   const key = hash.update(new Uint8Array(exact.buffer, exact.byteOffset, exact.byteLength)).digest('base64');
-  const distinct = new Set<number>();
-  for (const value of exact) if (distinct.size < TELLING_VARIETY) distinct.add(value);
   return {
     tensor,
     // Half the memory, and all that a type of 32 bits or less holds.
     values: bitsOf(tensor.dtype) > 32 ? exact : Float32Array.from(exact),
     size: exact.reduce((sum, value) => sum + Math.abs(value), 0),
     key,
-    variety: distinct.size,
+    bits: countBits(exact),
   };
+}
+
+function countBits(values: Float64Array): number {
+  const seen = new Set<number>();
+  let bits = 0;
+  for (const value of values) {
+    const size = Math.abs(value);
+    if (seen.has(size)) continue;
+    seen.add(size);
+    bits += significantBitsOf(size);
+    if (bits >= TELLING_BITS) break;
+  }
+  return bits;
+}
+
+/** Bits of a number's significand behind the first, without the zeros at its end: 0 of 4, 1 of 1.5, 3 of 0.5625. */
+function significantBitsOf(size: number): number {
+  if (size === 0 || !Number.isFinite(size)) return 0;
+  let rest = size / 2 ** Math.floor(Math.log2(size));
+  let bits = 0;
+  while (!Number.isInteger(rest) && bits < 52) {
+    rest *= 2;
+    bits++;
+  }
+  return bits;
 }
 
 /** Sizes without those of 1, which formats add and leave out. */
@@ -153,7 +176,7 @@ class NearSearch {
   constructor(samples: readonly Sample[]) {
     const seen = new Set<string>();
     for (const sample of samples) {
-      if (seen.has(sample.key) || !isMatrix(sample.tensor) || sample.variety < TELLING_VARIETY) continue;
+      if (seen.has(sample.key) || !isMatrix(sample.tensor) || !isTelling(sample)) continue;
       seen.add(sample.key);
       const shape = shapeOf(sample.tensor);
       const alike = this.#byShape.get(shape);

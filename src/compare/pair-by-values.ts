@@ -5,7 +5,7 @@ import { quote } from '../errors.js';
 import { compareNaturally, splitPath } from '../norm/naming.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { TensorPair } from './compare-learned.js';
-import { type Content, isTelling, recogniseTensors, TELLING_VARIETY } from './contents.js';
+import { type Content, isTelling, recogniseTensors } from './contents.js';
 import {
   type LayerPair,
   type Pairing,
@@ -186,8 +186,8 @@ class Evidence {
   #identify(...parts: readonly (Tensor | null)[]): string | null {
     const tensors = parts.filter((tensor) => tensor !== null);
     const found = tensors.flatMap((tensor) => this.contents.get(tensor) ?? []);
-    const variety = found.reduce((sum, content) => sum + content.variety, 0);
-    if (found.length < tensors.length || variety < TELLING_VARIETY + found.length - 1) return null;
+    const bits = found.reduce((sum, content) => sum + content.bits, 0);
+    if (found.length < tensors.length || !isTelling({ bits })) return null;
     return found
       .map(({ id }) => id)
       .sort()

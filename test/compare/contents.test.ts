@@ -70,15 +70,22 @@ describe('tensors are known again', () => {
   });
 });
 
-describe('a few different values tell nothing', () => {
+describe('values that many tensors start with tell nothing', () => {
   test.each([
     ['ones', Array<number>(64).fill(1)],
     ['zeros and ones', Array.from({ length: 64 }, (_, i) => i % 2)],
     ['seven values', Array.from({ length: 64 }, (_, i) => i % 7)],
+    ['one value throughout', Array<number>(64).fill(0.02)],
   ])('%s', async (_, values) => {
     const tensor = tensorOf('w', values, { shape: [8, 8] });
     const contents = await recogniseTensors([tensor], []);
     expect(isTelling(contents.get(tensor) as Content)).toBe(false);
+  });
+
+  test('three float32 values that were trained tell enough', async () => {
+    const tensor = tensorOf('w', spread(3));
+    const contents = await recogniseTensors([tensor], []);
+    expect(isTelling(contents.get(tensor) as Content)).toBe(true);
   });
 });
 
