@@ -81,6 +81,10 @@ const AVERAGED_BAR_FACTOR = 3;
 const COPY_BAR_MEGABYTES = 500;
 const COPY_BAR_FACTOR = 1.5;
 
+/** From which size on quantised weights are held against `cmp`, and how many times its time they may take. */
+const QUANTISED_BAR_MEGABYTES = 100;
+const QUANTISED_BAR_FACTOR = 6;
+
 /** How many times as long as contiguous weights those in another order may take. */
 const STRIDED_BAR_FACTOR = 2;
 
@@ -107,6 +111,7 @@ export function listCases(setting) {
     cases.set(`channels-last-${megabytes}`, () => makeStridedCase(megabytes, setting));
     cases.set(`averaged-${megabytes}`, () => makeAveragedCase(megabytes, setting));
     cases.set(`folded-${megabytes}`, () => makeFoldedCase(megabytes, setting));
+    cases.set(`quantised-${megabytes}`, () => makeQuantisedCase(megabytes, setting));
     for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
       cases.set(`inspect-${format}-${megabytes}`, () => makeInspectCase(format, megabytes, setting));
     }
@@ -276,6 +281,26 @@ function makeFoldedCase(megabytes, { cli }) {
       ...(megabytes >= CMP_BAR_MEGABYTES ? [cmpBar(label, FOLDED_BAR_FACTOR)] : []),
       memoryBar(label),
     ]),
+    missing: [],
+  };
+}
+
+/**
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeQuantisedCase(megabytes, { cli }) {
+  const { before, after, copy } = preparePair('quantised', megabytes);
+  return {
+    name: `quantised-${megabytes}`,
+    title: `Two folded ONNX files of ${megabytes} MB of int8 weights, one scale a tensor, all layers drifted`,
+    files: [before, after, copy],
+    commands: [nodeStart(), compareBytes(before, copy), audit(cli, DIFF, ['diff', before, after, '-q'])],
+    bars: [
+      ...(megabytes >= QUANTISED_BAR_MEGABYTES ? [cmpBar(DIFF, QUANTISED_BAR_FACTOR)] : []),
+      memoryBar(DIFF),
+    ],
     missing: [],
   };
 }

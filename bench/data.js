@@ -18,7 +18,7 @@ import { writeSafetensors } from './write-safetensors.js';
 import { writeTorch } from './write-torch.js';
 
 /** @typedef {import('./values.js').Side} Side */
-/** @typedef {'safetensors' | 'onnx' | 'pt' | 'channels-last' | 'folded'} Format */
+/** @typedef {'safetensors' | 'onnx' | 'pt' | 'channels-last' | 'folded' | 'quantised'} Format */
 
 /**
  * Two files to audit, and a copy of the first for `cmp`: it stops at the first difference, so only equal files make
@@ -56,6 +56,12 @@ const FORMATS = {
   folded: {
     ending: 'folded.onnx',
     write: (megabytes, side) => writeOnnx(planNetwork(megabytes), side, { isFolded: true }),
+  },
+  quantised: {
+    ending: 'int8.onnx',
+    // A quarter of the bytes: so many megabytes of codes.
+    write: (megabytes, side) =>
+      writeOnnx(planNetwork(4 * megabytes), side, { isFolded: true, isQuantised: true }),
   },
 };
 

@@ -10,7 +10,7 @@ import { listUnits } from './network.js';
  *
  * @typedef {object} TensorFile
  * @property {string} name
- * @property {'F32' | 'I64'} dtype
+ * @property {'F32' | 'I64' | 'I8' | 'I32'} dtype
  * @property {readonly number[]} shape
  * @property {number} byteLength
  * @property {() => Iterable<Uint8Array>} chunks
@@ -81,6 +81,48 @@ export function foldUnit({ conv, norm, shape }, side) {
     weight: (name) => ({ ...source, name, chunks: () => scaleChannels(source, scales) }),
     bias: (name) => makeVector(name, bias),
   };
+}
+
+/**
+ * A tensor quantised as ONNX Runtime does it: codes, and the scale of all of them.
+ *
+ * @param {TensorFile} source of float32
+ * @param {{dtype: 'I8' | 'I32', scale: number}} options
+ * @returns {readonly TensorFile[]} the codes, called NAME_quantized, and NAME_scale and NAME_zero_point
+ */
+export function quantise({ name, shape, byteLength, chunks }, { dtype, scale }) {
+  const Codes = dtype === 'I8' ? Int8Array : Int32Array;
+  function* codes() {
+    for (const chunk of chunks()) {
+      const values = new Float32Array(chunk.slice().buffer);
+      yield new Uint8Array(Codes.from(values, (value) => Math.round(value / scale)).buffer);
+    }
+  }
+  const zero = new Uint8Array(Codes.BYTES_PER_ELEMENT);
+  return [
+    {
+      name: `${name}_quantized`,
+      dtype,
+      shape,
+      byteLength: (byteLength / 4) * Codes.BYTES_PER_ELEMENT,
+      chunks: codes,
+    },
+    { ...makeVector(`${name}_scale`, Float32Array.of(scale)), shape: [] },
+    { name: `${name}_zero_point`, dtype, shape: [], byteLength: zero.length, chunks: () => [zero] },
+  ];
+}
+
+/**
+ * The largest value of a tensor of float32.
+ *
+ * @param {TensorFile} source
+ */
+export function findLargest({ chunks }) {
+  let largest = 0;
+  for (const chunk of chunks()) {
+    for (const value of new Float32Array(chunk.slice().buffer)) largest = Math.max(largest, Math.abs(value));
+  }
+  return largest;
 }
 
 /**

@@ -1,7 +1,8 @@
-// Writes ONNX models as PyTorch's TorchScript exporter does, with live BatchNormalization nodes or folded ones.
+// Writes ONNX models as PyTorch's TorchScript exporter does, with live BatchNormalization nodes or folded ones, and as
+// ONNX Runtime quantises the latter.
 // Field numbers are those of onnx/onnx.in.proto.
 import { listUnits } from './network.js';
-import { foldUnit, listStateDict } from './values.js';
+import { findLargest, foldUnit, listStateDict, quantise } from './values.js';
 
 /** @typedef {import('./network.js').Network} Network */
 /** @typedef {import('./network.js').Unit} Unit */
@@ -13,7 +14,9 @@ import { foldUnit, listStateDict } from './values.js';
 /** A message: parts that follow each other. */
 /** @typedef {readonly Part[]} Message */
 
-const FLOAT = 1;
+/** TensorProto.DataType. */
+const DATA_TYPES = { F32: 1, I8: 3, I32: 6, I64: 7 };
+const FLOAT = DATA_TYPES.F32;
 const ATTRIBUTE_FLOAT = 1;
 const ATTRIBUTE_INT = 2;
 const ATTRIBUTE_INTS = 7;
@@ -23,12 +26,14 @@ const ATTRIBUTE_INTS = 7;
  *
  * @param {Network} network
  * @param {Side} side
- * @param {{isFolded: boolean}} options
+ * @param {{isFolded: boolean, isQuantised?: boolean}} options quantised: int8 weights, one scale for each tensor
  * @returns {Iterable<Uint8Array>}
  */
-export function* writeOnnx(network, side, { isFolded }) {
-  const { initializers, weightNames } = isFolded ? foldAll(network, side) : listLive(network, side);
+export function* writeOnnx(network, side, { isFolded, isQuantised = false }) {
+  const { initializers: floats, weightNames } = isFolded ? foldAll(network, side) : listLive(network, side);
+  const initializers = isQuantised ? floats.flatMap(quantiseParameter) : floats;
   const graph = [
+    ...(isQuantised ? floats.map(writeDequantizer) : []).map((node) => field(1, [node])),
     ...writeNodes(network, weightNames).map((node) => field(1, [node])),
     field(2, text('main_graph')),
     ...initializers.map((tensor) => field(5, writeTensor(tensor))),
@@ -43,6 +48,27 @@ export function* writeOnnx(network, side, { isFolded }) {
     field(8, [field(1, text('')), integer(2, 20)].flat()),
   ].flat();
   for (const part of model) yield* part instanceof Uint8Array ? [part] : part.chunks();
+}
+
+/** What biases are steps of: the scale of some data times that of some weight. */
+const BIAS_SCALE = 2 ** -16;
+
+/** @param {TensorFile} tensor */
+function quantiseParameter(tensor) {
+  const isBias = tensor.shape.length === 1;
+  return isBias
+    ? quantise(tensor, { dtype: 'I32', scale: BIAS_SCALE })
+    : quantise(tensor, { dtype: 'I8', scale: Math.fround(findLargest(tensor) / 127) });
+}
+
+/** @param {TensorFile} tensor */
+function writeDequantizer({ name }) {
+  return writeNode({
+    operator: 'DequantizeLinear',
+    name: `${name}_DequantizeLinear`,
+    inputs: [`${name}_quantized`, `${name}_scale`, `${name}_zero_point`],
+    output: name,
+  });
 }
 
 /**
@@ -202,10 +228,10 @@ function writeNode({ operator, name, inputs, output, attributes = [] }) {
  * @param {TensorFile} tensor
  * @returns {Message}
  */
-function writeTensor({ name, shape, byteLength, chunks }) {
+function writeTensor({ name, dtype, shape, byteLength, chunks }) {
   return [
     ...shape.map((size) => integerBytes(1, size)),
-    integerBytes(2, FLOAT),
+    integerBytes(2, DATA_TYPES[dtype]),
     fieldBytes(8, text(name)),
     ...field(9, [{ byteLength, chunks }]),
   ];

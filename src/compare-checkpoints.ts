@@ -204,7 +204,11 @@ function refuseSideWithoutAny(before: AuditSide, after: AuditSide): void {
 }
 
 function refuseWithoutAny(checkpoint: Checkpoint): never {
-  const hint = isAdapter(checkpoint) ? MERGE_ADAPTER_HINT : undefined;
+  const hint = isAdapter(checkpoint)
+    ? MERGE_ADAPTER_HINT
+    : isConverted(checkpoint)
+      ? EXPORT_CONVERTED_HINT
+      : undefined;
   refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
 }
 
@@ -218,6 +222,18 @@ function isAdapter({ tensors }: Checkpoint): boolean {
   for (const name of tensors.keys()) if (ADAPTER_NAME.test(name)) return true;
   return false;
 }
+
+/** Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left. */
+function isConverted({ tensors }: Checkpoint): boolean {
+  const names = [...tensors.keys()];
+  return (
+    names.some((name) => name.endsWith('.zero_point') && tensors.has(name.replace(/zero_point$/, 'scale'))) &&
+    !names.some((name) => name.endsWith('.fake_quant_enabled'))
+  );
+}
+
+const EXPORT_CONVERTED_HINT =
+  'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions, which hides the statistics. Audit the model from before convert(), or ONNX exports of both.';
 
 function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {
   refuseSideWithoutAny(before, after);

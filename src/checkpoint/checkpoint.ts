@@ -96,6 +96,25 @@ export interface Tensor {
   readonly requiresGrad?: boolean | undefined;
   /** Whether the file itself calls it a buffer; only pickled modules tell. */
   readonly isBuffer?: boolean | undefined;
+  /** How its floats are stored, where that is as integers; absent where the values are what they are. */
+  readonly quantised?: Quantisation | undefined;
+}
+
+/**
+ * How a tensor of floats is stored as integers: value = (code − zero point) · scale.
+ *
+ * Rounding to a code lost up to half a step, so that a value stands for an interval: code 3 with scale 0.01 is what any
+ * weight from 0.025 to 0.035 has become. Whoever asks whether a weight changed asks that of intervals.
+ */
+export interface Quantisation {
+  /** Integers, in the shape of the tensor. */
+  readonly codes: Tensor;
+  /** One positive float, or one for each index along {@link axis}. */
+  readonly scale: Tensor;
+  /** As many integers; null stands for zeros. */
+  readonly zeroPoint: Tensor | null;
+  /** The axis along which the scale differs; null where all codes have one. */
+  readonly axis: number | null;
 }
 
 /** Whether two tensors have the same sizes in the same order. */

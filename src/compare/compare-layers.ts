@@ -1,5 +1,6 @@
 // Compares a pair of layers: running statistics, learned tensors, and why they drifted.
 
+import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { type FileWork, readRange } from '../io/byte-source.js';
 import { addTo, getOrMake, splitPath } from '../norm/naming.js';
@@ -11,6 +12,7 @@ import {
   type LearnedComparisons,
 } from './compare-learned.js';
 import type { LayerPair } from './pair-layers.js';
+import { areBoundable, findCommonStep } from './quantised-weights.js';
 import { compareRounded, MIN_VALUES, type RoundingEvidence } from './rounding.js';
 import {
   areInitial,
@@ -298,8 +300,23 @@ export interface LiveComparison extends ComparedPair {
   readonly isReset: boolean;
 }
 
+/** The least and the most that something may be. */
+export interface Bounds<Value> {
+  readonly low: Value;
+  readonly high: Value;
+}
+
+/** What measures may be where weights are quantised: each code stands for an interval. */
+export interface MeasureBounds {
+  /** σB / σA per channel; infinite where nothing bounds it. */
+  readonly stdRatio: Bounds<readonly number[]>;
+  readonly logStdRatio: { readonly [Name in keyof RmsAndMax]: Bounds<number> };
+}
+
 /** What folding leaves to be told. */
 interface FoldedAway {
+  /** Absent where no weight is quantised, and where there is nothing to measure. */
+  readonly bounds?: MeasureBounds | undefined;
   /** Channels whose statistics folding hides, so that they were not audited. */
   readonly channelsHidden: number;
   /** Whether one factor explains every channel, as weight decay or rescaling would. */
@@ -391,6 +408,8 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
 /** What a pair of norm layers stores. */
 interface LayerReading {
   readonly counts: BatchCounts;
+  /** A step of γ and of β where one is quantised and may be what it was, as {@link findAffineSteps} tells. */
+  readonly steps: AffineSteps;
   readonly before: LayerVectors;
   readonly after: LayerVectors;
 }
@@ -398,8 +417,26 @@ interface LayerReading {
 async function readLayers({ before, after }: LayerPair): Promise<LayerReading> {
   return {
     counts: { before: await readBatchCount(before), after: await readBatchCount(after) },
+    steps: await findAffineSteps(before, after),
     before: await readVectors(before),
     after: await readVectors(after),
+  };
+}
+
+/** Steps of quantisation within which γ and β may be what they were; null where none is quantised, or they may not. */
+interface AffineSteps {
+  readonly gamma: number | null;
+  readonly beta: number | null;
+}
+
+async function findAffineSteps(before: NormLayer, after: NormLayer): Promise<AffineSteps> {
+  const stepOf = async (one: Tensor | null, other: Tensor | null) =>
+    one !== null && other !== null && one.elementCount === other.elementCount && areBoundable(one, other)
+      ? findCommonStep(one, other)
+      : null;
+  return {
+    gamma: await stepOf(storedTensorOf(before.gamma), storedTensorOf(after.gamma)),
+    beta: await stepOf(storedTensorOf(before.beta), storedTensorOf(after.beta)),
   };
 }
 
@@ -412,10 +449,10 @@ interface LayerContext {
 
 function concludeLayers(
   pair: LayerPair,
-  { counts, before, after }: LayerReading,
+  { counts, steps, before, after }: LayerReading,
   { feeds, rounding, options }: LayerContext,
 ): LiveComparison {
-  const affine = compareAffine(before, after, feeds);
+  const affine = compareAffine(before, after, { feeds, steps });
   const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
   const judged: StatisticsVerdict =
     hasStatistics(before) && hasStatistics(after)
@@ -590,7 +627,11 @@ interface AffineComparison extends GradedRelation {
   readonly isInitial: boolean;
 }
 
-function compareAffine(before: LayerVectors, after: LayerVectors, feeds: Feeds): AffineComparison {
+function compareAffine(
+  before: LayerVectors,
+  after: LayerVectors,
+  { feeds, steps }: { readonly feeds: Feeds; readonly steps: AffineSteps },
+): AffineComparison {
   const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
   const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
   const hasBefore = before.gamma !== null || before.beta !== null;
@@ -600,8 +641,8 @@ function compareAffine(before: LayerVectors, after: LayerVectors, feeds: Feeds):
     return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed', relativeDifference: 0 };
   }
   const differences = [
-    measureRounding(before.gamma, after.gamma, { absent: 1, feeds }),
-    measureRounding(before.beta, after.beta, { absent: 0, feeds }),
+    measureRounding(before.gamma, after.gamma, { absent: 1, feeds, step: steps.gamma }),
+    measureRounding(before.beta, after.beta, { absent: 0, feeds, step: steps.beta }),
   ];
   return differences.includes(null)
     ? { isInitial, relation: 'changed', relativeDifference: 0 }
@@ -620,11 +661,12 @@ function isConstant(vector: ChannelVector | null, constant: number): boolean {
 function measureRounding(
   left: ChannelVector | null,
   right: ChannelVector | null,
-  { absent, feeds }: { absent: number; feeds: Feeds },
+  { absent, feeds, step }: { absent: number; feeds: Feeds; step: number | null },
 ): number | null {
   if (left === null || right === null)
     return isConstant(left, absent) && isConstant(right, absent) ? 0 : null;
   if (haveEqualValues(left, right)) return 0;
+  if (step !== null && feeds.rounding !== null) return step;
   return feeds.rounding === null ? null : compareRounded(left, right, feeds.rounding);
 }
 

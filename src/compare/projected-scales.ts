@@ -47,11 +47,25 @@ export type ScaleComparison =
       readonly uncertainty: number;
       /** What the weights went through besides, where they are multiples up to averaging alone; else null. */
       readonly rounding: RoundedDifferences | ShortDifferences | null;
+      /** What quantisation leaves open; absent where neither weight is quantised. */
+      readonly blur?: ScaleBlur | undefined;
     }
   | { readonly kind: 'short'; readonly fitted: ProportionalScales }
   | NotFinite
   | { readonly kind: 'changed' }
   | { readonly kind: 'incomparable' };
+
+/** How far the scales between weights are open of which one at least is quantised; each is the middle of its interval. */
+export interface ScaleBlur {
+  /** Per channel: half the interval that the scale lies in. */
+  readonly widths: Float64Array;
+  /** Per channel: a step of quantisation over the largest weight. */
+  readonly steps: Float64Array;
+  /** Whether scales explain the weights only if codes are off by more than half a step, as rounding to nearest is not. */
+  readonly isLoose: boolean;
+  /** Weights that could have contradicted the scales, all channels together. */
+  readonly witnesses: number;
+}
 
 /** A weight that is no number of which a scale could be told. */
 export interface NotFinite {

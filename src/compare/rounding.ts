@@ -12,9 +12,10 @@ import {
 
 /**
  * What was done to a model that was meant to stay, where rounding tells: stored in a narrower type and widened again,
- * averaged (EMA, SWA, a mean of checkpoints), or something was added to it and taken out again (LoRA).
+ * averaged (EMA, SWA, a mean of checkpoints), something was added to it and taken out again (LoRA), or it was stored as
+ * integers (int8).
  */
-export type RoundingCause = 'narrowed' | 'averaged' | 'merged';
+export type RoundingCause = 'narrowed' | 'averaged' | 'merged' | 'quantised';
 
 /** Which side was stored in a narrower type, and in which, e.g. `after:BF16`. */
 type Narrowing = `${'before' | 'after'}:${DType}`;

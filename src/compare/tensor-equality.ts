@@ -1,6 +1,6 @@
 // Whether two tensors are equal: by bytes, by hash, or as numbers of different types.
 
-import { haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { haveSameShape, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
@@ -17,6 +17,7 @@ import {
 import { TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { readRange } from '../io/byte-source.js';
 import { provesChange } from './projected-scales.js';
+import { areBoundable, findCommonStep } from './quantised-weights.js';
 import { RoundingJudge, type RoundingVerdict, type Values } from './rounding.js';
 
 /**
@@ -69,8 +70,14 @@ export class TensorComparer {
     if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape))
       return { kind: 'changed' };
     if (isSameRange(before, after)) return { kind: 'exact' };
-    if (before.fingerprint !== undefined || after.fingerprint !== undefined)
-      return this.#compareHashes(before, after);
+    if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
+      const compared = await this.#compareHashes(before, after);
+      // Of integers' rounding neither hashes nor samples know.
+      const isQuantised = before.quantised !== undefined || after.quantised !== undefined;
+      return compared.kind !== 'exact' && isQuantised ? { kind: 'incomparable' } : compared;
+    }
+    if (before.quantised !== undefined || after.quantised !== undefined)
+      return this.#compareQuantised(before, after);
     if (before.dtype !== after.dtype && !(isDecodable(before.dtype) && isDecodable(after.dtype)))
       return { kind: 'incomparable' };
     return this.#compareElements(before, after);
@@ -102,6 +109,34 @@ export class TensorComparer {
     }
     this.#summarizer ??= new TensorSummarizer();
     return this.#summarizer.summarize(tensor, null);
+  }
+
+  /** Codes of the same scales are the same weights; others may stand for the same ones, within a step. */
+  async #compareQuantised(before: Tensor, after: Tensor): Promise<TensorComparison> {
+    const [one, other] = [before.quantised, after.quantised];
+    if (one !== undefined && other !== undefined && (await this.#haveSameCodes(one, other)))
+      return { kind: 'exact' };
+    if (this.#isExact) return { kind: 'changed' };
+    if (!areBoundable(before, after)) return { kind: 'incomparable' };
+    const step = await findCommonStep(before, after);
+    return step === null
+      ? { kind: 'changed' }
+      : { kind: 'rounded', cause: 'quantised', relativeDifference: step, narrowing: null };
+  }
+
+  async #haveSameCodes(one: Quantisation, other: Quantisation): Promise<boolean> {
+    const parts = [
+      [one.scale, other.scale],
+      [one.zeroPoint, other.zeroPoint],
+      [one.codes, other.codes],
+    ] as const;
+    for (const [before, after] of parts) {
+      if (before === null && after === null) continue;
+      if (before === null || after === null || before.dtype !== after.dtype) return false;
+      if (before.elementCount !== after.elementCount) return false;
+      if ((await this.#compareElements(before, after)).kind !== 'exact') return false;
+    }
+    return one.axis === other.axis;
   }
 
   async #compareElements(before: Tensor, after: Tensor): Promise<TensorComparison> {

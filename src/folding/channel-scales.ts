@@ -23,6 +23,7 @@ import {
   type Values,
 } from '../compare/rounding.js';
 import { toValues } from '../compare/tensor-equality.js';
+import { compareQuantisedScales } from './quantised-scales.js';
 import {
   areMultiples,
   countWeights,
@@ -70,6 +71,8 @@ export async function compareChannelScales(
   if (!haveSameShape(before, after) || !isDecodable(before.dtype) || !isDecodable(after.dtype)) {
     return { kind: 'incomparable' };
   }
+  if (before.quantised !== undefined || after.quantised !== undefined)
+    return compareQuantisedScales(before, after, layout);
   const grid = layOutChannels(before.shape, layout);
   if (grid.channels === 0 || before.elementCount === 0) return { kind: 'incomparable' };
   if (before.fingerprint !== undefined || after.fingerprint !== undefined) {

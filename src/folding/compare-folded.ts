@@ -32,6 +32,7 @@ import {
   mayHideNorm,
   pairLinears,
 } from './pair-linears.js';
+import { widestBlur } from './quantised-scales.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /** One side of an audit, as folding looks at it. */
@@ -295,8 +296,10 @@ function record(
   results: Mutable,
 ): void {
   const rounding = roundingIn(compared);
-  const relativeDifference = rounding === null ? 0 : relativeDifferenceIn(rounding);
-  const isRounded = equality === 'exact' && rounding !== null;
+  const blur = compared.kind === 'proportional' ? widestBlur(compared) : 0;
+  const cause = blur > 0 ? 'quantised' : 'averaged';
+  const relativeDifference = rounding === null ? blur : relativeDifferenceIn(rounding);
+  const isRounded = equality === 'exact' && relativeDifference > 0;
   const toSide = ({ linear, layer: live }: Candidate) => ({
     name: nameWeight(linear),
     isNamed: linear.path !== null,
@@ -314,7 +317,7 @@ function record(
       ? {
           ...names,
           equality: 'rounded',
-          rounding: { cause: 'averaged', relativeDifference, narrowing: null },
+          rounding: { cause, relativeDifference, narrowing: null },
         }
       : { ...names, equality },
   );

@@ -5,6 +5,7 @@ import {
   type FoldedComparison,
   type LayerComparison,
   listChannels,
+  type MeasureBounds,
   type RecoveredComparison,
   readStoredLayer,
 } from '../compare/compare-layers.js';
@@ -16,6 +17,7 @@ import {
   type ChannelVector,
   countTrue,
   findInvalidValue,
+  findStdRatios,
   measureDrift,
   type RmsAndMax,
   readOptional,
@@ -25,6 +27,15 @@ import { failUnreachable } from '../errors.js';
 import { DEFAULT_EPSILON } from '../norm/naming.js';
 import { chooseLayerName, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
 import type { SettledComparison } from './channel-scales.js';
+import {
+  blurOf,
+  boundMeasures,
+  doubtDrift,
+  doubtStillness,
+  isTooWide,
+  readHalfSteps,
+  widestBlur,
+} from './quantised-scales.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,
@@ -100,10 +111,14 @@ const ONE_WEIGHT = unresolved(
 function noteHiddenChannels<Layer extends RecoveredComparison | FoldedComparison>(
   layer: Layer,
   hidden: number,
+  { blur }: ProportionalScales,
 ): Layer {
   const { channels, after, status } = layer;
   if (hidden === 0 || status === 'unresolved') return layer;
-  const note = `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`;
+  const note =
+    blur === undefined
+      ? `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`
+      : `quantisation hides the statistics of channels whose weights are but a few steps large: ${hidden} of ${channels} were not audited`;
   return { ...layer, channelsHidden: hidden, after: { ...after, notes: [...after.notes, note] } };
 }
 
@@ -156,7 +171,7 @@ export async function judgeFoldedPair(
     epsilonEvidence: null,
   });
   if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
-  const biases = { before: await readOptional(before.bias), after: await readOptional(after.bias) };
+  const biases = await readBiases(before, after);
   const invalidBias = findInvalidBias(biases.after);
   if (invalidBias !== null && looksFolded) return conclude(invalid(invalidBias), 'changed');
   switch (compared.kind) {
@@ -168,9 +183,10 @@ export async function judgeFoldedPair(
       const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
       const layer = looksFolded || isCertain ? describe(pair, context, { verdict, ...told }) : null;
       const isTold = told.drift !== undefined;
-      const equality = isTold ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
+      const isEqual = isTold && verdict.status !== 'unresolved';
+      const equality = isEqual ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
       return {
-        layer: layer && noteHiddenChannels(layer, compared.scales.filter(Number.isNaN).length),
+        layer: layer && noteHiddenChannels(layer, countHidden(compared, isTold), compared),
         equality,
         epsilonEvidence: null,
       };
@@ -178,6 +194,14 @@ export async function judgeFoldedPair(
     default:
       return failUnreachable(compared);
   }
+}
+
+/** Channels of which nothing is known: all zeros, or intervals too wide for it where nothing moved. */
+function countHidden(compared: ProportionalScales, isTold: boolean): number {
+  const channels = [...compared.scales.keys()];
+  const isHidden = (channel: number) =>
+    Number.isNaN(compared.scales[channel]) || (isTold && isTooWide(compared, channel));
+  return channels.filter(isHidden).length;
 }
 
 /** What factors between output channels tell. */
@@ -188,32 +212,55 @@ interface FactorJudgement {
   readonly drift?: Omit<NonNullable<FoldedComparison['drift']>, 'stdRatio'>;
   readonly isUniformScale?: boolean;
   readonly factors?: Float64Array;
+  readonly bounds?: MeasureBounds | undefined;
 }
 
-function judgeFactors(
-  pair: FoldedPair,
-  biases: Biases,
-  { scales: factors, uncertainty, rounding, weightsPerChannel }: ProportionalScales,
-): FactorJudgement {
+function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalScales): FactorJudgement {
+  const { scales: factors, uncertainty, rounding, weightsPerChannel, blur } = compared;
   const tolerance = SAFETY * (FOLDING_ROUNDINGS + uncertainty);
-  const isRescaled = [...factors].map((factor) => Math.abs(factor - 1) > tolerance);
-  const isBiasMoved = findMovedBiases(pair, biases, rounding === null ? 0 : relativeDifferenceIn(rounding));
+  const excess = [...factors].map(
+    (factor, channel) => Math.abs(factor - 1) - tolerance - blurOf(blur, channel).width,
+  );
+  const isRescaled = excess.map((beyond, channel) => beyond > blurOf(blur, channel).step);
+  const relativeDifference = rounding === null ? widestBlur(compared) : relativeDifferenceIn(rounding);
+  const isBiasMoved = findMovedBiases(pair, biases, relativeDifference);
   const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
   const drift = { channelsMoved, logStdRatio: measureFactors(factors, isRescaled) };
+  const ratios = [...factors].map((factor) => 1 / factor);
+  const bounds = boundMeasures(ratios, compared);
   if (!isRescaled.includes(true)) {
     const isCertain = channelsMoved > 0;
-    const verdict: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
-    return { verdict, isCertain, drift, factors };
+    const isBiasHinted = blur !== undefined && [...factors.keys()].some(findMovedBiases(pair, biases, 0));
+    const hidden = [...factors.keys()].filter((channel) => isTooWide(compared, channel)).length;
+    const isHinted = excess.some((beyond) => beyond > 0) || (isBiasHinted && !isCertain);
+    const doubt = doubtStillness(compared, { isHinted, hidden, channels: factors.length });
+    const still: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
+    const verdict = doubt === null ? still : unresolved(doubt);
+    return { verdict, isCertain, drift, factors, bounds };
   }
   if (factors.some((factor) => factor <= 0)) return { verdict: TRAINED, isCertain: false };
   if (weightsPerChannel === 1) return { verdict: ONE_WEIGHT, isCertain: false };
-  const isUniformScale = isUniform(factors, tolerance);
-  return { verdict: DRIFTED, isCertain: true, drift, factors, isUniformScale };
+  const doubt = doubtDrift(compared);
+  if (doubt !== null) return { verdict: unresolved(doubt), isCertain: false };
+  // One factor may lie in all the intervals that drift left: that is no sign of a uniform one.
+  const isUniformScale = blur === undefined && isUniform(factors, tolerance);
+  return { verdict: DRIFTED, isCertain: true, drift, factors, bounds, isUniformScale };
 }
 
 interface Biases {
   readonly before: ChannelVector | null;
   readonly after: ChannelVector | null;
+  /** What quantisation leaves open of both together. */
+  readonly blur: (channel: number) => number;
+}
+
+async function readBiases(before: LinearLayer, after: LinearLayer): Promise<Biases> {
+  const [one, other] = [await readHalfSteps(before.bias), await readHalfSteps(after.bias)];
+  return {
+    before: await readOptional(before.bias),
+    after: await readOptional(after.bias),
+    blur: (channel) => one(channel) + other(channel),
+  };
 }
 
 /**
@@ -239,7 +286,7 @@ function findMovedBiases(
     if (Object.is(x, y)) return false;
     return !(
       Math.abs(y - x) <=
-      2 * roundoff * Math.abs(x) + (BIAS_ROUNDINGS + 2 * relativeDifference) * largest
+      biases.blur(channel) + 2 * roundoff * Math.abs(x) + (BIAS_ROUNDINGS + 2 * relativeDifference) * largest
     );
   };
 }
@@ -267,7 +314,7 @@ function isUniform(factors: Float64Array, tolerance: number): boolean {
 function describe(
   { before, after, pairedBy }: FoldedPair,
   { epsilon, keepChannels }: FoldedContext,
-  { verdict, drift, isUniformScale = false, factors }: Omit<FactorJudgement, 'isCertain'>,
+  { verdict, drift, isUniformScale = false, factors, bounds }: Omit<FactorJudgement, 'isCertain'>,
 ): FoldedComparison {
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
   const [one, other] = [toFoldedLayer(before, name), toFoldedLayer(after, name)];
@@ -285,6 +332,7 @@ function describe(
     neighbours: isTrained ? 'changed' : drift === undefined ? 'none' : 'equal',
     channels: before.channels,
     channelsHidden: 0,
+    bounds,
     equality: isTrained ? null : 'exact',
     relativeDifference: 0,
     ...chooseEpsilon(one, other, epsilon),
@@ -405,7 +453,7 @@ async function judgeWith(
   const hidden = solved.map(({ isHidden }) => isHidden);
   const [before, after] = foldedSide === 'after' ? [held, statistics] : [statistics, held];
   const invalidAfter = foldedSide === 'before' ? findInvalidValue(after) : null;
-  const verdict = decide(solved, scales.weightsPerChannel);
+  const verdict = decide(solved, scales);
   const judgement = concludeRecovered(
     pair,
     context,
@@ -423,16 +471,17 @@ async function judgeWith(
       measures: measureDrift(before, after, { moved, hidden, gamma: gamma?.values ?? null, epsilon }),
       perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
     },
-    isUniformScale: isUniformSpread(solved, held, epsilon),
+    bounds: boundMeasures(findStdRatios(before, after, epsilon), scales),
+    isUniformScale: scales.blur === undefined && isUniformSpread(solved, held, epsilon),
   };
   return {
     ...judgement,
-    layer: noteHiddenChannels(compared, countTrue(hidden)),
+    layer: noteHiddenChannels(compared, countTrue(hidden), scales),
     evidence: collectEvidence(solved, epsilon),
   };
 }
 
-function decide(solved: readonly SolvedChannel[], weightsPerChannel: number): Verdict {
+function decide(solved: readonly SolvedChannel[], scales: ProportionalScales): Verdict {
   const isContradicted = solved.some((channel) => channel.isContradicted);
   const isMoved = solved.some((channel) => channel.isMoved);
   const lost = solved.findIndex(({ hasVanished }) => hasVanished);
@@ -446,8 +495,16 @@ function decide(solved: readonly SolvedChannel[], weightsPerChannel: number): Ve
     );
   // No variance turns the sign of a channel; training the scale does.
   if (isContradicted) return TRAINED;
+  const doubt = isMoved
+    ? doubtDrift(scales)
+    : doubtStillness(scales, {
+        isHinted: solved.some((channel) => channel.isHinted),
+        hidden: solved.filter(({ isHidden }) => isHidden).length,
+        channels: solved.length,
+      });
+  if (doubt !== null) return unresolved(doubt);
   if (!isMoved) return LOCKED;
-  return weightsPerChannel === 1 ? ONE_WEIGHT : DRIFTED;
+  return scales.weightsPerChannel === 1 ? ONE_WEIGHT : DRIFTED;
 }
 
 /** Whether one factor explains every channel's spread, as weight decay on the convolution would. */

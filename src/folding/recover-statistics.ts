@@ -5,6 +5,7 @@ import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
+import { blurOf, isTooWide, readHalfSteps } from './quantised-scales.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
 export interface EpsilonEvidence {
@@ -135,6 +136,12 @@ interface Channel {
   /** Relative uncertainty of the scale, and half the relative distance between neighbouring values of the folded bias. */
   readonly uncertainty: number;
   readonly biasRoundoff: number;
+  /** What quantisation leaves open of the scale, in parts of it, and half a step, which is no drift yet. */
+  readonly blur: { readonly width: number; readonly step: number };
+  /** What quantisation leaves open of the folded bias. */
+  readonly biasBlur: number;
+  /** Whether it leaves so much open that an unmoved channel means nothing. */
+  readonly isTooWide: boolean;
 }
 
 /** One channel of the folded side, and how far it is from the live one. */
@@ -147,6 +154,8 @@ export interface SolvedChannel {
   readonly varianceTolerance: number;
   /** Whether it differs from the live statistics by more than rounding allows. */
   readonly isMoved: boolean;
+  /** Whether it differs, if only by less than half a step of quantisation beyond that. */
+  readonly isHinted: boolean;
   /** Whether it cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
   readonly isHidden: boolean;
   /** Whether its scale has the other sign than γ: no variance explains that, a trained γ does. */
@@ -172,27 +181,34 @@ function solveChannel(channel: Channel): SolvedChannel {
   const spreadBefore = channel.variance + epsilon;
   const spread = (gamma / scale) ** 2;
   const mean = bias - (foldedBias - beta) / scale;
-  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + channel.uncertainty);
+  const { width, step } = channel.blur;
+  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + channel.uncertainty) + width;
   // b′ and β + s·(b − μ) are sums of these terms, each rounded.
   const terms =
     Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(channel.mean));
   const biasTolerance =
     SAFETY * (FOLDING_ROUNDINGS + channel.biasRoundoff) * terms +
-    scaleTolerance * Math.abs(foldedBias - beta);
+    (scaleTolerance / Math.max(1 - width, 0)) * Math.abs(foldedBias - beta) +
+    channel.biasBlur;
   // In σ: μ's error is b′'s over s, and σ is γ over s.
   const meanTolerance = biasTolerance / Math.abs(gamma);
   const isBlurred = !(meanTolerance <= MAX_MEAN_UNCERTAINTY);
-  const isHidden = isBlurred || scale === 0 || Number.isNaN(scale);
-  const varianceTolerance = 2 * scaleTolerance * spreadBefore;
+  // A scale off by t makes a spread off by 2t, and by t² where t is not small.
+  const varianceTolerance = (2 * scaleTolerance + width * width) * spreadBefore;
   const varianceOffset = spread - spreadBefore;
-  const isSpreadMoved = !(Math.abs(varianceOffset) <= varianceTolerance);
-  const isMeanMoved = !(Math.abs(mean - channel.mean) <= meanTolerance * Math.sqrt(spreadBefore));
+  const spreadExcess = Math.abs(varianceOffset) - varianceTolerance;
+  const meanExcess = Math.abs(mean - channel.mean) - meanTolerance * Math.sqrt(spreadBefore);
+  const isSpreadMoved = !(spreadExcess <= 2 * step * spreadBefore);
+  const isMeanMoved = !(meanExcess <= step * Math.sqrt(spreadBefore));
+  const isTooWide = channel.isTooWide && !isSpreadMoved;
+  const isHidden = isBlurred || isTooWide || scale === 0 || Number.isNaN(scale);
   return {
     mean,
     variance: spread - epsilon,
     varianceOffset,
     varianceTolerance,
     isMoved: !isHidden && (isSpreadMoved || isMeanMoved),
+    isHinted: !isHidden && (spreadExcess > 0 || meanExcess > 0),
     isHidden,
     hasVanished: !isBlurred && scale === 0,
     isContradicted: !isHidden && Math.sign(scale) !== Math.sign(gamma),
@@ -226,9 +242,11 @@ interface SolvedLayer {
  */
 export async function solveLayer(
   { layer, live, folded }: FoldedAway,
-  { scales, uncertainty, rounding }: ProportionalScales,
+  compared: ProportionalScales,
   epsilon: number,
 ): Promise<SolvedLayer> {
+  const { scales, uncertainty, rounding, blur } = compared;
+  const [foldedStep, liveStep] = [await readHalfSteps(folded.bias), await readHalfSteps(live.bias)];
   const { gamma, beta, ...held } = await readStoredLayer(layer);
   const bias = await readOptional(live.bias);
   const foldedBias = await readOptional(folded.bias);
@@ -247,6 +265,12 @@ export async function solveLayer(
       foldedBias: at(foldedBias, 0),
       uncertainty,
       biasRoundoff,
+      blur: {
+        width: blurOf(blur, channel).width / (blur === undefined ? 1 : Math.abs(scale)),
+        step: blurOf(blur, channel).step,
+      },
+      biasBlur: foldedStep(channel) + Math.abs(liveStep(channel) === 0 ? 0 : scale * liveStep(channel)),
+      isTooWide: isTooWide(compared, channel),
     });
   });
   const toVector = (values: readonly number[]) =>

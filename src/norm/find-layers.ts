@@ -85,12 +85,15 @@ function listStatistics({ graph }: Checkpoint, layers: readonly FoundLayer[]): R
   return statistics;
 }
 
+/** Buffers of torch.ao's observers that are called what parameters may be called, too. */
+const OBSERVER_NAMES: ReadonlySet<string> = new Set(['scale', 'eps', 'histogram']);
+
 /** @param name as the file spells it: its siblings are spelled alike. */
 function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): boolean {
   const [, leaf] = splitPath(dotted);
   if (BUFFER_NAMES.has(leaf)) return true;
   const isVector = leaf.length > 2 && (leaf.endsWith('_u') || leaf.endsWith('_v'));
-  if (!isVector && leaf !== 'scale') return false;
+  if (!isVector && !OBSERVER_NAMES.has(leaf)) return false;
   const start = name.lastIndexOf(leaf);
   const siblingOf = (sibling: string) =>
     checkpoint.tensors.has(name.slice(0, start) + sibling + name.slice(start + leaf.length));
@@ -98,7 +101,7 @@ function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): bo
   const weight = leaf.slice(0, -2);
   if (isVector) return siblingOf(`${weight}_orig`) || siblingOf(`${weight}_u`);
   // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
-  return siblingOf('zero_point');
+  return siblingOf(leaf === 'scale' ? 'zero_point' : 'min_val');
 }
 
 /** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */

@@ -2,11 +2,14 @@
 
 import type { CheckpointFormat, Framework } from '../checkpoint/checkpoint.js';
 import {
+  type Bounds,
   type ChannelStatistics,
   type DriftCause,
   type EpsilonFrom,
+  type FoldedComparison,
   type LayerComparison,
   logStdRatioOf,
+  type MeasureBounds,
   measuresOf,
   type NeighboursFrom,
   type OldShare,
@@ -164,6 +167,8 @@ export interface PerChannel {
   readonly after: ChannelStatistics | null;
   /** σB / σA. */
   readonly stdRatio: readonly number[];
+  /** What {@link stdRatio} may be where weights are quantised; absent elsewhere. */
+  readonly stdRatioBounds?: Bounds<readonly number[]>;
 }
 
 /** A norm layer of an audit, as the JSON contract has it. */
@@ -195,6 +200,8 @@ export interface AuditLayer {
   readonly cause: DriftCause | null;
   readonly meanShift: RmsAndMax | null;
   readonly logStdRatio: RmsAndMax | null;
+  /** What {@link logStdRatio} may be where weights are quantised; absent elsewhere. */
+  readonly logStdRatioBounds?: MeasureBounds['logStdRatio'];
   readonly divergence: number | null;
   readonly outputShift: number | null;
   readonly pairedBy: PairedBy;
@@ -364,6 +371,7 @@ function toAuditLayer(
   const hidden = layer.kind === 'live' ? 0 : layer.channelsHidden;
   const measures = measuresOf(layer);
   const perChannel = perChannelOf(layer);
+  const bounds = layer.kind === 'live' ? undefined : layer.bounds;
   return {
     name: layer.name,
     named: before.isNamed || after.isNamed,
@@ -385,6 +393,7 @@ function toAuditLayer(
     cause: live?.cause ?? null,
     meanShift: measures?.meanShift ?? null,
     logStdRatio: logStdRatioOf(layer),
+    ...(bounds === undefined ? {} : { logStdRatioBounds: bounds.logStdRatio }),
     divergence: measures?.divergence ?? null,
     outputShift: measures?.outputShift ?? null,
     pairedBy: layer.pairedBy,
@@ -397,8 +406,13 @@ function toAuditLayer(
 }
 
 function perChannelOf(layer: LayerComparison): PerChannel | null {
-  if (layer.kind !== 'folded') return layer.drift?.perChannel ?? null;
-  const stdRatio = layer.drift?.stdRatio ?? null;
+  const found = layer.kind === 'folded' ? ratiosOf(layer) : (layer.drift?.perChannel ?? null);
+  const bounds = layer.kind === 'live' ? undefined : layer.bounds;
+  return found === null || bounds === undefined ? found : { ...found, stdRatioBounds: bounds.stdRatio };
+}
+
+function ratiosOf({ drift }: FoldedComparison): PerChannel | null {
+  const stdRatio = drift?.stdRatio ?? null;
   return stdRatio && { before: null, after: null, stdRatio };
 }
 
@@ -456,6 +470,7 @@ function listWarnings({
     ...unusedOptions,
     ...describeDeclared(declared, layers, learned),
     ...describeRounded(learned.compared),
+    ...describeQuantised({ before, after, layers }),
     ...before.checkpoint.warnings.map((warning) => `before: ${warning}`),
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
     ...(incomparable > 0
@@ -482,6 +497,7 @@ const ROUNDING_CAUSES: Readonly<Record<RoundingCause, string>> = {
   narrowed: 'stored in a narrower type on the way',
   averaged: 'averaged with themselves (EMA, SWA or a mean of checkpoints)',
   merged: 'something was added to them and taken out again (a merged adapter, for example)',
+  quantised: 'each is stored as integers, which stand for intervals that meet',
 };
 
 /** A count that went back proves no training: nothing about it is a finding. */
@@ -490,16 +506,64 @@ const RECOUNTED_NOTE =
 
 /** Which learned tensors are equal up to rounding alone, by what rounded them. */
 function describeRounded(compared: LearnedComparisons['compared']): readonly string[] {
-  return (['averaged', 'narrowed', 'merged'] as const).flatMap((cause) => {
+  return (['averaged', 'narrowed', 'merged', 'quantised'] as const).flatMap((cause) => {
     const differences = compared.flatMap(({ rounding }) =>
       rounding?.cause === cause ? [rounding.relativeDifference] : [],
     );
     if (differences.length === 0) return [];
     const largest = Math.max(...differences).toExponential(1);
+    const how =
+      cause === 'quantised' ? 'within a quantisation step' : `up to rounding (≤ ${largest} of each value)`;
     return [
-      `${formatPlural(differences.length, 'learned tensor')} ${differences.length === 1 ? 'is' : 'are'} equal up to rounding (≤ ${largest} of each value), and count as unchanged: ${ROUNDING_CAUSES[cause]}`,
+      `${formatPlural(differences.length, 'learned tensor')} ${differences.length === 1 ? 'is' : 'are'} equal ${how}, and count as unchanged: ${ROUNDING_CAUSES[cause]}`,
     ];
   });
+}
+
+/** Which side's weights are quantised, and what that leaves open of layers that are told from them. */
+function describeQuantised({
+  before,
+  after,
+  layers,
+}: Pick<AuditResults, 'before' | 'after' | 'layers'>): readonly string[] {
+  const types = (side: AuditSide) => [
+    ...new Set(
+      // Biases are int32 in all such models.
+      [...side.learned.values()].flatMap(({ quantised, shape }) =>
+        quantised === undefined || shape.length < 2 ? [] : quantised.codes.dtype,
+      ),
+    ),
+  ];
+  const sides = [
+    { name: 'before', types: types(before) },
+    { name: 'after', types: types(after) },
+  ].flatMap(({ name, types }) =>
+    types.length === 0 ? [] : `${name} (${types.map(nameCodes).sort().join(', ')})`,
+  );
+  if (sides.length === 0) return [];
+  const told = layers.flatMap((layer) => (layer.kind === 'live' ? [] : (layer.bounds ?? [])));
+  const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
+  if (told.length === 0) return [`${stored}, and weights whose intervals meet count as unchanged`];
+  const widths = told
+    .flatMap(({ stdRatio: { low, high } }) =>
+      low.flatMap((least, channel) =>
+        (high[channel] ?? Number.NaN) < Number.POSITIVE_INFINITY
+          ? Math.sqrt((high[channel] ?? Number.NaN) / least) - 1
+          : [],
+      ),
+    )
+    .filter(Number.isFinite)
+    .sort((x, y) => x - y);
+  const percent = (width: number | undefined) => `${(100 * (width ?? Number.NaN)).toPrecision(2)} %`;
+  const median = percent(widths[Math.floor(widths.length / 2)]);
+  return [
+    `${stored}, so that std ratios of ${formatPlural(told.length, 'norm layer')} are known to ± ${median} (median of channels; ± ${percent(widths.at(-1))} at worst), and smaller drift does not show`,
+  ];
+}
+
+/** `int8` of I8, `uint8` of U8. */
+function nameCodes(dtype: string): string {
+  return dtype.replace(/^I/, 'int').replace(/^U/, 'uint');
 }
 
 /** At most so many of the tensors whose shape changed are named; the rest is counted. */

@@ -401,6 +401,7 @@ interface PartPlan {
 
 async function planStatistics(comparison: LayerComparison, context: LayerPlanContext): Promise<PartPlan> {
   const { kind, before, after } = comparison;
+  refuseQuantised(comparison, context);
   if (after.foldedInto !== undefined) refuseTrainedFolding(comparison, context);
   if (kind === 'folded') return copyFolding(comparison, context.before);
   if (kind === 'recovered' && after.foldedInto !== undefined) return refold(comparison, context.before);
@@ -409,6 +410,20 @@ async function planStatistics(comparison: LayerComparison, context: LayerPlanCon
       ? { statistics: await readKnown(before, context.before), notes: [] }
       : await recoverLayer(comparison, context.after);
   return { edits: encodeStatistics(comparison, statistics, context), notes };
+}
+
+/** Codes stand for intervals: what was folded into them is not known exactly, and what is folded again is no code. */
+function refuseQuantised({ before, after }: LayerComparison, context: LayerPlanContext): void {
+  for (const layer of [before, after]) {
+    const { weight, bias } = layer.foldedInto ?? { weight: undefined, bias: null };
+    if (weight?.quantised === undefined && bias?.quantised === undefined) continue;
+    const side = layer === before ? 'before' : 'after';
+    throw cannotRestore(
+      before,
+      context.after,
+      `it is folded into a quantised convolution in ${side}: put the statistics back into the float model, and quantise that again`,
+    );
+  }
 }
 
 /** Folding hides statistics in weights: where these were trained as well, nothing tells the two apart. */

@@ -1,8 +1,15 @@
 // Constants of a graph: those that the file stores, and what operators such as Transpose and Cast make of them.
 
 import { countElements } from '../../checkpoint/channel-grid.js';
-import type { ConstantInput, Tensor } from '../../checkpoint/checkpoint.js';
-import { bitsOf, type DType, decodeFloats, encodeFloats, isDecodable } from '../../checkpoint/dtype.js';
+import type { ConstantInput, Quantisation, Tensor } from '../../checkpoint/checkpoint.js';
+import {
+  bitsOf,
+  type DType,
+  decodeFloats,
+  encodeFloats,
+  isDecodable,
+  isFloatingPoint,
+} from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, checkBounds, memorySource, readRange } from '../../io/byte-source.js';
 import { stridedSource } from '../../io/views.js';
@@ -555,7 +562,12 @@ type Operator = (evaluator: ConstantEvaluator, site: Site, input: Resolved) => P
 
 /** The constant with another shape of as many elements. */
 function replaceShape(input: ConstantTensor, shape: readonly number[]): Constant {
-  return { ...input, tensor: { ...input.tensor, shape } };
+  const { tensor } = input;
+  if (tensor.quantised === undefined) return { ...input, tensor: { ...tensor, shape } };
+  const quantised = reshapeQuantised(tensor.quantised, shape);
+  return quantised === undefined
+    ? unresolved(`the scales of ${quote(tensor.name)} belong to an axis that another shape takes apart`)
+    : { ...input, tensor: { ...tensor, shape, quantised } };
 }
 
 // Operators that change a constant's shape or order (onnx/docs/Operators.md).
@@ -646,7 +658,9 @@ async function applyTranspose(evaluator: ConstantEvaluator, site: Site, input: R
   // Moving dimensions of 1 about leaves the elements where they are.
   if (moved.every((axis, i) => i === 0 || axis > (moved[i - 1] ?? 0))) return replaceShape(input, shape);
   const strides = stridesOf(dims);
-  return await gather(evaluator, site, input, { shape, strides: perm.map((axis) => strides[axis] ?? 0) });
+  const view = { shape, strides: perm.map((axis) => strides[axis] ?? 0) };
+  const moveAxis = (axis: number) => perm.indexOf(axis);
+  return await gather(evaluator, site, input, view, moveAxis);
 }
 
 /** Repeats dimensions of 1 (numpy's broadcasting). A shape known at run time only still leaves one value uniform. */
@@ -706,8 +720,9 @@ async function gather(
   site: Site,
   input: ConstantTensor,
   { shape, strides }: { readonly shape: readonly number[]; readonly strides: readonly number[] },
+  moveAxis: (axis: number) => number = () => -1,
 ): Promise<Constant> {
-  const { tensor } = input;
+  const { quantised, ...tensor } = input.tensor;
   const elementCount = countElements(shape);
   if (Math.max(elementCount, tensor.elementCount) > MAX_COMPUTED_ELEMENTS)
     return computedAtRunTime(site, ` (${elementCount} elements are too many to compute here)`);
@@ -717,7 +732,13 @@ async function gather(
   if (!evaluator.reserve(view.range.byteLength))
     return computedAtRunTime(site, ' (too much to compute here)');
   const bytes = await readRange(view.range);
-  return { ...input, tensor: memoryTensor(view.name, view.dtype, shape, bytes) };
+  const made = memoryTensor(view.name, view.dtype, shape, bytes);
+  if (quantised === undefined) return { ...input, tensor: made };
+  const axis = quantised.axis === null ? null : moveAxis(quantised.axis);
+  if (axis !== null && axis < 0)
+    return computedAtRunTime(site, ' (its scales belong to an axis that is repeated)');
+  const codes = viewTensor(quantised.codes, shape, strides);
+  return { ...input, tensor: { ...made, quantised: { ...quantised, codes, axis } } };
 }
 
 // Operators that change a constant's values or type (onnx/docs/Operators.md).
@@ -792,26 +813,78 @@ async function applyCastLike(evaluator: ConstantEvaluator, site: Site, input: Re
 
 /** y = (x − zero point) · scale, for the whole tensor or along an axis. Blocks (opset 21) are not followed. */
 async function applyDequantize(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
-  const { tensor } = input;
+  // Codes that QuantizeLinear would make of a constant were never stored: the constant itself was.
+  if (isFloatingPoint(input.tensor.dtype) && !input.tensor.dtype.startsWith('F8')) return input;
   const [, scaleName = '', zeroName = ''] = site.node.inputs;
   const scale = await evaluator.evaluate(site.scope, scaleName);
-  if (scale.kind !== 'constant') return scale.kind === 'unresolved' ? scale : computedAtRunTime(site);
   const zero = zeroName === '' ? null : await evaluator.evaluate(site.scope, zeroName);
+  return dequantise(evaluator, site, input, { scale, zero, axis: readInt(site, 'axis', 1) });
+}
+
+/** What codes stand for: constants of one value, or of one for each index along an axis; no zero point is zero. */
+interface DequantiseOptions {
+  readonly scale: Constant;
+  readonly zero: Constant | null;
+  readonly axis: number;
+}
+
+/** The floats that codes stand for, computed as they are read, with what {@link Quantisation} tells of them. */
+export async function dequantise(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  codes: Resolved,
+  { scale, zero, axis: stated }: DequantiseOptions,
+): Promise<Constant> {
+  if (scale.kind !== 'constant') return scale.kind === 'unresolved' ? scale : computedAtRunTime(site);
   if (zero !== null && zero.kind !== 'constant')
     return zero.kind === 'unresolved' ? zero : computedAtRunTime(site);
+  const { tensor } = codes;
   const rank = tensor.shape.length;
-  const stated = readInt(site, 'axis', 1);
   const axis = rank === 1 ? 0 : stated < 0 ? stated + rank : stated;
   const count = scale.tensor.elementCount;
   const isPerTensor = count === 1;
   const isPerAxis = scale.tensor.shape.length === 1 && count === tensor.shape[axis];
-  const zeroFits = zero === null || (zero.tensor.elementCount === count && isNumeric(zero.tensor.dtype));
-  const areNumbers = isNumeric(tensor.dtype) && isDecodable(scale.tensor.dtype);
+  const isZeroNumeric = zero === null || isNumeric(zero.tensor.dtype);
+  const zeroFits = zero === null || zero.tensor.elementCount === count || zero.tensor.elementCount === 1;
+  const areNumbers = isInteger(tensor.dtype) && isDecodable(scale.tensor.dtype) && isZeroNumeric;
   if (!areNumbers || !zeroFits || !(isPerTensor || isPerAxis))
     return computedAtRunTime(site, ' (scale and zero point are neither per tensor nor per axis)');
   evaluator.checkSize(count, describeNode(site.node));
   const inner = isPerTensor ? tensor.elementCount : countElements(tensor.shape.slice(axis + 1));
-  return mapElements(input, scale.tensor.dtype, dequantizer(scale.tensor, zero?.tensor ?? null, inner));
+  const zeroPoint = zero?.tensor ?? null;
+  const floats = mapElements(codes, scale.tensor.dtype, dequantizer(scale.tensor, zeroPoint, inner));
+  const quantised = { codes: tensor, scale: scale.tensor, zeroPoint, axis: isPerTensor ? null : axis };
+  return floats.kind === 'unresolved' ? floats : { ...floats, tensor: { ...floats.tensor, quantised } };
+}
+
+/** A constant of floats, each multiplied by that of another, which has one value, in float64. */
+export function multiplyConstants(evaluator: ConstantEvaluator, input: Constant, factor: Constant): Constant {
+  if (input.kind === 'unresolved' || factor.kind === 'unresolved')
+    return input.kind === 'unresolved' ? input : factor;
+  const areFloats = isDecodable(input.tensor.dtype) && isDecodable(factor.tensor.dtype);
+  if (!areFloats || factor.tensor.elementCount !== 1) return unresolved('its scale is no number');
+  evaluator.checkSize(input.tensor.elementCount, 'a scale');
+  return mapElements(input, 'F64', async (values) => {
+    const [by = Number.NaN] = await readNumbers(factor.tensor);
+    for (let i = 0; i < values.length; i++) values[i] = (values[i] ?? Number.NaN) * by;
+  });
+}
+
+/**
+ * How a tensor is quantised once it has another shape of as many elements; undefined where the axis of its scales is gone.
+ * E.g. scales of the 8 of [8, 3] go with the 8 of [1, 8, 3, 1].
+ */
+function reshapeQuantised(
+  { codes, axis, ...rest }: Quantisation,
+  shape: readonly number[],
+): Quantisation | undefined {
+  const reshaped = { ...rest, codes: { ...codes, shape } };
+  if (axis === null) return { ...reshaped, axis };
+  const outer = countElements(codes.shape.slice(0, axis));
+  const moved = shape.findIndex(
+    (size, at) => size === codes.shape[axis] && countElements(shape.slice(0, at)) === outer,
+  );
+  return moved < 0 ? undefined : { ...reshaped, axis: moved };
 }
 
 /** Reads scale and zero point with the first values, not while the file is opened. */
@@ -822,8 +895,9 @@ function dequantizer(scale: Tensor, zero: Tensor | null, inner: number) {
     const [scales, zeros] = await parameters;
     for (let i = 0; i < values.length; i++) {
       const at = Math.floor((first + i) / Math.max(inner, 1)) % scales.length;
+      const zero = zeros === null ? 0 : zeros.length === 1 ? zeros[0] : zeros[at];
       // The reference computes in float32.
-      const difference = Math.fround((values[i] ?? 0) - (zeros?.[at] ?? 0));
+      const difference = Math.fround((values[i] ?? 0) - (zero ?? 0));
       const product = difference * (scales[at] ?? Number.NaN);
       values[i] = scale.dtype === 'F64' ? product : Math.fround(product);
     }
@@ -835,6 +909,8 @@ const OPERATORS: Readonly<Record<HandingOperator, Operator>> = {
   Identity: async (_evaluator, _site, input) => input,
   Cast: applyCast,
   CastLike: applyCastLike,
+  // The codes that it would make are seen through: see applyDequantize.
+  QuantizeLinear: async (_evaluator, _site, input) => input,
   DequantizeLinear: applyDequantize,
   Reshape: applyReshape,
   Flatten: applyFlatten,

@@ -16,7 +16,8 @@ export interface ScopedName {
 
 /** Operators whose first input determines what the output is about, so that a constant is followed through them. */
 const HANDING_OPERATORS = [
-  ...(['Identity', 'Cast', 'CastLike', 'DequantizeLinear', 'Reshape', 'Flatten'] as const),
+  ...(['Identity', 'Cast', 'CastLike', 'QuantizeLinear', 'DequantizeLinear'] as const),
+  ...(['Reshape', 'Flatten'] as const),
   ...(['Squeeze', 'Unsqueeze', 'Transpose', 'Expand', 'Tile'] as const),
 ];
 
@@ -98,6 +99,17 @@ export function findProducer(scope: Scope, name: string): Site | null {
     : null;
 }
 
+/** As {@link findProducer}, through nodes that only quantise what another has computed, and turn it back. */
+export function findComputation(scope: Scope, name: string): Site | null {
+  let producer = findProducer(scope, name);
+  for (let step = 0; producer !== null && step < MAX_STEPS; step++) {
+    const { node } = producer;
+    if (!isStandard(node, 'QuantizeLinear') && !isStandard(node, 'DequantizeLinear')) break;
+    producer = findProducer(producer.scope, node.inputs[0] ?? '');
+  }
+  return producer;
+}
+
 /**
  * The Tile in a node's own scope that repeats one of its inputs: PyTorch exports InstanceNorm with running statistics as a
  * BatchNormalization over batch · channels, whose parameters are repeated so.
@@ -116,12 +128,35 @@ export function findTrueName(scope: Scope, name: string): string {
   if (name === '') return '';
   const found = followAliases(scope, name);
   if (found === null) return name;
-  if (!isGeneratedName(found.name) && found.scope.isMain) return found.name;
+  if (!isMadeUp(found) && found.scope.isMain) return nameOfStored(found);
   for (const at of walkUpstream(found, nextName)) {
-    if (at.definition.kind === 'initializer' || at.definition.kind === 'sparse-initializer') return at.name;
-    if (at.definition !== found.definition && at.scope.isMain && !isGeneratedName(at.name)) return at.name;
+    if (at.definition.kind === 'initializer' || at.definition.kind === 'sparse-initializer')
+      return nameOfStored(at);
+    if (at.definition !== found.definition && at.scope.isMain && !isMadeUp(at)) return at.name;
   }
   return found.name;
+}
+
+/** Whether a tool made a name up; those of what QuantizeLinear and DequantizeLinear give are the quantiser's. */
+function isMadeUp({ name, definition }: Found): boolean {
+  const isQuantiser =
+    definition.kind === 'node-output' &&
+    ['QuantizeLinear', 'DequantizeLinear'].some((op) => isStandard(definition.node, op));
+  return isQuantiser || isGeneratedName(name);
+}
+
+/** A name that is no code's, or what a quantiser has made it of. */
+function nameOfStored({ name, definition }: Found): string {
+  const areCodes = definition.kind === 'initializer' && INTEGER_TYPES.has(definition.tensor.dataType);
+  return areCodes ? nameOfCodes(name) : name;
+}
+
+/** UINT8, INT8, UINT16, INT16 and INT32 of TensorProto.DataType: what weights and biases are quantised to. */
+const INTEGER_TYPES: ReadonlySet<number> = new Set([2, 3, 4, 5, 6]);
+
+/** What was quantised to codes of a name: ONNX Runtime calls those of `conv.weight` `conv.weight_quantized`. */
+export function nameOfCodes(name: string): string {
+  return name.replace(/_quantized$/, '');
 }
 
 /** Whether a node is an operator of the standard domain. */
@@ -143,12 +178,12 @@ const ELEMENTWISE_OPERATORS = new Set(['Add', 'Div', 'Mul', 'PRelu', 'Sub', 'Sum
 
 /** Finds the learned tensors that feed a name. */
 export class NeighbourSearch {
-  readonly #isLearned: (name: string) => boolean;
+  readonly #learnedNameOf: (name: string) => string | null;
   #stepsLeft = MAX_SEARCH_STEPS;
 
-  /** @param isLearned whether a name of the main graph is a learned tensor's. */
-  constructor(isLearned: (name: string) => boolean) {
-    this.#isLearned = isLearned;
+  /** @param learnedNameOf the learned tensor that a name of the main graph stands for; null where it is none. */
+  constructor(learnedNameOf: (name: string) => string | null) {
+    this.#learnedNameOf = learnedNameOf;
   }
 
   /**
@@ -190,7 +225,8 @@ export class NeighbourSearch {
   /** The learned tensor that an input comes from, if any. */
   #learnedName(start: ScopedName): string | null {
     for (const { scope, name } of walkUpstream(start, nextName)) {
-      if (scope.isMain && this.#isLearned(name)) return name;
+      const learned = scope.isMain ? this.#learnedNameOf(name) : null;
+      if (learned !== null) return learned;
       if (--this.#stepsLeft < 0) break;
     }
     return null;

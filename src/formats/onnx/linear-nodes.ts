@@ -7,6 +7,7 @@ import { isGeneratedName } from '../../norm/naming.js';
 import { type Constant, type ConstantEvaluator, readInts, unresolved } from './constants.js';
 import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
 import { toInput } from './norm-nodes.js';
+import { quantisedOperatorOf, readQuantisedBias, readQuantisedWeight } from './quantised-nodes.js';
 import type { OnnxNode } from './schema.js';
 import {
   findAttribute,
@@ -35,13 +36,19 @@ const FUSED_OPERATORS: ReadonlyMap<string, LinearOp> = new Map([
 /** As many as the channels that a norm layer may have. */
 const MAX_GROUPS = 1 << 24;
 
-/** The input of Conv, ConvTranspose and Gemm that is their bias. */
-export const BIAS_INPUT = 2;
+/** The input that is a linear node's bias; null for operators without one. */
+export function biasInputOf(node: OnnxNode): number | null {
+  const quantised = quantisedOperatorOf(node);
+  if (quantised !== null) return quantised.bias;
+  return node.op.endsWith('MatMul') ? null : 2;
+}
 
 /** The linear operator that a node is; null for any other node. */
-export function linearOpOf({ domain, op }: OnnxNode): LinearOp | null {
-  if (domain === 'com.microsoft') return FUSED_OPERATORS.get(op) ?? null;
-  return domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === op) ?? null) : null;
+export function linearOpOf(node: OnnxNode): LinearOp | null {
+  const quantised = quantisedOperatorOf(node);
+  if (quantised !== null) return quantised.op;
+  if (node.domain === 'com.microsoft') return FUSED_OPERATORS.get(node.op) ?? null;
+  return node.domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === node.op) ?? null) : null;
 }
 
 /** A weight, the axis that counts its output channels, and whether the node reads it transposed. */
@@ -54,25 +61,30 @@ interface Weight {
 /**
  * Reads a linear node. Its weight and bias never raise an error: what cannot be read is unresolved.
  *
+ * @param behind the nodes that {@link LinearReaders.follow} finds.
  * @returns null for any other node, and for a matrix product of two computed matrices, which is no layer.
  */
-export async function buildLinear(evaluator: ConstantEvaluator, site: Site): Promise<LinearDraft | null> {
+export async function buildLinear(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  behind: readonly Site[] = [],
+): Promise<LinearDraft | null> {
   const { node, scope } = site;
   const op = linearOpOf(node);
   if (op === null) return null;
   const { groups, problem } = readGroups(site, op);
-  const weight = await readWeight(evaluator, site, op);
+  const weight = await readWeight(evaluator, site, { op, behind });
   const constant = problem === null ? weight.constant : unresolved(problem);
   const shape = constant.kind === 'constant' ? constant.tensor.shape : [];
   if (op === 'MatMul' && shape.length !== 2) return null;
   const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
-  const biasInput = op === 'MatMul' ? '' : (node.inputs[BIAS_INPUT] ?? '');
-  const bias = biasInput === '' ? null : await evaluator.evaluateQuietly({ scope, name: biasInput });
+  const biasInput = node.inputs[biasInputOf(node) ?? Number.POSITIVE_INFINITY] ?? '';
+  const bias = biasInput === '' ? null : await readBias(evaluator, site, biasInput);
   const biasName = findTrueName(scope, biasInput);
   return {
     op,
     nodeName: node.name,
-    ...readPaths(node, weight.name, biasName),
+    ...readPaths(node, op, { weightName: weight.name, biasName }),
     scope: scope.path,
     weightName: weight.name,
     biasName,
@@ -92,8 +104,7 @@ function readGroups(site: Site, op: LinearOp): { readonly groups: number; readon
     return { groups: 1, problem: `its group is ${groups}, expected 1 to ${MAX_GROUPS}` };
   // Gemm may scale its product: then the weight alone is not what the layer multiplies by.
   const isScaled =
-    site.node.op === 'Gemm' &&
-    ['alpha', 'beta'].some((name) => (findAttribute(site, name)?.float ?? 1) !== 1);
+    op === 'Gemm' && ['alpha', 'beta'].some((name) => (findAttribute(site, name)?.float ?? 1) !== 1);
   return { groups: Number(groups), problem: isScaled ? 'its Gemm scales it by alpha or beta' : null };
 }
 
@@ -107,9 +118,28 @@ function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput 
   return unresolved(`tensor ${quote(name)} has ${elementCount} values for ${channels} channels`);
 }
 
-async function readWeight(evaluator: ConstantEvaluator, site: Site, op: LinearOp): Promise<Weight> {
+async function readBias(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant | null> {
+  const quantised = quantisedOperatorOf(site.node);
+  return quantised === null
+    ? evaluator.evaluateQuietly({ scope: site.scope, name })
+    : readQuantisedBias(evaluator, site, quantised);
+}
+
+async function readWeight(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  { op, behind }: { readonly op: LinearOp; readonly behind: readonly Site[] },
+): Promise<Weight> {
   const { node, scope } = site;
   const [left = '', right = ''] = node.inputs;
+  const operator = quantisedOperatorOf(node);
+  if (operator !== null) {
+    const isRow = op === 'Conv' || (findAttribute(site, 'transB')?.int ?? 0n) !== 0n;
+    const outputAxis = isRow ? 0 : 1;
+    const scaling = behind.find((one) => isStandard(one.node, 'Mul')) ?? null;
+    const constant = await readQuantisedWeight(evaluator, site, { operator, outputAxis, scaling });
+    return { constant, name: findTrueName(scope, node.inputs[operator.weight] ?? ''), outputAxis };
+  }
   if (op === 'Conv' || op === 'ConvTranspose') {
     const constant = await evaluator.evaluateQuietly({ scope, name: right });
     return { constant, name: findTrueName(scope, right), outputAxis: op === 'Conv' ? 0 : 1 };
@@ -163,8 +193,8 @@ export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDr
  */
 function readPaths(
   node: OnnxNode,
-  weightName: string,
-  biasName: string,
+  op: LinearOp,
+  { weightName, biasName }: Pick<LinearDraft, 'weightName' | 'biasName'>,
 ): Pick<LinearDraft, 'path' | 'foldedNormPath' | 'looksFolded'> {
   const { nameScopes, rewriteRule } = node.notes;
   const scopePath = pathFromNameScopes(nameScopes);
@@ -173,13 +203,21 @@ function readPaths(
     /batch_?norm|instance_norm/i.test(operationFromNameScopes(nameScopes));
   const weightPath = pathFromWeightName(weightName);
   const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
-  const isNumbered = isGeneratedName(weightName) && isGeneratedName(biasName) && node.op.startsWith('Conv');
+  const isNumbered = isNumberedPair(op, { weightName, biasName });
   const isNamedAfterWeight = biasName !== '' && biasName === `${weightName}_bias`;
   return {
     path,
     foldedNormPath: isFolded ? scopePath : null,
     looksFolded: isFolded || isNumbered || isNamedAfterWeight,
   };
+}
+
+/** Whether an exporter numbered both the weight and the bias of a convolution, as TorchScript's does where it folds. */
+function isNumberedPair(
+  op: LinearOp,
+  { weightName, biasName }: Pick<LinearDraft, 'weightName' | 'biasName'>,
+): boolean {
+  return op.startsWith('Conv') && isGeneratedName(weightName) && isGeneratedName(biasName);
 }
 
 /** The weight and bias of a linear node that Constant nodes of the main graph hold, by name: parameters as well. */
@@ -195,6 +233,9 @@ export interface InputSlot {
   readonly site: Site;
   readonly index: number;
 }
+
+/** What stands between a product of integers and the bias that is added to it, and between a product of floats and that. */
+const NODES_BEHIND = { integers: ['Cast', 'Mul'], floats: ['QuantizeLinear', 'DequantizeLinear'] };
 
 /** Who reads the outputs of the linear nodes that have no bias of their own, noted as a model is walked. */
 export class LinearReaders {
@@ -212,14 +253,36 @@ export class LinearReaders {
   note(site: Site): void {
     const inScope = this.#readers.get(site.scope);
     if (inScope === undefined) return;
-    for (const input of site.node.inputs) inScope.get(input)?.push(site);
+    const { node } = site;
+    for (const input of node.inputs) inScope.get(input)?.push(site);
+    const isBetween = Object.values(NODES_BEHIND).flat().includes(node.op) && node.domain === '';
+    if (isBetween && node.inputs.some((input) => inScope.has(input))) this.watch(site);
+  }
+
+  /**
+   * The nodes behind a watched one that only scale or quantise its output, each the only reader of the one before: Cast
+   * and Mul of a product of integers, else QuantizeLinear and DequantizeLinear.
+   */
+  follow(site: Site): readonly Site[] {
+    const isInteger = quantisedOperatorOf(site.node)?.scale === null;
+    const found: Site[] = [];
+    for (const op of isInteger ? NODES_BEHIND.integers : NODES_BEHIND.floats) {
+      const reader = this.#onlyReader(found.at(-1) ?? site);
+      if (reader !== null && isStandard(reader.node, op)) found.push(reader);
+    }
+    return found;
   }
 
   /** The Add that alone of its scope's nodes reads a watched node's output, and which of its inputs is the other one. */
-  findAdd({ node, scope }: Site): InputSlot | null {
-    const [reader, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
-    if (reader === undefined || others.length > 0 || !isStandard(reader.node, 'Add')) return null;
-    return { site: reader, index: reader.node.inputs[0] === node.outputs[0] ? 1 : 0 };
+  findAdd(site: Site): InputSlot | null {
+    const reader = this.#onlyReader(site);
+    if (reader === null || !isStandard(reader.node, 'Add')) return null;
+    return { site: reader, index: reader.node.inputs[0] === site.node.outputs[0] ? 1 : 0 };
+  }
+
+  #onlyReader({ node, scope }: Site): Site | null {
+    const [reader = null, ...others] = this.#readers.get(scope)?.get(node.outputs[0] ?? '') ?? [];
+    return others.length > 0 ? null : reader;
   }
 }
 
@@ -240,7 +303,16 @@ export async function takeAddedBias(
   const constant = await evaluator.evaluateQuietly({ scope, name });
   if (constant.kind !== 'constant' || !isPerChannel(constant.tensor.shape, linear, isLeft)) return null;
   if (!isDecodable(constant.tensor.dtype)) return null;
-  return { ...linear, biasName: findTrueName(scope, name), bias: toInput(constant, null) };
+  const biasName = findTrueName(scope, name);
+  const { looksFolded, op, weightName } = linear;
+  // Dynamic quantisation makes an Add of every bias.
+  const isQuantised = linear.weight.kind === 'constant' && linear.weight.tensor.quantised !== undefined;
+  return {
+    ...linear,
+    looksFolded: looksFolded || (isQuantised && isNumberedPair(op, { weightName, biasName })),
+    biasName,
+    bias: toInput(constant, null),
+  };
 }
 
 /**

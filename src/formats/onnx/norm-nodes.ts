@@ -4,7 +4,7 @@ import type { ConstantInput, NormMode, NormNode } from '../../checkpoint/checkpo
 import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type Constant, type ConstantEvaluator, readNumbers, repeatTensor } from './constants.js';
-import { findProducer, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
+import { findComputation, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
 import { describeNode } from './schema.js';
 import {
   type Definition,
@@ -134,7 +134,7 @@ export async function buildNorm(context: NormContext, site: Site): Promise<Built
   const names: string[] = [];
   for (const name of stated) names.push(await untile(evaluator, site, name));
   const inputs = await readInputs(evaluator, site, names, isSpatial);
-  const producer = findProducer(scope, data);
+  const producer = findComputation(scope, data);
   const [gamma = '', beta = '', mean = '', variance = ''] = names.map((name) => findTrueName(scope, name));
   const isTiled = names.some((name, i) => name !== stated[i]);
   const norm: NormNode = {

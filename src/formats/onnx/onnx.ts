@@ -10,9 +10,9 @@ import type { FileSource } from '../../io/file-source.js';
 import { ConstantEvaluator } from './constants.js';
 import { findLocations, type LocationField, planGraphEdit, renewLengths } from './edit-graph.js';
 import { ExternalData, type OnnxOptions } from './external-data.js';
-import { isStandard, NeighbourSearch } from './follow.js';
+import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
-  BIAS_INPUT,
+  biasInputOf,
   buildLinear,
   constantParameters,
   type InputSlot,
@@ -23,6 +23,7 @@ import {
   takeAddedBias,
 } from './linear-nodes.js';
 import { type BuiltNorm, buildNorm, describeForeignNorm, groupCalls, mergeCalls } from './norm-nodes.js';
+import { listQuantiserInputs } from './quantised-nodes.js';
 import { readModel } from './read-model.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
@@ -130,22 +131,65 @@ async function readParts(store: TensorStore): Promise<ModelParts> {
     });
   }
   const tensors = readTensors(mainGraph, store);
-  const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [] };
+  const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [], quantisers: [] };
   visitNodes(model, mainGraph, store.file.name, (site) => noteSite(site, sites));
   const evaluator = new ConstantEvaluator(store);
   const { linears, indexOf } = await readLinears(evaluator, sites);
   for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
   }
-  const neighbours = new NeighbourSearch((name) => {
+  const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears, tensors });
+  const neighbours = new NeighbourSearch((stored) => {
+    const name = ofCodes.get(stored) ?? stored;
     const tensor = tensors.get(name);
     // A single number is a setting of an operator rather than a parameter.
-    return tensor !== undefined && isFloatingPoint(tensor.dtype) && tensor.shape.length > 0;
+    const isLearned = tensor !== undefined && isFloatingPoint(tensor.dtype) && tensor.shape.length > 0;
+    return isLearned && tensor.isBuffer !== true ? name : null;
   });
   const norms: BuiltNorm[] = [];
   for (const site of sites.norms)
     norms.push(await buildNorm({ evaluator, neighbours, linearIndex: indexOf }, site));
   return { model, mainGraph, tensors, norms, linears, foreign: sites.foreign };
+}
+
+/** What a model quantises, found while it is read. */
+interface QuantisedParts {
+  readonly quantisers: readonly Site[];
+  readonly linears: readonly FoundLinear[];
+  /** Gains the floats that codes stand for, by their names from before quantisation; scales become buffers in it. */
+  readonly tensors: Map<string, Tensor>;
+}
+
+/** Turns the codes that a graph dequantises into the learned tensors that they stand for; their new names by the old. */
+async function readQuantised(
+  evaluator: ConstantEvaluator,
+  { quantisers, linears, tensors }: QuantisedParts,
+): Promise<ReadonlyMap<string, string>> {
+  const names = new Map<string, string>();
+  const settings = new Set<string>();
+  const take = (tensor: Tensor) => {
+    const { quantised } = tensor;
+    const stored = quantised?.codes.name ?? '';
+    if (quantised === undefined || !tensors.has(stored) || names.has(stored)) return;
+    const stripped = nameOfCodes(stored);
+    const name = tensors.has(stripped) ? stored : stripped;
+    names.set(stored, name);
+    settings.add(quantised.scale.name);
+    tensors.set(name, { ...tensor, name });
+  };
+  for (const { linear } of linears)
+    for (const input of [linear.weight, linear.bias]) if (input.kind === 'constant') take(input.tensor);
+  for (const { node, scope } of quantisers) {
+    for (const name of listQuantiserInputs(node)) settings.add(name);
+    if (!isStandard(node, 'DequantizeLinear')) continue;
+    const floats = await evaluator.evaluateQuietly({ scope, name: node.outputs[0] ?? '' });
+    if (floats.kind === 'constant') take(floats.tensor);
+  }
+  for (const name of settings) {
+    const tensor = tensors.get(name);
+    if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
+  }
+  return names;
 }
 
 /** Every stored tensor of the main graph, and the names that Identity nodes give to shared ones. */
@@ -170,30 +214,40 @@ interface Sites {
   readonly linears: Site[];
   readonly readers: LinearReaders;
   readonly foreign: string[];
+  /** Nodes that read scales and zero points. */
+  readonly quantisers: Site[];
 }
 
-function noteSite(site: Site, { norms, linears, readers, foreign }: Sites): void {
+function noteSite(site: Site, { norms, linears, readers, foreign, quantisers }: Sites): void {
   const { node } = site;
   readers.note(site);
+  if (listQuantiserInputs(node).length > 0) quantisers.push(site);
   if (isStandard(node, 'BatchNormalization')) norms.push(site);
   else if (linearOpOf(node) !== null) {
     linears.push(site);
     // An operator of another domain may have an activation in it: what is added behind that is no bias.
-    if (node.domain === '' && (node.inputs[BIAS_INPUT] ?? '') === '') readers.watch(site);
+    const bias = biasInputOf(node);
+    if (node.domain === '' && (bias === null || (node.inputs[bias] ?? '') === '')) readers.watch(site);
   } else foreign.push(...describeForeignNorm(site));
 }
+
+/** Where operators without an input for a bias would have one. */
+const BIAS_OF_ADD = 2;
 
 async function readLinears(evaluator: ConstantEvaluator, { linears: sites, readers }: Sites) {
   const linears: FoundLinear[] = [];
   const indices = new Map<Scope, Map<OnnxNode, number>>();
   for (const site of sites) {
-    const linear = await buildLinear(evaluator, site);
+    const behind = readers.follow(site);
+    const linear = await buildLinear(evaluator, site, behind);
     if (linear === null) continue;
     const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
-    indices.set(site.scope, inScope.set(site.node, linears.length));
-    const add = readers.findAdd(site);
+    indices.set(site.scope, inScope);
+    for (const { node } of [site, ...behind]) inScope.set(node, linears.length);
+    const add = readers.findAdd(behind.at(-1) ?? site);
     const biased = add && (await takeAddedBias(evaluator, linear, add, isWeightLeft(site, linear)));
-    if (add === null || biased === null) linears.push({ linear, site, bias: { site, index: BIAS_INPUT } });
+    const index = biasInputOf(site.node) ?? BIAS_OF_ADD;
+    if (add === null || biased === null) linears.push({ linear, site, bias: { site, index } });
     else {
       // What the Add gives is the layer's output: a norm layer behind it is fed by the linear node.
       inScope.set(add.site.node, linears.length);

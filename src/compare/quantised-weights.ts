@@ -1,0 +1,413 @@
+// What quantised weights leave open: which factors may lie between the channels of two weights.
+
+import {
+  type ChannelGrid,
+  type ChannelLayout,
+  layOutChannels,
+  MAX_COUNTED_WEIGHTS,
+} from '../checkpoint/channel-grid.js';
+import { type ElementSpan, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { bitsOf, type DType, decodeFloats, IS_LITTLE_ENDIAN, isDecodable } from '../checkpoint/dtype.js';
+import { readRange } from '../io/byte-source.js';
+import type { NotFinite } from './projected-scales.js';
+import { roundoffOf } from './rounding.js';
+
+/**
+ * How far a code may be from what it was rounded from, in steps: half of one by rounding to nearest. Tools that choose
+ * the direction weight by weight (AdaRound, GPTQ) go up to a whole one.
+ */
+export type Margin = 0.5 | 1;
+
+/** The factors that two weights leave open, of which one at least is quantised. */
+export interface FactorBounds {
+  readonly kind: 'bounded';
+  /** Per channel: after is between `low` and `high` times before; 0 and infinity where nothing bounds it. */
+  readonly low: Float64Array;
+  readonly high: Float64Array;
+  /** Per channel: a step of the coarser side over the channel's largest weight there; infinite where all codes are 0. */
+  readonly steps: Float64Array;
+  /** Weights that are zero on neither side, less one for each channel: those that could have contradicted a factor. */
+  readonly witnesses: number;
+}
+
+/** Elements that are looked at together: what both sides take of them fits the processor's cache. */
+const CHUNK_ELEMENTS = 32 * 1024;
+
+/** The first piece is small: a weight that was trained fails there, and the rest is never read. */
+const FIRST_CHUNK_ELEMENTS = 8 * 1024;
+
+/** So many weights of each run tell how large its largest is, which need not be known to the last step. */
+const MEASURED_WEIGHTS = 256;
+
+/** How far float32 roundings may move a factor: exporters fold in another order. */
+const FACTOR_SLACK = 2 ** -17;
+
+/** What the division that made a code may add to its margin; in proportion to the code, the type of the scale adds more. */
+const CODE_SLACK = 2 ** -12;
+
+/** Roundings on the way to a code, and to a float. */
+const ROUNDINGS = 4;
+
+/** A bound that no weight has set; infinity times the zero that a weight may be is no number. */
+const UNBOUNDED = 2 ** 512;
+
+/** Whether factors between two weights are bounded by intervals: one of them is quantised, and both can be read. */
+export function areBoundable(before: Tensor, after: Tensor): boolean {
+  const isReadable = ({ quantised, dtype, fingerprint }: Tensor) =>
+    fingerprint === undefined &&
+    (quantised === undefined ? isDecodable(dtype) : CODES.has(quantised.codes.dtype));
+  return (
+    [before, after].some(({ quantised }) => quantised !== undefined) &&
+    isReadable(before) &&
+    isReadable(after)
+  );
+}
+
+/**
+ * Bounds the factor between each channel of two weights of one shape that are {@link areBoundable}. A weight of before,
+ * known to lie in [a, b], and its counterpart in [c, d] allow the factors from c/b to d/a; a channel's are those that all
+ * of its weights allow. E.g. codes 100 and 50 before, 90 and 45 after, with one scale: 89.5/100.5 to 90.5/99.5 and
+ * 44.5/50.5 to 45.5/49.5 leave 0.891 to 0.910.
+ *
+ * A code at the end of its type stands for whatever lies beyond as well: quantisers that ignore outliers cut them off.
+ * Reads both once, and stops at the first channel that no factor explains. Memory: a few buffers, and numbers per channel.
+ *
+ * @returns null where some channel has no common factor: it was trained.
+ * @throws CheckpointError when a range cannot be read.
+ */
+export async function boundFactors(
+  before: Tensor,
+  after: Tensor,
+  layout: ChannelLayout,
+  margin: Margin = 0.5,
+): Promise<FactorBounds | NotFinite | null> {
+  const [left, right] = [await Side.open(before, margin), await Side.open(after, margin)];
+  const grid = layOutChannels(before.shape, layout);
+  const fit = new FactorFit(grid, left, right);
+  for (let start = 0; start < before.elementCount; ) {
+    const count = Math.min(start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS, before.elementCount - start);
+    await left.read({ start, count });
+    await right.read({ start, count });
+    const problem = fit.add({ start, count });
+    if (problem !== null) return problem === 'empty' ? null : problem;
+    start += count;
+  }
+  return fit.conclude();
+}
+
+/**
+ * Whether every value may be what it was: each interval of before has a point in common with after's.
+ *
+ * @returns a step, relative to the largest value of the row where that is most; null where some value changed.
+ */
+export async function findCommonStep(before: Tensor, after: Tensor): Promise<number | null> {
+  const bounds = await boundFactors(before, after, { outputAxis: 0, groups: 1 });
+  if (bounds?.kind !== 'bounded') return null;
+  const mayBeOne = bounds.low.every((low, row) => low <= 1 && 1 <= (bounds.high[row] as number));
+  return mayBeOne ? bounds.steps.reduce((most, step) => (step < 1 ? Math.max(most, step) : most), 0) : null;
+}
+
+/** Bounds of the factors of all channels, narrowed weight by weight. */
+class FactorFit {
+  readonly #grid: ChannelGrid;
+  readonly #left: Side;
+  readonly #right: Side;
+  readonly #low: Float64Array;
+  readonly #high: Float64Array;
+  readonly #counts: Uint32Array;
+  /** The sign of each channel's factor; 0 as long as no weight tells. */
+  readonly #signs: Int8Array;
+  readonly #inner: number;
+
+  constructor(grid: ChannelGrid, left: Side, right: Side) {
+    this.#grid = grid;
+    this.#left = left;
+    this.#right = right;
+    this.#low = new Float64Array(grid.channels);
+    this.#high = new Float64Array(grid.channels).fill(UNBOUNDED);
+    this.#counts = new Uint32Array(grid.channels);
+    this.#signs = new Int8Array(grid.channels);
+    // Neither the channel nor a scale changes within so many elements: all are products of the last dimensions.
+    this.#inner = Math.min(grid.inner, left.inner, right.inner);
+    for (const side of [left, right]) side.largest = new Float64Array(grid.channels);
+  }
+
+  /** Takes what both sides have read; says what ends the comparison. */
+  add({ start, count }: ElementSpan): 'empty' | NotFinite | null {
+    for (let from = 0; from < count; ) {
+      const element = start + from;
+      const to = Math.min(count, (Math.floor(element / this.#inner) + 1) * this.#inner - start);
+      const problem = this.#addRun(element, from, to);
+      if (problem !== null) return problem;
+      from = to;
+    }
+    return null;
+  }
+
+  #addRun(element: number, from: number, to: number): 'empty' | NotFinite | null {
+    const { inner, along, rowsPerGroup } = this.#grid;
+    const run = Math.floor(element / inner);
+    const channel = rowsPerGroup === 0 ? run : Math.floor(run / along / rowsPerGroup) * along + (run % along);
+    const [left, right] = [this.#left, this.#right];
+    const [one, other] = [left.scaleAt(element), right.scaleAt(element)];
+    if (!isScale(other)) return notFinite('after', channel, other);
+    if (!isScale(one)) return notFinite('before', channel, one);
+    const ratio = other / one;
+    RUN.low = (this.#low[channel] as number) / ratio;
+    RUN.high = (this.#high[channel] as number) / ratio;
+    RUN.sign = this.#signs[channel] || findSign(left, right, from, to);
+    this.#signs[channel] = RUN.sign;
+    const problem = narrow(left, right, from, to);
+    if (problem === 'no-number') {
+      const [value, previous] = [right, left].map(({ values }) => values.subarray(from, to).find(isNoNumber));
+      return value === undefined
+        ? notFinite('before', channel, previous ?? Number.NaN)
+        : notFinite('after', channel, value);
+    }
+    if (problem !== null || RUN.low * (1 - FACTOR_SLACK) > RUN.high * (1 + FACTOR_SLACK)) return 'empty';
+    this.#low[channel] = RUN.low * ratio;
+    this.#high[channel] = RUN.high * ratio;
+    this.#measure(channel, from, Math.min(to, from + MEASURED_WEIGHTS));
+    return null;
+  }
+
+  /** Notes how large a run's weights are, and how many are zero on neither side. */
+  #measure(channel: number, from: number, to: number): void {
+    const left = this.#left.largest;
+    const right = this.#right.largest;
+    left[channel] = largestOf(this.#left.values, from, to, left[channel] as number);
+    right[channel] = largestOf(this.#right.values, from, to, right[channel] as number);
+    const counted = this.#counts[channel] as number;
+    if (counted < MAX_COUNTED_WEIGHTS)
+      this.#counts[channel] = countPairs(this.#left.values, this.#right.values, from, to, counted);
+  }
+
+  conclude(): FactorBounds {
+    const sides = [this.#left, this.#right];
+    const slack = FACTOR_SLACK + sides.reduce((sum, { roundoff }) => sum + roundoff, 0);
+    const least = this.#low.map((size) => size * (1 - slack));
+    const most = this.#high.map((size) =>
+      size > UNBOUNDED / 2 ? Number.POSITIVE_INFINITY : size * (1 + slack),
+    );
+    const isNegative = (channel: number) => (this.#signs[channel] as number) < 0;
+    return {
+      kind: 'bounded',
+      low: least.map((size, channel) => (isNegative(channel) ? -(most[channel] as number) : size)),
+      high: most.map((size, channel) => (isNegative(channel) ? -(least[channel] as number) : size)),
+      steps: this.#low.map((_, channel) => Math.max(...sides.map((side) => side.stepIn(channel)))),
+      witnesses: this.#counts.reduce((sum, count) => sum + Math.max(0, count - 1), 0),
+    };
+  }
+}
+
+function isScale(scale: number): boolean {
+  return scale > 0 && scale < Number.POSITIVE_INFINITY;
+}
+
+function isNoNumber(value: number): boolean {
+  return !Number.isFinite(value);
+}
+
+function notFinite(side: NotFinite['side'], channel: number, value: number): NotFinite {
+  return { kind: 'not-finite', side, channel, value, isSame: false };
+}
+
+/** How codes stand in bytes, and the ends of their types: a weight there may have been cut off. */
+interface CodeType {
+  readonly lowest: number;
+  readonly highest: number;
+  readonly view: (bytes: Uint8Array) => ArrayLike<number>;
+}
+
+/** Symmetric quantisation leaves out the lowest code of a signed type, so the one above it may be the end. */
+const CODES: ReadonlyMap<DType, CodeType> = new Map<DType, CodeType>([
+  [
+    'I8',
+    { lowest: -127, highest: 127, view: (at) => new Int8Array(at.buffer, at.byteOffset, at.byteLength) },
+  ],
+  ['U8', { lowest: 0, highest: 255, view: (at) => at }],
+  [
+    'I16',
+    {
+      lowest: -32767,
+      highest: 32767,
+      view: (at) => new Int16Array(at.buffer, at.byteOffset, at.byteLength / 2),
+    },
+  ],
+  [
+    'U16',
+    { lowest: 0, highest: 65535, view: (at) => new Uint16Array(at.buffer, at.byteOffset, at.byteLength / 2) },
+  ],
+  [
+    'I32',
+    {
+      lowest: -(2 ** 31) + 1,
+      highest: 2 ** 31 - 1,
+      view: (at) => new Int32Array(at.buffer, at.byteOffset, at.byteLength / 4),
+    },
+  ],
+]);
+
+/** One of the two weights: pieces of it, in units of its scale where it is quantised. */
+class Side {
+  /** What was read last: codes less their zero points, or the values of floats. */
+  values = new Float32Array(0);
+  /** Per channel, the largest of the values that were looked at. */
+  largest = new Float64Array(0);
+  /** How far the true value may be from one of {@link values}; 0 for floats. */
+  readonly half: number;
+  /** What lies at or beyond these may have been cut off; so far as codes have ends. */
+  lowest = Number.NEGATIVE_INFINITY;
+  highest = Number.POSITIVE_INFINITY;
+  /** Elements that share a scale. */
+  readonly inner: number;
+  /** Relative error of {@link values} beside {@link half}. */
+  readonly roundoff: number;
+  readonly #stored: Tensor;
+  readonly #codes: CodeType | null;
+  readonly #scales: Float64Array;
+  readonly #zeros: Float64Array;
+  readonly #buffer: Uint8Array;
+
+  static async open(tensor: Tensor, margin: Margin): Promise<Side> {
+    const { quantised } = tensor;
+    if (quantised === undefined) return new Side(tensor, null, { margin, scales: ONE, zeros: ZERO });
+    const { scale, zeroPoint } = quantised;
+    const scales = decodeFloats(await readRange(scale.range), scale.dtype);
+    const zeros = zeroPoint === null ? ZERO : await readIntegers(zeroPoint);
+    return new Side(tensor, quantised, { margin, scales, zeros });
+  }
+
+  constructor(
+    tensor: Tensor,
+    quantised: Quantisation | null,
+    { margin, scales, zeros }: { margin: Margin; scales: Float64Array; zeros: Float64Array },
+  ) {
+    const { axis = null, codes = tensor, scale } = quantised ?? {};
+    this.#stored = codes;
+    this.#codes = quantised === null ? null : (CODES.get(codes.dtype) ?? null);
+    this.#scales = scales;
+    this.#zeros = zeros;
+    this.inner =
+      axis === null
+        ? Number.POSITIVE_INFINITY
+        : tensor.shape.slice(axis + 1).reduce((total, size) => total * size, 1);
+    this.half = scale === undefined ? 0 : margin + CODE_SLACK;
+    this.roundoff = ROUNDINGS * roundoffOf(scale ?? tensor);
+    this.#buffer = new Uint8Array((CHUNK_ELEMENTS * bitsOf(codes.dtype)) / 8);
+    this.values = new Float32Array(CHUNK_ELEMENTS);
+  }
+
+  scaleAt(element: number): number {
+    return this.#scales.length === 1
+      ? (this.#scales[0] as number)
+      : (this.#scales[Math.floor(element / this.inner) % this.#scales.length] as number);
+  }
+
+  /** A step over a channel's largest weight; 0 for floats. */
+  stepIn(channel: number): number {
+    return this.#codes === null ? 0 : 1 / (this.largest[channel] as number);
+  }
+
+  async read(span: ElementSpan): Promise<void> {
+    const bytes = await readElements(this.#stored, this.#buffer, span);
+    if (this.#codes === null) this.values.set(toFloats(bytes, this.#stored.dtype));
+    else this.values.set(this.#codes.view(bytes));
+    if (this.#codes !== null) this.#centre(this.#codes, span);
+  }
+
+  /** Takes zero points off the codes, and notes where the type's ends are then. */
+  #centre({ lowest, highest }: CodeType, { start, count }: ElementSpan): void {
+    const zeros = this.#zeros;
+    this.lowest = lowest - zeros.reduce((most, zero) => Math.min(most, zero), Number.POSITIVE_INFINITY);
+    this.highest = highest - zeros.reduce((most, zero) => Math.max(most, zero), Number.NEGATIVE_INFINITY);
+    if (zeros.every((zero) => zero === 0)) return;
+    for (let i = 0; i < count; i++) {
+      const zero = zeros.length === 1 ? zeros[0] : zeros[Math.floor((start + i) / this.inner) % zeros.length];
+      this.values[i] = (this.values[i] as number) - (zero as number);
+    }
+  }
+}
+
+const ONE = Float64Array.of(1);
+const ZERO = Float64Array.of(0);
+
+function toFloats(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN
+    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+    : decodeFloats(bytes, dtype);
+}
+
+async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
+  const bytes = (await readRange(range)).slice();
+  return Float64Array.from(CODES.get(dtype)?.view(bytes) ?? [0]);
+}
+
+/** What the loop over a run starts from and ends with, in units of both sides' scales. */
+const RUN = { low: 0, high: 0, sign: 0 };
+
+// The loops over single weights are plain functions over plain arrays: they run a hundred million times.
+
+function largestOf(values: Float32Array, from: number, to: number, least: number): number {
+  let largest = least;
+  for (let i = from; i < to; i++) {
+    const size = Math.abs(values[i] as number);
+    if (size > largest) largest = size;
+  }
+  return largest;
+}
+
+/** Counts the pairs that are zero on neither side, on from those that were counted before. */
+function countPairs(xs: Float32Array, ys: Float32Array, from: number, to: number, counted: number): number {
+  let count = counted;
+  for (let i = from; i < to; i++) if (xs[i] !== 0 && ys[i] !== 0) count++;
+  return Math.min(MAX_COUNTED_WEIGHTS, count);
+}
+
+/** The sign of the factor that the first pair of weights tells of which neither interval reaches zero; 0 without one. */
+function findSign(left: Side, right: Side, from: number, to: number): number {
+  for (let i = from; i < to; i++) {
+    const x = left.values[i] as number;
+    const y = right.values[i] as number;
+    if (Math.abs(x) > left.half && Math.abs(y) > right.half) return Math.sign(x * y);
+  }
+  return 0;
+}
+
+/**
+ * Narrows the bounds in {@link RUN} by each weight of a run. The loop runs a hundred million times, and nearly all weights
+ * leave the bounds as they are: |y − m·x| + w·|x| ≤ half a step of both, with m the middle of the bounds and w half
+ * their distance, proves that of a weight, signs included.
+ *
+ * @returns `contradicted` where signs differ, `no-number` for NaN and infinities.
+ */
+function narrow(left: Side, right: Side, from: number, to: number): 'contradicted' | 'no-number' | null {
+  const { values: xs, half: halfX, lowest: lowestX, highest: highestX } = left;
+  const { values: ys, half: halfY, lowest: lowestY, highest: highestY } = right;
+  let { low, high } = RUN;
+  const sign = RUN.sign || 1;
+  let middle = (sign * (low + high)) / 2;
+  let width = (high - low) / 2;
+  let allowed = low * halfX + halfY;
+  for (let i = from; i < to; i++) {
+    const x = xs[i] as number;
+    const y = ys[i] as number;
+    const sizeX = Math.abs(x);
+    if (Math.abs(y - middle * x) + width * sizeX <= allowed) continue;
+    const sizeY = Math.abs(y);
+    if (!(sizeX < Number.POSITIVE_INFINITY && sizeY < Number.POSITIVE_INFINITY)) return 'no-number';
+    // Another sign than the factor's, and neither interval reaches zero.
+    if (sign * x * y < 0 && sizeX > halfX && sizeY > halfY) return 'contradicted';
+    const isAbove = sizeY - halfY > low * (sizeX + halfX) && x > lowestX && x < highestX;
+    const isUnder = sizeY + halfY < high * (sizeX - halfX) && y > lowestY && y < highestY;
+    if (!isAbove && !isUnder) continue;
+    if (isAbove) low = (sizeY - halfY) / (sizeX + halfX);
+    if (isUnder) high = (sizeY + halfY) / (sizeX - halfX);
+    middle = (sign * (low + high)) / 2;
+    width = (high - low) / 2;
+    allowed = low * halfX + halfY;
+  }
+  RUN.low = low;
+  RUN.high = high;
+  return null;
+}
