@@ -1,7 +1,8 @@
 // An audit: two files are opened, compared, and what was found becomes a report. Read this file first.
 
 import type { Checkpoint } from './checkpoint/checkpoint.js';
-import { type AuditOptions, compareCheckpoints } from './compare-checkpoints.js';
+import type { AuditOptions } from './compare-checkpoints.js';
+import { compareWithCopies } from './compare-copies.js';
 import { CheckpointError, UsageError } from './errors.js';
 import { openPath, refuseIdleSelect } from './formats/open.js';
 import { refuseSameCheckpoint } from './io/write-target.js';
@@ -29,7 +30,7 @@ export async function audit(
     const after = await openPath(afterPath, options);
     try {
       refuseIdleSelect(options.select, [before, after]);
-      return buildReport(await compareCheckpoints(before, after, options));
+      return buildReport(await compareWithCopies(before, after, options));
     } finally {
       await after.close();
     }
@@ -52,7 +53,7 @@ export async function auditCheckpoints(
   options: AuditOptions = {},
 ): Promise<AuditReport> {
   checkOptions('audit', options);
-  return buildReport(await compareCheckpoints(beforeCheckpoint, afterCheckpoint, options));
+  return buildReport(await compareWithCopies(beforeCheckpoint, afterCheckpoint, options));
 }
 
 /** One of several audits. */

@@ -15,6 +15,7 @@ const ROOMS: readonly (readonly string[])[] = [
   ['compare/'],
   ['folding/'],
   ['compare-checkpoints.ts'],
+  ['compare-copies.ts'],
   ['report/'],
   ['audit.ts', 'inspect.ts'],
   ['restore/', 'probe/', 'policy.ts'],

@@ -179,6 +179,15 @@ export interface ModuleFacts {
   readonly version: number | null;
 }
 
+/** A copy of a network that is audited, which the file holds beside it: a running average, or the raw weights. */
+export interface CheckpointCopy {
+  /** What `select` finds the copy by, and the network that it is a copy of. */
+  readonly path: string;
+  readonly of: string;
+  /** Opens the checkpoint with the copy in that network's place; closing the checkpoint closes it too. */
+  readonly open: () => Promise<Checkpoint>;
+}
+
 /** An opened checkpoint. Opening has read the headers only; {@link close} releases the files. */
 export interface Checkpoint {
   /** As the user named it. */
@@ -198,6 +207,13 @@ export interface Checkpoint {
   readonly declarations?: readonly Declaration[] | undefined;
   /** What the user should know about the file although it could be read; plain sentences. */
   readonly warnings: readonly string[];
+  /**
+   * Where several networks are audited side by side: what `select` finds each by, which its tensors' names begin with.
+   * Absent where there is one.
+   */
+  readonly parts?: readonly string[] | undefined;
+  /** Copies of what is audited, which were left aside; absent where there are none. */
+  readonly copies?: readonly CheckpointCopy[] | undefined;
   /** The parts that `select` could have named, where it was given and named none; absent otherwise. */
   readonly unselected?: readonly string[] | undefined;
   /**

@@ -11,7 +11,7 @@ import type {
   Tensor,
 } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote } from '../errors.js';
-import { getOrMake, joinPath, splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
+import { getOrMake, isUnder, joinPath, splitPath, standsBesideAdapter, withoutWrappers } from './naming.js';
 import { type LayersAndLearned, type NormLayer, storedTensorOf } from './norm-layer.js';
 
 /** A parameter of the model, as far as an optimizer's state can tell it from others. */
@@ -271,7 +271,7 @@ export function findDeclaredFreeze(checkpoint: Checkpoint, found: LayersAndLearn
   const { layers, learned } = found;
   const declarations = checkpoint.declarations ?? [];
   const { flags, mute } = readFlags(learned);
-  const optimizers = readOptimizers(declarations, learned);
+  const optimizers = readOptimizers(declarations, learned, checkpoint.parts ?? ['']);
   const settings = new Map<string, DeclaredTensor>();
   const evals = new Map<string, string>();
   const unclear: string[] = [];
@@ -329,6 +329,7 @@ type Fate = 'lr-0' | 'no-optimizer-state' | 'optimizer-state' | null;
 function readOptimizers(
   declarations: readonly Declaration[],
   learned: ReadonlyMap<string, Tensor>,
+  parts: readonly string[],
 ): { readonly tensors: DeclaredTensors; readonly unclear: readonly string[] } {
   const optimizers = declarations.filter((declaration) => declaration.kind === 'optimizer');
   const filled = optimizers.filter(({ groups }) => groups.some(({ parameters }) => parameters.length > 0));
@@ -339,7 +340,7 @@ function readOptimizers(
   const held = new Set<string>();
   const { parameters, aliases } = listParameters(learned);
   for (const optimizer of filled) {
-    const mapping = mapOptimizer(optimizer, parameters, chooseFates(optimizer));
+    const mapping = mapOntoParts(optimizer, parameters, parts);
     if (mapping.kind === 'unclear') {
       unclear.push(`the optimizer at ${quote(optimizer.where)} ${mapping.reason}`);
       continue;
@@ -359,13 +360,38 @@ function readOptimizers(
       by: 'not-in-optimizer',
       where: joinPath(first.where, 'param_groups'),
     } as const;
-    for (const { name } of parameters) if (!held.has(name)) tensors.set(name, fact);
+    // An optimizer says nothing of a network beside the one that it holds parameters of.
+    const spokenOf = parts.filter((part) => [...held].some((name) => isUnder(name, part)));
+    for (const { name } of parameters) {
+      if (!held.has(name) && spokenOf.some((part) => isUnder(name, part))) tensors.set(name, fact);
+    }
   }
   for (const [alias, name] of aliases) {
     const fact = tensors.get(name);
     if (fact !== undefined) tensors.set(alias, fact);
   }
   return { tensors, unclear: held.size < parameters.length ? unclear : [] };
+}
+
+/** What an optimizer holds of all parameters, or of those of the one network of several that fits it. */
+function mapOntoParts(
+  optimizer: OptimizerDeclaration,
+  parameters: readonly ModelParameter[],
+  parts: readonly string[],
+): OptimizerMapping<Fate> {
+  const fates = chooseFates(optimizer);
+  const whole = mapOptimizer(optimizer, parameters, fates);
+  if (whole.kind === 'mapped' || parts.length === 1) return whole;
+  const fitting = parts
+    .map((part) =>
+      mapOptimizer(
+        optimizer,
+        parameters.filter(({ name }) => isUnder(name, part)),
+        fates,
+      ),
+    )
+    .filter(({ kind }) => kind === 'mapped');
+  return fitting.length === 1 ? (fitting[0] ?? whole) : whole;
 }
 
 interface Parameters {

@@ -150,6 +150,8 @@ export interface CheckpointSummary {
   readonly folded: number;
   /** Learned tensors in the file. */
   readonly learned: number;
+  /** As {@link Checkpoint.parts}. */
+  readonly parts?: readonly string[];
 }
 
 /** Where one side of a layer comes from: the tensors, or how the graph supplies them; null where it cannot be read. */
@@ -307,6 +309,7 @@ function summarizeSide({ checkpoint, layers, learned }: AuditSide, folded: numbe
     layers: layers.length,
     folded,
     learned: learned.size,
+    ...(checkpoint.parts === undefined ? {} : { parts: checkpoint.parts }),
   };
 }
 

@@ -3,7 +3,7 @@
 import type { Framework } from '../checkpoint/checkpoint.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { LOG_COMMAND } from '../errors.js';
-import { isUnder, splitPath } from '../norm/naming.js';
+import { isUnder, splitPath, withoutWrappers } from '../norm/naming.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 
 /** Which parts of the model must be kept still, for code that does it. */
@@ -296,6 +296,8 @@ export function adviseFreeze(report: AuditReport): Advice | null {
   if (!report.findings.some(isFrozenDrift)) return null;
   const plan = planFreeze(report);
   if (plan.modules.length === 0 && !plan.isPartHidden) return null;
+  const { parts } = report.after;
+  if (parts !== undefined && !plan.isPartHidden) return adviseNetworks(report, parts);
   // The user trained after; before may be someone else's.
   const framework = report.after.framework ?? report.before.framework ?? 'pytorch';
   return REMEDIES[framework]({ plan, report });
@@ -441,6 +443,52 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
     ways: [],
   }),
 };
+
+/** Networks of their own, each under its key: what the user's code calls them, no file tells. */
+function adviseNetworks(report: AuditReport, parts: readonly string[]): Advice {
+  const drifting = parts.flatMap((part) => {
+    const plan = planFreeze(narrowTo(report, withoutWrappers(part)));
+    return plan.modules.length === 0 ? [] : [{ name: nameNetwork(part), plan }];
+  });
+  const names = drifting.map(({ name }) => name).join(', ');
+  const stands = drifting.length === 1 ? 'stands for the network' : 'stand for the networks';
+  return {
+    why: WHY_TORCH,
+    ways: [
+      {
+        where: `Put the frozen part back in evaluation mode after every train() (${names} ${stands} saved under ${drifting.length === 1 ? 'that key' : 'those keys'}, whatever your code says for it):`,
+        code: drifting.flatMap(({ name, plan }) =>
+          isWhole(plan)
+            ? [`${name}.eval()  # in place of ${name}.train(): nothing here is trained`]
+            : [`${name}.train()`, ...writeEvalCalls(plan, name)],
+        ),
+      },
+    ],
+  };
+}
+
+/** An expression for the network under a path of keys. */
+function nameNetwork(path: string): string {
+  const key = leafOf(path);
+  return /^[A-Za-z_]\w*$/.test(key) && !KEYWORDS.has(key) ? key : `networks[${quotePython(path)}]`;
+}
+
+/** What a report says of one network, paths starting from it. */
+function narrowTo(report: AuditReport, part: string): AuditReport {
+  const strip = (path: string) => (part === '' ? path : path.slice(part.length + 1));
+  return {
+    ...report,
+    layers: report.layers
+      .filter(({ name }) => isUnder(name, part))
+      .map((layer) => ({ ...layer, name: strip(layer.name) })),
+    findings: report.findings
+      .filter(({ layer }) => isUnder(layer, part))
+      .map((finding) => ({ ...finding, layer: strip(finding.layer) })),
+    regions: report.regions
+      .filter(({ path }) => isUnder(path, part) || isUnder(part, path))
+      .map((region) => ({ ...region, path: isUnder(region.path, part) ? strip(region.path) : '' })),
+  };
+}
 
 function isWhole({ modules, isPartHidden }: FreezePlan): boolean {
   return modules.includes('') && !isPartHidden;

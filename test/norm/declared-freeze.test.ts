@@ -125,6 +125,28 @@ describe('several optimizers', () => {
   });
 });
 
+describe('several networks in one file', () => {
+  const NETWORKS = [
+    tensorOf('a.fc.weight', [1, 2], { shape: [1, 2] }),
+    tensorOf('a.fc.bias', [1]),
+    tensorOf('b.fc.weight', [1, 2], { shape: [1, 2] }),
+    tensorOf('b.fc.bias', [1]),
+  ];
+  const frozenOf = (...optimizers: Declaration[]) => {
+    const { tensors } = find({ ...checkpointOf(NETWORKS), parts: ['a', 'b'], declarations: optimizers });
+    return [...tensors].filter(([, { frozen }]) => frozen).map(([name]) => name);
+  };
+
+  test('an optimizer of one says what it leaves out of that one, and nothing of the other', () => {
+    expect(frozenOf(optimizerOf(groupOf(['a.fc.weight'])))).toEqual(['a.fc.bias']);
+  });
+
+  test('an optimizer of both speaks of both', () => {
+    const optimizer = optimizerOf(groupOf(['a.fc.weight', 'b.fc.weight']));
+    expect(frozenOf(optimizer)).toEqual(['a.fc.bias', 'b.fc.bias']);
+  });
+});
+
 test('an optimizer without parameters says nothing', () => {
   expect(declaring([optimizerOf(groupOf([]))]).tensors.size).toBe(0);
 });

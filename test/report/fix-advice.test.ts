@@ -54,6 +54,42 @@ describe('advice is given', () => {
   });
 });
 
+describe('several networks in one file', () => {
+  const ofParts = (parts: readonly string[]) => reportOf({ parts });
+
+  test('are called by their keys, and it is said that code may call them otherwise', () => {
+    const layers = [makeLayer('backbone.bn'), makeLayer('aux.bn', { status: 'locked' })];
+    const [way] = adviseFreeze({ ...ofParts(['backbone', 'aux']), layers })?.ways ?? [];
+    expect(way?.code).toEqual(['backbone.eval()  # in place of backbone.train(): nothing here is trained']);
+    expect(way?.where).toContain(
+      'backbone stands for the network saved under that key, whatever your code says for it',
+    );
+  });
+
+  test('have the paths of their own modules', () => {
+    const report = makeReport({
+      layers: [makeLayer('nets.D.features.bn')],
+      regions: [{ ...backbone, path: 'nets.D.features', learned: LEARNED }],
+    });
+    const parts = ['nets.G', 'nets.D'];
+    expect(codeOf({ ...report, after: { ...report.after, parts } })).toEqual([
+      'D.train()',
+      'D.features.eval()',
+    ]);
+  });
+
+  test('are looked up where a key is no name', () => {
+    const report = makeReport({
+      layers: [makeLayer('0.bn')],
+      regions: [{ ...backbone, path: '0.bn', learned: LEARNED }],
+    });
+    expect(codeOf({ ...report, after: { ...report.after, parts: ['0', '1'] } })).toEqual([
+      'networks["0"].train()',
+      'networks["0"].bn.eval()',
+    ]);
+  });
+});
+
 describe('what holds in each framework', () => {
   test.each<[Framework, readonly string[]]>([
     ['pytorch', ['model.train()', 'model.backbone.eval()']],

@@ -2,6 +2,7 @@
 
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
 import { CheckpointError, quote, toShellWord } from '../../errors.js';
+import { isCopy, type NetworkWithCopies, sortCopies } from './copies.js';
 import {
   asContainer,
   asModule,
@@ -21,11 +22,21 @@ import {
   type PickleNode,
   type PickleValue,
 } from './pickle-values.js';
-import { asTensorCall } from './tensors.js';
+import { asTensorCall, readLayout } from './tensors.js';
 
-/** The part of a checkpoint that is audited. */
-interface ChosenPart {
+/** One network of a checkpoint. */
+interface Part {
+  /** What its tensors' names begin with: its keys from the root; empty where it is the only one. */
+  readonly prefix: string;
   readonly value: PickleValue;
+}
+
+/** What of a checkpoint is audited. */
+export interface ChosenParts {
+  /** One, or several networks side by side. */
+  readonly parts: readonly Part[];
+  /** Copies of one of them, which were left aside. */
+  readonly copies: readonly ChosenCopy[];
   readonly warnings: readonly string[];
   /** Whether `select` led to it. */
   readonly isSelected: boolean;
@@ -33,9 +44,20 @@ interface ChosenPart {
   readonly unselected?: readonly string[] | undefined;
 }
 
+/** A copy of a network that is audited. */
+interface ChosenCopy {
+  /** Keys from the root to it and to the network that it is a copy of, joined by dots. */
+  readonly path: string;
+  readonly of: string;
+  /** What would be audited if it took that network's place. */
+  readonly parts: readonly Part[];
+}
+
 /** What the choice depends on besides the object. */
 interface ChoiceContext {
   readonly select: string | undefined;
+  /** Whether the framework loads a running average of the model where there is one. */
+  readonly isCopyLoaded: boolean;
   readonly surveyor: Surveyor;
   readonly file: string;
   /** What messages call the checkpoint. */
@@ -58,26 +80,26 @@ const PLAIN_MODEL_KEY =
 const OTHER_MODEL_KEY =
   /^(?:generator|discriminator|teacher|student|ema|model_ema|state_dict_ema|params_ema)$/;
 
-/** A running average of the model, or an earlier one, kept beside it. */
-const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
-
 /** Optimizers, schedulers and their like, which hold no parameters. */
 const TRAINING_KEY = /optim|scheduler|scaler|(^|_)(rng|amp|criterion|loss|history|metrics?)(_|$)/i;
+
+/** Networks in one file: adversarial and distillation setups have two to six, ensembles some ten. */
+const MAX_NETWORKS = 32;
 
 /** At most this many candidates are listed in an error. */
 const MAX_LISTED = 8;
 
 /**
- * Finds the state dict or module to audit in whatever was saved.
+ * Finds the state dicts or modules to audit in whatever was saved.
  *
- * With `select`, that path. Else the only part that holds norm layers; among several, the model itself beside its
- * averaged copies. Without any norm layer, the likeliest part that holds tensors.
+ * With `select`, that path. Else every part that holds norm layers, of copies of one network the one that is loaded:
+ * {@link sortCopies}. Without any norm layer, the likeliest part that holds tensors.
  *
- * @throws CheckpointError `ambiguous` listing the parts when several could be meant, `unsupported` when nothing holds
- * tensors, `not-found` when `select` leads nowhere and there is a choice.
+ * @throws CheckpointError `unsupported` when nothing holds tensors, `not-found` when `select` leads nowhere and there is
+ * a choice, `limit-exceeded` on more parts than {@link MAX_NETWORKS} and as {@link nameTensors}.
  */
-export function chooseStateDict(root: PickleValue, context: ChoiceContext): ChosenPart {
-  const { select, surveyor, file } = context;
+export function chooseStateDict(root: PickleValue, context: ChoiceContext): ChosenParts {
+  const { select, surveyor, file, isCopyLoaded } = context;
   if (asTensorCall(root) === null && surveyor.survey(root).tensors === 0) {
     throw new CheckpointError(`expected tensors in the ${context.format} checkpoint, found none`, {
       code: 'unsupported',
@@ -86,34 +108,60 @@ export function chooseStateDict(root: PickleValue, context: ChoiceContext): Chos
   }
   const candidates = findCandidates(root, surveyor);
   if (select !== undefined) return followSelection(root, select, { candidates, surveyor, file });
-  const [only] = candidates;
-  if (candidates.length === 1 && only !== undefined) return choose(only.node);
   if (candidates.length === 0) return choose(findLikeliest(root, surveyor));
-  const model = findPlainModel(candidates);
-  if (model !== null) return choose(model.node, [describeLeftAside(model, candidates)]);
-  throw new CheckpointError(
-    `expected one part with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
-    { code: 'ambiguous', file, hint: `Name one with --select, such as --select ${wordOf(only)}.` },
+  if (candidates.length > MAX_NETWORKS) {
+    throw new CheckpointError(
+      `expected at most ${MAX_NETWORKS} parts with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
+      {
+        code: 'limit-exceeded',
+        file,
+        hint: `Name one with --select, such as --select ${wordOf(candidates[0])}.`,
+      },
+    );
+  }
+  const signatureOf = ({ node }: Candidate) => describeTensors(choose(node), surveyor, file);
+  return chooseNetworks(sortCopies(candidates, signatureOf, isCopyLoaded));
+}
+
+function choose(value: PickleValue, warnings: readonly string[] = []): ChosenParts {
+  return { parts: [{ prefix: '', value }], copies: [], warnings, isSelected: false };
+}
+
+function chooseNetworks(sorted: readonly NetworkWithCopies<Candidate>[]): ChosenParts {
+  const toPart = ({ path, node }: Candidate): Part => ({
+    prefix: sorted.length === 1 ? '' : path.join('.'),
+    value: node,
+  });
+  const parts = sorted.map(({ network }) => toPart(network));
+  const copies = sorted.flatMap(({ network, copies: found }, index) =>
+    found.map(({ path, node }) => ({
+      path: path.join('.'),
+      of: network.path.join('.'),
+      parts: parts.map((part, at) => (at === index ? { ...part, value: node } : part)),
+    })),
   );
+  const warnings = sorted.filter(({ copies: { length } }) => length > 0).map(describeLeftAside);
+  return { parts, copies, warnings, isSelected: false };
 }
 
-function choose(value: PickleValue, warnings: readonly string[] = []): ChosenPart {
-  return { value, warnings, isSelected: false };
-}
-
-function findPlainModel(candidates: readonly Candidate[]): Candidate | null {
-  const originals = candidates.filter(({ path }) => !path.some((key) => COPY_KEY.test(key)));
-  const [original] = originals;
-  if (originals.length !== 1 || original === undefined) return null;
-  return original.path.some((key) => PLAIN_MODEL_KEY.test(key)) ? original : null;
-}
-
-function describeLeftAside(model: Candidate, candidates: readonly Candidate[]): string {
-  const others = candidates.filter((candidate) => candidate !== model);
+function describeLeftAside({ network, copies }: NetworkWithCopies<Candidate>): string {
   return (
-    `${pathOf(model)} was audited; ${listCandidates(others)} holds norm layers too and was left aside ` +
-    `(--select ${wordOf(others[0])} audits it)`
+    `${pathOf(network)} was audited; ${listCandidates(copies)} holds norm layers too and was left aside ` +
+    `(--select ${wordOf(copies[0])} audits it)`
   );
+}
+
+/** The names and shapes of tensors, whatever their order; a wrapper around an averaged copy, and its count, left out. */
+function describeTensors(chosen: ChosenParts, surveyor: Surveyor, file: string): string {
+  const described = [...nameTensors(chosen, surveyor, file).tensors].map(([name, { call }]) => {
+    const layout = readLayout(call, name, file);
+    const shape = layout.kind === 'layout' ? layout.shape.join() : layout.why;
+    return `${name.replace(/^module\./, '')} ${shape}`;
+  });
+  return described
+    .filter((text) => !/^(?:n_averaged|steps) /.test(text))
+    .sort()
+    .join('\n');
 }
 
 function followSelection(
@@ -124,11 +172,11 @@ function followSelection(
     surveyor,
     file,
   }: Pick<ChoiceContext, 'surveyor' | 'file'> & { candidates: readonly Candidate[] },
-): ChosenPart {
+): ChosenParts {
   const segments = select.split(/[./]/).filter((segment) => segment !== '');
   const selected = followPath(root, segments, 0);
   if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
-    return { value: selected, warnings: [], isSelected: true };
+    return { ...choose(selected), isSelected: true };
   }
   const [only] = candidates;
   if (candidates.length === 1 && only !== undefined) {
@@ -165,11 +213,14 @@ function followPath(value: PickleValue, segments: readonly string[], depth: numb
 type Step = Pick<Candidate, 'node' | 'path'>;
 
 function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candidate[] {
-  const found = new Map<PickleNode, Candidate>();
+  const found = new Map<string, Candidate>();
   const visited = new Set<PickleNode>();
+  const owners = new Set<PickleNode>();
   const visit = (value: PickleValue, path: readonly string[], ancestors: readonly Step[]): void => {
     const node = asContainer(value);
-    if (node === null || visited.has(node) || path.length > MAX_NESTING) return;
+    if (node === null || path.length > MAX_NESTING) return;
+    // One object under two keys is one part, unless the keys are two networks': a teacher that starts as the student.
+    if (visited.has(node) && !(owners.has(node) && isOtherNetwork(path.at(-1) ?? ''))) return;
     visited.add(node);
     const census = surveyor.survey(node);
     if (census.normLayers === 0) return;
@@ -177,14 +228,19 @@ function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candida
     const children = childrenOf(node);
     const isOwner = asModule(node) !== null || countNormLayers(children) > 0;
     if (isOwner) {
+      owners.add(node);
       const top = asModule(node) === null && isSingleLayer(children) ? climb([...ancestors, step]) : step;
-      found.set(top.node, { ...top, normLayers: surveyor.survey(top.node).normLayers });
+      found.set(JSON.stringify(top.path), { ...top, normLayers: surveyor.survey(top.node).normLayers });
       return;
     }
     for (const child of children) visit(child.value, [...path, child.name], [...ancestors, step]);
   };
   visit(root, [], []);
   return [...found.values()];
+}
+
+function isOtherNetwork(key: string): boolean {
+  return OTHER_MODEL_KEY.test(key) && !isCopy(key);
 }
 
 /** Whether a dict's own keys are those of one layer: `running_mean` instead of `layer1.bn1.running_mean`. */
@@ -254,12 +310,7 @@ function wordOf(candidate: Candidate | undefined): string {
   return toShellWord(candidate?.path.join('.') ?? '');
 }
 
-/** Whether the model under the key is an average or an earlier copy of the one that was trained. */
-export function isCopy(key: string): boolean {
-  return COPY_KEY.test(key);
-}
-
-/** Tensors of one model, every path to a shared module counted. The largest models have some ten thousand. */
+/** Tensors of a file's models, every path to a shared module counted. The largest models have some ten thousand. */
 const MAX_NAMED_TENSORS = 1_000_000;
 
 /** Containers visited while naming: shared ones are visited once for each path, and a bomb has paths without end. */
@@ -274,7 +325,7 @@ export interface NamedTensor {
   readonly isScript: boolean;
 }
 
-/** The tensors of a part of a checkpoint, in module order, and what it tells of the modules. */
+/** The tensors of what was chosen of a checkpoint, in module order, and what it tells of the modules. */
 export interface NamedParts {
   readonly tensors: ReadonlyMap<string, NamedTensor>;
   readonly modules: ReadonlyMap<string, ModuleFacts>;
@@ -283,17 +334,17 @@ export interface NamedParts {
 }
 
 /**
- * Gives every tensor below the chosen part its dotted name relative to it: keys of dicts, names of attributes, numbers
- * of list items. Keys that are no strings, and training state, stay out.
+ * Gives every tensor below the chosen parts its dotted name, each part's prefix before it: keys of dicts, names of
+ * attributes, numbers of list items. Keys that are no strings, and training state, stay out.
  *
  * @throws CheckpointError `limit-exceeded` on more tensors or paths than any model has.
  */
-export function nameTensors(part: ChosenPart, surveyor: Surveyor, file: string): NamedParts {
-  return new Namer(part, surveyor, file).name();
+export function nameTensors(chosen: ChosenParts, surveyor: Surveyor, file: string): NamedParts {
+  return new Namer(chosen, surveyor, file).name();
 }
 
 class Namer {
-  readonly #part: ChosenPart;
+  readonly #chosen: ChosenParts;
   readonly #surveyor: Surveyor;
   readonly #file: string;
   readonly #tensors = new Map<string, NamedTensor>();
@@ -302,17 +353,18 @@ class Namer {
   readonly #path = new Set<PickleNode>();
   #visits = 0;
 
-  constructor(part: ChosenPart, surveyor: Surveyor, file: string) {
-    this.#part = part;
+  constructor(chosen: ChosenParts, surveyor: Surveyor, file: string) {
+    this.#chosen = chosen;
     this.#surveyor = surveyor;
     this.#file = file;
   }
 
   name(): NamedParts {
-    const { value } = this.#part;
-    const call = asTensorCall(value);
-    if (call !== null) this.#add('', { call, isBuffer: null, isScript: false });
-    this.#visit(value, '');
+    for (const { prefix, value } of this.#chosen.parts) {
+      const call = asTensorCall(value);
+      if (call !== null) this.#add(prefix, { call, isBuffer: null, isScript: false });
+      this.#visit(value, prefix);
+    }
     return { tensors: this.#tensors, modules: this.#modules, scriptClasses: this.#scriptClasses };
   }
 
@@ -353,7 +405,7 @@ class Namer {
    * everything does but an optimizer.
    */
   #isTrainingState({ name, value }: Child): boolean {
-    const isNamedSo = this.#part.isSelected ? /optim/i.test(name) : TRAINING_KEY.test(name);
+    const isNamedSo = this.#chosen.isSelected ? /optim/i.test(name) : TRAINING_KEY.test(name);
     return isNamedSo && this.#surveyor.survey(value).normLayers === 0;
   }
 

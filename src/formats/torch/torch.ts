@@ -15,11 +15,18 @@ import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { isInflated } from '../../io/inflated-source.js';
 import { Keeper } from '../../io/views.js';
+import { isCopy } from './copies.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { entriesOf, type PickleValue } from './pickle-values.js';
 import { isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
-import { chooseStateDict, isCopy, type NamedParts, type NamedTensor, nameTensors } from './state-dict.js';
+import {
+  type ChosenParts,
+  chooseStateDict,
+  type NamedParts,
+  type NamedTensor,
+  nameTensors,
+} from './state-dict.js';
 import type { TorchContainer } from './storages.js';
 import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
 import { findOptimizers, readTrainingSettings } from './training-settings.js';
@@ -34,16 +41,39 @@ const MAX_LISTED = 3;
  * Opens a PyTorch checkpoint of any age: zip, TorchScript, legacy, tar. Reads the directory, the pickles, and the
  * checksums of statistics; no other storage. Nothing that a pickle names is imported, called or opened.
  *
- * @throws CheckpointError `refused` when the pickle names a dangerous callable, `ambiguous` when several parts could be
- * meant, `unsupported` for other things that PyTorch writes, and as the readers of the containers do. The source stays
- * open then.
+ * @throws CheckpointError `refused` when the pickle names a dangerous callable, `unsupported` for other things that
+ * PyTorch writes, and as {@link chooseStateDict} and the readers of the containers do. The source stays open then.
  */
 export async function openTorch(source: ByteSource, { path, select }: ReadOptions): Promise<Checkpoint> {
   const file = source.name;
   const container = await openContainer(source);
   const { root, format } = container;
   const surveyor = new Surveyor();
-  const chosen = chooseStateDict(root, { select, surveyor, file, format });
+  const isCopyLoaded = loadsCopy(root);
+  const chosen = chooseStateDict(root, { select, isCopyLoaded, surveyor, file, format });
+  const opened = { path, source, container, surveyor };
+  const copies = chosen.copies.map(({ path: copy, of, parts }) => ({
+    path: copy,
+    of,
+    open: () => readParts({ ...chosen, parts, copies: [], warnings: [] }, opened),
+  }));
+  return { ...(await readParts(chosen, opened)), ...(copies.length === 0 ? {} : { copies }) };
+}
+
+/** A file whose pickles were read. */
+interface OpenedFile {
+  readonly path: string;
+  readonly source: ByteSource;
+  readonly container: TorchContainer;
+  readonly surveyor: Surveyor;
+}
+
+async function readParts(
+  chosen: ChosenParts,
+  { path, source, container, surveyor }: OpenedFile,
+): Promise<Checkpoint> {
+  const file = source.name;
+  const { root, format } = container;
   const named = nameTensors(chosen, surveyor, file);
   const { tensors, warnings } = await buildTensors(named, container, file);
   const optimizers = findOptimizers(root, file);
@@ -60,8 +90,9 @@ export async function openTorch(source: ByteSource, { path, select }: ReadOption
       ...chosen.warnings,
       ...warnings,
       ...describeScript(container, tensors),
-      ...(optimizers.length === 0 ? [] : describeCopy(root, chosen.value)),
+      ...(optimizers.length === 0 ? [] : describeCopy(root, chosen)),
     ],
+    ...(chosen.parts.length > 1 ? { parts: chosen.parts.map(({ prefix }) => prefix) } : {}),
     unselected: chosen.unselected,
     planEdits: (edits) => planTorchEdits(edits, tensors, source, container),
     close: () => source.close(),
@@ -69,10 +100,10 @@ export async function openTorch(source: ByteSource, { path, select }: ReadOption
 }
 
 /** Optimizers train the model; its averaged copy has the same names. Lightning keeps the average as `state_dict`. */
-function describeCopy(root: PickleValue, chosen: PickleValue): readonly string[] {
+function describeCopy(root: PickleValue, { parts: [first] }: ChosenParts): readonly string[] {
   const node = asContainer(root);
   const children = node === null ? [] : childrenOf(node);
-  const key = children.find(({ value }) => value === chosen)?.name ?? '';
+  const key = children.find(({ value }) => value === first?.value)?.name ?? '';
   const isLightningAverage =
     key === 'state_dict' && children.some(({ name }) => name === 'current_model_state');
   if (!isCopy(key) && !isLightningAverage) return [];
@@ -218,6 +249,17 @@ function findMarkedFramework(root: PickleValue): Framework | undefined {
   if (isUltralyticsModule(root)) return 'ultralytics';
   const keys = entriesOf(root);
   return keys === null ? undefined : MARKS.find(([, isMarked]) => isMarked(keys))?.[0];
+}
+
+/**
+ * Whether whoever loads the checkpoint takes the running average before the model: YOLOv5 and what came of it pickle both
+ * and do `ckpt['ema'] or ckpt['model']` (ultralytics/nn/tasks.py; models/experimental.py of YOLOv5 and YOLOv7).
+ */
+function loadsCopy(root: PickleValue): boolean {
+  const keys = entriesOf(root);
+  const average = keys?.get('ema');
+  if (keys === null || average === undefined || asModule(average) === null) return false;
+  return keys.has('updates') || keys.has('train_args') || isUltralyticsModule(average);
 }
 
 function isUltralyticsModule(value: PickleValue): boolean {

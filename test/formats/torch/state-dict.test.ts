@@ -90,20 +90,20 @@ describe('several parts with norm layers', () => {
     expect(await valuesOf(await openRoot(root, 'state_dict_ema'), 'bn.running_mean')).toEqual([1, 2, 4, 0.5]);
   });
 
-  test('a generator and a discriminator are listed, and one must be chosen', async () => {
+  test('a generator and a discriminator are audited both, each under its key', async () => {
     const root = dict({
       generator: STATE_DICT,
       discriminator: orderedDict(normLayer('d.bn.')),
       epoch: int(1),
     });
-    expect(await failureOf(() => openRoot(root))).toEqual({
-      code: 'ambiguous',
-      file: 'file.pt',
-      message:
-        'expected one part with norm layers, found 2: generator (1 norm layer), discriminator (1 norm layer)',
-      hint: 'Name one with --select, such as --select generator.',
-    });
+    const checkpoint = await openRoot(root);
+    expect([...checkpoint.tensors.keys()]).toEqual([
+      ...BN_NAMES.map((name) => `generator.${name}`),
+      ...BN_NAMES.map((name) => `discriminator.d.${name}`),
+    ]);
+    expect(checkpoint).toMatchObject({ parts: ['generator', 'discriminator'], warnings: [] });
     expect((await namesOf(root, 'discriminator'))[0]).toBe('d.bn.weight');
+    expect((await openRoot(root, 'discriminator')).parts).toBeUndefined();
   });
 
   test('generators of nested dicts stay apart', async () => {
@@ -111,19 +111,69 @@ describe('several parts with norm layers', () => {
       generator: dict({ bn: dict(normLayer('')) }),
       discriminator: dict({ bn: dict(normLayer('')) }),
     });
-    expect((await failureOf(() => openRoot(root))).code).toBe('ambiguous');
+    expect((await openRoot(root)).parts).toEqual(['generator', 'discriminator']);
     expect(await namesOf(root, 'generator')).toEqual(BN_NAMES);
   });
 
+  test('a teacher that starts as the very object of the student is a network of its own', async () => {
+    const root = dict({ student: op(STATE_DICT, 'q', 9), teacher: op('h', 9) });
+    expect((await openRoot(root)).parts).toEqual(['student', 'teacher']);
+  });
+
+  test('an average of other tensors is no copy', async () => {
+    const root = dict({ state_dict: STATE_DICT, state_dict_ema: orderedDict(normLayer('x.')) });
+    expect(await openRoot(root)).toMatchObject({ parts: ['state_dict', 'state_dict_ema'], warnings: [] });
+  });
+
+  test('the wrapper of an averaged copy, and what it counts, make no difference', async () => {
+    const averagedWith = (count: string) =>
+      orderedDict({ [count]: tensor({ key: '0' }), ...normLayer('module.bn.') });
+    const [torch, mmengine] = [averagedWith('n_averaged'), averagedWith('steps')];
+    const { parts, copies } = await openRoot(dict({ model: STATE_DICT, torch_ema: torch, ema: mmengine }));
+    expect(parts).toBeUndefined();
+    expect(copies).toMatchObject([
+      { path: 'torch_ema', of: 'model' },
+      { path: 'ema', of: 'model' },
+    ]);
+  });
+
+  test('a copy is opened in the place of its network, the others beside it', async () => {
+    const root = dict({
+      G: STATE_DICT,
+      D: orderedDict(normLayer('d.')),
+      G_ema: orderedDict(normLayer('bn.', { key: '3' })),
+    });
+    const { tensors, copies = [] } = await openRoot(root);
+    const copy = await copies[0]?.open();
+    expect([...(copy?.tensors.keys() ?? [])]).toEqual([...tensors.keys()]);
+    expect(copy && (await valuesOf(copy, 'G.bn.running_mean'))).toEqual([1, 2, 4, 0.5]);
+    expect(copy?.copies).toBeUndefined();
+  });
+
+  test('more networks than anyone trains at once are listed, and one must be chosen', async () => {
+    const networks = Array.from({ length: 33 }, (_, at) => [`n${at}`, orderedDict(normLayer(`${at}.`))]);
+    const failure = await failureOf(() => openRoot(dict(Object.fromEntries(networks))));
+    expect(failure).toMatchObject({
+      code: 'limit-exceeded',
+      message: expect.stringContaining(
+        'expected at most 32 parts with norm layers, found 33: n0 (1 norm layer)',
+      ),
+      hint: 'Name one with --select, such as --select n0.',
+    });
+  });
+
+  const averagedAs = (key: string) =>
+    dict({ model: STATE_DICT, [key]: orderedDict(normLayer('bn.', { key: '3' })) });
+
   test('names that could steer a terminal are quoted', async () => {
-    const root = dict({ 'a\x1b[2J': STATE_DICT, b: orderedDict(normLayer('x.')) });
-    expect((await failureOf(() => openRoot(root))).message).toContain('"a\\x1b[2J" (1 norm layer)');
+    expect((await openRoot(averagedAs('ema-\x1b[2J'))).warnings.join()).toContain(
+      '"ema-\\x1b[2J" (1 norm layer)',
+    );
   });
 
   test('a name is one word of the command that is proposed, whatever is in it', async () => {
-    const root = dict({ "a'; reboot '": STATE_DICT, b: orderedDict(normLayer('x.')) });
-    expect((await failureOf(() => openRoot(root))).hint).toBe(
-      "Name one with --select, such as --select 'a'\\''; reboot '\\'''.",
+    expect((await openRoot(averagedAs("ema-'; reboot '"))).warnings.join()).toContain(
+      "--select 'ema-'\\''; reboot '\\'''",
     );
   });
 });
