@@ -32,6 +32,21 @@ describe('a framework is told by what its trainer saves beside the model', () =>
   });
 });
 
+describe('an average beside the model is audited in its place where the framework loads it', () => {
+  const plain = moduleOf('models.yolo', 'Model');
+  const copiesOf = async (root: Piece) =>
+    ((await open(zipCheckpoint(root))).copies ?? []).map(({ path, of }) => `${path} of ${of}`);
+
+  test.each<[string, Record<string, Piece>, string]>([
+    ['Ultralytics does', { model: YOLO, ema: YOLO }, 'model of ema'],
+    ['and YOLOv5', { model: plain, ema: plain, updates: int(3) }, 'model of ema'],
+    ['nobody else', { model: plain, ema: plain }, 'ema of model'],
+    ['nor with state dicts', { model: STATE_DICT, ema: STATE_DICT, updates: int(3) }, 'ema of model'],
+  ])('%s', async (_, root, copy) => {
+    expect(await copiesOf(dict(root))).toEqual([copy]);
+  });
+});
+
 describe('no framework is told by what anyone saves', () => {
   test.each<[string, Piece]>([
     ['a state dict', STATE_DICT],
