@@ -15,7 +15,23 @@ const YIELD_BYTES = 32 * 1024 * 1024;
 const DONE = Promise.resolve();
 
 /** What of a file system it takes to read a file; tests hand in one that fails. */
-type ReadableFiles = Pick<typeof nodeFs, 'openSync' | 'fstatSync' | 'readSync' | 'closeSync'>;
+interface ReadableFiles {
+  openSync(path: string, flags: number): number;
+  fstatSync(descriptor: number): FileStat;
+  readSync(descriptor: number, target: Uint8Array, offset: number, length: number, position: number): number;
+  closeSync(descriptor: number): void;
+}
+
+/** What a file is, as `fstat` tells. */
+interface FileStat {
+  readonly size: number;
+  isFile(): boolean;
+  isDirectory(): boolean;
+  isFIFO(): boolean;
+  isSocket(): boolean;
+  isCharacterDevice(): boolean;
+  isBlockDevice(): boolean;
+}
 
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
@@ -133,7 +149,7 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
   return new CheckpointError(reading, { code, file: name, hint, cause: error });
 }
 
-function describeFileKind(stat: nodeFs.Stats): string {
+function describeFileKind(stat: FileStat): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isFIFO()) return 'a FIFO (named pipe)';
   if (stat.isSocket()) return 'a socket';

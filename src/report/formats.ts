@@ -54,20 +54,20 @@ const FORMATS = [
       `^### (?:❌|⚠️|✅) (?:${OUTCOME}: |(?:\\d[\\d,]* of )?\\d[\\d,]* checkpoints?[ ,])`,
       'u',
     ),
-    load: async () => (await import('./markdown.js')).renderMarkdown,
+    load: async (): Promise<Renderer> => (await import('./markdown.js')).renderMarkdown,
   },
   {
     name: 'html',
     shows: ['audit', 'probe'],
     signature: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
     hasChannels: true,
-    load: async () => (await import('./html/html.js')).renderHtml,
+    load: async (): Promise<Renderer> => (await import('./html/html.js')).renderHtml,
   },
   {
     name: 'junit',
     shows: ['audit'],
     signature: /^<\?xml [^>]*\?>\s*<testsuites name="bn-audit"/,
-    load: async () => (await import('./junit.js')).renderJunit,
+    load: async (): Promise<Renderer> => (await import('./junit.js')).renderJunit,
   },
   {
     name: 'sarif',
@@ -75,21 +75,21 @@ const FORMATS = [
     signature:
       /^\{\s*"\$schema": "[^"]*",\s*"version": "[^"]*",\s*"runs": \[\s*\{\s*"tool": \{\s*"driver": \{\s*"name": "bn-audit"/,
     isLocated: true,
-    load: async () => (await import('./sarif.js')).renderSarif,
+    load: async (): Promise<Renderer> => (await import('./sarif.js')).renderSarif,
   },
   {
     name: 'github',
     shows: ['audit'],
     signature: new RegExp(`^::(?:error|warning|notice) title=(?:${TITLES})[,:%]`),
     isLocated: true,
-    load: async () => (await import('./github.js')).renderGithub,
+    load: async (): Promise<Renderer> => (await import('./github.js')).renderGithub,
   },
   {
     name: 'gitlab',
     shows: ['audit'],
     signature: /^\[\s*(?:\]\s*$|\{\s*"type": "issue",\s*"check_name": ")/,
     isLocated: true,
-    load: async () => (await import('./gitlab.js')).renderGitlab,
+    load: async (): Promise<Renderer> => (await import('./gitlab.js')).renderGitlab,
   },
 ] as const satisfies readonly Format[];
 
