@@ -8,6 +8,7 @@ import { leadsOutside } from '../formats/safetensors/model-directory.js';
 import { explainAs, type FileSource, openFileSource } from '../io/file-source.js';
 import type { FileCopy, WriteOrder } from '../io/write-files.js';
 import { examineTarget, isDirectory, isSameFile } from '../io/write-target.js';
+import type { TargetOptions } from './restore-report.js';
 
 /** Where the restored checkpoint goes. */
 export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
@@ -20,14 +21,6 @@ export interface Sides<Options extends TargetOptions = TargetOptions> {
   readonly before: Checkpoint;
   readonly after: Checkpoint;
   readonly options: Options;
-}
-
-/** What concerns the files that are written. */
-export interface TargetOptions extends OpenOptions {
-  /** The file name of the restored model's external data. */
-  readonly dataName?: string | undefined;
-  /** Replace files that exist. */
-  readonly force?: boolean | undefined;
 }
 
 /** What an index of shards is called, so that loaders find it. */

@@ -1,6 +1,6 @@
-// The report of `restore`, and its text.
+// What `restore` is told of its files, its report, and the report's text.
 
-import type { Checkpoint, CheckpointFormat } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, CheckpointFormat, OpenOptions } from '../checkpoint/checkpoint.js';
 import type { DType } from '../checkpoint/dtype.js';
 import { type LayerComparison, measuresOf, viaOf } from '../compare/compare-layers.js';
 import type { LayerStatus } from '../compare/status.js';
@@ -12,6 +12,14 @@ import { type Count, formatCount, formatPlural } from '../report/format-numbers.
 import { writeText } from '../report/text.js';
 import { NO_VALUE, showName, type TextOptions } from '../report/text-layout.js';
 import type { LayerPlan, Part } from './plan-layers.js';
+
+/** What concerns the files that are written. */
+export interface TargetOptions extends OpenOptions {
+  /** The file name of the restored model's external data. */
+  readonly dataName?: string | undefined;
+  /** Replace files that exist. */
+  readonly force?: boolean | undefined;
+}
 
 /** Which layers of an audit are restored, and which others have statistics that are not as they were. */
 export interface LayerChoice {

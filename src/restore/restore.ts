@@ -26,10 +26,14 @@ import {
   refuseSameFile,
   type Sides,
   type Target,
-  type TargetOptions,
 } from './choose-target.js';
 import { addAliases, type LayerPlan, planLayer } from './plan-layers.js';
-import { buildRestoreReport, type LayerChoice, type RestoreReport } from './restore-report.js';
+import {
+  buildRestoreReport,
+  type LayerChoice,
+  type RestoreReport,
+  type TargetOptions,
+} from './restore-report.js';
 
 /** Statuses that a user should hear about where the layer is left as it is. */
 const NOTEWORTHY: ReadonlySet<LayerStatus> = new Set([
