@@ -66,10 +66,10 @@ export async function pairWithValues(
   const pairing =
     chosen === null
       ? { pairs: [], onlyBefore: before.layers, onlyAfter: after.layers, edits: [IDENTITY] }
-      : await pairRepeated(pairLayers(before, after, maps, [chosen]));
+      : await pairRepeated(pairLayers(before, after, maps, [chosen.edit]));
   const whole = await pairRest(pairing, evidence);
   if (whole.pairs.length === 0) throw named;
-  const remarks = chosen === null ? [] : [describeChoice(chosen, named.edits)];
+  const remarks = chosen === null ? [] : [chosen.remark];
   return { ...whole, remarks: [...remarks, ...whole.remarks] };
 }
 
@@ -261,27 +261,33 @@ function findPreceding({ layers, tensors, learned }: ValuedSide): ReadonlyMap<No
   return preceding;
 }
 
-/** Of prefixes that fit equally well, the one under which most layers hold the same; null where none stands out. */
-function chooseRival({ edits }: RivalPrefixes, evidence: Evidence): PrefixEdit | null {
-  const byName = new Map(evidence.after.layers.map((layer) => [layer.name, layer]));
-  const scored = edits.map((edit) => {
-    let score = 0;
-    for (const layer of evidence.before.layers) {
-      const name = translateName(layer.name, [edit], (candidate) => byName.has(candidate));
-      const other = name === null ? undefined : byName.get(name);
-      if (other !== undefined && evidence.areSame(layer, other) === true) score++;
-    }
-    return { edit, score };
-  });
-  const [first, second] = scored.sort((x, y) => y.score - x.score);
-  return first === undefined || first.score === (second?.score ?? 0) ? null : first.edit;
+/** The prefix that values speak for, among those that fit equally well. */
+interface ChosenPrefix {
+  readonly edit: PrefixEdit;
+  readonly remark: string;
 }
 
-function describeChoice(chosen: PrefixEdit, edits: readonly PrefixEdit[]): string {
-  const nameOf = ({ from, to }: PrefixEdit) =>
-    quote(to === '' || edits.every((edit) => edit.to === to) ? from : to);
-  const others = edits.filter((edit) => edit !== chosen).map(nameOf);
-  return `${[nameOf(chosen), ...others].join(' and ')} fit by name equally well: ${nameOf(chosen)} was compared, since its weights are equal${others.length === 1 ? ` and those of ${others[0]} are not` : ''}`;
+/** Of prefixes that fit equally well, the one under which most layers hold the same; null where none stands out. */
+function chooseRival({ edits }: RivalPrefixes, evidence: Evidence): ChosenPrefix | null {
+  const byName = new Map(evidence.after.layers.map((layer) => [layer.name, layer]));
+  const scored = edits.map((edit) => {
+    const pairs = evidence.before.layers.flatMap((layer) => {
+      const name = translateName(layer.name, [edit], (candidate) => byName.has(candidate));
+      const other = name === null ? undefined : byName.get(name);
+      return other === undefined ? [] : [[layer, other] as const];
+    });
+    const score = pairs.filter(([one, other]) => evidence.areSame(one, other) === true).length;
+    return { edit, score, count: pairs.length };
+  });
+  const [first, ...others] = scored.sort((x, y) => y.score - x.score);
+  if (first === undefined || first.score === (others[0]?.score ?? 0)) return null;
+  const areSpread = edits.every(({ to }) => to === first.edit.to);
+  const nameOf = ({ edit: { from, to } }: { readonly edit: PrefixEdit }) => quote(areSpread ? from : to);
+  const why = `${first.score} of its ${first.count} norm layers hold the weights of ${areSpread ? 'after' : 'before'}, of ${nameOf(others[0] ?? first)} ${others[0]?.score ?? 0}`;
+  return {
+    edit: first.edit,
+    remark: `${[first, ...others].map(nameOf).join(' and ')} fit by name equally well: ${nameOf(first)} was compared, since its weights are equal (${why})`,
+  };
 }
 
 /** Pairs by values what names have left, and what they have paired with something else. */
