@@ -2,7 +2,7 @@
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
-import { compareNaturally, splitPath } from '../norm/naming.js';
+import { compareNaturally, isUnder, splitPath } from '../norm/naming.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { TensorPair } from './compare-learned.js';
 import { type Content, isTelling, recogniseTensors } from './contents.js';
@@ -299,7 +299,11 @@ async function pairRest(pairing: Pairing, evidence: Evidence): Promise<ValuedPai
     before: [...pairing.onlyBefore, ...doubted.map(({ before }) => before)],
     after: [...pairing.onlyAfter, ...doubted.map(({ after }) => after)],
   };
-  const { pairs: found, rivals } = matchLayers(pool, evidence);
+  const doubtedAfter = new Set(doubted.map(({ after }) => after));
+  const partners = new Map(doubted.map(({ before, after }) => [before, after]));
+  const isDoubted = (layer: NormLayer) => partners.has(layer) || doubtedAfter.has(layer);
+  const { pairs: matched, rivals } = matchLayers(pool, evidence, isDoubted);
+  const found = matched.filter(({ before, after }) => partners.get(before) !== after);
   const placed = {
     before: new Set(found.map(({ before }) => before)),
     after: new Set(found.map(({ after }) => after)),
@@ -360,12 +364,19 @@ const LIKENESSES: readonly ((marks: Marks) => readonly (string | null)[])[] = [
   ({ block }) => [block],
 ];
 
-function matchLayers(pool: Alike, evidence: Evidence): MatchedLayers {
+/** @param isDoubted whether a layer has a partner by name: then its block alone says too little to give it another. */
+function matchLayers(
+  pool: Alike,
+  evidence: Evidence,
+  isDoubted: (layer: NormLayer) => boolean,
+): MatchedLayers {
   const left = { before: new Set(pool.before), after: new Set(pool.after) };
   const pairs: LayerPair[] = [];
   const rivals = new Map<NormLayer, readonly NormLayer[]>();
+  const marksOf = (layer: NormLayer) =>
+    isDoubted(layer) ? { ...evidence.of(layer), block: null } : evidence.of(layer);
   for (const liken of LIKENESSES) {
-    for (const alike of groupAlike(left, liken, evidence).values()) {
+    for (const alike of groupAlike(left, (layer) => liken(marksOf(layer))).values()) {
       const matched = matchAlike(alike, evidence);
       for (const [before, after] of matched) {
         pairs.push({ before, after, pairedBy: 'values' });
@@ -401,13 +412,12 @@ function findCopies(
 
 function groupAlike(
   left: { readonly before: ReadonlySet<NormLayer>; readonly after: ReadonlySet<NormLayer> },
-  liken: (marks: Marks) => readonly (string | null)[],
-  evidence: Evidence,
+  liken: (layer: NormLayer) => readonly (string | null)[],
 ): ReadonlyMap<string, Alike> {
   const groups = new Map<string, Alike>();
   for (const side of ['before', 'after'] as const) {
     for (const layer of left[side]) {
-      const marks = liken(evidence.of(layer));
+      const marks = liken(layer);
       if (marks.includes(null)) continue;
       const key = [layer.channels, ...marks].join(' ');
       const group = groups.get(key) ?? { before: [], after: [] };
@@ -420,7 +430,8 @@ function groupAlike(
 
 /**
  * Pairs layers that hold the same: one with one; as many with as many in their order; one of before with each of after,
- * as domain-specific BatchNorm makes several of one. Of several in before, only statistics tell which after was made of.
+ * as domain-specific BatchNorm makes several of one, under its name where there are more. Of several in before, only
+ * statistics tell which after was made of.
  */
 function matchAlike(
   { before, after }: Alike,
@@ -431,6 +442,12 @@ function matchAlike(
     areOrdered ? layers : [...layers].sort((x, y) => compareNaturally(x.name, y.name));
   const pairs = zip({ before: sort(before), after: sort(after) });
   if (pairs.length > 0) return pairs;
+  const isFew = before.length <= MAX_BLOCK;
+  const nested = (isFew ? after : []).flatMap((other) => {
+    const [layer, ...others] = before.filter(({ name }) => isUnder(other.name, name));
+    return layer === undefined || others.length > 0 ? [] : [[layer, other] as const];
+  });
+  if (isFew && nested.length === after.length) return nested;
   const [only] = after;
   if (only === undefined || after.length > 1) return [];
   const { statistics } = evidence.of(only);

@@ -173,6 +173,17 @@ describe('parts that were trained', () => {
   });
 });
 
+test('a block that was trained in part keeps the pairs that its names make', async () => {
+  const block = (i: number): Block => ({ conv: `a.conv${i}`, norm: `a.bn${i}`, seed: i });
+  const head = (prefix: string): Block => ({ conv: `${prefix}.0`, norm: `${prefix}.1`, seed: 9 });
+  const trained = { ...block(2), affine: 70, weight: 71, statistics: 1 };
+  const { layers } = await outcomeOf(
+    modelOf([block(1), block(2), head('old')]),
+    modelOf([block(1), trained, { ...head('new'), affine: 80, weight: 81 }]),
+  );
+  expect(layers).toEqual(['a.bn1 = a.bn1 (name), locked', 'a.bn2 = a.bn2 (name), trained']);
+});
+
 describe('names that mislead', () => {
   const list = (start: number, seeds: readonly number[]) =>
     seeds.map((seed, i) => ({ conv: `net.${start + 3 * i}`, norm: `net.${start + 3 * i + 1}`, seed }));
@@ -249,6 +260,26 @@ describe('several that fit', () => {
     const { layers, regions } = await outcomeOf(before, checkpointOf(after, { inModuleOrder: true }));
     expect(layers).toEqual(['bn = bn.bns.0 (values), locked', 'bn = bn.bns.1 (values), drifted']);
     expect(regions).toEqual([' frozen 5/5']);
+  });
+
+  test('likewise in a block of several, without γ, β and the order of modules', async () => {
+    const blocks = [1, 2].map(
+      (i): Block => ({ conv: `a.conv${i}`, norm: `a.bn${i}`, seed: i, affine: 'none' }),
+    );
+    const sort = (tensors: readonly Tensor[]) =>
+      checkpointOf([...new Map(tensors.map((tensor) => [tensor.name, tensor])).values()]);
+    const after = blocks.flatMap((block) =>
+      [0, 1].flatMap((domain) =>
+        tensorsOf({ ...block, norm: `${block.norm}.bns.${domain}`, statistics: domain }),
+      ),
+    );
+    const { layers } = await outcomeOf(sort(blocks.flatMap(tensorsOf)), sort(after));
+    expect(layers).toEqual([
+      'a.bn1 = a.bn1.bns.0 (values), locked',
+      'a.bn1 = a.bn1.bns.1 (values), drifted',
+      'a.bn2 = a.bn2.bns.0 (values), locked',
+      'a.bn2 = a.bn2.bns.1 (values), drifted',
+    ]);
   });
 
   test('fused names of quantisation-aware training: conv1.bn for bn1', async () => {
