@@ -28,8 +28,9 @@ import {
   refuseIdleFrozen,
 } from './compare/findings.js';
 import type { NameMatcher } from './compare/globs.js';
-import { pairWithValues, type ValuedPairing } from './compare/pair-by-values.js';
+import type { ValuedPairing } from './compare/pair-by-values.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
+import { pairParts } from './compare/pair-parts.js';
 import { findRegions, type Region } from './compare/regions.js';
 import {
   describeWidths,
@@ -43,7 +44,7 @@ import { compareFolded } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { dottedTensorsOf, listFirst } from './norm/naming.js';
+import { dottedTensorsOf, listFirst, withoutWrappers } from './norm/naming.js';
 import {
   chooseLayerName,
   findFreeLinears,
@@ -193,7 +194,9 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
     tensors: dottedTensorsOf(checkpoint),
     learned,
   });
-  return pairWithValues(toSide(before), toSide(after), maps);
+  const isOne = before.checkpoint.parts === undefined;
+  const parts = isOne ? (after.checkpoint.parts ?? []).map((part) => withoutWrappers(part)) : [];
+  return pairParts(toSide(before), toSide(after), { maps, parts });
 }
 
 /** A side without norm layers can be audited only where they may have been folded into its convolutions. */

@@ -233,10 +233,12 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
     );
     const known = keepsLayout ? audit.learned : undefined;
     const { layers } = await compareCheckpoints(before, fixed, { ...options, known });
-    const restored = new Set(plans.map(({ comparison }) => comparison.before));
-    const found = new Map(layers.map((layer) => [layer.before.name, layer.status]));
-    for (const { name, before: layer, status } of audit.layers) {
-      const now = found.get(layer.name);
+    const restored = new Set(plans.map(({ comparison }) => comparison.after));
+    // One layer of before may go with several of after, whose names may come of constants that were split meanwhile.
+    const found = new Map(layers.map((layer) => [layer.after.name, layer.status]));
+    const foundByBefore = new Map(layers.map((layer) => [layer.before.name, layer.status]));
+    for (const { name, before: origin, after: layer, status } of audit.layers) {
+      const now = found.get(layer.name) ?? foundByBefore.get(origin.name);
       const isFine = restored.has(layer) ? now !== undefined && RESTORED.has(now) : now === status;
       if (isFine) continue;
       const wanted = restored.has(layer) ? 'locked' : status;
