@@ -248,8 +248,9 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
     );
   }
   const widths = describeWidths(unpaired);
+  const nearest = describeNearest(unpaired);
   throw new CheckpointError(
-    `none of its norm layers (${nameLayers(after)}) goes with one in ${quote(before.checkpoint.path)} (${nameLayers(before)}): nothing was paired${widths === '' ? '' : `; ${widths}`}`,
+    `none of its norm layers (${nameLayers(after)}) goes with one in ${quote(before.checkpoint.path)} (${nameLayers(before)}): nothing was paired${[widths, nearest].map((clause) => (clause === '' ? '' : `; ${clause}`)).join('')}`,
     {
       code: 'nothing-paired',
       file,
@@ -259,6 +260,13 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
           : 'These are models of two widths: compare checkpoints of the same one.',
     },
   );
+}
+
+/** Of the first layer that stays alone, what it is nearest to and why that is not it; empty where after has none. */
+function describeNearest({ onlyBefore, nearest }: UnpairedLayers): string {
+  const [first] = onlyBefore;
+  const clause = first === undefined ? undefined : nearest.get(first);
+  return first === undefined || clause === undefined ? '' : `for ${quote(first.name)} of before, ${clause}`;
 }
 
 const EXPORT_LIVE_HINT =

@@ -207,7 +207,7 @@ describe('what cannot be audited', () => {
     const other = checkpointOf(normTensors('other.norm', { mean: [1, 2, 3] }), { path: 'other.safetensors' });
     expect(await failureOf(() => auditCheckpoints(before, other))).toEqual({
       message:
-        'none of its norm layers ("other.norm") goes with one in "before.safetensors" ("net.bn"): nothing was paired',
+        'none of its norm layers ("other.norm") goes with one in "before.safetensors" ("net.bn"): nothing was paired; for "net.bn" of before, nearest is "other.norm", which has 3 channels in place of 2',
       code: 'nothing-paired',
       file: 'other.safetensors',
       hint: 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO',
