@@ -11,6 +11,7 @@ import { bitsOf, type DType, decodeFloats, IS_LITTLE_ENDIAN, isDecodable } from 
 import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
 import { roundoffOf } from './rounding.js';
+import { WeightBuffers } from './weight-loops.js';
 
 /**
  * How far a code may be from what it was rounded from, in steps: half of one by rounding to nearest. Tools that choose
@@ -36,8 +37,16 @@ const CHUNK_ELEMENTS = 32 * 1024;
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
 const FIRST_CHUNK_ELEMENTS = 8 * 1024;
 
+/** Weights of a run that are looked at before vectors are. */
+const FIRST_WEIGHTS = 128;
+
+/** Weights that vectors look at together, at most and at least, and the parts that a piece is cut into. */
+const LARGEST_PIECE = 2048;
+const LEAST_PIECE = 64;
+const PARTS = 8;
+
 /** So many weights of each run tell how large its largest is, which need not be known to the last step. */
-const MEASURED_WEIGHTS = 256;
+const MEASURED_WEIGHTS = 64;
 
 /** How far float32 roundings may move a factor: exporters fold in another order. */
 const FACTOR_SLACK = 2 ** -17;
@@ -81,9 +90,11 @@ export async function boundFactors(
   layout: ChannelLayout,
   margin: Margin = 0.5,
 ): Promise<FactorBounds | NotFinite | null> {
-  const [left, right] = [await Side.open(before, margin), await Side.open(after, margin)];
+  const buffers = new WeightBuffers(CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT);
+  const left = await Side.open(before, margin, buffers.left);
+  const right = await Side.open(after, margin, buffers.right);
   const grid = layOutChannels(before.shape, layout);
-  const fit = new FactorFit(grid, left, right);
+  const fit = new FactorFit(grid, [left, right], buffers);
   for (let start = 0; start < before.elementCount; ) {
     const count = Math.min(start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS, before.elementCount - start);
     await left.read({ start, count });
@@ -110,6 +121,7 @@ export async function findCommonStep(before: Tensor, after: Tensor): Promise<num
 /** Bounds of the factors of all channels, narrowed weight by weight. */
 class FactorFit {
   readonly #grid: ChannelGrid;
+  readonly #buffers: WeightBuffers;
   readonly #left: Side;
   readonly #right: Side;
   readonly #low: Float64Array;
@@ -118,9 +130,12 @@ class FactorFit {
   /** The sign of each channel's factor; 0 as long as no weight tells. */
   readonly #signs: Int8Array;
   readonly #inner: number;
+  /** What vectors are asked for, one object for all of it. */
+  readonly #piece = { from: 0, to: 0, scale: 0, relative: 0, absolute: 0 };
 
-  constructor(grid: ChannelGrid, left: Side, right: Side) {
+  constructor(grid: ChannelGrid, [left, right]: readonly [Side, Side], buffers: WeightBuffers) {
     this.#grid = grid;
+    this.#buffers = buffers;
     this.#left = left;
     this.#right = right;
     this.#low = new Float64Array(grid.channels);
@@ -148,8 +163,10 @@ class FactorFit {
     const { inner, along, rowsPerGroup } = this.#grid;
     const run = Math.floor(element / inner);
     const channel = rowsPerGroup === 0 ? run : Math.floor(run / along / rowsPerGroup) * along + (run % along);
-    const [left, right] = [this.#left, this.#right];
-    const [one, other] = [left.scaleAt(element), right.scaleAt(element)];
+    const left = this.#left;
+    const right = this.#right;
+    const one = left.scaleAt(element);
+    const other = right.scaleAt(element);
     if (!isScale(other)) return notFinite('after', channel, other);
     if (!isScale(one)) return notFinite('before', channel, one);
     const ratio = other / one;
@@ -157,7 +174,7 @@ class FactorFit {
     RUN.high = (this.#high[channel] as number) / ratio;
     RUN.sign = this.#signs[channel] || findSign(left, right, from, to);
     this.#signs[channel] = RUN.sign;
-    const problem = narrow(left, right, from, to);
+    const problem = this.#narrowBy(from, to);
     if (problem === 'no-number') {
       const [value, previous] = [right, left].map(({ values }) => values.subarray(from, to).find(isNoNumber));
       return value === undefined
@@ -169,6 +186,37 @@ class FactorFit {
     this.#high[channel] = RUN.high * ratio;
     this.#measure(channel, from, Math.min(to, from + MEASURED_WEIGHTS));
     return null;
+  }
+
+  /** Narrows {@link RUN} by a run: its first weights nearly always do, so they are looked at one by one. */
+  #narrowBy(from: number, to: number): ReturnType<typeof narrow> {
+    let start = Math.min(to, from + FIRST_WEIGHTS);
+    let problem = narrow(this.#left, this.#right, from, start);
+    for (; problem === null && start < to; start += LARGEST_PIECE)
+      problem = this.#narrowByPiece(start, Math.min(to, start + LARGEST_PIECE));
+    return problem;
+  }
+
+  /** As {@link #narrowBy}: at once where vectors see that a piece leaves the bounds as they are, else in parts. */
+  #narrowByPiece(from: number, to: number): ReturnType<typeof narrow> {
+    if (this.#seeUnmoved(from, to)) return null;
+    if (to - from <= LEAST_PIECE) return narrow(this.#left, this.#right, from, to);
+    const size = LEAST_PIECE * Math.ceil((to - from) / LEAST_PIECE / PARTS);
+    let problem: ReturnType<typeof narrow> = null;
+    for (let start = from; problem === null && start < to; start += size)
+      problem = this.#narrowByPiece(start, Math.min(to, start + size));
+    return problem;
+  }
+
+  /** As the test of single weights, a little wider: a bound may stay where it could move by a hundredth of their distance. */
+  #seeUnmoved(from: number, to: number): boolean {
+    const piece = this.#piece;
+    piece.from = from;
+    piece.to = to;
+    piece.scale = ((RUN.sign || 1) * (RUN.low + RUN.high)) / 2;
+    piece.relative = (RUN.low - RUN.high) / 2;
+    piece.absolute = RUN.high * this.#left.half + this.#right.half;
+    return this.#buffers.seeWithin(piece);
   }
 
   /** Notes how large a run's weights are, and how many are zero on neither side. */
@@ -251,7 +299,7 @@ const CODES: ReadonlyMap<DType, CodeType> = new Map<DType, CodeType>([
 /** One of the two weights: pieces of it, in units of its scale where it is quantised. */
 class Side {
   /** What was read last: codes less their zero points, or the values of floats. */
-  values = new Float32Array(0);
+  readonly values: Float32Array;
   /** Per channel, the largest of the values that were looked at. */
   largest = new Float64Array(0);
   /** How far the true value may be from one of {@link values}; 0 for floats. */
@@ -269,19 +317,25 @@ class Side {
   readonly #zeros: Float64Array;
   readonly #buffer: Uint8Array;
 
-  static async open(tensor: Tensor, margin: Margin): Promise<Side> {
+  /** @param memory what the values are kept in. */
+  static async open(tensor: Tensor, margin: Margin, memory: Uint8Array): Promise<Side> {
     const { quantised } = tensor;
-    if (quantised === undefined) return new Side(tensor, null, { margin, scales: ONE, zeros: ZERO });
+    if (quantised === undefined) return new Side(tensor, null, { margin, memory, scales: ONE, zeros: ZERO });
     const { scale, zeroPoint } = quantised;
     const scales = decodeFloats(await readRange(scale.range), scale.dtype);
     const zeros = zeroPoint === null ? ZERO : await readIntegers(zeroPoint);
-    return new Side(tensor, quantised, { margin, scales, zeros });
+    return new Side(tensor, quantised, { margin, memory, scales, zeros });
   }
 
   constructor(
     tensor: Tensor,
     quantised: Quantisation | null,
-    { margin, scales, zeros }: { margin: Margin; scales: Float64Array; zeros: Float64Array },
+    {
+      margin,
+      memory,
+      scales,
+      zeros,
+    }: { margin: Margin; memory: Uint8Array; scales: Float64Array; zeros: Float64Array },
   ) {
     const { axis = null, codes = tensor, scale } = quantised ?? {};
     this.#stored = codes;
@@ -295,7 +349,7 @@ class Side {
     this.half = scale === undefined ? 0 : margin + CODE_SLACK;
     this.roundoff = ROUNDINGS * roundoffOf(scale ?? tensor);
     this.#buffer = new Uint8Array((CHUNK_ELEMENTS * bitsOf(codes.dtype)) / 8);
-    this.values = new Float32Array(CHUNK_ELEMENTS);
+    this.values = new Float32Array(memory.buffer, memory.byteOffset, CHUNK_ELEMENTS);
   }
 
   scaleAt(element: number): number {

@@ -23,7 +23,6 @@ import {
   type Values,
 } from '../compare/rounding.js';
 import { toValues } from '../compare/tensor-equality.js';
-import { compareQuantisedScales } from './quantised-scales.js';
 import {
   areMultiples,
   countWeights,
@@ -31,7 +30,8 @@ import {
   type Span,
   sumProducts,
   WeightBuffers,
-} from './weight-loops.js';
+} from '../compare/weight-loops.js';
+import { compareQuantisedScales } from './quantised-scales.js';
 
 /** A comparison once all of a checkpoint's weights are known: no weight is too short any more. */
 export type SettledComparison = Exclude<ScaleComparison, { readonly kind: 'short' }>;

@@ -24,11 +24,11 @@ import {
   readOptional,
   type Statistics,
 } from '../compare/statistics.js';
+import { multiply } from '../compare/weight-loops.js';
 import type { AuditResults } from '../compare-checkpoints.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
 import { solveLayer } from '../folding/recover-statistics.js';
-import { multiply } from '../folding/weight-loops.js';
 import { type ByteRange, type ByteSource, checkBounds, haveSameBytes, holdBytes } from '../io/byte-source.js';
 import { type LinearLayer, type NormLayer, nameInFile, storedTensorOf } from '../norm/norm-layer.js';
 

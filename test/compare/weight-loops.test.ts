@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { areMultiples, countWeights, sumProducts } from '../../src/folding/weight-loops.js';
+import { areMultiples, countWeights, sumProducts } from '../../src/compare/weight-loops.js';
 
 const values = fc.array(fc.tuple(fc.integer({ min: -9, max: 9 }), fc.integer({ min: -9, max: 9 })), {
   maxLength: 40,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import { areMultiples, type Multiple, type Span, WeightBuffers } from '../../src/folding/weight-loops.js';
+import { areMultiples, type Multiple, type Span, WeightBuffers } from '../../src/compare/weight-loops.js';
 import { tensorOf } from '../build/checkpoints.js';
 
 /** u: half the distance between neighbouring float32 numbers, relative. */
@@ -252,7 +252,7 @@ describe('buffers', () => {
     ])('%s: are there all the same, and see nothing', async (_, stub) => {
       vi.resetModules();
       vi.stubGlobal('WebAssembly', stub);
-      const fresh = await import('../../src/folding/weight-loops.js');
+      const fresh = await import('../../src/compare/weight-loops.js');
       const fallback = new fresh.WeightBuffers(16);
       expect([...fallback.left, ...fallback.right]).toEqual(new Array(32).fill(0));
       expect(fallback.seeMultiples(multipleBy(1, { from: 0, to: 4 }))).toBe(false);
@@ -265,7 +265,7 @@ describe('buffers', () => {
         'WebAssembly',
         withoutMemory(() => asked++),
       );
-      const fresh = await import('../../src/folding/weight-loops.js');
+      const fresh = await import('../../src/compare/weight-loops.js');
       for (let turn = 0; turn < 3; turn++) expect(new fresh.WeightBuffers(8).left.byteLength).toBe(8);
       expect(asked).toBe(1);
     });

@@ -1,7 +1,7 @@
-// The innermost loops over folded weights, one of them as WebAssembly.
+// The innermost loops over weights, one of them as WebAssembly.
 
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/channel-grid.js';
-import { FLOAT32_ROUNDOFF, type Values } from '../compare/rounding.js';
+import { FLOAT32_ROUNDOFF, type Values } from './rounding.js';
 
 // The loops over single weights are plain functions over plain arrays: they run a hundred million times.
 
@@ -101,27 +101,34 @@ declare const WebAssembly: {
 };
 
 /**
- * Whether |y − scale·x| − relative·|x| ≤ 0 for every pair of float32 numbers, all computed in float32: 1 or 0.
+ * Whether |y − scale·x| − relative·|x| ≤ absolute for every pair of float32 numbers, all computed in float32: 1 or 0.
  *
  * @param left address in bytes of the first x, `right` that of the first y, `end` where the x end, a multiple of 16 on.
  */
-type AreWithin = (left: number, right: number, end: number, scale: number, relative: number) => number;
+type AreWithin = (
+  left: number,
+  right: number,
+  end: number,
+  scale: number,
+  relative: number,
+  absolute: number,
+) => number;
 
 // The names of types and instructions below, https://webassembly.github.io/spec/core/binary/instructions.html.
 const [I32, F32, V128, GET, SET, SIMD] = [0x7f, 0x7d, 0x7b, 0x20, 0x21, 0xfd];
-const [LEFT, RIGHT, END, SCALE, RELATIVE, X, VERDICT] = [0, 1, 2, 3, 4, 5, 6];
-const ZEROS = new Array<number>(16).fill(0);
+const [LEFT, RIGHT, END, SCALE, RELATIVE, ABSOLUTE, X, VERDICT] = [0, 1, 2, 3, 4, 5, 6, 7];
+const ONES = new Array<number>(16).fill(0xff);
 
 /** {@link AreWithin} as a WebAssembly module: the loop takes four pairs at a time. */
 // biome-ignore format: one instruction a line
 const MODULE = Uint8Array.of(
   0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, // "\0asm", version 1
-  0x01, 0x0a, 0x01, 0x60, 0x05, I32, I32, I32, F32, F32, 0x01, I32, // one type: AreWithin
+  0x01, 0x0b, 0x01, 0x60, 0x06, I32, I32, I32, F32, F32, F32, 0x01, I32, // one type: AreWithin
   0x02, 0x08, 0x01, 0x01, 0x6d, 0x01, 0x6d, 0x02, 0x00, 0x01, // imports the memory "m"."m", of a page or more
   0x03, 0x02, 0x01, 0x00, // one function of that type
   0x07, 0x05, 0x01, 0x01, 0x66, 0x00, 0x00, // exported as "f"
-  0x0a, 0x7d, 0x01, 0x7b, 0x01, 0x02, V128, // its code, with two local vectors
-  SIMD, 0x0c, ...ZEROS.map(() => 0xff), SET, VERDICT, // verdict = true in all four lanes
+  0x0a, 0x6f, 0x01, 0x6d, 0x01, 0x02, V128, // its code, with two local vectors
+  SIMD, 0x0c, ...ONES, SET, VERDICT, // verdict = true in all four lanes
   0x03, 0x40, // loop
   GET, LEFT, SIMD, 0x00, 0x04, 0x00, SET, X, //   x = the next four of left
   GET, VERDICT,
@@ -129,7 +136,7 @@ const MODULE = Uint8Array.of(
   GET, X, GET, SCALE, SIMD, 0x13, SIMD, 0xe6, 0x01, //   scale · x
   SIMD, 0xe5, 0x01, SIMD, 0xe0, 0x01, //   |right − scale · x|
   GET, RELATIVE, SIMD, 0x13, GET, X, SIMD, 0xe0, 0x01, SIMD, 0xe6, 0x01, //   relative · |x|
-  SIMD, 0xe5, 0x01, SIMD, 0x0c, ...ZEROS, SIMD, 0x45, //   their difference ≤ 0
+  SIMD, 0xe5, 0x01, GET, ABSOLUTE, SIMD, 0x13, SIMD, 0x45, //   their difference ≤ absolute
   SIMD, 0x4e, SET, VERDICT, //   verdict = verdict and that
   GET, LEFT, 0x41, 0x10, 0x6a, SET, LEFT, //   left += 16
   GET, RIGHT, 0x41, 0x10, 0x6a, SET, RIGHT, //   right += 16
@@ -201,24 +208,32 @@ export class WeightBuffers {
    * @param multiple false if its `absolute` is under 2⁻¹⁴⁹, or its `relative` no small part of the scale.
    */
   seeMultiples({ from, to, scale, relative, absolute }: Multiple): boolean {
-    const count = to - from;
     const magnitude = Math.abs(scale);
     const isInRange = magnitude <= MAX_SCALE && magnitude >= 1 / MAX_SCALE;
     const isAllowed = absolute >= FLOAT32_QUANTUM && relative <= MAX_RELATIVE * magnitude;
-    if (this.#areWithin === null || count < LANES || !isInRange || !isAllowed) return false;
+    if (!isInRange || !isAllowed) return false;
     const allowed = relative - OWN_ROUNDINGS * FLOAT32_ROUNDOFF * magnitude;
-    const whole = to - (count % LANES);
-    // The last four once more where the count is no multiple of four.
-    return (
-      this.#areAllWithin(this.#areWithin, { from, to: whole, scale, relative: allowed }) &&
-      (whole === to ||
-        this.#areAllWithin(this.#areWithin, { from: to - LANES, to, scale, relative: allowed }))
-    );
+    return this.seeWithin({ from, to, scale, relative: allowed, absolute: 0 });
   }
 
-  #areAllWithin(areWithin: AreWithin, { from, to, scale, relative }: Omit<Multiple, 'absolute'>): boolean {
-    const [left, right] = [this.left.byteOffset, this.right.byteOffset];
-    return areWithin(left + WIDTH * from, right + WIDTH * from, left + WIDTH * to, scale, relative) === 1;
+  /**
+   * Whether |y − scale·x| − relative·|x| ≤ absolute, computed in float32, for all float32 numbers of a span in the buffers.
+   * False where one may be no number, and where there are no vectors.
+   */
+  seeWithin({ from, to, scale, relative, absolute }: Multiple): boolean {
+    if (this.#areWithin === null || to - from < LANES) return false;
+    const whole = to - ((to - from) % LANES);
+    // The last four once more where the count is no multiple of four.
+    const left = this.left.byteOffset;
+    const right = this.right.byteOffset;
+    const start = WIDTH * from;
+    const end = WIDTH * whole;
+    const tail = WIDTH * (to - LANES);
+    return (
+      this.#areWithin(left + start, right + start, left + end, scale, relative, absolute) === 1 &&
+      (whole === to ||
+        this.#areWithin(left + tail, right + tail, left + WIDTH * to, scale, relative, absolute) === 1)
+    );
   }
 }
 

@@ -1,0 +1,105 @@
+import { describe, expect, test } from 'vitest';
+import { FLOAT, field, floats, graph, INT8, model, node, tensor, vector } from './build-onnx.js';
+import { open, valuesOf } from './open.js';
+
+const INT32 = 6;
+const scalar = (name: string, value: number) => tensor(name, [], FLOAT, field(9, floats(value)));
+const zero = (name: string) => tensor(name, [], INT8, field(9, Uint8Array.of(0)));
+const codes = (name: string) => tensor(name, [2, 2, 1, 1], INT8, field(9, Uint8Array.of(4, 8, 252, 2)));
+const bias = tensor('b_quantized', [2], INT32, field(9, new Uint8Array(Int32Array.of(10, -20).buffer)));
+
+async function readLinear(nodes: readonly Uint8Array[], initializers: readonly Uint8Array[]) {
+  const { graph: read, tensors } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+  const [linear] = read.linears;
+  if (linear === undefined) throw new Error('there is no linear node');
+  return { linear, tensors };
+}
+
+describe('a quantised convolution', () => {
+  test('in QDQ form holds what its codes stand for, per channel, under the name from before', async () => {
+    const { linear, tensors } = await readLinear(
+      [
+        node('DequantizeLinear', ['w_quantized', 'w_scale'], ['w_dequantised']),
+        node('Conv', ['x', 'w_dequantised'], ['y']),
+      ],
+      [codes('w_quantized'), scalar('w_scale', 0.5)],
+    );
+    expect(await valuesOf(linear.weight)).toEqual([2, 4, -2, 1]);
+    expect(linear.weightName).toBe('w');
+    expect(tensors.get('w')?.quantised).toMatchObject({ axis: null, codes: { dtype: 'I8' } });
+    expect(tensors.get('w_scale')?.isBuffer).toBe(true);
+  });
+
+  test('behind QuantizeLinear holds the floats that the file stores', async () => {
+    const { linear } = await readLinear(
+      [
+        node('QuantizeLinear', ['w', 's', 'z'], ['q']),
+        node('DequantizeLinear', ['q', 's', 'z'], ['d']),
+        node('Conv', ['x', 'd'], ['y']),
+      ],
+      [tensor('w', [2, 1, 1, 1], FLOAT, field(9, floats(0.3, 0.7))), scalar('s', 0.5), zero('z')],
+    );
+    const [first = Number.NaN] = (await valuesOf(linear.weight)) as readonly number[];
+    expect(first).toBeCloseTo(0.3, 6);
+    expect(linear.weight).not.toHaveProperty('tensor.quantised');
+  });
+
+  test('in QOperator form has a bias in steps of the data’s scale times the weight’s', async () => {
+    const inputs = [
+      'x',
+      'x_scale',
+      'x_zero',
+      'w_quantized',
+      'w_scale',
+      'w_zero',
+      'y_scale',
+      'y_zero',
+      'b_quantized',
+    ];
+    const { linear } = await readLinear(
+      [node('QLinearConv', inputs, ['y'])],
+      [
+        codes('w_quantized'),
+        bias,
+        scalar('x_scale', 0.25),
+        zero('x_zero'),
+        vector('w_scale', 0.5, 2),
+        tensor('w_zero', [2], INT8, field(9, Uint8Array.of(0, 0))),
+        scalar('y_scale', 1),
+        zero('y_zero'),
+      ],
+    );
+    expect(linear).toMatchObject({ op: 'Conv', outputChannels: 2, biasName: 'b' });
+    expect(await valuesOf(linear.weight)).toEqual([2, 4, -8, 4]);
+    expect(await valuesOf(linear.bias)).toEqual([1.25, -10]);
+  });
+
+  test('of dynamic quantisation takes its scale from the Mul behind it, and its bias from the Add', async () => {
+    const { linear } = await readLinear(
+      [
+        node('DynamicQuantizeLinear', ['x'], ['xq', 'x_scale', 'x_zero']),
+        node('Mul', ['x_scale', 'w_scale'], ['scales']),
+        node('ConvInteger', ['xq', 'w_quantized', 'x_zero', 'w_zero'], ['products']),
+        node('Cast', ['products'], ['floats']),
+        node('Mul', ['floats', 'scales'], ['scaled']),
+        node('Add', ['scaled', 'b'], ['y']),
+      ],
+      [
+        codes('w_quantized'),
+        zero('w_zero'),
+        scalar('w_scale', 0.5),
+        tensor('b', [1, 2, 1, 1], FLOAT, field(9, floats(3, 4))),
+      ],
+    );
+    expect(await valuesOf(linear.weight)).toEqual([2, 4, -2, 1]);
+    expect(await valuesOf(linear.bias)).toEqual([3, 4]);
+  });
+
+  test('without a constant scale is unresolved', async () => {
+    const { linear } = await readLinear(
+      [node('ConvInteger', ['x', 'w_quantized'], ['products'])],
+      [codes('w_quantized')],
+    );
+    expect(await valuesOf(linear.weight)).toContain('at run time');
+  });
+});
