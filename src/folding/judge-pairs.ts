@@ -379,7 +379,13 @@ export async function judgeRecoveredPair(
     case 'not-finite':
       return conclude(judgeNotFiniteSide(pair, compared), 'changed');
     case 'incomparable':
-      return conclude(unresolved('its convolution cannot be compared with the folded one'));
+      return conclude(
+        unresolved(
+          folded.weight.quantised === undefined
+            ? 'its convolution cannot be compared with the folded one'
+            : 'its convolution cannot be compared with the folded one, which is quantised: a baseline keeps too little of it for that',
+        ),
+      );
     case 'changed':
       return conclude(TRAINED, 'changed');
     case 'proportional':

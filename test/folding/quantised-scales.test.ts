@@ -1,0 +1,50 @@
+import { describe, expect, test } from 'vitest';
+import { boundMeasures, compareQuantisedScales } from '../../src/folding/quantised-scales.js';
+import { tensorOf } from '../build/checkpoints.js';
+import { quantise } from '../build/quantised.js';
+import { makeNormal, makeRandom } from '../build/weights.js';
+
+const CONV = { outputAxis: 0, groups: 1 };
+const shape = [3, 27];
+const normal = makeNormal(makeRandom(1));
+const values = Array.from({ length: 81 }, () => Math.fround(0.05 * normal()));
+
+describe('the scales of a quantised weight', () => {
+  test('are the middles of their intervals, with what the measures may be', async () => {
+    const factors = [1, 0.8, 1.5];
+    const moved = values.map((value, i) => value * (factors[Math.floor(i / 27)] ?? 1));
+    const found = await compareQuantisedScales(
+      quantise(values, { shape }),
+      quantise(moved, { shape, axis: 0 }),
+      CONV,
+    );
+    if (found.kind !== 'proportional') throw new Error(`expected scales, found ${found.kind}`);
+    factors.forEach((factor, channel) => {
+      expect(found.scales[channel]).toBeCloseTo(factor, 1);
+    });
+    const bounds = boundMeasures(
+      [...found.scales].map((scale) => 1 / scale),
+      found,
+    );
+    factors.forEach((factor, channel) => {
+      expect(bounds?.stdRatio.low[channel]).toBeLessThanOrEqual(1 / factor);
+      expect(bounds?.stdRatio.high[channel]).toBeGreaterThanOrEqual(1 / factor);
+    });
+    const largest = Math.log(1.5);
+    expect(bounds?.logStdRatio.max.low).toBeLessThanOrEqual(largest);
+    expect(bounds?.logStdRatio.max.high).toBeGreaterThanOrEqual(largest);
+  });
+
+  test('are none of a trained one, and not to be told beside a baseline', async () => {
+    const other = values.map((_, i) => values[(i + 5) % 81] ?? 0);
+    const quantised = quantise(values, { shape });
+    expect(await compareQuantisedScales(quantised, quantise(other, { shape }), CONV)).toEqual({
+      kind: 'changed',
+    });
+    const hashed = {
+      ...tensorOf('float', values, { shape }),
+      fingerprint: { sha256: '', projections: null, sample: null },
+    };
+    expect(await compareQuantisedScales(hashed, quantised, CONV)).toEqual({ kind: 'incomparable' });
+  });
+});
