@@ -41,13 +41,13 @@ import {
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
+import { listFreeLinears, mayBeFused } from './folding/free-linears.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { dottedTensorsOf, listFirst, withoutWrappers } from './norm/naming.js';
 import {
   chooseLayerName,
-  findFreeLinears,
   listLayerNames,
   listOwnNames,
   type NormLayer,
@@ -109,7 +109,8 @@ export async function compareCheckpoints(
   afterCheckpoint: Checkpoint,
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
-  if (![beforeCheckpoint, afterCheckpoint].some(mayHoldLayers)) refuseWithoutAny(afterCheckpoint);
+  const checkpoints = [beforeCheckpoint, afterCheckpoint];
+  if (!checkpoints.some(mayHoldLayers) && !checkpoints.every(mayBeFused)) refuseWithoutAny(afterCheckpoint);
   const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
   const declared = chooseDeclared(before, after);
   const { globs, isAuto } = readFrozen(options.frozen);
@@ -156,7 +157,7 @@ export async function compareCheckpoints(
     declared,
     notAudited: unpaired.otherWidth.length + unpaired.withoutStatistics.length + unpaired.onlyBefore.length,
     isAllowed: policy.isAllowed,
-    doubts: [...pairing.remarks, ...questionPair({ layers, learned, unpaired })],
+    doubts: [...pairing.remarks, ...folded.remarks, ...questionPair({ layers, learned, unpaired })],
     unusedOptions: [
       ...findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired]),
       ...findIdleMaps(options.map ?? [], maps, { before, after }),
@@ -201,8 +202,8 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
 
 /** A side without norm layers can be audited only where they may have been folded into its convolutions. */
 function refuseSideWithoutAny(before: AuditSide, after: AuditSide): void {
-  for (const { checkpoint, layers } of [after, before]) {
-    if (layers.length === 0 && findFreeLinears(checkpoint).length === 0) refuseWithoutAny(checkpoint);
+  for (const side of [after, before]) {
+    if (side.layers.length === 0 && listFreeLinears(side).length === 0) refuseWithoutAny(side.checkpoint);
   }
 }
 
@@ -244,7 +245,11 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
   if (before.layers.length + after.layers.length === 0) {
     throw new CheckpointError(
       'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
-      { code: 'no-norm-layers', file, hint: EXPORT_LIVE_HINT },
+      {
+        code: 'no-norm-layers',
+        file,
+        hint: after.checkpoint.graph === null ? BEFORE_FUSING_HINT : EXPORT_LIVE_HINT,
+      },
     );
   }
   const widths = describeWidths(unpaired);
@@ -269,12 +274,16 @@ function describeNearest({ onlyBefore, nearest }: UnpairedLayers): string {
   return first === undefined || clause === undefined ? '' : `for ${quote(first.name)} of before, ${clause}`;
 }
 
+const BEFORE_FUSING_HINT =
+  'If BatchNorm was fused into the convolutions, audit the checkpoints from before that: they have running_mean and running_var.';
+
 const EXPORT_LIVE_HINT =
   'To be sure, export with live BatchNorm: torch.onnx.export(…, dynamo=False, do_constant_folding=False), or dynamo=True with optimize=False.';
 
-function nameLayers({ layers, checkpoint }: AuditSide): string {
+function nameLayers(side: AuditSide): string {
+  const { layers } = side;
   if (layers.length === 0) {
-    const { length } = findFreeLinears(checkpoint);
+    const { length } = listFreeLinears(side);
     return `folded ones may be in ${length.toLocaleString('en-US')} convolution${length === 1 ? '' : 's'}`;
   }
   return listFirst(

@@ -346,6 +346,8 @@ export interface FoldedComparison extends ComparedPair, FoldedAway {
   } | null;
   readonly beforeLinear: LinearLayer;
   readonly afterLinear: LinearLayer;
+  /** Whether neither file says that there was a norm layer: it may be an ordinary convolution with a bias. */
+  readonly isUnmarked: boolean;
 }
 
 /** The measures of a layer whose statistics are known on both sides; null for all others. */

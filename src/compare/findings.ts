@@ -256,7 +256,7 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'unresolved':
       return [makeFinding('unresolved-stats', name, `its statistics cannot be audited: ${layer.problem}`)];
     case 'ambiguous':
-      return [makeFinding('folded-bias-drift', name, FOLDED_BIAS_MESSAGE)];
+      return [makeFinding('folded-bias-drift', name, describeMovedBias(layer))];
     case 'affine-frozen':
       return isFrozen
         ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
@@ -295,9 +295,18 @@ const RECOVERED_CLAUSE =
 const FOLDED_BIAS_MESSAGE =
   'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
 
+/** A bias is moved by statistics that were folded into it, and by training. */
+function describeMovedBias(layer: LayerComparison): string {
+  return layer.kind === 'folded' && layer.isUnmarked
+    ? 'the weights of this convolution are equal, and its bias moved: either a norm layer was folded into it, whose running mean drifted, or the bias was trained on its own; the file tells neither'
+    : FOLDED_BIAS_MESSAGE;
+}
+
 /** Both sides folded: only the variance's ratio shows. */
-function describeScales({ channels, drift }: FoldedComparison): string {
+function describeScales({ channels, drift, isUnmarked }: FoldedComparison): string {
   const ratio = drift?.logStdRatio.rms ?? Number.NaN;
+  if (isUnmarked)
+    return `${drift?.channelsMoved ?? channels} of ${channels} output channels of this convolution with a bias were each rescaled by a constant or got another bias, which is what moved running variances look like once a norm layer is folded into it (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); the file does not say that one was, a trained weight of the norm layer looks the same, and how far the means moved cannot be told`;
   return `${drift?.channelsMoved ?? channels} of ${channels} output channels of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
 }
 

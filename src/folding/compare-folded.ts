@@ -1,28 +1,31 @@
 // Compares layers of which one side, or both, was folded into a convolution.
 
-import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
+import type { ChannelLayout } from '../checkpoint/channel-grid.js';
+import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from '../compare/pair-layers.js';
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
+import { readOptional } from '../compare/statistics.js';
 import { CheckpointError } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
-import { dottedNameOf, joinPath } from '../norm/naming.js';
+import { dottedNameOf, joinPath, splitPath } from '../norm/naming.js';
 import {
   chooseNamed,
   findFeedingLinear,
-  findFreeLinears,
   findNamedLinearAt,
   type LinearLayer,
   type NormLayer,
 } from '../norm/norm-layer.js';
 import { compareChannelScales, type SettledComparison } from './channel-scales.js';
+import { type FoldingSide, hasOtherNorms, listFreeLinears } from './free-linears.js';
 import {
   type FoldedContext,
   type Judgement,
   judgeFoldedPair,
   judgeRecoveredPair,
+  type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
 import {
@@ -34,13 +37,6 @@ import {
 } from './pair-linears.js';
 import { widestBlur } from './quantised-scales.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
-
-/** One side of an audit, as folding looks at it. */
-interface FoldingSide {
-  readonly checkpoint: Checkpoint;
-  /** Learned tensors by dotted name. */
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
 
 /** What the comparison of folded norm layers found, and what it leaves for the comparison of live ones. */
 export interface FoldedResults {
@@ -55,6 +51,8 @@ export interface FoldedResults {
   readonly judgedAfter: ReadonlySet<string>;
   /** How names of before read in after. */
   readonly edits: readonly PrefixEdit[];
+  /** What the user should know of how these layers were found, as sentences. */
+  readonly remarks: readonly string[];
 }
 
 /** A candidate with the live norm layer behind it, where there is one. */
@@ -76,25 +74,33 @@ export async function compareFolded(
   after: FoldingSide,
   { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
 ): Promise<FoldedResults> {
-  if (!mayBeFolded(before, after, pairing)) return { ...pairing, ...NOTHING_FOLDED };
+  const isLikely = mayBeFolded(before, after, pairing);
+  if (!isLikely && ![before, after].every((side) => listFreeLinears(side).some(isNamedAndBiased)))
+    return { ...pairing, ...NOTHING_FOLDED };
   const guesses = [
     listCandidates(before, pairing.onlyBefore),
     listCandidates(after, pairing.onlyAfter),
   ] as const;
   const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
-  const left = listCandidates(before, pairing.onlyBefore, locateFolded(after, before, edits.map(invert)));
-  const right = listCandidates(after, pairing.onlyAfter, locateFolded(before, after, edits));
+  const located = [
+    locateFolded(after, before, edits.map(invert)),
+    locateFolded(before, after, edits),
+  ] as const;
+  const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
+  const left = listCandidates(before, pairing.onlyBefore, located[0]).filter(isWorthPairing);
+  const right = listCandidates(after, pairing.onlyAfter, located[1]).filter(isWorthPairing);
   const isPossible = isFoldingPossible(left, right);
   if (isPossible) for (const side of [left, right]) refuseAmplifiedWeights(side);
-  const pairs = isPossible ? await pairLinears(left, right, edits) : [];
+  const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
+  const pairs = isPossible ? await pairLinears(left, right, edits, areGraphs) : [];
+  const findProof = chooseProofs(before, after);
   const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
-  for (const suspect of pairs) {
-    if (!isWorthJudging(suspect, before, after)) continue;
-    const { before: one, after: other } = suspect;
-    // The live or named side's weight comes first: both have its layout.
-    const [held, folded] = one.layer === null && other.layer !== null ? [other, one] : [one, other];
-    const { linear } = held;
-    comparisons.push([suspect, await compareChannelScales(linear.weight, folded.linear.weight, linear)]);
+  for (const pair of pairs) {
+    const proof = findProof(pair);
+    if (proof === null) continue;
+    if (proof === 'rescaled' && (await haveEqualBiases(pair))) continue;
+    const suspect = { ...pair, proof };
+    comparisons.push([suspect, await compareSuspect(suspect)]);
   }
   const results: Mutable = {
     layers: [],
@@ -106,7 +112,9 @@ export async function compareFolded(
   const evidence: EpsilonEvidence[] = [];
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
-    const judgement = await judge(suspect, settle(unsettled), context);
+    const compared = settle(unsettled);
+    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, before, after)) continue;
+    const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
     if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
@@ -122,6 +130,8 @@ export async function compareFolded(
   ];
   return {
     ...results,
+    layers: results.layers.every(isTrainedConvolution) ? [] : results.layers,
+    remarks: describeUnmarked(results.layers),
     onlyBefore: listLeft(pairing.onlyBefore, left, 'before'),
     onlyAfter: listLeft(pairing.onlyAfter, right, 'after'),
     edits,
@@ -131,9 +141,34 @@ export async function compareFolded(
 const NOTHING_FOLDED: Omit<FoldedResults, keyof Pairing> = {
   layers: [],
   learned: [],
+  remarks: [],
   judgedBefore: new Set(),
   judgedAfter: new Set(),
 };
+
+function isNamedAndBiased({ path, bias }: LinearLayer): boolean {
+  return path !== null && bias !== null;
+}
+
+/** Where no convolution stayed, nothing is left that could show a norm layer: the models need never have had one. */
+function isTrainedConvolution(layer: LayerComparison): boolean {
+  return layer.kind === 'folded' && layer.isUnmarked && layer.status === 'trained';
+}
+
+/** What was compared in place of norm layers, and how it was paired. */
+function describeUnmarked(layers: readonly LayerComparison[]): readonly string[] {
+  const unmarked = layers.filter((layer) => layer.kind === 'folded' && layer.isUnmarked);
+  if (unmarked.length === 0) return [];
+  const ways = new Set(unmarked.map(({ pairedBy }) => pairedBy));
+  const how = [...ways].map((way) => (way === 'order' ? 'by their order' : `by ${way}`)).join(' and ');
+  const what =
+    unmarked.length === 1
+      ? '1 convolution or linear layer'
+      : `${unmarked.length} convolutions or linear layers`;
+  return [
+    `${what} with a bias, paired ${how}, stand for norm layers that may have been folded into them: neither file says whether there were any. See docs/folding.md`,
+  ];
+}
 
 /** Folded norm layers whose convolution has no partner: what was not audited is said. */
 function listUnmatched(
@@ -155,44 +190,73 @@ interface Mutable {
 
 /** @param located what feeds a layer, by its name, where the other side's graph tells. */
 function listCandidates(
-  { checkpoint, learned }: FoldingSide,
+  side: FoldingSide,
   layers: readonly NormLayer[],
   located: ReadonlyMap<string, LinearLayer> = new Map(),
 ): readonly Candidate[] {
+  const { checkpoint, learned } = side;
   const live = layers.flatMap((layer) => {
     const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
     const normName = layer.isNamed ? layer.name : null;
     return linear === null ? [] : [{ linear, normName, layer, checkpoint }];
   });
   const free = { normName: null, layer: null, checkpoint };
-  return [...live, ...findFreeLinears(checkpoint).map((linear) => ({ linear, ...free }))];
+  return [...live, ...listFreeLinears(side).map((linear) => ({ linear, ...free }))];
 }
 
 /**
  * What feeds the norm layers of a file of names. From names and shapes alone that is a guess; a graph on the other side
- * knows which convolution each layer was folded into, and how that one counts its outputs.
+ * may know which convolution each layer was folded into, and how that one counts its outputs. Else the one convolution
+ * that got a bias beside the layer is it: `up.conv` for `up.bn`.
  *
  * @param edits how names of the graph read in the file of names.
  */
 function locateFolded(
-  graphSide: FoldingSide,
+  foldedSide: FoldingSide,
   namedSide: FoldingSide,
   edits: readonly PrefixEdit[],
 ): ReadonlyMap<string, LinearLayer> {
   const located = new Map<string, LinearLayer>();
   if (namedSide.checkpoint.graph !== null) return located;
   const { learned } = namedSide;
-  for (const folded of findFreeLinears(graphSide.checkpoint)) {
-    if (folded.path === null || folded.foldedNormPath === null) continue;
-    const path = translateName(folded.path, edits, (name) => learned.has(joinPath(name, 'weight')));
+  const uncertain = namedSide.layers.filter(({ areNeighboursCertain }) => areNeighboursCertain === false);
+  const besideNorm = indexByParent(uncertain);
+  const linears = listFreeLinears(foldedSide).flatMap((folded) =>
+    folded.path === null ? [] : [{ folded, name: folded.path, channels: folded.channels }],
+  );
+  const isAlone = indexByParent(linears);
+  for (const { folded, name: foldedPath } of linears) {
+    const path = translateName(foldedPath, edits, (name) => learned.has(joinPath(name, 'weight')));
     const linear = path === null ? null : findNamedLinearAt(path, learned, folded);
-    if (linear === null) continue;
-    for (const edit of edits) {
-      const layerName = translateName(folded.foldedNormPath, [edit], () => true);
-      if (layerName !== null && !located.has(layerName)) located.set(layerName, linear);
-    }
+    if (path === null || linear === null) continue;
+    const beside =
+      isAlone.get(keyOf(foldedPath, folded.channels)) === foldedPath
+        ? besideNorm.get(keyOf(path, folded.channels))
+        : null;
+    const { foldedNormPath } = folded;
+    const names =
+      foldedNormPath === null
+        ? [beside ?? []].flat()
+        : edits.flatMap((edit) => translateName(foldedNormPath, [edit], () => true) ?? []);
+    for (const name of names) if (!located.has(name)) located.set(name, linear);
   }
   return located;
+}
+
+/** What has a parent and a width in common with no other, by both; null where several have. */
+function indexByParent(
+  all: readonly { readonly name: string; readonly channels: number }[],
+): ReadonlyMap<string, string | null> {
+  const index = new Map<string, string | null>();
+  for (const { name, channels } of all) {
+    const key = keyOf(name, channels);
+    index.set(key, index.has(key) ? null : name);
+  }
+  return index;
+}
+
+function keyOf(path: string, channels: number): string {
+  return `${channels} ${splitPath(path)[0]}`;
 }
 
 function invert({ from, to }: PrefixEdit): PrefixEdit {
@@ -241,21 +305,74 @@ function findEdits(
   return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
 }
 
-/** Whether a pair of convolutions may hide a norm layer. */
-function isWorthJudging(
+/** Two convolutions that may hide a norm layer. */
+interface Suspect extends LinearPair<Candidate> {
+  readonly proof: Proof;
+}
+
+/** What a pair of convolutions must show to count as a norm layer; null where it is none or hides none. */
+function chooseProofs(
+  before: FoldingSide,
+  after: FoldingSide,
+): (pair: LinearPair<Candidate>) => Proof | null {
+  const sides = [before, after];
+  // Where some convolutions bear signs, the others had no norm layer.
+  const areBare =
+    sides.every(({ layers, learned }) => layers.length === 0 && !hasOtherNorms(learned)) &&
+    !sides.flatMap(listFreeLinears).some(({ looksFolded }) => looksFolded);
+  return ({ before: one, after: other }) => {
+    const live = [one, other].filter(({ layer }) => layer !== null).length;
+    const linears = [one.linear, other.linear];
+    if (live === 2) return null;
+    if (live === 1 || linears.some(({ looksFolded }) => looksFolded)) return 'nothing';
+    const areBiased = linears.every(({ bias }) => bias !== null);
+    if (areBare && areBiased) return 'nothing';
+    if (mayHideNorm(linears, before, after)) return 'moved';
+    return areBiased ? 'rescaled' : null;
+  };
+}
+
+/** A norm layer that moved shows in the bias that it was folded into; so does training, which the weights tell. */
+async function haveEqualBiases({ before, after }: LinearPair<Candidate>): Promise<boolean> {
+  const [left, right] = [await readOptional(before.linear.bias), await readOptional(after.linear.bias)];
+  return left?.values.every((value, channel) => value === right?.values[channel]) === true;
+}
+
+/**
+ * The factors between the channels of two weights, that of the live or named side first. By the first layout in which they
+ * are multiples; a trained weight is one in none.
+ */
+async function compareSuspect({ before, after }: Suspect): Promise<ScaleComparison> {
+  const [held, folded] =
+    before.layer === null && after.layer !== null
+      ? [after.linear, before.linear]
+      : [before.linear, after.linear];
+  const compare = (layout: ChannelLayout) => compareChannelScales(held.weight, folded.weight, layout);
+  // A graph knows how a weight counts outputs, and names without another layout do.
+  if (held.otherLayout === undefined) return compare(held);
+  if (folded.otherLayout === undefined) return compare(folded);
+  const compared = await compare(held);
+  if (compared.kind !== 'changed') return compared;
+  const otherwise = await compare(held.otherLayout);
+  return otherwise.kind === 'proportional' ? otherwise : compared;
+}
+
+/**
+ * Whether a norm layer may as well have been taken out as folded: between files of names, where the other side has norm
+ * layers left and the convolution had its bias before.
+ */
+function mayHaveLostNorm(
   { before: one, after: other }: Suspect,
   before: FoldingSide,
   after: FoldingSide,
 ): boolean {
-  const live = [one, other].filter(({ layer }) => layer !== null).length;
-  return live === 1 || (live === 0 && mayHideNorm([one.linear, other.linear], before, after));
+  if (before.checkpoint.graph !== null || after.checkpoint.graph !== null) return false;
+  const [live, foldedSide] = one.layer === null ? [other, before] : [one, after];
+  return live.layer !== null && live.linear.bias !== null && foldedSide.layers.length > 0;
 }
 
-/** Two convolutions that may hide a norm layer. */
-type Suspect = LinearPair<Candidate>;
-
 async function judge(
-  { before, after, pairedBy }: Suspect,
+  { before, after, pairedBy, proof }: Suspect,
   compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
@@ -267,7 +384,7 @@ async function judge(
     const sides = { layer: after.layer, live: after.linear, folded: before.linear } as const;
     return judgeRecoveredPair({ ...sides, foldedSide: 'before', pairedBy }, compared, context);
   }
-  return judgeFoldedPair({ before: before.linear, after: after.linear, pairedBy }, compared, context);
+  return judgeFoldedPair({ before: before.linear, after: after.linear, pairedBy, proof }, compared, context);
 }
 
 /** What is left of the differences of short weights, once all weights tell what they went through. */

@@ -134,11 +134,26 @@ function judgeNotFinite({ channel, value }: NotFinite, side: 'before' | 'after')
   return side === 'after' ? invalid(problem) : unresolved(`in before, ${problem}`);
 }
 
+/**
+ * What two convolutions must show to count as a folded norm layer:
+ *
+ * - `nothing`: the file says that one was folded, or no norm layer is left in either model and the convolutions have biases;
+ * - `moved`: factors or biases that moved behind equal weights, where an exporter may fold without leaving a sign;
+ * - `rescaled`: a factor of its own for each channel, where convolutions without norm layers are the likelier reading.
+ */
+export type Proof = 'nothing' | 'moved' | 'rescaled';
+
 /** Two convolutions that may each have swallowed the same norm layer. */
 interface FoldedPair {
   readonly before: LinearLayer;
   readonly after: LinearLayer;
   readonly pairedBy: PairedBy;
+  readonly proof: Proof;
+}
+
+/** Whether neither file says that a norm layer was folded in: both have a convolution with a bias, and no more. */
+function isUnmarked({ before, after, proof }: FoldedPair): boolean {
+  return proof !== 'moved' && !before.looksFolded && !after.looksFolded;
 }
 
 /** A factor this many times further from 1, or from another, than rounding explains is another factor. */
@@ -155,25 +170,27 @@ const FOLDING_ROUNDINGS = 8 * 2 ** -24;
  * layer drifted has k = √((v + ε) before / (v + ε) after), a factor of its own for each channel; its weights equal
  * and its bias moved, the mean drifted or a bias was trained; anything else was trained.
  *
- * @returns a judgement without a layer where nothing shows that a norm layer was folded in.
+ * @returns a judgement without a layer where nothing shows that a norm layer was folded in; null where its weights are
+ *   to be compared like any others.
  * @throws CheckpointError when a tensor cannot be read.
  */
 export async function judgeFoldedPair(
   pair: FoldedPair,
   compared: SettledComparison,
   context: FoldedContext,
-): Promise<Judgement> {
-  const { before, after } = pair;
-  const looksFolded = before.looksFolded || after.looksFolded;
+): Promise<Judgement | null> {
+  const { before, after, proof } = pair;
+  if (proof === 'rescaled' && compared.kind !== 'proportional') return null;
+  const isListed = proof === 'nothing';
   const conclude = (verdict: Verdict | null, equality: Judgement['equality']) => ({
-    layer: looksFolded && verdict !== null ? describe(pair, context, { verdict }) : null,
+    layer: isListed && verdict !== null ? describe(pair, context, { verdict }) : null,
     equality,
     epsilonEvidence: null,
   });
   if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
   const biases = await readBiases(before, after);
   const invalidBias = findInvalidBias(biases.after);
-  if (invalidBias !== null && looksFolded) return conclude(invalid(invalidBias), 'changed');
+  if (invalidBias !== null && isListed) return conclude(invalid(invalidBias), 'changed');
   switch (compared.kind) {
     case 'not-finite':
       return conclude(judgeNotFinite(compared, compared.side), compared.isSame ? 'exact' : 'changed');
@@ -181,7 +198,10 @@ export async function judgeFoldedPair(
       return conclude(TRAINED, 'changed');
     case 'proportional': {
       const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
-      const layer = looksFolded || isCertain ? describe(pair, context, { verdict, ...told }) : null;
+      const isTelling = verdict.status === 'drifted' && told.isUniformScale === false;
+      if (proof === 'rescaled' && !isTelling) return null;
+      if (verdict === ONE_WEIGHT && isUnmarked(pair)) return null;
+      const layer = isListed || isCertain ? describe(pair, context, { verdict, ...told }) : null;
       const isTold = told.drift !== undefined;
       const isEqual = isTold && verdict.status !== 'unresolved';
       const equality = isEqual ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
@@ -243,7 +263,9 @@ function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalSc
   const doubt = doubtDrift(compared);
   if (doubt !== null) return { verdict: unresolved(doubt), isCertain: false };
   // One factor may lie in all the intervals that drift left: that is no sign of a uniform one.
-  const isUniformScale = blur === undefined && isUniform(factors, tolerance);
+  // One channel that was rescaled is no sign of its own where nothing else says that a norm layer was there.
+  const isLone = factors.length === 1 && isUnmarked(pair);
+  const isUniformScale = isLone || (blur === undefined && isUniform(factors, tolerance));
   return { verdict: DRIFTED, isCertain: true, drift, factors, bounds, isUniformScale };
 }
 
@@ -311,18 +333,27 @@ function isUniform(factors: Float64Array, tolerance: number): boolean {
   return known.length > 1 && known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance);
 }
 
+/** What a layer is called of which no file tells whether it hides a norm layer. */
+const UNMARKED_KIND = 'convolution with bias';
+
 function describe(
-  { before, after, pairedBy }: FoldedPair,
+  pair: FoldedPair,
   { epsilon, keepChannels }: FoldedContext,
   { verdict, drift, isUniformScale = false, factors, bounds }: Omit<FactorJudgement, 'isCertain'>,
 ): FoldedComparison {
+  const { before, after, pairedBy } = pair;
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
-  const [one, other] = [toFoldedLayer(before, name), toFoldedLayer(after, name)];
+  const toLayer = (linear: LinearLayer): NormLayer => ({
+    ...toFoldedLayer(linear, name),
+    ...(isUnmarked(pair) ? { kind: UNMARKED_KIND } : {}),
+  });
+  const [one, other] = [toLayer(before), toLayer(after)];
   const sides = { before: { ...one, ...(name === '' ? {} : { name }) }, after: other };
   const isTrained = verdict.status === 'trained';
   const stdRatio = keepChannels && factors !== undefined ? [...factors].map((factor) => 1 / factor) : null;
   return {
     kind: 'folded',
+    isUnmarked: isUnmarked(pair),
     name: chooseLayerName(sides),
     ...sides,
     pairedBy,

@@ -1,34 +1,36 @@
 // Pairs a convolution of before with the one into which after folded its norm layer.
 
-import { type Checkpoint, haveSameShape } from '../checkpoint/checkpoint.js';
+import { haveSameShape } from '../checkpoint/checkpoint.js';
 import { type PairedBy, type Pairing, type PrefixEdit, translateName } from '../compare/pair-layers.js';
-import { findFreeLinears, type LinearLayer } from '../norm/norm-layer.js';
+import type { LinearLayer } from '../norm/norm-layer.js';
 import { compareChannelScales } from './channel-scales.js';
-
-/** One side of an audit. */
-interface Side {
-  readonly checkpoint: Checkpoint;
-}
+import { type FoldingSide, listFreeLinears } from './free-linears.js';
 
 /**
- * Whether folded norm layers have to be looked for at all: not among names alone, and not where every norm layer has a
- * live partner and no convolution bears a sign of another.
+ * Whether folded norm layers are looked for among all convolutions: where a norm layer has no live partner, where a
+ * convolution bears a sign of one, and where an exporter leaves none. Elsewhere only such convolutions are looked at whose
+ * names pair and whose biases differ.
  */
-export function mayBeFolded(before: Side, after: Side, pairing: Pairing): boolean {
-  if (before.checkpoint.graph === null && after.checkpoint.graph === null) return false;
+export function mayBeFolded(before: FoldingSide, after: FoldingSide, pairing: Pairing): boolean {
   const { pairs, onlyBefore, onlyAfter } = pairing;
   if (pairs.length === 0 || onlyBefore.length + onlyAfter.length > 0) return true;
-  const free = [before, after].flatMap(({ checkpoint }) => findFreeLinears(checkpoint));
+  const free = [before, after].flatMap(listFreeLinears);
   return free.length > 0 && mayHideNorm(free, before, after);
 }
 
 /**
  * Whether some convolution that no live norm layer follows may hide one. PyTorch's exporters leave signs where they
- * fold, so without any a convolution of theirs is an ordinary one; of other exporters only the values tell.
+ * fold, and its state dicts have no exporter: without a sign, theirs is an ordinary one in all likelihood. Of other
+ * exporters only the values tell.
  */
-export function mayHideNorm(linears: readonly LinearLayer[], before: Side, after: Side): boolean {
+export function mayHideNorm(
+  linears: readonly LinearLayer[],
+  before: FoldingSide,
+  after: FoldingSide,
+): boolean {
   if (linears.some(({ looksFolded }) => looksFolded)) return true;
-  return [before, after].every(({ checkpoint }) => checkpoint.graph?.producer.startsWith('pytorch') !== true);
+  const graphs = [before, after].flatMap(({ checkpoint }) => checkpoint.graph ?? []);
+  return graphs.length > 0 && graphs.every(({ producer }) => !producer.startsWith('pytorch'));
 }
 
 /** A linear layer to find a partner for, with the names that its norm layer gives it. */
@@ -49,12 +51,14 @@ export interface LinearPair<Candidate extends LinearCandidate> {
  * Pairs linear layers of two checkpoints: by the module paths that metadata, node names and weights' names tell, then
  * by values (one's channels are multiples of the other's), then by position where the shapes agree one to one.
  *
+ * @param areGraphs whether both come from graphs and in their order, so that positions tell where no name pairs.
  * @throws CheckpointError when a weight cannot be read.
  */
 export async function pairLinears<Candidate extends LinearCandidate>(
   before: readonly Candidate[],
   after: readonly Candidate[],
   edits: readonly PrefixEdit[],
+  areGraphs: boolean,
 ): Promise<readonly LinearPair<Candidate>[]> {
   const [left, right] = [new Set(before), new Set(after)];
   const pairs: LinearPair<Candidate>[] = [];
@@ -79,7 +83,8 @@ export async function pairLinears<Candidate extends LinearCandidate>(
     const other = await findProportional(one, [...right]);
     if (other !== null) join(one, other, 'values');
   }
-  for (const [one, other] of matchPositions([...left], [...right])) join(one, other, 'order');
+  const isInOrder = areGraphs && pairs.length === 0;
+  for (const [one, other] of matchPositions([...left], [...right], isInOrder)) join(one, other, 'order');
   return pairs;
 }
 
@@ -118,9 +123,10 @@ async function findProportional<Candidate extends LinearCandidate>(
 function matchPositions<Candidate extends LinearCandidate>(
   left: readonly Candidate[],
   right: readonly Candidate[],
+  isInOrder: boolean,
 ): readonly (readonly [Candidate, Candidate])[] {
   const areNamesLost = [left, right].some((side) => side.every(({ linear }) => linear.path === null));
-  if (!areNamesLost || left.length !== right.length) return [];
+  if (!(areNamesLost || isInOrder) || left.length !== right.length) return [];
   const pairs = left.flatMap((one, position) => {
     const other = right[position];
     return other !== undefined && haveSameLayout(one, other) ? [[one, other] as const] : [];
@@ -132,5 +138,7 @@ function haveSameLayout(
   { linear: one }: Pick<LinearCandidate, 'linear'>,
   { linear: other }: Pick<LinearCandidate, 'linear'>,
 ): boolean {
-  return one.outputAxis === other.outputAxis && haveSameShape(one.weight, other.weight);
+  const mayCountAlike =
+    one.outputAxis === other.outputAxis || [one, other].some(({ otherLayout }) => otherLayout !== undefined);
+  return mayCountAlike && one.channels === other.channels && haveSameShape(one.weight, other.weight);
 }

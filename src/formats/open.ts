@@ -8,7 +8,7 @@ import { openFileSource } from '../io/file-source.js';
 import { checkOptions } from '../options.js';
 import { isBaseline } from './baseline/baseline-json.js';
 import { openBaseline } from './baseline/open-baseline.js';
-import { looksLikeOnnx } from './onnx/sniff.js';
+import { looksLikeOnnx, SAVE_UNOPTIMISED } from './onnx/sniff.js';
 import {
   findConfiguredFramework,
   findShardIndex,
@@ -153,6 +153,12 @@ export const FORMATS: readonly Format[] = [
     'a PyTorch mobile flatbuffer, not a format that is read here',
     isMobile,
     'Audit the checkpoint that it was made from.',
+  ),
+  notRead(
+    'an ONNX Runtime model (.ort, saved with its optimisations), not a format that is read here',
+    // A flatbuffer, whose identifier stands behind the offset of its root (onnxruntime/core/flatbuffers/schema/ort.fbs).
+    (head) => textOf(head).startsWith('ORTM', 4),
+    SAVE_UNOPTIMISED,
   ),
   notRead('a PDF document', '%PDF'),
   notRead('a PNG image', '\x89PNG'),

@@ -1,5 +1,6 @@
 // A norm layer, and a convolution or linear layer, as every later room knows them.
 
+import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import {
   type Checkpoint,
   type ConstantInput,
@@ -151,6 +152,8 @@ export interface LinearLayer {
   readonly channels: number;
   /** Whether the file bears signs that a norm layer was folded in. */
   readonly looksFolded: boolean;
+  /** The other layout that its shape allows, where names alone told this one; absent where there is none. */
+  readonly otherLayout?: ChannelLayout | undefined;
 }
 
 /**
@@ -209,7 +212,7 @@ function searchNamedLinear(
     const tensor = learned.get(name);
     const [path, leaf] = splitPath(name);
     if (tensor === undefined || !isOutputsFirst(leaf) || tensor.shape.length < 2) continue;
-    const axes = findOutputAxis(tensor.shape, channels);
+    const axes = findOutputAxis(tensor.shape, channels, leaf);
     if (axes !== null) return describeNamedLinear(path, leaf, learned, { ...axes, channels });
   }
   return null;
@@ -254,6 +257,31 @@ export function listPossibleLinears(
   });
 }
 
+/** Convolutions have up to three dimensions beside their channels. */
+const MAX_WEIGHT_RANK = 5;
+
+/**
+ * The linear layers of a file of names that have a bias, whose length tells how their weight counts outputs. Folding a
+ * norm layer leaves one, and a layer that had one before looks the same.
+ *
+ * @param learned the checkpoint's learned tensors by dotted name.
+ */
+export function findBiasedLinears(learned: ReadonlyMap<string, Tensor>): readonly LinearLayer[] {
+  return [...learned].flatMap(([name, { shape }]) => {
+    const [path, leaf] = splitPath(name);
+    if (!isOutputsFirst(leaf) || shape.length < 2 || shape.length > MAX_WEIGHT_RANK) return [];
+    const bias = learned.get(nameBias(path, leaf));
+    const axes = bias?.shape.length === 1 ? findOutputAxis(shape, bias.elementCount, leaf) : null;
+    // Of a bias that no norm layer stood behind a baseline keeps the hash alone.
+    if (bias === undefined || bias.fingerprint !== undefined || axes === null) return [];
+    return describeNamedLinear(path, leaf, learned, { ...axes, channels: bias.elementCount }) ?? [];
+  });
+}
+
+function nameBias(path: string, leaf: string): string {
+  return joinPath(path, leaf === 'w' ? 'b' : 'bias');
+}
+
 function describeNamedLinear(
   path: string,
   leaf: string,
@@ -263,7 +291,7 @@ function describeNamedLinear(
   const weightName = joinPath(path, leaf);
   const weight = learned.get(weightName);
   if (weight === undefined) return null;
-  const biasName = joinPath(path, leaf === 'w' ? 'b' : 'bias');
+  const biasName = nameBias(path, leaf);
   const bias = learned.get(biasName) ?? null;
   // What such a bias adds cannot be told, and to leave it out would make it zeros.
   if (bias !== null && (!isDecodable(bias.dtype) || bias.elementCount !== layout.channels)) return null;
@@ -277,17 +305,32 @@ function describeNamedLinear(
     bias,
     ...layout,
     looksFolded: false,
+    otherLayout: findOtherLayout(weight.shape, layout),
   };
 }
 
-/** PyTorch: Conv and Linear weights count outputs first; ConvTranspose's second, within each group. */
+/** A convolution of as many inputs as outputs may be a transposed one: `[8, 8, 2, 2]` says neither. */
+function findOtherLayout(
+  shape: readonly number[],
+  { outputAxis, channels }: Pick<LinearLayer, 'outputAxis' | 'channels'>,
+): ChannelLayout | undefined {
+  const [first = 0, second = 0] = shape;
+  const isOpen = outputAxis === 0 && shape.length > 2 && second > 1 && channels % second === 0;
+  return isOpen && first % (channels / second) === 0
+    ? { outputAxis: 1, groups: channels / second }
+    : undefined;
+}
+
+/** PyTorch: Conv and Linear weights count outputs first; ConvTranspose's second, within each group, as Haiku's `w` do. */
 function findOutputAxis(
   shape: readonly number[],
   channels: number,
+  leaf: string,
 ): { outputAxis: number; groups: number } | null {
   const [first = 0, second = 0] = shape;
   if (first === channels) return { outputAxis: 0, groups: 1 };
-  if (second > 0 && channels % second === 0 && first % (channels / second) === 0) {
+  const mayBeSecond = shape.length > 2 || leaf !== 'weight';
+  if (mayBeSecond && second > 0 && channels % second === 0 && first % (channels / second) === 0) {
     return { outputAxis: 1, groups: channels / second };
   }
   return null;

@@ -11,6 +11,7 @@ import { quantisedOperatorOf, readQuantisedBias, readQuantisedWeight } from './q
 import type { OnnxNode } from './schema.js';
 import {
   findAttribute,
+  nameBeforeFusion,
   operationFromNameScopes,
   pathFromNameScopes,
   pathFromNodeName,
@@ -189,7 +190,8 @@ export function isWeightLeft({ node, scope }: Site, { op, weightName }: LinearDr
  *
  * When dynamo's optimizer folds, the new node keeps the norm layer's scopes and names the rule that made it, while
  * the weight keeps its name; a bias that there was none of is called after the weight. When TorchScript's exporter
- * folds, the node keeps its name, and the new weight and bias get numbers.
+ * folds, the node keeps its name, and the new weight and bias get numbers. ONNX Runtime's optimizer says what it fused
+ * before the names of the convolution's weight and of the norm layer's bias.
  */
 function readPaths(
   node: OnnxNode,
@@ -201,14 +203,20 @@ function readPaths(
   const isFolded =
     /batch_?norm/i.test(rewriteRule) ||
     /batch_?norm|instance_norm/i.test(operationFromNameScopes(nameScopes));
-  const weightPath = pathFromWeightName(weightName);
+  const [fusedWeight, fusedBias] = [weightName, biasName].map(nameBeforeFusion);
+  const weightPath = pathFromWeightName(fusedWeight ?? weightName);
   const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
   const isNumbered = isNumberedPair(op, { weightName, biasName });
+  const isBiasOfNorm = fusedBias != null && biasName.includes('BnFusion_BN_B_');
   const isNamedAfterWeight = biasName !== '' && biasName === `${weightName}_bias`;
   return {
     path,
-    foldedNormPath: isFolded ? scopePath : null,
-    looksFolded: isFolded || isNumbered || isNamedAfterWeight,
+    foldedNormPath: isFolded
+      ? scopePath
+      : isBiasOfNorm
+        ? (/^(.+)\.bias$/.exec(fusedBias)?.[1] ?? null)
+        : null,
+    looksFolded: isFolded || isNumbered || isNamedAfterWeight || weightName.includes('BnFusion_'),
   };
 }
 

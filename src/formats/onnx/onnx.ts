@@ -27,6 +27,7 @@ import { listQuantiserInputs } from './quantised-nodes.js';
 import { readModel } from './read-model.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
+import { SAVE_UNOPTIMISED } from './sniff.js';
 import { type EditedModel, type LocatedNodes, planSplits } from './split-constants.js';
 import { locateTensor, TensorStore } from './stored-tensor.js';
 
@@ -132,7 +133,10 @@ async function readParts(store: TensorStore): Promise<ModelParts> {
   }
   const tensors = readTensors(mainGraph, store);
   const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [], quantisers: [] };
-  visitNodes(model, mainGraph, store.file.name, (site) => noteSite(site, sites));
+  visitNodes(model, mainGraph, store.file.name, (site) => {
+    refuseReordered(site, store.file.name);
+    noteSite(site, sites);
+  });
   const evaluator = new ConstantEvaluator(store);
   const { linears, indexOf } = await readLinears(evaluator, sites);
   for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
@@ -206,6 +210,15 @@ function readTensors(graph: OnnxGraph, store: TensorStore): Map<string, Tensor> 
       tensors.set(name, { ...shared, name });
   }
   return tensors;
+}
+
+/** ONNX Runtime orders the weights of these operators as the processor at hand likes them best. */
+function refuseReordered({ node: { domain, op } }: Site, file: string): void {
+  if (domain !== 'com.microsoft.nchwc') return;
+  throw new CheckpointError(
+    `expected weights in the order of ONNX, found ${op} of ${domain}: the model was saved by ONNX Runtime with all optimisations, which reorder weights for one kind of processor (NCHWc) and fold normalisation away`,
+    { code: 'unsupported', file, hint: SAVE_UNOPTIMISED },
+  );
 }
 
 /** The nodes that matter, as a model is walked. */

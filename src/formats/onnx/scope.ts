@@ -58,6 +58,21 @@ export function pathFromWeightName(weightName: string): string | null {
   return /^(.+)\.weight$/.exec(weightName)?.[1] ?? null;
 }
 
+/**
+ * What ONNX Runtime's optimizer puts before the names of tensors that it has fused: `ConvBnFusion_W_stem.conv.weight` and
+ * `ConvBnFusion_BN_B_stem.bn.bias`. It fuses one node after the other, so that there may be several.
+ */
+const FUSION_PREFIX = /^(?:(?:Conv|MatMul)(?:Bn|Mul|Add)Fusion_(?:BN_|Mul_|Add_)?(?:[WB]|Gemm[A-Za-z]*)_)+/;
+
+/** What it puts behind a name that is taken. */
+const TAKEN_SUFFIX = /_token_\d+$/;
+
+/** The name that a tensor had before ONNX Runtime's optimizer fused it; null where it did not, by the name. */
+export function nameBeforeFusion(name: string): string | null {
+  const own = name.replace(FUSION_PREFIX, '');
+  return own === name ? null : own.replace(TAKEN_SUFFIX, '');
+}
+
 /** Calls of local functions, all expansions together: functions that call each other twice double at every step. */
 const MAX_CALLS = 20_000;
 

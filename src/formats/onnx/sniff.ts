@@ -3,6 +3,10 @@
 import { FIELDS } from './schema.js';
 import { MAX_VARINT_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_LENGTH, WIRE_VARINT } from './wire.js';
 
+/** The way back from a model that ONNX Runtime saved with optimisations that cannot be audited. */
+export const SAVE_UNOPTIMISED =
+  'Audit the ONNX model that it was made from, or save it again with graph_optimization_level = ORT_ENABLE_BASIC or ORT_ENABLE_EXTENDED and optimized_model_filepath.';
+
 /** Fields looked at before giving up; unknown ones may come first. */
 const MAX_FIELDS = 16;
 
