@@ -6,6 +6,7 @@ import { audit, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import { CheckpointError } from '../../src/errors.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import { SAVE_UNOPTIMISED } from '../../src/formats/onnx/sniff.js';
 import {
   FORMATS,
   type Format,
@@ -140,6 +141,11 @@ describe('what is plainly something else gets a plain sentence', () => {
       'a PyTorch mobile flatbuffer, not a format that is read here',
       'Audit the checkpoint that it was made from.',
       bytesOf(0x1c, 0, 0, 0, 'PTMF'),
+    ],
+    [
+      'an ONNX Runtime model (.ort, saved with its optimisations), not a format that is read here',
+      SAVE_UNOPTIMISED,
+      bytesOf(0x1c, 0, 0, 0, 'ORTM'),
     ],
     ['a PDF document', undefined, utf8('%PDF-1.7')],
     ['a PNG image', undefined, bytesOf(0x89, 'PNG\r\n')],

@@ -279,6 +279,16 @@ describe('signs of folding', () => {
     expect(linear).toMatchObject({ path: 'layer1.0.conv1', foldedNormPath: null, looksFolded: true });
   });
 
+  test.each([
+    ['ConvBnFusion_W_stem.conv.weight', 'ConvBnFusion_BN_B_stem.bn.bias', 'stem.bn'],
+    ['ConvBnFusion_W_stem.conv.weight_token_3', 'ConvBnFusion_BN_B_stem.bn.bias_token_4', 'stem.bn'],
+    ['ConvMulFusion_W_ConvBnFusion_W_stem.conv.weight', 'ConvMulFusion_Mul_B_scale', null],
+  ])("ONNX Runtime's optimizer says what it fused: %s, %s", async (weightName, biasName, norm) => {
+    const conv = node('FusedConv', ['x', weightName, biasName], ['y'], { domain: 'com.microsoft' });
+    const [linear] = await readLinears([conv], [weight(weightName, 2, 1, 1, 1), vector(biasName, 0, 0)]);
+    expect(linear).toMatchObject({ path: 'stem.conv', foldedNormPath: norm, looksFolded: true });
+  });
+
   test('a convolution with metadata of its own is not folded', async () => {
     const metadata = { 'pkg.torch.onnx.name_scopes': "['', 'stem', 'stem.conv', 'conv2d']" };
     const [linear] = await readLinears(
