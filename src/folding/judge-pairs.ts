@@ -104,6 +104,17 @@ const ONE_WEIGHT = unresolved(
   'its convolution has one weight per channel, so that training it looks the same as moved statistics',
 );
 
+/** How RepVGG and MobileOne call the convolution that a block of several branches was merged into. */
+const MERGED_NAME = /(?:^|[._])reparam(?:[._]|$)/;
+
+function isSumOfBranches({ path }: LinearLayer): boolean {
+  return path !== null && MERGED_NAME.test(path);
+}
+
+const SEVERAL_BRANCHES = unresolved(
+  'its convolution is the sum of several branches, each scaled by a norm layer of its own, so that moved statistics look the same as training: compare the checkpoints from before the branches were merged',
+);
+
 /**
  * A comparison that says which channels folding hides: where a scale γ is zero, so are the folded weights, whatever the
  * statistics are.
@@ -195,7 +206,9 @@ export async function judgeFoldedPair(
     case 'not-finite':
       return conclude(judgeNotFinite(compared, compared.side), compared.isSame ? 'exact' : 'changed');
     case 'changed':
-      return conclude(TRAINED, 'changed');
+      return [before, after].some(isSumOfBranches)
+        ? conclude(SEVERAL_BRANCHES, 'incomparable')
+        : conclude(TRAINED, 'changed');
     case 'proportional': {
       const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
       const isTelling = verdict.status === 'drifted' && told.isUniformScale === false;

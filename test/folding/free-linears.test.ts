@@ -72,6 +72,14 @@ describe('two models without any norm layer', () => {
     expect(failure.hint).toContain('running_mean');
   });
 
+  test.each(['stage1.0.rbr_reparam', 'stages.0.reparam_conv'])(
+    'the sum of several branches that changed may have drifted or been trained: %s',
+    async (path) => {
+      expect(await statusesOf([convOf(path)], [convOf(path, { seed: 7 })])).toEqual({ [path]: 'unresolved' });
+      expect(await statusesOf([convOf(path)], [convOf(path)])).toEqual({ [path]: 'locked' });
+    },
+  );
+
   test('a transposed convolution of as many inputs as outputs is found by its values', async () => {
     const shape = [3, 3, 2, 2];
     const weight = wave(36);
