@@ -173,6 +173,12 @@ const SAFETY = 16;
 /** float32 roundings that two exporters may be apart in a folded bias. */
 const BIAS_ROUNDINGS = 4 * 2 ** -24;
 
+/**
+ * Where factors alone tell that a norm layer was folded in, they must be known better than this, relative to 1: 16-bit
+ * values are rounded by as much as a gently trained head moves, and a few of them fit a factor by accident.
+ */
+const MAX_TELLING_UNCERTAINTY = 2 ** -14;
+
 /** float32 roundings on the way to two folded scales. */
 const FOLDING_ROUNDINGS = 8 * 2 ** -24;
 
@@ -211,7 +217,8 @@ export async function judgeFoldedPair(
         : conclude(TRAINED, 'changed');
     case 'proportional': {
       const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
-      const isTelling = verdict.status === 'drifted' && told.isUniformScale === false;
+      const isFine = compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
+      const isTelling = isFine && verdict.status === 'drifted' && told.isUniformScale === false;
       if (proof === 'rescaled' && !isTelling) return null;
       if (verdict === ONE_WEIGHT && isUnmarked(pair)) return null;
       const layer = isListed || isCertain ? describe(pair, context, { verdict, ...told }) : null;
