@@ -145,16 +145,19 @@ class Evidence {
       [after, one],
     ] as const) {
       const preceding = side.isOrdered ? findPreceding(side) : new Map<NormLayer, Tensor>();
-      const blocks = findBlocks(side, (tensor) => ids.has(contents.get(tensor)?.id));
+      const isShared = (tensor: Tensor) => ids.has(contents.get(tensor)?.id);
+      const blocks = findBlocks(side, isShared);
       for (const layer of side.layers) {
         const known = findFeed(layer, side);
         const last = preceding.get(layer);
-        this.#feeds.set(layer, known ?? (last === undefined ? [] : [last]));
+        const feed = known ?? (last === undefined ? [] : [last]);
+        this.#feeds.set(layer, feed);
         this.#marks.set(layer, {
           affine: this.#identify(storedTensorOf(layer.gamma), storedTensorOf(layer.beta)),
           feed: this.#identify(...(known ?? [])),
           preceding: this.#identify(last ?? null),
-          block: this.#identify(...(blocks.get(layer) ?? [])),
+          // A layer that a weight of its own side alone seems to feed is none of the block's.
+          block: feed.every(isShared) ? this.#identify(...(blocks.get(layer) ?? [])) : null,
           statistics: this.#identify(storedTensorOf(layer.mean), storedTensorOf(layer.variance)),
         });
       }
