@@ -169,14 +169,15 @@ interface Module {
   layer: { readonly index: number; readonly layer: AuditLayer } | null;
   layers: number;
   drifted: number;
-  worst: number;
+  /** The largest known output shift of what drifted; null where none is known. */
+  worst: number | null;
 }
 
 /** The module tree with its frozen and trained regions and how far each part drifted; parts fold away. */
 export function renderModuleTree(report: AuditReport): Markup {
   const root = buildTree(report);
   const budget = { left: MAX_MODULES };
-  const scale = root.worst;
+  const scale = root.worst ?? 0;
   const modules = root.region === null ? [...root.children.values()] : [root];
   return html`<section id="modules" aria-labelledby="modules-title">
 <h2 id="modules-title">Modules</h2>
@@ -201,7 +202,7 @@ function buildTree({ regions, layers }: AuditReport): Module {
 }
 
 function makeModule(path: string, label: string): Module {
-  return { path, label, children: new Map(), region: null, layer: null, layers: 0, drifted: 0, worst: 0 };
+  return { path, label, children: new Map(), region: null, layer: null, layers: 0, drifted: 0, worst: null };
 }
 
 function findModule(root: Module, path: string): Module {
@@ -229,13 +230,13 @@ function summarize(module: Module): void {
     module.layers = 1;
     module.drifted = status === 'drifted' ? 1 : 0;
     module.worst =
-      status === 'drifted' && outputShift !== null && Number.isFinite(outputShift) ? outputShift : 0;
+      status === 'drifted' && outputShift !== null && Number.isFinite(outputShift) ? outputShift : null;
   }
   for (const child of module.children.values()) {
     summarize(child);
     module.layers += child.layers;
     module.drifted += child.drifted;
-    module.worst = Math.max(module.worst, child.worst);
+    if (child.worst !== null) module.worst = Math.max(module.worst ?? 0, child.worst);
   }
 }
 
@@ -286,8 +287,8 @@ function renderTreeHead(module: Module, { scale, inRegion }: TreeContext): Marku
   const name = html`<bdi class="name">${showSafely(label, 80)}</bdi>`;
   if (layer !== null) {
     const { status, outputShift } = layer.layer;
-    const shift = outputShift === null ? '' : formatMeasure(outputShift);
-    return html`<a href="#layer-${layer.index}">${name}</a><span class="status">${status}</span>${status === 'locked' ? null : renderMeasure(renderBar(outputShift, scale), shift)}`;
+    const isMeasured = status !== 'locked' && outputShift !== null;
+    return html`<a href="#layer-${layer.index}">${name}</a><span class="status">${status}</span>${isMeasured ? renderMeasure(renderBar(outputShift, scale), formatMeasure(outputShift)) : null}`;
   }
   const tag =
     region !== null && !inRegion ? html`<span class="tag ${region.status}">${region.status}</span>` : null;
@@ -299,7 +300,7 @@ function renderTreeHead(module: Module, { scale, inRegion }: TreeContext): Marku
     layers === 0
       ? 'no norm layer'
       : `${formatPlural(layers, 'norm layer')}${drifted > 0 ? '' : ', none drifted'}`;
-  return html`${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong>${renderMeasure(renderBar(worst, scale), formatMeasure(worst))}` : null}`;
+  return html`${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong>${worst === null ? null : renderMeasure(renderBar(worst, scale), formatMeasure(worst))}` : null}`;
 }
 
 function renderMeasure(bar: Markup, shift: string): Markup {

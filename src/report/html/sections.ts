@@ -77,7 +77,11 @@ export function renderEvidence(report: AuditReport): Markup {
     [
       'Worst output shift',
       worst === null ? '–' : formatMeasure(worst.outputShift),
-      worst === null ? 'nothing drifted' : 'of its own size',
+      worst !== null
+        ? 'of its own size'
+        : byStatus.drifted === 0
+          ? 'nothing drifted'
+          : 'folded weights do not tell',
     ],
     [
       'Batch counts moved',

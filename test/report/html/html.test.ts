@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { audit } from '../../../src/audit.js';
 import type { PageChannels, PageData } from '../../../src/report/html/page-data.js';
 import {
   makeDeepReport,
@@ -52,6 +54,17 @@ describe('the HTML page', () => {
     const { markup } = splitPage(renderHtml(makeMixedReport()));
     const stable = markup.replace(/sha256-[\w+/=]+/g, 'sha256-…');
     await expect(stable).toMatchFileSnapshot('__snapshots__/mixed.html.txt');
+  });
+
+  test('shows no number that folded weights do not tell', async () => {
+    const [before, after] = ['before', 'after'].map((side) =>
+      fileURLToPath(new URL(`../../../fixtures/pairs/requires-grad-leak/${side}.fold.onnx`, import.meta.url)),
+    );
+    const { markup } = splitPage(renderHtml(await audit(before ?? '', after ?? '')));
+    expect(markup).toContain('<strong class="drifted">8 drifted</strong>');
+    expect(markup).toContain('folded weights do not tell');
+    expect(markup).not.toContain('nothing drifted');
+    expect(markup).not.toMatch(/<b>0?<\/b>/);
   });
 
   test.each(SAMPLE_REPORTS)('is made of nothing but its own elements in %s', (_, report) => {

@@ -32,7 +32,10 @@ const MAX_DECADES = 7;
  */
 export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
   const { layers, measures } = data;
-  const state = { measure: 0, isLog: false, width: 0, pointed: null as number | null };
+  // Of a folded pair only standard deviations are known: the first measure is then none to begin with.
+  const isKnown = (_: PageMeasure, measure: number) => layers.some(({ values }) => values[measure] != null);
+  const chosen = Math.max(0, measures.findIndex(isKnown));
+  const state = { measure: chosen, isLog: false, width: 0, pointed: null as number | null };
   const meaning = makeElement('span', { class: 'meaning' });
   const plot = makeElement('div', { class: 'plot' });
   const readout = makeElement('p', { class: 'readout' });
@@ -61,7 +64,7 @@ export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (laye
     makeElement('div', { class: 'chart-bar' }, [
       makeSegments('Measure', {
         choices: measures.map(({ label }) => label),
-        chosen: 0,
+        chosen,
         onChoose: (index) => {
           state.measure = index;
           redraw();
