@@ -29,7 +29,7 @@ import {
 } from './compare/findings.js';
 import type { NameMatcher } from './compare/globs.js';
 import type { ValuedPairing } from './compare/pair-by-values.js';
-import type { PrefixEdit } from './compare/pair-layers.js';
+import { inOrderOf, type PrefixEdit } from './compare/pair-layers.js';
 import { pairParts } from './compare/pair-parts.js';
 import { findRegions, type Region } from './compare/regions.js';
 import {
@@ -134,7 +134,7 @@ export async function compareCheckpoints(
   const live = planLayerComparisons(pairing.pairs, { epsilon, keepChannels });
   await runInFileOrder([...learning.works, ...live.works]);
   const learned = learning.conclude();
-  const layers = inOrderOf(before, [...live.conclude(learned), ...folded.layers]);
+  const layers = inOrderOf(before.layers, [...live.conclude(learned), ...folded.layers]);
   const names = listNames(layers, unpaired, learned);
   refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
   const stated = makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
@@ -289,14 +289,5 @@ function nameLayers(side: AuditSide): string {
   return listFirst(
     layers.map(({ name }) => quote(name)),
     2,
-  );
-}
-
-/** Layers in the order of before; those whose norm layer before has folded away come where their convolution stood. */
-function inOrderOf(before: AuditSide, layers: readonly LayerComparison[]): readonly LayerComparison[] {
-  const order = new Map(before.layers.map((layer, index) => [layer, index]));
-  return [...layers].sort(
-    (x, y) =>
-      (order.get(x.before) ?? Number.MAX_SAFE_INTEGER) - (order.get(y.before) ?? Number.MAX_SAFE_INTEGER),
   );
 }

@@ -1,4 +1,4 @@
-// The policy file `bn-audit.json`: finds it, checks it, and suggests one.
+// The policy file `bn-audit.config.json`: finds it, checks it, and suggests one.
 
 import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';

@@ -1,9 +1,7 @@
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-
-const shipped = fileURLToPath(new URL('../fixtures/shipped', import.meta.url));
+import { type Intervals, listShipped, readTruth, SHIPPED } from './build/shipped.js';
 
 /** What fixtures/README.md allows the whole group. */
 const LIMIT_BYTES = 1_200_000;
@@ -23,46 +21,11 @@ const STATUSES = [
 
 const FIRST_WORDS = ['fused', 'int8', 'ort', 'parts', 'pruned', 'renamed'];
 
-interface Intervals {
-  readonly intervals: readonly (readonly [low: number, high: number | null] | null)[];
-  readonly withoutOne: readonly number[];
-  readonly empty: readonly number[];
-  readonly biasMoved?: readonly number[];
-  readonly steps?: readonly number[];
-}
-
-interface Case {
-  readonly before: string;
-  readonly after: string;
-  readonly options: readonly string[];
-  readonly exitCode: number | readonly number[];
-  readonly statuses: Readonly<Record<string, readonly string[]>>;
-  readonly measures?: Readonly<Record<string, Readonly<Record<string, number>>>>;
-  readonly factors?: Readonly<Record<string, readonly number[]>>;
-  readonly intervals?: Readonly<Record<string, Intervals>>;
-  readonly pairedBy?: Readonly<Record<string, string>>;
-  readonly mentions?: readonly string[];
-  readonly why: string;
-}
-
-/** What fixtures/README.md says that expected.json holds. */
-interface Expected {
-  readonly note: string;
-  readonly torch: string;
-  readonly norms?: Readonly<Record<string, string>>;
-  readonly cases: readonly Case[];
-}
-
-const directories = readdirSync(shipped).sort();
-
-function readExpected(directory: string): Expected {
-  const expected: Expected = JSON.parse(readFileSync(join(shipped, directory, 'expected.json'), 'utf8'));
-  return expected;
-}
+const directories = listShipped();
 
 /** Each case, under a name that no other case of its directory has. */
 const casesOf = (directory: string) =>
-  readExpected(directory).cases.map(
+  readTruth(directory).cases.map(
     (one) => [[one.before, '→', one.after, ...one.options].join(' '), one] as const,
   );
 
@@ -77,18 +40,18 @@ const withoutOne = ({ intervals }: Intervals) =>
 test('every kind of model is there, in less than the limit', () => {
   expect([...new Set(directories.map((name) => name.split('-')[0]))].sort()).toEqual(FIRST_WORDS);
   const sizes = directories.flatMap((directory) =>
-    readdirSync(join(shipped, directory)).map((file) => statSync(join(shipped, directory, file)).size),
+    readdirSync(join(SHIPPED, directory)).map((file) => statSync(join(SHIPPED, directory, file)).size),
   );
   expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(LIMIT_BYTES);
 });
 
 describe.each(directories)('%s', (directory) => {
   test('says what it is, and no file is there for nothing', () => {
-    const { note, torch, cases } = readExpected(directory);
+    const { note, torch, cases } = readTruth(directory);
     expect(note).not.toBe('');
     expect(torch).toMatch(/^\d+\.\d+\.\d+$/);
     const used = new Set(cases.flatMap(({ before, after }) => [before, after]));
-    expect([...used, 'expected.json'].sort()).toEqual(readdirSync(join(shipped, directory)).sort());
+    expect([...used, 'expected.json'].sort()).toEqual(readdirSync(join(SHIPPED, directory)).sort());
     const names = casesOf(directory).map(([name]) => name);
     expect(new Set(names).size).toBe(names.length);
   });
@@ -155,7 +118,7 @@ test('drift-fifth moves weights by a quarter of a quantisation step at most, dri
   expect(quantised.length).toBeGreaterThanOrEqual(7);
   for (const directory of quantised) {
     const stepsOf = (after: string) =>
-      readExpected(directory)
+      readTruth(directory)
         .cases.filter((one) => one.after === after)
         .flatMap(({ intervals = {} }) => Object.values(intervals).flatMap(({ steps = [] }) => steps));
     expect(Math.max(0, ...stepsOf('drift-fifth.onnx')), directory).toBeLessThanOrEqual(0.25);

@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto';
 import { readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isDecodable } from '../checkpoint/dtype.js';
+import { partitionPoint } from '../checkpoint/edit-plan.js';
 import { sampledIndices } from '../checkpoint/fingerprint.js';
 import { readRange, runInFileOrder } from '../io/byte-source.js';
 import { RoundingJudge } from './rounding.js';
@@ -189,7 +190,7 @@ class NearSearch {
   /** The only one of before that rounding explains; null where none does, or several do. */
   find(sample: Sample): Sample | null {
     const alike = this.#byShape.get(shapeOf(sample.tensor)) ?? [];
-    const middle = countBelow(alike, sample.size);
+    const middle = partitionPoint(alike, ({ size }) => size < sample.size);
     const near = alike
       .slice(Math.max(0, middle - MAX_NEAR), middle + MAX_NEAR)
       .filter(({ size }) => Math.abs(size - sample.size) <= NEAR * sample.size);
@@ -208,15 +209,4 @@ class NearSearch {
       judge.conclude().kind !== 'changed'
     );
   }
-}
-
-/** How many samples have smaller values, by bisection. */
-function countBelow(samples: readonly Sample[], size: number): number {
-  let [low, high] = [0, samples.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((samples[middle]?.size ?? Number.POSITIVE_INFINITY) < size) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }

@@ -2,11 +2,13 @@
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
-import { compareNaturally, isUnder, splitPath } from '../norm/naming.js';
+import { compareNaturally, getOrMake, isUnder, listFirst, splitPath } from '../norm/naming.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { TensorPair } from './compare-learned.js';
 import { type Content, isTelling, recogniseTensors } from './contents.js';
 import {
+  IDENTITY,
+  inOrderOf,
   type LayerPair,
   type Pairing,
   type PrefixEdit,
@@ -72,8 +74,6 @@ export async function pairWithValues(
   const remarks = chosen === null ? [] : [chosen.remark];
   return { ...whole, remarks: [...remarks, ...whole.remarks] };
 }
-
-const IDENTITY: PrefixEdit = { from: '', to: '' };
 
 function tryNames(
   before: ValuedSide,
@@ -226,8 +226,7 @@ function findBlocks(
   for (const [name, tensor] of learned) {
     if (!isWeight(tensor)) continue;
     for (const path of listAbove(name)) {
-      const block = under.get(path) ?? { tensors: [], count: 0 };
-      under.set(path, block);
+      const block = getOrMake(under, path, () => ({ tensors: [], count: 0 }));
       if (test(tensor) && ++block.count <= MAX_BLOCK) block.tensors.push(tensor);
     }
   }
@@ -316,10 +315,8 @@ async function pairRest(pairing: Pairing, evidence: Evidence): Promise<ValuedPai
   const isDropped = (pair: LayerPair) =>
     placed.after.has(pair.after) || (areMisleading && placed.before.has(pair.before));
   const dropped = new Set(doubted.filter(isDropped));
-  const order = new Map(evidence.before.layers.map((layer, index) => [layer, index]));
-  const pairs = [...pairing.pairs.filter((pair) => !dropped.has(pair)), ...found].sort(
-    (x, y) => (order.get(x.before) ?? 0) - (order.get(y.before) ?? 0),
-  );
+  const kept = pairing.pairs.filter((pair) => !dropped.has(pair));
+  const pairs = inOrderOf(evidence.before.layers, [...kept, ...found]);
   const paired = new Set(pairs.flatMap(({ before, after }) => [before, after]));
   const isAlone = (layer: NormLayer) => !paired.has(layer);
   const alone = (layers: readonly NormLayer[], others: readonly NormLayer[]) =>
@@ -423,9 +420,7 @@ function groupAlike(
       const marks = liken(layer);
       if (marks.includes(null)) continue;
       const key = [layer.channels, ...marks].join(' ');
-      const group = groups.get(key) ?? { before: [], after: [] };
-      groups.set(key, group);
-      group[side].push(layer);
+      getOrMake(groups, key, () => ({ before: [], after: [] }))[side].push(layer);
     }
   }
   return groups;
@@ -470,7 +465,7 @@ function pairTensors(
 ): readonly TensorPair[] {
   const { before, after, contents } = evidence;
   const open = findOpenTensors(edits, evidence);
-  const [names, afterNames] = [invert(before.learned), invert(after.learned)];
+  const [names, afterNames] = [namesOf(before.learned), namesOf(after.learned)];
   const pairs = new Map<string, TensorPair>();
   const join = (tensor: Tensor | undefined | null, partner: Tensor | undefined | null) => {
     if (tensor == null || partner == null || !haveLikeShapes(tensor.shape, partner.shape)) return;
@@ -536,9 +531,7 @@ function groupByContent(
     for (const tensor of open[side]) {
       const content = contents.get(tensor);
       if (content === undefined || !isTelling(content)) continue;
-      const group = groups.get(content.id) ?? { before: [], after: [] };
-      groups.set(content.id, group);
-      group[side].push(tensor);
+      getOrMake(groups, content.id, () => ({ before: [], after: [] }))[side].push(tensor);
     }
   }
   return groups;
@@ -559,7 +552,7 @@ function zip<Item>({
   });
 }
 
-function invert(tensors: ReadonlyMap<string, Tensor>): ReadonlyMap<Tensor, string> {
+function namesOf(tensors: ReadonlyMap<string, Tensor>): ReadonlyMap<Tensor, string> {
   return new Map([...tensors].map(([name, tensor]) => [tensor, name]));
 }
 
@@ -570,8 +563,7 @@ function groupByModule(
   const modules = new Map<string, Map<string, Tensor>>();
   for (const [name, tensor] of tensors) {
     const [module, leaf] = splitPath(name);
-    const members = modules.get(module) ?? new Map<string, Tensor>();
-    modules.set(module, members.set(leaf, tensor));
+    getOrMake(modules, module, () => new Map<string, Tensor>()).set(leaf, tensor);
   }
   return modules;
 }
@@ -581,13 +573,9 @@ const MAX_NAMED = 2;
 
 function describeFound(found: readonly LayerPair[]): readonly string[] {
   if (found.length === 0) return [];
-  const named = found
-    .slice(0, MAX_NAMED)
-    .map(({ before, after }) => `${quote(before.name)} with ${quote(after.name)}`)
-    .join(', ');
-  const more = found.length > MAX_NAMED ? ` and ${found.length - MAX_NAMED} more` : '';
+  const named = found.map(({ before, after }) => `${quote(before.name)} with ${quote(after.name)}`);
   return [
-    `${found.length === 1 ? '1 norm layer was' : `${found.length} norm layers were`} paired by values, since names do not pair them: their own weights or those that feed them are equal (${named}${more})`,
+    `${found.length === 1 ? '1 norm layer was' : `${found.length} norm layers were`} paired by values, since names do not pair them: their own weights or those that feed them are equal (${listFirst(named, MAX_NAMED)})`,
   ];
 }
 

@@ -63,7 +63,8 @@ const MAX_VOTES = 32_768;
 /** Longer names than those of real modules show no wrapper: every pair of two that end alike would have to be compared. */
 const MAX_WRAPPED_LENGTH = 1000;
 
-const IDENTITY: PrefixEdit = { from: '', to: '' };
+/** Names of before read in after as they are. */
+export const IDENTITY: PrefixEdit = { from: '', to: '' };
 
 /**
  * Pairs the norm layers of two checkpoints: by hand-given edits first, then by name, with wrapper prefixes (`module.`,
@@ -107,10 +108,23 @@ export function pairLayers<Layer extends Pairable>(
   )) {
     join(one, other, 'order');
   }
-  const order = new Map(before.layers.map((layer, index) => [layer, index]));
-  pairs.sort((x, y) => (order.get(x.before) ?? 0) - (order.get(y.before) ?? 0));
   if (!edits.some(isIdentity)) edits.push(IDENTITY);
-  return { pairs, onlyBefore: [...left.values()], onlyAfter: [...right.values()], edits };
+  return {
+    pairs: inOrderOf<Layer, LayerPair<Layer>>(before.layers, pairs),
+    onlyBefore: [...left.values()],
+    onlyAfter: [...right.values()],
+    edits,
+  };
+}
+
+/** What each concerns a layer of before, in the order of those layers; what concerns none of them comes last. */
+export function inOrderOf<Layer, Item extends { readonly before: Layer }>(
+  layers: readonly Layer[],
+  items: readonly Item[],
+): readonly Item[] {
+  const order = new Map(layers.map((layer, index) => [layer, index]));
+  const placeOf = ({ before }: Item) => order.get(before) ?? layers.length;
+  return [...items].sort((x, y) => placeOf(x) - placeOf(y));
 }
 
 /**

@@ -3,7 +3,7 @@
 import { isUnder } from '../norm/naming.js';
 import type { TensorPair } from './compare-learned.js';
 import { pairWithValues, type ValuedPairing, type ValuedSide } from './pair-by-values.js';
-import { type PrefixEdit, pairLayers, RivalPrefixes, translateName } from './pair-layers.js';
+import { inOrderOf, type PrefixEdit, pairLayers, RivalPrefixes, translateName } from './pair-layers.js';
 import { haveLikeShapes } from './tensor-equality.js';
 
 /**
@@ -28,10 +28,10 @@ export async function pairParts(
   // One alone needs no care, and whatever else after holds may go with what it leaves.
   if (fitting.length < 2) return pairWithValues(before, after, maps);
   const pairings = fitting.map(({ pairing }) => pairing);
-  const order = new Map(before.layers.map((layer, index) => [layer, index]));
-  const pairs = pairings
-    .flatMap((pairing) => pairing.pairs)
-    .sort((x, y) => (order.get(x.before) ?? 0) - (order.get(y.before) ?? 0));
+  const pairs = inOrderOf(
+    before.layers,
+    pairings.flatMap((pairing) => pairing.pairs),
+  );
   const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
   return {
     pairs,

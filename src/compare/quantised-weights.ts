@@ -130,6 +130,8 @@ class FactorFit {
   /** The sign of each channel's factor; 0 as long as no weight tells. */
   readonly #signs: Int8Array;
   readonly #inner: number;
+  /** The bounds of the run that is looked at, one object for all of them. */
+  readonly #run: RunBounds = { low: 0, high: 0, sign: 0 };
   /** What vectors are asked for, one object for all of it. */
   readonly #piece = { from: 0, to: 0, scale: 0, relative: 0, absolute: 0 };
 
@@ -170,10 +172,11 @@ class FactorFit {
     if (!isScale(other)) return notFinite('after', channel, other);
     if (!isScale(one)) return notFinite('before', channel, one);
     const ratio = other / one;
-    RUN.low = (this.#low[channel] as number) / ratio;
-    RUN.high = (this.#high[channel] as number) / ratio;
-    RUN.sign = this.#signs[channel] || findSign(left, right, from, to);
-    this.#signs[channel] = RUN.sign;
+    const bounds = this.#run;
+    bounds.low = (this.#low[channel] as number) / ratio;
+    bounds.high = (this.#high[channel] as number) / ratio;
+    bounds.sign = this.#signs[channel] || findSign(left, right, from, to);
+    this.#signs[channel] = bounds.sign;
     const problem = this.#narrowBy(from, to);
     if (problem === 'no-number') {
       const [value, previous] = [right, left].map(({ values }) => values.subarray(from, to).find(isNoNumber));
@@ -181,17 +184,18 @@ class FactorFit {
         ? notFinite('before', channel, previous ?? Number.NaN)
         : notFinite('after', channel, value);
     }
-    if (problem !== null || RUN.low * (1 - FACTOR_SLACK) > RUN.high * (1 + FACTOR_SLACK)) return 'empty';
-    this.#low[channel] = RUN.low * ratio;
-    this.#high[channel] = RUN.high * ratio;
+    if (problem !== null || bounds.low * (1 - FACTOR_SLACK) > bounds.high * (1 + FACTOR_SLACK))
+      return 'empty';
+    this.#low[channel] = bounds.low * ratio;
+    this.#high[channel] = bounds.high * ratio;
     this.#measure(channel, from, Math.min(to, from + MEASURED_WEIGHTS));
     return null;
   }
 
-  /** Narrows {@link RUN} by a run: its first weights nearly always do, so they are looked at one by one. */
+  /** Narrows the run's bounds by its weights: its first weights nearly always do, so they are looked at one by one. */
   #narrowBy(from: number, to: number): ReturnType<typeof narrow> {
     let start = Math.min(to, from + FIRST_WEIGHTS);
-    let problem = narrow(this.#left, this.#right, from, start);
+    let problem = this.#narrow(from, start);
     for (; problem === null && start < to; start += LARGEST_PIECE)
       problem = this.#narrowByPiece(start, Math.min(to, start + LARGEST_PIECE));
     return problem;
@@ -200,7 +204,7 @@ class FactorFit {
   /** As {@link #narrowBy}: at once where vectors see that a piece leaves the bounds as they are, else in parts. */
   #narrowByPiece(from: number, to: number): ReturnType<typeof narrow> {
     if (this.#seeUnmoved(from, to)) return null;
-    if (to - from <= LEAST_PIECE) return narrow(this.#left, this.#right, from, to);
+    if (to - from <= LEAST_PIECE) return this.#narrow(from, to);
     const size = LEAST_PIECE * Math.ceil((to - from) / LEAST_PIECE / PARTS);
     let problem: ReturnType<typeof narrow> = null;
     for (let start = from; problem === null && start < to; start += size)
@@ -208,14 +212,19 @@ class FactorFit {
     return problem;
   }
 
+  #narrow(from: number, to: number): ReturnType<typeof narrow> {
+    return narrow(this.#run, [this.#left, this.#right], from, to);
+  }
+
   /** As the test of single weights, a little wider: a bound may stay where it could move by a hundredth of their distance. */
   #seeUnmoved(from: number, to: number): boolean {
     const piece = this.#piece;
+    const { low, high, sign } = this.#run;
     piece.from = from;
     piece.to = to;
-    piece.scale = ((RUN.sign || 1) * (RUN.low + RUN.high)) / 2;
-    piece.relative = (RUN.low - RUN.high) / 2;
-    piece.absolute = RUN.high * this.#left.half + this.#right.half;
+    piece.scale = ((sign || 1) * (low + high)) / 2;
+    piece.relative = (low - high) / 2;
+    piece.absolute = high * this.#left.half + this.#right.half;
     return this.#buffers.seeWithin(piece);
   }
 
@@ -397,8 +406,13 @@ async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
   return Float64Array.from(CODES.get(dtype)?.view(bytes) ?? [0]);
 }
 
-/** What the loop over a run starts from and ends with, in units of both sides' scales. */
-const RUN = { low: 0, high: 0, sign: 0 };
+/** Bounds of one channel's factor, in units of both sides' scales; {@link narrow} narrows them. */
+interface RunBounds {
+  low: number;
+  high: number;
+  /** The factor's sign; 0 as long as no weight tells. */
+  sign: number;
+}
 
 // The loops over single weights are plain functions over plain arrays: they run a hundred million times.
 
@@ -429,17 +443,22 @@ function findSign(left: Side, right: Side, from: number, to: number): number {
 }
 
 /**
- * Narrows the bounds in {@link RUN} by each weight of a run. The loop runs a hundred million times, and nearly all weights
+ * Narrows bounds by each weight of a run. The loop runs a hundred million times, and nearly all weights
  * leave the bounds as they are: |y − m·x| + w·|x| ≤ half a step of both, with m the middle of the bounds and w half
  * their distance, proves that of a weight, signs included.
  *
  * @returns `contradicted` where signs differ, `no-number` for NaN and infinities.
  */
-function narrow(left: Side, right: Side, from: number, to: number): 'contradicted' | 'no-number' | null {
+function narrow(
+  bounds: RunBounds,
+  [left, right]: readonly [Side, Side],
+  from: number,
+  to: number,
+): 'contradicted' | 'no-number' | null {
   const { values: xs, half: halfX, lowest: lowestX, highest: highestX } = left;
   const { values: ys, half: halfY, lowest: lowestY, highest: highestY } = right;
-  let { low, high } = RUN;
-  const sign = RUN.sign || 1;
+  let { low, high } = bounds;
+  const sign = bounds.sign || 1;
   let middle = (sign * (low + high)) / 2;
   let width = (high - low) / 2;
   let allowed = low * halfX + halfY;
@@ -461,7 +480,7 @@ function narrow(left: Side, right: Side, from: number, to: number): 'contradicte
     width = (high - low) / 2;
     allowed = low * halfX + halfY;
   }
-  RUN.low = low;
-  RUN.high = high;
+  bounds.low = low;
+  bounds.high = high;
   return null;
 }
