@@ -1,5 +1,5 @@
-import { cpSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { VERSION } from '../../src/errors.js';
@@ -10,7 +10,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const pair = join(root, 'fixtures', 'pairs', 'requires-grad-leak');
 
 /** Commands whose code comes from several files of the program, each loaded when it is needed. */
-const COMMANDS = [
+const COMMANDS: [string[], ...string[][]] = [
   ['diff', join(pair, 'before.safetensors'), join(pair, 'after.safetensors')],
   ['diff', join(pair, 'before.live.onnx'), join(pair, 'after.fold.onnx'), '--format', 'json'],
   ['diff', join(pair, 'before.pt'), join(pair, 'after.pt'), '--format', 'markdown'],
@@ -54,8 +54,41 @@ describe('the program', () => {
     rmSync(join(directory, 'dist'), { recursive: true });
     expect(await runIn(directory, ['--version'])).toEqual({
       stdout: '',
-      stderr: 'bn-audit: it is not built: run "npm run build" first (MODULE_NOT_FOUND)\n',
+      stderr: 'bn-audit: it is not built: run "npm run build" first (ENOENT)\n',
       exitCode: 2,
+    });
+  });
+
+  describe('keeps its compiled code', () => {
+    const [diff] = COMMANDS;
+    const keptName = `main.js.${process.version}-${process.arch}.compiled`;
+
+    test('beside itself, from one diff to the next', async () => {
+      const directory = copyPackage();
+      const kept = join(directory, 'dist', 'cli', keptName);
+      rmSync(kept, { force: true });
+      const first = await runIn(directory, diff);
+      const { mtimeMs, size } = statSync(kept);
+      expect(size).toBeGreaterThan(100_000);
+      expect(await runIn(directory, diff)).toEqual(first);
+      expect(statSync(kept).mtimeMs).toBe(mtimeMs);
+    });
+
+    test('anew where V8 refuses what is there', async () => {
+      const directory = copyPackage();
+      const kept = join(directory, 'dist', 'cli', keptName);
+      writeFileSync(kept, 'not code');
+      expect(await runIn(directory, diff)).toMatchObject({ exitCode: 1, stderr: '' });
+      expect(readFileSync(kept).length).toBeGreaterThan(100_000);
+    });
+
+    test('nowhere where it cannot be written, and runs all the same', async () => {
+      const directory = copyPackage();
+      const kept = join(directory, 'dist', 'cli', keptName);
+      rmSync(kept, { force: true });
+      mkdirSync(join(kept, 'in-the-way'), { recursive: true });
+      expect(await runIn(directory, diff)).toMatchObject({ exitCode: 1, stderr: '' });
+      expect(readdirSync(dirname(kept)).filter((name) => name.startsWith(`${keptName}.`))).toEqual([]);
     });
   });
 });
