@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll } from 'vitest';
 import { type ByteSource, memorySource } from '../../src/io/byte-source.js';
 
 /** A source that counts what is read of it. */
@@ -39,13 +38,14 @@ export function makeSubdirectory(parent: string): string {
   return mkdtempSync(join(parent, 'run-'));
 }
 
-/** Where the directories of this test file are: every file has its own copy of this module. */
+/** Where the directories of the running test file are. */
 let place: string | null = null;
 
-// Here, as the file is collected: within a test it would be too late to ask for it.
-afterAll(() => {
+/** Called after each test file, see test/setup.ts. */
+export function removeTempDirectories(): void {
   if (place !== null) rmSync(place, { recursive: true, force: true });
-});
+  place = null;
+}
 
 /** A new empty directory, removed when the test file is done. */
 export function makeTempDirectory(): string {

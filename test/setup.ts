@@ -1,0 +1,4 @@
+import { afterAll } from 'vitest';
+import { removeTempDirectories } from './build/sources.js';
+
+afterAll(removeTempDirectories);
