@@ -9,7 +9,6 @@ import { listShipped, readTruth, SHIPPED } from './build/shipped.js';
 import { makeTempDirectory } from './build/sources.js';
 
 const cases = listShipped()
-  .filter((directory) => !directory.startsWith('pruned'))
   .flatMap((directory) => {
     const { cases, norms = {} } = readTruth(directory);
     return cases.map((each) => ({ ...each, directory, norms }));

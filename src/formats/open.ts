@@ -2,6 +2,7 @@
 
 import { extname } from 'node:path';
 import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
+import { multiplyMasks } from '../checkpoint/pruned-weights.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
@@ -196,7 +197,7 @@ export async function openSource(
   const format =
     formats.find(({ looksLike }) => looksLike(head)) ?? formats.find((known) => known.ending === ending);
   if (format === undefined) throw refuseUnrecognised('none of them: unknown content', source.name);
-  const checkpoint = await format.open(source, { ...options, path }, head);
+  const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };
