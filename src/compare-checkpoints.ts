@@ -9,6 +9,7 @@ import {
   pairFeeds,
   planLearnedComparisons,
 } from './compare/compare-learned.js';
+import { describeComputedWeights, relateComputedWeights } from './compare/computed-weights.js';
 import {
   chooseDeclared,
   type Declared,
@@ -123,10 +124,11 @@ export async function compareCheckpoints(
   const unpaired = sortUnpaired({ ...folded, explain: pairing.explain }, after);
   if (pairing.pairs.length + folded.layers.length + unpaired.withoutStatistics.length === 0)
     refuseUnpaired(before, after, unpaired);
+  const weights = relateComputedWeights(before, after, folded);
   const learning = planLearnedComparisons(before.learned, after.learned, {
-    folded,
+    folded: weights.judged,
     feeds: pairFeeds(pairing.pairs, before, after),
-    byValue: pairing.tensors,
+    byValue: [...pairing.tensors, ...weights.byPart],
     onProgress,
     known,
     exact,
@@ -136,6 +138,7 @@ export async function compareCheckpoints(
   const learned = learning.conclude();
   const layers = inOrderOf(before.layers, [...live.conclude(learned), ...folded.layers]);
   const names = listNames(layers, unpaired, learned);
+  const notAudited = unpaired.unlike.length + unpaired.withoutStatistics.length + unpaired.onlyBefore.length;
   refuseIdleFrozen(globs, [...names.paired, ...names.learned]);
   const stated = makeFindingPolicy({ ...options, frozen: globs }, Object.values(names).flat());
   const policy = isAuto ? insistOnDeclared(stated, layers, declared) : stated;
@@ -155,9 +158,14 @@ export async function compareCheckpoints(
       ...findDeclaredChanges(learned, declared, { ...policy, isAuto }),
     ],
     declared,
-    notAudited: unpaired.otherWidth.length + unpaired.withoutStatistics.length + unpaired.onlyBefore.length,
+    notAudited,
     isAllowed: policy.isAllowed,
-    doubts: [...pairing.remarks, ...folded.remarks, ...questionPair({ layers, learned, unpaired })],
+    doubts: [
+      ...pairing.remarks,
+      ...folded.remarks,
+      ...(weights.isOpen || notAudited > 0 ? [describeComputedWeights(before, after) ?? []].flat() : []),
+      ...questionPair({ layers, learned, unpaired }),
+    ],
     unusedOptions: [
       ...findIdleAllows(options.allow ?? [], [...names.paired, ...names.unpaired]),
       ...findIdleMaps(options.map ?? [], maps, { before, after }),
@@ -168,14 +176,14 @@ export async function compareCheckpoints(
 /** All names of what globs may mean. */
 function listNames(
   layers: readonly LayerComparison[],
-  { withoutStatistics, otherWidth, onlyBefore, onlyAfter }: UnpairedLayers,
+  { withoutStatistics, unlike, onlyBefore, onlyAfter }: UnpairedLayers,
   { compared }: LearnedComparisons,
 ): Readonly<Record<'paired' | 'unpaired' | 'learned', readonly (readonly string[])[]>> {
   return {
     paired: layers.map(listLayerNames),
     unpaired: [
       ...withoutStatistics.map(({ layer, path }) => [path, ...listOwnNames(layer)]),
-      ...otherWidth.map((pair) => listLayerNames({ ...pair, name: chooseLayerName(pair) })),
+      ...unlike.map((pair) => listLayerNames({ ...pair, name: chooseLayerName(pair) })),
       ...[...onlyBefore, ...onlyAfter].map(listOwnNames),
     ],
     learned: compared.map(listTensorNames),
@@ -260,9 +268,10 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
       code: 'nothing-paired',
       file,
       hint:
-        widths === ''
+        describeComputedWeights(before, after) ??
+        (widths === ''
           ? 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO'
-          : 'These are models of two widths: compare checkpoints of the same one.',
+          : 'These are models of two widths: compare checkpoints of the same one. Where channels were pruned away, before is the pruned model as it was before its fine-tuning.'),
     },
   );
 }

@@ -8,11 +8,10 @@ import { restore } from '../src/restore/restore.js';
 import { listShipped, readTruth, SHIPPED } from './build/shipped.js';
 import { makeTempDirectory } from './build/sources.js';
 
-const cases = listShipped()
-  .flatMap((directory) => {
-    const { cases, norms = {} } = readTruth(directory);
-    return cases.map((each) => ({ ...each, directory, norms }));
-  });
+const cases = listShipped().flatMap((directory) => {
+  const { cases, norms = {} } = readTruth(directory);
+  return cases.map((each) => ({ ...each, directory, norms }));
+});
 
 type Case = (typeof cases)[number];
 
@@ -89,6 +88,16 @@ function checkLayer(layer: AuditLayer, module: string, { pairedBy, measures, fac
   );
   expect(outside, module).toEqual([]);
 }
+
+test.each([
+  ['before.safetensors', 'drift.safetensors', 'equal'],
+  ['drift.safetensors', 'drift-masks.safetensors', 'equal'],
+  ['whole.safetensors', 'before.safetensors', 'changed'],
+])('masks are multiplied before weights are compared: %s, %s', async (before, after, neighbours) => {
+  const file = (name: string) => join(SHIPPED, 'pruned-masks', name);
+  const { layers } = await audit(file(before), file(after));
+  expect(layers.map((layer) => layer.neighbours)).toEqual([neighbours, neighbours]);
+});
 
 test('a file of two networks is restored whole, each into its own', async () => {
   const file = (name: string) => join(SHIPPED, 'parts-two', name);

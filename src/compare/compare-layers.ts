@@ -559,7 +559,7 @@ function judgeStatistics(
 
 /** Statistics moved, and nothing says whether the weights that feed the layer did. */
 const INCOMPARABLE_FEEDS =
-  'its statistics moved, and what feeds it cannot be compared: a type that is not decoded, or a baseline without a sample of it (make the baseline again)';
+  'its statistics moved, and what feeds it cannot be compared: computed of other tensors on one side alone (weight_norm), of a type that is not decoded, or known from a baseline without a sample of it (make the baseline again)';
 
 /** The orders of two files cannot both be the model's. */
 function noteDispute(after: NormLayer): NormLayer {

@@ -117,8 +117,8 @@ function listValues({ mean, variance, gamma, beta }: StoredLayer): ChannelValues
 
 /** Layers that were not audited: no pair was made of them. */
 export interface UnpairedLayers {
-  /** Layers that both checkpoints have under one name, with another number of channels. */
-  readonly otherWidth: readonly { readonly before: NormLayer; readonly after: NormLayer }[];
+  /** Layers that both checkpoints have under one name, with another number of channels or folded into something else. */
+  readonly unlike: readonly { readonly before: NormLayer; readonly after: NormLayer }[];
   /** Layers of before that after has without statistics, each with its path in after. */
   readonly withoutStatistics: readonly { readonly layer: NormLayer; readonly path: string }[];
   readonly onlyBefore: readonly NormLayer[];
@@ -140,7 +140,7 @@ export function sortUnpaired(
   after: AfterSide,
 ): UnpairedLayers {
   const left = new Map(onlyAfter.map((layer) => [layer.name, layer]));
-  const otherWidth: { before: NormLayer; after: NormLayer }[] = [];
+  const unlike: { before: NormLayer; after: NormLayer }[] = [];
   const withoutStatistics: { layer: NormLayer; path: string }[] = [];
   const gone: NormLayer[] = [];
   const known = onlyBefore.length === 0 ? null : new KnownModules(after);
@@ -150,7 +150,7 @@ export function sortUnpaired(
     const partner = twin === null ? undefined : left.get(twin);
     const path = isNamed ? translateName(name, edits, (one) => known?.isNorm(one, channels) === true) : null;
     if (partner !== undefined && isNamed && partner.isNamed) {
-      otherWidth.push({ before: layer, after: partner });
+      unlike.push({ before: layer, after: partner });
       left.delete(partner.name);
     } else if (path !== null) withoutStatistics.push({ layer, path });
     else gone.push(layer);
@@ -162,7 +162,7 @@ export function sortUnpaired(
       return clause === null ? [] : [[layer, clause] as const];
     }),
   );
-  return { otherWidth, withoutStatistics, onlyBefore: gone, onlyAfter: candidates, nearest };
+  return { unlike, withoutStatistics, onlyBefore: gone, onlyAfter: candidates, nearest };
 }
 
 /** Layers of which no pair was made, and how names of before read in after. */
@@ -221,16 +221,19 @@ function isVectorOf({ shape, elementCount }: Tensor, length: number): boolean {
  * @throws CheckpointError when statistics of a layer that only after has cannot be read.
  */
 export async function findUnpairedFindings(
-  { otherWidth, withoutStatistics, onlyBefore, onlyAfter, nearest }: UnpairedLayers,
+  { unlike, withoutStatistics, onlyBefore, onlyAfter, nearest }: UnpairedLayers,
   policy: FindingPolicy,
 ): Promise<readonly Finding[]> {
   const findings = [
     ...withoutStatistics.map(({ layer, path }) => findRemoved(layer, path, policy)),
-    ...otherWidth.map((pair) => findOtherWidth(pair, policy)),
+    ...unlike.map((pair) => findUnlike(pair, policy)),
     ...onlyBefore.map((layer) => addNearest(findUnpaired(layer, 'before', policy), nearest.get(layer))),
   ];
-  for (const { after } of otherWidth)
-    findings.push(...(await findFaults(after, 'the layer has another width in after')));
+  for (const { before, after } of unlike) {
+    const isAsWide = before.channels === after.channels;
+    const why = isAsWide ? 'the layer was not compared' : 'the layer has another width in after';
+    findings.push(...(await findFaults(after, why)));
+  }
   for (const layer of onlyAfter)
     findings.push(
       findUnpaired(layer, 'after', policy),
@@ -251,12 +254,12 @@ function findRemoved(layer: NormLayer, path: string, policy: FindingPolicy): Fin
   return allowNamed(finding, [path, ...listOwnNames(layer)], policy);
 }
 
-function findOtherWidth(
-  { before, after }: UnpairedLayers['otherWidth'][number],
-  policy: FindingPolicy,
-): Finding {
+function findUnlike({ before, after }: UnpairedLayers['unlike'][number], policy: FindingPolicy): Finding {
   const name = chooseLayerName({ before, after });
-  const message = `it has ${before.channels} channels in before and ${after.channels} in after: it was not audited`;
+  const message =
+    before.channels === after.channels
+      ? 'one of its sides was folded into a convolution that goes with none of the other side: it was not audited'
+      : `it has ${before.channels} channels in before and ${after.channels} in after: it was not audited`;
   const finding = makeFinding('unpaired-layer', name, message);
   return allowNamed(finding, listLayerNames({ name, before, after }), policy);
 }
@@ -274,9 +277,10 @@ export function refuseWithoutPairs(layers: readonly unknown[], file: string): vo
 const MAX_NAMED_WIDTHS = 3;
 
 /** The layers of another width in one clause, for an error; empty without any. */
-export function describeWidths({ otherWidth }: UnpairedLayers): string {
-  if (otherWidth.length === 0) return '';
-  const widths = otherWidth.map(
+export function describeWidths({ unlike }: UnpairedLayers): string {
+  const differing = unlike.filter(({ before, after }) => before.channels !== after.channels);
+  if (differing.length === 0) return '';
+  const widths = differing.map(
     ({ before, after }) => `${quote(after.name)} ${before.channels} in before and ${after.channels} in after`,
   );
   return `channels of layers with one name differ: ${listFirst(widths, MAX_NAMED_WIDTHS)}`;
@@ -306,8 +310,8 @@ export function questionPair(pair: Pair): readonly string[] {
 }
 
 function holdSameValues({ layers, learned, unpaired }: Pair): boolean {
-  const { withoutStatistics, otherWidth, onlyBefore, onlyAfter } = unpaired;
-  const alone = [...withoutStatistics, ...otherWidth, ...onlyBefore, ...onlyAfter];
+  const { withoutStatistics, unlike, onlyBefore, onlyAfter } = unpaired;
+  const alone = [...withoutStatistics, ...unlike, ...onlyBefore, ...onlyAfter];
   return (
     layers.length > 0 &&
     alone.length + learned.onlyBefore.length + learned.onlyAfter.length === 0 &&

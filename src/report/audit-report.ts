@@ -478,7 +478,7 @@ function listWarnings({
     ...after.checkpoint.warnings.map((warning) => `after: ${warning}`),
     ...(incomparable > 0
       ? [
-          `${formatPlural(incomparable, 'learned tensor')} cannot be compared: of a type that is not decoded, or known from a baseline that holds no sample of it`,
+          `${formatPlural(incomparable, 'learned tensor')} cannot be compared: computed of others on one side alone, of a type that is not decoded, or known from a baseline that holds no sample of it`,
         ]
       : []),
     ...describeReshaped(learned.compared),

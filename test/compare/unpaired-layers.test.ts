@@ -143,7 +143,7 @@ describe('a layer of another width', () => {
     expect(failure).toMatchObject({
       code: 'nothing-paired',
       message: expect.stringContaining('"net.bn" 2 in before and 3 in after'),
-      hint: 'These are models of two widths: compare checkpoints of the same one.',
+      hint: 'These are models of two widths: compare checkpoints of the same one. Where channels were pruned away, before is the pruned model as it was before its fine-tuning.',
     });
   });
 });
