@@ -2,7 +2,7 @@
 
 import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { AuditOptions } from './compare-checkpoints.js';
-import { compareWithCopies } from './compare-copies.js';
+import { compareWithCopies } from './compare-checkpoints.js';
 import { CheckpointError, UsageError } from './errors.js';
 import { openPath, refuseIdleSelect } from './formats/open.js';
 import { refuseSameCheckpoint } from './io/write-target.js';

@@ -1,6 +1,6 @@
 // From two open checkpoints to what an audit found: read it from top to bottom.
 
-import type { Checkpoint, OpenOptions, Tensor } from './checkpoint/checkpoint.js';
+import type { Checkpoint, CheckpointCopy, OpenOptions, Tensor } from './checkpoint/checkpoint.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import {
   type LearnedComparisons,
@@ -30,8 +30,8 @@ import {
 } from './compare/findings.js';
 import type { NameMatcher } from './compare/globs.js';
 import type { ValuedPairing } from './compare/pair-by-values.js';
+import { pairParts } from './compare/pair-by-values.js';
 import { inOrderOf, type PrefixEdit } from './compare/pair-layers.js';
-import { pairParts } from './compare/pair-parts.js';
 import { findRegions, type Region } from './compare/regions.js';
 import {
   describeWidths,
@@ -40,13 +40,13 @@ import {
   sortUnpaired,
   type UnpairedLayers,
 } from './compare/unpaired-layers.js';
-import { CheckpointError, quote } from './errors.js';
+import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
-import { listFreeLinears, mayBeFused } from './folding/free-linears.js';
+import { listFreeLinears, mayBeFused } from './folding/pair-linears.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { dottedTensorsOf, listFirst, withoutWrappers } from './norm/naming.js';
+import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
 import {
   chooseLayerName,
   listLayerNames,
@@ -299,4 +299,59 @@ function nameLayers(side: AuditSide): string {
     layers.map(({ name }) => quote(name)),
     2,
   );
+}
+
+/** Copies that are compared, each of which takes as long as the audit itself; files hold one or two. */
+const MAX_COPIES = 4;
+
+/**
+ * Compares two checkpoints as {@link compareCheckpoints} does, and every copy that after holds of what it audits: weights
+ * that were averaged beside the raw ones. Where errors are found in one and not in the other, a doubt says so.
+ *
+ * @throws as {@link compareCheckpoints}; not where only a copy cannot be compared.
+ */
+export async function compareWithCopies(
+  before: Checkpoint,
+  after: Checkpoint,
+  options: AuditOptions,
+): Promise<AuditResults> {
+  const results = await compareCheckpoints(before, after, options);
+  const copies = after.copies ?? [];
+  const doubts: string[] = [];
+  for (const copy of copies.slice(0, MAX_COPIES)) {
+    const doubt = await compareCopy(copy, results, options);
+    if (doubt !== null) doubts.push(doubt);
+  }
+  if (copies.length > MAX_COPIES)
+    doubts.push(
+      `after holds ${copies.length} copies of what was audited: ${MAX_COPIES} of them were compared`,
+    );
+  return { ...results, doubts: [...results.doubts, ...doubts] };
+}
+
+/** @returns what the user should know; null where the copy tells the same. */
+async function compareCopy(
+  copy: CheckpointCopy,
+  { before, after, findings }: AuditResults,
+  options: AuditOptions,
+): Promise<string | null> {
+  const select = `--select ${toShellWord(copy.path)}`;
+  const part = after.checkpoint.parts === undefined ? '' : copy.of;
+  const hasErrors = (found: AuditResults['findings']) =>
+    found.some(({ level, layer }) => level === 'error' && isUnder(layer, part));
+  try {
+    // A copy goes with the same copy of before, where that holds one.
+    const counterpart = before.checkpoint.copies?.find(({ path }) => path === copy.path);
+    const { findings: others } = await compareCheckpoints(
+      (await counterpart?.open()) ?? before.checkpoint,
+      await copy.open(),
+      { ...options, channels: false },
+    );
+    if (hasErrors(others) === hasErrors(findings)) return null;
+    const [drifted, clean] = hasErrors(others) ? [copy.path, copy.of] : [copy.of, copy.path];
+    return `the copies of one network in after disagree: ${quote(drifted)} has errors, ${quote(clean)} has none; ${quote(copy.of)} was audited, ${select} audits the other`;
+  } catch (error) {
+    if (!(error instanceof CheckpointError || error instanceof UsageError)) throw error;
+    return `${quote(copy.path)}, a copy of ${quote(copy.of)} in after, could not be compared (${select} tries): ${error.message}`;
+  }
 }

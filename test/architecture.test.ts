@@ -15,7 +15,6 @@ const ROOMS: readonly (readonly string[])[] = [
   ['compare/'],
   ['folding/'],
   ['compare-checkpoints.ts'],
-  ['compare-copies.ts'],
   ['report/'],
   ['audit.ts', 'inspect.ts'],
   ['restore/', 'probe/', 'policy.ts'],

@@ -12,8 +12,7 @@ import {
   measuresOf,
 } from './compare-layers.js';
 import { matchNames, type NameMatcher } from './globs.js';
-import { type PrefixEdit, translateName } from './pair-layers.js';
-import { checkRename } from './rename-globs.js';
+import { checkRename, type PrefixEdit, translateName } from './pair-layers.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
 export type FindingLevel = 'error' | 'warning' | 'note';

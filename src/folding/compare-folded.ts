@@ -18,8 +18,7 @@ import {
   type LinearLayer,
   type NormLayer,
 } from '../norm/norm-layer.js';
-import { compareChannelScales, type SettledComparison } from './channel-scales.js';
-import { type FoldingSide, hasOtherNorms, listFreeLinears } from './free-linears.js';
+import { compareChannelScales, type SettledComparison, widestBlur } from './channel-scales.js';
 import {
   type FoldedContext,
   type Judgement,
@@ -29,13 +28,15 @@ import {
   toFoldedLayer,
 } from './judge-pairs.js';
 import {
+  type FoldingSide,
+  hasOtherNorms,
   type LinearCandidate,
   type LinearPair,
+  listFreeLinears,
   mayBeFolded,
   mayHideNorm,
   pairLinears,
 } from './pair-linears.js';
-import { widestBlur } from './quantised-scales.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /** What the comparison of folded norm layers found, and what it leaves for the comparison of live ones. */

@@ -35,7 +35,7 @@ import {
   isTooWide,
   readHalfSteps,
   widestBlur,
-} from './quantised-scales.js';
+} from './channel-scales.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,

@@ -5,7 +5,7 @@ import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
-import { blurOf, isTooWide, readHalfSteps } from './quantised-scales.js';
+import { blurOf, isTooWide, readHalfSteps } from './channel-scales.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
 export interface EpsilonEvidence {

@@ -1,6 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { pairLayers } from '../../src/compare/pair-layers.js';
-import { checkRename, isRenameGlob, renameByGlob } from '../../src/compare/rename-globs.js';
+import { checkRename, isRenameGlob, pairLayers, renameByGlob } from '../../src/compare/pair-layers.js';
 import { layerOf } from '../build/layers.js';
 
 function rename(name: string, rule: string): readonly string[] {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Checkpoint } from '../src/checkpoint/checkpoint.js';
-import { compareWithCopies } from '../src/compare-copies.js';
+import { compareWithCopies } from '../src/compare-checkpoints.js';
 import { CheckpointError } from '../src/errors.js';
 import { checkpointOf, normTensors } from './build/checkpoints.js';
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { boundMeasures, compareQuantisedScales } from '../../src/folding/quantised-scales.js';
+import { boundMeasures, compareQuantisedScales } from '../../src/folding/channel-scales.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { quantise } from '../build/quantised.js';
 import { makeNormal, makeRandom } from '../build/weights.js';

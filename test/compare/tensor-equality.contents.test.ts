@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
-import { type Content, isTelling, recogniseTensors } from '../../src/compare/contents.js';
+import { type Content, isTelling, recogniseTensors } from '../../src/compare/tensor-equality.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { toHashed } from '../build/hashed-tensor.js';
 
