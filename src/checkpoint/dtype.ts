@@ -151,6 +151,16 @@ export function decodeFloats(bytes: Uint8Array, dtype: DType): Float64Array {
   }
 }
 
+/** Decoded elements of a tensor. */
+export type Values = Float32Array | Float64Array;
+
+/** Elements as numbers: those of float32 as they stand where they are aligned, others converted by {@link decodeFloats}. */
+export function toValues(bytes: Uint8Array, dtype: DType): Values {
+  return dtype === 'F32' && IS_LITTLE_ENDIAN && bytes.byteOffset % 4 === 0
+    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+    : decodeFloats(bytes, dtype);
+}
+
 /** Whether this machine keeps numbers as the files do. */
 export const IS_LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 

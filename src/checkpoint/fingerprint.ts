@@ -3,15 +3,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { type ChannelLayout, type ChannelProjections, layOutChannels, Projector } from './channel-grid.js';
 import type { Tensor } from './checkpoint.js';
-import {
-  bitsOf,
-  type DType,
-  decodeFloats,
-  hasSignedZero,
-  IS_LITTLE_ENDIAN,
-  isDecodable,
-  isFloatingPoint,
-} from './dtype.js';
+import { bitsOf, type DType, hasSignedZero, isDecodable, isFloatingPoint, toValues } from './dtype.js';
 
 /** What one reading of a tensor tells, in place of its values. */
 export interface TensorSummary {
@@ -120,12 +112,6 @@ class Sampler {
 
 function makeProjector({ dtype, shape }: Tensor, layout: ChannelLayout): Projector | null {
   return isDecodable(dtype) ? new Projector(layOutChannels(shape, layout)) : null;
-}
-
-function toValues(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
-  return dtype === 'F32' && IS_LITTLE_ENDIAN
-    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-    : decodeFloats(bytes, dtype);
 }
 
 /** Hashes bytes after turning their negative zeros, in place, into positive ones. */

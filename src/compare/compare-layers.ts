@@ -1,10 +1,16 @@
 // Compares a pair of layers: running statistics, learned tensors, and why they drifted.
 
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isFloatingPoint, significandBitsOf } from '../checkpoint/dtype.js';
 import { type FileWork, readRange } from '../io/byte-source.js';
 import { addTo, getOrMake, splitPath } from '../norm/naming.js';
-import { chooseLayerName, type LinearLayer, type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
+import {
+  addNote,
+  chooseLayerName,
+  type LayerVector,
+  type LinearLayer,
+  type NormLayer,
+  storedTensorOf,
+} from '../norm/norm-layer.js';
 import {
   isAdapted,
   isUnchanged,
@@ -25,7 +31,7 @@ import {
   type Measures,
   measureDrift,
   type RmsAndMax,
-  readChannelVectors,
+  readOptional,
   type Statistics,
 } from './statistics.js';
 import { decideStatus, type LayerStatus, type Relation } from './status.js';
@@ -84,26 +90,20 @@ export interface CauseEvidence {
 
 /** What statistics and counts tell; null where they tell nothing. */
 export function decideCause(evidence: CauseEvidence): DriftCause | null {
-  return evidence.haveStatisticsMoved ? explainMove(evidence) : explainStandstill(evidence);
-}
-
-function explainMove(evidence: CauseEvidence): DriftCause | null {
-  const { isInitial, isAveraged, before, after, momentum } = evidence;
-  if (isInitial) return { kind: 'reset' };
+  const { haveStatisticsMoved, isInitial, isAveraged, before, after, momentum } = evidence;
+  if (haveStatisticsMoved && isInitial) return { kind: 'reset' };
   if (before === null || after === null) return null;
   const rose = after > before;
+  if (!haveStatisticsMoved) {
+    if (before === after) return null;
+    return { kind: rose && !isAverage(before) && !isAverage(after) ? 'batch-statistics' : 'recounted' };
+  }
   if (isAverage(after)) return { kind: 'averaged', side: 'after', count: after, rose };
   if (isAverage(before)) return { kind: 'averaged', side: 'before', count: before, rose };
   if (rose) return { kind: 'training-mode', old: isAveraged ? null : findOldShare(before, after, momentum) };
   // A layer that was made anew around copied statistics starts to count at 0.
   if (after !== before && after !== 0n) return { kind: 're-estimated' };
   return { kind: isAveraged ? 'ema' : 'uncounted' };
-}
-
-function explainStandstill({ before, after }: CauseEvidence): DriftCause | null {
-  if (before === null || after === null || before === after) return null;
-  const isCounted = after > before && !isAverage(before) && !isAverage(after);
-  return { kind: isCounted ? 'batch-statistics' : 'recounted' };
 }
 
 function isAverage(count: BatchCount): count is number {
@@ -410,8 +410,8 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
 /** What a pair of norm layers stores. */
 interface LayerReading {
   readonly counts: BatchCounts;
-  /** A step of γ and of β where one is quantised and may be what it was, as {@link findAffineSteps} tells. */
-  readonly steps: AffineSteps;
+  /** Steps of quantisation within which γ and β may be what they were; null where none is quantised, or they may not. */
+  readonly steps: Readonly<Record<'gamma' | 'beta', number | null>>;
   readonly before: LayerVectors;
   readonly after: LayerVectors;
 }
@@ -419,27 +419,20 @@ interface LayerReading {
 async function readLayers({ before, after }: LayerPair): Promise<LayerReading> {
   return {
     counts: { before: await readBatchCount(before), after: await readBatchCount(after) },
-    steps: await findAffineSteps(before, after),
+    steps: {
+      gamma: await findAffineStep(before.gamma, after.gamma),
+      beta: await findAffineStep(before.beta, after.beta),
+    },
     before: await readVectors(before),
     after: await readVectors(after),
   };
 }
 
-/** Steps of quantisation within which γ and β may be what they were; null where none is quantised, or they may not. */
-interface AffineSteps {
-  readonly gamma: number | null;
-  readonly beta: number | null;
-}
-
-async function findAffineSteps(before: NormLayer, after: NormLayer): Promise<AffineSteps> {
-  const stepOf = async (one: Tensor | null, other: Tensor | null) =>
-    one !== null && other !== null && one.elementCount === other.elementCount && areBoundable(one, other)
-      ? findCommonStep(one, other)
-      : null;
-  return {
-    gamma: await stepOf(storedTensorOf(before.gamma), storedTensorOf(after.gamma)),
-    beta: await stepOf(storedTensorOf(before.beta), storedTensorOf(after.beta)),
-  };
+async function findAffineStep(before: LayerVector | null, after: LayerVector | null): Promise<number | null> {
+  const [one, other] = [storedTensorOf(before), storedTensorOf(after)];
+  return one !== null && other !== null && one.elementCount === other.elementCount && areBoundable(one, other)
+    ? findCommonStep(one, other)
+    : null;
 }
 
 /** What a pair of norm layers is judged by beside its own values. */
@@ -458,7 +451,7 @@ function concludeLayers(
   const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
   const judged: StatisticsVerdict =
     hasStatistics(before) && hasStatistics(after)
-      ? judgeStatistics(pair, { before, after, counts, affine, feeds, rounding, epsilon, options })
+      ? judgeStatistics(pair, { before, after }, { counts, affine, feeds, rounding, epsilon, options })
       : { ...UNREAD, problem: explainUnresolved(pair) };
   const relativeDifference = Math.max(
     affine.relativeDifference,
@@ -471,7 +464,7 @@ function concludeLayers(
     kind: 'live',
     name: chooseLayerName(pair),
     before: pair.before,
-    after: feeds.isDisputed ? noteDispute(pair.after) : pair.after,
+    after: feeds.isDisputed ? addNote(pair.after, DISPUTE_NOTE) : pair.after,
     pairedBy: pair.pairedBy,
     status: judged.status,
     problem: judged.problem,
@@ -485,7 +478,10 @@ function concludeLayers(
     epsilon,
     epsilonFrom,
     epsilonAfter: findOtherEpsilon(pair),
-    batches: subtractCounts(counts),
+    batches:
+      typeof counts.before === 'bigint' && typeof counts.after === 'bigint'
+        ? counts.after - counts.before
+        : null,
     cause: judged.cause,
     isReset: judged.isReset,
   };
@@ -509,34 +505,19 @@ const UNREAD = {
 
 function judgeStatistics(
   pair: LayerPair,
-  {
-    before,
-    after,
-    counts,
-    affine,
-    feeds,
-    rounding,
-    epsilon,
-    options,
-  }: LayerContext & {
-    readonly before: StoredLayer;
-    readonly after: StoredLayer;
+  { before, after }: Readonly<Record<'before' | 'after', StoredLayer>>,
+  context: LayerContext & {
     readonly counts: BatchCounts;
     readonly affine: AffineComparison;
     readonly epsilon: number;
   },
 ): StatisticsVerdict {
+  const { counts, affine, feeds, rounding, epsilon, options } = context;
   const { moved, relativeDifference } = findMovedChannels(before, after, rounding);
   const invalid = findInvalidValue(after);
   const haveStatisticsMoved = moved.includes(true);
   const isUntold = feeds.isIncomparable && affine.relation !== 'changed' && haveStatisticsMoved;
   const isInitial = areInitial(after);
-  const evidence = {
-    relation: affine.relation,
-    isInitial: affine.isInitial,
-    neighbours: feeds.relation,
-    haveStatisticsMoved,
-  };
   const drift: Drift = {
     channelsMoved: countTrue(moved),
     measures: measureDrift(before, after, { moved, gamma: after.gamma?.values ?? null, epsilon }),
@@ -554,7 +535,8 @@ function judgeStatistics(
     after: counts.after,
     momentum: findMomentum(pair),
   });
-  return { ...told, status: decideStatus(evidence), problem: null, cause };
+  const status = decideStatus({ ...affine, neighbours: feeds.relation, haveStatisticsMoved });
+  return { ...told, status, problem: null, cause };
 }
 
 /** Statistics moved, and nothing says whether the weights that feed the layer did. */
@@ -562,11 +544,8 @@ const INCOMPARABLE_FEEDS =
   'its statistics moved, and what feeds it cannot be compared: computed of other tensors on one side alone (weight_norm), of a type that is not decoded, or known from a baseline without a sample of it (make the baseline again)';
 
 /** The orders of two files cannot both be the model's. */
-function noteDispute(after: NormLayer): NormLayer {
-  const note =
-    'the order of modules in before and that in after each tell another tensor as what feeds it, of which one was trained and the other was not: what feeds it is left open';
-  return { ...after, notes: [...after.notes, note] };
-}
+const DISPUTE_NOTE =
+  'the order of modules in before and that in after each tell another tensor as what feeds it, of which one was trained and the other was not: what feeds it is left open';
 
 /** What a layer with statistics stores per channel; γ and β are null without affine. */
 export interface StoredLayer extends LayerVectors, Statistics {
@@ -583,9 +562,14 @@ interface LayerVectors {
 }
 
 async function readVectors(layer: NormLayer): Promise<LayerVectors> {
-  const tensors = [layer.mean, layer.variance, layer.gamma, layer.beta].map(storedTensorOf);
-  const [mean = null, variance = null, gamma = null, beta = null] = await readChannelVectors(tensors);
-  return { mean, variance, gamma, beta };
+  const read = (vector: LayerVector | null) => readOptional(storedTensorOf(vector));
+  // One after the other: they stand together in most files.
+  return {
+    mean: await read(layer.mean),
+    variance: await read(layer.variance),
+    gamma: await read(layer.gamma),
+    beta: await read(layer.beta),
+  };
 }
 
 /**
@@ -612,12 +596,9 @@ export function listChannels(before: Statistics, after: Statistics, epsilon: num
   return { before: list(before), after: list(after), stdRatio: findStdRatios(before, after, epsilon) };
 }
 
-function explainUnresolved({ before, after }: LayerPair): string | null {
-  for (const [side, layer] of [
-    ['before', before],
-    ['after', after],
-  ] as const) {
-    for (const statistic of [layer.mean, layer.variance]) {
+function explainUnresolved(pair: LayerPair): string | null {
+  for (const side of ['before', 'after'] as const) {
+    for (const statistic of [pair[side].mean, pair[side].variance]) {
       if (statistic.kind === 'unresolved') return `in ${side}, ${statistic.reason}`;
     }
   }
@@ -632,7 +613,7 @@ interface AffineComparison extends GradedRelation {
 function compareAffine(
   before: LayerVectors,
   after: LayerVectors,
-  { feeds, steps }: { readonly feeds: Feeds; readonly steps: AffineSteps },
+  { feeds, steps }: Pick<LayerContext, 'feeds'> & Pick<LayerReading, 'steps'>,
 ): AffineComparison {
   const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
   const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
@@ -642,17 +623,11 @@ function compareAffine(
   if (!hasBefore || !hasAfter) {
     return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed', relativeDifference: 0 };
   }
-  const differences = [
-    measureRounding(before.gamma, after.gamma, { absent: 1, feeds, step: steps.gamma }),
-    measureRounding(before.beta, after.beta, { absent: 0, feeds, step: steps.beta }),
-  ];
-  return differences.includes(null)
+  const gamma = measureRounding(before.gamma, after.gamma, { absent: 1, feeds, step: steps.gamma });
+  const beta = measureRounding(before.beta, after.beta, { absent: 0, feeds, step: steps.beta });
+  return gamma === null || beta === null
     ? { isInitial, relation: 'changed', relativeDifference: 0 }
-    : {
-        isInitial,
-        relation: 'equal',
-        relativeDifference: Math.max(...differences.map((difference) => difference ?? 0)),
-      };
+    : { isInitial, relation: 'equal', relativeDifference: Math.max(gamma, beta) };
 }
 
 function isConstant(vector: ChannelVector | null, constant: number): boolean {
@@ -692,10 +667,6 @@ function findOtherEpsilon({ before, after }: LayerPair): number | undefined {
 }
 
 type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;
-
-function subtractCounts({ before, after }: BatchCounts): bigint | null {
-  return typeof before === 'bigint' && typeof after === 'bigint' ? after - before : null;
-}
 
 /** PyTorch's momentum, of the layer that was trained last. A graph's is the share of the old value, and has no count. */
 function findMomentum({ before, after }: Pick<LayerPair, 'before' | 'after'>): CauseEvidence['momentum'] {

@@ -6,6 +6,7 @@ import { compareNaturally, getOrMake, isUnder, listFirst, splitPath } from '../n
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { TensorPair } from './compare-learned.js';
 import {
+  findNamesake,
   IDENTITY,
   inOrderOf,
   type LayerPair,
@@ -55,26 +56,27 @@ export async function pairWithValues(
   after: ValuedSide,
   maps: readonly PrefixEdit[],
 ): Promise<ValuedPairing> {
-  const named = tryNames(before, after, maps);
+  const named = pairByNames(before, after, maps);
   if (!(named instanceof RivalPrefixes)) {
     const pairing = await pairRepeated(named);
     if (arePairedByName(pairing) || before.layers.length === 0 || after.layers.length === 0)
       return { ...pairing, tensors: [], remarks: [], explain: () => null };
-    return pairRest(pairing, new Evidence(before, after, await lookInto(before, after)));
+    return pairRest(pairing, await Evidence.gather(before, after));
   }
-  const evidence = new Evidence(before, after, await lookInto(before, after));
+  const evidence = await Evidence.gather(before, after);
   const chosen = chooseRival(named, evidence);
   const pairing =
     chosen === null
       ? { pairs: [], onlyBefore: before.layers, onlyAfter: after.layers, edits: [IDENTITY] }
       : await pairRepeated(pairLayers(before, after, maps, [chosen.edit]));
-  const whole = await pairRest(pairing, evidence);
+  const whole = pairRest(pairing, evidence);
   if (whole.pairs.length === 0) throw named;
   const remarks = chosen === null ? [] : [chosen.remark];
   return { ...whole, remarks: [...remarks, ...whole.remarks] };
 }
 
-function tryNames(
+/** Pairs by names alone; what they cannot tell is returned, since values may. */
+function pairByNames(
   before: ValuedSide,
   after: ValuedSide,
   maps: readonly PrefixEdit[],
@@ -94,16 +96,6 @@ function arePairedByName({ pairs, onlyBefore, onlyAfter, edits }: Pairing): bool
     onlyBefore.length + onlyAfter.length === 0 &&
     (edits.every(isLeading) || pairs.every(({ pairedBy }) => pairedBy === 'map'))
   );
-}
-
-function lookInto(before: ValuedSide, after: ValuedSide): ReturnType<typeof recogniseTensors> {
-  const list = ({ learned, layers }: ValuedSide) => [
-    ...learned.values(),
-    ...layers.flatMap(({ gamma, beta, mean, variance }) =>
-      [gamma, beta, mean, variance].flatMap((part) => storedTensorOf(part) ?? []),
-    ),
-  ];
-  return recogniseTensors(list(before), list(after));
 }
 
 /** What a layer is known by; each is null where it is not known, or says nothing. */
@@ -131,6 +123,16 @@ class Evidence {
   readonly contents: ReadonlyMap<Tensor, Content>;
   readonly #marks = new Map<NormLayer, Marks>();
   readonly #feeds = new Map<NormLayer, readonly Tensor[]>();
+
+  static async gather(before: ValuedSide, after: ValuedSide): Promise<Evidence> {
+    const list = ({ learned, layers }: ValuedSide) => [
+      ...learned.values(),
+      ...layers.flatMap(({ gamma, beta, mean, variance }) =>
+        [gamma, beta, mean, variance].flatMap((part) => storedTensorOf(part) ?? []),
+      ),
+    ];
+    return new Evidence(before, after, await recogniseTensors(list(before), list(after)));
+  }
 
   constructor(before: ValuedSide, after: ValuedSide, contents: ReadonlyMap<Tensor, Content>) {
     this.before = before;
@@ -262,19 +264,15 @@ function findPreceding({ layers, tensors, learned }: ValuedSide): ReadonlyMap<No
   return preceding;
 }
 
-/** The prefix that values speak for, among those that fit equally well. */
-interface ChosenPrefix {
-  readonly edit: PrefixEdit;
-  readonly remark: string;
-}
-
 /** Of prefixes that fit equally well, the one under which most layers hold the same; null where none stands out. */
-function chooseRival({ edits }: RivalPrefixes, evidence: Evidence): ChosenPrefix | null {
+function chooseRival(
+  { edits }: RivalPrefixes,
+  evidence: Evidence,
+): { readonly edit: PrefixEdit; readonly remark: string } | null {
   const byName = new Map(evidence.after.layers.map((layer) => [layer.name, layer]));
   const scored = edits.map((edit) => {
     const pairs = evidence.before.layers.flatMap((layer) => {
-      const name = translateName(layer.name, [edit], (candidate) => byName.has(candidate));
-      const other = name === null ? undefined : byName.get(name);
+      const other = findNamesake(layer.name, [edit], byName);
       return other === undefined ? [] : [[layer, other] as const];
     });
     const score = pairs.filter(([one, other]) => evidence.areSame(one, other) === true).length;
@@ -292,7 +290,7 @@ function chooseRival({ edits }: RivalPrefixes, evidence: Evidence): ChosenPrefix
 }
 
 /** Pairs by values what names have left, and what they have paired with something else. */
-async function pairRest(pairing: Pairing, evidence: Evidence): Promise<ValuedPairing> {
+function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
   const doubted = pairing.pairs.filter(
     ({ before, after, pairedBy }) => pairedBy !== 'map' && evidence.areSame(before, after) === false,
   );
@@ -300,53 +298,60 @@ async function pairRest(pairing: Pairing, evidence: Evidence): Promise<ValuedPai
     before: [...pairing.onlyBefore, ...doubted.map(({ before }) => before)],
     after: [...pairing.onlyAfter, ...doubted.map(({ after }) => after)],
   };
-  const doubtedAfter = new Set(doubted.map(({ after }) => after));
+  const doubts = layersOf(doubted);
   const partners = new Map(doubted.map(({ before, after }) => [before, after]));
-  const isDoubted = (layer: NormLayer) => partners.has(layer) || doubtedAfter.has(layer);
-  const { pairs: matched, rivals } = matchLayers(pool, evidence, isDoubted);
+  const { pairs: matched, rivals } = matchLayers(pool, evidence, (layer) => doubts.has(layer));
   const found = matched.filter(({ before, after }) => partners.get(before) !== after);
-  const placed = {
-    before: new Set(found.map(({ before }) => before)),
-    after: new Set(found.map(({ after }) => after)),
-  };
+  const placed = layersOf(found);
   // Names that lead to a layer whose values stand elsewhere are those of another numbering.
-  const areMisleading = doubted.some(({ after }) => placed.after.has(after));
-  const isDropped = (pair: LayerPair) =>
-    placed.after.has(pair.after) || (areMisleading && placed.before.has(pair.before));
-  const dropped = new Set(doubted.filter(isDropped));
+  const areMisleading = doubted.some(({ after }) => placed.has(after));
+  const dropped = new Set(
+    doubted.filter((pair) => placed.has(pair.after) || (areMisleading && placed.has(pair.before))),
+  );
   const kept = pairing.pairs.filter((pair) => !dropped.has(pair));
   const pairs = inOrderOf(evidence.before.layers, [...kept, ...found]);
-  const paired = new Set(pairs.flatMap(({ before, after }) => [before, after]));
+  const paired = layersOf(pairs);
   const isAlone = (layer: NormLayer) => !paired.has(layer);
-  const alone = (layers: readonly NormLayer[], others: readonly NormLayer[]) =>
-    [...layers, ...others].filter(isAlone);
   return {
     pairs,
-    onlyBefore: alone(
-      pairing.onlyBefore,
-      [...dropped].map(({ before }) => before),
-    ),
-    onlyAfter: alone(
-      pairing.onlyAfter,
-      [...dropped].map(({ after }) => after),
-    ),
+    onlyBefore: pool.before.filter(isAlone),
+    onlyAfter: pool.after.filter(isAlone),
     edits: pairing.edits,
     tensors: found.length === 0 ? [] : pairTensors(found, pairing.edits, evidence),
     remarks: describeFound(found),
-    explain: (layer, candidates) => explainUnpaired(layer, { candidates, rivals, evidence }),
+    explain: (layer, candidates) => explainUnpaired(layer, candidates, { rivals, evidence }),
   };
+}
+
+function layersOf(pairs: readonly LayerPair[]): ReadonlySet<NormLayer> {
+  return new Set(pairs.flatMap(({ before, after }) => [before, after]));
+}
+
+/** What either side has of something, such as layers that hold the same. */
+interface Both<Item> {
+  readonly before: readonly Item[];
+  readonly after: readonly Item[];
+}
+
+/** What either side has, by a key; what has none is left out. */
+function groupBoth<Item>(
+  sides: Readonly<Record<keyof Both<Item>, Iterable<Item>>>,
+  keyOf: (item: Item) => string | null,
+): Iterable<Both<Item>> {
+  const groups = new Map<string, { readonly before: Item[]; readonly after: Item[] }>();
+  for (const side of ['before', 'after'] as const) {
+    for (const item of sides[side]) {
+      const key = keyOf(item);
+      if (key !== null) getOrMake(groups, key, () => ({ before: [], after: [] }))[side].push(item);
+    }
+  }
+  return groups.values();
 }
 
 /** Pairs that values tell, and for each layer of before that several fit, which ones. */
 interface MatchedLayers {
   readonly pairs: readonly LayerPair[];
   readonly rivals: ReadonlyMap<NormLayer, readonly NormLayer[]>;
-}
-
-/** Layers of each side that hold the same. */
-interface Alike {
-  readonly before: NormLayer[];
-  readonly after: NormLayer[];
 }
 
 /**
@@ -365,7 +370,7 @@ const LIKENESSES: readonly ((marks: Marks) => readonly (string | null)[])[] = [
 
 /** @param isDoubted whether a layer has a partner by name: then its block alone says too little to give it another. */
 function matchLayers(
-  pool: Alike,
+  pool: Both<NormLayer>,
   evidence: Evidence,
   isDoubted: (layer: NormLayer) => boolean,
 ): MatchedLayers {
@@ -375,7 +380,11 @@ function matchLayers(
   const marksOf = (layer: NormLayer) =>
     isDoubted(layer) ? { ...evidence.of(layer), block: null } : evidence.of(layer);
   for (const liken of LIKENESSES) {
-    for (const alike of groupAlike(left, (layer) => liken(marksOf(layer))).values()) {
+    const keyOf = (layer: NormLayer) => {
+      const marks = liken(marksOf(layer));
+      return marks.includes(null) ? null : [layer.channels, ...marks].join(' ');
+    };
+    for (const alike of groupBoth(left, keyOf)) {
       const matched = matchAlike(alike, evidence);
       for (const [before, after] of matched) {
         pairs.push({ before, after, pairedBy: 'values' });
@@ -409,29 +418,13 @@ function findCopies(
   });
 }
 
-function groupAlike(
-  left: { readonly before: ReadonlySet<NormLayer>; readonly after: ReadonlySet<NormLayer> },
-  liken: (layer: NormLayer) => readonly (string | null)[],
-): ReadonlyMap<string, Alike> {
-  const groups = new Map<string, Alike>();
-  for (const side of ['before', 'after'] as const) {
-    for (const layer of left[side]) {
-      const marks = liken(layer);
-      if (marks.includes(null)) continue;
-      const key = [layer.channels, ...marks].join(' ');
-      getOrMake(groups, key, () => ({ before: [], after: [] }))[side].push(layer);
-    }
-  }
-  return groups;
-}
-
 /**
  * Pairs layers that hold the same: one with one; as many with as many in their order; one of before with each of after,
  * as domain-specific BatchNorm makes several of one, under its name where there are more. Of several in before, only
  * statistics tell which after was made of.
  */
 function matchAlike(
-  { before, after }: Alike,
+  { before, after }: Both<NormLayer>,
   evidence: Evidence,
 ): readonly (readonly [before: NormLayer, after: NormLayer])[] {
   const areOrdered = evidence.before.isOrdered && evidence.after.isOrdered;
@@ -476,9 +469,12 @@ function pairTensors(
     join(storedTensorOf(pair.before.gamma), storedTensorOf(pair.after.gamma));
     join(storedTensorOf(pair.before.beta), storedTensorOf(pair.after.beta));
   }
-  for (const alike of groupByContent(open, contents).values()) {
+  const idOf = (tensor: Tensor) => {
+    const content = contents.get(tensor);
+    return content !== undefined && isTelling(content) ? content.id : null;
+  };
+  for (const alike of groupBoth(open, idOf))
     for (const [tensor, partner] of zip(alike)) join(tensor, partner);
-  }
   // What feeds a layer and holds something else was trained.
   const joined = new Set([...pairs.values()].flatMap(({ tensor, partner }) => [tensor, partner]));
   const isFree = (tensor: Tensor) =>
@@ -500,50 +496,35 @@ function pairTensors(
 }
 
 /** Tensors of which no name leads to one that holds the same. */
-interface OpenTensors {
-  readonly before: ReadonlySet<Tensor>;
-  readonly after: ReadonlySet<Tensor>;
-}
-
 function findOpenTensors(
   edits: readonly PrefixEdit[],
-  { before, after, contents }: Pick<Evidence, 'before' | 'after' | 'contents'>,
-): OpenTensors {
+  { before, after, contents }: Evidence,
+): { readonly before: ReadonlySet<Tensor>; readonly after: ReadonlySet<Tensor> } {
   const open = { before: new Set(before.learned.values()), after: new Set(after.learned.values()) };
-  for (const [name, tensor] of before.learned) {
-    const afterName = translateName(name, edits, (candidate) => after.learned.has(candidate));
-    const partner = afterName === null ? undefined : after.learned.get(afterName);
+  for (const { tensor, partner } of pairByName(before, after, edits)) {
     const content = contents.get(tensor);
-    if (partner === undefined || content === undefined || contents.get(partner)?.id !== content.id) continue;
+    if (content === undefined || contents.get(partner)?.id !== content.id) continue;
     open.before.delete(tensor);
     open.after.delete(partner);
   }
   return open;
 }
 
-function groupByContent(
-  open: OpenTensors,
-  contents: Evidence['contents'],
-): ReadonlyMap<string, { readonly before: Tensor[]; readonly after: Tensor[] }> {
-  const groups = new Map<string, { readonly before: Tensor[]; readonly after: Tensor[] }>();
-  for (const side of ['before', 'after'] as const) {
-    for (const tensor of open[side]) {
-      const content = contents.get(tensor);
-      if (content === undefined || !isTelling(content)) continue;
-      getOrMake(groups, content.id, () => ({ before: [], after: [] }))[side].push(tensor);
-    }
-  }
-  return groups;
+/** Learned tensors and those of after to which their names lead. */
+function pairByName(
+  { learned }: ValuedSide,
+  after: ValuedSide,
+  edits: readonly PrefixEdit[],
+): readonly TensorPair[] {
+  return [...learned].flatMap(([name, tensor]) => {
+    const afterName = translateName(name, edits, (candidate) => after.learned.has(candidate));
+    const partner = afterName === null ? undefined : after.learned.get(afterName);
+    return afterName === null || partner === undefined ? [] : [{ name, afterName, tensor, partner }];
+  });
 }
 
 /** One with each, or as many with as many in their order; nothing where neither fits. */
-function zip<Item>({
-  before,
-  after,
-}: {
-  readonly before: readonly Item[];
-  readonly after: readonly Item[];
-}): readonly (readonly [Item, Item])[] {
+function zip<Item>({ before, after }: Both<Item>): readonly (readonly [Item, Item])[] {
   if (before.length !== 1 && before.length !== after.length) return [];
   return after.flatMap((other, index) => {
     const one = before[before.length === 1 ? 0 : index];
@@ -584,15 +565,8 @@ const MAX_RANKED = 256;
 /** What an unpaired layer of before is nearest to, and why that is not it; null where after has none left. */
 function explainUnpaired(
   layer: NormLayer,
-  {
-    candidates,
-    rivals,
-    evidence,
-  }: {
-    readonly candidates: readonly NormLayer[];
-    readonly rivals: MatchedLayers['rivals'];
-    readonly evidence: Evidence;
-  },
+  candidates: readonly NormLayer[],
+  { rivals, evidence }: Pick<MatchedLayers, 'rivals'> & { readonly evidence: Evidence },
 ): string | null {
   const fitting = rivals.get(layer) ?? [];
   if (fitting.length > 1) {
@@ -649,24 +623,21 @@ export async function pairParts(
     before.layers,
     pairings.flatMap((pairing) => pairing.pairs),
   );
-  const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
+  const paired = layersOf(pairs);
   return {
     pairs,
     onlyBefore: before.layers.filter((layer) => !paired.has(layer)),
     onlyAfter: after.layers.filter((layer) => !paired.has(layer)),
     edits: pairings.flatMap(({ edits }) => edits),
     tensors: fitting.flatMap(({ side, pairing }) => [
-      ...pairByName(before, side, pairing.edits),
+      ...pairByName(before, side, pairing.edits).filter(({ tensor, partner }) =>
+        haveLikeShapes(tensor.shape, partner.shape),
+      ),
       ...pairing.tensors,
     ]),
     remarks: [...new Set(pairings.flatMap(({ remarks }) => remarks))],
-    explain: (layer, candidates) => {
-      for (const { explain } of pairings) {
-        const reason = explain(layer, candidates);
-        if (reason !== null) return reason;
-      }
-      return null;
-    },
+    explain: (layer, candidates) =>
+      pairings.reduce<string | null>((found, { explain }) => found ?? explain(layer, candidates), null),
   };
 }
 
@@ -683,26 +654,8 @@ function narrowTo(side: ValuedSide, part: string): ValuedSide {
 /** A discriminator may have a `bn1` as well: all layers of after must be before's, or half of those of either side. */
 function isSameNetwork(before: ValuedSide, after: ValuedSide, maps: readonly PrefixEdit[]): boolean {
   const [one, other] = [before.layers.length, after.layers.length];
-  try {
-    const { length } = pairLayers(before, after, maps).pairs;
-    return length > 0 && (length === other || length * 2 >= Math.max(one, other));
-  } catch (error) {
-    if (error instanceof RivalPrefixes) return false;
-    throw error;
-  }
-}
-
-/** Learned tensors by the names that led to the layers. */
-function pairByName(
-  { learned }: ValuedSide,
-  after: ValuedSide,
-  edits: readonly PrefixEdit[],
-): readonly TensorPair[] {
-  return [...learned].flatMap(([name, tensor]) => {
-    const afterName = translateName(name, edits, (candidate) => after.learned.has(candidate));
-    const partner = afterName === null ? undefined : after.learned.get(afterName);
-    return afterName === null || partner === undefined || !haveLikeShapes(tensor.shape, partner.shape)
-      ? []
-      : [{ name, afterName, tensor, partner }];
-  });
+  const named = pairByNames(before, after, maps);
+  if (named instanceof RivalPrefixes) return false;
+  const { length } = named.pairs;
+  return length > 0 && (length === other || length * 2 >= Math.max(one, other));
 }

@@ -4,8 +4,8 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { readRange } from '../io/byte-source.js';
-import { addTo, compareNaturally, splitPath } from '../norm/naming.js';
-import type { LayerVector, NormLayer } from '../norm/norm-layer.js';
+import { addTo, compareNaturally, getOrMake, splitPath } from '../norm/naming.js';
+import { addNote, type LayerVector, type NormLayer } from '../norm/norm-layer.js';
 import { readChannelVector } from './statistics.js';
 
 /** How a pair of layers was found. */
@@ -56,7 +56,7 @@ const MAX_COUNTED_EDITS = 24;
 /** So many different wrappers in one pair of checkpoints are looked for. */
 const MAX_EDITS = 6;
 
-/** Edits that are counted at a time, far more than two models of hundreds of layers propose; see {@link forgetRare}. */
+/** Edits that are counted at a time, far more than two models of hundreds of layers propose. */
 const MAX_VOTES = 32_768;
 
 /** Longer names than those of real modules show no wrapper: every pair of two that end alike would have to be compared. */
@@ -89,14 +89,19 @@ export function pairLayers<Layer extends Pairable>(
     right.delete(other.name);
   };
   const edits: PrefixEdit[] = [];
+  const isPreferred = (edit: PrefixEdit) => preferred.some((one) => isSameEdit(one, edit));
   for (const edit of maps) {
     for (const [one, other] of applyEdit(edit, left, right)) join(one, other, 'map');
     edits.push(edit);
   }
   while (edits.length < maps.length + MAX_EDITS) {
-    const edit = findBestEdit(left, right, { afterPath: after.path, isFirst: pairs.length === 0, preferred });
+    const edit = findBestEdit(left, right, {
+      afterPath: after.path,
+      isFirst: pairs.length === 0,
+      isPreferred,
+    });
     if (edit === null) break;
-    const pairedBy = preferred.some((one) => isSameEdit(one, edit)) ? 'values' : 'name';
+    const pairedBy = isPreferred(edit) ? 'values' : 'name';
     for (const [one, other] of applyEdit(edit, left, right)) join(one, other, pairedBy);
     edits.push(edit);
   }
@@ -143,6 +148,16 @@ export function translateName(
   return null;
 }
 
+/** What goes by the name that one of before has in after; undefined where no edit leads to any. */
+export function findNamesake<Item>(
+  name: string,
+  edits: readonly PrefixEdit[],
+  items: ReadonlyMap<string, Item>,
+): Item | undefined {
+  const translated = translateName(name, edits, (candidate) => items.has(candidate));
+  return translated === null ? undefined : items.get(translated);
+}
+
 /** The error for prefixes of which names alone do not tell which is meant. */
 export class RivalPrefixes extends CheckpointError {
   /** Those that fit equally well, two or more. */
@@ -180,8 +195,7 @@ function applyEdit<Layer extends Pairable>(
   right: ByName<Layer>,
 ): readonly (readonly [Layer, Layer])[] {
   return [...left.values()].flatMap((one) => {
-    const name = rewrite(one.name, edit).find((each) => right.has(each));
-    const other = name === undefined ? undefined : right.get(name);
+    const other = findNamesake(one.name, [edit], right);
     return other !== undefined && one.isNamed === other.isNamed && canPair(one, other)
       ? [[one, other] as const]
       : [];
@@ -196,19 +210,15 @@ function canPair(one: Pairable, other: Pairable): boolean {
 function findBestEdit(
   left: ByName<Pairable>,
   right: ByName<Pairable>,
-  {
-    afterPath,
-    isFirst,
-    preferred,
-  }: { readonly afterPath: string; readonly isFirst: boolean; readonly preferred: readonly PrefixEdit[] },
+  context: { afterPath: string; isFirst: boolean; isPreferred: (edit: PrefixEdit) => boolean },
 ): PrefixEdit | null {
+  const { isFirst, isPreferred } = context;
   if (left.size === 0 || right.size === 0) return null;
   const byOwnName = { edit: IDENTITY, pairs: applyEdit(IDENTITY, left, right) };
   // The usual case, and nothing can do better: every layer of the smaller side has its namesake.
   if (byOwnName.pairs.length === Math.min(left.size, right.size)) return IDENTITY;
   const proposed = proposeEdits(left, right).map((edit) => ({ edit, pairs: applyEdit(edit, left, right) }));
   const counted = [byOwnName, ...proposed];
-  const isPreferred = (edit: PrefixEdit) => preferred.some((one) => isSameEdit(one, edit));
   // A stable sort: of those with as many pairs a preferred edit is first, then the identity, then the edit with more votes.
   const [best, second] = counted.sort(
     (x, y) => y.pairs.length - x.pairs.length || Number(isPreferred(y.edit)) - Number(isPreferred(x.edit)),
@@ -228,16 +238,17 @@ function findBestEdit(
     // What is left over once the models are paired may just be new or gone; no reason to refuse the audit.
     if (!isFirst) return null;
     const rivals = counted.filter(({ pairs }) => pairs.length === best.pairs.length).map(({ edit }) => edit);
-    throw new RivalPrefixes(best.pairs.length, [best.edit, second.edit, ...rivals.slice(2)], afterPath);
+    throw new RivalPrefixes(
+      best.pairs.length,
+      [best.edit, second.edit, ...rivals.slice(2)],
+      context.afterPath,
+    );
   }
   return best.edit;
 }
 
 /** Whether two ways to pair give a layer of either side different partners. */
-function conflicts(
-  some: readonly (readonly [Pairable, Pairable])[],
-  others: readonly (readonly [Pairable, Pairable])[],
-): boolean {
+function conflicts(some: ReturnType<typeof applyEdit>, others: typeof some): boolean {
   const partners = new Map(some);
   const owners = new Map(some.map(([one, other]) => [other, one]));
   return others.some(
@@ -254,28 +265,24 @@ function proposeEdits(left: ByName<Pairable>, right: ByName<Pairable>): readonly
   }
   const votes: Votes = new Map();
   const isShown = ({ isNamed, name }: Pairable) => isNamed && name.length <= MAX_WRAPPED_LENGTH;
-  for (const one of sample([...left.values()].filter(isShown))) {
+  const shown = [...left.values()].filter(isShown);
+  const step = Math.max(1, Math.ceil(shown.length / MAX_SAMPLED_LAYERS));
+  for (const one of shown.filter((_, index) => index % step === 0)) {
     for (const other of byLeaf.get(splitPath(one.name)[1]) ?? []) {
       if (!other.isNamed || !canPair(one, other)) continue;
       const edit = findEdit(one.name, other.name);
-      const key = `${edit.from}=${edit.to}`;
-      const vote = votes.get(key);
-      if (vote === undefined) votes.set(key, { edit, count: 1 });
-      else vote.count++;
+      getOrMake(votes, `${edit.from}=${edit.to}`, () => ({ edit, count: 0 })).count++;
     }
-    if (votes.size > MAX_VOTES) forgetRare(votes);
+    // An edit for many layers is proposed again.
+    if (votes.size > MAX_VOTES) for (const [key, { count }] of votes) if (count === 1) votes.delete(key);
   }
   return chooseMostVoted(votes).filter((edit) => !isIdentity(edit));
 }
 
 type Votes = Map<string, { readonly edit: PrefixEdit; count: number }>;
 
-/** Drops edits that one layer alone has proposed: an edit for many layers is proposed again. */
-function forgetRare(votes: Votes): void {
-  for (const [key, { count }] of votes) if (count === 1) votes.delete(key);
-}
-
 function chooseMostVoted(votes: Votes): readonly PrefixEdit[] {
+  type Vote = readonly [key: string, vote: { readonly count: number }];
   const compareRoughly = ([x, { count: m }]: Vote, [y, { count: n }]: Vote) => n - m || x.length - y.length;
   const ranked = [...votes].sort(compareRoughly);
   const last = ranked[MAX_COUNTED_EDITS - 1];
@@ -286,8 +293,6 @@ function chooseMostVoted(votes: Votes): readonly PrefixEdit[] {
     .slice(0, MAX_COUNTED_EDITS)
     .map(([, { edit }]) => edit);
 }
-
-type Vote = readonly [key: string, vote: { readonly count: number; readonly edit: PrefixEdit }];
 
 /** The edit that turns one name into another: what stands before their longest common tail of components. */
 function findEdit(before: string, after: string): PrefixEdit {
@@ -310,11 +315,6 @@ function isBoundary(name: string, index: number): boolean {
   return index === 0 || index === name.length || name[index - 1] === '.';
 }
 
-function sample(layers: readonly Pairable[]): readonly Pairable[] {
-  const step = Math.max(1, Math.ceil(layers.length / MAX_SAMPLED_LAYERS));
-  return layers.filter((_, index) => index % step === 0);
-}
-
 /**
  * Pairs by order what a graph without names leaves: only when the channel counts agree one to one, and either both
  * sides stand in the model's order or every channel count occurs once.
@@ -330,15 +330,24 @@ function pairByOrder<Layer extends Pairable>(
   const isDistinct = new Set(left.map(({ channels }) => channels)).size === left.length;
   if (!areOrdered && !isDistinct) return [];
   const [one, other] = areOrdered ? [left, right] : [byChannels(left), byChannels(right)];
-  const pairs = one.flatMap((layer, index) => {
-    const partner = other[index];
-    return partner !== undefined && partner.channels === layer.channels ? [[layer, partner] as const] : [];
+  return pairInStep(one, other, (layer, partner) => partner.channels === layer.channels);
+}
+
+/** Each item with the one at its place; nothing where a pair does not fit. */
+export function pairInStep<Item>(
+  left: readonly Item[],
+  right: readonly Item[],
+  fits: (one: Item, other: Item) => boolean,
+): readonly (readonly [Item, Item])[] {
+  const pairs = left.flatMap((one, place) => {
+    const other = right[place];
+    return other !== undefined && fits(one, other) ? [[one, other] as const] : [];
   });
   return pairs.length === left.length ? pairs : [];
 }
 
 function isIdentity(edit: PrefixEdit): boolean {
-  return edit.from === '' && edit.to === '';
+  return isSameEdit(edit, IDENTITY);
 }
 
 function isSameEdit(one: PrefixEdit, other: PrefixEdit): boolean {
@@ -363,8 +372,7 @@ export async function pairRepeated(pairing: Pairing): Promise<Pairing> {
   const left = new Set(pairing.onlyBefore);
   const right = new Map(pairing.onlyAfter.map((layer) => [layer.name, layer]));
   for (const before of pairing.onlyBefore) {
-    const name = translateName(before.name, pairing.edits, (candidate) => right.has(candidate));
-    const after = name === null ? undefined : right.get(name);
+    const after = findNamesake(before.name, pairing.edits, right);
     if (after === undefined || !before.isNamed || !after.isNamed) continue;
     const channels = Math.min(before.channels, after.channels);
     const [one, other] = [await takePeriod(before, channels), await takePeriod(after, channels)];
@@ -389,7 +397,7 @@ async function takePeriod(layer: NormLayer, channels: number): Promise<NormLayer
   if (!(await varies(mean)) && !(await varies(variance))) return null;
   const repeats = layer.channels / channels;
   const note = `it repeats its ${channels} channels ${repeats} times, as exporters write InstanceNorm for a batch of ${repeats}`;
-  return { ...layer, channels, mean, variance, gamma, beta, notes: [...layer.notes, note] };
+  return addNote({ ...layer, channels, mean, variance, gamma, beta }, note);
 }
 
 /** A vector that is stored and more than copies of one value. */

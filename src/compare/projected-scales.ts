@@ -108,10 +108,11 @@ export async function compareProjectedScales(
   if (sides === null) return { kind: 'incomparable' };
   const [one, other] = sides;
   const scales = one.norms.map((_, channel) => findScale(one, other, channel));
+  const areNumbers = (channel: number) => sides.every(({ norms }) => Number.isFinite(norms[channel]));
   const areAllMultiples = (averaging: number) =>
     scales.every(
       (scale, channel) =>
-        !areNumbers(sides, channel) ||
+        !areNumbers(channel) ||
         areMultiples(sides, channel, scale, boundErrors(sides, channel, { scale, before, after, averaging })),
     );
   const isExact = areAllMultiples(0);
@@ -133,11 +134,6 @@ export async function compareProjectedScales(
     rounding,
   };
   return rounding?.kind === 'short' ? { kind: 'short', fitted } : fitted;
-}
-
-/** Whether a channel's weights are numbers on both sides. */
-function areNumbers(sides: Sides, channel: number): boolean {
-  return sides.every(({ norms }) => Number.isFinite(norms[channel]));
 }
 
 function findNotFinite({ norms }: ChannelProjections, side: NotFinite['side']): NotFinite | null {
@@ -163,8 +159,9 @@ async function judgeSamples(
   after: Tensor,
   { scales, layout }: { scales: Float64Array; layout: ChannelLayout },
 ): Promise<RoundingVerdict> {
-  const [one, other] = [await readSample(before), await readSample(after)];
-  if (one === null || other === null) return { kind: 'changed' };
+  const [stored, kept] = [await readSample(before), await readSample(after)];
+  if (stored === null || kept === null) return { kind: 'changed' };
+  const [one, other] = [decodeFloats(stored, before.dtype), decodeFloats(kept, after.dtype)];
   const grid = layOutChannels(before.shape, layout);
   const byChannel = new Map<number, number[]>();
   for (const [i, index] of sampledIndices(before.elementCount).entries()) {
@@ -186,18 +183,17 @@ async function judgeSamples(
   return judge.add(one, other) && !judge.isUntouched ? judge.conclude() : { kind: 'changed' };
 }
 
-/** The sampled elements of a tensor, whether a baseline keeps them or they are read one by one; null where it does not. */
-async function readSample(tensor: Tensor): Promise<Float64Array | null> {
-  const { fingerprint, dtype, elementCount } = tensor;
-  if (fingerprint !== undefined) {
-    return fingerprint.sample === null ? null : decodeFloats(await readRange(fingerprint.sample), dtype);
-  }
+/** The sampled elements of a tensor, kept by a baseline or read one by one; null where a baseline has left them out. */
+export async function readSample({ fingerprint, ...tensor }: Tensor): Promise<Uint8Array | null> {
+  if (fingerprint !== undefined) return fingerprint.sample === null ? null : readRange(fingerprint.sample);
+  const { elementCount, dtype } = tensor;
   const indices = sampledIndices(elementCount);
   const size = bitsOf(dtype) / 8;
   const bytes = new Uint8Array(indices.length * size);
+  if (indices.length === elementCount) return readElements(tensor, bytes, { start: 0, count: elementCount });
   for (const [i, start] of indices.entries())
     await readElements(tensor, bytes.subarray(i * size), { start, count: 1 });
-  return decodeFloats(bytes, dtype);
+  return bytes;
 }
 
 /**
@@ -213,12 +209,8 @@ export async function provesChange(before: Tensor, after: Tensor): Promise<boole
   if (sides === null) return false;
   const [one, other] = sides;
   return one.norms.some((norm, channel) => {
-    const errors = boundErrors(sides, channel, {
-      scale: 1,
-      before,
-      after,
-      averaging: MAX_RELATIVE_DIFFERENCE,
-    });
+    const averaging = MAX_RELATIVE_DIFFERENCE;
+    const errors = boundErrors(sides, channel, { scale: 1, before, after, averaging });
     // Overflow to infinity in a narrower type is rounding too.
     if (!Number.isFinite(norm) || !Number.isFinite(other.norms[channel])) return false;
     const isNormKept = Math.abs((other.norms[channel] ?? Number.NaN) - norm) <= errors.norm;
@@ -262,12 +254,7 @@ interface ErrorBounds {
 function boundErrors(
   [one]: Sides,
   channel: number,
-  {
-    scale,
-    before,
-    after,
-    averaging = 0,
-  }: { scale: number; before: Tensor; after: Tensor; averaging?: number },
+  { scale, before, after, averaging }: { scale: number; before: Tensor; after: Tensor; averaging: number },
 ): ErrorBounds {
   const magnitude = Math.abs(scale);
   const size = one.norms[channel] ?? Number.NaN;

@@ -7,7 +7,7 @@ import {
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, type DType, decodeFloats, IS_LITTLE_ENDIAN, isDecodable } from '../checkpoint/dtype.js';
+import { bitsOf, type DType, decodeFloats, isDecodable, toValues } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
 import { roundoffOf } from './rounding.js';
@@ -374,7 +374,7 @@ class Side {
 
   async read(span: ElementSpan): Promise<void> {
     const bytes = await readElements(this.#stored, this.#buffer, span);
-    if (this.#codes === null) this.values.set(toFloats(bytes, this.#stored.dtype));
+    if (this.#codes === null) this.values.set(toValues(bytes, this.#stored.dtype));
     else this.values.set(this.#codes.view(bytes));
     if (this.#codes !== null) this.#centre(this.#codes, span);
   }
@@ -394,12 +394,6 @@ class Side {
 
 const ONE = Float64Array.of(1);
 const ZERO = Float64Array.of(0);
-
-function toFloats(bytes: Uint8Array, dtype: DType): Float32Array | Float64Array {
-  return dtype === 'F32' && IS_LITTLE_ENDIAN
-    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-    : decodeFloats(bytes, dtype);
-}
 
 async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
   const bytes = (await readRange(range)).slice();

@@ -8,6 +8,7 @@ import {
   quantumOf,
   roundToFloat,
   significandBitsOf,
+  type Values,
 } from '../checkpoint/dtype.js';
 
 /**
@@ -195,9 +196,6 @@ const SUM_KEYS = [
 ] as const;
 
 const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative'] as const;
-
-/** What decoded elements of a tensor come in: those of float32 as they stand, those of other types converted. */
-export type Values = Float32Array | Float64Array;
 
 /**
  * Tells rounding from training by the differences between two tensors, piece by piece, in a few sums. docs/rounding.md

@@ -37,26 +37,13 @@ export interface Measures {
 }
 
 /** Decodes a per-channel tensor whole. Its length was checked against a limit when the layer was found. */
-export async function readChannelVector(tensor: Tensor): Promise<ChannelVector> {
-  return decodeVector(await readRange(tensor.range), tensor);
+export async function readChannelVector({ range, dtype }: Tensor): Promise<ChannelVector> {
+  return { values: decodeFloats(await readRange(range), dtype), dtype };
 }
 
 /** A vector where there is one. */
 export async function readOptional(tensor: Tensor | null): Promise<ChannelVector | null> {
   return tensor === null ? null : readChannelVector(tensor);
-}
-
-/** Decodes the per-channel tensors of one layer, which stand together in most files; null where there is none. */
-export async function readChannelVectors(
-  tensors: readonly (Tensor | null)[],
-): Promise<readonly (ChannelVector | null)[]> {
-  const vectors: (ChannelVector | null)[] = [];
-  for (const tensor of tensors) vectors.push(await readOptional(tensor));
-  return vectors;
-}
-
-function decodeVector(bytes: Uint8Array, { dtype }: Tensor): ChannelVector {
-  return { values: decodeFloats(bytes, dtype), dtype };
 }
 
 /** Whether two vectors hold the same values up to storage rounding; those of a frozen layer are alike to the last bit. */
@@ -135,17 +122,14 @@ export interface StatisticsSummary {
 
 /** Summarises both vectors. */
 export function summarizeStatistics({ mean, variance }: Statistics): StatisticsSummary {
-  return { mean: summarizeMean(mean.values), variance: summarizeVariance(variance.values) };
-}
-
-function summarizeMean(values: Float64Array): StatisticsSummary['mean'] {
-  const squares = values.reduce((sum, value) => sum + value * value, 0);
-  return { ...findRange(values), rms: Math.sqrt(squares / values.length) };
-}
-
-function summarizeVariance(values: Float64Array): StatisticsSummary['variance'] {
-  const logs = values.reduce((sum, value) => sum + Math.log(value), 0);
-  return { ...findRange(values), geometricMean: Math.exp(logs / values.length) };
+  const meanOf = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  return {
+    mean: { ...findRange(mean.values), rms: Math.sqrt(meanOf(mean.values.map((value) => value * value))) },
+    variance: {
+      ...findRange(variance.values),
+      geometricMean: Math.exp(meanOf(variance.values.map(Math.log))),
+    },
+  };
 }
 
 function findRange(values: Float64Array): { readonly min: number; readonly max: number } {
@@ -169,7 +153,10 @@ function describeFirstOutside(values: Float64Array, least: number, role: string)
   for (let channel = 0; channel < values.length; channel++) {
     const value = values[channel] ?? Number.NaN;
     if (value >= least && value <= Number.MAX_VALUE) continue;
-    return `${role} of channel ${channel} is ${describeValue(value)}`;
+    const what = Number.isNaN(value)
+      ? 'NaN (not a number)'
+      : `${value}: ${Number.isFinite(value) ? 'negative' : 'not finite'}`;
+    return `${role} of channel ${channel} is ${what}`;
   }
   return null;
 }
@@ -189,27 +176,24 @@ export function areInitial({ mean, variance }: Statistics): boolean {
   );
 }
 
+/** What drift is measured by beside the statistics. */
+interface MeasureOptions {
+  readonly moved: readonly boolean[];
+  /** Channels that nothing is known of, which no measure counts. */
+  readonly hidden?: readonly boolean[];
+  /** Of after, one value per channel; null without affine, which counts as 1. */
+  readonly gamma: Float64Array | null;
+  readonly epsilon: number;
+}
+
 /**
  * The measures of design: σ = √(v + ε) in float64. Channels that did not move count as exactly unmoved, so that a
  * copy in a narrower type measures zero.
- *
- * @param gamma of after, one value per channel; null without affine, which counts as 1.
  */
 export function measureDrift(
   before: Statistics,
   after: Statistics,
-  {
-    moved,
-    hidden,
-    gamma,
-    epsilon,
-  }: {
-    moved: readonly boolean[];
-    /** Channels that nothing is known of, which no measure counts. */
-    hidden?: readonly boolean[];
-    gamma: Float64Array | null;
-    epsilon: number;
-  },
+  { moved, hidden, gamma, epsilon }: MeasureOptions,
 ): Measures {
   const channels = moved.length - countTrue(hidden ?? []);
   const { values: meansBefore } = before.mean;
@@ -256,18 +240,8 @@ export function measureDrift(
 
 /** σB / σA per channel. */
 export function findStdRatios(before: Statistics, after: Statistics, epsilon: number): readonly number[] {
-  const sigma = (variance: ChannelVector, channel: number) => Math.sqrt(at(variance, channel) + epsilon);
-  return Array.from(
-    { length: before.variance.values.length },
-    (_, channel) => sigma(after.variance, channel) / sigma(before.variance, channel),
-  );
-}
-
-function at(vector: ChannelVector, channel: number): number {
-  return vector.values[channel] ?? Number.NaN;
-}
-
-function describeValue(value: number): string {
-  if (Number.isNaN(value)) return 'NaN (not a number)';
-  return Number.isFinite(value) ? `${value}: negative` : `${value}: not finite`;
+  const sigmas = ({ variance }: Statistics) =>
+    [...variance.values].map((value) => Math.sqrt(value + epsilon));
+  const others = sigmas(after);
+  return sigmas(before).map((sigma, channel) => (others[channel] ?? Number.NaN) / sigma);
 }

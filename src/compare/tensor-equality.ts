@@ -9,18 +9,20 @@ import {
   findPreimage,
   hasSignedZero,
   holdsAllOf,
-  IS_LITTLE_ENDIAN,
   isDecodable,
   isFloatingPoint,
   type Preimage,
   roundToFloat,
+  toValues,
+  type Values,
 } from '../checkpoint/dtype.js';
 import { partitionPoint } from '../checkpoint/edit-plan.js';
-import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
-import { readRange, runInFileOrder } from '../io/byte-source.js';
-import { provesChange } from './projected-scales.js';
+import { TensorSummarizer } from '../checkpoint/fingerprint.js';
+import { runInFileOrder } from '../io/byte-source.js';
+import { addTo } from '../norm/naming.js';
+import { provesChange, readSample } from './projected-scales.js';
 import { areBoundable, findCommonStep } from './quantised-weights.js';
-import { RoundingJudge, type RoundingVerdict, type Values } from './rounding.js';
+import { RoundingJudge, type RoundingVerdict } from './rounding.js';
 
 /**
  * How two tensors compare. `exact`: they hold the same values, up to storage rounding. `incomparable`: a type cannot be
@@ -104,11 +106,8 @@ export class TensorComparer {
   }
 
   async #identify(tensor: Tensor): Promise<{ sha256: string; sample: Uint8Array | null }> {
-    const { fingerprint } = tensor;
-    if (fingerprint !== undefined) {
-      const { sha256, sample } = fingerprint;
-      return { sha256, sample: sample && (await readRange(sample)) };
-    }
+    const { sha256 } = tensor.fingerprint ?? {};
+    if (sha256 !== undefined) return { sha256, sample: await readSample(tensor) };
     this.#summarizer ??= new TensorSummarizer();
     return this.#summarizer.summarize(tensor, null);
   }
@@ -164,13 +163,6 @@ export class TensorComparer {
     }
     return judge?.conclude() ?? { kind: 'exact' };
   }
-}
-
-/** Elements as numbers: those of float32 as they stand where they are aligned, others converted. */
-export function toValues(bytes: Uint8Array, dtype: DType): Values {
-  return dtype === 'F32' && IS_LITTLE_ENDIAN && bytes.byteOffset % 4 === 0
-    ? new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
-    : decodeFloats(bytes, dtype);
 }
 
 /** The buffer, or one that is large enough for a tensor's pieces wherever in a page they are put. */
@@ -314,7 +306,7 @@ const NEAR = 2 ** -4;
 /** A tensor with its sampled values. */
 interface Sample {
   readonly tensor: Tensor;
-  readonly values: Float32Array | Float64Array;
+  readonly values: Values;
   /** The sum of the absolute values. */
   readonly size: number;
   /** The same for equal values in equal shapes, whatever type they are stored in. */
@@ -362,7 +354,7 @@ function isMatrix({ shape }: Tensor): boolean {
 async function takeSamples(tensors: readonly Tensor[], isSpread: boolean): Promise<readonly Sample[]> {
   const samples: Sample[] = [];
   const take = async (tensor: Tensor) => {
-    const bytes = await readSample(tensor, isSpread);
+    const bytes = await (isSpread ? readSample(tensor) : readMiddle(tensor));
     if (bytes !== null) samples.push(describeSample(tensor, bytes));
   };
   const readable = tensors.filter(({ dtype, elementCount }) => isDecodable(dtype) && elementCount > 0);
@@ -375,21 +367,10 @@ async function takeSamples(tensors: readonly Tensor[], isSpread: boolean): Promi
   return samples;
 }
 
-async function readSample(tensor: Tensor, isSpread: boolean): Promise<Uint8Array | null> {
-  const { fingerprint, elementCount, dtype } = tensor;
-  if (fingerprint !== undefined) return fingerprint.sample === null ? null : readRange(fingerprint.sample);
-  const width = bitsOf(dtype) / 8;
-  if (!isSpread) {
-    const count = Math.min(elementCount, RUN_LENGTH);
-    const start = Math.floor((elementCount - count) / 2);
-    return readElements(tensor, new Uint8Array(count * width), { start, count });
-  }
-  const indices = sampledIndices(elementCount);
-  const bytes = new Uint8Array(indices.length * width);
-  if (indices.length === elementCount) return readElements(tensor, bytes, { start: 0, count: elementCount });
-  for (const [i, start] of indices.entries())
-    await readElements(tensor, bytes.subarray(i * width), { start, count: 1 });
-  return bytes;
+function readMiddle(tensor: Tensor): Promise<Uint8Array> {
+  const count = Math.min(tensor.elementCount, RUN_LENGTH);
+  const start = Math.floor((tensor.elementCount - count) / 2);
+  return readElements(tensor, new Uint8Array((count * bitsOf(tensor.dtype)) / 8), { start, count });
 }
 
 function describeSample(tensor: Tensor, bytes: Uint8Array): Sample {
@@ -448,10 +429,7 @@ class NearSearch {
     for (const sample of samples) {
       if (seen.has(sample.key) || !isMatrix(sample.tensor) || !isTelling(sample)) continue;
       seen.add(sample.key);
-      const shape = shapeOf(sample.tensor);
-      const alike = this.#byShape.get(shape);
-      if (alike === undefined) this.#byShape.set(shape, [sample]);
-      else alike.push(sample);
+      addTo(this.#byShape, shapeOf(sample.tensor), sample);
     }
     for (const alike of this.#byShape.values()) alike.sort((x, y) => x.size - y.size);
   }

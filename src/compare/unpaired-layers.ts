@@ -4,6 +4,7 @@ import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.j
 import { quote } from '../errors.js';
 import { addTo, dottedNameOf, listFirst, modulePathOf, splitPath } from '../norm/naming.js';
 import {
+  addNote,
   chooseLayerName,
   isBatchGraph,
   listLayerNames,
@@ -28,7 +29,7 @@ import {
   findUnpaired,
   makeFinding,
 } from './findings.js';
-import { type PrefixEdit, translateName } from './pair-layers.js';
+import { findNamesake, type PrefixEdit, translateName } from './pair-layers.js';
 import { areInitial, findInvalidValue, type StatisticsSummary, summarizeStatistics } from './statistics.js';
 
 /** The health of one norm layer by itself. */
@@ -71,7 +72,7 @@ export async function examineLayer(
   if (isBatchGraph(layer)) find('training-mode-graph', TRAINING_MODE_MESSAGE, 'warning');
   if (statistics !== null && areInitial(statistics)) find('initial-stats', INITIAL_MESSAGE);
   return {
-    layer: typeof count === 'number' ? { ...layer, notes: [...layer.notes, describeAverage(count)] } : layer,
+    layer: typeof count === 'number' ? addNote(layer, describeAverage(count)) : layer,
     status: statistics === null ? 'unresolved' : invalid === null ? 'ok' : 'invalid',
     epsilon: epsilon ?? layer.epsilon ?? layer.defaultEpsilon,
     epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
@@ -146,8 +147,7 @@ export function sortUnpaired(
   const known = onlyBefore.length === 0 ? null : new KnownModules(after);
   for (const layer of onlyBefore) {
     const { name, isNamed, channels } = layer;
-    const twin = translateName(name, edits, (candidate) => left.has(candidate));
-    const partner = twin === null ? undefined : left.get(twin);
+    const partner = findNamesake(name, edits, left);
     const path = isNamed ? translateName(name, edits, (one) => known?.isNorm(one, channels) === true) : null;
     if (partner !== undefined && isNamed && partner.isNamed) {
       unlike.push({ before: layer, after: partner });

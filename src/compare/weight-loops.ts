@@ -1,7 +1,8 @@
 // The innermost loops over weights, one of them as WebAssembly.
 
 import { MAX_COUNTED_WEIGHTS } from '../checkpoint/channel-grid.js';
-import { FLOAT32_ROUNDOFF, type Values } from './rounding.js';
+import type { Values } from '../checkpoint/dtype.js';
+import { FLOAT32_ROUNDOFF } from './rounding.js';
 
 // The loops over single weights are plain functions over plain arrays: they run a hundred million times.
 

@@ -8,7 +8,15 @@ import {
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, decodeFloats, IS_LITTLE_ENDIAN, isDecodable, quantumOf } from '../checkpoint/dtype.js';
+import {
+  bitsOf,
+  decodeFloats,
+  IS_LITTLE_ENDIAN,
+  isDecodable,
+  quantumOf,
+  toValues,
+  type Values,
+} from '../checkpoint/dtype.js';
 import type { MeasureBounds } from '../compare/compare-layers.js';
 import {
   compareProjectedScales,
@@ -18,14 +26,7 @@ import {
   type ScaleComparison,
 } from '../compare/projected-scales.js';
 import { areBoundable, boundFactors, type FactorBounds } from '../compare/quantised-weights.js';
-import {
-  RoundingJudge,
-  roundingUncertainty,
-  roundoffOf,
-  scaleToleranceOf,
-  type Values,
-} from '../compare/rounding.js';
-import { toValues } from '../compare/tensor-equality.js';
+import { RoundingJudge, roundingUncertainty, roundoffOf, scaleToleranceOf } from '../compare/rounding.js';
 import {
   areMultiples,
   countWeights,

@@ -25,7 +25,7 @@ import {
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
 import { DEFAULT_EPSILON } from '../norm/naming.js';
-import { chooseLayerName, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
+import { addNote, chooseLayerName, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
 import type { SettledComparison } from './channel-scales.js';
 import {
   blurOf,
@@ -130,7 +130,7 @@ function noteHiddenChannels<Layer extends RecoveredComparison | FoldedComparison
     blur === undefined
       ? `folding hides the statistics of channels whose scale is zero or too near it: ${hidden} of ${channels} were not audited`
       : `quantisation hides the statistics of channels whose weights are but a few steps large: ${hidden} of ${channels} were not audited`;
-  return { ...layer, channelsHidden: hidden, after: { ...after, notes: [...after.notes, note] } };
+  return { ...layer, channelsHidden: hidden, after: addNote(after, note) };
 }
 
 /** What of a bias is no finite number; null where all are. */
@@ -492,7 +492,7 @@ function takeForUnmoved(
     return { ...moved, ...unresolved(problem) };
   }
   const note = `${told}: it was taken for the layer's own, which a file of names alone does not tell`;
-  return { ...unmoved, after: { ...unmoved.after, notes: [...unmoved.after.notes, note] } };
+  return { ...unmoved, after: addNote(unmoved.after, note) };
 }
 
 interface SolvingOptions extends Pick<LayerComparison, 'epsilon' | 'epsilonFrom'> {

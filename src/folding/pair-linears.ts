@@ -1,7 +1,13 @@
 // Finds convolutions that norm layers may have been folded into, and pairs those of before with those of after.
 
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
-import { type PairedBy, type Pairing, type PrefixEdit, translateName } from '../compare/pair-layers.js';
+import {
+  findNamesake,
+  type PairedBy,
+  type Pairing,
+  type PrefixEdit,
+  pairInStep,
+} from '../compare/pair-layers.js';
 import { dottedTensorsOf, splitPath } from '../norm/naming.js';
 import {
   findBiasedLinears,
@@ -78,10 +84,7 @@ export async function pairLinears<Candidate extends LinearCandidate>(
       [...right].flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
     );
     for (const one of [...left]) {
-      const [other] = namesOf(one).flatMap((name) => {
-        const translated = translateName(name, edits, (candidate) => byName.has(candidate));
-        return translated === null ? [] : (byName.get(translated) ?? []);
-      });
+      const [other] = namesOf(one).flatMap((name) => findNamesake(name, edits, byName) ?? []);
       if (other !== undefined && right.has(other) && haveSameLayout(one, other)) join(one, other, 'name');
     }
   }
@@ -133,11 +136,7 @@ function matchPositions<Candidate extends LinearCandidate>(
 ): readonly (readonly [Candidate, Candidate])[] {
   const areNamesLost = [left, right].some((side) => side.every(({ linear }) => linear.path === null));
   if (!(areNamesLost || isInOrder) || left.length !== right.length) return [];
-  const pairs = left.flatMap((one, position) => {
-    const other = right[position];
-    return other !== undefined && haveSameLayout(one, other) ? [[one, other] as const] : [];
-  });
-  return pairs.length === left.length ? pairs : [];
+  return pairInStep(left, right, haveSameLayout);
 }
 
 function haveSameLayout(

@@ -86,6 +86,11 @@ export function nameInFile({ name, wrappedName }: Pick<NormLayer, 'name' | 'wrap
   return wrappedName ?? name;
 }
 
+/** A layer with one more note. */
+export function addNote(layer: NormLayer, note: string): NormLayer {
+  return { ...layer, notes: [...layer.notes, note] };
+}
+
 /** The tensor of a vector; null where there is none that can be read. */
 export function storedTensorOf(vector: LayerVector | null): Tensor | null {
   return vector?.kind === 'stored' ? vector.tensor : null;
@@ -161,12 +166,9 @@ export interface LinearLayer {
  * folded. Empty without a graph.
  */
 export function findFreeLinears(checkpoint: Checkpoint): readonly LinearLayer[] {
-  return (checkpoint.graph?.linears ?? []).flatMap((node) => {
-    const { weight, bias, feedsNorm } = node;
-    // A bias that is computed at run time says nothing; the layer is no ground to stand on.
-    if (feedsNorm || weight.kind !== 'constant' || bias.kind === 'unresolved') return [];
-    return [toLinearLayer(node, { weight: weight.tensor, bias: constantOf(bias), checkpoint })];
-  });
+  return (checkpoint.graph?.linears ?? []).flatMap((node) =>
+    node.feedsNorm ? [] : (toLinearLayer(node, checkpoint) ?? []),
+  );
 }
 
 /**
@@ -183,9 +185,7 @@ export function findFeedingLinear(
   const { graph } = checkpoint;
   if (graph === null) return findNamedLinear(layer, learned);
   const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
-  return node?.weight.kind === 'constant' && node.bias.kind !== 'unresolved'
-    ? toLinearLayer(node, { weight: node.weight.tensor, bias: constantOf(node.bias), checkpoint })
-    : null;
+  return node === undefined ? null : toLinearLayer(node, checkpoint);
 }
 
 /** What was found in the learned tensors of a checkpoint, by neighbours and channels. */
@@ -338,11 +338,10 @@ function findOutputAxis(
 
 type LinearNode = NonNullable<Checkpoint['graph']>['linears'][number];
 
-function toLinearLayer(
-  node: LinearNode,
-  { weight, bias, checkpoint }: { weight: Tensor; bias: Tensor | null; checkpoint: Checkpoint },
-): LinearLayer {
-  const { nodeName, outputAxis, outputChannels, looksFolded } = node;
+/** Null where its weight cannot be read. A bias that is computed at run time says nothing: no ground to stand on. */
+function toLinearLayer(node: LinearNode, checkpoint: Checkpoint): LinearLayer | null {
+  const { nodeName, weight, bias, outputAxis, outputChannels, looksFolded } = node;
+  if (weight.kind !== 'constant' || bias.kind === 'unresolved') return null;
   const read = (path: string | null) => (path === null ? null : modulePathOf(path, checkpoint));
   return {
     path: read(node.path),
@@ -350,8 +349,8 @@ function toLinearLayer(
     nodeName,
     weightName: dottedNameOf(node.weightName, checkpoint),
     biasName: dottedNameOf(node.biasName, checkpoint),
-    weight,
-    bias,
+    weight: weight.tensor,
+    bias: constantOf(bias),
     outputAxis,
     // Only a ConvTranspose counts its output channels within groups.
     groups: outputAxis === 1 && node.op === 'ConvTranspose' ? node.groups : 1,
