@@ -1,6 +1,6 @@
 // From two open checkpoints to what an audit found: read it from top to bottom.
 
-import type { Checkpoint, CheckpointCopy, OpenOptions, Tensor } from './checkpoint/checkpoint.js';
+import type { Checkpoint, CheckpointCopy, OpenOptions } from './checkpoint/checkpoint.js';
 import { type LayerComparison, planLayerComparisons } from './compare/compare-layers.js';
 import {
   type LearnedComparisons,
@@ -42,18 +42,12 @@ import {
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
 import { compareFolded } from './folding/compare-folded.js';
-import { listFreeLinears, mayBeFused } from './folding/pair-linears.js';
+import { type FoldingSide, listFreeLinears, mayBeFused } from './folding/pair-linears.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
-import {
-  chooseLayerName,
-  listLayerNames,
-  listOwnNames,
-  type NormLayer,
-  refuseWithoutLayers,
-} from './norm/norm-layer.js';
+import { chooseLayerName, listLayerNames, listOwnNames, refuseWithoutLayers } from './norm/norm-layer.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -75,10 +69,7 @@ export interface AuditOptions extends OpenOptions {
 }
 
 /** One checkpoint with what an audit looks at. */
-export interface AuditSide {
-  readonly checkpoint: Checkpoint;
-  readonly layers: readonly NormLayer[];
-  readonly learned: ReadonlyMap<string, Tensor>;
+export interface AuditSide extends FoldingSide {
   readonly declared: DeclaredFreeze;
 }
 

@@ -10,6 +10,7 @@ import {
   type LinearLayer,
   type NormLayer,
   storedTensorOf,
+  whyUnresolved,
 } from '../norm/norm-layer.js';
 import {
   isAdapted,
@@ -598,9 +599,8 @@ export function listChannels(before: Statistics, after: Statistics, epsilon: num
 
 function explainUnresolved(pair: LayerPair): string | null {
   for (const side of ['before', 'after'] as const) {
-    for (const statistic of [pair[side].mean, pair[side].variance]) {
-      if (statistic.kind === 'unresolved') return `in ${side}, ${statistic.reason}`;
-    }
+    const reason = whyUnresolved(pair[side]);
+    if (reason !== null) return `in ${side}, ${reason}`;
   }
   return null;
 }

@@ -2,7 +2,7 @@
 
 import { quote, UsageError } from '../errors.js';
 import type { DeclaredBy, DeclaredFreeze, DeclaredLayer, DeclaredTensor } from '../norm/declared-freeze.js';
-import { listFirst, splitPath } from '../norm/naming.js';
+import { getOrMake, listFirst, splitPath } from '../norm/naming.js';
 import { listLayerNames } from '../norm/norm-layer.js';
 import type { LayerComparison } from './compare-layers.js';
 import {
@@ -66,7 +66,6 @@ function saysAnything({ tensors, layers }: DeclaredFreeze): boolean {
   return tensors.size > 0 || [...layers.values()].some(({ evalBy }) => evalBy !== null);
 }
 
-/** What is declared of a learned tensor. */
 function declarationOf(
   { beforeName, afterName }: Pick<LearnedComparison, 'beforeName' | 'afterName'>,
   { side, tensors }: Declared,
@@ -148,9 +147,7 @@ export function findDeclaredChanges(
     const names = listTensorNames(comparison);
     if (comparison.equality !== 'changed' || fact?.frozen !== true || isFrozen(names)) continue;
     const [module, leaf] = splitPath(comparison.name);
-    const known = modules.get(module);
-    if (known === undefined) modules.set(module, { leaves: [leaf], names, fact });
-    else known.leaves.push(leaf);
+    getOrMake(modules, module, () => ({ leaves: [], names, fact })).leaves.push(leaf);
   }
   return [...modules].map(([module, { leaves, names, fact }]) => {
     const message = `its ${listFirst(leaves.map(quote), MAX_NAMED_LEAVES)} changed, although ${declared.side} declares it frozen (${wordOf(fact)})`;

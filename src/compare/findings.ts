@@ -11,7 +11,7 @@ import {
   type LiveComparison,
   measuresOf,
 } from './compare-layers.js';
-import { matchNames, type NameMatcher } from './globs.js';
+import { findIdle, matchNames, type NameMatcher } from './globs.js';
 import { checkRename, type PrefixEdit, translateName } from './pair-layers.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
@@ -171,13 +171,12 @@ export function makeFindingPolicy({ frozen, allow, minShift }: PathOptions, all:
  * @throws UsageError naming the glob.
  */
 export function refuseIdleFrozen(globs: readonly string[], names: Names): void {
-  for (const glob of globs) {
-    if (names.some(matchNames([glob], names))) continue;
+  const [idle] = findIdle(globs, names);
+  if (idle !== undefined)
     throw new UsageError(
-      `--frozen ${quote(glob)} matches no norm layer and no learned tensor of both checkpoints`,
+      `--frozen ${quote(idle)} matches no norm layer and no learned tensor of both checkpoints`,
       'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
     );
-  }
 }
 
 /**
@@ -186,9 +185,7 @@ export function refuseIdleFrozen(globs: readonly string[], names: Names): void {
  * @param names of the norm layers of either checkpoint.
  */
 export function findIdleAllows(globs: readonly string[], names: Names): readonly string[] {
-  return globs
-    .filter((glob) => !names.some(matchNames([glob], names)))
-    .map((glob) => `--allow ${quote(glob)} matches no norm layer`);
+  return findIdle(globs, names).map((glob) => `--allow ${quote(glob)} matches no norm layer`);
 }
 
 /** One side's names. */
@@ -257,13 +254,12 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'ambiguous':
       return [makeFinding('folded-bias-drift', name, describeMovedBias(layer))];
     case 'affine-frozen':
-      return isFrozen
-        ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
-        : [makeFinding('affine-frozen-drift', name, describeAffineFrozen(layer))];
     case 'trained':
-      return isFrozen
-        ? [makeFinding('frozen-stats-drift', name, describeInsistedDrift(layer))]
-        : findTrainedInFrozen(layer);
+      if (isFrozen) {
+        const message = `${describeMove(layer)}, although --frozen says that it must not`;
+        return [makeFinding('frozen-stats-drift', name, message)];
+      }
+      return layer.status === 'trained' ? findTrainedInFrozen(layer) : [findAffineFrozen(layer)];
     case 'held':
       return isFrozen ? [] : findTrainedInFrozen(layer);
     case 'locked':
@@ -325,12 +321,9 @@ function describeDrift(layer: LiveComparison): string {
   return `${describeMove(layer)}, although ${frozen}${open}`;
 }
 
-function describeInsistedDrift(layer: LayerComparison): string {
-  return `${describeMove(layer)}, although --frozen says that it must not`;
-}
-
-function describeAffineFrozen(layer: LayerComparison): string {
-  return `${describeMove(layer)} with the trained weights that feed it, while its own weight and bias stayed frozen`;
+function findAffineFrozen(layer: LayerComparison): Finding {
+  const message = `${describeMove(layer)} with the trained weights that feed it, while its own weight and bias stayed frozen`;
+  return makeFinding('affine-frozen-drift', layer.name, message);
 }
 
 /** Under `--frozen` its changed weight and bias are errors by themselves. */

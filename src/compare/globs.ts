@@ -60,6 +60,11 @@ export function matchNames(globs: readonly string[], all: readonly (readonly str
   return (names) => [...new Set(names)].some(isMatch);
 }
 
+/** The globs that mean nothing among these names. */
+export function findIdle(globs: readonly string[], all: readonly (readonly string[])[]): readonly string[] {
+  return globs.filter((glob) => !all.some(matchNames([glob], all)));
+}
+
 /** Something with all names of a layer. */
 type NamedLayer = Parameters<typeof listLayerNames>[0];
 
@@ -74,7 +79,7 @@ export function matchLayers(
   hint?: string,
 ): (layer: NamedLayer) => boolean {
   const names = layers.map(listLayerNames);
-  const idle = globs.find((glob) => !names.some(matchNames([glob], names)));
+  const [idle] = findIdle(globs, names);
   if (idle !== undefined)
     throw new UsageError(`--layer ${quote(idle)} matches no norm layer of both checkpoints`, hint);
   const isNamed = matchNames(globs, names);

@@ -11,6 +11,7 @@ import {
   inOrderOf,
   type LayerPair,
   type Pairing,
+  type PairingSide,
   type PrefixEdit,
   pairLayers,
   pairRepeated,
@@ -20,12 +21,8 @@ import {
 import { type Content, haveLikeShapes, isTelling, recogniseTensors } from './tensor-equality.js';
 
 /** One side of a pairing that may look into the tensors. */
-export interface ValuedSide {
-  readonly path: string;
-  readonly layers: readonly NormLayer[];
-  /** Whether the layers, and the tensors, stand in the order of the model. */
-  readonly isOrdered: boolean;
-  /** Every tensor by dotted name, in file order. */
+export interface ValuedSide extends PairingSide {
+  /** Every tensor by dotted name, in file order; that of the model where the layers stand in it. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Learned tensors by dotted name. */
   readonly learned: ReadonlyMap<string, Tensor>;

@@ -31,7 +31,7 @@ export interface PrefixEdit {
 }
 
 /** One side of a pairing. */
-interface PairingSide<Layer extends Pairable = NormLayer> {
+export interface PairingSide<Layer extends Pairable = NormLayer> {
   readonly path: string;
   readonly layers: readonly Layer[];
   /** Whether the layers stand in the order of the model. */
@@ -490,53 +490,45 @@ export function renameByGlob(
 ): readonly string[] {
   const [components, glob] = [name.split('.'), from.split('.')];
   if (components.length > MAX_COMPONENTS) return [];
-  const reached = reach(glob, components);
-  const ends = reached.at(-1) ?? [];
+  const capture = makeCapture(glob, components);
   const names: string[] = [];
   for (let end = components.length; end > 0 && names.length < MAX_READINGS; end--) {
-    if (ends[end] !== true) continue;
-    const captured = capture({ glob, components, reached }, end);
-    names.push([...fill(to, captured), ...components.slice(end)].join('.'));
+    const captured = capture(glob.length, end);
+    if (captured !== null) names.push([...fill(to, captured), ...components.slice(end)].join('.'));
   }
   return names;
 }
 
-/** For each number of components of a glob, how many of a name's they may have read. */
-type Reach = readonly (readonly boolean[])[];
+/** What wildcards match, each as a list of components. */
+type Captured = readonly (readonly string[])[];
 
-function reach(glob: readonly string[], components: readonly string[]): Reach {
-  const reached: boolean[][] = [Array.from({ length: components.length + 1 }, (_, index) => index === 0)];
-  for (const part of glob) {
-    const from = reached.at(-1) ?? [];
-    const to: boolean[] = Array<boolean>(from.length).fill(false);
-    for (let index = 0; index < from.length; index++) {
-      const before = components[index - 1];
-      if (part === '**') to[index] = from[index] === true || to[index - 1] === true;
-      else if (before !== undefined && from[index - 1] === true)
-        to[index] = fitComponent(part, before) !== null;
-    }
-    reached.push(to);
-  }
-  return reached;
-}
-
-/** What the wildcards of a glob match where it reads so many components of a name, each as a list of components. */
-function capture(
-  { glob, components, reached }: { glob: readonly string[]; components: readonly string[]; reached: Reach },
-  end: number,
-): readonly (readonly string[])[] {
-  const captured: (readonly string[])[] = [];
-  for (let at = glob.length - 1; at >= 0; at--) {
-    const part = glob[at] ?? '';
-    let start = end - 1;
+/**
+ * What the wildcards of a glob's first parts match where these read so many components of a name, no more and no fewer;
+ * null where they cannot. Of several `**` the last takes the least. Each question is answered once.
+ */
+function makeCapture(
+  glob: readonly string[],
+  components: readonly string[],
+): (parts: number, end: number) => Captured | null {
+  const known = new Map<number, Captured | null>();
+  const find = (parts: number, end: number): Captured | null => {
+    const part = glob[parts - 1];
+    if (part === undefined) return end === 0 ? [] : null;
     if (part === '**') {
-      // The last of several takes the least.
-      for (start = end; reached[at]?.[start] !== true; ) start--;
-      captured.unshift(components.slice(start, end));
-    } else captured.unshift(...(fitComponent(part, components[start] ?? '') ?? []).map((one) => [one]));
-    end = start;
-  }
-  return captured;
+      for (let start = end; start >= 0; start--) {
+        const captured = capture(parts - 1, start);
+        if (captured !== null) return [...captured, components.slice(start, end)];
+      }
+      return null;
+    }
+    const component = components[end - 1];
+    const fitted = component === undefined ? null : fitComponent(part, component);
+    const captured = fitted === null ? null : capture(parts - 1, end - 1);
+    return captured && [...captured, ...(fitted ?? []).map((one) => [one])];
+  };
+  const capture = (parts: number, end: number): Captured | null =>
+    getOrMake(known, parts * (components.length + 1) + end, () => find(parts, end));
+  return capture;
 }
 
 /** What each `*` of a component matches, the first ones the least; null where it does not fit. */
@@ -558,7 +550,7 @@ function fitComponent(part: string, component: string): readonly string[] | null
 }
 
 /** The components of a glob with what was captured in place of its wildcards. */
-function fill(glob: string, captured: readonly (readonly string[])[]): readonly string[] {
+function fill(glob: string, captured: Captured): readonly string[] {
   const rest = captured[Symbol.iterator]();
   const take = (): readonly string[] => rest.next().value ?? [];
   return glob

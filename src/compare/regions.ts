@@ -1,6 +1,6 @@
 // Regions of a model that moved or stood still together.
 
-import { componentsOf, joinPath } from '../norm/naming.js';
+import { componentsOf, getOrMake, joinPath } from '../norm/naming.js';
 import type { LayerComparison } from './compare-layers.js';
 import { isUnchanged, type LearnedComparison } from './compare-learned.js';
 
@@ -59,7 +59,10 @@ export function findRegions(
   const regions = new Map<Node, CountedRegion>();
   collectUniform(root, regions);
   for (const { name, status } of layers) {
-    const region = findRegionOf(name, root, regions);
+    // No two regions have a module in common.
+    const region = listKnownNodes(root, name)
+      .map((node) => regions.get(node))
+      .find((one) => one !== undefined);
     if (region === undefined) continue;
     region.layers++;
     if (status === 'drifted') region.drifted++;
@@ -73,20 +76,15 @@ interface CountedRegion extends Region {
   drifted: number;
 }
 
-/** The region that a module lies in: no two have one in common. */
-function findRegionOf(
-  name: string,
-  root: Node,
-  regions: ReadonlyMap<Node, CountedRegion>,
-): CountedRegion | undefined {
-  let node: Node | undefined = root;
+/** The nodes on the way to a name, as far as there are any. */
+function listKnownNodes(root: Node, name: string): readonly Node[] {
+  const nodes = [root];
   for (const component of componentsOf(name)) {
-    const region = regions.get(node);
-    if (region !== undefined) return region;
-    node = node.children.get(component);
-    if (node === undefined) return undefined;
+    const child = nodes.at(-1)?.children.get(component);
+    if (child === undefined) break;
+    nodes.push(child);
   }
-  return regions.get(node);
+  return nodes;
 }
 
 /** The nodes on the way to a name, made where they are missing. */
@@ -94,27 +92,16 @@ function listNodes(root: Node, name: string): readonly Node[] {
   const nodes = [root];
   let node = root;
   for (const component of componentsOf(name)) {
-    let child = node.children.get(component);
-    if (child === undefined) {
-      child = makeNode(joinPath(node.path, component));
-      node.children.set(component, child);
-    }
-    node = child;
+    const { children, path } = node;
+    node = getOrMake(children, component, () => makeNode(joinPath(path, component)));
     nodes.push(node);
   }
   return nodes;
 }
 
 function makeNode(path: string): Node {
-  return {
-    path,
-    children: new Map(),
-    tensors: 0,
-    equal: 0,
-    elements: 0,
-    relativeDifference: 0,
-    hasNew: false,
-  };
+  const counts = { tensors: 0, equal: 0, elements: 0, relativeDifference: 0 };
+  return { path, children: new Map(), ...counts, hasNew: false };
 }
 
 function count(node: Node, tensor: LearnedComparison): void {

@@ -7,10 +7,12 @@ import {
   addNote,
   chooseLayerName,
   isBatchGraph,
+  type LayersAndLearned,
   listLayerNames,
   listOwnNames,
   type NormLayer,
   refuseWithoutLayers,
+  whyUnresolved,
 } from '../norm/norm-layer.js';
 import {
   type EpsilonFrom,
@@ -29,7 +31,8 @@ import {
   findUnpaired,
   makeFinding,
 } from './findings.js';
-import { findNamesake, type PrefixEdit, translateName } from './pair-layers.js';
+import type { ValuedPairing } from './pair-by-values.js';
+import { findNamesake, type Pairing, translateName } from './pair-layers.js';
 import { areInitial, findInvalidValue, type StatisticsSummary, summarizeStatistics } from './statistics.js';
 
 /** The health of one norm layer by itself. */
@@ -58,16 +61,15 @@ export async function examineLayer(
   layer: NormLayer,
   { epsilon, keepChannels }: { epsilon?: number | undefined; keepChannels: boolean },
 ): Promise<LayerExamination> {
-  const unresolved = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
-  const statistics = unresolved === undefined ? await readStoredLayer(layer) : null;
+  const unread = whyUnresolved(layer);
+  const statistics = unread === null ? await readStoredLayer(layer) : null;
   const summary = statistics === null ? null : summarizeStatistics(statistics);
   const invalid = statistics === null ? null : findInvalidValue(statistics);
   const count = await readBatchCount(layer);
   const findings: Finding[] = [];
   const find = (kind: FindingKind, message: string, level?: FindingLevel) =>
     findings.push(makeFinding(kind, layer.name, message, level));
-  if (unresolved?.kind === 'unresolved')
-    find('unresolved-stats', `its statistics cannot be read: ${unresolved.reason}`);
+  if (unread !== null) find('unresolved-stats', `its statistics cannot be read: ${unread}`);
   if (invalid !== null) find('invalid-stats', invalid);
   if (isBatchGraph(layer)) find('training-mode-graph', TRAINING_MODE_MESSAGE, 'warning');
   if (statistics !== null && areInitial(statistics)) find('initial-stats', INITIAL_MESSAGE);
@@ -129,15 +131,11 @@ export interface UnpairedLayers {
 }
 
 /** What layers without a partner are looked for in. */
-interface AfterSide {
-  readonly checkpoint: Checkpoint;
-  /** Learned tensors by dotted name. */
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
+type AfterSide = Pick<LayersAndLearned, 'learned'> & { readonly checkpoint: Checkpoint };
 
 /** Tells why layers have no partner, by the names that before's have in after. */
 export function sortUnpaired(
-  { onlyBefore, onlyAfter, edits, explain }: UnmatchedLayers,
+  { onlyBefore, onlyAfter, edits, explain }: Omit<Pairing, 'pairs'> & Partial<Pick<ValuedPairing, 'explain'>>,
   after: AfterSide,
 ): UnpairedLayers {
   const left = new Map(onlyAfter.map((layer) => [layer.name, layer]));
@@ -163,15 +161,6 @@ export function sortUnpaired(
     }),
   );
   return { unlike, withoutStatistics, onlyBefore: gone, onlyAfter: candidates, nearest };
-}
-
-/** Layers of which no pair was made, and how names of before read in after. */
-interface UnmatchedLayers {
-  readonly onlyBefore: readonly NormLayer[];
-  readonly onlyAfter: readonly NormLayer[];
-  readonly edits: readonly PrefixEdit[];
-  /** What a layer of before is nearest to among those of after, and why that is not it. */
-  readonly explain?: (layer: NormLayer, candidates: readonly NormLayer[]) => string | null;
 }
 
 /** The version of PyTorch's BatchNorm in a state dict's metadata; GroupNorm, LayerNorm and Identity have 1. */

@@ -7,7 +7,7 @@ import {
   layOutChannels,
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
-import { type ElementSpan, haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   decodeFloats,
@@ -88,17 +88,12 @@ export async function compareChannelScales(
   });
 }
 
-/** Whether a tensor's bytes are float32 numbers as they are read. */
-function isReadAsFloat32({ dtype }: Tensor): boolean {
-  return dtype === 'F32' && IS_LITTLE_ENDIAN;
-}
-
 async function fitScales(
   [before, after]: readonly [Tensor, Tensor],
   grid: ChannelGrid,
   buffers: WeightBuffers,
 ): Promise<ScaleComparison> {
-  const areFloat32 = isReadAsFloat32(before) && isReadAsFloat32(after);
+  const areFloat32 = IS_LITTLE_ENDIAN && [before, after].every(({ dtype }) => dtype === 'F32');
   const fit = new ScaleFit(grid, toleranceFor(before, after), areFloat32 ? buffers : null);
   const reader = new BlockReader([before, after], grid, buffers);
   const isProportional = reader.holdsWholeChannels
@@ -183,9 +178,10 @@ class BlockReader {
     const total = this.#before.elementCount;
     for (let start = 0; start < total; ) {
       const count = Math.min(total - start, start === 0 ? this.#firstStep : this.#step);
-      const left = await readValues(this.#before, this.#buffers.left, { start, count });
-      const right = await readValues(this.#after, this.#buffers.right, { start, count });
-      if (!test({ left, right, start })) return false;
+      const left = await readElements(this.#before, this.#buffers.left, { start, count });
+      const right = await readElements(this.#after, this.#buffers.right, { start, count });
+      const values = { left: toValues(left, this.#before.dtype), right: toValues(right, this.#after.dtype) };
+      if (!test({ ...values, start })) return false;
       start += count;
     }
     return true;
@@ -233,13 +229,16 @@ class ScaleFit {
     this.#counts = new Uint32Array(grid.channels);
   }
 
+  /** Whether a test passes for the runs of single channels in a block, up to the first for which it does not. */
+  #everyRun({ left, start }: Block, test: (run: Run) => boolean): boolean {
+    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
+      test({ channel, from, to }),
+    );
+  }
+
   /** Adds a block's weights to their channels' sums. */
-  add({ left, right, start }: Block): true {
-    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
-      this.#addRun(left, right, { channel, from, to });
-      return true;
-    });
-    return true;
+  add(block: Block): boolean {
+    return this.#everyRun(block, (run) => this.#addRun(block, run));
   }
 
   /**
@@ -248,8 +247,8 @@ class ScaleFit {
    */
   addMedians(block: Block): void {
     this.add(block);
-    const { left, right, start } = block;
-    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+    const { left, right } = block;
+    this.#everyRun(block, ({ channel, from, to }) => {
       const end = Math.min(to, from + MAX_COUNTED_WEIGHTS);
       const ratios = Float64Array.from(right.subarray(from, end), (y, i) => y / (left[from + i] as number));
       const known = ratios.filter(Number.isFinite).sort();
@@ -259,32 +258,28 @@ class ScaleFit {
   }
 
   /** Whether a block's weights are multiples by the scales of their channels, which all blocks have been added to. */
-  check({ left, right, start }: Block): boolean {
-    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
-      this.#isMultiple(left, right, { channel, from, to }),
-    );
+  check(block: Block): boolean {
+    return this.#everyRun(block, (run) => this.#isMultiple(block, run));
   }
 
   /** Both at once, for a block that holds its channels whole. */
-  fitAndCheck({ left, right, start }: Block): boolean {
-    return forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) =>
-      this.#fitRun(left, right, { channel, from, to }),
-    );
+  fitAndCheck(block: Block): boolean {
+    return this.#everyRun(block, (run) => this.#fitRun(block, run));
   }
 
   /**
    * A block's left weights times the scales of their channels, which all of each channel's weights were added to, and its
    * right weights; zeros in both where the channel holds what is not finite.
    */
-  scale({ left, right, start }: Block): [scaled: Float64Array, kept: Float64Array] {
-    const [scaled, kept] = [Float64Array.from(left), Float64Array.from(right)];
-    forEachRun(this.#grid, { start, length: left.length }, (channel, from, to) => {
+  scale(block: Block): [scaled: Float64Array, kept: Float64Array] {
+    const [scaled, kept] = [Float64Array.from(block.left), Float64Array.from(block.right)];
+    this.#everyRun(block, ({ channel, from, to }) => {
       if (this.#notFinite.has(channel)) {
         scaled.fill(0, from, to);
         kept.fill(0, from, to);
       } else {
         const scale = this.#scaleOf(channel);
-        for (let i = from; i < to; i++) scaled[i] = scale * (left[i] as number);
+        for (let i = from; i < to; i++) scaled[i] = scale * (scaled[i] as number);
       }
       return true;
     });
@@ -318,10 +313,12 @@ class ScaleFit {
    * Fits a whole channel by its beginning and checks all of it. Where the beginning holds zeros, or some weight is not
    * well within the tolerance, all weights are fitted and checked again.
    */
-  #fitRun(left: Values, right: Values, run: Run): boolean {
+  #fitRun(block: Block, run: Run): boolean {
+    const { left, right } = block;
     const { channel, from } = run;
     const beginning = { from, to: Math.min(run.to, from + MAX_COUNTED_WEIGHTS) };
-    if (this.#sumWithoutZeros(left, right, beginning)) {
+    if (countWeights(left, right, beginning) === beginning.to - from) {
+      sumProducts(left, right, beginning, this.#sums);
       const scale = (this.#sums[0] ?? 0) / (this.#sums[1] ?? 0);
       const multiple = this.#multipleOf(run, scale, STRICT_SHARE);
       if (this.#buffers?.seeMultiples(multiple) === true || areMultiples(left, right, multiple)) {
@@ -329,30 +326,22 @@ class ScaleFit {
         return true;
       }
     }
-    this.#addRun(left, right, run);
-    return this.#isMultiple(left, right, run);
+    this.#addRun(block, run);
+    return this.#isMultiple(block, run);
   }
 
-  /** Notes a channel in which a run's sums overflowed: that is what NaN and infinity do. */
-  #noteNotFinite(left: Values, right: Values, run: Run): void {
-    if (this.#notFinite.get(run.channel)?.side === 'after') return;
-    const found = findNotFinite(right, run, 'after') ?? findNotFinite(left, run, 'before');
-    if (found !== null) this.#notFinite.set(run.channel, found);
-  }
-
-  /** Sums a span; false where a pair is zero on both sides. */
-  #sumWithoutZeros(left: Values, right: Values, span: Span): boolean {
-    if (countWeights(left, right, span) < span.to - span.from) return false;
-    sumProducts(left, right, span, this.#sums);
-    return true;
-  }
-
-  #addRun(left: Values, right: Values, run: Run): void {
+  #addRun({ left, right }: Block, run: Run): true {
+    const { channel } = run;
     sumProducts(left, right, run, this.#sums);
-    if (!Number.isFinite((this.#sums[0] as number) + (this.#sums[1] as number)))
-      this.#noteNotFinite(left, right, run);
-    const isEnough = (this.#counts[run.channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
-    this.#keepSums(run.channel, isEnough ? 0 : countWeights(left, right, run));
+    // Sums overflow where a weight is NaN or infinite.
+    const areNumbers = Number.isFinite((this.#sums[0] as number) + (this.#sums[1] as number));
+    if (!areNumbers && this.#notFinite.get(channel)?.side !== 'after') {
+      const found = findNotFinite(right, run, 'after') ?? findNotFinite(left, run, 'before');
+      if (found !== null) this.#notFinite.set(channel, found);
+    }
+    const isEnough = (this.#counts[channel] ?? 0) >= MAX_COUNTED_WEIGHTS;
+    this.#keepSums(channel, isEnough ? 0 : countWeights(left, right, run));
+    return true;
   }
 
   /** Adds the sums of a run, and so many weights, to those of its channel. */
@@ -370,7 +359,7 @@ class ScaleFit {
     return square === 0 ? 0 : (this.#products[channel] ?? 0) / square;
   }
 
-  #isMultiple(left: Values, right: Values, run: Run): boolean {
+  #isMultiple({ left, right }: Block, run: Run): boolean {
     const notFinite = this.#notFinite.get(run.channel);
     if (notFinite !== undefined) {
       const isSame = notFinite.isSame && areSame(left, right, run);
@@ -422,10 +411,6 @@ function areSame(left: Values, right: Values, { from, to }: Span): boolean {
     if (x !== y && !(Number.isNaN(x) && Number.isNaN(y))) return false;
   }
   return true;
-}
-
-async function readValues(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): Promise<Values> {
-  return toValues(await readElements(tensor, buffer, span), tensor.dtype);
 }
 
 /**

@@ -3,7 +3,7 @@
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
-import type { LearnedComparison } from '../compare/compare-learned.js';
+import type { JudgedTensors, LearnedComparison } from '../compare/compare-learned.js';
 import { type Pairing, type PrefixEdit, pairLayers, translateName } from '../compare/pair-layers.js';
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
@@ -39,19 +39,12 @@ import {
 } from './pair-linears.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
-/** What the comparison of folded norm layers found, and what it leaves for the comparison of live ones. */
-export interface FoldedResults {
+/**
+ * What the comparison of folded norm layers found, and what it leaves for the comparison of live ones: norm layers that
+ * neither a live nor a folded partner was found for, and learned tensors.
+ */
+export interface FoldedResults extends Omit<Pairing, 'pairs'>, JudgedTensors {
   readonly layers: readonly LayerComparison[];
-  /** Convolutions judged per channel: equal means frozen up to the scale that folding writes. */
-  readonly learned: readonly LearnedComparison[];
-  /** Norm layers that neither a live nor a folded partner was found for. */
-  readonly onlyBefore: readonly NormLayer[];
-  readonly onlyAfter: readonly NormLayer[];
-  /** Dotted names of learned tensors that were judged here or that folding hides: nothing is left to compare. */
-  readonly judgedBefore: ReadonlySet<string>;
-  readonly judgedAfter: ReadonlySet<string>;
-  /** How names of before read in after. */
-  readonly edits: readonly PrefixEdit[];
   /** What the user should know of how these layers were found, as sentences. */
   readonly remarks: readonly string[];
 }
@@ -114,7 +107,7 @@ export async function compareFolded(
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
     const compared = settle(unsettled);
-    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, before, after)) continue;
+    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, { before, after })) continue;
     const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
@@ -339,15 +332,19 @@ async function haveEqualBiases({ before, after }: LinearPair<Candidate>): Promis
   return left?.values.every((value, channel) => value === right?.values[channel]) === true;
 }
 
+/** Which convolution a norm layer stands behind, the live one, and which it was folded into; after's where neither has one. */
+function sidesOf({ before, after }: Pick<Suspect, 'before' | 'after'>) {
+  return before.layer === null && after.layer !== null
+    ? ({ layer: after.layer, live: after.linear, folded: before.linear, foldedSide: 'before' } as const)
+    : ({ layer: before.layer, live: before.linear, folded: after.linear, foldedSide: 'after' } as const);
+}
+
 /**
  * The factors between the channels of two weights, that of the live or named side first. By the first layout in which they
  * are multiples; a trained weight is one in none.
  */
 async function compareSuspect({ before, after }: Suspect): Promise<ScaleComparison> {
-  const [held, folded] =
-    before.layer === null && after.layer !== null
-      ? [after.linear, before.linear]
-      : [before.linear, after.linear];
+  const { live: held, folded } = sidesOf({ before, after });
   const compare = (layout: ChannelLayout) => compareChannelScales(held.weight, folded.weight, layout);
   // A graph knows how a weight counts outputs, and names without another layout do.
   if (held.otherLayout === undefined) return compare(held);
@@ -363,29 +360,24 @@ async function compareSuspect({ before, after }: Suspect): Promise<ScaleComparis
  * layers left and the convolution had its bias before.
  */
 function mayHaveLostNorm(
-  { before: one, after: other }: Suspect,
-  before: FoldingSide,
-  after: FoldingSide,
+  suspect: Suspect,
+  sides: Readonly<Record<'before' | 'after', FoldingSide>>,
 ): boolean {
-  if (before.checkpoint.graph !== null || after.checkpoint.graph !== null) return false;
-  const [live, foldedSide] = one.layer === null ? [other, before] : [one, after];
-  return live.layer !== null && live.linear.bias !== null && foldedSide.layers.length > 0;
+  if (sides.before.checkpoint.graph !== null || sides.after.checkpoint.graph !== null) return false;
+  const { layer, live, foldedSide } = sidesOf(suspect);
+  return layer !== null && live.bias !== null && sides[foldedSide].layers.length > 0;
 }
 
-async function judge(
-  { before, after, pairedBy, proof }: Suspect,
+function judge(
+  suspect: Suspect,
   compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
-  if (before.layer !== null) {
-    const sides = { layer: before.layer, live: before.linear, folded: after.linear } as const;
-    return judgeRecoveredPair({ ...sides, foldedSide: 'after', pairedBy }, compared, context);
-  }
-  if (after.layer !== null) {
-    const sides = { layer: after.layer, live: after.linear, folded: before.linear } as const;
-    return judgeRecoveredPair({ ...sides, foldedSide: 'before', pairedBy }, compared, context);
-  }
-  return judgeFoldedPair({ before: before.linear, after: after.linear, pairedBy, proof }, compared, context);
+  const { before, after, pairedBy, proof } = suspect;
+  const { layer, ...linears } = sidesOf(suspect);
+  return layer === null
+    ? judgeFoldedPair({ before: before.linear, after: after.linear, pairedBy, proof }, compared, context)
+    : judgeRecoveredPair({ ...linears, layer, pairedBy }, compared, context);
 }
 
 /** What is left of the differences of short weights, once all weights tell what they went through. */

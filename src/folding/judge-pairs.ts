@@ -25,7 +25,13 @@ import {
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
 import { DEFAULT_EPSILON } from '../norm/naming.js';
-import { addNote, chooseLayerName, type LinearLayer, type NormLayer } from '../norm/norm-layer.js';
+import {
+  addNote,
+  chooseLayerName,
+  type LinearLayer,
+  type NormLayer,
+  whyUnresolved,
+} from '../norm/norm-layer.js';
 import type { SettledComparison } from './channel-scales.js';
 import {
   blurOf,
@@ -416,8 +422,8 @@ export async function judgeRecoveredPair(
   if (isSame && !folded.looksFolded) return null;
   const conclude = (verdict: Verdict, equality: Judgement['equality'] = 'incomparable') =>
     concludeRecovered(pair, context, verdict, equality);
-  const unread = [layer.mean, layer.variance].find((statistic) => statistic.kind === 'unresolved');
-  if (unread?.kind === 'unresolved') return conclude(unresolved(unread.reason));
+  const unread = whyUnresolved(layer);
+  if (unread !== null) return conclude(unresolved(unread));
   const invalidBias = foldedSide === 'after' ? findInvalidBias(await readOptional(folded.bias)) : null;
   if (invalidBias !== null) return conclude(invalid(invalidBias));
   const invalidAfter =

@@ -13,8 +13,8 @@ import {
   findBiasedLinears,
   findFeedingLinear,
   findFreeLinears,
+  type LayersAndLearned,
   type LinearLayer,
-  type NormLayer,
 } from '../norm/norm-layer.js';
 import { compareChannelScales } from './channel-scales.js';
 
@@ -149,11 +149,8 @@ function haveSameLayout(
 }
 
 /** One side of an audit, as folding looks at it. */
-export interface FoldingSide {
+export interface FoldingSide extends LayersAndLearned {
   readonly checkpoint: Checkpoint;
-  readonly layers: readonly NormLayer[];
-  /** Learned tensors by dotted name. */
-  readonly learned: ReadonlyMap<string, Tensor>;
 }
 
 /**

@@ -75,9 +75,7 @@ export function mapOptimizer<Fact>(
     return unclear(`holds ${all.length} parameters, and the model has ${model.length} learned tensors`);
   const shapes = model.map(({ shape }) => shape.join());
   if (standInOrder(slots, shapes) || areAllAlike(all, shapes)) {
-    all.forEach((slot, place) => {
-      slot.place = place;
-    });
+    for (const [place, slot] of all.entries()) slot.place = place;
   } else {
     const problem = new PlaceSearch(slots, shapes).run();
     if (problem !== null) return unclear(problem);
@@ -86,7 +84,7 @@ export function mapOptimizer<Fact>(
   return { kind: 'mapped', held };
 }
 
-function unclear(reason: string): { readonly kind: 'unclear'; readonly reason: string } {
+function unclear(reason: string): Extract<OptimizerMapping<never>, { readonly kind: 'unclear' }> {
   return { kind: 'unclear', reason };
 }
 
@@ -109,12 +107,8 @@ function mapByName<Fact>(
   const [prefix] = fitting;
   if (prefix === undefined || (fitting.length > 1 && prefix !== ''))
     return unclear('names parameters that the model does not have under these names');
-  return {
-    kind: 'mapped',
-    held: new Map(
-      slots.map(({ fact }, index) => [known.get(reprefix(names[index] ?? '', prefix)) ?? '', fact]),
-    ),
-  };
+  const nameOf = (index: number) => known.get(reprefix(names[index] ?? '', prefix)) ?? '';
+  return { kind: 'mapped', held: new Map(slots.map(({ fact }, index) => [nameOf(index), fact])) };
 }
 
 /** With the prefix in front, or without it where it comes after a minus. */
@@ -216,9 +210,7 @@ class PlaceSearch<Fact> {
     const isAlike = open.every(({ fact }) => fact === open[0]?.fact);
     if (!isAlike || open.length !== free.length)
       return `knows its parameters by number, and ${open.length} of its ${open.length + this.#taken.size} could be several of the model's: what it says of the freeze cannot be told`;
-    open.forEach((slot, index) => {
-      slot.place = free[index] ?? null;
-    });
+    for (const [index, slot] of open.entries()) slot.place = free[index] ?? null;
     return null;
   }
 }
@@ -355,11 +347,8 @@ function readOptimizers(
   // One that was not understood may hold whatever the others do not.
   const isAllRead = declarations.every((one) => one.kind !== 'unread' || one.of !== 'optimizer');
   if (unclear.length === 0 && isAllRead) {
-    const fact = {
-      frozen: true,
-      by: 'not-in-optimizer',
-      where: joinPath(first.where, 'param_groups'),
-    } as const;
+    const where = joinPath(first.where, 'param_groups');
+    const fact = { frozen: true, by: 'not-in-optimizer', where } as const;
     // An optimizer says nothing of a network beside the one that it holds parameters of.
     const spokenOf = parts.filter((part) => [...held].some((name) => isUnder(name, part)));
     for (const { name } of parameters) {
@@ -382,25 +371,18 @@ function mapOntoParts(
   const fates = chooseFates(optimizer);
   const whole = mapOptimizer(optimizer, parameters, fates);
   if (whole.kind === 'mapped' || parts.length === 1) return whole;
-  const fitting = parts
-    .map((part) =>
-      mapOptimizer(
-        optimizer,
-        parameters.filter(({ name }) => isUnder(name, part)),
-        fates,
-      ),
-    )
+  const inside = (part: string) => parameters.filter(({ name }) => isUnder(name, part));
+  const [only = whole, ...others] = parts
+    .map((part) => mapOptimizer(optimizer, inside(part), fates))
     .filter(({ kind }) => kind === 'mapped');
-  return fitting.length === 1 ? (fitting[0] ?? whole) : whole;
+  return others.length === 0 ? only : whole;
 }
 
-interface Parameters {
+/** Tied tensors once, as `named_parameters` does; their other names stand for the first one of the same bytes. */
+function listParameters(learned: ReadonlyMap<string, Tensor>): {
   readonly parameters: readonly ModelParameter[];
-  /** Names of tied tensors, each with the first name of the same bytes: `named_parameters` lists them once. */
   readonly aliases: ReadonlyMap<string, string>;
-}
-
-function listParameters(learned: ReadonlyMap<string, Tensor>): Parameters {
+} {
   const owners = new Map<unknown, Map<string, string>>();
   const aliases = new Map<string, string>();
   const parameters: ModelParameter[] = [];

@@ -116,15 +116,21 @@ const ROLE_SUFFIXES: readonly (readonly string[])[] = [
   NAMING_CONVENTIONS.map(({ variance }) => variance),
 ];
 
-/** The norm layers of a graph, in topological order: one for each BatchNormalization node. */
-export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): readonly FoundLayer[] {
+/**
+ * The norm layers of a graph, in topological order: one for each BatchNormalization node.
+ *
+ * @throws CheckpointError `limit-exceeded` for too many layers.
+ */
+export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): Found {
+  refuseTooManyLayers(graph.norms.length, checkpoint.path);
   const taken = new Set<string>();
   const copies = new Map<string, number>();
-  return graph.norms.map((node, index) => {
+  const layers = graph.norms.map((node, index) => {
     const naming = nameLayer(node, index, { taken, copies, checkpoint });
     taken.add(naming.name);
     return describeNode(node, naming, checkpoint);
   });
+  return { layers, learned: findLearnedTensors(checkpoint, layers) };
 }
 
 /** What a graph tells of a layer's name. */
@@ -136,9 +142,7 @@ function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): F
     (input) => constantOf(input) ?? [],
   );
   return {
-    name: naming.name,
-    wrappedName: naming.wrappedName,
-    isNamed: naming.isNamed,
+    ...naming,
     kind: 'BatchNormalization',
     channels: stored[0]?.elementCount ?? 0,
     mean,
@@ -265,12 +269,6 @@ function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
 const STATISTIC_ENDINGS = [
   ...new Set(NAMING_CONVENTIONS.flatMap(({ mean, variance }) => [mean.slice(1), variance.slice(1)])),
 ].filter((ending, _, all) => !all.some((other) => other !== ending && ending.endsWith(other)));
-
-/** Whether any name of a checkpoint ends as a statistic's: without one, it has no norm layer. */
-function namesStatistics(checkpoint: Checkpoint): boolean {
-  for (const name of dottedTensorsOf(checkpoint).keys()) if (mayBeStatistic(name)) return true;
-  return false;
-}
 
 /** Most names are told apart by their ends alone. */
 function mayBeStatistic(name: string): boolean {
@@ -403,13 +401,13 @@ const MAX_CHANNELS = 1 << 20;
  *   too many layers or channels, and for vectors that claim far more bytes than the file stores for them.
  */
 export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
-  const found =
-    checkpoint.graph === null ? findNamedLayers(checkpoint) : findInGraph(checkpoint, checkpoint.graph);
-  const { layers } = found;
+  const { graph } = checkpoint;
+  const { layers, learned } =
+    graph === null ? findNamedLayers(checkpoint) : findGraphLayers(checkpoint, graph);
   for (const layer of layers) checkChannels(layer, checkpoint.path);
   const vectors = layers.flatMap((layer) => listVectors(layer).flatMap(([, tensor]) => tensor?.range ?? []));
   refuseAmplified(vectors, checkpoint.path);
-  return { ...found, layers: layers.map(checkVectors) };
+  return { layers: layers.map(checkVectors), learned };
 }
 
 /**
@@ -417,13 +415,7 @@ export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
  * even in the largest.
  */
 export function mayHoldLayers(checkpoint: Checkpoint): boolean {
-  return checkpoint.graph !== null || namesStatistics(checkpoint);
-}
-
-function findInGraph(checkpoint: Checkpoint, graph: Graph): Found {
-  refuseTooManyLayers(graph.norms.length, checkpoint.path);
-  const layers = findGraphLayers(checkpoint, graph);
-  return { layers, learned: findLearnedTensors(checkpoint, layers) };
+  return checkpoint.graph !== null || [...dottedTensorsOf(checkpoint).keys()].some(mayBeStatistic);
 }
 
 function checkChannels(layer: FoundLayer, file: string): void {

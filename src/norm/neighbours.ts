@@ -87,7 +87,9 @@ function judgeSeries(members: readonly NamedLayer[], index: FeederIndex): Series
   if (key === '' && !NORM_WORD.test(stem)) return unknown;
   const pairs = pairByNumber(members, index);
   const listStems = (test: typeof gives) =>
-    [...pairs].filter(([, all]) => all.every(({ layer, feeders }) => hasAny(feeders, test, layer.channels)));
+    [...pairs].filter(([, all]) =>
+      all.every(({ layer, feeders }) => feeders.some((one) => passes(one, test, layer.channels))),
+    );
   const [giving, taking] = [listStems(gives), new Set(listStems(takes).map(([name]) => name))];
   if (giving.length === 0) return { ...unknown, order: taking.size > 0 ? 'before' : 'unknown' };
   const stems = chooseByName(stem, giving);
@@ -96,19 +98,12 @@ function judgeSeries(members: readonly NamedLayer[], index: FeederIndex): Series
   // `norm` stands beside `proj_in`, which takes what it gives, and `proj_out`, which has as many outputs.
   const isRivalled = key === '' && !stems.has(bareName(stem)) && taking.size > 0;
   if (!mayTake && !isRivalled) return { members, kind, stems, order: 'after' };
-  return { members, kind, stems, order: haveLastAlone(members, stems, index) ? 'before' : 'either' };
-}
-
-/** Whether a layer is left over at the end: `bn1`, `conv1`, `bn2`, `conv2`, `bn3`. */
-function haveLastAlone(
-  members: readonly NamedLayer[],
-  stems: ReadonlySet<string>,
-  index: FeederIndex,
-): boolean {
-  return members.some((member) => {
+  // A layer is left over at the end: `bn1`, `conv1`, `bn2`, `conv2`, `bn3`.
+  const isLastAlone = members.some((member) => {
     const { feeders, earlier } = findFeed(member, stems, index);
     return feeders.length === 0 && earlier.length > 0;
   });
+  return { members, kind, stems, order: isLastAlone ? 'before' : 'either' };
 }
 
 interface NumberedPair {
@@ -133,8 +128,8 @@ function pairByNumber(members: readonly NamedLayer[], index: FeederIndex): Map<s
   return pairs;
 }
 
-function hasAny(places: readonly Place[], test: typeof gives, channels: number): boolean {
-  return places.some(({ feeder }) => feeder !== null && test(feeder, channels));
+function passes({ feeder }: Place, test: typeof gives, channels: number): boolean {
+  return feeder !== null && test(feeder, channels);
 }
 
 /** Whether these are lists whose last feeder has no norm layer: `bns.0`, `bns.1` beside `convs.0` to `convs.2`. */
@@ -163,16 +158,13 @@ function chooseByName(
   const rank = (stem: string) => (stem === bare ? Number.POSITIVE_INFINITY : countCommon(stem, bare));
   const best = most(giving.map(([stem]) => rank(stem)));
   let chosen = giving.filter(([stem]) => rank(stem) === best);
-  const isConvolution = ({ feeder }: Place) => (feeder?.shape.length ?? 0) > 2;
-  for (const test of [isSingle, ({ feeders }: NumberedPair) => feeders.every(isConvolution)]) {
-    const better = chosen.filter(([, pairs]) => pairs.every(test));
+  const areConvolutions = (feeders: readonly Place[]) =>
+    feeders.every(({ feeder }) => (feeder?.shape.length ?? 0) > 2);
+  for (const test of [({ length }: readonly Place[]) => length === 1, areConvolutions]) {
+    const better = chosen.filter(([, pairs]) => pairs.every(({ feeders }) => test(feeders)));
     if (better.length > 0) chosen = better;
   }
   return new Set(chosen.map(([stem]) => stem));
-}
-
-function isSingle({ feeders }: NumberedPair): boolean {
-  return feeders.length === 1;
 }
 
 /** Longer than the names of real modules. */
@@ -192,7 +184,7 @@ function findFeed(
 ): Omit<NamedFeed, 'isCertain'> {
   const at = (wanted: string) =>
     [...index.find(scope, depth, wanted)].flatMap(([stem, feeders]) => (stems.has(stem) ? feeders : []));
-  const feeders = at(key).filter((place) => hasAny([place], gives, layer.channels));
+  const feeders = at(key).filter((place) => passes(place, gives, layer.channels));
   return {
     feeders: stems.size > 1 ? [...feeders, ...findAlike(layer.name, scope)] : feeders,
     earlier: key === '' ? [] : at(key.replace(LAST_NUMBER, (number) => String(Number(number) - 1))),
@@ -392,7 +384,7 @@ function mayFollow({ layer, place, scope }: ScopedLayer, before: Place): boolean
   const part = scope.children.get(name);
   if (part === undefined) return false;
   if (part.feederCount > MAX_CANDIDATES) return true;
-  return feedersUnder(part).some(({ feeder }) => feeder !== null && takes(feeder, layer.channels));
+  return feedersUnder(part).some((one) => passes(one, takes, layer.channels));
 }
 
 /** What may feed a layer, the likeliest first; null where all that a large file has may. */
@@ -412,8 +404,8 @@ function listCandidates(
   return [...likeliest, ...around.filter((place) => fits(place, each.layer)), ...around];
 }
 
-function fits({ feeder }: Place, { channels }: NamedNorm): boolean {
-  return feeder !== null && (gives(feeder, channels) || givesTransposed(feeder, channels));
+function fits(place: Place, { channels }: NamedNorm): boolean {
+  return passes(place, gives, channels) || passes(place, givesTransposed, channels);
 }
 
 function isIndex(name: string): boolean {
@@ -614,21 +606,12 @@ interface Place {
   /** The last component of its path. */
   readonly name: string;
   readonly parent: Place | null;
-  readonly children: ReadonlyMap<string, Place>;
-  readonly feeder: Feeder | null;
-  readonly layer: NamedNorm | null;
-  /** How many feeders are here and below. */
-  readonly feederCount: number;
-  /** The path of the module that is here. */
-  readonly path: string;
-}
-
-interface GrowingPlace extends Place {
-  readonly parent: GrowingPlace | null;
-  readonly children: Map<string, GrowingPlace>;
+  readonly children: Map<string, Place>;
   feeder: Feeder | null;
   layer: NamedNorm | null;
+  /** How many feeders are here and below. */
   feederCount: number;
+  /** The path of the module that is here. */
   path: string;
 }
 
@@ -651,21 +634,20 @@ function buildModuleTree(
   for (const [path, feeder] of findFeeders(learned, new Set(layers.map(({ name }) => name)))) {
     const place = growTo(root, path);
     place.feeder = feeder;
-    for (let each: GrowingPlace | null = place; each !== null; each = each.parent) each.feederCount++;
+    for (let each: Place | null = place; each !== null; each = each.parent) each.feederCount++;
   }
   return { root, placeOf };
 }
 
-function newPlace(name: string, parent: GrowingPlace | null): GrowingPlace {
+function newPlace(name: string, parent: Place | null): Place {
   return { name, parent, children: new Map(), feeder: null, layer: null, feederCount: 0, path: '' };
 }
 
-function growTo(root: GrowingPlace, path: string): GrowingPlace {
+function growTo(root: Place, path: string): Place {
   let place = root;
   for (const name of path === '' ? [] : componentsOf(path)) {
-    const child = place.children.get(name) ?? newPlace(name, place);
-    place.children.set(name, child);
-    place = child;
+    const parent = place;
+    place = getOrMake(parent.children, name, () => newPlace(name, parent));
   }
   place.path = path;
   return place;

@@ -91,6 +91,12 @@ export function addNote(layer: NormLayer, note: string): NormLayer {
   return { ...layer, notes: [...layer.notes, note] };
 }
 
+/** Why a layer's statistics cannot be read; null where they can. */
+export function whyUnresolved({ mean, variance }: NormLayer): string | null {
+  for (const statistic of [mean, variance]) if (statistic.kind === 'unresolved') return statistic.reason;
+  return null;
+}
+
 /** The tensor of a vector; null where there is none that can be read. */
 export function storedTensorOf(vector: LayerVector | null): Tensor | null {
   return vector?.kind === 'stored' ? vector.tensor : null;

@@ -4,7 +4,7 @@ import { findGraphLayers } from '../../src/norm/find-layers.js';
 import { checkpointOf, tensorOf } from '../build/checkpoints.js';
 import { graphOf, normNodeOf } from '../build/layers.js';
 
-const layersOf = (...nodes: readonly NormNode[]) => findGraphLayers(checkpointOf([]), graphOf(nodes));
+const layersOf = (...nodes: readonly NormNode[]) => findGraphLayers(checkpointOf([]), graphOf(nodes)).layers;
 const namesOf = (...nodes: readonly NormNode[]) => layersOf(...nodes).map(({ name }) => name);
 
 test('a node is a layer with what its inputs and attributes say', () => {
@@ -43,20 +43,20 @@ test('layers stand in topological order', () => {
 
 test('a batch count that the file keeps beside the graph belongs to its layer', () => {
   const count = tensorOf('bn.num_batches_tracked', [3], { dtype: 'I64', shape: [] });
-  const [layer] = findGraphLayers(checkpointOf([count]), graphOf([normNodeOf('bn')]));
+  const [layer] = findGraphLayers(checkpointOf([count]), graphOf([normNodeOf('bn')])).layers;
   expect(layer?.batchCount).toBe(count);
 });
 
 test.each(['params/bn/num_batches_tracked', 'module.bn.num_batches_tracked'])('also as %s', (name) => {
   const count = tensorOf(name, [3], { dtype: 'I64', shape: [] });
-  const [layer] = findGraphLayers(checkpointOf([count]), graphOf([normNodeOf('bn')]));
+  const [layer] = findGraphLayers(checkpointOf([count]), graphOf([normNodeOf('bn')])).layers;
   expect(layer?.batchCount).toBe(count);
 });
 
 test('wrappers are no part of a layer’s name, nor of what feeds it', () => {
   const count = tensorOf('module.bn.num_batches_tracked', [3], { dtype: 'I64', shape: [] });
   const node = normNodeOf('module.bn', { path: 'module.bn', neighbours: ['module.conv.weight'] });
-  expect(findGraphLayers(checkpointOf([count]), graphOf([node]))).toMatchObject([
+  expect(findGraphLayers(checkpointOf([count]), graphOf([node])).layers).toMatchObject([
     { name: 'bn', wrappedName: 'module.bn', batchCount: count, neighbours: ['conv.weight'] },
   ]);
 });
