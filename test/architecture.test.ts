@@ -27,6 +27,7 @@ const READS_FILES = [
   'io/file-source.ts',
   'io/write-files.ts',
   'io/write-target.ts',
+  'formats/open.ts',
   'formats/safetensors/model-directory.ts',
   'formats/onnx/external-data.ts',
   'restore/choose-target.ts',
@@ -42,7 +43,7 @@ const READS_FILES = [
  * models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */

@@ -5,7 +5,7 @@ import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import type { AuditOptions, AuditRequest } from '../audit.js';
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { findShardIndex } from '../formats/safetensors/model-directory.js';
+import { findInDirectory } from '../formats/open.js';
 import { isSameFile } from '../io/write-target.js';
 import { compareNaturally } from '../norm/naming.js';
 import { type FailOn, POLICY_FILE_NAME, suggestName } from '../options.js';
@@ -112,7 +112,7 @@ function listDirectory(path: string, onSkip: OnSkip): readonly Dirent[] {
 function isCheckpoint(entry: Dirent, path: string, onSkip: OnSkip): boolean {
   if (entry.isSymbolicLink()) return tryPast(() => statSync(path).isFile(), false, { path, onSkip });
   if (entry.isFile()) return true;
-  return entry.isDirectory() && tryPast(() => findShardIndex(path) !== null, false, { path, onSkip });
+  return entry.isDirectory() && tryPast(() => findInDirectory(path) !== null, false, { path, onSkip });
 }
 
 /** What is not there is no match, and a glob without any match is an error in the end; of all else that fails is told. */

@@ -1,24 +1,31 @@
 // The registry of formats, and opening: the first format that a file's first bytes look like reads it.
 
-import { extname } from 'node:path';
+import { lstatSync } from 'node:fs';
+import { extname, join } from 'node:path';
 import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
-import { openFileSource } from '../io/file-source.js';
+import { explainAs, openFileSource } from '../io/file-source.js';
+import { isDirectory } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { isBaseline } from './baseline/baseline-json.js';
 import { openBaseline } from './baseline/open-baseline.js';
 import { looksLikeOnnx, SAVE_UNOPTIMISED } from './onnx/sniff.js';
 import {
   findConfiguredFramework,
-  findShardIndex,
   looksLikeShardIndex,
   openShards,
   readAdapterConfig,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import { isMobile, looksLikeTorch, SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './torch/sniff.js';
+import {
+  isMobile,
+  isZip,
+  looksLikeTorch,
+  SAVE_KERAS_WEIGHTS,
+  SAVE_TENSORFLOW_WEIGHTS,
+} from './torch/sniff.js';
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;
@@ -38,8 +45,7 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
 
 /** {@link openCheckpoint} for callers who have checked their options, among which may be others. */
 export async function openPath(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
-  const inDirectory = findShardIndex(path);
-  const source = openFileSource(inDirectory ?? path);
+  const source = openFileSource(findInDirectory(path) ?? path);
   try {
     options.onOpenFile?.(source.path);
     const adapter = await readAdapterConfig(source.path, options);
@@ -51,6 +57,25 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
     await source.close();
     throw error;
   }
+}
+
+/**
+ * The file that stands for a directory given as a checkpoint.
+ *
+ * @returns null when `path` is no directory.
+ * @throws CheckpointError when it is one and holds no checkpoint that loaders would find, or cannot be looked into.
+ */
+export function findInDirectory(path: string): string | null {
+  if (!isDirectory(path)) return null;
+  const names = FORMATS.flatMap(({ inDirectory }) => inDirectory ?? []);
+  const isThere = (file: string) =>
+    explainAs(file, () => lstatSync(file, { throwIfNoEntry: false }) !== undefined);
+  const found = names.map((name) => join(path, name)).find(isThere);
+  if (found !== undefined) return found;
+  throw new CheckpointError(
+    'expected a checkpoint file, found a directory without model.safetensors or model.safetensors.index.json',
+    { code: 'not-a-file', file: path, hint: 'Name the checkpoint file inside it.' },
+  );
 }
 
 /**
@@ -77,6 +102,10 @@ export interface Format {
   readonly name: string;
   /** Whether a file belongs to the format by its first bytes: 1 KiB, or all of a shorter one. */
   readonly looksLike: (head: Uint8Array) => boolean;
+  /** Whether a ZIP archive belongs to the format by the names of its entries; asked before {@link looksLike} is. */
+  readonly looksInside?: (names: readonly string[]) => boolean;
+  /** The files by which a directory is opened, in the order in which loaders look. */
+  readonly inDirectory?: readonly string[];
   /**
    * Reads a file that looks like it, headers only. The checkpoint owns the source.
    *
@@ -112,6 +141,7 @@ export const FORMATS: readonly Format[] = [
     looksLike: looksLikeSafetensors,
     open: openSafetensorsOrBaseline,
     ending: '.safetensors',
+    inDirectory: ['model.safetensors', 'diffusion_pytorch_model.safetensors', 'adapter_model.safetensors'],
   },
   notRead(
     'an empty file (0 bytes)',
@@ -164,19 +194,26 @@ export const FORMATS: readonly Format[] = [
   notRead('a PDF document', '%PDF'),
   notRead('a PNG image', '\x89PNG'),
   notRead('a program (ELF)', '\x7fELF'),
-  { name: 'safetensors in shards', looksLike: looksLikeShardIndex, open: openShards },
+  {
+    name: 'safetensors in shards',
+    looksLike: looksLikeShardIndex,
+    open: openShards,
+    inDirectory: ['model.safetensors.index.json', 'diffusion_pytorch_model.safetensors.index.json'],
+  },
   // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
   {
     name: 'PyTorch',
     looksLike: looksLikeTorch,
     open: async (source, options) => (await import('./torch/torch.js')).openTorch(source, options),
     hasParts: true,
+    inDirectory: ['pytorch_model.bin'],
   },
   {
     name: 'ONNX',
     looksLike: looksLikeOnnx,
     open: async (source, options) => (await import('./onnx/onnx.js')).openOnnx(source, options),
     ending: '.onnx',
+    inDirectory: ['model.onnx'],
   },
 ];
 
@@ -194,13 +231,22 @@ export async function openSource(
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
   const ending = extname(source.name).toLowerCase();
+  const names = isZip(head) ? await listZip(source) : null;
   const format =
-    formats.find(({ looksLike }) => looksLike(head)) ?? formats.find((known) => known.ending === ending);
+    (names !== null && formats.find(({ looksInside }) => looksInside?.(names))) ||
+    formats.find(({ looksLike }) => looksLike(head)) ||
+    formats.find((known) => known.ending === ending);
   if (format === undefined) throw refuseUnrecognised('none of them: unknown content', source.name);
   const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };
+}
+
+/** The names of a ZIP archive's entries; its reader is loaded only when there is one. */
+async function listZip(source: ByteSource): Promise<readonly string[]> {
+  const { openZip } = await import('../io/zip.js');
+  return [...(await openZip(source)).entries.keys()];
 }
 
 function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {

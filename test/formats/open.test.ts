@@ -24,6 +24,7 @@ import { checkpointOf, tensorOf } from '../build/checkpoints.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { safetensorsBytes, safetensorsWithHeader } from '../build/safetensors.js';
 import { countingSource, makeTempDirectory } from '../build/sources.js';
+import { zip } from './torch/build/zip-writer.js';
 
 const fixtures = fileURLToPath(new URL('../../fixtures', import.meta.url));
 const directory = makeTempDirectory();
@@ -294,5 +295,23 @@ describe('a format of its own takes one row', () => {
 
   test('and says whether there are parts to select', async () => {
     expect((await openToy(toyBytes('0 0'), 'a', { select: 'ema' })).unselected).toEqual([]);
+  });
+
+  test('and is told by what an archive holds, before the first bytes are asked', async () => {
+    const inside: Format = {
+      ...toy,
+      looksInside: (names) => names.includes('toy.txt'),
+      open: async () => toyInside,
+    };
+    const toyInside = checkpointOf([], { format: 'toy' });
+    const openZipped = (name: string) =>
+      openSource(countingSource('file', zip([{ name, bytes: utf8('TOY') }])), 'file', {}, [
+        ...FORMATS,
+        inside,
+      ]);
+    expect(await openZipped('toy.txt')).toBe(toyInside);
+    expect((await failureOf(() => openZipped('other.txt'))).message).toContain(
+      'expected a checkpoint of torch.save with a data.pkl, found a zip archive without one',
+    );
   });
 });

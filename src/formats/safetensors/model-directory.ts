@@ -21,7 +21,6 @@ import {
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { explainAs, openFileSource } from '../../io/file-source.js';
-import { isDirectory } from '../../io/write-target.js';
 import { isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
@@ -29,37 +28,6 @@ const MAX_INDEX_BYTES = 50_000_000;
 
 /** Every shard is an open file; large models have some hundreds. */
 const MAX_SHARDS = 1_000;
-
-/** What a directory may hold, in the order in which loaders look: a single file wins over an index. */
-const DIRECTORY_ENTRIES = [
-  'model.safetensors',
-  'model.safetensors.index.json',
-  'diffusion_pytorch_model.safetensors',
-  'diffusion_pytorch_model.safetensors.index.json',
-  'adapter_model.safetensors',
-  'pytorch_model.bin',
-  'model.onnx',
-] as const;
-
-/**
- * The file that stands for a directory given as a checkpoint.
- *
- * @returns null when `path` is no directory.
- * @throws CheckpointError when it is one and holds no checkpoint that loaders would find, or cannot be looked into.
- */
-export function findShardIndex(path: string): string | null {
-  if (!isDirectory(path)) return null;
-  const found = DIRECTORY_ENTRIES.map((name) => join(path, name)).find(exists);
-  if (found !== undefined) return found;
-  throw new CheckpointError(
-    `expected a checkpoint file, found a directory without ${DIRECTORY_ENTRIES.slice(0, 2).join(' or ')}`,
-    { code: 'not-a-file', file: path, hint: 'Name the checkpoint file inside it.' },
-  );
-}
-
-function exists(path: string): boolean {
-  return explainAs(path, () => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
-}
 
 /** Whether a file starts like a `*.safetensors.index.json`: any JSON object, since nothing else read here is one. */
 export function looksLikeShardIndex(head: Uint8Array): boolean {

@@ -2,11 +2,7 @@ import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { OpenOptions } from '../../../src/checkpoint/checkpoint.js';
-import {
-  findShardIndex,
-  looksLikeShardIndex,
-  openShards,
-} from '../../../src/formats/safetensors/model-directory.js';
+import { looksLikeShardIndex, openShards } from '../../../src/formats/safetensors/model-directory.js';
 import { readRange } from '../../../src/io/byte-source.js';
 import { openFileSource } from '../../../src/io/file-source.js';
 import { f32, utf8 } from '../../build/bytes.js';
@@ -216,63 +212,6 @@ describe('refusing an index', () => {
     writeFileSync(join(`${directory}-more`, 'x.safetensors'), shardOf('a'));
     symlinkSync(join(`${directory}-more`, 'x.safetensors'), join(directory, 'link.safetensors'));
     expect((await failureOf(() => open(path))).code).toBe('refused');
-  });
-});
-
-describe('findShardIndex', () => {
-  test('is null for what is no directory', () => {
-    const path = writeModel({ 'model.safetensors.index.json': '{}' });
-    expect(findShardIndex(path)).toBeNull();
-    expect(findShardIndex(`${path}.missing`)).toBeNull();
-  });
-
-  test('prefers the single file to an index, as loaders do', () => {
-    const path = writeModel({
-      'model.safetensors.index.json': '{}',
-      'model.safetensors': '',
-      'pytorch_model.bin': '',
-    });
-    expect(findShardIndex(join(path, '..'))).toBe(join(path, '..', 'model.safetensors'));
-  });
-
-  test.each([
-    'model.safetensors.index.json',
-    'diffusion_pytorch_model.safetensors',
-    'diffusion_pytorch_model.safetensors.index.json',
-    'adapter_model.safetensors',
-    'pytorch_model.bin',
-    'model.onnx',
-  ])('finds %s', (name) => {
-    const directory = join(writeModel({ [name]: '' }), '..');
-    expect(findShardIndex(directory)).toBe(join(directory, name));
-  });
-
-  test('says why it cannot look into a directory', async () => {
-    // The directory's own path is short enough for the file system, those of its files are not.
-    let deep = makeTempDirectory();
-    while (deep.length < 4070) deep = join(deep, 'd'.repeat(Math.max(1, Math.min(200, 4070 - deep.length))));
-    mkdirSync(deep, { recursive: true });
-    expect(await failureOf(() => findShardIndex(deep))).toMatchObject({
-      code: 'not-found',
-      message: 'no such file: the name is too long',
-    });
-  });
-
-  test('finds a link that leads nowhere, so that the message names it', () => {
-    const directory = join(writeModel({}), '..');
-    symlinkSync('gone', join(directory, 'model.safetensors'));
-    expect(findShardIndex(directory)).toBe(join(directory, 'model.safetensors'));
-  });
-
-  test('says what it looks for in a directory that holds none of it', async () => {
-    const directory = join(writeModel({ 'weights.safetensors': '' }), '..');
-    expect(await failureOf(() => findShardIndex(directory))).toEqual({
-      message:
-        'expected a checkpoint file, found a directory without model.safetensors or model.safetensors.index.json',
-      code: 'not-a-file',
-      file: directory,
-      hint: 'Name the checkpoint file inside it.',
-    });
   });
 });
 
