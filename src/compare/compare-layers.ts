@@ -132,18 +132,19 @@ interface GradedRelation {
   readonly relativeDifference: number;
 }
 
-/** What feeds a layer, and how much of the checkpoint's rounding the layer's own affine may show. */
-interface Feeds extends GradedRelation {
+/** What is known to feed a layer, and how much of the checkpoint's rounding the layer's own affine may show. */
+interface KnownFeeds extends GradedRelation {
   /** Null where nothing was rounded, or what feeds the layer stayed to the last bit: what differs then was trained. */
   readonly rounding: RoundingEvidence | null;
   /** Whether all that is known to feed the layer cannot be compared. */
   readonly isIncomparable: boolean;
+}
+
+interface Feeds extends KnownFeeds {
   readonly neighboursFrom: NeighboursFrom;
   /** Whether each side tells another feed, of which one was trained and the other was not. */
   readonly isDisputed: boolean;
 }
-
-type KnownFeeds = Omit<Feeds, 'neighboursFrom' | 'isDisputed'>;
 
 /** What feeds the norm layers of two checkpoints, before against after. */
 export class NeighbourRelations {
@@ -190,15 +191,15 @@ export class NeighbourRelations {
     const found = neighbours
       .flatMap((name) => compared.get(name) ?? [])
       .map((feed) => (isAdapted(feed, this.#learned) ? { ...feed, equality: 'changed' as const } : feed));
-    let [exactCount, relativeDifference] = [0, 0];
-    for (const { equality, elementCount, rounding } of found) {
-      if (equality === 'exact') exactCount += elementCount;
-      if (equality === 'rounded')
-        relativeDifference = Math.max(relativeDifference, rounding?.relativeDifference ?? 0);
-    }
-    const isRounded = found.some(({ equality }) => equality === 'rounded');
+    const rounded = found.filter(({ equality }) => equality === 'rounded');
+    const exact = found.filter(({ equality }) => equality === 'exact');
+    const exactCount = exact.reduce((sum, { elementCount }) => sum + elementCount, 0);
+    const relativeDifference = rounded.reduce(
+      (most, { rounding }) => Math.max(most, rounding?.relativeDifference ?? 0),
+      0,
+    );
     // An average leaves most values as they were: of a few, all may have stayed.
-    const haveStayedExactly = !isRounded && exactCount >= MIN_VALUES;
+    const haveStayedExactly = rounded.length === 0 && exactCount >= MIN_VALUES;
     return {
       relation: areNeighboursCertain === false ? findCommonRelation(found) : relate(found),
       relativeDifference,
@@ -248,7 +249,6 @@ export interface ChannelStatistics {
   readonly variance: readonly number[];
 }
 
-/** Statistics per channel of both sides. */
 interface ChannelDrift {
   readonly before: ChannelStatistics;
   readonly after: ChannelStatistics;
@@ -453,13 +453,21 @@ function concludeLayers(
   const judged: StatisticsVerdict =
     hasStatistics(before) && hasStatistics(after)
       ? judgeStatistics(pair, { before, after }, { counts, affine, feeds, rounding, epsilon, options })
-      : { ...UNREAD, problem: explainUnresolved(pair) };
+      : {
+          status: 'unresolved',
+          problem: explainUnresolved(pair),
+          drift: null,
+          isReset: false,
+          cause: null,
+          relativeDifference: 0,
+        };
   const relativeDifference = Math.max(
     affine.relativeDifference,
     feeds.relativeDifference,
     judged.relativeDifference,
   );
   const isChanged = affine.relation === 'changed' || feeds.relation === 'changed';
+  const [one, other] = [pair.before.epsilon, pair.after.epsilon];
   // Every property by its name: each object that is spread into another makes the engine keep a layout of its own.
   return {
     kind: 'live',
@@ -478,7 +486,9 @@ function concludeLayers(
     channels: pair.before.channels || pair.after.channels,
     epsilon,
     epsilonFrom,
-    epsilonAfter: findOtherEpsilon(pair),
+    // Graphs store an epsilon as float32, modules as float64: what is the same in float32 is the same.
+    epsilonAfter:
+      one === null || other === null || Math.fround(one) === Math.fround(other) ? undefined : other,
     batches:
       typeof counts.before === 'bigint' && typeof counts.after === 'bigint'
         ? counts.after - counts.before
@@ -494,15 +504,6 @@ interface StatisticsVerdict
   /** The largest relative difference of statistics that counted as rounding. */
   readonly relativeDifference: number;
 }
-
-/** What is told of a layer whose statistics cannot be read. */
-const UNREAD = {
-  status: 'unresolved',
-  drift: null,
-  isReset: false,
-  cause: null,
-  relativeDifference: 0,
-} as const;
 
 function judgeStatistics(
   pair: LayerPair,
@@ -605,10 +606,8 @@ function explainUnresolved(pair: LayerPair): string | null {
   return null;
 }
 
-interface AffineComparison extends GradedRelation {
-  /** Whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */
-  readonly isInitial: boolean;
-}
+/** With whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */
+type AffineComparison = GradedRelation & { readonly isInitial: boolean };
 
 function compareAffine(
   before: LayerVectors,
@@ -617,10 +616,8 @@ function compareAffine(
 ): AffineComparison {
   const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
   const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
-  const hasBefore = before.gamma !== null || before.beta !== null;
-  const hasAfter = after.gamma !== null || after.beta !== null;
   // Exporters write ones and zeros for a layer without affine, so an absent affine equals an initial one.
-  if (!hasBefore || !hasAfter) {
+  if ([before, after].some(({ gamma, beta }) => gamma === null && beta === null)) {
     return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed', relativeDifference: 0 };
   }
   const gamma = measureRounding(before.gamma, after.gamma, { absent: 1, feeds, step: steps.gamma });
@@ -658,12 +655,6 @@ export function chooseEpsilon(
   return known === null
     ? { epsilon: before.defaultEpsilon, epsilonFrom: 'default' }
     : { epsilon: known, epsilonFrom: 'graph' };
-}
-
-/** Graphs store an epsilon as float32, modules as float64: what is the same in float32 is the same. */
-function findOtherEpsilon({ before, after }: LayerPair): number | undefined {
-  const [one, other] = [before.epsilon, after.epsilon];
-  return one === null || other === null || Math.fround(one) === Math.fround(other) ? undefined : other;
 }
 
 type BatchCounts = Pick<CauseEvidence, 'before' | 'after'>;

@@ -5,6 +5,7 @@ import { bitsOf } from '../checkpoint/dtype.js';
 import { type ByteSource, type FileWork, type OnProgress, refuseAmplified } from '../io/byte-source.js';
 import { inStoredOrder, stridedSource } from '../io/views.js';
 import {
+  addTo,
   componentsOf,
   hasWrappers,
   isGeneratedName,
@@ -82,16 +83,9 @@ export interface LearnedOptions {
   readonly exact?: boolean | undefined;
 }
 
-/** A comparison of learned tensors that is still to be done. */
-interface PlannedLearned {
-  /** One for each tensor that both sides have, by its place in before's file; in after's where before is a baseline. */
-  readonly works: readonly FileWork[];
-  /** What they found. Call it once all are done. */
-  readonly conclude: () => LearnedComparisons;
-}
-
 /**
- * Plans to compare every learned tensor that both sides have and that was not judged already.
+ * Plans to compare every learned tensor that both sides have and that was not judged already: a work for each, by its
+ * place in before's file, or after's where before is a baseline. Once all are done, `conclude` says what they found.
  *
  * @param allBefore learned tensors by dotted name, likewise `allAfter`.
  * @param known what an earlier comparison found, where the caller knows that these bytes are the same still; such tensors
@@ -101,11 +95,14 @@ export function planLearnedComparisons(
   allBefore: Tensors,
   allAfter: Tensors,
   { folded, feeds = [], byValue = [], onProgress, known, exact }: LearnedOptions,
-): PlannedLearned {
+): { readonly works: readonly FileWork[]; readonly conclude: () => LearnedComparisons } {
   const before = without(allBefore, folded.judgedBefore);
   const after = without(allAfter, folded.judgedAfter);
   const named = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
-  const pairs = withValues(named, byValue, { before, after });
+  const pairs = new Map(named);
+  // What values tell goes before what the names of after's tensors led to. One of before may have gone into several.
+  for (const pair of byValue)
+    if (before.has(pair.name) && after.has(pair.afterName)) pairs.set(pair.afterName, pair);
   const readings = planReadings([...pairs.values()]);
   const results = new Map<string, ComparedTensor>();
   const comparer = new TensorComparer({ isExact: exact === true });
@@ -115,11 +112,12 @@ export function planLearnedComparisons(
     const earlier = known?.byAfter.get(afterName);
     const isKnown = earlier?.beforeName === name;
     if (!isKnown) reading.result ??= await comparer.compare(reading.before, reading.after);
+    const wrappedNames = [tensor.name, partner.name].filter(hasWrappers);
     results.set(afterName, {
       name: isGeneratedName(afterName) ? name : afterName,
       beforeName: name,
       afterName,
-      wrappedNames: findWrappedNames(tensor, partner),
+      wrappedNames: wrappedNames.length === 0 ? undefined : wrappedNames,
       elementCount: tensor.elementCount,
       reshaped: haveLikeShapes(tensor.shape, partner.shape)
         ? undefined
@@ -136,7 +134,12 @@ export function planLearnedComparisons(
     })),
     conclude: () => {
       const own = [...pairs.keys()].map((afterName) => take(results.get(afterName), afterName));
-      const evidence = gatherEvidence(own.flatMap(listDifferences));
+      const evidence = gatherEvidence(
+        own.flatMap(({ result }) => {
+          if ('equality' in result) return result.rounding ?? [];
+          return result.kind === 'rounded' || result.kind === 'short' ? result : [];
+        }),
+      );
       const compared = [...own.map((tensor) => settle(tensor, evidence)), ...folded.learned];
       const paired = new Set([...pairs.values()].map(({ name }) => name));
       const onlyAfter = [...after.keys()].filter((name) => !pairs.has(name));
@@ -154,14 +157,11 @@ export function planLearnedComparisons(
 }
 
 function indexSingles(compared: readonly LearnedComparison[]): ReadonlyMap<string, LearnedComparison> {
-  const single = new Map<string, LearnedComparison>();
-  const several = new Set<string>();
-  for (const comparison of compared) {
-    if (single.has(comparison.beforeName)) several.add(comparison.beforeName);
-    else single.set(comparison.beforeName, comparison);
-  }
-  for (const name of several) single.delete(name);
-  return single;
+  const byName = new Map<string, LearnedComparison[]>();
+  for (const comparison of compared) addTo(byName, comparison.beforeName, comparison);
+  return new Map(
+    [...byName].flatMap(([name, all]) => (all.length === 1 ? all.map((one) => [name, one] as const) : [])),
+  );
 }
 
 /** The modules above the one that owns a tensor, without the root: `a` and `a.b` of `a.b.lora_A.weight`. */
@@ -229,11 +229,8 @@ function pairTensors(
 ): ReadonlyMap<string, TensorPair> {
   const pairs = new Map<string, TensorPair>();
   for (const [name, tensor] of before) {
-    const afterName = translateName(
-      name,
-      edits,
-      (candidate) => after.has(candidate) && !pairs.has(candidate),
-    );
+    const isFree = (candidate: string) => after.has(candidate) && !pairs.has(candidate);
+    const afterName = translateName(name, edits, isFree);
     const partner = afterName === null ? undefined : after.get(afterName);
     if (afterName === null || partner === undefined) continue;
     if (isGeneratedName(name) && !haveLikeShapes(tensor.shape, partner.shape)) continue;
@@ -270,26 +267,6 @@ function withFeeds(
 }
 
 /**
- * Adds pairs that values tell, in place of what the names of after's tensors led to. One tensor of before may have gone
- * into several of after.
- */
-function withValues(
-  pairs: ReadonlyMap<string, TensorPair>,
-  byValue: readonly TensorPair[],
-  { before, after }: { before: ReadonlyMap<string, Tensor>; after: ReadonlyMap<string, Tensor> },
-): ReadonlyMap<string, TensorPair> {
-  const all = new Map(pairs);
-  for (const pair of byValue)
-    if (before.has(pair.name) && after.has(pair.afterName)) all.set(pair.afterName, pair);
-  return all;
-}
-
-function findWrappedNames(...tensors: readonly Tensor[]): readonly string[] | undefined {
-  const wrappedNames = tensors.map(({ name }) => name).filter(hasWrappers);
-  return wrappedNames.length === 0 ? undefined : wrappedNames;
-}
-
-/**
  * Whether PEFT has put an adapter around the tensor's layer that is new in after: `conv.lora_A.default.weight` beside
  * `conv.base_layer.weight`. What the layer computes was trained then, although its own weight stands still.
  */
@@ -310,16 +287,9 @@ export function listTensorNames({
   return [name, beforeName, afterName, ...wrappedNames];
 }
 
-/** A pair of tensors with what their values say, or what an earlier comparison found. */
+/** With what their values say, or what an earlier comparison found. */
 interface ComparedTensor extends Omit<LearnedComparison, 'equality' | 'rounding'> {
   readonly result: TensorComparison | LearnedComparison;
-}
-
-function listDifferences({
-  result,
-}: ComparedTensor): readonly Parameters<typeof gatherEvidence>[0][number][] {
-  if ('equality' in result) return result.rounding === undefined ? [] : [result.rounding];
-  return result.kind === 'rounded' || result.kind === 'short' ? [result] : [];
 }
 
 function settle({ result, ...tensor }: ComparedTensor, evidence: RoundingEvidence): LearnedComparison {

@@ -1,9 +1,14 @@
 // The kinds of findings, one row each, and the findings of a comparison.
 
-import type { Tensor } from '../checkpoint/checkpoint.js';
 import { failUnreachable, quote, UsageError } from '../errors.js';
 import { listFirst, modulePathOf, type NameSource } from '../norm/naming.js';
-import { isBatchGraph, listLayerNames, listOwnNames, type NormLayer } from '../norm/norm-layer.js';
+import {
+  isBatchGraph,
+  type LayersAndLearned,
+  listLayerNames,
+  listOwnNames,
+  type NormLayer,
+} from '../norm/norm-layer.js';
 import {
   type DriftCause,
   type FoldedComparison,
@@ -188,12 +193,6 @@ export function findIdleAllows(globs: readonly string[], names: Names): readonly
   return findIdle(globs, names).map((glob) => `--allow ${quote(glob)} matches no norm layer`);
 }
 
-/** One side's names. */
-interface NamedSide {
-  readonly layers: readonly NormLayer[];
-  readonly learned: ReadonlyMap<string, Tensor>;
-}
-
 /**
  * How edits read in names without wrappers, which is what they are applied to: users copy names from their files.
  *
@@ -216,9 +215,12 @@ export function readMaps(
 export function findIdleMaps(
   maps: readonly PrefixEdit[],
   read: readonly PrefixEdit[],
-  { before, after }: { readonly before: NamedSide; readonly after: NamedSide },
+  { before, after }: Readonly<Record<'before' | 'after', LayersAndLearned>>,
 ): readonly string[] {
-  const namesOf = ({ layers, learned }: NamedSide) => [...layers.map(({ name }) => name), ...learned.keys()];
+  const namesOf = ({ layers, learned }: LayersAndLearned) => [
+    ...layers.map(({ name }) => name),
+    ...learned.keys(),
+  ];
   const names = new Set(namesOf(after));
   const leads = (map: PrefixEdit) =>
     namesOf(before).some((name) => translateName(name, [map], (to) => names.has(to)) !== null);
@@ -234,7 +236,7 @@ export function findIdleMaps(
 export function findLayerFindings(layer: LayerComparison, policy: FindingPolicy): readonly Finding[] {
   const found = [
     ...findStatusFindings(layer, policy),
-    ...(layer.kind === 'live' ? [...findResets(layer), ...findBatchStatistics(layer)] : []),
+    ...(layer.kind === 'live' ? findResets(layer) : []),
     ...findTrainingMode(layer),
     ...(layer.kind === 'live' ? findOtherEpsilon(layer) : []),
   ];
@@ -254,12 +256,14 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
     case 'ambiguous':
       return [makeFinding('folded-bias-drift', name, describeMovedBias(layer))];
     case 'affine-frozen':
-    case 'trained':
-      if (isFrozen) {
-        const message = `${describeMove(layer)}, although --frozen says that it must not`;
-        return [makeFinding('frozen-stats-drift', name, message)];
-      }
-      return layer.status === 'trained' ? findTrainedInFrozen(layer) : [findAffineFrozen(layer)];
+    case 'trained': {
+      const move = describeMove(layer);
+      const insisted = `${move}, although --frozen says that it must not`;
+      if (isFrozen) return [makeFinding('frozen-stats-drift', name, insisted)];
+      if (layer.status === 'trained') return findTrainedInFrozen(layer);
+      const message = `${move} with the trained weights that feed it, while its own weight and bias stayed frozen`;
+      return [makeFinding('affine-frozen-drift', name, message)];
+    }
     case 'held':
       return isFrozen ? [] : findTrainedInFrozen(layer);
     case 'locked':
@@ -270,8 +274,10 @@ function findStatusFindings(layer: LayerComparison, policy: FindingPolicy): read
 }
 
 function findDrift(layer: LayerComparison): Finding {
-  if (layer.kind !== 'live' && layer.isUniformScale)
-    return makeFinding('folded-scale-drift', layer.name, describeUniformScale(layer), 'warning');
+  if (layer.kind !== 'live' && layer.isUniformScale) {
+    const message = `all ${layer.channels} output channels of its convolution were rescaled by the same constant: weight decay or rescaling of the convolution explains that as well as moved statistics`;
+    return makeFinding('folded-scale-drift', layer.name, message, 'warning');
+  }
   switch (layer.kind) {
     case 'live':
       return makeFinding('frozen-stats-drift', layer.name, describeDrift(layer));
@@ -299,14 +305,11 @@ function describeMovedBias(layer: LayerComparison): string {
 
 /** Both sides folded: only the variance's ratio shows. */
 function describeScales({ channels, drift, isUnmarked }: FoldedComparison): string {
-  const ratio = drift?.logStdRatio.rms ?? Number.NaN;
+  const moved = `${drift?.channelsMoved ?? channels} of ${channels} output channels`;
+  const ratio = `(standard deviations by × ${Math.exp(drift?.logStdRatio.rms ?? Number.NaN).toPrecision(3)} rms)`;
   if (isUnmarked)
-    return `${drift?.channelsMoved ?? channels} of ${channels} output channels of this convolution with a bias were each rescaled by a constant or got another bias, which is what moved running variances look like once a norm layer is folded into it (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); the file does not say that one was, a trained weight of the norm layer looks the same, and how far the means moved cannot be told`;
-  return `${drift?.channelsMoved ?? channels} of ${channels} output channels of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding (standard deviations by × ${Math.exp(ratio).toPrecision(3)} rms); a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
-}
-
-function describeUniformScale({ channels }: LayerComparison): string {
-  return `all ${channels} output channels of its convolution were rescaled by the same constant: weight decay or rescaling of the convolution explains that as well as moved statistics`;
+    return `${moved} of this convolution with a bias were each rescaled by a constant or got another bias, which is what moved running variances look like once a norm layer is folded into it ${ratio}; the file does not say that one was, a trained weight of the norm layer looks the same, and how far the means moved cannot be told`;
+  return `${moved} of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding ${ratio}; a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
 }
 
 function describeDrift(layer: LiveComparison): string {
@@ -319,11 +322,6 @@ function describeDrift(layer: LiveComparison): string {
   const frozen = evidence.length === 0 ? nothing : `${evidence.join(' and ')} are identical`;
   const open = isOpen ? '; which weights feed it, the names in the file leave open' : '';
   return `${describeMove(layer)}, although ${frozen}${open}`;
-}
-
-function findAffineFrozen(layer: LayerComparison): Finding {
-  const message = `${describeMove(layer)} with the trained weights that feed it, while its own weight and bias stayed frozen`;
-  return makeFinding('affine-frozen-drift', layer.name, message);
 }
 
 /** Under `--frozen` its changed weight and bias are errors by themselves. */
@@ -375,17 +373,15 @@ function describeCause(cause: DriftCause, batches: bigint): string {
   }
 }
 
-function findResets(layer: LiveComparison): readonly Finding[] {
-  if (!layer.isReset) return [];
-  const message =
+/** What was done to statistics or counts that a comparison of values alone does not show. */
+function findResets({ name, isReset, cause, batches }: LiveComparison): readonly Finding[] {
+  const reset =
     'every channel of after has mean 0 and variance 1, as if the layer had never run, under a trained affine';
-  return [makeFinding('stats-reset', layer.name, message)];
-}
-
-function findBatchStatistics({ name, cause, batches }: LiveComparison): readonly Finding[] {
-  if (cause?.kind !== 'batch-statistics') return [];
-  const message = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
-  return [makeFinding('batch-stats-while-frozen', name, message)];
+  const inBatches = `the batch count moved by ${batches} while the statistics stood still: in training the layer normalised by batch statistics (momentum 0, or statistics that were put back)`;
+  return [
+    ...(isReset ? [makeFinding('stats-reset', name, reset)] : []),
+    ...(cause?.kind === 'batch-statistics' ? [makeFinding('batch-stats-while-frozen', name, inBatches)] : []),
+  ];
 }
 
 function findTrainingMode({ name, before, after }: LayerComparison): readonly Finding[] {

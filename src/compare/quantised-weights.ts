@@ -132,8 +132,6 @@ class FactorFit {
   readonly #inner: number;
   /** The bounds of the run that is looked at, one object for all of them. */
   readonly #run: RunBounds = { low: 0, high: 0, sign: 0 };
-  /** What vectors are asked for, one object for all of it. */
-  readonly #piece = { from: 0, to: 0, scale: 0, relative: 0, absolute: 0 };
 
   constructor(grid: ChannelGrid, [left, right]: readonly [Side, Side], buffers: WeightBuffers) {
     this.#grid = grid;
@@ -179,7 +177,9 @@ class FactorFit {
     this.#signs[channel] = bounds.sign;
     const problem = this.#narrowBy(from, to);
     if (problem === 'no-number') {
-      const [value, previous] = [right, left].map(({ values }) => values.subarray(from, to).find(isNoNumber));
+      const [value, previous] = [right, left].map(({ values }) =>
+        values.subarray(from, to).find((each) => !Number.isFinite(each)),
+      );
       return value === undefined
         ? notFinite('before', channel, previous ?? Number.NaN)
         : notFinite('after', channel, value);
@@ -218,14 +218,10 @@ class FactorFit {
 
   /** As the test of single weights, a little wider: a bound may stay where it could move by a hundredth of their distance. */
   #seeUnmoved(from: number, to: number): boolean {
-    const piece = this.#piece;
     const { low, high, sign } = this.#run;
-    piece.from = from;
-    piece.to = to;
-    piece.scale = ((sign || 1) * (low + high)) / 2;
-    piece.relative = (low - high) / 2;
-    piece.absolute = high * this.#left.half + this.#right.half;
-    return this.#buffers.seeWithin(piece);
+    const scale = ((sign || 1) * (low + high)) / 2;
+    const absolute = high * this.#left.half + this.#right.half;
+    return this.#buffers.seeWithin({ from, to, scale, relative: (low - high) / 2, absolute });
   }
 
   /** Notes how large a run's weights are, and how many are zero on neither side. */
@@ -261,10 +257,6 @@ function isScale(scale: number): boolean {
   return scale > 0 && scale < Number.POSITIVE_INFINITY;
 }
 
-function isNoNumber(value: number): boolean {
-  return !Number.isFinite(value);
-}
-
 function notFinite(side: NotFinite['side'], channel: number, value: number): NotFinite {
   return { kind: 'not-finite', side, channel, value, isSame: false };
 }
@@ -273,37 +265,24 @@ function notFinite(side: NotFinite['side'], channel: number, value: number): Not
 interface CodeType {
   readonly lowest: number;
   readonly highest: number;
-  readonly view: (bytes: Uint8Array) => ArrayLike<number>;
+  readonly array: {
+    readonly BYTES_PER_ELEMENT: number;
+    new (buffer: ArrayBufferLike, byteOffset: number, length: number): ArrayLike<number>;
+  };
 }
 
 /** Symmetric quantisation leaves out the lowest code of a signed type, so the one above it may be the end. */
 const CODES: ReadonlyMap<DType, CodeType> = new Map<DType, CodeType>([
-  [
-    'I8',
-    { lowest: -127, highest: 127, view: (at) => new Int8Array(at.buffer, at.byteOffset, at.byteLength) },
-  ],
-  ['U8', { lowest: 0, highest: 255, view: (at) => at }],
-  [
-    'I16',
-    {
-      lowest: -32767,
-      highest: 32767,
-      view: (at) => new Int16Array(at.buffer, at.byteOffset, at.byteLength / 2),
-    },
-  ],
-  [
-    'U16',
-    { lowest: 0, highest: 65535, view: (at) => new Uint16Array(at.buffer, at.byteOffset, at.byteLength / 2) },
-  ],
-  [
-    'I32',
-    {
-      lowest: -(2 ** 31) + 1,
-      highest: 2 ** 31 - 1,
-      view: (at) => new Int32Array(at.buffer, at.byteOffset, at.byteLength / 4),
-    },
-  ],
+  ['I8', { lowest: -127, highest: 127, array: Int8Array }],
+  ['U8', { lowest: 0, highest: 255, array: Uint8Array }],
+  ['I16', { lowest: -32767, highest: 32767, array: Int16Array }],
+  ['U16', { lowest: 0, highest: 65535, array: Uint16Array }],
+  ['I32', { lowest: -(2 ** 31) + 1, highest: 2 ** 31 - 1, array: Int32Array }],
 ]);
+
+function viewCodes({ array }: CodeType, { buffer, byteOffset, byteLength }: Uint8Array): ArrayLike<number> {
+  return new array(buffer, byteOffset, byteLength / array.BYTES_PER_ELEMENT);
+}
 
 /** One of the two weights: pieces of it, in units of its scale where it is quantised. */
 class Side {
@@ -374,9 +353,9 @@ class Side {
 
   async read(span: ElementSpan): Promise<void> {
     const bytes = await readElements(this.#stored, this.#buffer, span);
-    if (this.#codes === null) this.values.set(toValues(bytes, this.#stored.dtype));
-    else this.values.set(this.#codes.view(bytes));
-    if (this.#codes !== null) this.#centre(this.#codes, span);
+    if (this.#codes === null) return this.values.set(toValues(bytes, this.#stored.dtype));
+    this.values.set(viewCodes(this.#codes, bytes));
+    this.#centre(this.#codes, span);
   }
 
   /** Takes zero points off the codes, and notes where the type's ends are then. */
@@ -397,7 +376,8 @@ const ZERO = Float64Array.of(0);
 
 async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
   const bytes = (await readRange(range)).slice();
-  return Float64Array.from(CODES.get(dtype)?.view(bytes) ?? [0]);
+  const codes = CODES.get(dtype);
+  return Float64Array.from(codes === undefined ? [0] : viewCodes(codes, bytes));
 }
 
 /** Bounds of one channel's factor, in units of both sides' scales; {@link narrow} narrows them. */

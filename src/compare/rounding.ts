@@ -243,21 +243,15 @@ export class RoundingJudge {
 
   #addPiece(before: Values, after: Values): boolean {
     const [one, other] = this.#types;
-    const fits = one === other ? this.#areWithinTypes(before, after) : true;
+    const [isBeforeGuessed, isAfterGuessed] = [one !== this.#stored[0], other !== this.#stored[1]];
+    const fits =
+      one !== other ||
+      ((!isBeforeGuessed || isWithin(before, one)) && (!isAfterGuessed || isWithin(after, other)));
     if (fits && (one === other ? this.#addAlike(before, after) : this.#addAcross(before, after))) return true;
     // A type that the first piece fits need not fit the others. What it explained so far cannot be looked at again.
-    const isGuessed = one !== this.#stored[0] || other !== this.#stored[1];
-    if (!isGuessed || this.#narrowed !== null) return false;
+    if (!(isBeforeGuessed || isAfterGuessed) || this.#narrowed !== null) return false;
     this.#types = this.#stored;
     return this.#addPiece(before, after);
-  }
-
-  #areWithinTypes(before: Values, after: Values): boolean {
-    const [one, other] = this.#types;
-    return (
-      (one === this.#stored[0] || isWithin(before, one)) &&
-      (other === this.#stored[1] || isWithin(after, other))
-    );
   }
 
   /** Whether no value differed, not even by the rounding of a narrower type. */
@@ -276,17 +270,14 @@ export class RoundingJudge {
     });
     // Of a large piece, the values that changed may all be among those that were not looked at closely.
     const isExplained = sums.changed === 0 && sums.largestRelative === 0;
-    if (isExplained && !this.#isHopeless) return rounded('narrowed', this.#nameNarrowing());
+    const [before, after] = this.#types;
+    const narrowing = holdsAllOf(before, after) ? (`after:${after}` as const) : (`before:${before}` as const);
+    if (isExplained && !this.#isHopeless) return rounded('narrowed', narrowing);
     if (areProportional === true) return rounded('averaged');
     if (!this.#isHopeless && this.#wasMerged()) return rounded('merged');
     return areProportional === null || this.#narrowings.length > 0
       ? { kind: 'short', sums: areProportional === null ? sums : null, narrowings: this.#narrowings }
       : { kind: 'changed' };
-  }
-
-  #nameNarrowing(): Narrowing {
-    const [before, after] = this.#types;
-    return holdsAllOf(before, after) ? `after:${after}` : `before:${before}`;
   }
 
   /** Both sides of one type. Every value is held against the bound; of a large piece only some are looked at closely. */
@@ -495,9 +486,13 @@ function narrowestOf(values: Values, stored: DType): DType {
   const narrow = NARROW_TYPES.find(
     (type) => type !== stored && holdsAllOf(stored, type) && isWithin(values, type),
   );
-  return narrow !== undefined && (hasBitsBeyond(values, MAX_ROUND_BITS) || hasDistinct(values, MIN_DISTINCT))
-    ? narrow
-    : stored;
+  const seen = new Set<number>();
+  const isRound = (value: number) =>
+    (Math.abs(value) / 2 ** (Math.floor(Math.log2(Math.abs(value))) - MAX_ROUND_BITS)) % 1 === 0;
+  const isTelling = (value: number) =>
+    (value !== 0 && Number.isFinite(value) && !isRound(value)) ||
+    seen.add(Math.abs(value)).size >= MIN_DISTINCT;
+  return narrow !== undefined && values.some(isTelling) ? narrow : stored;
 }
 
 /** Narrower types of round values that explain every difference, on one side. */
@@ -508,13 +503,10 @@ function listNarrowings(
 ): readonly Narrowing[] {
   const explains = (wide: Values, narrow: Values, type: DType) =>
     wide.every((value, i) => Object.is(roundToFloat(value, type) + 0, (narrow[i] as number) + 0));
-  return NARROW_TYPES.flatMap((type) => [
-    ...(type !== other && holdsAllOf(other, type) && explains(before, after, type)
-      ? [`after:${type}` as const]
-      : []),
-    ...(type !== one && holdsAllOf(one, type) && explains(after, before, type)
-      ? [`before:${type}` as const]
-      : []),
+  const isNarrower = (type: DType, stored: DType) => type !== stored && holdsAllOf(stored, type);
+  return NARROW_TYPES.flatMap((type): readonly Narrowing[] => [
+    ...(isNarrower(type, other) && explains(before, after, type) ? [`after:${type}` as const] : []),
+    ...(isNarrower(type, one) && explains(after, before, type) ? [`before:${type}` as const] : []),
   ]);
 }
 
@@ -525,17 +517,6 @@ function isWithin(values: Values, type: DType): boolean {
     if (round(value) !== value && !Number.isNaN(value)) return false;
   }
   return true;
-}
-
-function hasBitsBeyond(values: Values, significandBits: number): boolean {
-  const isRound = (value: number) =>
-    (Math.abs(value) / 2 ** (Math.floor(Math.log2(Math.abs(value))) - significandBits)) % 1 === 0;
-  return values.some((value) => value !== 0 && Number.isFinite(value) && !isRound(value));
-}
-
-function hasDistinct(values: Values, count: number): boolean {
-  const seen = new Set<number>();
-  return values.some((value) => seen.add(Math.abs(value)).size >= count);
 }
 
 /** Rounds like `roundToFloat`; numbers in the middle of the type's range by Veltkamp's splitting, ties either way. */

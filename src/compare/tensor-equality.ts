@@ -73,7 +73,9 @@ export class TensorComparer {
   async compare(before: Tensor, after: Tensor): Promise<TensorComparison> {
     if (!haveSameShape(before, after) && !haveLikeShapes(before.shape, after.shape))
       return { kind: 'changed' };
-    if (isSameRange(before, after)) return { kind: 'exact' };
+    const [one, other] = [before.range, after.range];
+    if (one.source === other.source && one.offset === other.offset && before.dtype === after.dtype)
+      return { kind: 'exact' };
     if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
       const compared = await this.#compareHashes(before, after);
       // Of integers' rounding neither hashes nor samples know.
@@ -126,12 +128,8 @@ export class TensorComparer {
   }
 
   async #haveSameCodes(one: Quantisation, other: Quantisation): Promise<boolean> {
-    const parts = [
-      [one.scale, other.scale],
-      [one.zeroPoint, other.zeroPoint],
-      [one.codes, other.codes],
-    ] as const;
-    for (const [before, after] of parts) {
+    for (const part of ['scale', 'zeroPoint', 'codes'] as const) {
+      const [before, after] = [one[part], other[part]];
       if (before === null && after === null) continue;
       if (before === null || after === null || before.dtype !== after.dtype) return false;
       if (before.elementCount !== after.elementCount) return false;
@@ -150,7 +148,8 @@ export class TensorComparer {
     const canBeRounded = !this.#isExact && isDecodable(before.dtype) && isDecodable(after.dtype);
     let judge: RoundingJudge | null = null;
     for (let start = 0; start < total; ) {
-      const span = { start, count: chunkLength(start, total, elementBytes) };
+      const most = (start === 0 ? FIRST_CHUNK_BYTES : CHUNK_BYTES) / elementBytes;
+      const span = { start, count: Math.min(most, total - start) };
       const one = await readElements(before, left, span);
       const other = await readElements(after, right, span);
       if (judge === null && !isEqual(one, other)) {
@@ -181,23 +180,11 @@ function placeApart(buffer: Uint8Array, { range }: Tensor): Uint8Array {
   return buffer.subarray(start);
 }
 
-function chunkLength(start: number, total: number, elementBytes: number): number {
-  return Math.min((start === 0 ? FIRST_CHUNK_BYTES : CHUNK_BYTES) / elementBytes, total - start);
-}
-
 /** Whether shapes agree when dimensions of size 1 are left out. */
 export function haveLikeShapes(left: readonly number[], right: readonly number[]): boolean {
   const squeeze = (shape: readonly number[]) => shape.filter((size) => size !== 1);
   const [x, y] = [squeeze(left), squeeze(right)];
   return x.length === y.length && x.every((size, axis) => size === y[axis]);
-}
-
-function isSameRange(before: Tensor, after: Tensor): boolean {
-  return (
-    before.range.source === after.range.source &&
-    before.range.offset === after.range.offset &&
-    before.dtype === after.dtype
-  );
 }
 
 function chooseElementTest(before: DType, after: DType): (left: Uint8Array, right: Uint8Array) => boolean {
@@ -233,16 +220,14 @@ function differInZeroSignOnly(left: Uint8Array, right: Uint8Array, elementBytes:
   return true;
 }
 
-/** Whether two decoded values are equal up to storage rounding. */
-type ValueTest = (left: number, right: number) => boolean;
-
 /**
  * What storage rounding means between two types. Same type: same value (−0 = 0, NaN = NaN). One type holds all values
  * of the other: a value of the wider, rounded into the narrower, is the other value. Neither does (float16 and bfloat16,
  * both rounded from float32, say): some number rounds to both values.
  */
-export function chooseValueTest(leftType: DType, rightType: DType): ValueTest {
-  const isSame: ValueTest = (left, right) => left === right || (Number.isNaN(left) && Number.isNaN(right));
+export function chooseValueTest(leftType: DType, rightType: DType): (left: number, right: number) => boolean {
+  const isSame = (left: number, right: number) =>
+    left === right || (Number.isNaN(left) && Number.isNaN(right));
   if (leftType === rightType) return isSame;
   if (holdsAllOf(leftType, rightType))
     return (left, right) => isSame(left, right) || isSame(roundToFloat(left, rightType), right);
@@ -358,12 +343,11 @@ async function takeSamples(tensors: readonly Tensor[], isSpread: boolean): Promi
     if (bytes !== null) samples.push(describeSample(tensor, bytes));
   };
   const readable = tensors.filter(({ dtype, elementCount }) => isDecodable(dtype) && elementCount > 0);
-  await runInFileOrder(
-    readable.map((tensor) => ({
-      range: tensor.fingerprint === undefined ? tensor.range : tensor.fingerprint.sample,
-      run: () => take(tensor),
-    })),
-  );
+  const works = readable.map((tensor) => ({
+    range: tensor.fingerprint === undefined ? tensor.range : tensor.fingerprint.sample,
+    run: () => take(tensor),
+  }));
+  await runInFileOrder(works);
   return samples;
 }
 

@@ -177,10 +177,7 @@ class KnownModules {
     this.#facts = new Map(
       [...checkpoint.modules].map(([path, facts]) => [modulePathOf(path, checkpoint), facts]),
     );
-    for (const [name, tensor] of learned) {
-      const [path] = splitPath(name);
-      addTo(this.#learned, path, tensor);
-    }
+    for (const [name, tensor] of learned) addTo(this.#learned, splitPath(name)[0], tensor);
     for (const name of checkpoint.tensors.keys()) {
       const [path, leaf] = splitPath(dottedNameOf(name, checkpoint));
       if (leaf === 'num_batches_tracked') this.#counting.add(path);
@@ -196,12 +193,10 @@ class KnownModules {
     if (className !== null) return /norm/i.test(className);
     if (version === BATCH_NORM_VERSION || this.#counting.has(path)) return true;
     const tensors = this.#learned.get(path) ?? [];
-    return tensors.length > 0 && tensors.every((tensor) => isVectorOf(tensor, channels));
+    const isVector = ({ shape, elementCount }: Tensor) =>
+      elementCount === channels && shape.every((size) => size === 1 || size === channels);
+    return tensors.length > 0 && tensors.every(isVector);
   }
-}
-
-function isVectorOf({ shape, elementCount }: Tensor, length: number): boolean {
-  return elementCount === length && shape.every((size) => size === 1 || size === length);
 }
 
 /**
@@ -214,9 +209,14 @@ export async function findUnpairedFindings(
   policy: FindingPolicy,
 ): Promise<readonly Finding[]> {
   const findings = [
-    ...withoutStatistics.map(({ layer, path }) => findRemoved(layer, path, policy)),
+    ...withoutStatistics.map(({ layer, path }) =>
+      allowNamed(makeFinding('stats-removed', path, REMOVED_MESSAGE), [path, ...listOwnNames(layer)], policy),
+    ),
     ...unlike.map((pair) => findUnlike(pair, policy)),
-    ...onlyBefore.map((layer) => addNearest(findUnpaired(layer, 'before', policy), nearest.get(layer))),
+    ...onlyBefore.map((layer) => {
+      const [finding, clause] = [findUnpaired(layer, 'before', policy), nearest.get(layer)];
+      return clause === undefined ? finding : { ...finding, message: `${finding.message}; ${clause}` };
+    }),
   ];
   for (const { before, after } of unlike) {
     const isAsWide = before.channels === after.channels;
@@ -231,17 +231,8 @@ export async function findUnpairedFindings(
   return findings;
 }
 
-function addNearest(finding: Finding, clause: string | undefined): Finding {
-  return clause === undefined ? finding : { ...finding, message: `${finding.message}; ${clause}` };
-}
-
 const REMOVED_MESSAGE =
   'after has the layer without running statistics: it normalises by the statistics of each batch (track_running_stats=False), or another kind of layer stands in its place; it was not audited';
-
-function findRemoved(layer: NormLayer, path: string, policy: FindingPolicy): Finding {
-  const finding = makeFinding('stats-removed', path, REMOVED_MESSAGE);
-  return allowNamed(finding, [path, ...listOwnNames(layer)], policy);
-}
 
 function findUnlike({ before, after }: UnpairedLayers['unlike'][number], policy: FindingPolicy): Finding {
   const name = chooseLayerName({ before, after });

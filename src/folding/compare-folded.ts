@@ -77,13 +77,18 @@ export async function compareFolded(
   ] as const;
   const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
   const located = [
-    locateFolded(after, before, edits.map(invert)),
+    locateFolded(
+      after,
+      before,
+      edits.map(({ from, to }) => ({ from: to, to: from })),
+    ),
     locateFolded(before, after, edits),
   ] as const;
   const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
   const left = listCandidates(before, pairing.onlyBefore, located[0]).filter(isWorthPairing);
   const right = listCandidates(after, pairing.onlyAfter, located[1]).filter(isWorthPairing);
-  const isPossible = isFoldingPossible(left, right);
+  const isPossible =
+    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null);
   if (isPossible) for (const side of [left, right]) refuseAmplifiedWeights(side);
   const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
   const pairs = isPossible ? await pairLinears(left, right, edits, areGraphs) : [];
@@ -114,20 +119,23 @@ export async function compareFolded(
     if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
-  const listLeft = (
-    alone: readonly NormLayer[],
-    candidates: readonly Candidate[],
-    side: 'before' | 'after',
-  ) => [
+  const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
+  // Folded norm layers whose convolution has no partner, too: what was not audited is said.
+  const listLeft = (alone: readonly NormLayer[], candidates: readonly Candidate[]) => [
     ...alone.filter((layer) => !results.joined.has(layer)),
-    ...listUnmatched(candidates, new Set(pairs.map((pair) => pair[side]))),
+    ...candidates
+      .filter((one) => one.layer === null && one.linear.looksFolded && !paired.has(one))
+      .map(({ linear }) => toFoldedLayer(linear, linear.weightName)),
   ];
   return {
     ...results,
-    layers: results.layers.every(isTrainedConvolution) ? [] : results.layers,
+    // Where no convolution stayed, nothing is left that could show a norm layer: the models need never have had one.
+    layers: results.layers.every((layer) => isUnmarked(layer) && layer.status === 'trained')
+      ? []
+      : results.layers,
     remarks: describeUnmarked(results.layers),
-    onlyBefore: listLeft(pairing.onlyBefore, left, 'before'),
-    onlyAfter: listLeft(pairing.onlyAfter, right, 'after'),
+    onlyBefore: listLeft(pairing.onlyBefore, left),
+    onlyAfter: listLeft(pairing.onlyAfter, right),
     edits,
   };
 }
@@ -144,14 +152,13 @@ function isNamedAndBiased({ path, bias }: LinearLayer): boolean {
   return path !== null && bias !== null;
 }
 
-/** Where no convolution stayed, nothing is left that could show a norm layer: the models need never have had one. */
-function isTrainedConvolution(layer: LayerComparison): boolean {
-  return layer.kind === 'folded' && layer.isUnmarked && layer.status === 'trained';
+function isUnmarked(layer: LayerComparison): boolean {
+  return layer.kind === 'folded' && layer.isUnmarked;
 }
 
 /** What was compared in place of norm layers, and how it was paired. */
 function describeUnmarked(layers: readonly LayerComparison[]): readonly string[] {
-  const unmarked = layers.filter((layer) => layer.kind === 'folded' && layer.isUnmarked);
+  const unmarked = layers.filter(isUnmarked);
   if (unmarked.length === 0) return [];
   const ways = new Set(unmarked.map(({ pairedBy }) => pairedBy));
   const how = [...ways].map((way) => (way === 'order' ? 'by their order' : `by ${way}`)).join(' and ');
@@ -162,16 +169,6 @@ function describeUnmarked(layers: readonly LayerComparison[]): readonly string[]
   return [
     `${what} with a bias, paired ${how}, stand for norm layers that may have been folded into them: neither file says whether there were any. See docs/folding.md`,
   ];
-}
-
-/** Folded norm layers whose convolution has no partner: what was not audited is said. */
-function listUnmatched(
-  candidates: readonly Candidate[],
-  paired: ReadonlySet<Candidate>,
-): readonly NormLayer[] {
-  return candidates
-    .filter((one) => one.layer === null && one.linear.looksFolded && !paired.has(one))
-    .map(({ linear }) => toFoldedLayer(linear, linear.weightName));
 }
 
 interface Mutable {
@@ -251,16 +248,6 @@ function indexByParent(
 
 function keyOf(path: string, channels: number): string {
   return `${channels} ${splitPath(path)[0]}`;
-}
-
-function invert({ from, to }: PrefixEdit): PrefixEdit {
-  return { from: to, to: from };
-}
-
-function isFoldingPossible(left: readonly Candidate[], right: readonly Candidate[]): boolean {
-  return (
-    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null)
-  );
 }
 
 /** Weights that claim far more than their file stores are not read. */
@@ -410,9 +397,10 @@ function record(
   const cause = blur > 0 ? 'quantised' : 'averaged';
   const relativeDifference = rounding === null ? blur : relativeDifferenceIn(rounding);
   const isRounded = equality === 'exact' && relativeDifference > 0;
-  const toSide = ({ linear, layer: live }: Candidate) => ({
-    name: nameWeight(linear),
-    isNamed: linear.path !== null,
+  const toSide = ({ linear: { path, weightName }, layer: live }: Candidate) => ({
+    // By its module, also where the file calls it `onnx::Conv_100`.
+    name: path === null ? weightName : joinPath(path, 'weight'),
+    isNamed: path !== null,
     isFolded: live === null,
   });
   const [before, after] = [toSide(one), toSide(other)];
@@ -422,15 +410,8 @@ function record(
     afterName: after.name,
     elementCount: one.linear.weight.elementCount,
   };
-  results.learned.push(
-    isRounded
-      ? {
-          ...names,
-          equality: 'rounded',
-          rounding: { cause, relativeDifference, narrowing: null },
-        }
-      : { ...names, equality },
-  );
+  const rounded = { equality: 'rounded', rounding: { cause, relativeDifference, narrowing: null } } as const;
+  results.learned.push({ ...names, ...(isRounded ? rounded : { equality }) });
   results.judgedBefore.add(one.linear.weightName);
   results.judgedAfter.add(other.linear.weightName);
   if (layer === null) return;
@@ -445,11 +426,6 @@ function record(
       if (vector?.kind === 'stored') judged.add(dottedNameOf(vector.tensor.name, candidate.checkpoint));
     }
   }
-}
-
-/** A weight by its module, also where the file calls it `onnx::Conv_100`. */
-function nameWeight({ path, weightName }: LinearLayer): string {
-  return path === null ? weightName : joinPath(path, 'weight');
 }
 
 function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Checkpoint): void {

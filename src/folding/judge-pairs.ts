@@ -113,10 +113,6 @@ const ONE_WEIGHT = unresolved(
 /** How RepVGG and MobileOne call the convolution that a block of several branches was merged into. */
 const MERGED_NAME = /(?:^|[._])reparam(?:[._]|$)/;
 
-function isSumOfBranches({ path }: LinearLayer): boolean {
-  return path !== null && MERGED_NAME.test(path);
-}
-
 const SEVERAL_BRANCHES = unresolved(
   'its convolution is the sum of several branches, each scaled by a norm layer of its own, so that moved statistics look the same as training: compare the checkpoints from before the branches were merged',
 );
@@ -218,7 +214,7 @@ export async function judgeFoldedPair(
     case 'not-finite':
       return conclude(judgeNotFinite(compared, compared.side), compared.isSame ? 'exact' : 'changed');
     case 'changed':
-      return [before, after].some(isSumOfBranches)
+      return [before, after].some(({ path }) => path !== null && MERGED_NAME.test(path))
         ? conclude(SEVERAL_BRANCHES, 'incomparable')
         : conclude(TRAINED, 'changed');
     case 'proportional': {
@@ -359,9 +355,6 @@ function isUniform(factors: Float64Array, tolerance: number): boolean {
   return known.length > 1 && known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance);
 }
 
-/** What a layer is called of which no file tells whether it hides a norm layer. */
-const UNMARKED_KIND = 'convolution with bias';
-
 function describe(
   pair: FoldedPair,
   { epsilon, keepChannels }: FoldedContext,
@@ -371,7 +364,7 @@ function describe(
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
   const toLayer = (linear: LinearLayer): NormLayer => ({
     ...toFoldedLayer(linear, name),
-    ...(isUnmarked(pair) ? { kind: UNMARKED_KIND } : {}),
+    ...(isUnmarked(pair) ? { kind: 'convolution with bias' } : {}),
   });
   const [one, other] = [toLayer(before), toLayer(after)];
   const sides = { before: { ...one, ...(name === '' ? {} : { name }) }, after: other };
@@ -537,10 +530,15 @@ async function judgeWith(
     bounds: boundMeasures(findStdRatios(before, after, epsilon), scales),
     isUniformScale: scales.blur === undefined && isUniformSpread(solved, held, epsilon),
   };
+  const visible = solved.filter(({ isHidden }) => !isHidden);
   return {
     ...judgement,
     layer: noteHiddenChannels(compared, countTrue(hidden), scales),
-    evidence: collectEvidence(solved, epsilon),
+    evidence: {
+      assumed: epsilon,
+      offsets: visible.map(({ varianceOffset }) => varianceOffset),
+      tolerances: visible.map(({ varianceTolerance }) => varianceTolerance),
+    },
   };
 }
 
@@ -586,18 +584,6 @@ function isUniformSpread(
   return visible.every(
     ({ ratio, tolerance }) => Math.abs(ratio - first.ratio) <= 2 * tolerance * first.ratio,
   );
-}
-
-function collectEvidence(
-  solved: readonly SolvedChannel[],
-  assumed: number,
-): Omit<EpsilonEvidence, 'isExplained'> {
-  const visible = solved.filter(({ isHidden }) => !isHidden);
-  return {
-    assumed,
-    offsets: visible.map(({ varianceOffset }) => varianceOffset),
-    tolerances: visible.map(({ varianceTolerance }) => varianceTolerance),
-  };
 }
 
 function concludeRecovered(

@@ -79,7 +79,7 @@ export async function pairLinears<Candidate extends LinearCandidate>(
     left.delete(one);
     right.delete(other);
   };
-  for (const namesOf of [normNames, pathNames, weightNames]) {
+  for (const namesOf of NAMES) {
     const byName = new Map(
       [...right].flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
     );
@@ -93,35 +93,33 @@ export async function pairLinears<Candidate extends LinearCandidate>(
     if (other !== null) join(one, other, 'values');
   }
   const isInOrder = areGraphs && pairs.length === 0;
-  for (const [one, other] of matchPositions([...left], [...right], isInOrder)) join(one, other, 'order');
+  const areNamesLost = [left, right].some((side) => [...side].every(({ linear }) => linear.path === null));
+  if (areNamesLost || isInOrder)
+    for (const [one, other] of pairInStep([...left], [...right], haveSameLayout)) join(one, other, 'order');
   return pairs;
-}
-
-function normNames({ linear, normName }: LinearCandidate): readonly string[] {
-  return [normName, linear.foldedNormPath].filter((name) => name !== null);
-}
-
-function pathNames({ linear }: LinearCandidate): readonly string[] {
-  return linear.path === null ? [] : [linear.path];
 }
 
 /** Exporters number what they fold (`493`, `onnx::Conv_493`): such a name means another tensor in every file. */
 const GENERATED_NAME = /^(?:onnx::\w+_)?\d+$/;
 
-function weightNames({ linear }: LinearCandidate): readonly string[] {
-  return GENERATED_NAME.test(linear.weightName) ? [] : [linear.weightName];
-}
+/** What a linear layer is known by, the surest first. */
+const NAMES: readonly ((candidate: LinearCandidate) => readonly string[])[] = [
+  ({ linear, normName }) => [normName, linear.foldedNormPath].filter((name) => name !== null),
+  ({ linear: { path } }) => (path === null ? [] : [path]),
+  ({ linear: { weightName } }) => (GENERATED_NAME.test(weightName) ? [] : [weightName]),
+];
 
 /** The first candidate whose channels are multiples of the layer's; null where there is none. */
 async function findProportional<Candidate extends LinearCandidate>(
-  { linear }: LinearCandidate,
+  one: Candidate,
   candidates: readonly Candidate[],
 ): Promise<Candidate | null> {
+  const { linear } = one;
   for (const candidate of candidates) {
     const other = candidate.linear;
     // Values tell what names do not where one side has lost its own, or where folding exporters gave theirs another start.
     const needsValues = [linear, other].some(({ path, looksFolded }) => path === null || looksFolded);
-    if (!needsValues || !haveSameLayout({ linear }, candidate)) continue;
+    if (!needsValues || !haveSameLayout(one, candidate)) continue;
     const compared = await compareChannelScales(linear.weight, other.weight, linear);
     // One weight per channel is always proportional: no proof.
     if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return candidate;
@@ -129,20 +127,7 @@ async function findProportional<Candidate extends LinearCandidate>(
   return null;
 }
 
-function matchPositions<Candidate extends LinearCandidate>(
-  left: readonly Candidate[],
-  right: readonly Candidate[],
-  isInOrder: boolean,
-): readonly (readonly [Candidate, Candidate])[] {
-  const areNamesLost = [left, right].some((side) => side.every(({ linear }) => linear.path === null));
-  if (!(areNamesLost || isInOrder) || left.length !== right.length) return [];
-  return pairInStep(left, right, haveSameLayout);
-}
-
-function haveSameLayout(
-  { linear: one }: Pick<LinearCandidate, 'linear'>,
-  { linear: other }: Pick<LinearCandidate, 'linear'>,
-): boolean {
+function haveSameLayout({ linear: one }: LinearCandidate, { linear: other }: LinearCandidate): boolean {
   const mayCountAlike =
     one.outputAxis === other.outputAxis || [one, other].some(({ otherLayout }) => otherLayout !== undefined);
   return mayCountAlike && one.channels === other.channels && haveSameShape(one.weight, other.weight);

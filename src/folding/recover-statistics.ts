@@ -1,6 +1,6 @@
 // Solves a folded convolution for the running statistics, and says which ε was used.
 
-import { readStoredLayer } from '../compare/compare-layers.js';
+import { readStoredLayer, type StoredLayer } from '../compare/compare-layers.js';
 import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
@@ -119,31 +119,6 @@ const FOLDING_ROUNDINGS = 4 * 2 ** -24;
 /** A mean that rounding blurs by more than this many σ says nothing about drift. */
 const MAX_MEAN_UNCERTAINTY = 0.05;
 
-/** What is known of one channel. */
-interface Channel {
-  readonly mean: number;
-  readonly variance: number;
-  /** 1 without affine. */
-  readonly gamma: number;
-  /** 0 without affine. */
-  readonly beta: number;
-  /** The convolution's own; 0 without. */
-  readonly bias: number;
-  readonly epsilon: number;
-  /** The folded weight over the live one: s. NaN where the channel's weights are all zero. */
-  readonly scale: number;
-  readonly foldedBias: number;
-  /** Relative uncertainty of the scale, and half the relative distance between neighbouring values of the folded bias. */
-  readonly uncertainty: number;
-  readonly biasRoundoff: number;
-  /** What quantisation leaves open of the scale, in parts of it, and half a step, which is no drift yet. */
-  readonly blur: { readonly width: number; readonly step: number };
-  /** What quantisation leaves open of the folded bias. */
-  readonly biasBlur: number;
-  /** Whether it leaves so much open that an unmoved channel means nothing. */
-  readonly isTooWide: boolean;
-}
-
 /** One channel of the folded side, and how far it is from the live one. */
 export interface SolvedChannel {
   readonly mean: number;
@@ -164,6 +139,21 @@ export interface SolvedChannel {
   readonly hasVanished: boolean;
 }
 
+/** What a layer is solved with. */
+interface FoldingFacts {
+  readonly compared: ProportionalScales;
+  readonly epsilon: number;
+  /** What the side holds that has the statistics. */
+  readonly held: StoredLayer;
+  /** The convolution's own bias, and the one that folding wrote; null without. */
+  readonly bias: ChannelVector | null;
+  readonly foldedBias: ChannelVector | null;
+  /** Half the relative distance between neighbouring values of the folded bias. */
+  readonly biasRoundoff: number;
+  /** What quantisation leaves open of either bias, by channel. */
+  readonly halfSteps: Readonly<Record<'live' | 'folded', (channel: number) => number>>;
+}
+
 /**
  * Solves folding for the folded side's statistics. Folding a norm layer into the convolution before it writes
  *
@@ -176,20 +166,29 @@ export interface SolvedChannel {
  * A γ or β that was trained on its own leaves the same traces as moved statistics; nothing in the files tells them
  * apart.
  */
-function solveChannel(channel: Channel): SolvedChannel {
-  const { gamma, beta, bias, epsilon, scale, foldedBias } = channel;
-  const spreadBefore = channel.variance + epsilon;
+function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
+  const { compared, epsilon, held, halfSteps } = facts;
+  const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
+  const [meanBefore, varianceBefore] = [at(held.mean, Number.NaN), at(held.variance, Number.NaN)];
+  const [gamma, beta, bias] = [at(held.gamma, 1), at(held.beta, 0), at(facts.bias, 0)];
+  const foldedBias = at(facts.foldedBias, 0);
+  const scale = compared.scales[channel] ?? Number.NaN;
+  const { width: halfWidth, step } = blurOf(compared.blur, channel);
+  // In parts of the scale.
+  const width = halfWidth / (compared.blur === undefined ? 1 : Math.abs(scale));
+  const liveStep = halfSteps.live(channel);
+  const biasBlur = halfSteps.folded(channel) + Math.abs(liveStep === 0 ? 0 : scale * liveStep);
+  const spreadBefore = varianceBefore + epsilon;
   const spread = (gamma / scale) ** 2;
   const mean = bias - (foldedBias - beta) / scale;
-  const { width, step } = channel.blur;
-  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + channel.uncertainty) + width;
+  const scaleTolerance = SAFETY * (FOLDING_ROUNDINGS + compared.uncertainty) + width;
   // b′ and β + s·(b − μ) are sums of these terms, each rounded.
   const terms =
-    Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(channel.mean));
+    Math.abs(beta) + Math.abs(foldedBias) + Math.abs(scale) * (Math.abs(bias) + Math.abs(meanBefore));
   const biasTolerance =
-    SAFETY * (FOLDING_ROUNDINGS + channel.biasRoundoff) * terms +
+    SAFETY * (FOLDING_ROUNDINGS + facts.biasRoundoff) * terms +
     (scaleTolerance / Math.max(1 - width, 0)) * Math.abs(foldedBias - beta) +
-    channel.biasBlur;
+    biasBlur;
   // In σ: μ's error is b′'s over s, and σ is γ over s.
   const meanTolerance = biasTolerance / Math.abs(gamma);
   const isBlurred = !(meanTolerance <= MAX_MEAN_UNCERTAINTY);
@@ -197,11 +196,11 @@ function solveChannel(channel: Channel): SolvedChannel {
   const varianceTolerance = (2 * scaleTolerance + width * width) * spreadBefore;
   const varianceOffset = spread - spreadBefore;
   const spreadExcess = Math.abs(varianceOffset) - varianceTolerance;
-  const meanExcess = Math.abs(mean - channel.mean) - meanTolerance * Math.sqrt(spreadBefore);
+  const meanExcess = Math.abs(mean - meanBefore) - meanTolerance * Math.sqrt(spreadBefore);
   const isSpreadMoved = !(spreadExcess <= 2 * step * spreadBefore);
   const isMeanMoved = !(meanExcess <= step * Math.sqrt(spreadBefore));
-  const isTooWide = channel.isTooWide && !isSpreadMoved;
-  const isHidden = isBlurred || isTooWide || scale === 0 || Number.isNaN(scale);
+  const isHidden =
+    isBlurred || (isTooWide(compared, channel) && !isSpreadMoved) || scale === 0 || Number.isNaN(scale);
   return {
     mean,
     variance: spread - epsilon,
@@ -245,39 +244,24 @@ export async function solveLayer(
   compared: ProportionalScales,
   epsilon: number,
 ): Promise<SolvedLayer> {
-  const { scales, uncertainty, rounding, blur } = compared;
-  const [foldedStep, liveStep] = [await readHalfSteps(folded.bias), await readHalfSteps(live.bias)];
-  const { gamma, beta, ...held } = await readStoredLayer(layer);
-  const bias = await readOptional(live.bias);
-  const foldedBias = await readOptional(folded.bias);
-  const biasRoundoff =
-    folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(rounding));
-  const solved = Array.from(scales, (scale, channel) => {
-    const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
-    return solveChannel({
-      mean: at(held.mean, Number.NaN),
-      variance: at(held.variance, Number.NaN),
-      gamma: at(gamma, 1),
-      beta: at(beta, 0),
-      bias: at(bias, 0),
-      epsilon,
-      scale,
-      foldedBias: at(foldedBias, 0),
-      uncertainty,
-      biasRoundoff,
-      blur: {
-        width: blurOf(blur, channel).width / (blur === undefined ? 1 : Math.abs(scale)),
-        step: blurOf(blur, channel).step,
-      },
-      biasBlur: foldedStep(channel) + Math.abs(liveStep(channel) === 0 ? 0 : scale * liveStep(channel)),
-      isTooWide: isTooWide(compared, channel),
-    });
-  });
+  const halfSteps = { folded: await readHalfSteps(folded.bias), live: await readHalfSteps(live.bias) };
+  const held = await readStoredLayer(layer);
+  const facts: FoldingFacts = {
+    compared,
+    epsilon,
+    held,
+    bias: await readOptional(live.bias),
+    foldedBias: await readOptional(folded.bias),
+    biasRoundoff:
+      folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(compared.rounding)),
+    halfSteps,
+  };
+  const solved = Array.from(compared.scales, (_, channel) => solveChannel(facts, channel));
   const toVector = (values: readonly number[]) =>
     ({ values: Float64Array.from(values), dtype: 'F64' }) as const;
   const statistics = {
     mean: toVector(solved.map(({ mean }) => mean)),
     variance: toVector(solved.map(({ variance }) => variance)),
   };
-  return { held, gamma, solved, statistics };
+  return { held, gamma: held.gamma, solved, statistics };
 }

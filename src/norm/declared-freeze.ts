@@ -339,9 +339,10 @@ function readOptimizers(
     }
     for (const [name, fate] of mapping.held) {
       held.add(name);
-      const fact = describeFate(fate, optimizer.where);
       // Of several optimizers, one that updated the parameter is enough.
-      if (fact !== null && tensors.get(name)?.frozen !== false) tensors.set(name, fact);
+      if (fate === null || tensors.get(name)?.frozen === false) continue;
+      const where = joinPath(optimizer.where, fate === 'lr-0' ? 'param_groups' : 'state');
+      tensors.set(name, { frozen: fate !== 'optimizer-state', by: fate, where });
     }
   }
   // One that was not understood may hold whatever the others do not.
@@ -418,12 +419,6 @@ function chooseFates({
     if (!hasState) return 'no-optimizer-state';
     return group.learningRate === 0 && group.initialLearningRate === null ? null : 'optimizer-state';
   };
-}
-
-function describeFate(fate: Fate, where: string): DeclaredTensor | null {
-  if (fate === null) return null;
-  const key = fate === 'lr-0' ? 'param_groups' : 'state';
-  return { frozen: fate !== 'optimizer-state', by: fate, where: joinPath(where, key) };
 }
 
 /** Modules in each other: real paths have up to ten components. */

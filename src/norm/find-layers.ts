@@ -215,7 +215,7 @@ function stripRole(name: string, role: number): string | null {
 function toStatistic(input: ConstantInput, role: string): LayerVector {
   switch (input.kind) {
     case 'constant':
-      return checkVector(input.tensor, `the ${role}`, input.source);
+      return checkVector(input.tensor, `the ${role}`, { source: input.source });
     case 'unresolved':
       return { kind: 'unresolved', reason: input.reason };
     case 'absent':
@@ -241,7 +241,7 @@ export function findNamedLayers(checkpoint: Checkpoint): Found {
   const known = new Set<Tensor>();
   tensors.forEach((tensor, name) => {
     if (!mayBeStatistic(name) || known.has(tensor)) return;
-    const layer = findLayerAt(name, tensors, checkpoint);
+    const layer = findLayerAt(name, checkpoint);
     if (layer === null || layers.has(layer.name)) return;
     layers.set(layer.name, layer);
     if (layer.mean.kind === 'stored') known.add(layer.mean.tensor);
@@ -250,19 +250,11 @@ export function findNamedLayers(checkpoint: Checkpoint): Found {
   refuseTooManyLayers(layers.size, checkpoint.path);
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
-  const positions = checkpoint.inModuleOrder ? findPositions(tensors.keys()) : null;
+  // Where each module's first tensor stands.
+  const modules = [...new Set([...tensors.keys()].map((name) => splitPath(name)[0]))];
+  const positions = checkpoint.inModuleOrder ? new Map(modules.map((path, index) => [path, index])) : null;
   const neighbours = findNamedNeighbours(found, learned, positions);
   return { layers: found.map((layer) => ({ ...layer, ...neighbours.get(layer) })), learned };
-}
-
-/** Where each module's first tensor stands. */
-function findPositions(names: Iterable<string>): ReadonlyMap<string, number> {
-  const positions = new Map<string, number>();
-  for (const name of names) {
-    const [module] = splitPath(name);
-    if (!positions.has(module)) positions.set(module, positions.size);
-  }
-  return positions;
 }
 
 /** How the mean or the variance ends in every convention, without the longer ones that end like a shorter one. */
@@ -275,11 +267,7 @@ function mayBeStatistic(name: string): boolean {
   return STATISTIC_ENDINGS.some((ending) => name.endsWith(ending));
 }
 
-function findLayerAt(
-  name: string,
-  tensors: ReadonlyMap<string, Tensor>,
-  checkpoint: Checkpoint,
-): FoundLayer | null {
+function findLayerAt(name: string, checkpoint: Checkpoint): FoundLayer | null {
   // A state dict of a bare norm layer has names without a path.
   const rooted = name.includes('.') ? name : `.${name}`;
   const fitting = NAMING_CONVENTIONS.flatMap((convention) => {
@@ -289,7 +277,7 @@ function findLayerAt(
   // A convention that has both halves goes before one that would have to report a lost half.
   for (const needsBoth of [true, false]) {
     for (const { convention, path } of fitting) {
-      const layer = describeLayer(path, convention, { tensors, checkpoint, needsBoth });
+      const layer = describeLayer(path, convention, { checkpoint, needsBoth });
       if (layer !== null) return layer;
     }
   }
@@ -299,12 +287,9 @@ function findLayerAt(
 function describeLayer(
   path: string,
   convention: NamingConvention,
-  {
-    tensors,
-    checkpoint,
-    needsBoth,
-  }: { tensors: ReadonlyMap<string, Tensor>; checkpoint: Checkpoint; needsBoth: boolean },
+  { checkpoint, needsBoth }: { checkpoint: Checkpoint; needsBoth: boolean },
 ): FoundLayer | null {
+  const tensors = dottedTensorsOf(checkpoint);
   const at = (suffix: string) => tensors.get(path === '' ? withoutDot(suffix) : path + suffix);
   const mean = at(convention.mean);
   const variance = at(convention.variance);
@@ -370,13 +355,17 @@ function readStatisticTensor(tensor: Tensor | undefined, suffix: string): LayerV
     : checkVector(tensor, quote(tensor.name));
 }
 
-/** A tensor as a vector: unresolved where its type holds no floats that can be read. */
-function checkVector(tensor: Tensor, called: string, source = 'tensor'): LayerVector {
-  return isDecodable(tensor.dtype)
+/** A tensor as a vector: unresolved where its type holds nothing that can be read. */
+function checkVector(
+  tensor: Tensor,
+  called: string,
+  { source = 'tensor', isReadable = isDecodable, what = 'floats' } = {},
+): LayerVector {
+  return isReadable(tensor.dtype)
     ? { kind: 'stored', tensor, source }
     : {
         kind: 'unresolved',
-        reason: `${called} is stored as ${tensor.dtype}, which holds no readable floats`,
+        reason: `${called} is stored as ${tensor.dtype}, which holds no readable ${what}`,
       };
 }
 
@@ -422,10 +411,7 @@ function checkChannels(layer: FoundLayer, file: string): void {
   if (layer.channels > MAX_CHANNELS) {
     throw new CheckpointError(
       `layer ${quote(layer.name)}: expected at most ${MAX_CHANNELS} channels, found ${layer.channels}`,
-      {
-        code: 'limit-exceeded',
-        file,
-      },
+      { code: 'limit-exceeded', file },
     );
   }
   for (const [part, tensor] of listVectors(layer)) {
@@ -452,7 +438,15 @@ function checkVectors(layer: FoundLayer): NormLayer {
   const [gamma = null, beta = null] = [layer.gamma, layer.beta].map((tensor) =>
     tensor === null ? null : checkVector(tensor, `its affine ${quote(tensor.name)}`),
   );
-  const batchCount = checkCount(layer.batchCount);
+  const { batchCount: count } = layer;
+  // Several numbers are no count.
+  const batchCount =
+    count?.elementCount === 1
+      ? checkVector(count, `its batch count ${quote(count.name)}`, {
+          isReadable: isCountable,
+          what: 'number',
+        })
+      : null;
   const unreadable = [gamma, beta].find((vector) => vector?.kind === 'unresolved');
   return {
     ...layer,
@@ -463,15 +457,4 @@ function checkVectors(layer: FoundLayer): NormLayer {
     batchCount,
     notes: batchCount?.kind === 'unresolved' ? [...layer.notes, batchCount.reason] : layer.notes,
   };
-}
-
-/** Several numbers are no count. */
-function checkCount(tensor: Tensor | null): LayerVector | null {
-  if (tensor === null || tensor.elementCount !== 1) return null;
-  return isCountable(tensor.dtype)
-    ? { kind: 'stored', tensor, source: 'tensor' }
-    : {
-        kind: 'unresolved',
-        reason: `its batch count ${quote(tensor.name)} is stored as ${tensor.dtype}, which holds no readable number`,
-      };
 }

@@ -36,6 +36,9 @@ export const DEFAULT_EPSILON = 1e-5;
 /** `keras.layers.BatchNormalization(epsilon=0.001)`. */
 const KERAS_EPSILON = 1e-3;
 
+/** What most conventions have in common. */
+const USUAL = { count: null, epsilon: DEFAULT_EPSILON, isDistinctive: false } as const;
+
 /** In order of preference: the first convention whose suffix fits decides. */
 export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
   {
@@ -59,66 +62,42 @@ export const NAMING_CONVENTIONS: readonly NamingConvention[] = [
     isDistinctive: true,
   },
   {
+    ...USUAL,
     framework: 'keras',
     mean: '.moving_mean',
     variance: '.moving_var',
     gamma: ['.gamma', '.weight'],
     beta: ['.beta', '.bias'],
-    count: null,
     epsilon: KERAS_EPSILON,
-    isDistinctive: false,
   },
+  { ...USUAL, framework: 'flax', mean: '.mean', variance: '.var', gamma: ['.scale'], beta: ['.bias'] },
   {
-    framework: 'flax',
-    mean: '.mean',
-    variance: '.var',
-    gamma: ['.scale'],
-    beta: ['.bias'],
-    count: null,
-    epsilon: DEFAULT_EPSILON,
-    isDistinctive: false,
-  },
-  {
+    ...USUAL,
     framework: 'paddle',
     mean: '._mean',
     variance: '._variance',
     gamma: ['.weight', '..w_0'],
     beta: ['.bias', '..b_0'],
-    count: null,
-    epsilon: DEFAULT_EPSILON,
-    isDistinctive: false,
   },
   {
+    ...USUAL,
     framework: 'mxnet',
     mean: '_moving_mean',
     variance: '_moving_var',
     gamma: ['.gamma'],
     beta: ['.beta'],
-    count: null,
     epsilon: KERAS_EPSILON,
-    isDistinctive: false,
   },
   {
+    ...USUAL,
     framework: 'mxnet',
     mean: '_running_mean',
     variance: '_running_var',
     gamma: ['.gamma'],
     beta: ['.beta'],
-    count: null,
-    epsilon: DEFAULT_EPSILON,
-    isDistinctive: false,
   },
-  {
-    // `riv` reads "running inverse variance", but what Caffe2's SpatialBN keeps there is the variance itself.
-    framework: 'caffe2',
-    mean: '_rm',
-    variance: '_riv',
-    gamma: ['.s'],
-    beta: ['.b'],
-    count: null,
-    epsilon: DEFAULT_EPSILON,
-    isDistinctive: false,
-  },
+  // `riv` reads "running inverse variance", but what Caffe2's SpatialBN keeps there is the variance itself.
+  { ...USUAL, framework: 'caffe2', mean: '_rm', variance: '_riv', gamma: ['.s'], beta: ['.b'] },
 ];
 
 /** How MXNet and Caffe2 end the names of running statistics: a file with such names has flat ones. */

@@ -27,10 +27,14 @@ interface NamedFeed {
  * always have as many inputs too, what the other series of the place tell decides, then those of the file.
  */
 function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, NamedFeed> {
-  const index = new FeederIndex();
-  const series = [
-    ...groupBy(layers.map(nameLayer), ({ kind, depth, stem }) => `${kind} ${depth} ${stem}`),
-  ].map(([, members]) => judgeSeries(members, index));
+  const index = makeFeederIndex();
+  const named = layers.map((each): NamedLayer => {
+    const path = pathBelow(each.scope, each.place);
+    return { ...each, kind: kindOf(each.scope), depth: path.length, ...nameSeries(path) };
+  });
+  const series = [...groupBy(named, ({ kind, depth, stem }) => `${kind} ${depth} ${stem}`).values()].map(
+    (members) => judgeSeries(members, index),
+  );
   const isAfterAlways = areAfter(series);
   const feeds = new Map<NamedNorm, NamedFeed>();
   for (const fellows of groupBy(series, ({ kind }) => kind).values()) {
@@ -69,11 +73,6 @@ interface Series {
   readonly stems: ReadonlySet<string>;
   /** Whether the layers come after the feeders of their number or before; widths may allow either. */
   readonly order: 'after' | 'before' | 'either' | 'unknown';
-}
-
-function nameLayer(scoped: ScopedLayer): NamedLayer {
-  const path = pathBelow(scoped.scope, scoped.place);
-  return { ...scoped, kind: kindOf(scoped.scope), depth: path.length, ...nameSeries(path) };
 }
 
 function areAfter(series: readonly Series[]): boolean {
@@ -118,7 +117,7 @@ const MAX_STEMS = 256;
 function pairByNumber(members: readonly NamedLayer[], index: FeederIndex): Map<string, NumberedPair[]> {
   const pairs = new Map<string, NumberedPair[]>();
   for (const { layer, scope, depth, stem: own, key } of members) {
-    const byStem = index.find(scope, depth, key);
+    const byStem = index(scope, depth).get(key) ?? new Map<string, readonly Place[]>();
     const stems = byStem.size > MAX_STEMS ? [bareName(own)] : byStem.keys();
     for (const stem of stems) {
       const feeders = byStem.get(stem);
@@ -141,7 +140,9 @@ function isListWithLast(
   return [...groupBy(members, ({ scope }) => scope)].every(([scope, layers]) => {
     const { depth = 0, stem = '' } = layers[0] ?? {};
     const own = layers.map(({ key }) => lastNumber(key));
-    const theirs = index.listKeys(scope, depth, stems).map(lastNumber);
+    const theirs = [...index(scope, depth)].flatMap(([key, byStem]) =>
+      [...byStem.keys()].some((one) => stems.has(one)) ? lastNumber(key) : [],
+    );
     return stem.endsWith('.#') && least(own) === least(theirs) && most(own) < most(theirs);
   });
 }
@@ -183,7 +184,9 @@ function findFeed(
   index: FeederIndex,
 ): Omit<NamedFeed, 'isCertain'> {
   const at = (wanted: string) =>
-    [...index.find(scope, depth, wanted)].flatMap(([stem, feeders]) => (stems.has(stem) ? feeders : []));
+    [...(index(scope, depth).get(wanted) ?? [])].flatMap(([stem, feeders]) =>
+      stems.has(stem) ? feeders : [],
+    );
   const feeders = at(key).filter((place) => passes(place, gives, layer.channels));
   return {
     feeders: stems.size > 1 ? [...feeders, ...findAlike(layer.name, scope)] : feeders,
@@ -212,26 +215,15 @@ function bareName(stem: string): string {
 /** Feeders by the numbers and then by the stems of the beginnings of their names. */
 type NumberedFeeders = ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>>;
 
-/** The feeders below places. */
-class FeederIndex {
-  readonly #known = new Map<Place, Map<number, NumberedFeeders>>();
+/** The feeders below places, as deep as a layer's name. */
+type FeederIndex = (scope: Place, depth: number) => NumberedFeeders;
 
-  /** Feeders by stem, whose names, as deep as the layer's, have the same numbers. */
-  find(scope: Place, depth: number, key: string): ReadonlyMap<string, readonly Place[]> {
-    return this.#at(scope, depth).get(key) ?? new Map();
-  }
-
-  /** The numbers of all feeders of some stems. */
-  listKeys(scope: Place, depth: number, stems: ReadonlySet<string>): readonly string[] {
-    return [...this.#at(scope, depth)].flatMap(([key, byStem]) =>
-      [...byStem.keys()].some((stem) => stems.has(stem)) ? [key] : [],
-    );
-  }
-
-  #at(scope: Place, depth: number): NumberedFeeders {
-    const byDepth = getOrMake(this.#known, scope, () => new Map<number, NumberedFeeders>());
+function makeFeederIndex(): FeederIndex {
+  const known = new Map<Place, Map<number, NumberedFeeders>>();
+  return (scope, depth) => {
+    const byDepth = getOrMake(known, scope, () => new Map<number, NumberedFeeders>());
     return getOrMake(byDepth, depth, () => numberFeeders(scope, depth));
-  }
+  };
 }
 
 function numberFeeders(scope: Place, depth: number): NumberedFeeders {
@@ -355,13 +347,7 @@ interface Before {
 }
 
 /** How what comes before a norm layer is found. */
-interface Search {
-  findBefore(each: ScopedLayer): Before | null;
-  /** What may come before everything in the layer's scope; null where that may be anything. */
-  listOutside(each: ScopedLayer): readonly Place[] | null;
-  /** Whether a feeder was defined after the layer. */
-  isLater(feeder: Place, each: ScopedLayer): boolean;
-}
+type Search = NumberSearch | OrderSearch;
 
 interface Evidence {
   readonly named: NamedFeed | null;
@@ -417,7 +403,7 @@ function isNumbered({ name }: Place): boolean {
 }
 
 /** Where the order of modules is lost: numbers tell some of it. */
-class NumberSearch implements Search {
+class NumberSearch {
   readonly #byNumber = new Map<Place, ReadonlyMap<number, readonly Place[]>>();
 
   /** In a list such as `nn.Sequential`, what has the next lower index. */
@@ -436,11 +422,12 @@ class NumberSearch implements Search {
       : { place: only, isCertain: true };
   }
 
-  isLater(): boolean {
+  /** Whether a feeder was defined after a layer. */
+  isLater(_feeder: Place, _each: ScopedLayer): boolean {
     return false;
   }
 
-  /** What lies around a layer, up to where numbers tell what comes before that. */
+  /** What lies around a layer, up to where numbers tell what comes before that; null where that may be anything. */
   listOutside({ layer, scope }: ScopedLayer): readonly Place[] | null {
     for (let place = scope; place.parent !== null; place = place.parent) {
       if (place.feederCount > MAX_CANDIDATES) return null;
@@ -461,11 +448,15 @@ class NumberSearch implements Search {
     const stem = place.name.slice(0, -digits.length);
     const earlier = findLower(parent, stem, Number(digits), ({ feederCount }) => feederCount > 0);
     if (earlier === null) return [];
-    const byNumber = getOrMake(this.#byNumber, parent, () => groupByNumber(parent));
-    const lower = Number(LAST_NUMBER.exec(earlier.name)?.[0]);
-    return [...(byNumber.get(lower) ?? []), ...(byNumber.get(Number(digits)) ?? [])].filter(
-      (each) => each !== place,
+    const byNumber = getOrMake(this.#byNumber, parent, () =>
+      groupBy(
+        [...parent.children.values()].filter(({ feederCount }) => feederCount > 0),
+        ({ name }) => lastNumber(name),
+      ),
     );
+    return [lastNumber(earlier.name), Number(digits)]
+      .flatMap((number) => byNumber.get(number) ?? [])
+      .filter((each) => each !== place);
   }
 }
 
@@ -486,15 +477,6 @@ function findLower(
   return null;
 }
 
-function groupByNumber(parent: Place): ReadonlyMap<number, readonly Place[]> {
-  const groups = new Map<number, Place[]>();
-  for (const child of parent.children.values()) {
-    const digits = LAST_NUMBER.exec(child.name)?.[0];
-    if (digits !== undefined && child.feederCount > 0) addTo(groups, Number(digits), child);
-  }
-  return groups;
-}
-
 /** Items of a list may run side by side: what feeds them all lies beside the list. */
 function listBesideList(list: Place): readonly Place[] {
   if (list.parent === null || isNumbered(list)) return [];
@@ -503,7 +485,7 @@ function listBesideList(list: Place): readonly Place[] {
 }
 
 /** Feeders and norm layers in the order of the file: that of their definition. */
-class OrderSearch implements Search {
+class OrderSearch {
   readonly #entries: readonly Place[];
   readonly #indices: ReadonlyMap<Place, number>;
   /** Roles of norm layers of which some come first in their scope: what stands before others need not feed them. */
@@ -749,10 +731,10 @@ function pathBelow(ancestor: Place, place: Place): readonly string[] {
   return names.reverse();
 }
 
-/** Whether a place is at an ancestor or below. */
 function isWithin(place: Place, ancestor: Place): boolean {
-  for (let each: Place | null = place; each !== null; each = each.parent) if (each === ancestor) return true;
-  return false;
+  let each: Place | null = place;
+  while (each !== null && each !== ancestor) each = each.parent;
+  return each !== null;
 }
 
 /** What kind of place this is: `layer#.#` for `layer1.0`. */

@@ -189,25 +189,24 @@ export function findFeedingLinear(
   learned: ReadonlyMap<string, Tensor>,
 ): LinearLayer | null {
   const { graph } = checkpoint;
-  if (graph === null) return findNamedLinear(layer, learned);
+  if (graph === null) {
+    const { neighbours, channels } = layer;
+    const byNeighbours = getOrMake(foundLinears, learned, () => new Map());
+    const byChannels = getOrMake(byNeighbours, neighbours, () => new Map<number, LinearLayer | null>());
+    return getOrMake(byChannels, channels, () => searchNamedLinear(neighbours, channels, learned));
+  }
   const node = layer.feedingLinear === null ? undefined : graph.linears[layer.feedingLinear];
   return node === undefined ? null : toLinearLayer(node, checkpoint);
 }
 
-/** What was found in the learned tensors of a checkpoint, by neighbours and channels. */
-type FoundLinears = Map<readonly string[], Map<number, LinearLayer | null>>;
-
-/** Layers whose feed may be anything share one list, which is as long as the file: it is looked through once. */
-const foundLinears = new WeakMap<ReadonlyMap<string, Tensor>, FoundLinears>();
-
-function findNamedLinear(
-  { neighbours, channels }: NormLayer,
-  learned: ReadonlyMap<string, Tensor>,
-): LinearLayer | null {
-  const byNeighbours = getOrMake(foundLinears, learned, () => new Map());
-  const byChannels = getOrMake(byNeighbours, neighbours, () => new Map<number, LinearLayer | null>());
-  return getOrMake(byChannels, channels, () => searchNamedLinear(neighbours, channels, learned));
-}
+/**
+ * What was found in the learned tensors of a checkpoint, by neighbours and channels. Layers whose feed may be anything
+ * share one list, which is as long as the file: it is looked through once.
+ */
+const foundLinears = new WeakMap<
+  ReadonlyMap<string, Tensor>,
+  Map<readonly string[], Map<number, LinearLayer | null>>
+>();
 
 function searchNamedLinear(
   neighbours: readonly string[],
@@ -371,10 +370,7 @@ export function constantOf(input: ConstantInput): Tensor | null {
 }
 
 /** What goes by different names in before and after. */
-interface Sides<Side> {
-  readonly before: Side;
-  readonly after: Side;
-}
+type Sides<Side> = Readonly<Record<'before' | 'after', Side>>;
 
 /**
  * The side whose name is shown: after's, since that is the model that the user has. Where after has folded the layer
@@ -390,11 +386,7 @@ export function chooseNamed<Side extends { readonly isNamed: boolean; readonly i
 
 /** The name that reports give to a layer of both checkpoints. */
 export function chooseLayerName({ before, after }: Sides<NormLayer>): string {
-  const toSide = ({ name, isNamed, foldedInto }: NormLayer) => ({
-    name,
-    isNamed,
-    isFolded: foldedInto !== undefined,
-  });
+  const toSide = (layer: NormLayer) => ({ ...layer, isFolded: layer.foldedInto !== undefined });
   return chooseNamed({ before: toSide(before), after: toSide(after) }).name;
 }
 
