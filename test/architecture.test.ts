@@ -29,7 +29,7 @@ const READS_FILES = [
   'io/write-target.ts',
   'formats/open.ts',
   'formats/safetensors/model-directory.ts',
-  'formats/onnx/external-data.ts',
+  'formats/onnx/stored-tensor.ts',
   'restore/choose-target.ts',
   'policy.ts',
   'cli/terminal.ts',
@@ -39,11 +39,11 @@ const READS_FILES = [
 ];
 
 /**
- * What is imported when a run needs it: commands, the two large readers, the renderers of all but text, the runtime of
- * models. Loaded at once, they would take a fifth of the time of a small audit and more.
+ * What is imported when a run needs it: commands, the two large readers and the planner of ONNX edits, the renderers of all
+ * but text, the runtime of models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/onnx\.ts|formats\/torch\/torch\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/torch\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */

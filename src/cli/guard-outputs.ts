@@ -2,8 +2,7 @@
 
 import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { describeFailure } from '../io/file-failures.js';
-import { explainAs } from '../io/file-source.js';
+import { describeFailure, explainAs } from '../io/file-source.js';
 import { type Pieces, writeFile } from '../io/write-files.js';
 import { areSame, checkTarget, identifyFile } from '../io/write-target.js';
 import type { ReportTarget } from '../policy.js';

@@ -2,7 +2,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { CheckpointError, escapeControls, UsageError, VERSION } from '../errors.js';
-import { describeFailure, isSystemError } from '../io/file-failures.js';
+import { describeFailure, isSystemError } from '../io/file-source.js';
 import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { createDiff } from './diff-command.js';

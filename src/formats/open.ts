@@ -9,8 +9,7 @@ import type { ByteSource } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { isDirectory } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
-import { isBaseline } from './baseline/baseline-json.js';
-import { openBaseline } from './baseline/open-baseline.js';
+import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { looksLikeOnnx, SAVE_UNOPTIMISED } from './onnx/sniff.js';
 import {
   findConfiguredFramework,

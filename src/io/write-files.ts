@@ -6,8 +6,13 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { CheckpointError, quote } from '../errors.js';
 import { type ByteRange, sliceRange, wholeOf } from './byte-source.js';
-import { codeOf, explainWriteError, explainWriting, explainWritingLater } from './file-failures.js';
-import type { FileSource } from './file-source.js';
+import {
+  codeOf,
+  explainWriteError,
+  explainWriting,
+  explainWritingLater,
+  type FileSource,
+} from './file-source.js';
 import {
   checkTarget,
   isThere,

@@ -4,7 +4,7 @@ import * as nodeFs from 'node:fs';
 import { readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { CheckpointError, quote } from '../errors.js';
-import { codeOf, explainWriting } from './file-failures.js';
+import { codeOf, explainWriting } from './file-source.js';
 
 /** What tells a file or directory from others, whatever name leads to it. */
 interface FileIdentity {

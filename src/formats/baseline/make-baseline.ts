@@ -7,10 +7,17 @@ import {
   layOutChannels,
   PROJECTION_COUNT,
 } from '../../checkpoint/channel-grid.js';
-import type { Checkpoint, Tensor } from '../../checkpoint/checkpoint.js';
+import type {
+  Checkpoint,
+  ConstantInput,
+  Graph,
+  LinearNode,
+  NormNode,
+  Tensor,
+} from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, failUnreachable } from '../../errors.js';
 import { type OnProgress, RangeMap, readRange, refuseAmplified } from '../../io/byte-source.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../norm/find-layers.js';
 import {
@@ -26,15 +33,151 @@ import { checkOptions } from '../../options.js';
 import { MAX_HEADER_BYTES } from '../safetensors/safetensors.js';
 import {
   FORMAT_VERSION,
-  FreeNames,
-  graphToJson,
   METADATA_KEYS,
   nameSample,
   nameTable,
   TABLE_COLUMNS,
-  toJson,
-  writeMembers,
-} from './baseline-json.js';
+  USUAL_SOURCE,
+} from './open-baseline.js';
+
+/** Beyond so many, names of one kind are told apart by a number: names that grow one by one come to much text. */
+const MAX_UNDERSCORES = 8;
+
+/** Names in a file, each of which stands for one thing. */
+export class FreeNames {
+  readonly #taken: Set<string>;
+  /** How often each usual name was asked for: from there on one is free. */
+  readonly #copies = new Map<string, number>();
+
+  constructor(taken: Iterable<string> = []) {
+    this.#taken = new Set(taken);
+  }
+
+  add(name: string): void {
+    this.#taken.add(name);
+  }
+
+  /** Takes the usual name, or one that begins like it. */
+  take(usual: string): string {
+    let copy = this.#copies.get(usual) ?? 0;
+    const nameCopy = () => usual + (copy <= MAX_UNDERSCORES ? '_'.repeat(copy) : `_${copy}`);
+    while (this.#taken.has(nameCopy())) copy++;
+    const name = nameCopy();
+    this.#copies.set(usual, copy + 1);
+    this.#taken.add(name);
+    return name;
+  }
+}
+
+/**
+ * Writes a value as JSON that {@link parseObject} reads again: Maps become objects in their own order, numbers that
+ * JSON cannot hold become strings, undefined members are left out.
+ */
+function toJson(value: unknown): string {
+  if (value instanceof Map) return [...writeMembers(value)].join('');
+  if (Array.isArray(value)) return `[${value.map(toJson).join(',')}]`;
+  if (typeof value === 'object' && value !== null) return [...writeMembers(Object.entries(value))].join('');
+  if (typeof value === 'number' && !Number.isFinite(value)) return JSON.stringify(String(value));
+  return JSON.stringify(typeof value === 'string' ? value.toWellFormed() : value);
+}
+
+/** An object of these members in pieces, as {@link toJson} writes it: of many, one at a time need be in memory. */
+function* writeMembers(members: Iterable<readonly [string, unknown]>): Iterable<string> {
+  let opening = '{';
+  for (const [key, value] of members) {
+    if (value === undefined) continue;
+    yield `${opening}${JSON.stringify(key.toWellFormed())}:${toJson(value)}`;
+    opening = ',';
+  }
+  yield opening === '{' ? '{}' : '}';
+}
+
+/** How a graph's constants are written and found again: as names of entries. */
+interface ConstantNames {
+  /** The name of a tensor's entry among the checkpoint's own; null for a constant that only the graph has. */
+  readonly nameTensor: (tensor: Tensor) => string | null;
+  /** Makes an entry for a constant that only the graph has, and names it. */
+  readonly addConstant: (tensor: Tensor) => string;
+}
+
+const NORM_INPUTS = ['gamma', 'beta', 'mean', 'variance'] as const;
+
+/** A graph's nodes as JSON, constants aside. What is as usual is left out. */
+function graphToJson({ producer, norms, linears }: Graph, names: ConstantNames): object {
+  return {
+    producer,
+    norms: norms.map((norm) => normToJson(norm, names)),
+    linears: linears.map((linear) => linearToJson(linear, names)),
+  };
+}
+
+function normToJson(norm: NormNode, names: ConstantNames): unknown {
+  const inputs = NORM_INPUTS.map((role) => norm[role]);
+  const areNamedAlike = inputs.every(
+    (input, role) =>
+      input.kind === 'constant' && names.nameTensor(input.tensor) === (norm.inputNames[role] ?? ''),
+  );
+  return {
+    node: norm.nodeName,
+    path: norm.path ?? undefined,
+    scope: unlessEmpty(norm.scope),
+    inputs: inputs.map((input) => inputToJson(input, names)),
+    inputNames: areNamedAlike ? undefined : norm.inputNames,
+    epsilon: norm.epsilon,
+    momentum: norm.momentum,
+    mode: norm.mode === 'running' ? undefined : norm.mode,
+    opset: norm.opset,
+    neighbours: unlessEmpty(norm.neighbours),
+    linear: norm.feedingLinear ?? undefined,
+    notes: unlessEmpty(norm.notes),
+  };
+}
+
+function linearToJson(linear: LinearNode, names: ConstantNames): unknown {
+  const { weight, bias, weightName, biasName } = linear;
+  const nameOf = (input: ConstantInput) =>
+    input.kind === 'constant' ? names.nameTensor(input.tensor) : null;
+  return {
+    op: linear.op,
+    node: linear.nodeName,
+    path: linear.path ?? undefined,
+    foldedNorm: linear.foldedNormPath ?? undefined,
+    looksFolded: linear.looksFolded || undefined,
+    scope: unlessEmpty(linear.scope),
+    weight: inputToJson(weight, names),
+    weightName: nameOf(weight) === weightName ? undefined : weightName,
+    bias: bias.kind === 'absent' ? undefined : inputToJson(bias, names),
+    biasName: (nameOf(bias) ?? '') === biasName ? undefined : biasName,
+    axis: linear.outputAxis || undefined,
+    groups: linear.groups === 1 ? undefined : linear.groups,
+    channels: linear.outputChannels,
+    feedsNorm: linear.feedsNorm || undefined,
+  };
+}
+
+function inputToJson(input: ConstantInput, names: ConstantNames): unknown {
+  switch (input.kind) {
+    case 'absent':
+      return {};
+    case 'unresolved':
+      return { unresolved: input.reason };
+    case 'constant': {
+      const tensor = names.nameTensor(input.tensor) ?? undefined;
+      return {
+        tensor,
+        constant: tensor === undefined ? names.addConstant(input.tensor) : undefined,
+        source: input.source === USUAL_SOURCE ? undefined : input.source,
+        overridable: input.overridable || undefined,
+      };
+    }
+    default:
+      return failUnreachable(input);
+  }
+}
+
+function unlessEmpty<Item>(list: readonly Item[]): readonly Item[] | undefined {
+  return list.length === 0 ? undefined : list;
+}
 
 /** What a baseline keeps of the bytes in one range. */
 interface KeptRange {

@@ -1,28 +1,280 @@
 // Reads a baseline as a checkpoint: small tensors whole, large ones as hashes.
 
-import { countElements, fitsShape, layOutChannels } from '../../checkpoint/channel-grid.js';
+import { countElements, fitsShape, layOutChannels, PROJECTION_COUNT } from '../../checkpoint/channel-grid.js';
 import type {
   Checkpoint,
+  ConstantInput,
   Fingerprint,
+  Graph,
+  LinearNode,
   ModuleFacts,
+  NormNode,
   StoredProjections,
   Tensor,
 } from '../../checkpoint/checkpoint.js';
 import { bitsOf, DTYPE_NAMES } from '../../checkpoint/dtype.js';
 import { sampledIndices } from '../../checkpoint/fingerprint.js';
+import {
+  describeJson,
+  isJsonArray,
+  isJsonObject,
+  type JsonObject,
+  JsonReader,
+  type JsonValue,
+  toUnsignedInteger,
+} from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteRange, ByteSource } from '../../io/byte-source.js';
 import { MAX_RANK, type SafetensorsHeader } from '../safetensors/safetensors.js';
-import {
-  type Fields,
-  FORMAT_VERSION,
-  METADATA_KEYS,
-  nameSample,
-  nameTable,
-  parseObject,
-  readGraph,
-  TABLE_COLUMNS,
-} from './baseline-json.js';
+
+/**
+ * Keys of a baseline's `__metadata__`; docs/baseline.md says what each holds. The first makes a safetensors file a
+ * baseline.
+ */
+export const METADATA_KEYS = {
+  version: 'bn-audit.baseline',
+  source: 'bn-audit.source',
+  format: 'bn-audit.format',
+  order: 'bn-audit.order',
+  tensors: 'bn-audit.tensors',
+  modules: 'bn-audit.modules',
+  graph: 'bn-audit.graph',
+  warnings: 'bn-audit.warnings',
+} as const;
+
+/** The version of the format that is written, and the only one that is read. */
+export const FORMAT_VERSION = '1';
+
+/** Columns of a table of projections: the norm, then one for each sign vector. */
+export const TABLE_COLUMNS = 1 + PROJECTION_COUNT;
+
+/** Whether a safetensors file is a baseline: its metadata says so. */
+export function isBaseline(metadata: ReadonlyMap<string, string>): boolean {
+  return metadata.has(METADATA_KEYS.version);
+}
+
+/** The name of the tensor that holds a sample of another's values. */
+export function nameSample(tensorName: string): string {
+  return `${tensorName}.sample`;
+}
+
+/** The name of the table of a weight's projections. */
+export function nameTable(weightName: string): string {
+  return `${weightName}.projections`;
+}
+
+/** Numbers that JSON cannot hold. */
+const NON_FINITE: ReadonlyMap<string, number> = new Map(
+  [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].map((value) => [String(value), value]),
+);
+
+/**
+ * Parses a metadata value that holds a JSON object.
+ *
+ * @throws CheckpointError `malformed` naming the key.
+ */
+function parseObject(text: string, key: string, file: string): Fields {
+  const members = new Map<string, JsonValue>();
+  new JsonReader(new TextEncoder().encode(text), `${file}: ${key}`).readTopObject((name, value) =>
+    members.set(name, value),
+  );
+  return new Fields(members, key, file);
+}
+
+/** An object of a baseline's metadata: its members by the type that they must have. */
+class Fields {
+  readonly members: JsonObject;
+  /** What messages call it. */
+  readonly where: string;
+  readonly file: string;
+
+  constructor(members: JsonObject, where: string, file: string) {
+    this.members = members;
+    this.where = where;
+    this.file = file;
+  }
+
+  /** Every member, which must be an object itself. */
+  *objects(): Generator<readonly [name: string, fields: Fields]> {
+    for (const name of this.members.keys()) yield [name, this.object(name)];
+  }
+
+  object(key: string): Fields {
+    const value = this.members.get(key);
+    if (!isJsonObject(value)) return this.fail(key, 'an object');
+    return new Fields(value, `${this.where}: ${quote(key)}`, this.file);
+  }
+
+  /** A member of a kind that need not be there; null where it is not. */
+  optional<Kind extends 'object' | 'string' | 'boolean' | 'number' | 'count'>(
+    key: string,
+    kind: Kind,
+  ): ReturnType<Fields[Kind]> | null {
+    return this.has(key) ? (this[kind](key) as ReturnType<Fields[Kind]>) : null;
+  }
+
+  listOfObjects(key: string): readonly Fields[] {
+    return this.#list(key).map((value, index) => {
+      if (!isJsonObject(value)) return this.fail(key, 'a list of objects');
+      return new Fields(value, `${this.where}: ${quote(key)} ${index}`, this.file);
+    });
+  }
+
+  /** A list that may be missing where it is empty. */
+  strings(key: string): readonly string[] {
+    const list = this.has(key) ? this.#list(key) : [];
+    return list.map((value) => (typeof value === 'string' ? value : this.fail(key, 'a list of strings')));
+  }
+
+  string(key: string): string {
+    const value = this.members.get(key);
+    return typeof value === 'string' ? value : this.fail(key, 'a string');
+  }
+
+  boolean(key: string): boolean {
+    const value = this.members.get(key);
+    return typeof value === 'boolean' ? value : this.fail(key, 'true or false');
+  }
+
+  number(key: string): number {
+    const value = this.members.get(key);
+    if (typeof value === 'string') return NON_FINITE.get(value) ?? this.fail(key, 'a number');
+    if (typeof value !== 'object' || value === null || !('digits' in value))
+      return this.fail(key, 'a number');
+    return Number(value.digits);
+  }
+
+  /** A whole number from 0 on. */
+  count(key: string): number {
+    return this.#toCount(this.members.get(key)) ?? this.fail(key, 'a whole number');
+  }
+
+  counts(key: string): readonly number[] {
+    return this.#list(key).map((value) => this.#toCount(value) ?? this.fail(key, 'a list of whole numbers'));
+  }
+
+  /** One of a few words. */
+  word<Word extends string>(key: string, words: readonly Word[]): Word {
+    const value = this.members.get(key);
+    return words.find((word) => word === value) ?? this.fail(key, words.join(' or '));
+  }
+
+  has(key: string): boolean {
+    return this.members.has(key);
+  }
+
+  /** Says what a member must be. */
+  fail(key: string, expected: string): never {
+    const found = describeJson(this.members.get(key));
+    throw new CheckpointError(
+      `${this.where}: expected ${expected} under ${quote(key)}, found ${found}: not a baseline as bn-audit writes it`,
+      { code: 'malformed', file: this.file },
+    );
+  }
+
+  #list(key: string): readonly JsonValue[] {
+    const value = this.members.get(key);
+    return isJsonArray(value) ? value : this.fail(key, 'a list');
+  }
+
+  #toCount(value: JsonValue | undefined): number | null {
+    const integer = toUnsignedInteger(value);
+    return integer === null || integer > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(integer);
+  }
+}
+
+/** How constants are found when a graph is read; both fail on unknown names. */
+interface ConstantFinder {
+  readonly findTensor: (name: string, at: Fields) => Tensor;
+  readonly findConstant: (name: string, at: Fields) => Tensor;
+}
+
+/** What most inputs are; it goes without saying. */
+export const USUAL_SOURCE = 'initializer';
+
+/**
+ * Reads what {@link graphToJson} wrote.
+ *
+ * @throws CheckpointError `malformed` where it is anything else.
+ */
+function readGraph(fields: Fields, finder: ConstantFinder): Graph {
+  const linears = fields.listOfObjects('linears').map((linear) => readLinear(linear, finder));
+  return {
+    producer: fields.string('producer'),
+    norms: fields.listOfObjects('norms').map((norm) => readNorm(norm, finder, linears.length)),
+    linears,
+  };
+}
+
+function readNorm(fields: Fields, finder: ConstantFinder, linears: number): NormNode {
+  const inputs = fields.listOfObjects('inputs');
+  const [gamma, beta, mean, variance] = inputs;
+  if (
+    inputs.length !== 4 ||
+    gamma === undefined ||
+    beta === undefined ||
+    mean === undefined ||
+    variance === undefined
+  )
+    return fields.fail('inputs', 'four inputs');
+  const feedingLinear = fields.optional('linear', 'count');
+  if (feedingLinear !== null && feedingLinear >= linears) fields.fail('linear', `less than ${linears}`);
+  const names = fields.has('inputNames')
+    ? fields.strings('inputNames')
+    : inputs.map((input) => input.optional('tensor', 'string') ?? '');
+  return {
+    nodeName: fields.string('node'),
+    path: fields.optional('path', 'string'),
+    scope: fields.strings('scope'),
+    inputNames: [names[0] ?? '', names[1] ?? '', names[2] ?? '', names[3] ?? ''],
+    gamma: readInput(gamma, finder),
+    beta: readInput(beta, finder),
+    mean: readInput(mean, finder),
+    variance: readInput(variance, finder),
+    epsilon: fields.number('epsilon'),
+    momentum: fields.number('momentum'),
+    mode: fields.has('mode') ? fields.word('mode', ['running', 'batch', 'unknown']) : 'running',
+    opset: fields.number('opset'),
+    neighbours: fields.strings('neighbours'),
+    feedingLinear,
+    notes: fields.strings('notes'),
+  };
+}
+
+function readLinear(fields: Fields, finder: ConstantFinder): LinearNode {
+  const weight = fields.object('weight');
+  const bias = fields.optional('bias', 'object');
+  return {
+    op: fields.word('op', ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']),
+    nodeName: fields.string('node'),
+    path: fields.optional('path', 'string'),
+    foldedNormPath: fields.optional('foldedNorm', 'string'),
+    looksFolded: fields.optional('looksFolded', 'boolean') ?? false,
+    scope: fields.strings('scope'),
+    weightName: fields.optional('weightName', 'string') ?? weight.optional('tensor', 'string') ?? '',
+    biasName: fields.optional('biasName', 'string') ?? bias?.optional('tensor', 'string') ?? '',
+    weight: readInput(weight, finder),
+    bias: bias === null ? { kind: 'absent' } : readInput(bias, finder),
+    outputAxis: fields.optional('axis', 'count') ?? 0,
+    groups: fields.optional('groups', 'number') ?? 1,
+    outputChannels: fields.number('channels'),
+    feedsNorm: fields.optional('feedsNorm', 'boolean') ?? false,
+  };
+}
+
+function readInput(fields: Fields, finder: ConstantFinder): ConstantInput {
+  if (fields.has('unresolved')) return { kind: 'unresolved', reason: fields.string('unresolved') };
+  const isTensor = fields.has('tensor');
+  if (!isTensor && !fields.has('constant')) return { kind: 'absent' };
+  return {
+    kind: 'constant',
+    tensor: isTensor
+      ? finder.findTensor(fields.string('tensor'), fields)
+      : finder.findConstant(fields.string('constant'), fields),
+    source: fields.optional('source', 'string') ?? USUAL_SOURCE,
+    overridable: fields.optional('overridable', 'boolean') ?? false,
+  };
+}
 
 /**
  * Opens a baseline: the checkpoint that it was made from, less the values that it has left out.

@@ -1,15 +1,11 @@
 // Opens ONNX models: their tensors, their graph, and the edits that restore asks for.
 
-import { basename } from 'node:path';
-import type { Checkpoint, EditPlan, Graph, Splice, Tensor, TensorEdit } from '../../checkpoint/checkpoint.js';
+import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
-import { asFile, placeEdits, refuseOtherSources, toSplices } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, quote } from '../../errors.js';
-import { type ByteSource, holdBytes } from '../../io/byte-source.js';
+import { CheckpointError } from '../../errors.js';
+import type { ByteSource } from '../../io/byte-source.js';
 import type { FileSource } from '../../io/file-source.js';
 import { ConstantEvaluator } from './constants.js';
-import { findLocations, type LocationField, planGraphEdit, renewLengths } from './edit-graph.js';
-import { ExternalData, type OnnxOptions } from './external-data.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
   biasInputOf,
@@ -20,16 +16,16 @@ import {
   type LinearDraft,
   LinearReaders,
   linearOpOf,
+  listQuantiserInputs,
   takeAddedBias,
 } from './linear-nodes.js';
 import { type BuiltNorm, buildNorm, describeForeignNorm, groupCalls, mergeCalls } from './norm-nodes.js';
-import { listQuantiserInputs } from './quantised-nodes.js';
+import type { LocatedNodes } from './plan-edits.js';
 import { readModel } from './read-model.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
 import { SAVE_UNOPTIMISED } from './sniff.js';
-import { type EditedModel, type LocatedNodes, planSplits } from './split-constants.js';
-import { locateTensor, TensorStore } from './stored-tensor.js';
+import { ExternalData, locateTensor, type OnnxOptions, TensorStore } from './stored-tensor.js';
 
 /** The newest version of the format that this reader was checked against (onnx 1.23). */
 const NEWEST_IR_VERSION = 14;
@@ -70,6 +66,8 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
       warnings: describeWarnings(model, foreign),
       planEdits: async (edits, editOptions) => {
         const located = await locateNodes(store);
+        // Encoding takes a library that reading does without.
+        const { planOnnxEdits } = await import('./plan-edits.js');
         return planOnnxEdits(edits, { store, graph, tensors, located, ...editOptions });
       },
       close,
@@ -282,77 +280,4 @@ function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonl
   const named = foreign.slice(0, MAX_NAMED_OPERATORS).join(', ') + (others > 0 ? ` and ${others} more` : '');
   if (foreign.length > 0) warnings.push(`${named}: not the standard operator, so left out of the audit`);
   return warnings;
-}
-
-/**
- * Plans how a model and its data files take tensors of other bytes. In place where a constant is stored as it is and
- * everything that reads it wants the same; else the graph gets an initializer in its place.
- *
- * @throws CheckpointError `unsupported` naming the tensor, where the graph leaves no place for a value of its own.
- */
-async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedModel): Promise<EditPlan> {
-  const { store, tensors } = model;
-  const file = asFile(store.file);
-  const { inPlace, sharers, graphEdit } = await planSplits(edits, model);
-  const pieces = await placeEdits(
-    inPlace,
-    [...tensors.values()].filter(({ name }) => !sharers.has(name)),
-  );
-  const locations = await findLocations(file, model.located.model);
-  const distinct = [...new Set(locations.map(({ location }) => location))];
-  const names = new Map(
-    distinct.map((location) => [location, model.renameData?.(location, distinct.length) ?? location]),
-  );
-  const dataFiles = openDataFiles(names, store);
-  refuseOtherSources(pieces, new Set([file, ...dataFiles.keys()]), inPlace);
-  // Rewritten fields with the lengths around them, and the pieces that stay in place between them.
-  const isEdited = graphEdit.nodes.size + graphEdit.initializers.size > 0;
-  const rewritten = isEdited ? await planGraphEdit(file, graphEdit) : [];
-  const isKept = ({ offset }: Splice) =>
-    !rewritten.some((splice) => offset >= splice.offset && offset < splice.offset + splice.deleted);
-  const sized = [...rewritten, ...renameLocations(locations, names).filter(isKept)].sort(byOffset);
-  const renewed = await renewLengths(file, { start: 0, end: file.byteLength }, sized);
-  const splices = [...renewed, ...toSplices(pieces.get(file))].sort(byOffset);
-  return {
-    files: [
-      ...[...dataFiles].map(([source, name]) => ({ source, name, splices: toSplices(pieces.get(source)) })),
-      { source: file, name: basename(file.path), splices },
-    ],
-  };
-}
-
-/** The data files with their new names, which are given by location. */
-function openDataFiles(
-  names: ReadonlyMap<string, string>,
-  { external, file }: TensorStore,
-): ReadonlyMap<FileSource, string> {
-  const files = new Map<FileSource, string>();
-  const paths = new Set<string>();
-  for (const [location, name] of names) {
-    const source = external.open(location);
-    if (paths.has(source.path)) {
-      throw new CheckpointError(
-        `external data ${quote(location)}: expected a file of its own, found one that another location leads to as well`,
-        { code: 'unsupported', file: file.name },
-      );
-    }
-    paths.add(source.path);
-    files.set(source, name);
-  }
-  return files;
-}
-
-function renameLocations(
-  locations: readonly LocationField[],
-  names: ReadonlyMap<string, string>,
-): readonly Splice[] {
-  return locations.flatMap(({ location, payload: { start, end } }) => {
-    const name = names.get(location) ?? location;
-    if (name === location) return [];
-    return { offset: start, deleted: end - start, content: holdBytes(new TextEncoder().encode(name)) };
-  });
-}
-
-function byOffset(x: Splice, y: Splice): number {
-  return x.offset - y.offset;
 }

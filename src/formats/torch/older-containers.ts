@@ -19,11 +19,11 @@ import {
   elementTypeOf,
   hasNoClassSource,
   isStorageKey,
+  MAX_DIMENSIONS,
   resolveTorchId,
   type StorageTable,
   type TorchContainer,
-} from './storages.js';
-import { MAX_DIMENSIONS } from './tensors.js';
+} from './tensors.js';
 
 /** The first read of a pickle of unknown length. One that is longer is read again from its start, twice as far. */
 const FIRST_WINDOW_BYTES = 64 * 1024;

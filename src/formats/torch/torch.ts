@@ -15,7 +15,6 @@ import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { isInflated } from '../../io/inflated-source.js';
 import { Keeper } from '../../io/views.js';
-import { isCopy } from './copies.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { entriesOf, type PickleValue } from './pickle-values.js';
@@ -23,12 +22,12 @@ import { isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
 import {
   type ChosenParts,
   chooseStateDict,
+  isCopy,
   type NamedParts,
   type NamedTensor,
   nameTensors,
 } from './state-dict.js';
-import type { TorchContainer } from './storages.js';
-import { buildTensor, readLayout, type TensorLayout } from './tensors.js';
+import { buildTensor, readLayout, type TensorLayout, type TorchContainer } from './tensors.js';
 import { findOptimizers, readTrainingSettings } from './training-settings.js';
 import { openZipContainer } from './zip-container.js';
 

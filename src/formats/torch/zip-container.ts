@@ -24,7 +24,7 @@ import {
 import { MAX_PICKLE_BYTES, readPickle } from './pickle.js';
 import { asInteger, describeValue, type StorageNode } from './pickle-values.js';
 import { refuseForeignZip } from './sniff.js';
-import { elementTypeOf, resolveTorchId, type StorageTable, type TorchContainer } from './storages.js';
+import { elementTypeOf, resolveTorchId, type StorageTable, type TorchContainer } from './tensors.js';
 
 /** A record is read in pieces of this size for its checksum. */
 const CHUNK_BYTES = 1024 * 1024;

@@ -1,9 +1,25 @@
-// Gives a layer a constant of its own where several share one, before restore replaces it.
+// Plans what restore changes in an ONNX model: constants where they lie, or of a layer's own where several share one.
 
+import { basename } from 'node:path';
 import onnxProto from 'onnx-proto';
 import { countElements } from '../../checkpoint/channel-grid.js';
-import type { ConstantInput, EditOptions, Graph, Tensor, TensorEdit } from '../../checkpoint/checkpoint.js';
-import { cannotPlace } from '../../checkpoint/edit-plan.js';
+import type {
+  ConstantInput,
+  EditOptions,
+  EditPlan,
+  Graph,
+  Splice,
+  Tensor,
+  TensorEdit,
+} from '../../checkpoint/checkpoint.js';
+import {
+  asFile,
+  cannotPlace,
+  placeEdits,
+  refuseOtherSources,
+  toSplices,
+} from '../../checkpoint/edit-plan.js';
+import { CheckpointError, quote } from '../../errors.js';
 import {
   type ByteRange,
   haveSameBytes,
@@ -13,7 +29,16 @@ import {
   RangeMap,
 } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
-import { editNode, type GraphEdit, type GraphField, newGraphEdit } from './edit-graph.js';
+import {
+  editNode,
+  findLocations,
+  type GraphEdit,
+  type GraphField,
+  type LocationField,
+  newGraphEdit,
+  planGraphEdit,
+  renewLengths,
+} from './edit-graph.js';
 import { findReaders, followToOrigin, isStandard, type Origin, type Reader } from './follow.js';
 import type { InputSlot } from './linear-nodes.js';
 import { MEAN_INPUT, VARIANCE_INPUT } from './norm-nodes.js';
@@ -46,6 +71,79 @@ export interface LocatedNodes {
   readonly norms: readonly (readonly Site[])[];
   /** The node of each of the graph's linears, and where its bias is read, if it has one: there, or at the Add behind it. */
   readonly linears: readonly { readonly site: Site; readonly bias: InputSlot }[];
+}
+
+/**
+ * Plans how a model and its data files take tensors of other bytes. In place where a constant is stored as it is and
+ * everything that reads it wants the same; else the graph gets an initializer in its place.
+ *
+ * @throws CheckpointError `unsupported` naming the tensor, where the graph leaves no place for a value of its own.
+ */
+export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedModel): Promise<EditPlan> {
+  const { store, tensors } = model;
+  const file = asFile(store.file);
+  const { inPlace, sharers, graphEdit } = await planSplits(edits, model);
+  const pieces = await placeEdits(
+    inPlace,
+    [...tensors.values()].filter(({ name }) => !sharers.has(name)),
+  );
+  const locations = await findLocations(file, model.located.model);
+  const distinct = [...new Set(locations.map(({ location }) => location))];
+  const names = new Map(
+    distinct.map((location) => [location, model.renameData?.(location, distinct.length) ?? location]),
+  );
+  const dataFiles = openDataFiles(names, store);
+  refuseOtherSources(pieces, new Set([file, ...dataFiles.keys()]), inPlace);
+  // Rewritten fields with the lengths around them, and the pieces that stay in place between them.
+  const isEdited = graphEdit.nodes.size + graphEdit.initializers.size > 0;
+  const rewritten = isEdited ? await planGraphEdit(file, graphEdit) : [];
+  const isKept = ({ offset }: Splice) =>
+    !rewritten.some((splice) => offset >= splice.offset && offset < splice.offset + splice.deleted);
+  const sized = [...rewritten, ...renameLocations(locations, names).filter(isKept)].sort(byOffset);
+  const renewed = await renewLengths(file, { start: 0, end: file.byteLength }, sized);
+  const splices = [...renewed, ...toSplices(pieces.get(file))].sort(byOffset);
+  return {
+    files: [
+      ...[...dataFiles].map(([source, name]) => ({ source, name, splices: toSplices(pieces.get(source)) })),
+      { source: file, name: basename(file.path), splices },
+    ],
+  };
+}
+
+/** The data files with their new names, which are given by location. */
+function openDataFiles(
+  names: ReadonlyMap<string, string>,
+  { external, file }: TensorStore,
+): ReadonlyMap<FileSource, string> {
+  const files = new Map<FileSource, string>();
+  const paths = new Set<string>();
+  for (const [location, name] of names) {
+    const source = external.open(location);
+    if (paths.has(source.path)) {
+      throw new CheckpointError(
+        `external data ${quote(location)}: expected a file of its own, found one that another location leads to as well`,
+        { code: 'unsupported', file: file.name },
+      );
+    }
+    paths.add(source.path);
+    files.set(source, name);
+  }
+  return files;
+}
+
+function renameLocations(
+  locations: readonly LocationField[],
+  names: ReadonlyMap<string, string>,
+): readonly Splice[] {
+  return locations.flatMap(({ location, payload: { start, end } }) => {
+    const name = names.get(location) ?? location;
+    if (name === location) return [];
+    return { offset: start, deleted: end - start, content: holdBytes(new TextEncoder().encode(name)) };
+  });
+}
+
+function byOffset(x: Splice, y: Splice): number {
+  return x.offset - y.offset;
 }
 
 /** A matrix product may have its weight on either side. */
@@ -96,7 +194,7 @@ interface Root {
  *
  * @throws CheckpointError `unsupported` naming the tensor, where the graph leaves no place for a value of its own.
  */
-export async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
+async function planSplits(edits: readonly TensorEdit[], model: EditedModel): Promise<Splits> {
   const slots = findSlots(edits, model);
   const wants = new Wants();
   for (const [edit, places] of slots) for (const place of places) await wants.add(place, edit);

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { FreeNames } from '../../../src/formats/baseline/baseline-json.js';
+import { FreeNames } from '../../../src/formats/baseline/make-baseline.js';
 
 test('a name that is taken gets underscores, and from the ninth on a number', () => {
   const names = new FreeNames(['bias']);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { sortCopies } from '../../../src/formats/torch/copies.js';
+import { sortCopies } from '../../../src/formats/torch/state-dict.js';
 
 /** Networks by the path of their keys; those of one letter in front have the same tensors. */
 const sort = (paths: readonly string[], isCopyLoaded = false) =>
