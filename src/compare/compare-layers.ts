@@ -259,7 +259,6 @@ interface ChannelDrift {
 /** A norm layer of both checkpoints, compared; `kind` says how the statistics are known. */
 export type LayerComparison = LiveComparison | RecoveredComparison | FoldedComparison;
 
-/** What is known of every compared layer. */
 interface ComparedPair extends LayerPair {
   /** The name that reports show, by {@link chooseLayerName}. */
   readonly name: string;
@@ -314,7 +313,6 @@ export interface MeasureBounds {
   readonly logStdRatio: { readonly [Name in keyof RmsAndMax]: Bounds<number> };
 }
 
-/** What folding leaves to be told. */
 interface FoldedAway {
   /** Absent where no weight is quantised, and where there is nothing to measure. */
   readonly bounds?: MeasureBounds | undefined;
@@ -373,16 +371,18 @@ export interface LayerOptions {
   readonly keepChannels: boolean;
 }
 
-/** A comparison of norm layers that is still to be done. */
-interface PlannedLayers {
-  /** One for each pair, by the place of its statistics in before's file. */
+/**
+ * Plans to compare pairs of norm layers, their statistics, affine and counts: a work for each, by the place of its
+ * statistics in before's file. Once all are done, `conclude` says what they found, in the order of the pairs, beside what
+ * the learned tensors say.
+ */
+export function planLayerComparisons(
+  pairs: readonly LayerPair[],
+  options: LayerOptions,
+): {
   readonly works: readonly FileWork[];
-  /** What they found, in the order of the pairs, beside what the learned tensors say. Call it once all are done. */
   readonly conclude: (learned: LearnedComparisons) => readonly LiveComparison[];
-}
-
-/** Plans to compare pairs of norm layers: their statistics, affine and counts, measures and statuses. */
-export function planLayerComparisons(pairs: readonly LayerPair[], options: LayerOptions): PlannedLayers {
+} {
   const readings = new Map<LayerPair, LayerReading>();
   return {
     works: pairs.map((pair) => ({
@@ -398,17 +398,13 @@ export function planLayerComparisons(pairs: readonly LayerPair[], options: Layer
         if (reading === undefined) throw new Error(`${pair.before.name} is still to be compared`);
         // What is concluded takes its place in memory.
         readings.delete(pair);
-        return concludeLayers(pair, reading, {
-          feeds: relations.of(pair),
-          rounding: learned.rounding,
-          options,
-        });
+        const { rounding } = learned;
+        return concludeLayers(pair, reading, { feeds: relations.of(pair), rounding, options });
       });
     },
   };
 }
 
-/** What a pair of norm layers stores. */
 interface LayerReading {
   readonly counts: BatchCounts;
   /** Steps of quantisation within which γ and β may be what they were; null where none is quantised, or they may not. */
@@ -436,7 +432,6 @@ async function findAffineStep(before: LayerVector | null, after: LayerVector | n
     : null;
 }
 
-/** What a pair of norm layers is judged by beside its own values. */
 interface LayerContext {
   readonly feeds: Feeds;
   readonly rounding: RoundingEvidence | null;
@@ -449,23 +444,16 @@ function concludeLayers(
   { feeds, rounding, options }: LayerContext,
 ): LiveComparison {
   const affine = compareAffine(before, after, { feeds, steps });
+  const [unread] = (['before', 'after'] as const).flatMap((side) => {
+    const reason = whyUnresolved(pair[side]);
+    return reason === null ? [] : [`in ${side}, ${reason}`];
+  });
   const { epsilon, epsilonFrom } = chooseEpsilon(pair.before, pair.after, options.epsilon);
   const judged: StatisticsVerdict =
     hasStatistics(before) && hasStatistics(after)
       ? judgeStatistics(pair, { before, after }, { counts, affine, feeds, rounding, epsilon, options })
-      : {
-          status: 'unresolved',
-          problem: explainUnresolved(pair),
-          drift: null,
-          isReset: false,
-          cause: null,
-          relativeDifference: 0,
-        };
-  const relativeDifference = Math.max(
-    affine.relativeDifference,
-    feeds.relativeDifference,
-    judged.relativeDifference,
-  );
+      : { status: 'unresolved', problem: unread ?? null, ...UNTOLD };
+  const relativeDifference = Math.max(...[affine, feeds, judged].map((graded) => graded.relativeDifference));
   const isChanged = affine.relation === 'changed' || feeds.relation === 'changed';
   const [one, other] = [pair.before.epsilon, pair.after.epsilon];
   // Every property by its name: each object that is spread into another makes the engine keep a layout of its own.
@@ -498,12 +486,13 @@ function concludeLayers(
   };
 }
 
-/** What the statistics of a pair tell, beside what does not need them. */
 interface StatisticsVerdict
   extends Pick<LiveComparison, 'status' | 'problem' | 'drift' | 'cause' | 'isReset'> {
   /** The largest relative difference of statistics that counted as rounding. */
   readonly relativeDifference: number;
 }
+
+const UNTOLD = { drift: null, isReset: false, cause: null, relativeDifference: 0 } as const;
 
 function judgeStatistics(
   pair: LayerPair,
@@ -596,14 +585,6 @@ export function listChannels(before: Statistics, after: Statistics, epsilon: num
     variance: [...variance.values],
   });
   return { before: list(before), after: list(after), stdRatio: findStdRatios(before, after, epsilon) };
-}
-
-function explainUnresolved(pair: LayerPair): string | null {
-  for (const side of ['before', 'after'] as const) {
-    const reason = whyUnresolved(pair[side]);
-    if (reason !== null) return `in ${side}, ${reason}`;
-  }
-  return null;
 }
 
 /** With whether γ = 1 and β = 0 in every channel of after: what a layer starts with. */

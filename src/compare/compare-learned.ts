@@ -221,7 +221,6 @@ function readAlike({ tensor: before, partner: after }: TensorPair): Reading {
   return { before: { ...before, ...facts, range: one }, after: { ...after, ...facts, range: other } };
 }
 
-/** Pairs by before's names; the pairs by after's. */
 function pairTensors(
   before: Tensors,
   after: Tensors,
@@ -278,13 +277,8 @@ export function isAdapted(
 }
 
 /** Every name of a compared tensor, the shown one first: globs may use any. */
-export function listTensorNames({
-  name,
-  beforeName,
-  afterName,
-  wrappedNames = [],
-}: LearnedComparison): readonly string[] {
-  return [name, beforeName, afterName, ...wrappedNames];
+export function listTensorNames(tensor: LearnedComparison): readonly string[] {
+  return [tensor.name, tensor.beforeName, tensor.afterName, ...(tensor.wrappedNames ?? [])];
 }
 
 /** With what their values say, or what an earlier comparison found. */
@@ -313,7 +307,6 @@ function without(tensors: Tensors, judged: ReadonlySet<string>): Tensors {
   return judged.size === 0 ? tensors : new Map([...tensors].filter(([name]) => !judged.has(name)));
 }
 
-/** A checkpoint as far as pairing feeds needs it. */
 type FedSide = Parameters<typeof findFeedingLinear>[1];
 
 /**

@@ -44,11 +44,7 @@ export interface Declared extends DeclaredFreeze {
   readonly learned: number;
 }
 
-/** One side, as far as its word is asked for. */
-interface Side {
-  readonly declared: DeclaredFreeze;
-  readonly learned: ReadonlyMap<string, unknown>;
-}
+type Side = { readonly declared: DeclaredFreeze; readonly learned: ReadonlyMap<string, unknown> };
 
 /**
  * Whose word counts: after's, which tells how it was trained; before's where after has none. What before says may be
@@ -82,13 +78,11 @@ export function layerDeclarationOf(
 }
 
 /** The mode in which a module of after was saved: true in training; null where the file does not tell. */
-export function trainingModeOf({
-  after: { mode, isFromGraph },
-}: Pick<LayerComparison, 'after'>): boolean | null {
+export function trainingModeOf({ after }: Pick<LayerComparison, 'after'>): boolean | null {
+  const { mode, isFromGraph } = after;
   return isFromGraph || mode === 'unknown' ? null : mode === 'batch';
 }
 
-/** Whether the statistics of a layer are declared to stand still. */
 function isDeclaredFrozen({ affine, evalBy }: DeclaredLayer): boolean {
   return affine?.frozen === true || evalBy !== null;
 }

@@ -22,70 +22,50 @@ import { checkRename, type PrefixEdit, translateName } from './pair-layers.js';
 /** How much a finding weighs. Only errors make a verdict "drifted". */
 export type FindingLevel = 'error' | 'warning' | 'note';
 
-/** What is known of a kind of finding. */
 interface FindingRow {
   /** A headline: what reports put over a list of findings. */
   readonly title: string;
   /** The level that findings have unless whoever makes them says otherwise. */
   readonly level: FindingLevel;
-  /** Whether `--allow` and `--min-shift` may excuse it: what is about drift, not about an unreadable layer. */
-  readonly isAllowable?: boolean;
+  /** Whether it is about a layer that cannot be read or used: `--allow` and `--min-shift` excuse drift alone. */
+  readonly isDefect?: boolean;
   /** `drift` leads a report; of `movement` with what a layer should have moved with, accepted ones are told as drift is. */
   readonly says?: 'drift' | 'movement';
 }
 
 /** In the order of the table in docs/findings. */
 const ROWS = {
-  'frozen-stats-drift': {
-    title: 'Statistics of a frozen layer drifted',
+  'frozen-stats-drift': { title: 'Statistics of a frozen layer drifted', level: 'error', says: 'drift' },
+  'invalid-stats': { title: 'Statistics are NaN, infinite or negative', level: 'error', isDefect: true },
+  'stats-reset': { title: 'Statistics were reset to their initial values', level: 'error', says: 'movement' },
+  'training-mode-graph': {
+    title: 'The graph normalises by batch statistics',
     level: 'error',
-    isAllowable: true,
-    says: 'drift',
+    isDefect: true,
   },
-  'invalid-stats': { title: 'Statistics are NaN, infinite or negative', level: 'error' },
-  'stats-reset': {
-    title: 'Statistics were reset to their initial values',
-    level: 'error',
-    isAllowable: true,
-    says: 'movement',
-  },
-  'training-mode-graph': { title: 'The graph normalises by batch statistics', level: 'error' },
-  'unresolved-stats': { title: 'Statistics cannot be read from the file', level: 'error' },
+  'unresolved-stats': { title: 'Statistics cannot be read from the file', level: 'error', isDefect: true },
   'folded-scale-drift': {
     title: 'A frozen convolution was rescaled per channel by folding',
     level: 'error',
-    isAllowable: true,
     says: 'drift',
   },
-  'folded-bias-drift': {
-    title: 'Only the bias that folding writes moved',
-    level: 'error',
-    isAllowable: true,
-    says: 'drift',
-  },
+  'folded-bias-drift': { title: 'Only the bias that folding writes moved', level: 'error', says: 'drift' },
   'affine-frozen-drift': {
     title: 'Affine frozen, statistics moved with what feeds the layer',
     level: 'warning',
-    isAllowable: true,
     says: 'movement',
   },
   'trained-norm-in-frozen': {
     title: 'The norm layer was trained, what feeds it was frozen',
     level: 'warning',
-    isAllowable: true,
   },
   'batch-stats-while-frozen': {
     title: 'The layer ran in training mode though its statistics stood still',
     level: 'warning',
-    isAllowable: true,
   },
-  'unpaired-layer': { title: 'The layer has no counterpart', level: 'warning', isAllowable: true },
-  'stats-removed': { title: 'The layer has lost its running statistics', level: 'error', isAllowable: true },
-  'epsilon-changed': {
-    title: 'The layer normalises with another epsilon',
-    level: 'error',
-    isAllowable: true,
-  },
+  'unpaired-layer': { title: 'The layer has no counterpart', level: 'warning' },
+  'stats-removed': { title: 'The layer has lost its running statistics', level: 'error' },
+  'epsilon-changed': { title: 'The layer normalises with another epsilon', level: 'error' },
   'frozen-weights-changed': { title: 'A tensor that must be frozen changed', level: 'error' },
   'declared-frozen-changed': { title: 'The file calls tensors frozen that changed', level: 'warning' },
   'initial-stats': { title: 'Statistics were never updated', level: 'note' },
@@ -146,14 +126,12 @@ export interface FindingPolicy {
   readonly minShift: number;
 }
 
-/** What an audit is told about module paths. */
 interface PathOptions {
   readonly frozen?: readonly string[] | undefined;
   readonly allow?: readonly string[] | undefined;
   readonly minShift?: number | undefined;
 }
 
-/** All names of some layers or tensors: a list for each. */
 type Names = readonly (readonly string[])[];
 
 /**
@@ -350,7 +328,6 @@ function describeMove(layer: LayerComparison): string {
   return `the running statistics of ${drift?.channelsMoved ?? channels} of ${channels} channels moved${shift}${cause}`;
 }
 
-/** How the statistics came to move, as the end of a clause. */
 function describeCause(cause: DriftCause, batches: bigint): string {
   switch (cause.kind) {
     case 'training-mode':
@@ -411,9 +388,8 @@ export function allowNamed(
   return isAllowed(names) ? { ...finding, level: 'note', message: `allowed: ${finding.message}` } : finding;
 }
 
-/** A finding that the user's policy accepts stays, as a note that says so. */
 function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy): Finding {
-  if (finding.level === 'note' || FINDINGS[finding.kind].isAllowable !== true) return finding;
+  if (finding.level === 'note' || FINDINGS[finding.kind].isDefect === true) return finding;
   const allowed = allowNamed(finding, listLayerNames(layer), policy);
   const shift = measuresOf(layer)?.outputShift;
   if (allowed !== finding) return allowed;

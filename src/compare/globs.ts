@@ -11,21 +11,17 @@ const FREE_STEPS = 64;
 /** What one glob may take beyond that for all the names that it is held against: half a second. */
 const MAX_STEPS = 50_000_000;
 
-/** Whether a module path is meant by a list of globs. */
-type PathMatcher = (path: string) => boolean;
-
 /**
  * A matcher for globs over module paths with `.` as the separator: `*` is one component, `**` any number. A glob
  * that matches a module means everything below it too, as in a .gitignore: `backbone` covers `backbone.layer1.bn1`.
  *
  * @throws UsageError as {@link Glob}.
  */
-export function matchPaths(globs: readonly string[]): PathMatcher {
+export function matchPaths(globs: readonly string[]): (path: string) => boolean {
   const compiled = globs.map((glob) => new Glob(glob, { separators: './', seesHidden: true }));
   return (path) => globs.some((glob) => isUnder(path, glob)) || compiled.some((glob) => covers(glob, path));
 }
 
-/** Whether a glob matches a path or something above it. */
 function covers(glob: Glob, path: string): boolean {
   let reached = glob.start;
   for (let begin = 0; reached.length > 0; ) {
@@ -65,7 +61,6 @@ export function findIdle(globs: readonly string[], all: readonly (readonly strin
   return globs.filter((glob) => !all.some(matchNames([glob], all)));
 }
 
-/** Something with all names of a layer. */
 type NamedLayer = Parameters<typeof listLayerNames>[0];
 
 /**
@@ -84,14 +79,6 @@ export function matchLayers(
     throw new UsageError(`--layer ${quote(idle)} matches no norm layer of both checkpoints`, hint);
   const isNamed = matchNames(globs, names);
   return (layer) => isNamed(listLayerNames(layer));
-}
-
-/** How a glob's characters are taken. */
-interface GlobSyntax {
-  /** What separates components in the glob. */
-  readonly separators: string;
-  /** Whether wildcards match a dot at the beginning of a component. */
-  readonly seesHidden: boolean;
 }
 
 /** The places in a glob that what was read of a path may have led to. Where there is none, nothing below matches. */
@@ -121,17 +108,21 @@ export class Glob {
   #round = 0;
   #excess = 0;
 
-  constructor(text: string, { separators, seesHidden }: GlobSyntax) {
+  /**
+   * @param separators what separates components in the glob.
+   * @param seesHidden whether wildcards match a dot at the beginning of a component.
+   */
+  constructor(text: string, { separators, seesHidden }: { separators: string; seesHidden: boolean }) {
     if (text === '') throw new UsageError('expected a glob, found an empty one');
     if (text.length > MAX_GLOB_LENGTH)
       throw new UsageError(
         `expected a glob of at most ${MAX_GLOB_LENGTH} characters, found ${text.length}: ${quote(text)}`,
       );
-    const { nodes, end } = new GlobParser(text, separators);
+    const { nodes } = new GlobParser(text, separators);
     this.#text = text;
     this.#seesHidden = seesHidden;
     this.#nodes = nodes;
-    this.#end = end;
+    this.#end = nodes.length - 1;
     this.#seen = new Uint32Array(nodes.length);
     this.start = this.#follow([0]);
   }
@@ -220,11 +211,10 @@ function accepts({ ranges, isNegated = false }: Reading, character: number): boo
   return isNegated;
 }
 
-/** Braces whose end has not been reached. */
 interface OpenBraces {
-  /** The nodes before all alternatives and behind them. */
+  /** The node before all alternatives, and those at the ends of all but the last. */
   readonly begin: number;
-  readonly end: number;
+  readonly ends: number[];
   /** Where in a component they begin, and where the alternatives have left off. */
   readonly position: Position;
   readonly endPositions: Set<Position>;
@@ -236,7 +226,7 @@ type Position = (typeof POSITIONS)[number];
 /** Of alternatives that differ, the first decides. */
 const POSITIONS = ['stars', 'inside', 'start'] as const;
 
-/** Makes the nodes of a glob; the first is where it begins. */
+/** Makes the nodes of a glob, from where it begins to where it ends. */
 class GlobParser {
   readonly nodes: Node[] = [];
   readonly #characters: readonly string[];
@@ -244,17 +234,15 @@ class GlobParser {
   readonly #braces: ReadonlySet<number>;
   readonly #open: OpenBraces[] = [];
   #position: Position = 'start';
-  /** The node that goes before what comes next. */
-  end = this.#add(null);
 
   constructor(glob: string, separators: string) {
     this.#characters = [...spellRanges(glob)];
     this.#separators = separators;
     this.#braces = findBraces(this.#characters);
     for (let index = 0; index < this.#characters.length; ) index = this.#take(index);
+    this.#add(null, []);
   }
 
-  /** Takes what begins at an index, and returns the index behind it. */
   #take(index: number): number {
     const character = this.#characters[index] ?? '';
     if (this.#braces.has(index)) {
@@ -292,11 +280,8 @@ class GlobParser {
   }
 
   #read(reading: Reading): void {
-    const end = this.#add(null);
     // `*.pt` is no more meant for `.pt` than `*` is.
-    const isWild = reading.isWild === true || this.#position === 'stars';
-    this.#lead(this.end, this.#add({ ...reading, isWild }, end));
-    this.end = end;
+    this.#add({ ...reading, isWild: reading.isWild === true || this.#position === 'stars' });
     this.#position = 'inside';
   }
 
@@ -308,48 +293,42 @@ class GlobParser {
     const isSeparated = next !== undefined && this.#separators.includes(next);
     const isWhole = isSeparated || next === undefined || (next !== '{' && this.#braces.has(index));
     const isAnyNumber = index - begin === 2 && this.#position === 'start' && isWhole;
+    const at = this.nodes.length;
     if (!isAnyNumber || !isSeparated) {
-      this.#lead(this.end, this.#add(isAnyNumber ? ALL : ANY, this.end));
+      this.#add(null, [at + 1, at + 2]);
+      this.#add(isAnyNumber ? ALL : ANY, [at]);
       if (this.#position === 'start') this.#position = 'stars';
-    } else {
-      const inside = this.#add(null);
-      const readers = [this.#add(ANY, inside), this.#add(ONE_SEPARATOR, this.end)];
-      this.#lead(this.end, ...readers);
-      this.#lead(inside, ...readers);
-      index++;
+      return index;
     }
-    return index;
+    this.#add(null, [at + 1, at + 2, at + 4]);
+    this.#add(ANY, [at + 3]);
+    this.#add(ONE_SEPARATOR, [at]);
+    // Within a component.
+    this.#add(null, [at + 1, at + 2]);
+    return index + 1;
   }
 
   /** Takes a brace that goes with others, or a comma between them: alternatives are branches, never spelled out. */
   #takeBrace(character: string): void {
-    if (character === '{') {
-      const braces = { begin: this.end, end: this.#add(null), position: this.#position };
-      this.#open.push({ ...braces, endPositions: new Set() });
-    }
+    const node = this.#add(null, character === ',' ? [] : [this.nodes.length + 1]);
+    if (character === '{')
+      this.#open.push({ begin: node, ends: [], position: this.#position, endPositions: new Set() });
     const open = this.#open.at(-1);
-    if (open === undefined) return;
-    if (character !== '{') {
-      this.#lead(this.end, open.end);
-      open.endPositions.add(this.#position);
-    }
-    if (character === '}') {
-      this.#open.pop();
-      this.end = open.end;
-      this.#position = POSITIONS.find((position) => open.endPositions.has(position)) ?? 'inside';
-    } else {
-      this.#lead(open.begin, this.#add(null));
-      this.end = this.nodes.length - 1;
+    if (open === undefined || character === '{') return;
+    open.endPositions.add(this.#position);
+    if (character === ',') {
+      open.ends.push(node);
+      this.nodes[open.begin]?.next.push(node + 1);
       this.#position = open.position;
+    } else {
+      for (const end of open.ends) this.nodes[end]?.next.push(node);
+      this.#open.pop();
+      this.#position = POSITIONS.find((position) => open.endPositions.has(position)) ?? 'inside';
     }
   }
 
-  #add(reading: Reading | null, ...next: number[]): number {
+  #add(reading: Reading | null, next: number[] = [this.nodes.length + 1]): number {
     return this.nodes.push({ reading, next }) - 1;
-  }
-
-  #lead(from: number, ...to: readonly number[]): void {
-    this.nodes[from]?.next.push(...to);
   }
 }
 

@@ -507,7 +507,6 @@ function findOpenTensors(
   return open;
 }
 
-/** Learned tensors and those of after to which their names lead. */
 function pairByName(
   { learned }: ValuedSide,
   after: ValuedSide,
@@ -586,7 +585,6 @@ function explainUnpaired(
   return `nearest is ${quote(name)}, which ${why}`;
 }
 
-/** How many characters two names end with in common. */
 function countCommonEnd(one: string, other: string): number {
   let count = 0;
   const most = Math.min(one.length, other.length, MAX_RANKED);

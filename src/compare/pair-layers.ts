@@ -499,7 +499,6 @@ export function renameByGlob(
   return names;
 }
 
-/** What wildcards match, each as a list of components. */
 type Captured = readonly (readonly string[])[];
 
 /**

@@ -118,7 +118,6 @@ export async function findCommonStep(before: Tensor, after: Tensor): Promise<num
   return mayBeOne ? bounds.steps.reduce((most, step) => (step < 1 ? Math.max(most, step) : most), 0) : null;
 }
 
-/** Bounds of the factors of all channels, narrowed weight by weight. */
 class FactorFit {
   readonly #grid: ChannelGrid;
   readonly #buffers: WeightBuffers;

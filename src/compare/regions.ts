@@ -60,7 +60,7 @@ export function findRegions(
   collectUniform(root, regions);
   for (const { name, status } of layers) {
     // No two regions have a module in common.
-    const region = listKnownNodes(root, name)
+    const region = listNodes(root, name, false)
       .map((node) => regions.get(node))
       .find((one) => one !== undefined);
     if (region === undefined) continue;
@@ -70,31 +70,20 @@ export function findRegions(
   return [...regions.values()];
 }
 
-/** A region whose norm layers are being counted. */
 interface CountedRegion extends Region {
   layers: number;
   drifted: number;
 }
 
-/** The nodes on the way to a name, as far as there are any. */
-function listKnownNodes(root: Node, name: string): readonly Node[] {
+/** The nodes on the way to a name: made where they are missing, or as far as there are any. */
+function listNodes(root: Node, name: string, areMade = true): readonly Node[] {
   const nodes = [root];
   for (const component of componentsOf(name)) {
-    const child = nodes.at(-1)?.children.get(component);
+    const { children, path } = nodes.at(-1) ?? root;
+    const make = () => makeNode(joinPath(path, component));
+    const child = areMade ? getOrMake(children, component, make) : children.get(component);
     if (child === undefined) break;
     nodes.push(child);
-  }
-  return nodes;
-}
-
-/** The nodes on the way to a name, made where they are missing. */
-function listNodes(root: Node, name: string): readonly Node[] {
-  const nodes = [root];
-  let node = root;
-  for (const component of componentsOf(name)) {
-    const { children, path } = node;
-    node = getOrMake(children, component, () => makeNode(joinPath(path, component)));
-    nodes.push(node);
   }
   return nodes;
 }

@@ -10,6 +10,7 @@ import {
   significandBitsOf,
   type Values,
 } from '../checkpoint/dtype.js';
+import { getOrMake } from '../norm/naming.js';
 
 /**
  * What was done to a model that was meant to stay, where rounding tells: stored in a narrower type and widened again,
@@ -129,13 +130,11 @@ class DifferenceSums {
   relatives = 0;
   relativeSquares = 0;
 
-  /** Takes in another tensor's sums. */
   join(other: DifferenceSums): void {
     for (const key of SUM_KEYS) this[key] += other[key];
     for (const key of MAX_KEYS) this[key] = Math.max(this[key], other[key]);
   }
 
-  /** Looks closely at one changed value. */
   addClosely(value: number, difference: number): void {
     const relative = difference / value;
     const [x, y] = [Math.log2(Math.abs(value)), Math.log2(Math.abs(difference))];
@@ -348,10 +347,9 @@ export class RoundingJudge {
     if (before === 0 || after === 0) return;
     this.sums.addClosely(before, after - before);
     const exponent = Math.floor(Math.log2(Math.abs(after)));
-    const entry = this.#zeroBits.get(exponent) ?? { count: 0, bits: 0 };
+    const entry = getOrMake(this.#zeroBits, exponent, () => ({ count: 0, bits: 0 }));
     entry.count++;
-    entry.bits += trailingZeroBits(after, exponent - significandBitsOf(this.#types[1]));
-    this.#zeroBits.set(exponent, entry);
+    entry.bits += Math.max(0, significandBitsOf(this.#types[1]) - significantBitsOf(after));
   }
 
   /** Whether what was seen so far leaves a chance; only large tensors are worth the question. */
@@ -440,7 +438,6 @@ export function relativeDifferenceOf(before: number, after: number): number {
   return before === after ? 0 : Math.abs(after - before) / Math.abs(before);
 }
 
-/** A vector of one value per channel, and the type that it is stored in. */
 interface Vector {
   readonly values: Float64Array;
   readonly dtype: DType;
@@ -487,11 +484,8 @@ function narrowestOf(values: Values, stored: DType): DType {
     (type) => type !== stored && holdsAllOf(stored, type) && isWithin(values, type),
   );
   const seen = new Set<number>();
-  const isRound = (value: number) =>
-    (Math.abs(value) / 2 ** (Math.floor(Math.log2(Math.abs(value))) - MAX_ROUND_BITS)) % 1 === 0;
   const isTelling = (value: number) =>
-    (value !== 0 && Number.isFinite(value) && !isRound(value)) ||
-    seen.add(Math.abs(value)).size >= MIN_DISTINCT;
+    significantBitsOf(value) > MAX_ROUND_BITS || seen.add(Math.abs(value)).size >= MIN_DISTINCT;
   return narrow !== undefined && values.some(isTelling) ? narrow : stored;
 }
 
@@ -533,7 +527,6 @@ function chooseRounding(type: DType): (value: number) => number {
   };
 }
 
-/** How values of two types relate. */
 interface TypeRelation {
   /** Whether the value of the narrower type is the other, rounded; ties either way may be missed. */
   readonly areRounded: (x: number, y: number) => boolean;
@@ -595,10 +588,13 @@ function findLargestRelative(before: Values, after: Values, known: number, allow
   return largest;
 }
 
-/** Zero bits at the end of a number's significand. */
-function trailingZeroBits(value: number, lowestExponent: number): number {
+/** Bits of a number's significand behind the first, without the zeros at its end: 0 of 4, 1 of 1.5, 3 of 0.5625. */
+export function significantBitsOf(value: number): number {
+  const size = Math.abs(value);
+  if (size === 0 || !Number.isFinite(size)) return 0;
+  let rest = size / 2 ** Math.floor(Math.log2(size));
   let bits = 0;
-  for (let digits = Math.abs(value) / 2 ** lowestExponent; digits % 2 === 0 && bits < 52; digits /= 2) bits++;
+  for (; !Number.isInteger(rest) && bits < 52; bits++) rest *= 2;
   return bits;
 }
 

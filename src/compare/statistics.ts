@@ -58,7 +58,6 @@ export function haveEqualValues(left: ChannelVector, right: ChannelVector): bool
 // A run sees each channel once, so much of these loops runs before the engine has compiled them. It compiles plain loops
 // over few arrays sooner than callbacks and small objects for each value.
 
-/** What moved, and the largest relative difference among what did not. */
 interface MovedChannels {
   readonly moved: readonly boolean[];
   /** Of the channels that count as unmoved; 0 where they are equal up to storage rounding. */
@@ -176,7 +175,6 @@ export function areInitial({ mean, variance }: Statistics): boolean {
   );
 }
 
-/** What drift is measured by beside the statistics. */
 interface MeasureOptions {
   readonly moved: readonly boolean[];
   /** Channels that nothing is known of, which no measure counts. */

@@ -26,7 +26,6 @@ export const LAYER_STATUSES: readonly LayerStatus[] = [
 /** How learned tensors of before relate to those of after; `none` where there are none to compare. */
 export type Relation = 'equal' | 'changed' | 'none';
 
-/** What the status of a layer with valid statistics follows from. */
 interface StatusEvidence {
   readonly relation: Relation;
   /** Whether the affine is merely γ = 1, β = 0, which says nothing about freezing. */

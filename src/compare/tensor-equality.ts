@@ -22,7 +22,7 @@ import { runInFileOrder } from '../io/byte-source.js';
 import { addTo } from '../norm/naming.js';
 import { provesChange, readSample } from './projected-scales.js';
 import { areBoundable, findCommonStep } from './quantised-weights.js';
-import { RoundingJudge, type RoundingVerdict } from './rounding.js';
+import { RoundingJudge, type RoundingVerdict, significantBitsOf } from './rounding.js';
 
 /**
  * How two tensors compare. `exact`: they hold the same values, up to storage rounding. `incomparable`: a type cannot be
@@ -288,7 +288,6 @@ const MAX_JUDGED = 20_000;
 /** How far rounding moves the sum of all values, relative to it: that to 8 bits moves each by at most 2⁻⁴. */
 const NEAR = 2 ** -4;
 
-/** A tensor with its sampled values. */
 interface Sample {
   readonly tensor: Tensor;
   readonly values: Values;
@@ -339,7 +338,10 @@ function isMatrix({ shape }: Tensor): boolean {
 async function takeSamples(tensors: readonly Tensor[], isSpread: boolean): Promise<readonly Sample[]> {
   const samples: Sample[] = [];
   const take = async (tensor: Tensor) => {
-    const bytes = await (isSpread ? readSample(tensor) : readMiddle(tensor));
+    const count = Math.min(tensor.elementCount, RUN_LENGTH);
+    const middle = new Uint8Array((count * bitsOf(tensor.dtype)) / 8);
+    const start = Math.floor((tensor.elementCount - count) / 2);
+    const bytes = await (isSpread ? readSample(tensor) : readElements(tensor, middle, { start, count }));
     if (bytes !== null) samples.push(describeSample(tensor, bytes));
   };
   const readable = tensors.filter(({ dtype, elementCount }) => isDecodable(dtype) && elementCount > 0);
@@ -349,12 +351,6 @@ async function takeSamples(tensors: readonly Tensor[], isSpread: boolean): Promi
   }));
   await runInFileOrder(works);
   return samples;
-}
-
-function readMiddle(tensor: Tensor): Promise<Uint8Array> {
-  const count = Math.min(tensor.elementCount, RUN_LENGTH);
-  const start = Math.floor((tensor.elementCount - count) / 2);
-  return readElements(tensor, new Uint8Array((count * bitsOf(tensor.dtype)) / 8), { start, count });
 }
 
 function describeSample(tensor: Tensor, bytes: Uint8Array): Sample {
@@ -381,18 +377,6 @@ function countBits(values: Float64Array): number {
     seen.add(size);
     bits += significantBitsOf(size);
     if (bits >= TELLING_BITS) break;
-  }
-  return bits;
-}
-
-/** Bits of a number's significand behind the first, without the zeros at its end: 0 of 4, 1 of 1.5, 3 of 0.5625. */
-function significantBitsOf(size: number): number {
-  if (size === 0 || !Number.isFinite(size)) return 0;
-  let rest = size / 2 ** Math.floor(Math.log2(size));
-  let bits = 0;
-  while (!Number.isInteger(rest) && bits < 52) {
-    rest *= 2;
-    bits++;
   }
   return bits;
 }

@@ -14,13 +14,7 @@ import {
   refuseWithoutLayers,
   whyUnresolved,
 } from '../norm/norm-layer.js';
-import {
-  type EpsilonFrom,
-  type LayerComparison,
-  readBatchCount,
-  readStoredLayer,
-  type StoredLayer,
-} from './compare-layers.js';
+import { type EpsilonFrom, type LayerComparison, readBatchCount, readStoredLayer } from './compare-layers.js';
 import type { LearnedComparisons } from './compare-learned.js';
 import {
   allowNamed,
@@ -66,6 +60,8 @@ export async function examineLayer(
   const summary = statistics === null ? null : summarizeStatistics(statistics);
   const invalid = statistics === null ? null : findInvalidValue(statistics);
   const count = await readBatchCount(layer);
+  const describeAverage = (average: number) =>
+    `its batch count is an average, ${Number(average.toPrecision(6))}: the file holds a mean of checkpoints, or of a model over time`;
   const findings: Finding[] = [];
   const find = (kind: FindingKind, message: string, level?: FindingLevel) =>
     findings.push(makeFinding(kind, layer.name, message, level));
@@ -80,7 +76,15 @@ export async function examineLayer(
     epsilonFrom: epsilon !== undefined ? 'option' : layer.epsilon === null ? 'default' : 'graph',
     batches: typeof count === 'bigint' ? count : null,
     summary,
-    perChannel: keepChannels && statistics !== null ? listValues(statistics) : null,
+    perChannel:
+      keepChannels && statistics !== null
+        ? {
+            mean: [...statistics.mean.values],
+            variance: [...statistics.variance.values],
+            gamma: statistics.gamma && [...statistics.gamma.values],
+            beta: statistics.beta && [...statistics.beta.values],
+          }
+        : null,
     findings,
   };
 }
@@ -89,10 +93,6 @@ const TRAINING_MODE_MESSAGE =
   'the node runs in training mode: it normalises by batch statistics wherever it is deployed';
 
 const INITIAL_MESSAGE = 'every channel still has mean 0 and variance 1: the statistics were never updated';
-
-function describeAverage(count: number): string {
-  return `its batch count is an average, ${Number(count.toPrecision(6))}: the file holds a mean of checkpoints, or of a model over time`;
-}
 
 /**
  * What is wrong with a layer of after by itself, whatever before holds.
@@ -109,15 +109,6 @@ export async function findFaults(layer: NormLayer, why: string): Promise<readonl
   );
 }
 
-function listValues({ mean, variance, gamma, beta }: StoredLayer): ChannelValues {
-  return {
-    mean: [...mean.values],
-    variance: [...variance.values],
-    gamma: gamma && [...gamma.values],
-    beta: beta && [...beta.values],
-  };
-}
-
 /** Layers that were not audited: no pair was made of them. */
 export interface UnpairedLayers {
   /** Layers that both checkpoints have under one name, with another number of channels or folded into something else. */
@@ -130,7 +121,6 @@ export interface UnpairedLayers {
   readonly nearest: ReadonlyMap<NormLayer, string>;
 }
 
-/** What layers without a partner are looked for in. */
 type AfterSide = Pick<LayersAndLearned, 'learned'> & { readonly checkpoint: Checkpoint };
 
 /** Tells why layers have no partner, by the names that before's have in after. */
@@ -266,7 +256,6 @@ export function describeWidths({ unlike }: UnpairedLayers): string {
   return `channels of layers with one name differ: ${listFirst(widths, MAX_NAMED_WIDTHS)}`;
 }
 
-/** What an audit found of both checkpoints. */
 interface Pair {
   readonly layers: readonly LayerComparison[];
   readonly learned: LearnedComparisons;

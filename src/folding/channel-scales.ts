@@ -82,10 +82,13 @@ export async function compareChannelScales(
   if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
     return compareProjectedScales(before, after, layout);
   }
-  return withBuffers(async (buffers) => {
+  const buffers = idle.pop() ?? new WeightBuffers(BUFFER_BYTES);
+  try {
     const compared = await fitScales([before, after], grid, buffers);
-    return compared.kind === 'changed' ? fitRoundedScales([before, after], grid, buffers) : compared;
-  });
+    return compared.kind === 'changed' ? await fitRoundedScales([before, after], grid, buffers) : compared;
+  } finally {
+    idle.push(buffers);
+  }
 }
 
 async function fitScales(
@@ -94,13 +97,13 @@ async function fitScales(
   buffers: WeightBuffers,
 ): Promise<ScaleComparison> {
   const areFloat32 = IS_LITTLE_ENDIAN && [before, after].every(({ dtype }) => dtype === 'F32');
-  const fit = new ScaleFit(grid, toleranceFor(before, after), areFloat32 ? buffers : null);
+  const fit = new ScaleFit(grid, [before, after], areFloat32 ? buffers : null);
   const reader = new BlockReader([before, after], grid, buffers);
   const isProportional = reader.holdsWholeChannels
     ? await reader.everyBlock((block) => fit.fitAndCheck(block))
     : (await reader.everyBlock((block) => fit.add(block))) &&
       (await reader.everyBlock((block) => fit.check(block)));
-  return isProportional ? fit.conclude(before, after) : { kind: 'changed' };
+  return isProportional ? fit.conclude() : { kind: 'changed' };
 }
 
 /** As {@link fitScales}, for weights that were averaged. */
@@ -110,9 +113,8 @@ async function fitRoundedScales(
   buffers: WeightBuffers,
 ): Promise<ScaleComparison> {
   const reader = new BlockReader([before, after], grid, buffers);
-  const tolerance = toleranceFor(before, after);
-  const fit = new ScaleFit(grid, tolerance, null);
-  const judge = new RoundingJudge(after.dtype, after.dtype, { floor: tolerance.relative });
+  const fit = new ScaleFit(grid, [before, after], null);
+  const judge = new RoundingJudge(after.dtype, after.dtype, { floor: scaleToleranceOf(before, after) });
   if (!reader.holdsWholeChannels) await reader.everyBlock((block) => fit.add(block));
   const isPossible = await reader.everyBlock((block) => {
     if (reader.holdsWholeChannels) fit.addMedians(block);
@@ -120,7 +122,7 @@ async function fitRoundedScales(
   });
   if (!isPossible) return { kind: 'changed' };
   const rounding = judge.conclude();
-  const fitted = fit.conclude(before, after);
+  const fitted = fit.conclude();
   if (rounding.kind !== 'changed' && fitted.kind === 'not-finite') return fitted;
   if (rounding.kind === 'changed' || fitted.kind !== 'proportional') return { kind: 'changed' };
   const uncertainty = Math.max(fitted.uncertainty, roundingUncertainty(rounding));
@@ -128,18 +130,8 @@ async function fitRoundedScales(
   return rounding.kind === 'short' ? { kind: 'short', fitted: averaged } : averaged;
 }
 
-/** Buffers that are not lent at the moment. */
+/** Buffers that no comparison uses at the moment. */
 const idle: WeightBuffers[] = [];
-
-/** Lends buffers to one comparison at a time. */
-async function withBuffers<T>(use: (buffers: WeightBuffers) => Promise<T>): Promise<T> {
-  const buffers = idle.pop() ?? new WeightBuffers(BUFFER_BYTES);
-  try {
-    return await use(buffers);
-  } finally {
-    idle.push(buffers);
-  }
-}
 
 /** The same elements of both tensors. `start` counts elements of the whole tensor. */
 interface Block {
@@ -188,26 +180,13 @@ class BlockReader {
   }
 }
 
-interface Tolerance {
-  /** Of the scaled value. */
-  readonly relative: number;
-  /** Of subnormal values: the distance between neighbouring ones, on either side. */
-  readonly before: number;
-  readonly after: number;
-}
-
-function toleranceFor(before: Tensor, after: Tensor): Tolerance {
-  return {
-    relative: scaleToleranceOf(before, after),
-    before: quantumOf(before.dtype),
-    after: quantumOf(after.dtype),
-  };
-}
-
 /** Sums, scales and counts per channel. */
 class ScaleFit {
   readonly #grid: ChannelGrid;
-  readonly #tolerance: Tolerance;
+  readonly #before: Tensor;
+  readonly #after: Tensor;
+  /** How far apart two weights may be, of the scaled value. */
+  readonly #relative: number;
   readonly #products: Float64Array;
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
@@ -220,9 +199,11 @@ class ScaleFit {
   /** What blocks of float32 weights are read to; null for other types. */
   readonly #buffers: WeightBuffers | null;
 
-  constructor(grid: ChannelGrid, tolerance: Tolerance, buffers: WeightBuffers | null) {
+  constructor(grid: ChannelGrid, [before, after]: readonly [Tensor, Tensor], buffers: WeightBuffers | null) {
     this.#grid = grid;
-    this.#tolerance = tolerance;
+    this.#before = before;
+    this.#after = after;
+    this.#relative = scaleToleranceOf(before, after);
     this.#buffers = buffers;
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
@@ -236,7 +217,6 @@ class ScaleFit {
     );
   }
 
-  /** Adds a block's weights to their channels' sums. */
   add(block: Block): boolean {
     return this.#everyRun(block, (run) => this.#addRun(block, run));
   }
@@ -286,7 +266,7 @@ class ScaleFit {
     return [scaled, kept];
   }
 
-  conclude(before: Tensor, after: Tensor): ScaleComparison {
+  conclude(): ScaleComparison {
     const notFinite = [...this.#notFinite.values()];
     const first = notFinite.find(({ side }) => side === 'after') ?? notFinite[0];
     if (first !== undefined) return { ...first, isSame: notFinite.every(({ isSame }) => isSame) };
@@ -298,7 +278,8 @@ class ScaleFit {
       scales[channel] = this.#scaleOf(channel);
       weightsPerChannel = Math.min(weightsPerChannel, count);
     }
-    const uncertainty = (roundoffOf(before) + roundoffOf(after)) / Math.sqrt(weightsPerChannel);
+    const roundoff = roundoffOf(this.#before) + roundoffOf(this.#after);
+    const uncertainty = roundoff / Math.sqrt(weightsPerChannel);
     const isUsed = Number.isFinite(weightsPerChannel);
     return {
       kind: 'proportional',
@@ -344,7 +325,6 @@ class ScaleFit {
     return true;
   }
 
-  /** Adds the sums of a run, and so many weights, to those of its channel. */
   #keepSums(channel: number, count: number): void {
     this.#products[channel] = (this.#products[channel] ?? 0) + (this.#sums[0] ?? 0);
     this.#squares[channel] = (this.#squares[channel] ?? 0) + (this.#sums[1] ?? 0);
@@ -376,18 +356,13 @@ class ScaleFit {
   /** What a run is held against, with a share of the relative tolerance. */
   #multipleOf({ from, to }: Span, scale: number, share: number): Multiple {
     const magnitude = Math.abs(scale);
-    const { relative, before, after } = this.#tolerance;
-    return {
-      from,
-      to,
-      scale,
-      relative: share * relative * magnitude,
-      absolute: after + magnitude * before,
-    };
+    const relative = share * this.#relative * magnitude;
+    // Of subnormal values: the distance between neighbouring ones, on either side.
+    const absolute = quantumOf(this.#after.dtype) + magnitude * quantumOf(this.#before.dtype);
+    return { from, to, scale, relative, absolute };
   }
 }
 
-/** Elements of one channel in a block. */
 interface Run extends Span {
   readonly channel: number;
 }
@@ -435,24 +410,23 @@ export async function compareQuantisedScales(
 }
 
 function toScales({ low, high, steps, witnesses }: FactorBounds, isLoose: boolean): ProportionalScales {
+  const differences = low.map((least, channel) => (high[channel] as number) - least);
+  // NaN where nothing bounds the scale: as of a channel of zeros, any would do.
+  const middle = (difference: number, channel: number) =>
+    Number.isFinite(difference) ? ((low[channel] as number) + (high[channel] as number)) / 2 : Number.NaN;
   return {
     kind: 'proportional',
-    scales: low.map((least, channel) => middle(least, high[channel] as number)),
+    scales: differences.map(middle),
     weightsPerChannel: 1 + witnesses / low.length,
     uncertainty: 0,
     rounding: null,
     blur: {
-      widths: low.map((least, channel) => ((high[channel] as number) - least) / 2),
+      widths: differences.map((difference) => difference / 2),
       steps,
       isLoose,
       witnesses,
     },
   };
-}
-
-/** NaN where nothing bounds the scale: as of a channel of zeros, any would do. */
-function middle(low: number, high: number): number {
-  return Number.isFinite(high - low) ? (low + high) / 2 : Number.NaN;
 }
 
 /** Intervals wider than this part of their scale to either side say too little: drift is seldom much larger. */

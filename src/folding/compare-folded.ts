@@ -49,7 +49,6 @@ export interface FoldedResults extends Omit<Pairing, 'pairs'>, JudgedTensors {
   readonly remarks: readonly string[];
 }
 
-/** A candidate with the live norm layer behind it, where there is one. */
 interface Candidate extends LinearCandidate {
   readonly layer: NormLayer | null;
   readonly checkpoint: Checkpoint;
@@ -286,7 +285,6 @@ function findEdits(
   return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
 }
 
-/** Two convolutions that may hide a norm layer. */
 interface Suspect extends LinearPair<Candidate> {
   readonly proof: Proof;
 }

@@ -97,7 +97,6 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
   };
 }
 
-/** A status, and what is wrong with a layer that is invalid or unresolved. */
 type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
 
 const LOCKED: Verdict = { status: 'locked', problem: null };
@@ -135,7 +134,6 @@ function noteHiddenChannels<Layer extends RecoveredComparison | FoldedComparison
   return { ...layer, channelsHidden: hidden, after: addNote(after, note) };
 }
 
-/** What of a bias is no finite number; null where all are. */
 function findInvalidBias(bias: ChannelVector | null): string | null {
   const channel = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
   return channel < 0 ? null : `the folded bias of channel ${channel} is ${bias?.values[channel]}: not finite`;
@@ -156,7 +154,6 @@ function judgeNotFinite({ channel, value }: NotFinite, side: 'before' | 'after')
  */
 export type Proof = 'nothing' | 'moved' | 'rescaled';
 
-/** Two convolutions that may each have swallowed the same norm layer. */
 interface FoldedPair {
   readonly before: LinearLayer;
   readonly after: LinearLayer;
@@ -246,7 +243,6 @@ function countHidden(compared: ProportionalScales, isTold: boolean): number {
   return channels.filter(isHidden).length;
 }
 
-/** What factors between output channels tell. */
 interface FactorJudgement {
   readonly verdict: Verdict;
   /** Whether they show by themselves that a norm layer was folded in. */
@@ -419,15 +415,21 @@ export async function judgeRecoveredPair(
   if (unread !== null) return conclude(unresolved(unread));
   const invalidBias = foldedSide === 'after' ? findInvalidBias(await readOptional(folded.bias)) : null;
   if (invalidBias !== null) return conclude(invalid(invalidBias));
-  const invalidAfter =
-    foldedSide === 'before' && compared.kind !== 'proportional'
-      ? findInvalidValue(await readStoredLayer(layer))
-      : null;
-  if (invalidAfter !== null)
-    return conclude(invalid(invalidAfter), compared.kind === 'changed' ? 'changed' : 'incomparable');
+  if (foldedSide === 'before' && compared.kind !== 'proportional') {
+    const invalidAfter = findInvalidValue(await readStoredLayer(layer));
+    if (invalidAfter !== null)
+      return conclude(invalid(invalidAfter), compared.kind === 'changed' ? 'changed' : 'incomparable');
+  }
   switch (compared.kind) {
-    case 'not-finite':
-      return conclude(judgeNotFiniteSide(pair, compared), 'changed');
+    case 'not-finite': {
+      // Its `before` is the unfolded side, whichever checkpoint that is.
+      const { side, channel, value } = compared;
+      const problem = `in ${foldedSide === 'after' ? 'before' : 'after'}, the weight of channel ${channel} of its convolution is ${value}: not finite`;
+      return conclude(
+        side === 'after' ? judgeNotFinite(compared, foldedSide) : unresolved(problem),
+        'changed',
+      );
+    }
     case 'incomparable':
       return conclude(
         unresolved(
@@ -443,16 +445,6 @@ export async function judgeRecoveredPair(
     default:
       return failUnreachable(compared);
   }
-}
-
-/** @param notFinite `before` is the unfolded side, whichever checkpoint that is. */
-function judgeNotFiniteSide({ foldedSide }: RecoveredPair, notFinite: NotFinite): Verdict {
-  if (notFinite.side === 'after') return judgeNotFinite(notFinite, foldedSide);
-  const { channel, value } = notFinite;
-  const liveSide = foldedSide === 'after' ? 'before' : 'after';
-  return unresolved(
-    `in ${liveSide}, the weight of channel ${channel} of its convolution is ${value}: not finite`,
-  );
 }
 
 /**

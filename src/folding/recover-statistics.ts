@@ -139,7 +139,6 @@ export interface SolvedChannel {
   readonly hasVanished: boolean;
 }
 
-/** What a layer is solved with. */
 interface FoldingFacts {
   readonly compared: ProportionalScales;
   readonly epsilon: number;

@@ -315,7 +315,6 @@ function readFlags(learned: ReadonlyMap<string, Tensor>): {
   return { flags: new Map(), mute: [reason] };
 }
 
-/** What an optimizer does with a parameter; null where it does not tell. */
 type Fate = 'lr-0' | 'no-optimizer-state' | 'optimizer-state' | null;
 
 function readOptimizers(
@@ -404,9 +403,10 @@ function listParameters(learned: ReadonlyMap<string, Tensor>): {
  * What an optimizer does with its parameters. A learning rate of 0 freezes a group that started from it: schedules end
  * at 0, and so do all groups at once. Absent state tells once any parameter was stepped.
  */
-function chooseFates({
-  groups,
-}: OptimizerDeclaration): (parameter: OptimizerParameter, group: number) => Fate {
+function chooseFates(
+  optimizer: OptimizerDeclaration,
+): (parameter: OptimizerParameter, group: number) => Fate {
+  const { groups } = optimizer;
   const isAnyLearning = groups.some(({ learningRate }) => learningRate !== 0);
   const hasStepped = groups.some(({ parameters }) => parameters.some(({ hasState }) => hasState));
   const isStill = ({ learningRate, initialLearningRate }: OptimizerGroup) =>
@@ -424,7 +424,6 @@ function chooseFates({
 /** Modules in each other: real paths have up to ten components. */
 const MAX_COMPONENTS = 16;
 
-/** Whether a name lies under a module whose path is among these. */
 function isBelow(name: string, paths: ReadonlySet<string>): boolean {
   const bare = withoutWrappers(name);
   if (paths.has('') || paths.has(bare)) return true;

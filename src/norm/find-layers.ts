@@ -43,7 +43,6 @@ interface FoundLayer extends Omit<NormLayer, 'gamma' | 'beta' | 'batchCount'> {
   readonly batchCount: Tensor | null;
 }
 
-/** The layers that were found, and the learned tensors by dotted name. */
 interface Found {
   readonly layers: readonly FoundLayer[];
   readonly learned: ReadonlyMap<string, Tensor>;
@@ -133,7 +132,6 @@ export function findGraphLayers(checkpoint: Checkpoint, graph: Graph): Found {
   return { layers, learned: findLearnedTensors(checkpoint, layers) };
 }
 
-/** What a graph tells of a layer's name. */
 type Naming = Pick<NormLayer, 'name' | 'wrappedName' | 'isNamed'>;
 
 function describeNode(node: NormNode, naming: Naming, checkpoint: Checkpoint): FoundLayer {
@@ -340,7 +338,6 @@ function isObservationNormaliser(
   );
 }
 
-/** The rest of a name behind a dot. */
 function withoutDot(rest: string): string {
   return rest.startsWith('.') ? rest.slice(1) : rest;
 }

@@ -162,7 +162,6 @@ export function hasWrappers(name: string): boolean {
   return (name.includes('mod') || name.includes('base_layer.')) && name.search(WRAPPERS) >= 0;
 }
 
-/** The paths of the wrappers in a dotted name. */
 function listWrappers(name: string): readonly string[] {
   const wrappers = [...name.matchAll(WRAPPERS)].slice(0, MAX_WRAPPERS);
   return wrappers.map(({ 0: wrapper, index }) => pathOf(name, index, wrapper));
@@ -270,7 +269,6 @@ export function standsBesideAdapter(nameInFile: string): boolean {
 /** What the names of a checkpoint are read from. */
 export type NameSource = Pick<Checkpoint, 'tensors' | 'graph'>;
 
-/** How the names of a checkpoint are read. */
 interface Reading {
   /** Whether its names are flat, as those of MXNet and Caffe2 are. */
   readonly isFlat: boolean;

@@ -27,13 +27,12 @@ interface NamedFeed {
  * always have as many inputs too, what the other series of the place tell decides, then those of the file.
  */
 function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, NamedFeed> {
-  const index = makeFeederIndex();
   const named = layers.map((each): NamedLayer => {
     const path = pathBelow(each.scope, each.place);
     return { ...each, kind: kindOf(each.scope), depth: path.length, ...nameSeries(path) };
   });
   const series = [...groupBy(named, ({ kind, depth, stem }) => `${kind} ${depth} ${stem}`).values()].map(
-    (members) => judgeSeries(members, index),
+    (members) => judgeSeries(members),
   );
   const isAfterAlways = areAfter(series);
   const feeds = new Map<NamedNorm, NamedFeed>();
@@ -45,7 +44,7 @@ function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, 
         // A name without a number says little where there is more than one feeder.
         const isTelling = member.key !== '' || member.scope.feederCount === 1;
         const isCertain = order === 'after' || (isTelling && isAfterHere);
-        const feed = { ...findFeed(member, stems, index), isCertain };
+        const feed = { ...findFeed(member, stems), isCertain };
         if (feed.feeders.length > 0) feeds.set(member.layer, feed);
       }
     }
@@ -53,7 +52,6 @@ function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, 
   return feeds;
 }
 
-/** A norm layer by its name below its scope. */
 interface NamedLayer extends ScopedLayer {
   /** The kind of its scope: `layer#.#`. */
   readonly kind: string;
@@ -79,12 +77,12 @@ function areAfter(series: readonly Series[]): boolean {
   return series.some(({ order }) => order === 'after') && series.every(({ order }) => order !== 'before');
 }
 
-function judgeSeries(members: readonly NamedLayer[], index: FeederIndex): Series {
+function judgeSeries(members: readonly NamedLayer[]): Series {
   const [first] = members;
   const { kind = '', stem = '', key = '' } = first ?? {};
   const unknown: Series = { members, kind, stems: new Set(), order: 'unknown' };
   if (key === '' && !NORM_WORD.test(stem)) return unknown;
-  const pairs = pairByNumber(members, index);
+  const pairs = pairByNumber(members);
   const listStems = (test: typeof gives) =>
     [...pairs].filter(([, all]) =>
       all.every(({ layer, feeders }) => feeders.some((one) => passes(one, test, layer.channels))),
@@ -93,13 +91,13 @@ function judgeSeries(members: readonly NamedLayer[], index: FeederIndex): Series
   if (giving.length === 0) return { ...unknown, order: taking.size > 0 ? 'before' : 'unknown' };
   const stems = chooseByName(stem, giving);
   if (key === '' && stems.size > 1) return unknown;
-  const mayTake = [...stems].some((name) => taking.has(name)) && !isListWithLast(members, stems, index);
+  const mayTake = [...stems].some((name) => taking.has(name)) && !isListWithLast(members, stems);
   // `norm` stands beside `proj_in`, which takes what it gives, and `proj_out`, which has as many outputs.
   const isRivalled = key === '' && !stems.has(bareName(stem)) && taking.size > 0;
   if (!mayTake && !isRivalled) return { members, kind, stems, order: 'after' };
   // A layer is left over at the end: `bn1`, `conv1`, `bn2`, `conv2`, `bn3`.
   const isLastAlone = members.some((member) => {
-    const { feeders, earlier } = findFeed(member, stems, index);
+    const { feeders, earlier } = findFeed(member, stems);
     return feeders.length === 0 && earlier.length > 0;
   });
   return { members, kind, stems, order: isLastAlone ? 'before' : 'either' };
@@ -114,10 +112,10 @@ interface NumberedPair {
 const MAX_STEMS = 256;
 
 /** For each stem of feeders, those that have the same numbers as a layer of the series. */
-function pairByNumber(members: readonly NamedLayer[], index: FeederIndex): Map<string, NumberedPair[]> {
+function pairByNumber(members: readonly NamedLayer[]): Map<string, NumberedPair[]> {
   const pairs = new Map<string, NumberedPair[]>();
   for (const { layer, scope, depth, stem: own, key } of members) {
-    const byStem = index(scope, depth).get(key) ?? new Map<string, readonly Place[]>();
+    const byStem = feedersBelow(scope, depth).get(key) ?? new Map<string, readonly Place[]>();
     const stems = byStem.size > MAX_STEMS ? [bareName(own)] : byStem.keys();
     for (const stem of stems) {
       const feeders = byStem.get(stem);
@@ -132,15 +130,11 @@ function passes({ feeder }: Place, test: typeof gives, channels: number): boolea
 }
 
 /** Whether these are lists whose last feeder has no norm layer: `bns.0`, `bns.1` beside `convs.0` to `convs.2`. */
-function isListWithLast(
-  members: readonly NamedLayer[],
-  stems: ReadonlySet<string>,
-  index: FeederIndex,
-): boolean {
+function isListWithLast(members: readonly NamedLayer[], stems: ReadonlySet<string>): boolean {
   return [...groupBy(members, ({ scope }) => scope)].every(([scope, layers]) => {
     const { depth = 0, stem = '' } = layers[0] ?? {};
     const own = layers.map(({ key }) => lastNumber(key));
-    const theirs = [...index(scope, depth)].flatMap(([key, byStem]) =>
+    const theirs = [...feedersBelow(scope, depth)].flatMap(([key, byStem]) =>
       [...byStem.keys()].some((one) => stems.has(one)) ? lastNumber(key) : [],
     );
     return stem.endsWith('.#') && least(own) === least(theirs) && most(own) < most(theirs);
@@ -181,10 +175,9 @@ function countCommon(left: string, right: string): number {
 function findFeed(
   { layer, scope, depth, key }: NamedLayer,
   stems: ReadonlySet<string>,
-  index: FeederIndex,
 ): Omit<NamedFeed, 'isCertain'> {
   const at = (wanted: string) =>
-    [...(index(scope, depth).get(wanted) ?? [])].flatMap(([stem, feeders]) =>
+    [...(feedersBelow(scope, depth).get(wanted) ?? [])].flatMap(([stem, feeders]) =>
       stems.has(stem) ? feeders : [],
     );
   const feeders = at(key).filter((place) => passes(place, gives, layer.channels));
@@ -215,15 +208,12 @@ function bareName(stem: string): string {
 /** Feeders by the numbers and then by the stems of the beginnings of their names. */
 type NumberedFeeders = ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>>;
 
-/** The feeders below places, as deep as a layer's name. */
-type FeederIndex = (scope: Place, depth: number) => NumberedFeeders;
+/** Each place's, by how deep names are looked at, once found. */
+const numbered = new WeakMap<Place, Map<number, NumberedFeeders>>();
 
-function makeFeederIndex(): FeederIndex {
-  const known = new Map<Place, Map<number, NumberedFeeders>>();
-  return (scope, depth) => {
-    const byDepth = getOrMake(known, scope, () => new Map<number, NumberedFeeders>());
-    return getOrMake(byDepth, depth, () => numberFeeders(scope, depth));
-  };
+function feedersBelow(scope: Place, depth: number): NumberedFeeders {
+  const byDepth = getOrMake(numbered, scope, () => new Map<number, NumberedFeeders>());
+  return getOrMake(byDepth, depth, () => numberFeeders(scope, depth));
 }
 
 function numberFeeders(scope: Place, depth: number): NumberedFeeders {
@@ -346,7 +336,6 @@ interface Before {
   readonly isCertain: boolean;
 }
 
-/** How what comes before a norm layer is found. */
 type Search = NumberSearch | OrderSearch;
 
 interface Evidence {
@@ -666,7 +655,6 @@ function findLayout(leaf: string, module: string): WeightLayout {
   return TRANSPOSED.test(module) ? 'inputs-first' : 'outputs-first';
 }
 
-/** Whether a module has so many outputs. */
 function gives({ shape, layout }: Feeder, channels: number): boolean {
   const [inputs = 0, last = 0] = shape.slice(-2);
   switch (layout) {
@@ -682,7 +670,6 @@ function gives({ shape, layout }: Feeder, channels: number): boolean {
   }
 }
 
-/** Whether a module may have so many inputs. */
 function takes({ shape, layout }: Feeder, channels: number): boolean {
   switch (layout) {
     case 'outputs-first':
@@ -722,7 +709,6 @@ function feedersUnder(place: Place): readonly Place[] {
   return found;
 }
 
-/** The components of a place's path below an ancestor. */
 function pathBelow(ancestor: Place, place: Place): readonly string[] {
   const names: string[] = [];
   for (let each: Place | null = place; each !== null && each !== ancestor; each = each.parent) {

@@ -369,7 +369,6 @@ export function constantOf(input: ConstantInput): Tensor | null {
   return input.kind === 'constant' ? input.tensor : null;
 }
 
-/** What goes by different names in before and after. */
 type Sides<Side> = Readonly<Record<'before' | 'after', Side>>;
 
 /**
@@ -391,12 +390,8 @@ export function chooseLayerName({ before, after }: Sides<NormLayer>): string {
 }
 
 /** Every name of a compared layer, the shown one first: globs may use any. */
-export function listLayerNames({
-  name,
-  before,
-  after,
-}: Sides<NormLayer> & { readonly name: string }): readonly string[] {
-  return [name, ...listOwnNames(before), ...listOwnNames(after)];
+export function listLayerNames(layer: Sides<NormLayer> & { readonly name: string }): readonly string[] {
+  return [layer.name, ...listOwnNames(layer.before), ...listOwnNames(layer.after)];
 }
 
 /** Every name of a layer in its own file. */
