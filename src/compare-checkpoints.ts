@@ -29,8 +29,7 @@ import {
   refuseIdleFrozen,
 } from './compare/findings.js';
 import type { NameMatcher } from './compare/globs.js';
-import type { ValuedPairing } from './compare/pair-by-values.js';
-import { pairParts } from './compare/pair-by-values.js';
+import { pairParts, type ValuedPairing } from './compare/pair-by-values.js';
 import { inOrderOf, type PrefixEdit } from './compare/pair-layers.js';
 import { findRegions, type Region } from './compare/regions.js';
 import {
@@ -41,8 +40,7 @@ import {
   type UnpairedLayers,
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
-import { compareFolded } from './folding/compare-folded.js';
-import { type FoldingSide, listFreeLinears, mayBeFused } from './folding/pair-linears.js';
+import { compareFolded, type FoldingSide, listFreeLinears, mayBeFused } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
@@ -199,60 +197,43 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
   return pairParts(toSide(before), toSide(after), { maps, parts });
 }
 
-/** A side without norm layers can be audited only where they may have been folded into its convolutions. */
-function refuseSideWithoutAny(before: AuditSide, after: AuditSide): void {
-  for (const side of [after, before]) {
-    if (side.layers.length === 0 && listFreeLinears(side).length === 0) refuseWithoutAny(side.checkpoint);
-  }
-}
-
-function refuseWithoutAny(checkpoint: Checkpoint): never {
-  const hint = isAdapter(checkpoint)
-    ? MERGE_ADAPTER_HINT
-    : isConverted(checkpoint)
-      ? EXPORT_CONVERTED_HINT
-      : undefined;
-  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
-}
-
 /** How PEFT names what its methods add: LoRA, LoHa, LoKr, IA³, OFT, BOFT, VeRA. */
 const ADAPTER_NAME = /(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|vera)_\w+(?:\.|$)/;
 
 const MERGE_ADAPTER_HINT =
   'It is an adapter (LoRA or its like) without the model, and without statistics that moved in training. Audit the merged model: model.merge_and_unload(), then save its state_dict.';
 
-function isAdapter({ tensors }: Checkpoint): boolean {
-  for (const name of tensors.keys()) if (ADAPTER_NAME.test(name)) return true;
-  return false;
-}
-
-/** Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left. */
-function isConverted({ tensors }: Checkpoint): boolean {
-  const names = [...tensors.keys()];
-  return (
-    names.some((name) => name.endsWith('.zero_point') && tensors.has(name.replace(/zero_point$/, 'scale'))) &&
-    !names.some((name) => name.endsWith('.fake_quant_enabled'))
-  );
-}
-
 const EXPORT_CONVERTED_HINT =
   'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions, which hides the statistics. Audit the model from before convert(), or ONNX exports of both.';
 
+function refuseWithoutAny(checkpoint: Checkpoint): never {
+  const names = [...checkpoint.tensors.keys()];
+  const isAdapter = names.some((name) => ADAPTER_NAME.test(name));
+  // Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left.
+  const isScaled = (name: string) =>
+    name.endsWith('.zero_point') && checkpoint.tensors.has(name.replace(/zero_point$/, 'scale'));
+  const isConverted = names.some(isScaled) && !names.some((name) => name.endsWith('.fake_quant_enabled'));
+  const hint = isAdapter ? MERGE_ADAPTER_HINT : isConverted ? EXPORT_CONVERTED_HINT : undefined;
+  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
+}
+
 function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {
-  refuseSideWithoutAny(before, after);
+  // A side without norm layers can be audited only where they may have been folded into its convolutions.
+  for (const side of [after, before])
+    if (side.layers.length === 0 && listFreeLinears(side).length === 0) refuseWithoutAny(side.checkpoint);
   const file = after.checkpoint.path;
   if (before.layers.length + after.layers.length === 0) {
+    const hint = after.checkpoint.graph === null ? BEFORE_FUSING_HINT : EXPORT_LIVE_HINT;
     throw new CheckpointError(
       'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
-      {
-        code: 'no-norm-layers',
-        file,
-        hint: after.checkpoint.graph === null ? BEFORE_FUSING_HINT : EXPORT_LIVE_HINT,
-      },
+      { code: 'no-norm-layers', file, hint },
     );
   }
   const widths = describeWidths(unpaired);
-  const nearest = describeNearest(unpaired);
+  // Of the first layer that stays alone, what it is nearest to and why that is not it.
+  const [first] = unpaired.onlyBefore;
+  const clause = first && unpaired.nearest.get(first);
+  const nearest = first && clause ? `for ${quote(first.name)} of before, ${clause}` : '';
   throw new CheckpointError(
     `none of its norm layers (${nameLayers(after)}) goes with one in ${quote(before.checkpoint.path)} (${nameLayers(before)}): nothing was paired${[widths, nearest].map((clause) => (clause === '' ? '' : `; ${clause}`)).join('')}`,
     {
@@ -265,13 +246,6 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
           : 'These are models of two widths: compare checkpoints of the same one. Where channels were pruned away, before is the pruned model as it was before its fine-tuning.'),
     },
   );
-}
-
-/** Of the first layer that stays alone, what it is nearest to and why that is not it; empty where after has none. */
-function describeNearest({ onlyBefore, nearest }: UnpairedLayers): string {
-  const [first] = onlyBefore;
-  const clause = first === undefined ? undefined : nearest.get(first);
-  return first === undefined || clause === undefined ? '' : `for ${quote(first.name)} of before, ${clause}`;
 }
 
 const BEFORE_FUSING_HINT =

@@ -271,14 +271,11 @@ function findDrift(layer: LayerComparison): Finding {
 const RECOVERED_CLAUSE =
   ', solved from the convolution that it was folded into, which was frozen up to the scale that folding writes; a trained weight or bias of the norm layer itself would look the same';
 
-const FOLDED_BIAS_MESSAGE =
-  'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
-
 /** A bias is moved by statistics that were folded into it, and by training. */
 function describeMovedBias(layer: LayerComparison): string {
   return layer.kind === 'folded' && layer.isUnmarked
     ? 'the weights of this convolution are equal, and its bias moved: either a norm layer was folded into it, whose running mean drifted, or the bias was trained on its own; the file tells neither'
-    : FOLDED_BIAS_MESSAGE;
+    : 'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
 }
 
 /** Both sides folded: only the variance's ratio shows. */

@@ -6,7 +6,7 @@ import {
   layOutChannels,
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
-import { type ElementSpan, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { type ElementSpan, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, isDecodable, toValues } from '../checkpoint/dtype.js';
 import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
@@ -300,35 +300,23 @@ class Side {
   readonly roundoff: number;
   readonly #stored: Tensor;
   readonly #codes: CodeType | null;
-  readonly #scales: Float64Array;
-  readonly #zeros: Float64Array;
   readonly #buffer: Uint8Array;
+  #scales: Float64Array = Float64Array.of(1);
+  #zeros: Float64Array = Float64Array.of(0);
 
   /** @param memory what the values are kept in. */
   static async open(tensor: Tensor, margin: Margin, memory: Uint8Array): Promise<Side> {
-    const { quantised } = tensor;
-    if (quantised === undefined) return new Side(tensor, null, { margin, memory, scales: ONE, zeros: ZERO });
-    const { scale, zeroPoint } = quantised;
-    const scales = decodeFloats(await readRange(scale.range), scale.dtype);
-    const zeros = zeroPoint === null ? ZERO : await readIntegers(zeroPoint);
-    return new Side(tensor, quantised, { margin, memory, scales, zeros });
+    const side = new Side(tensor, margin, memory);
+    const { scale, zeroPoint = null } = tensor.quantised ?? {};
+    if (scale !== undefined) side.#scales = decodeFloats(await readRange(scale.range), scale.dtype);
+    if (zeroPoint !== null) side.#zeros = await readIntegers(zeroPoint);
+    return side;
   }
 
-  constructor(
-    tensor: Tensor,
-    quantised: Quantisation | null,
-    {
-      margin,
-      memory,
-      scales,
-      zeros,
-    }: { margin: Margin; memory: Uint8Array; scales: Float64Array; zeros: Float64Array },
-  ) {
-    const { axis = null, codes = tensor, scale } = quantised ?? {};
+  constructor(tensor: Tensor, margin: Margin, memory: Uint8Array) {
+    const { axis = null, codes = tensor, scale } = tensor.quantised ?? {};
     this.#stored = codes;
-    this.#codes = quantised === null ? null : (CODES.get(codes.dtype) ?? null);
-    this.#scales = scales;
-    this.#zeros = zeros;
+    this.#codes = scale === undefined ? null : (CODES.get(codes.dtype) ?? null);
     this.inner =
       axis === null
         ? Number.POSITIVE_INFINITY
@@ -369,9 +357,6 @@ class Side {
     }
   }
 }
-
-const ONE = Float64Array.of(1);
-const ZERO = Float64Array.of(0);
 
 async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
   const bytes = (await readRange(range)).slice();

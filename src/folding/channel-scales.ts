@@ -187,6 +187,8 @@ class ScaleFit {
   readonly #after: Tensor;
   /** How far apart two weights may be, of the scaled value. */
   readonly #relative: number;
+  /** The distance between neighbouring subnormal values, on either side. */
+  readonly #quanta: { readonly before: number; readonly after: number };
   readonly #products: Float64Array;
   readonly #squares: Float64Array;
   readonly #counts: Uint32Array;
@@ -204,6 +206,7 @@ class ScaleFit {
     this.#before = before;
     this.#after = after;
     this.#relative = scaleToleranceOf(before, after);
+    this.#quanta = { before: quantumOf(before.dtype), after: quantumOf(after.dtype) };
     this.#buffers = buffers;
     this.#products = new Float64Array(grid.channels);
     this.#squares = new Float64Array(grid.channels);
@@ -357,9 +360,7 @@ class ScaleFit {
   #multipleOf({ from, to }: Span, scale: number, share: number): Multiple {
     const magnitude = Math.abs(scale);
     const relative = share * this.#relative * magnitude;
-    // Of subnormal values: the distance between neighbouring ones, on either side.
-    const absolute = quantumOf(this.#after.dtype) + magnitude * quantumOf(this.#before.dtype);
-    return { from, to, scale, relative, absolute };
+    return { from, to, scale, relative, absolute: this.#quanta.after + magnitude * this.#quanta.before };
   }
 }
 

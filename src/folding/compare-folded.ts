@@ -1,20 +1,31 @@
-// Compares layers of which one side, or both, was folded into a convolution.
+// Finds, pairs and compares layers of which one side, or both, was folded into a convolution.
 
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
-import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import type { LayerComparison } from '../compare/compare-layers.js';
 import type { JudgedTensors, LearnedComparison } from '../compare/compare-learned.js';
-import { type Pairing, type PrefixEdit, pairLayers, translateName } from '../compare/pair-layers.js';
+import {
+  findNamesake,
+  type PairedBy,
+  type Pairing,
+  type PrefixEdit,
+  pairInStep,
+  pairLayers,
+  translateName,
+} from '../compare/pair-layers.js';
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { readOptional } from '../compare/statistics.js';
 import { CheckpointError } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
-import { dottedNameOf, joinPath, splitPath } from '../norm/naming.js';
+import { dottedNameOf, dottedTensorsOf, joinPath, splitPath } from '../norm/naming.js';
 import {
   chooseNamed,
+  findBiasedLinears,
   findFeedingLinear,
+  findFreeLinears,
   findNamedLinearAt,
+  type LayersAndLearned,
   type LinearLayer,
   type NormLayer,
 } from '../norm/norm-layer.js';
@@ -27,16 +38,6 @@ import {
   type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
-import {
-  type FoldingSide,
-  hasOtherNorms,
-  type LinearCandidate,
-  type LinearPair,
-  listFreeLinears,
-  mayBeFolded,
-  mayHideNorm,
-  pairLinears,
-} from './pair-linears.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /**
@@ -49,7 +50,11 @@ export interface FoldedResults extends Omit<Pairing, 'pairs'>, JudgedTensors {
   readonly remarks: readonly string[];
 }
 
-interface Candidate extends LinearCandidate {
+/** A linear layer to find a partner for, with the live norm layer behind it, where there is one. */
+interface Candidate {
+  readonly linear: LinearLayer;
+  /** The module path of its norm layer, where one is live or named on this side. */
+  readonly normName: string | null;
   readonly layer: NormLayer | null;
   readonly checkpoint: Checkpoint;
 }
@@ -115,7 +120,7 @@ export async function compareFolded(
     const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
-    if (judgement.epsilonEvidence !== null) evidence.push(judgement.epsilonEvidence);
+    if (judgement.epsilonEvidence) evidence.push(judgement.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
   const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
@@ -285,15 +290,19 @@ function findEdits(
   return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
 }
 
-interface Suspect extends LinearPair<Candidate> {
+/** Two linear layers that are the same one before and after. */
+interface LinearPair {
+  readonly before: Candidate;
+  readonly after: Candidate;
+  readonly pairedBy: PairedBy;
+}
+
+interface Suspect extends LinearPair {
   readonly proof: Proof;
 }
 
 /** What a pair of convolutions must show to count as a norm layer; null where it is none or hides none. */
-function chooseProofs(
-  before: FoldingSide,
-  after: FoldingSide,
-): (pair: LinearPair<Candidate>) => Proof | null {
+function chooseProofs(before: FoldingSide, after: FoldingSide): (pair: LinearPair) => Proof | null {
   const sides = [before, after];
   // Where some convolutions bear signs, the others had no norm layer.
   const areBare =
@@ -312,7 +321,7 @@ function chooseProofs(
 }
 
 /** A norm layer that moved shows in the bias that it was folded into; so does training, which the weights tell. */
-async function haveEqualBiases({ before, after }: LinearPair<Candidate>): Promise<boolean> {
+async function haveEqualBiases({ before, after }: LinearPair): Promise<boolean> {
   const [left, right] = [await readOptional(before.linear.bias), await readOptional(after.linear.bias)];
   return left?.values.every((value, channel) => value === right?.values[channel]) === true;
 }
@@ -434,4 +443,137 @@ function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Chec
     `the variances of ${found.layers} folded layers are all off by ${(actual - assumed).toPrecision(2)}: the model's epsilon is ${actual}, not ${assumed}, which a file of names alone does not tell`,
     { code: 'ambiguous', file: path, hint: `Run again with --epsilon ${actual}` },
   );
+}
+
+/**
+ * Whether folded norm layers are looked for among all convolutions: where a norm layer has no live partner, where a
+ * convolution bears a sign of one, and where an exporter leaves none. Elsewhere only such convolutions are looked at whose
+ * names pair and whose biases differ.
+ */
+export function mayBeFolded(before: FoldingSide, after: FoldingSide, pairing: Pairing): boolean {
+  const { pairs, onlyBefore, onlyAfter } = pairing;
+  if (pairs.length === 0 || onlyBefore.length + onlyAfter.length > 0) return true;
+  const free = [before, after].flatMap(listFreeLinears);
+  return free.length > 0 && mayHideNorm(free, before, after);
+}
+
+/**
+ * Whether some convolution that no live norm layer follows may hide one. PyTorch's exporters leave signs where they
+ * fold, and its state dicts have no exporter: without a sign, theirs is an ordinary one in all likelihood. Of other
+ * exporters only the values tell.
+ */
+function mayHideNorm(linears: readonly LinearLayer[], before: FoldingSide, after: FoldingSide): boolean {
+  if (linears.some(({ looksFolded }) => looksFolded)) return true;
+  const graphs = [before, after].flatMap(({ checkpoint }) => checkpoint.graph ?? []);
+  return graphs.length > 0 && graphs.every(({ producer }) => !producer.startsWith('pytorch'));
+}
+
+/**
+ * Pairs linear layers of two checkpoints: by the module paths that metadata, node names and weights' names tell, then
+ * by values (one's channels are multiples of the other's), then by position where the shapes agree one to one.
+ *
+ * @param areGraphs whether both come from graphs and in their order, so that positions tell where no name pairs.
+ * @throws CheckpointError when a weight cannot be read.
+ */
+async function pairLinears(
+  before: readonly Candidate[],
+  after: readonly Candidate[],
+  edits: readonly PrefixEdit[],
+  areGraphs: boolean,
+): Promise<readonly LinearPair[]> {
+  const [left, right] = [new Set(before), new Set(after)];
+  const pairs: LinearPair[] = [];
+  const join = (one: Candidate, other: Candidate, pairedBy: PairedBy) => {
+    pairs.push({ before: one, after: other, pairedBy });
+    left.delete(one);
+    right.delete(other);
+  };
+  for (const namesOf of NAMES) {
+    const byName = new Map(
+      [...right].flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
+    );
+    for (const one of [...left]) {
+      const [other] = namesOf(one).flatMap((name) => findNamesake(name, edits, byName) ?? []);
+      if (other !== undefined && right.has(other) && haveSameLayout(one, other)) join(one, other, 'name');
+    }
+  }
+  for (const one of [...left]) {
+    const other = await findProportional(one, [...right]);
+    if (other !== null) join(one, other, 'values');
+  }
+  const isInOrder = areGraphs && pairs.length === 0;
+  const areNamesLost = [left, right].some((side) => [...side].every(({ linear }) => linear.path === null));
+  if (areNamesLost || isInOrder)
+    for (const [one, other] of pairInStep([...left], [...right], haveSameLayout)) join(one, other, 'order');
+  return pairs;
+}
+
+/** Exporters number what they fold (`493`, `onnx::Conv_493`): such a name means another tensor in every file. */
+const GENERATED_NAME = /^(?:onnx::\w+_)?\d+$/;
+
+/** What a linear layer is known by, the surest first. */
+const NAMES: readonly ((candidate: Candidate) => readonly string[])[] = [
+  ({ linear, normName }) => [normName, linear.foldedNormPath].filter((name) => name !== null),
+  ({ linear: { path } }) => (path === null ? [] : [path]),
+  ({ linear: { weightName } }) => (GENERATED_NAME.test(weightName) ? [] : [weightName]),
+];
+
+/** The first candidate whose channels are multiples of the layer's; null where there is none. */
+async function findProportional(one: Candidate, candidates: readonly Candidate[]): Promise<Candidate | null> {
+  const { linear } = one;
+  for (const candidate of candidates) {
+    const other = candidate.linear;
+    // Values tell what names do not where one side has lost its own, or where folding exporters gave theirs another start.
+    const needsValues = [linear, other].some(({ path, looksFolded }) => path === null || looksFolded);
+    if (!needsValues || !haveSameLayout(one, candidate)) continue;
+    const compared = await compareChannelScales(linear.weight, other.weight, linear);
+    // One weight per channel is always proportional: no proof.
+    if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return candidate;
+  }
+  return null;
+}
+
+function haveSameLayout({ linear: one }: Candidate, { linear: other }: Candidate): boolean {
+  const mayCountAlike =
+    one.outputAxis === other.outputAxis || [one, other].some(({ otherLayout }) => otherLayout !== undefined);
+  return mayCountAlike && one.channels === other.channels && haveSameShape(one.weight, other.weight);
+}
+
+/** One side of an audit, as folding looks at it. */
+export interface FoldingSide extends LayersAndLearned {
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * The linear layers of one side that no live norm layer of it follows. Of a file of names those with a bias: folding leaves
+ * one, and a convolution in front of a live norm layer has none as a rule.
+ */
+export function listFreeLinears({ checkpoint, layers, learned }: FoldingSide): readonly LinearLayer[] {
+  if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
+  const fed = new Set(
+    layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
+  );
+  return findBiasedLinears(learned).filter(({ weightName }) => !fed.has(weightName));
+}
+
+/** How modules are called that normalise without a bias (RMSNorm): `ln_1`, `input_layernorm`. */
+const NORM_NAME = /norm|(?:^|[._])ln(?:[._\d]|$)/i;
+
+/**
+ * Whether a model without BatchNorm has another normalisation (LayerNorm, GroupNorm), whose scale is a vector: then
+ * convolutions and linear layers with a bias are what they look like, and nothing was folded into them.
+ */
+export function hasOtherNorms(tensors: ReadonlyMap<string, Tensor>): boolean {
+  for (const [name, { shape }] of tensors) {
+    const [path, leaf] = splitPath(name);
+    if (leaf !== 'weight' || shape.length !== 1 || shape[0] === 1) continue;
+    if (NORM_NAME.test(path) || tensors.has(path === '' ? 'bias' : `${path}.bias`)) return true;
+  }
+  return false;
+}
+
+/** Whether a file of names may hold convolutions or linear layers into which norm layers were folded, by names alone. */
+export function mayBeFused(checkpoint: Checkpoint): boolean {
+  const tensors = dottedTensorsOf(checkpoint);
+  return checkpoint.graph === null && !hasOtherNorms(tensors) && findBiasedLinears(tensors).length > 0;
 }

@@ -63,8 +63,8 @@ export interface FoldedContext {
 export interface Judgement<Layer extends LayerComparison | null = LayerComparison | null> {
   readonly layer: Layer;
   readonly equality: LearnedComparison['equality'];
-  /** What a named side's unknown epsilon must explain; null where epsilon is known. */
-  readonly epsilonEvidence: EpsilonEvidence | null;
+  /** What a named side's unknown epsilon must explain; null or absent where epsilon is known. */
+  readonly epsilonEvidence?: EpsilonEvidence | null;
 }
 
 /** A norm layer that was folded into a convolution, as a layer whose statistics cannot be read from the file. */
@@ -201,7 +201,6 @@ export async function judgeFoldedPair(
   const conclude = (verdict: Verdict | null, equality: Judgement['equality']) => ({
     layer: isListed && verdict !== null ? describe(pair, context, { verdict }) : null,
     equality,
-    epsilonEvidence: null,
   });
   if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
   const biases = await readBiases(before, after);
@@ -227,7 +226,6 @@ export async function judgeFoldedPair(
       return {
         layer: layer && noteHiddenChannels(layer, countHidden(compared, isTold), compared),
         equality,
-        epsilonEvidence: null,
       };
     }
     default:
@@ -607,6 +605,5 @@ function concludeRecovered(
       foldedLinear: folded,
     },
     equality,
-    epsilonEvidence: null,
   };
 }

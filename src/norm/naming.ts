@@ -114,7 +114,7 @@ const COLLECTIONS = ['params.', 'batch_stats.'];
  * (`params/`, `batch_stats/`, `arg:`, `aux:`) go, and the slashes of names that have no dots become dots. A name with
  * dots has its separators already; a slash in it belongs to a component.
  *
- * @param isFlat whether the file follows {@link isFlatStatistic}: then `conv0_weight` is `conv0.weight`.
+ * @param isFlat whether the file names running statistics as frameworks with flat names do: then `conv0_weight` is `conv0.weight`.
  */
 export function toDottedName(name: string, isFlat = false): string {
   const bare = name.includes(':') ? name.replace(/^(?:arg|aux):/, '').replace(/:\d+$/, '') : name;
@@ -122,11 +122,6 @@ export function toDottedName(name: string, isFlat = false): string {
   const collection = COLLECTIONS.find((prefix) => dotted.startsWith(prefix)) ?? '';
   const path = dotted.slice(collection.length);
   return isFlat && !path.includes('.') ? path.replace(FLAT_LEAF, '.$1') : path;
-}
-
-/** Whether a tensor's name is that of a running statistic of a framework with flat names. */
-function isFlatStatistic(name: string): boolean {
-  return !toDottedName(name).includes('.') && FLAT_STATISTIC.test(name);
 }
 
 /**
@@ -318,7 +313,7 @@ function readingOf({ tensors, graph }: NameSource): Reading {
 
 function findReading(tensors: ReadonlyMap<string, Tensor>, graph: Graph | null): Reading {
   const names = [...tensors.keys()];
-  const isFlat = names.some(isFlatStatistic);
+  const isFlat = names.some((name) => FLAT_STATISTIC.test(name) && !toDottedName(name).includes('.'));
   const areDotted = names.every((name) => toDottedName(name, isFlat) === name);
   const alike = areDotted ? NONE : findAlike(names, isFlat);
   const dotted = areDotted

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { LinearNode } from '../../src/checkpoint/checkpoint.js';
 import type { Pairing } from '../../src/compare/pair-layers.js';
-import { mayBeFolded } from '../../src/folding/pair-linears.js';
+import { mayBeFolded } from '../../src/folding/compare-folded.js';
 import { checkpointOf } from '../build/checkpoints.js';
 import { graphOf, layerOf, linearNodeOf } from '../build/layers.js';
 

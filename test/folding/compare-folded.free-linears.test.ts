@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
-import { hasOtherNorms, mayBeFused } from '../../src/folding/pair-linears.js';
+import { hasOtherNorms, mayBeFused } from '../../src/folding/compare-folded.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 
