@@ -44,18 +44,16 @@ export function layOutChannels(shape: readonly number[], { outputAxis, groups }:
   };
 }
 
-/** Elements `from` to `to` of a piece all belong to `channel`, the first of them as its element number `within`. */
-type VisitRun = (channel: number, from: number, to: number, within: number) => boolean;
-
 /**
  * Calls back for each run of elements of one channel in a piece of a weight, until one returns false.
  *
  * @param start index in the weight of the piece's first element.
+ * @param visit told that elements `from` to `to` of the piece belong to `channel`, as its elements from `within` on.
  */
 export function forEachRun(
   { inner, along, rowsPerGroup }: ChannelGrid,
   { start, length }: { readonly start: number; readonly length: number },
-  visit: VisitRun,
+  visit: (channel: number, from: number, to: number, within: number) => boolean,
 ): boolean {
   let position = 0;
   while (position < length) {
@@ -114,10 +112,9 @@ export class Projector {
   /** Adds a piece of the weight whose first element has the index `start`. */
   add(values: Float32Array | Float64Array, start: number): void {
     forEachRun(this.#grid, { start, length: values.length }, (channel, from, to, within) => {
-      const { signs, first } = signsFor(within, to - from);
-      const at = channel * PROJECTION_COUNT;
       this.#squares[channel] = addSquares(values, from, to, this.#squares[channel] ?? 0);
-      addProjections(values, from, to, { signs, first, sums: this.#sums, at });
+      const at = channel * PROJECTION_COUNT;
+      addProjections(values, from, to, { ...signsFor(within, to - from), sums: this.#sums, at });
       const counted = this.#counts[channel] ?? 0;
       if (counted < MAX_COUNTED_WEIGHTS) this.#counts[channel] = countWeights(values, from, to, counted);
       return true;
@@ -148,20 +145,12 @@ function addSquares(values: Values, from: number, to: number, sum: number): numb
   return square;
 }
 
-interface ProjectionTarget {
-  readonly signs: readonly Float64Array[];
-  /** Where in the signs the run's first element is. */
-  readonly first: number;
-  readonly sums: Float64Array;
-  readonly at: number;
-}
-
 /** Three chains of additions at once; each adds its terms in the order of the elements, whatever the pieces are. */
 function addProjections(
   values: Values,
   from: number,
   to: number,
-  { signs, first, sums, at }: ProjectionTarget,
+  { signs, first, sums, at }: ReturnType<typeof signsFor> & { sums: Float64Array; at: number },
 ): void {
   const [ones, twos, threes] = signs as readonly [Float64Array, Float64Array, Float64Array];
   let one = sums[at] as number;

@@ -1,6 +1,6 @@
 // What every format is turned into: named tensors, which are byte ranges, and the graph where there is one.
 
-import type { ByteRange } from '../io/byte-source.js';
+import type { ByteRange, Splice } from '../io/byte-source.js';
 import type { FileSource } from '../io/file-source.js';
 import type { ChannelLayout } from './channel-grid.js';
 import { bitsOf, type DType } from './dtype.js';
@@ -12,13 +12,6 @@ export interface TensorEdit {
   readonly content: ByteRange;
   /** What to call a tensor of its own, where the one that it shares with others has to be split. */
   readonly preferredName: string;
-}
-
-/** A piece of a file that other bytes take the place of; as many bytes where the file keeps its size. */
-export interface Splice {
-  readonly offset: number;
-  readonly deleted: number;
-  readonly content: ByteRange;
 }
 
 /** How to open a checkpoint. */

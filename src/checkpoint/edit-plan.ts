@@ -10,10 +10,11 @@ import {
   type PlacedContent,
   placeContent,
   refuseAmplified,
+  type Splice,
   sliceRange,
 } from '../io/byte-source.js';
 import { FileSource } from '../io/file-source.js';
-import type { EditPlan, Splice, Tensor, TensorEdit } from './checkpoint.js';
+import type { EditPlan, Tensor, TensorEdit } from './checkpoint.js';
 
 /** A piece with the tensor that wants it. */
 interface OwnedPiece extends PlacedContent {
@@ -51,8 +52,8 @@ export async function placeEdits(
   return disjoint;
 }
 
-/** A view of other bytes is read into memory, unless it claims far more than there is under it. */
 function place({ range }: Tensor, content: ByteRange): Promise<readonly PlacedContent[] | null> {
+  // A view of other bytes is read into memory, unless it claims far more than there is under it.
   refuseAmplified([range], range.source.name);
   return placeContent(range, content);
 }
@@ -84,14 +85,11 @@ function endOf({ offset, content }: PlacedContent): number {
   return offset + content.byteLength;
 }
 
-function doMeet(one: PlacedContent, other: PlacedContent): boolean {
-  return one.offset < endOf(other) && other.offset < endOf(one);
-}
-
-/** Whether two pieces of one source that meet say different bytes there. */
+/** Whether two pieces of one source say different bytes where they meet. */
 async function differWhereTheyMeet(one: PlacedContent, other: PlacedContent): Promise<boolean> {
   const start = Math.max(one.offset, other.offset);
   const end = Math.min(endOf(one), endOf(other));
+  if (start >= end) return false;
   const cut = ({ offset, content }: PlacedContent) => sliceRange(content, start - offset, end - offset);
   return !(await haveSameBytes(cut(one), cut(other)));
 }
@@ -100,32 +98,23 @@ async function checkUntouched(
   tensor: Tensor,
   pieces: ReadonlyMap<ByteSource, readonly OwnedPiece[]>,
 ): Promise<void> {
-  const enclosing = enclosingRange(tensor.range);
-  const touching = findOverlaps(pieces.get(enclosing.source) ?? [], enclosing);
+  const { source, offset, byteLength } = enclosingRange(tensor.range);
+  const inSource = pieces.get(source) ?? [];
+  const touching = inSource.slice(
+    partitionPoint(inSource, (piece) => endOf(piece) <= offset),
+    partitionPoint(inSource, (piece) => piece.offset < offset + byteLength),
+  );
   if (touching.length === 0) return;
   const held = await place(tensor, tensor.range);
   for (const piece of touching) {
-    const isKept = held !== null && (await saysTheSame(piece, held));
-    if (!isKept) {
+    let isKept = held !== null;
+    for (const other of held ?? []) isKept &&= !(await differWhereTheyMeet(other, piece));
+    if (!isKept)
       throw cannotPlace(
         piece.tensor,
         `shares its bytes with ${quote(tensor.name)}, which is not to be changed`,
       );
-    }
   }
-}
-
-async function saysTheSame(piece: PlacedContent, held: readonly PlacedContent[]): Promise<boolean> {
-  for (const other of held)
-    if (doMeet(other, piece) && (await differWhereTheyMeet(other, piece))) return false;
-  return true;
-}
-
-/** The pieces that reach into a range. */
-function findOverlaps(pieces: readonly OwnedPiece[], range: ByteRange): readonly OwnedPiece[] {
-  const first = partitionPoint(pieces, (piece) => endOf(piece) <= range.offset);
-  const end = partitionPoint(pieces, ({ offset }) => offset < range.offset + range.byteLength);
-  return pieces.slice(first, end);
 }
 
 /** How many items of a sorted list lie before a point, those that `isBefore` holds for: a binary search. */

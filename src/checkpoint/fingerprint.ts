@@ -1,6 +1,6 @@
 // Hashes of tensors, by which a baseline knows them again.
 
-import { createHash, type Hash } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { type ChannelLayout, type ChannelProjections, layOutChannels, Projector } from './channel-grid.js';
 import type { Tensor } from './checkpoint.js';
 import { bitsOf, type DType, hasSignedZero, isDecodable, isFloatingPoint, toValues } from './dtype.js';
@@ -48,7 +48,8 @@ export class TensorSummarizer {
     const projector = layout === null ? null : makeProjector(tensor, layout);
     const sampler = isDecodable(dtype) ? new Sampler(tensor) : null;
     await this.#forEachChunk(tensor, (bytes, start) => {
-      hashFolded(hash, bytes, dtype);
+      if (isFloatingPoint(dtype) && hasSignedZero(dtype)) foldZeros(bytes, dtype);
+      hash.update(bytes);
       sampler?.add(bytes, start);
       projector?.add(toValues(bytes, dtype), start);
     });
@@ -114,17 +115,17 @@ function makeProjector({ dtype, shape }: Tensor, layout: ChannelLayout): Project
   return isDecodable(dtype) ? new Projector(layOutChannels(shape, layout)) : null;
 }
 
-/** Hashes bytes after turning their negative zeros, in place, into positive ones. */
-function hashFolded(hash: Hash, bytes: Uint8Array, dtype: DType): void {
-  if (isFloatingPoint(dtype) && hasSignedZero(dtype)) foldZeros(bytes, dtype);
-  hash.update(bytes);
-}
-
+/** Turns negative zeros, in place, into positive ones. */
 function foldZeros(bytes: Uint8Array, dtype: DType): void {
   const { buffer, byteOffset, byteLength } = bytes;
   const elementBytes = dtype === 'C64' ? 4 : bitsOf(dtype) / 8;
-  if (elementBytes === 8) foldPairs(new Int32Array(buffer, byteOffset, byteLength / 4));
-  else if (elementBytes === 4) foldUnits(new Int32Array(buffer, byteOffset, byteLength / 4), SIGN_OF_32_BITS);
+  if (elementBytes === 8) {
+    // float64: a zero word and then the sign alone.
+    const words = new Int32Array(buffer, byteOffset, byteLength / 4);
+    for (let i = 1; i < words.length; i += 2)
+      if (words[i] === SIGN_OF_32_BITS && words[i - 1] === 0) words[i] = 0;
+  } else if (elementBytes === 4)
+    foldUnits(new Int32Array(buffer, byteOffset, byteLength / 4), SIGN_OF_32_BITS);
   else if (elementBytes === 2)
     foldUnits(new Uint16Array(buffer, byteOffset, byteLength / 2), SIGN_OF_16_BITS);
   else if (elementBytes === 1) foldUnits(bytes, 0x80);
@@ -137,11 +138,4 @@ const SIGN_OF_16_BITS = new Uint16Array(Uint8Array.of(0, 0x80, 0, 0).buffer)[0] 
 /** Negative zeros are rare: native code looks for each, which is several times quicker than a loop. */
 function foldUnits(units: Int32Array | Uint16Array | Uint8Array, negativeZero: number): void {
   for (let i = units.indexOf(negativeZero); i >= 0; i = units.indexOf(negativeZero, i + 1)) units[i] = 0;
-}
-
-/** float64: a zero word and then the sign alone. */
-function foldPairs(words: Int32Array): void {
-  for (let i = 1; i < words.length; i += 2) {
-    if (words[i] === SIGN_OF_32_BITS && words[i - 1] === 0) words[i] = 0;
-  }
 }

@@ -219,11 +219,7 @@ export class JsonReader {
   }
 
   #fail(message: string, code: CheckpointErrorCode = 'malformed'): never {
-    throw new CheckpointError(message, {
-      code,
-      file: this.#file,
-      offset: this.#base + this.#position,
-    });
+    throw new CheckpointError(message, { code, file: this.#file, offset: this.#base + this.#position });
   }
 }
 

@@ -154,10 +154,8 @@ export function checkBounds(
   length: number,
 ): void {
   if (!Number.isSafeInteger(position) || position < 0 || position + length > source.byteLength) {
-    throw new CheckpointError(
-      `expected ${length} bytes, found the end of the file at byte ${source.byteLength}`,
-      { code: 'truncated', file: source.name, offset: position },
-    );
+    const message = `expected ${length} bytes, found the end of the file at byte ${source.byteLength}`;
+    throw new CheckpointError(message, { code: 'truncated', file: source.name, offset: position });
   }
 }
 
@@ -201,15 +199,33 @@ export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange
   return wholeOf(source);
 }
 
+/** A piece of a file that other bytes take the place of; as many bytes where the file keeps its size. */
+export interface Splice {
+  readonly offset: number;
+  readonly deleted: number;
+  readonly content: ByteRange;
+}
+
+/** Everything that a range consists of once splices, by offset in its source and disjoint, are in it. */
+export function listSpliced(
+  { source, offset, byteLength }: ByteRange,
+  splices: readonly Splice[],
+): ByteRange[] {
+  const parts: ByteRange[] = [];
+  let kept = offset;
+  for (const splice of splices) {
+    parts.push({ source, offset: kept, byteLength: splice.offset - kept }, splice.content);
+    kept = splice.offset + splice.deleted;
+  }
+  return [...parts, { source, offset: kept, byteLength: offset + byteLength - kept }];
+}
+
 /**
  * A map by pieces of sources: two ranges of the same bytes of one source are one key, whoever made them, unless they are
  * told to be read as something else. E.g. all empty tensors may lie in one place.
  */
 export class RangeMap<Value> {
-  readonly #bySource = new Map<
-    ByteSource,
-    Map<string, { readonly range: ByteRange; readonly value: Value }>
-  >();
+  readonly #bySource = new Map<ByteSource, Map<string, { range: ByteRange; value: Value }>>();
 
   get(range: ByteRange, readAs = ''): Value | undefined {
     return this.#bySource.get(range.source)?.get(keyOf(range, readAs))?.value;
@@ -285,14 +301,11 @@ export function refuseAmplified(
   if (claimed <= FREE_BYTES) return;
   const stored = countStored(ranges.map(storedRange));
   if (claimed <= FREE_BYTES + MAX_AMPLIFICATION * stored) return;
-  throw new CheckpointError(
-    `expected tensors and records of at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them, found ${claimed} bytes`,
-    {
-      code: 'limit-exceeded',
-      file,
-      hint: 'They are expanded, overlap or are compressed: save them with .clone(), in a file without compression.',
-    },
-  );
+  const limit = `at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them`;
+  const hint =
+    'They are expanded, overlap or are compressed: save them with .clone(), in a file without compression.';
+  const message = `expected tensors and records of ${limit}, found ${claimed} bytes`;
+  throw new CheckpointError(message, { code: 'limit-exceeded', file, hint });
 }
 
 /** How many bytes lie in at least one of some ranges. */

@@ -206,14 +206,13 @@ export class BufferedReader {
     const byte =
       this.#position < this.#windowEnd ? this.#buffer[this.#position - this.#windowStart] : undefined;
     if (byte === undefined) {
-      throw new CheckpointError(
-        'expected more bytes, found the unexpected end of the file: it is cut short (truncated)',
-        {
-          code: 'truncated',
-          file: this.source.name,
-          offset: this.#position,
-        },
-      );
+      const message =
+        'expected more bytes, found the unexpected end of the file: it is cut short (truncated)';
+      throw new CheckpointError(message, {
+        code: 'truncated',
+        file: this.source.name,
+        offset: this.#position,
+      });
     }
     this.#position++;
     return byte;

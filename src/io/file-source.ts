@@ -2,6 +2,7 @@
 
 import * as nodeFs from 'node:fs';
 import { basename, dirname } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
 
@@ -15,23 +16,7 @@ const YIELD_BYTES = 32 * 1024 * 1024;
 const DONE = Promise.resolve();
 
 /** What of a file system it takes to read a file; tests hand in one that fails. */
-interface ReadableFiles {
-  openSync(path: string, flags: number): number;
-  fstatSync(descriptor: number): FileStat;
-  readSync(descriptor: number, target: Uint8Array, offset: number, length: number, position: number): number;
-  closeSync(descriptor: number): void;
-}
-
-/** What a file is, as `fstat` tells. */
-interface FileStat {
-  readonly size: number;
-  isFile(): boolean;
-  isDirectory(): boolean;
-  isFIFO(): boolean;
-  isSocket(): boolean;
-  isCharacterDevice(): boolean;
-  isBlockDevice(): boolean;
-}
+type ReadableFiles = Pick<typeof nodeFs, 'openSync' | 'fstatSync' | 'readSync' | 'closeSync'>;
 
 /**
  * A regular file, opened for reading. `name` is how the user called it; `path` where it is, when that differs.
@@ -46,12 +31,10 @@ export function openFileSource(name: string, path: string = name, files: Readabl
   try {
     const stat = explainAs(name, () => files.fstatSync(descriptor));
     if (!stat.isFile()) {
-      throw new CheckpointError(`expected a regular file, found ${describeFileKind(stat)}`, {
-        code: 'not-a-file',
-        file: name,
-      });
+      const message = `expected a regular file, found ${describeFileKind(stat)}`;
+      throw new CheckpointError(message, { code: 'not-a-file', file: name });
     }
-    return new FileSource({ name, path, byteLength: stat.size, descriptor }, files);
+    return new FileSource({ name, path, byteLength: stat.size }, descriptor, files);
   } catch (error) {
     files.closeSync(descriptor);
     throw error;
@@ -67,14 +50,6 @@ export function explainAs<Result>(name: string, work: () => Result): Result {
   }
 }
 
-/** A regular file that the process has open: what a {@link FileSource} is made of. */
-interface OpenFile {
-  readonly name: string;
-  readonly path: string;
-  readonly byteLength: number;
-  readonly descriptor: number;
-}
-
 /** An open regular file as a {@link ByteSource}. Made by {@link openFileSource}. */
 export class FileSource implements ByteSource {
   readonly name: string;
@@ -85,7 +60,12 @@ export class FileSource implements ByteSource {
   #descriptor: number | null;
   #bytesRead = 0;
 
-  constructor({ name, path, byteLength, descriptor }: OpenFile, files: ReadableFiles = nodeFs) {
+  /** @param descriptor of a regular file that the process has open. */
+  constructor(
+    { name, path, byteLength }: Pick<FileSource, 'name' | 'path' | 'byteLength'>,
+    descriptor: number,
+    files: ReadableFiles,
+  ) {
     this.#files = files;
     this.name = name;
     this.path = path;
@@ -106,7 +86,7 @@ export class FileSource implements ByteSource {
     } catch (error) {
       return Promise.reject(error);
     }
-    return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? takeTurn() : DONE;
+    return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? setImmediate() : DONE;
   }
 
   async close(): Promise<void> {
@@ -125,22 +105,14 @@ export class FileSource implements ByteSource {
         this.#files.readSync(descriptor, target, start, left, position + start),
       );
       if (count === 0) {
-        throw new CheckpointError(
-          `expected ${target.byteLength} bytes, found the end of the file: it shrank while it was read`,
-          { code: 'truncated', file: this.name, offset: position + filled },
-        );
+        const found = 'found the end of the file: it shrank while it was read';
+        const details = { code: 'truncated', file: this.name, offset: position + filled } as const;
+        throw new CheckpointError(`expected ${target.byteLength} bytes, ${found}`, details);
       }
       filled += count;
     }
     this.#bytesRead += filled;
   }
-}
-
-/** Lets the event loop see to what waits. */
-function takeTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
 }
 
 /** A file system error as a {@link CheckpointError} in plain words. */
@@ -149,7 +121,7 @@ export function explainFileError(error: unknown, name: string): CheckpointError 
   return new CheckpointError(reading, { code, file: name, hint, cause: error });
 }
 
-function describeFileKind(stat: FileStat): string {
+function describeFileKind(stat: nodeFs.Stats): string {
   if (stat.isDirectory()) return 'a directory';
   if (stat.isFIFO()) return 'a FIFO (named pipe)';
   if (stat.isSocket()) return 'a socket';
@@ -269,11 +241,9 @@ function mapCodes(failures: Readonly<Record<string, FileFailure>>): ReadonlyMap<
 /** What an error of the file system means; one that is not known is named by its code. */
 export function describeFailure(error: unknown): FileFailure {
   const code = codeOf(error);
-  const unknown = () =>
-    unreadable(`the file system refused (${code})`, 'Try again, or use another file system.', {
-      reading: `the file system refused to read it (${code})`,
-    });
-  return FAILURES.get(code) ?? unknown();
+  const reading = `the file system refused to read it (${code})`;
+  const hint = 'Try again, or use another file system.';
+  return FAILURES.get(code) ?? unreadable(`the file system refused (${code})`, hint, { reading });
 }
 
 /** The file system's word for what went wrong, such as `ENOENT`. */

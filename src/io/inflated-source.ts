@@ -72,14 +72,13 @@ export class InflatedKeeper extends Keeper {
   count(unaskedBytes: number, { range, subject }: Deflated): void {
     this.#unaskedBytes += unaskedBytes;
     if (this.#unaskedBytes <= MAX_UNASKED_BYTES) return;
-    throw new CheckpointError(
-      `expected to inflate at most ${MAX_UNASKED_BYTES} bytes on the way to what is read, found more with ${subject}`,
-      {
-        code: 'limit-exceeded',
-        file: range.source.name,
-        hint: 'Zip the checkpoint again without compression: zip -0 -r',
-      },
-    );
+    const expected = `expected to inflate at most ${MAX_UNASKED_BYTES} bytes on the way to what is read`;
+    const hint = 'Zip the checkpoint again without compression: zip -0 -r';
+    const details = { file: range.source.name, hint };
+    throw new CheckpointError(`${expected}, found more with ${subject}`, {
+      code: 'limit-exceeded',
+      ...details,
+    });
   }
 }
 
@@ -167,9 +166,8 @@ class Inflater implements InflatedSource {
   async #inflate(): Promise<Uint8Array> {
     const { byteLength, check, subject } = this.deflated;
     const piece = await this.#next();
-    if (piece === null) {
+    if (piece === null)
       throw this.#broken(`expected ${byteLength} bytes after inflating ${subject}, found ${this.#end}`);
-    }
     this.#crc = crc32(piece, this.#crc);
     this.#pieces.push(piece);
     this.#end += piece.byteLength;

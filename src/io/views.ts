@@ -92,10 +92,6 @@ const TILE = 16;
 /** So many units that lie side by side in both orders are copied as such. */
 const MIN_RUN = 64;
 
-/** Smaller blocks are copied several at a time, by a table of where their units are. */
-const MIN_BLOCK = 256;
-const MAX_TABLE_ENTRIES = 4096;
-
 /**
  * A strided view (transposed, channels_last, sliced, expanded) of a range as a source of row-major bytes. Read on and on,
  * it costs little more than the bytes of the range do: they are read in runs, as they lie, and put in order in pieces,
@@ -277,7 +273,12 @@ function planSweep(axes: readonly Axis[], range: ByteRange, unitBytes: number): 
     inner.reduce((span, { size, stride }) => span + (size - 1) * stride, 1);
   if (moving.some(({ stride }, i) => stride < spanOf(moving.slice(i + 1)))) {
     const span = spanOf(moving);
-    if (span * unitBytes > MAX_OVERLAPPING_BYTES) throw refuseOverlapping(range, span * unitBytes);
+    if (span * unitBytes > MAX_OVERLAPPING_BYTES) {
+      const expected = `expected windows that overlap within at most ${MAX_OVERLAPPING_BYTES} bytes`;
+      const details = { file: range.source.name, hint: 'Save it with .clone().' };
+      const found = `found a view of ${span * unitBytes} bytes`;
+      throw new CheckpointError(`${expected}, ${found}`, { code: 'limit-exceeded', ...details });
+    }
     return { outer: [], grouped: SINGLE, inner: moving, span, repeated };
   }
   let [at, span] = [moving.length, 1];
@@ -293,13 +294,6 @@ function planSweep(axes: readonly Axis[], range: ByteRange, unitBytes: number): 
     span,
     repeated,
   };
-}
-
-function refuseOverlapping({ source }: ByteRange, found: number): CheckpointError {
-  return new CheckpointError(
-    `expected windows that overlap within at most ${MAX_OVERLAPPING_BYTES} bytes, found a view of ${found} bytes`,
-    { code: 'limit-exceeded', file: source.name, hint: 'Save it with .clone().' },
-  );
 }
 
 /** Reads a box of stored units and puts them in row-major order. */
@@ -350,60 +344,10 @@ function copyUnits(from: Units, to: Units, all: readonly Axis[]): void {
     ? []
     : axes.filter(({ stride }) => stride > 0).sort((x, y) => x.stride - y.stride);
   const rest = axes.filter((axis) => axis !== column);
-  const block = column === null ? [row] : [column, row];
-  if (rest.length > 0 && countElements(block) < MIN_BLOCK) {
-    copySmall(from, to, rest, block);
-    return;
-  }
   for (const place of eachOf(rest)) {
     if (column === null) copyRow(from, to, row, place);
     else copyTiles(from, to, row, column, place);
   }
-}
-
-/** Copies by a table that has room for several small dimensions, and for a part of the next. */
-function copySmall(from: Units, to: Units, rest: readonly Axis[], block: readonly Axis[]): void {
-  let [at, entries] = [rest.length, countElements(block)];
-  for (let axis = rest[at - 1]; axis !== undefined; axis = rest[--at - 1]) {
-    if (entries * axis.size > MAX_TABLE_ENTRIES) break;
-    entries *= axis.size;
-  }
-  const cut = rest[at - 1] ?? SINGLE;
-  const part = Math.floor(MAX_TABLE_ENTRIES / entries);
-  const { strides, steps } = tabulate([
-    { ...cut, size: Math.min(cut.size, part) },
-    ...rest.slice(at),
-    ...block,
-  ]);
-  for (const { stored, ordered } of eachOf(rest.slice(0, Math.max(0, at - 1)))) {
-    for (let start = 0; start < cut.size; start += part) {
-      const count = entries * Math.min(part, cut.size - start);
-      const source = stored + start * cut.stride;
-      const target = ordered + start * cut.step;
-      for (let i = 0; i < count; i++)
-        to[target + (steps[i] as number)] = from[source + (strides[i] as number)] as number;
-    }
-  }
-}
-
-/** Where every index of some dimensions is stored, and where it belongs. */
-interface Table {
-  readonly strides: Int32Array;
-  readonly steps: Int32Array;
-}
-
-function tabulate(axes: readonly Axis[]): Table {
-  const [strides, steps] = [new Int32Array(countElements(axes)), new Int32Array(countElements(axes))];
-  let filled = 1;
-  for (const { size, stride, step } of axes.toReversed()) {
-    for (let i = filled; i < filled * size; i++) {
-      const index = Math.floor(i / filled);
-      strides[i] = (strides[i % filled] ?? 0) + index * stride;
-      steps[i] = (steps[i % filled] ?? 0) + index * step;
-    }
-    filled *= size;
-  }
-  return { strides, steps };
 }
 
 function copyRow(from: Units, to: Units, { size, stride, step }: Axis, { stored, ordered }: Place): void {

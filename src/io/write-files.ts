@@ -5,7 +5,7 @@ import * as nodeFs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { CheckpointError, quote } from '../errors.js';
-import { type ByteRange, sliceRange, wholeOf } from './byte-source.js';
+import { type ByteRange, listSpliced, type Splice, sliceRange, wholeOf } from './byte-source.js';
 import {
   codeOf,
   explainWriteError,
@@ -27,12 +27,7 @@ export interface FileCopy {
   readonly source: FileSource;
   /** Where it stands relative to the directory that it is written to, with forward slashes. */
   readonly name: string;
-  /** By offset, disjoint: so many bytes give way to others. */
-  readonly splices: readonly {
-    readonly offset: number;
-    readonly deleted: number;
-    readonly content: ByteRange;
-  }[];
+  readonly splices: readonly Splice[];
 }
 
 /** Text or bytes in pieces, in order, each asked for when the one before it is written. */
@@ -57,13 +52,6 @@ export interface WriteOrder<File = FileCopy> {
   readonly files: readonly File[];
   /** Whether files give way that are there by the time that these are put in place. */
   readonly mayReplace: boolean;
-}
-
-/** What {@link stageFiles} may be told beside the order. */
-interface StageOptions {
-  /** What messages call what is written; `it` unless given. */
-  readonly what?: string | undefined;
-  readonly files?: WritableFiles | undefined;
 }
 
 /** At most so many bytes are written at a time: few calls, and what was just computed is still in the processor's cache. */
@@ -159,10 +147,9 @@ export interface StagedFiles {
  */
 export async function stageFiles(
   order: WriteOrder<FileCopy | NewFile>,
-  options: StageOptions = {},
+  { what, files = nodeFs }: Pick<TargetRules, 'what' | 'files'> = {},
 ): Promise<StagedFiles> {
   const { label, directory, isNewDirectory, mayReplace } = order;
-  const { what, files = nodeFs } = options;
   const parent = isNewDirectory ? dirname(resolve(directory)) : directory;
   const temporary = join(parent, temporaryName(label));
   const isSingle = order.files.length === 1 && !isNewDirectory;
@@ -175,13 +162,15 @@ export async function stageFiles(
   const discard = () => {
     // Why it failed says more than why this did; what is left behind, the next run names.
     removeQuietly(temporary, files);
-    releaseTemporary(temporary);
+    if (temporaries.delete(temporary) && temporaries.size === 0) onTemporaries(false);
   };
   explainWriting(mainTarget, what, () => {
     // What is there already is not ours to remove.
     if (isThere(temporary, files)) throw systemError('EEXIST');
   });
-  holdTemporary(temporary);
+  // Before the file is made: whatever ends the process then finds it.
+  temporaries.add(temporary);
+  if (temporaries.size === 1) onTemporaries(true);
   try {
     if (!isSingle) files.mkdirSync(temporary);
     const both = new Uint8Array(2 * CHUNK_BYTES);
@@ -225,27 +214,22 @@ async function writeCopy(
   path: string,
   { buffers, files }: { readonly buffers: Buffers; readonly files: WritableFiles },
 ): Promise<void> {
-  const isClone = isMostlyKept(copy);
+  const { source, splices } = copy;
+  const replaced = splices.reduce((sum, { deleted }) => sum + deleted, 0);
+  const isClone =
+    splices.every(({ deleted, content }) => deleted === content.byteLength) &&
+    replaced <= MAX_REPLACED_SHARE * source.byteLength;
   const descriptor = isClone
-    ? await cloneFile(copy.source, path, files)
-    : createFile(path, files.statSync(copy.source.path).mode, files);
+    ? await cloneFile(source, path, files)
+    : createFile(path, files.statSync(source.path).mode, files);
   try {
     const write = (ranges: readonly ByteRange[], position: number) =>
       writeRanges(ranges, { descriptor, position, buffers, files });
-    if (isClone) for (const { offset, content } of copy.splices) await write([content], offset);
-    else await write(listParts(copy), 0);
+    if (isClone) for (const { offset, content } of splices) await write([content], offset);
+    else await write(listSpliced(wholeOf(source), splices), 0);
   } finally {
     files.closeSync(descriptor);
   }
-}
-
-/** Whether a copy of a file needs only some of its bytes replaced, each by as many others. */
-function isMostlyKept({ source, splices }: FileCopy): boolean {
-  const replaced = splices.reduce((sum, { deleted }) => sum + deleted, 0);
-  return (
-    splices.every(({ deleted, content }) => deleted === content.byteLength) &&
-    replaced <= MAX_REPLACED_SHARE * source.byteLength
-  );
 }
 
 async function cloneFile(source: FileSource, path: string, files: WritableFiles): Promise<number> {
@@ -253,10 +237,8 @@ async function cloneFile(source: FileSource, path: string, files: WritableFiles)
   await promisify(files.copyFile)(source.path, path, COPYFILE_FICLONE | COPYFILE_EXCL);
   const { mode, size } = files.statSync(path);
   if (size !== source.byteLength) {
-    throw new CheckpointError(
-      `expected ${source.byteLength} bytes to copy, found ${size}: it changed in the meantime`,
-      { code: 'truncated', file: source.name },
-    );
+    const message = `expected ${source.byteLength} bytes to copy, found ${size}: it changed in the meantime`;
+    throw new CheckpointError(message, { code: 'truncated', file: source.name });
   }
   files.chmodSync(path, writable(mode));
   return files.openSync(path, 'r+');
@@ -316,36 +298,21 @@ async function* encodePieces(pieces: Pieces): AsyncGenerator<Uint8Array> {
   if (text !== '') yield Buffer.from(text);
 }
 
-/** Everything that a file consists of once its splices are in it. */
-function listParts({ source, splices }: FileCopy): readonly ByteRange[] {
-  const whole = wholeOf(source);
-  const parts: ByteRange[] = [];
-  let kept = 0;
-  for (const { offset, deleted, content } of splices) {
-    parts.push(sliceRange(whole, kept, offset), content);
-    kept = offset + deleted;
-  }
-  return [...parts, sliceRange(whole, kept, source.byteLength)];
-}
-
 /** Writes ranges one after the other. While one buffer is on its way to the file, the next is read or computed. */
 async function writeRanges(
   ranges: readonly ByteRange[],
-  to: OpenFile & { readonly position: number; readonly buffers: Buffers },
+  to: { descriptor: number; position: number; buffers: Buffers; files: WritableFiles },
 ): Promise<void> {
   let [free, busy] = to.buffers;
   let written = Promise.resolve();
   let end = to.position;
   for (const pieces of layOutBuffers(ranges)) {
-    const filled = pieces.map(({ start, range }) => ({
-      range,
-      bytes: free.subarray(start, start + range.byteLength),
-    }));
+    const contents = pieces.map(({ start, range }) => free.subarray(start, start + range.byteLength));
     const fill = async () => {
-      for (const { range, bytes } of filled) await range.source.readInto(bytes, range.offset);
+      for (const [i, { range }] of pieces.entries())
+        await range.source.readInto(contents[i] as Uint8Array, range.offset);
     };
     await Promise.all([fill(), written]);
-    const contents = filled.map(({ bytes }) => bytes);
     written = writeFully(contents, to, end);
     [free, busy] = [busy, free];
     end += contents.reduce((sum, { byteLength }) => sum + byteLength, 0);
@@ -353,18 +320,12 @@ async function writeRanges(
   await written;
 }
 
-/** What is read into a buffer at `start`. */
-interface Piece {
-  readonly start: number;
-  readonly range: ByteRange;
-}
-
 /**
  * Cuts ranges into what fits into a buffer and is written by one call: small ones go along with what is beside them. The
  * system's limit of pieces for each call is libuv's to keep.
  */
-function* layOutBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[]> {
-  let pieces: Piece[] = [];
+function* layOutBuffers(ranges: readonly ByteRange[]) {
+  let pieces: { start: number; range: ByteRange }[] = [];
   let start = 0;
   for (const range of ranges) {
     for (let done = 0; done < range.byteLength; ) {
@@ -380,12 +341,6 @@ function* layOutBuffers(ranges: readonly ByteRange[]): Generator<readonly Piece[
   if (pieces.length > 0) yield pieces;
 }
 
-/** A file that is written to. */
-interface OpenFile {
-  readonly descriptor: number;
-  readonly files: WritableFiles;
-}
-
 /**
  * Writes pieces one after the other. A write may take a part only, as it does before a disk is full.
  *
@@ -393,30 +348,19 @@ interface OpenFile {
  */
 async function writeFully(
   pieces: readonly Uint8Array[],
-  { descriptor, files }: OpenFile,
+  { descriptor, files }: { descriptor: number; files: WritableFiles },
   position?: number,
 ): Promise<void> {
   let left = pieces;
   for (let end = position; left.length > 0; ) {
     const { bytesWritten } = await promisify(files.writev)(descriptor, left, end);
     if (end !== undefined) end += bytesWritten;
-    left = skipBytes(left, bytesWritten);
+    let skipped = -bytesWritten;
+    left = left.flatMap((piece) => {
+      skipped += piece.byteLength;
+      return skipped <= 0 ? [] : piece.subarray(Math.max(0, piece.byteLength - skipped));
+    });
   }
-}
-
-/** What remains of pieces without their first bytes. */
-function skipBytes(pieces: readonly Uint8Array[], count: number): readonly Uint8Array[] {
-  let end = 0;
-  return pieces.flatMap((piece) => {
-    end += piece.byteLength;
-    return end <= count ? [] : piece.subarray(Math.max(0, piece.byteLength - (end - count)));
-  });
-}
-
-/** Where a staged file is, and where it belongs. */
-interface Place {
-  readonly from: string;
-  readonly to: string;
 }
 
 /** How staged files are put in place. */
@@ -425,7 +369,7 @@ interface Putting extends Pick<TargetRules, 'what' | 'mayReplace'> {
 }
 
 /** Puts files in place, one after the other; where one fails, those before it are there already. */
-function putAll(places: readonly Place[], putting: Putting): void {
+function putAll(places: readonly { from: string; to: string }[], putting: Putting): void {
   const moved: string[] = [];
   for (const { from, to } of places) {
     try {
@@ -516,16 +460,6 @@ export function watchTemporaries(listener: (areAny: boolean) => void): void {
 /** Removes every temporary file and directory at once, for a process that is about to end. */
 export function removeTemporaries(): void {
   for (const path of temporaries) removeQuietly(path, nodeFs);
-}
-
-/** To be called before the file is made: whatever ends the process then finds it. */
-function holdTemporary(path: string): void {
-  temporaries.add(path);
-  if (temporaries.size === 1) onTemporaries(true);
-}
-
-function releaseTemporary(path: string): void {
-  if (temporaries.delete(path) && temporaries.size === 0) onTemporaries(false);
 }
 
 function removeQuietly(path: string, files: Pick<WritableFiles, 'rmSync'>): void {

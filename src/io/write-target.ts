@@ -44,14 +44,10 @@ export function isSameFile(one: string, other: string): boolean {
  */
 export function refuseSameCheckpoint(beforePath: string, afterPath: string): void {
   if (!isSameFile(beforePath, afterPath)) return;
-  throw new CheckpointError(
-    `expected the checkpoint from after the training, found before itself (${quote(beforePath)})`,
-    {
-      code: 'same-file',
-      file: afterPath,
-      hint: 'Name two checkpoints; to look at one alone: bn-audit inspect FILE',
-    },
-  );
+  const hint = 'Name two checkpoints; to look at one alone: bn-audit inspect FILE';
+  const found = `found before itself (${quote(beforePath)})`;
+  const message = `expected the checkpoint from after the training, ${found}`;
+  throw new CheckpointError(message, { code: 'same-file', file: afterPath, hint });
 }
 
 /** Where a path leads, also where nothing is there yet. */
@@ -137,12 +133,9 @@ export function checkTarget(path: string, rules: TargetRules): TargetFacts {
     if (target.found === 'directory' || (target.found === 'nothing' && path.endsWith('/')))
       throw systemError('EISDIR');
     if (target.found === 'other') return target;
+    const hint = 'To replace it: --force';
     if (target.found !== 'nothing' && !mayReplace)
-      throw new CheckpointError('there is such a file already', {
-        code: 'refused',
-        file: path,
-        hint: 'To replace it: --force',
-      });
+      throw new CheckpointError('there is such a file already', { code: 'refused', file: path, hint });
     // To take its place, no permission to write it is needed; but who took that away wanted to keep it.
     if (target.found === 'file') files.accessSync(target.path, nodeFs.constants.W_OK);
     const parent = dirname(target.path);
@@ -190,10 +183,9 @@ function confineTarget(path: string, rules: TargetRules): TargetFacts {
 
 /** The error for a file that would leave the directory that it must stay in. */
 export function refuseWayOut(file: string, { what }: TargetRules): CheckpointError {
-  return new CheckpointError(
-    `${what ?? 'it'} must stay in its directory and out of .git: this one leads elsewhere`,
-    { code: 'refused', file, hint: 'To write it there, say so on the command line: --report FORMAT=FILE' },
-  );
+  const message = `${what ?? 'it'} must stay in its directory and out of .git: this one leads elsewhere`;
+  const hint = 'To write it there, say so on the command line: --report FORMAT=FILE';
+  return new CheckpointError(message, { code: 'refused', file, hint });
 }
 
 /** What the file systems of macOS leave out of names. */

@@ -158,25 +158,20 @@ async function readEntries(source: ByteSource, end: EndRecord): Promise<readonly
   const { directoryOffset: offset, directoryByteLength: byteLength, entryCount } = end;
   const fail = (message: string, details: ErrorDetails = { offset }) => zipError(source, message, details);
   if (offset + byteLength !== end.offset) {
-    throw fail(
-      `expected the zip directory to end where the end record starts, at byte ${end.offset}, found offset ${offset} and size ${byteLength}`,
-      { offset: end.offset },
-    );
+    const expected = `expected the zip directory to end where the end record starts, at byte ${end.offset}`;
+    throw fail(`${expected}, found offset ${offset} and size ${byteLength}`, { offset: end.offset });
   }
   if (byteLength > MAX_DIRECTORY_BYTES) {
-    throw fail(`expected a zip directory of at most ${MAX_DIRECTORY_BYTES} bytes, found ${byteLength}`, {
-      code: 'limit-exceeded',
-      offset,
-    });
+    const expected = `expected a zip directory of at most ${MAX_DIRECTORY_BYTES} bytes`;
+    throw fail(`${expected}, found ${byteLength}`, { code: 'limit-exceeded', offset });
   }
   const bytes = await readRange({ source, offset, byteLength });
   const cursor = new Cursor(bytes, { file: source.name, baseOffset: offset, subject: 'the zip directory' });
   const entries: ZipEntry[] = [];
   while (cursor.remaining > 0) {
     if (entries.length === entryCount) {
-      throw fail(`expected ${entryCount} entries in the zip directory, found more`, {
-        offset: cursor.fileOffset(),
-      });
+      const found = `expected ${entryCount} entries in the zip directory, found more`;
+      throw fail(found, { offset: cursor.fileOffset() });
     }
     entries.push(readEntry(cursor, source));
   }
@@ -272,11 +267,9 @@ function checkExtents(
   sorted.forEach(({ name, headerOffset, compressedByteLength }, index) => {
     const limit = sorted[index + 1]?.headerOffset ?? directoryOffset;
     if (headerOffset + LOCAL_HEADER_BYTES + compressedByteLength > limit || limit > directoryOffset) {
-      throw zipError(
-        source,
-        `expected the zip record ${quote(name)} to end before byte ${Math.min(limit, directoryOffset)}, found offset ` +
-          `${headerOffset} and size ${compressedByteLength}: it overlaps what follows`,
-      );
+      const end = Math.min(limit, directoryOffset);
+      const found = `found offset ${headerOffset} and size ${compressedByteLength}: it overlaps what follows`;
+      throw zipError(source, `expected the zip record ${quote(name)} to end before byte ${end}, ${found}`);
     }
     limits.set(headerOffset, limit);
   });
@@ -289,10 +282,8 @@ export function sortByHeader(entries: Iterable<ZipEntry>): readonly ZipEntry[] {
 }
 
 function multiDisk(source: ByteSource, offset: number): CheckpointError {
-  return zipError(source, 'expected a zip archive in one file, found one that is split over several disks', {
-    code: 'unsupported',
-    offset,
-  });
+  const message = 'expected a zip archive in one file, found one that is split over several disks';
+  return zipError(source, message, { code: 'unsupported', offset });
 }
 
 interface ErrorDetails {
@@ -346,10 +337,8 @@ export async function openZip(source: ByteSource): Promise<ZipArchive> {
   const byName = new Map<string, ZipEntry>();
   for (const entry of entries) {
     if (byName.has(entry.name)) {
-      throw zipError(
-        source,
-        `expected unique names in the zip directory, found ${quote(entry.name)} twice (duplicate entry)`,
-      );
+      const found = `found ${quote(entry.name)} twice (duplicate entry)`;
+      throw zipError(source, `expected unique names in the zip directory, ${found}`);
     }
     byName.set(entry.name, entry);
   }
@@ -373,10 +362,17 @@ export async function openZip(source: ByteSource): Promise<ZipArchive> {
 export async function locateRecord(archive: ZipArchive, entry: ZipEntry): Promise<ByteRange> {
   const known = archive.located.get(entry.name);
   if (known !== undefined) return known;
-  checkReadable(archive.source, entry);
+  const { source, keeper } = archive;
+  checkReadable(source, entry);
   const offset = await readDataOffset(archive, entry);
-  const packed: ByteRange = { source: archive.source, offset, byteLength: entry.compressedByteLength };
-  const range = entry.method === METHOD_STORED ? packed : inflateLazily(archive, entry, packed);
+  const packed: ByteRange = { source, offset, byteLength: entry.compressedByteLength };
+  const deflated: Deflated = {
+    range: packed,
+    byteLength: entry.byteLength,
+    subject: `the zip record ${quote(entry.name)}`,
+    check: (crc) => checkCrc(source, entry, crc),
+  };
+  const range = entry.method === METHOD_STORED ? packed : wholeOf(inflatedSource(deflated, keeper));
   archive.located.set(entry.name, range);
   return range;
 }
@@ -389,11 +385,9 @@ export async function readRecord(
 ): Promise<{ readonly bytes: Uint8Array; readonly fileOffset: number | null }> {
   const { source } = archive;
   if (entry.byteLength > maxByteLength) {
-    throw zipError(
-      source,
-      `expected the zip record ${quote(entry.name)} to hold at most ${maxByteLength} bytes, found a size of ${entry.byteLength}`,
-      { code: 'limit-exceeded', offset: entry.headerOffset },
-    );
+    const expected = `expected the zip record ${quote(entry.name)} to hold at most ${maxByteLength} bytes`;
+    const details = { code: 'limit-exceeded', offset: entry.headerOffset } as const;
+    throw zipError(source, `${expected}, found a size of ${entry.byteLength}`, details);
   }
   const range = await locateRecord(archive, entry);
   refuseAmplified([range], source.name);
@@ -406,11 +400,8 @@ export async function readRecord(
 /** Compares a record's CRC with the one that the directory states for it; 0 stands for none. */
 function checkCrc(source: ByteSource, entry: ZipEntry, found: number): void {
   if (entry.crc32 === 0 || found === entry.crc32) return;
-  throw zipError(
-    source,
-    `expected the zip record ${quote(entry.name)} to have the CRC ${hex(entry.crc32)}, found ${hex(found)}: it is corrupt`,
-    { offset: entry.headerOffset },
-  );
+  const expected = `expected the zip record ${quote(entry.name)} to have the CRC ${hex(entry.crc32)}`;
+  throw zipError(source, `${expected}, found ${hex(found)}: it is corrupt`, { offset: entry.headerOffset });
 }
 
 function checkReadable(source: ByteSource, entry: ZipEntry): void {
@@ -421,38 +412,23 @@ function checkReadable(source: ByteSource, entry: ZipEntry): void {
   if (flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS))
     throw fail(`the zip record ${record} is encrypted`, { code: 'unsupported' });
   if (method === METHOD_STORED && byteLength !== compressedByteLength) {
-    throw fail(
-      `expected the stored zip record ${record} to have one size, found ${compressedByteLength} and ${byteLength}`,
-    );
+    const found = `found ${compressedByteLength} and ${byteLength}`;
+    throw fail(`expected the stored zip record ${record} to have one size, ${found}`);
   }
   if (method === METHOD_STORED) return;
   if (method !== METHOD_DEFLATED) {
-    throw fail(`expected the zip record ${record} stored or deflated, found compression method ${method}`, {
-      code: 'unsupported',
-    });
+    const expected = `expected the zip record ${record} stored or deflated`;
+    throw fail(`${expected}, found compression method ${method}`, { code: 'unsupported' });
   }
   if (byteLength > compressedByteLength * MAX_DEFLATE_RATIO) {
-    throw fail(
-      `expected a size that ${compressedByteLength} deflated bytes can inflate to, found ${byteLength} claimed by ${record}`,
-    );
+    const expected = `expected a size that ${compressedByteLength} deflated bytes can inflate to`;
+    throw fail(`${expected}, found ${byteLength} claimed by ${record}`);
   }
   if (byteLength > MAX_INFLATED_BYTES) {
-    throw fail(
-      `expected deflated zip records of at most ${MAX_INFLATED_BYTES} bytes, found ${byteLength} in ${record}`,
-      { code: 'limit-exceeded', hint: 'Zip the checkpoint again without compression: zip -0 -r' },
-    );
+    const expected = `expected deflated zip records of at most ${MAX_INFLATED_BYTES} bytes`;
+    const hint = 'Zip the checkpoint again without compression: zip -0 -r';
+    throw fail(`${expected}, found ${byteLength} in ${record}`, { code: 'limit-exceeded', hint });
   }
-}
-
-function inflateLazily({ source, keeper }: ZipArchive, entry: ZipEntry, range: ByteRange): ByteRange {
-  const { name, byteLength } = entry;
-  const deflated: Deflated = {
-    range,
-    byteLength,
-    subject: `the zip record ${quote(name)}`,
-    check: (crc) => checkCrc(source, entry, crc),
-  };
-  return wholeOf(inflatedSource(deflated, keeper));
 }
 
 /**
@@ -483,11 +459,8 @@ async function readDataOffset({ source, limits }: ZipArchive, entry: ZipEntry): 
     throw zipError(source, `the local header of ${record} contradicts the directory`, { offset });
   const dataOffset = offset + LOCAL_HEADER_BYTES + nameLength + extraLength;
   if (dataOffset + entry.compressedByteLength > (limits.get(offset) ?? 0)) {
-    throw zipError(
-      source,
-      `expected ${record} to end before the next one starts, found a size of ${entry.compressedByteLength} bytes beyond it`,
-      { offset },
-    );
+    const found = `found a size of ${entry.compressedByteLength} bytes beyond it`;
+    throw zipError(source, `expected ${record} to end before the next one starts, ${found}`, { offset });
   }
   return dataOffset;
 }

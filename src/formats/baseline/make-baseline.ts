@@ -7,14 +7,7 @@ import {
   layOutChannels,
   PROJECTION_COUNT,
 } from '../../checkpoint/channel-grid.js';
-import type {
-  Checkpoint,
-  ConstantInput,
-  Graph,
-  LinearNode,
-  NormNode,
-  Tensor,
-} from '../../checkpoint/checkpoint.js';
+import type { Checkpoint, ConstantInput, LinearNode, NormNode, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
 import { CheckpointError, failUnreachable } from '../../errors.js';
@@ -102,14 +95,7 @@ interface ConstantNames {
 
 const NORM_INPUTS = ['gamma', 'beta', 'mean', 'variance'] as const;
 
-/** A graph's nodes as JSON, constants aside. What is as usual is left out. */
-function graphToJson({ producer, norms, linears }: Graph, names: ConstantNames): object {
-  return {
-    producer,
-    norms: norms.map((norm) => normToJson(norm, names)),
-    linears: linears.map((linear) => linearToJson(linear, names)),
-  };
-}
+// A graph's nodes as JSON, constants aside. What is as usual is left out.
 
 function normToJson(norm: NormNode, names: ConstantNames): unknown {
   const inputs = NORM_INPUTS.map((role) => norm[role]);
@@ -189,17 +175,6 @@ interface KeptRange {
   readonly layout?: ChannelLayout | undefined;
 }
 
-/** What goes into a baseline. */
-interface BaselineContents {
-  /** The source's file name, without directories. */
-  readonly sourceName: string;
-  readonly checkpoint: Checkpoint;
-  /** What is kept of each tensor, by its range and {@link readingOf} it. */
-  readonly kept: RangeMap<KeptRange>;
-  /** Module paths whose facts an audit asks for. */
-  readonly modules: ReadonlySet<string>;
-}
-
 /** What a range is read as: views of one storage may differ in type and shape, and so does what is kept of them. */
 function readingOf({ dtype, shape }: Pick<Tensor, 'dtype' | 'shape'>): string {
   return `${dtype}[${shape.join()}]`;
@@ -215,31 +190,39 @@ interface FileTensor {
 /**
  * Puts a baseline in the form of a safetensors file. The bytes depend on the contents alone.
  *
+ * @param kept of each tensor, by its range and {@link readingOf} it.
+ * @param modules whose facts an audit asks for, by path.
  * @throws CheckpointError `limit-exceeded` when it has more tensors than a safetensors header can name.
  */
-function encodeBaseline(contents: BaselineContents): Uint8Array {
-  const { checkpoint, sourceName, modules } = contents;
-  const writer = new TensorWriter(contents);
+function encodeBaseline(
+  checkpoint: Checkpoint,
+  kept: RangeMap<KeptRange>,
+  modules: ReadonlySet<string>,
+): Uint8Array {
+  const writer = new TensorWriter(kept);
   const tensors = encodePieces(quotePieces(writeMembers(writer.describeAll(checkpoint.tensors))));
   const constants = new Map<string, unknown>();
-  const graph =
-    checkpoint.graph === null
-      ? null
-      : graphToJson(checkpoint.graph, {
-          nameTensor: (tensor) => (isEntryOf(tensor, checkpoint) ? tensor.name : null),
-          addConstant: (tensor) => {
-            const name = String(constants.size);
-            constants.set(name, { name: tensor.name, ...writer.describe(tensor) });
-            return name;
-          },
-        });
+  const names: ConstantNames = {
+    nameTensor: (tensor) => (isEntryOf(tensor, checkpoint) ? tensor.name : null),
+    addConstant: (tensor) => {
+      const name = String(constants.size);
+      constants.set(name, { name: tensor.name, ...writer.describe(tensor) });
+      return name;
+    },
+  };
+  const graph = checkpoint.graph && {
+    producer: checkpoint.graph.producer,
+    norms: checkpoint.graph.norms.map((norm) => normToJson(norm, names)),
+    linears: checkpoint.graph.linears.map((linear) => linearToJson(linear, names)),
+  };
   const facts = new Map<string, unknown>();
   for (const [path, known] of checkpoint.modules)
     if (modules.has(path))
       facts.set(path, Object.fromEntries(Object.entries(known).filter(([, value]) => value !== null)));
   const metadata = new Map<string, string | readonly Uint8Array[]>([
     [METADATA_KEYS.version, FORMAT_VERSION],
-    [METADATA_KEYS.source, sourceName],
+    // A path's last component, on any operating system: directories say who made the baseline, and where.
+    [METADATA_KEYS.source, checkpoint.path.split(/[/\\]/).findLast((component) => component !== '') ?? ''],
     [METADATA_KEYS.format, checkpoint.format],
     [METADATA_KEYS.order, checkpoint.inModuleOrder ? 'module' : 'name'],
     [METADATA_KEYS.tensors, tensors],
@@ -265,13 +248,13 @@ function isEntryOf(tensor: Tensor, { tensors }: Checkpoint): boolean {
 /** Describes tensors for the metadata, and collects what the file itself must hold for them. */
 class TensorWriter {
   readonly fileTensors = new Map<string, FileTensor>();
-  readonly #kept: BaselineContents['kept'];
+  readonly #kept: RangeMap<KeptRange>;
   /** Names of tables and samples by what is in them. */
   readonly #shared = new Map<object, string>();
   /** Those of {@link fileTensors}. */
   readonly #names = new FreeNames();
 
-  constructor({ kept }: BaselineContents) {
+  constructor(kept: RangeMap<KeptRange>) {
     this.#kept = kept;
   }
 
@@ -286,15 +269,11 @@ class TensorWriter {
       dtype,
       shape,
       sha256: summary?.sha256,
-      sample:
-        summary?.sample == null || values !== undefined
-          ? undefined
-          : this.#keepSample(summary.sample, tensor),
-      values: values === undefined ? undefined : this.#keepValues(values, tensor),
+      sample: (!values && summary?.sample && this.#keepSample(summary.sample, tensor)) || undefined,
+      values: values && this.#keepValues(values, tensor),
       projections:
-        summary?.projections == null || layout === undefined
-          ? undefined
-          : this.#keepProjections(name, summary.projections, layout),
+        (layout && summary?.projections && this.#keepProjections(name, summary.projections, layout)) ||
+        undefined,
       isBuffer: tensor.isBuffer,
       requiresGrad: tensor.requiresGrad,
     };
@@ -368,26 +347,20 @@ function encodeSafetensors(
   const header = encodePieces(writeHeader(sorted, metadata));
   const headerLength = Math.ceil(sumLengths(header) / 8) * 8;
   if (headerLength > MAX_HEADER_BYTES) {
-    throw new CheckpointError(
-      `expected tensors whose names and hashes fit a header of ${MAX_HEADER_BYTES} bytes, found ${headerLength} bytes of them`,
-      { code: 'limit-exceeded', file },
-    );
+    const expected = `expected tensors whose names and hashes fit a header of ${MAX_HEADER_BYTES} bytes`;
+    const found = `found ${headerLength} bytes of them`;
+    throw new CheckpointError(`${expected}, ${found}`, { code: 'limit-exceeded', file });
   }
-  const data = sorted.map(([, tensor]) => tensor.bytes);
-  const bytes = new Uint8Array(8 + headerLength + sumLengths(data));
+  const padding = Buffer.alloc(headerLength - sumLengths(header), ' ');
+  const pieces = [...header, padding, ...sorted.map(([, tensor]) => tensor.bytes)];
+  const bytes = new Uint8Array(8 + sumLengths(pieces));
   new DataView(bytes.buffer).setBigUint64(0, BigInt(headerLength), true);
-  bytes.fill(0x20, 8, 8 + headerLength);
-  copyAll(header, bytes, 8);
-  copyAll(data, bytes, 8 + headerLength);
-  return bytes;
-}
-
-function copyAll(pieces: readonly Uint8Array[], target: Uint8Array, start: number): void {
-  let position = start;
+  let position = 8;
   for (const piece of pieces) {
-    target.set(piece, position);
+    bytes.set(piece, position);
     position += piece.byteLength;
   }
+  return bytes;
 }
 
 function sumLengths(pieces: readonly Uint8Array[]): number {
@@ -512,12 +485,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
       reading,
     );
   }
-  const bytes = encodeBaseline({
-    sourceName: nameOf(source.path),
-    checkpoint,
-    kept,
-    modules: new Set(layers.map(nameInFile)),
-  });
+  const bytes = encodeBaseline(checkpoint, kept, new Set(layers.map(nameInFile)));
   const projected = kept.inFileOrder().filter(({ summary }) => summary?.projections != null);
   return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };
 }
@@ -641,9 +609,4 @@ async function summarize(
 
 function sum(numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0);
-}
-
-/** A path's last component, on any operating system: directories say who made the baseline, and where. */
-function nameOf(path: string): string {
-  return path.split(/[/\\]/).findLast((component) => component !== '') ?? '';
 }

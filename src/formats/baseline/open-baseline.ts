@@ -183,11 +183,8 @@ class Fields {
   }
 }
 
-/** How constants are found when a graph is read; both fail on unknown names. */
-interface ConstantFinder {
-  readonly findTensor: (name: string, at: Fields) => Tensor;
-  readonly findConstant: (name: string, at: Fields) => Tensor;
-}
+/** Finds a constant among the checkpoint's tensors, or the graph's own; null where there is none of that name. */
+type ConstantFinder = (kind: 'tensor' | 'constant', name: string) => Tensor | null;
 
 /** What most inputs are; it goes without saying. */
 export const USUAL_SOURCE = 'initializer';
@@ -208,15 +205,8 @@ function readGraph(fields: Fields, finder: ConstantFinder): Graph {
 
 function readNorm(fields: Fields, finder: ConstantFinder, linears: number): NormNode {
   const inputs = fields.listOfObjects('inputs');
-  const [gamma, beta, mean, variance] = inputs;
-  if (
-    inputs.length !== 4 ||
-    gamma === undefined ||
-    beta === undefined ||
-    mean === undefined ||
-    variance === undefined
-  )
-    return fields.fail('inputs', 'four inputs');
+  const [gamma, beta, mean, variance, more] = inputs;
+  if (!gamma || !beta || !mean || !variance || more) return fields.fail('inputs', 'four inputs');
   const feedingLinear = fields.optional('linear', 'count');
   if (feedingLinear !== null && feedingLinear >= linears) fields.fail('linear', `less than ${linears}`);
   const names = fields.has('inputNames')
@@ -264,13 +254,11 @@ function readLinear(fields: Fields, finder: ConstantFinder): LinearNode {
 
 function readInput(fields: Fields, finder: ConstantFinder): ConstantInput {
   if (fields.has('unresolved')) return { kind: 'unresolved', reason: fields.string('unresolved') };
-  const isTensor = fields.has('tensor');
-  if (!isTensor && !fields.has('constant')) return { kind: 'absent' };
+  const key = fields.has('tensor') ? 'tensor' : 'constant';
+  if (!fields.has(key)) return { kind: 'absent' };
   return {
     kind: 'constant',
-    tensor: isTensor
-      ? finder.findTensor(fields.string('tensor'), fields)
-      : finder.findConstant(fields.string('constant'), fields),
+    tensor: finder(key, fields.string(key)) ?? fields.fail('tensor', 'the name of an entry'),
     source: fields.optional('source', 'string') ?? USUAL_SOURCE,
     overridable: fields.optional('overridable', 'boolean') ?? false,
   };
@@ -286,14 +274,9 @@ export function openBaseline(header: SafetensorsHeader, source: ByteSource, path
   const { metadata } = header;
   const version = metadata.get(METADATA_KEYS.version) ?? '';
   if (version !== FORMAT_VERSION) {
-    throw new CheckpointError(
-      `expected a baseline of format version ${FORMAT_VERSION}, found ${quote(version)}`,
-      {
-        code: 'unsupported',
-        file: source.name,
-        hint: 'Update bn-audit, or make the baseline again with: bn-audit baseline',
-      },
-    );
+    const message = `expected a baseline of format version ${FORMAT_VERSION}, found ${quote(version)}`;
+    const hint = 'Update bn-audit, or make the baseline again with: bn-audit baseline';
+    throw new CheckpointError(message, { code: 'unsupported', file: source.name, hint });
   }
   const parse = (key: string) => {
     const text = metadata.get(key);
@@ -303,16 +286,16 @@ export function openBaseline(header: SafetensorsHeader, source: ByteSource, path
   const tensors = reader.readEntries(parse(METADATA_KEYS.tensors));
   const graph = parse(METADATA_KEYS.graph);
   const constants = reader.readEntries(graph?.optional('constants', 'object') ?? null);
-  const find = (entries: ReadonlyMap<string, Tensor>) => (name: string, at: Fields) =>
-    entries.get(name) ?? at.fail('tensor', 'the name of an entry');
+  const find: ConstantFinder = (kind, name) => (kind === 'tensor' ? tensors : constants).get(name) ?? null;
   return {
     path,
     format: 'baseline',
     tensors,
     inModuleOrder: metadata.get(METADATA_KEYS.order) === 'module',
-    graph:
-      graph === null ? null : readGraph(graph, { findTensor: find(tensors), findConstant: find(constants) }),
-    modules: readModules(parse(METADATA_KEYS.modules)),
+    graph: graph === null ? null : readGraph(graph, find),
+    modules: new Map(
+      [...(parse(METADATA_KEYS.modules)?.objects() ?? [])].map(([path, fields]) => [path, readFacts(fields)]),
+    ),
     warnings: parse(METADATA_KEYS.warnings)?.strings('warnings') ?? [],
     close: () => source.close(),
   };
@@ -329,13 +312,10 @@ class EntryReader {
   }
 
   readEntries(entries: Fields | null): ReadonlyMap<string, Tensor> {
-    if (entries === null) return new Map();
-    return new Map(
-      [...entries.objects()].map(([name, fields]) => [
-        name,
-        this.#readEntry(fields.optional('name', 'string') ?? name, fields),
-      ]),
-    );
+    const read = new Map<string, Tensor>();
+    for (const [name, fields] of entries?.objects() ?? [])
+      read.set(name, this.#readEntry(fields.optional('name', 'string') ?? name, fields));
+    return read;
   }
 
   #readEntry(name: string, fields: Fields): Tensor {
@@ -381,17 +361,11 @@ class EntryReader {
     if (sha256 === null) return null;
     if (!/^[0-9a-f]{64}$/.test(sha256)) fields.fail('sha256', '64 hexadecimal digits');
     const projections = fields.optional('projections', 'object');
+    const sampled = { dtype, elementCount: sampledIndices(elementCount).length };
     return {
       sha256,
       projections: projections === null ? null : this.#readProjections(shape, nameTable(name), projections),
-      sample: fields.has('sample')
-        ? this.#findKept(
-            'sample',
-            nameSample(name),
-            { dtype, elementCount: sampledIndices(elementCount).length },
-            fields,
-          )
-        : null,
+      sample: fields.has('sample') ? this.#findKept('sample', nameSample(name), sampled, fields) : null,
     };
   }
 
@@ -411,26 +385,16 @@ class EntryReader {
 
 /** A source that knows how long a tensor was, and refuses to be read. */
 function withoutValues(file: string, tensor: string, byteLength: number): ByteSource {
+  const message = `tensor ${quote(tensor)}: its values were asked for, but the baseline keeps no more than their hash`;
+  const hint = 'Audit the checkpoint that the baseline was made from, or make the baseline again.';
   return {
     name: file,
     byteLength,
     async readInto() {
-      throw new CheckpointError(
-        `tensor ${quote(tensor)}: its values were asked for, but the baseline keeps no more than their hash`,
-        {
-          code: 'unsupported',
-          file,
-          hint: 'Audit the checkpoint that the baseline was made from, or make the baseline again.',
-        },
-      );
+      throw new CheckpointError(message, { code: 'unsupported', file, hint });
     },
     async close() {},
   };
-}
-
-function readModules(entries: Fields | null): ReadonlyMap<string, ModuleFacts> {
-  if (entries === null) return new Map();
-  return new Map([...entries.objects()].map(([path, fields]) => [path, readFacts(fields)]));
 }
 
 function readFacts(fields: Fields): ModuleFacts {

@@ -163,9 +163,7 @@ export class ConstantEvaluator {
     switch (definition.kind) {
       case 'initializer':
         return locateConstant(this, definition.tensor, {
-          name,
-          what: `tensor ${quote(name)}`,
-          source: 'initializer',
+          ...{ name, what: 'tensor', source: 'initializer' },
           overridable: definition.overridable,
         });
       case 'sparse-initializer': {
@@ -214,11 +212,8 @@ export class ConstantEvaluator {
    */
   checkSize(elementCount: number, what: string): void {
     if (elementCount <= MAX_COMPUTED_ELEMENTS) return;
-    const found = `found ${elementCount}: too large`;
-    throw this.error(
-      `${what}: expected at most ${MAX_COMPUTED_ELEMENTS} elements, ${found}`,
-      'limit-exceeded',
-    );
+    const expected = `expected at most ${MAX_COMPUTED_ELEMENTS} elements`;
+    throw this.error(`${what}: ${expected}, found ${elementCount}: too large`, 'limit-exceeded');
   }
 
   /** An error about the model's file; `malformed` unless said otherwise. */
@@ -299,23 +294,15 @@ function computedTensor(input: Tensor, made: Pick<Tensor, 'dtype' | 'shape'>, so
 /** A tensor whose element at an index is the input's at the sum of index · stride, gathered as it is read. */
 function viewTensor(input: Tensor, shape: readonly number[], strides: readonly number[]): Tensor {
   const { dtype, range } = input;
-  const elementByteLength = Math.ceil(bitsOf(dtype) / 8);
-  const { name, byteLength, readInto, close } = stridedSource(range, {
-    shape,
-    strides,
-    firstElement: 0,
-    elementByteLength,
-  });
+  const view = { shape, strides, firstElement: 0, elementByteLength: Math.ceil(bitsOf(dtype) / 8) };
+  const { name, byteLength, readInto, close } = stridedSource(range, view);
   return computedTensor(input, { dtype, shape }, { name, byteLength, readInto, close });
 }
 
 /** A tensor of one element, repeated to a shape of any size: nothing is allocated. */
 export function repeatTensor(element: Tensor, shape: readonly number[]): Tensor {
-  return viewTensor(
-    element,
-    shape,
-    shape.map(() => 0),
-  );
+  const strides = shape.map(() => 0);
+  return viewTensor(element, shape, strides);
 }
 
 /** Makes the constant that a node without data inputs stands for, or one whose inputs are all alike. */
@@ -325,16 +312,11 @@ type Source = (evaluator: ConstantEvaluator, site: Site, name: string) => Promis
 function locateConstant(
   { store }: ConstantEvaluator,
   stored: OnnxTensor,
-  as: {
-    readonly name: string;
-    readonly what: string;
-    readonly source: string;
-    readonly overridable?: boolean;
-  },
+  as: { name: string; what: string; source: string; overridable?: boolean },
 ): Constant {
   const tensor = locateTensor(stored, as.name, store);
   if (tensor !== null) return constant(tensor, as.source, as.overridable);
-  const reason = `${as.what} has the type ${nameDataType(stored.dataType)}`;
+  const reason = `${as.what} ${quote(as.name)} has the type ${nameDataType(stored.dataType)}`;
   return { kind: 'unresolved', reason, isUndecodable: true };
 }
 
@@ -342,7 +324,7 @@ function locateConstant(
 async function makeConstant(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
   const source = 'Constant';
   const stored = findAttribute(site, 'value')?.tensor;
-  if (stored) return locateConstant(evaluator, stored, { name, what: `constant ${quote(name)}`, source });
+  if (stored) return locateConstant(evaluator, stored, { name, what: 'constant', source });
   const sparse = findAttribute(site, 'sparse_value')?.sparseTensor;
   if (sparse) return constant(await makeDense(evaluator, sparse, name), 'sparse Constant');
   const float = findAttribute(site, 'value_float');
@@ -503,15 +485,14 @@ function linearIndices(
 async function applyConcat(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
   const what = describeNode(site.node);
   const parts: ConstantTensor[] = [];
+  let count = 0;
   for (const input of site.node.inputs) {
     const part = await evaluator.evaluate(site.scope, input);
     if (part.kind === 'unresolved') return part;
     if (part.kind === 'uniform') return computedAtRunTime(site);
     parts.push(part);
-    evaluator.checkSize(
-      parts.reduce((sum, { tensor }) => sum + tensor.elementCount, 0),
-      what,
-    );
+    count += part.tensor.elementCount;
+    evaluator.checkSize(count, what);
   }
   const tensors = parts.map(({ tensor }) => tensor);
   const [first] = tensors;
@@ -524,10 +505,7 @@ async function applyConcat(evaluator: ConstantEvaluator, site: Site, name: strin
     dtype === first.dtype && shape.slice(1).join() === inner.join() && shape.length > 0;
   if (!tensors.every(fits))
     throw evaluator.error(`${what}: expected tensors of one type and shape, found others`);
-  evaluator.demand(
-    tensors.reduce((sum, { range }) => sum + range.byteLength, 0),
-    what,
-  );
+  evaluator.demand((count * bitsOf(first.dtype)) / 8, what);
   const bytes = Buffer.concat(await Promise.all(tensors.map(({ range }) => readRange(range))));
   const length = tensors.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
   const joined = memoryTensor(name, first.dtype, [length, ...inner], bytes);
@@ -624,10 +602,8 @@ async function applySqueeze(evaluator: ConstantEvaluator, site: Site, input: Res
     const found = `found [${shape.join(', ')}]`;
     throw evaluator.error(`${describeNode(site.node)}: expected dims of 1 to drop, ${found}`);
   }
-  return replaceShape(
-    input,
-    shape.filter((dim, axis) => !isDropped(dim, axis)),
-  );
+  const kept = shape.filter((dim, axis) => !isDropped(dim, axis));
+  return replaceShape(input, kept);
 }
 
 /** Unsqueeze: with dimensions of 1 where it names them. */
@@ -698,11 +674,8 @@ async function applyTile(evaluator: ConstantEvaluator, site: Site, input: Resolv
     shape: shape.flatMap((dim, i) => [repeats[i] ?? 1, dim]),
     strides: stridesOf(shape).flatMap((stride) => [0, stride]),
   });
-  if (tiled.kind !== 'constant') return tiled;
-  return replaceShape(
-    tiled,
-    shape.map((dim, i) => dim * (repeats[i] ?? 1)),
-  );
+  const repeated = shape.map((dim, i) => dim * (repeats[i] ?? 1));
+  return tiled.kind === 'constant' ? replaceShape(tiled, repeated) : tiled;
 }
 
 function repeatUnknown(site: Site, input: ConstantTensor): Constant {
@@ -821,20 +794,18 @@ async function applyDequantize(evaluator: ConstantEvaluator, site: Site, input: 
   return dequantise(evaluator, site, input, { scale, zero, axis: readInt(site, 'axis', 1) });
 }
 
-/** What codes stand for: constants of one value, or of one for each index along an axis; no zero point is zero. */
-interface DequantiseOptions {
-  readonly scale: Constant;
-  readonly zero: Constant | null;
-  readonly axis: number;
-}
-
-/** The floats that codes stand for, computed as they are read, with what {@link Quantisation} tells of them. */
+/**
+ * The floats that codes stand for, computed as they are read, with what {@link Quantisation} tells of them.
+ *
+ * @param steps constants of one value, or of one for each index along an axis; no zero point is zero.
+ */
 export async function dequantise(
   evaluator: ConstantEvaluator,
   site: Site,
   codes: Resolved,
-  { scale, zero, axis: stated }: DequantiseOptions,
+  steps: { readonly scale: Constant; readonly zero: Constant | null; readonly axis: number },
 ): Promise<Constant> {
+  const { scale, zero, axis: stated } = steps;
   if (scale.kind !== 'constant') return scale.kind === 'unresolved' ? scale : computedAtRunTime(site);
   if (zero !== null && zero.kind !== 'constant')
     return zero.kind === 'unresolved' ? zero : computedAtRunTime(site);

@@ -1,14 +1,21 @@
 // Edits an ONNX file by splices: fields of the model cut out, replaced and added, all else byte for byte.
 
-import type { Splice } from '../../checkpoint/checkpoint.js';
 import { CheckpointError } from '../../errors.js';
-import { type ByteRange, type ByteSource, holdBytes, joinRanges, readRange } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  holdBytes,
+  joinRanges,
+  listSpliced,
+  readRange,
+  type Splice,
+  wholeOf,
+} from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
 import {
   EXTERNAL,
   FIELDS,
   GRAPH,
-  type MessageType,
   MODEL,
   type OnnxGraph,
   type OnnxModel,
@@ -21,6 +28,7 @@ import {
   encodeFieldHead,
   encodeVarint,
   MAX_VARINT_BYTES,
+  type MessageType,
   parseTag,
   readVarint,
   unsignedOf,
@@ -84,11 +92,8 @@ export async function* readFields(source: ByteSource, { start, end }: MessageExt
       payloadStart = reader.position;
       reader.skip(unsignedOf(varint));
     } else {
-      throw new CheckpointError('expected a model without groups, found one: it cannot be rewritten', {
-        code: 'unsupported',
-        file: source.name,
-        offset: fieldStart,
-      });
+      const message = 'expected a model without groups, found one: it cannot be rewritten';
+      throw new CheckpointError(message, { code: 'unsupported', file: source.name, offset: fieldStart });
     }
     yield { number: field, wire, start: fieldStart, lengthStart, payloadStart, end: reader.position };
   }
@@ -261,12 +266,10 @@ const MAX_MODEL_BYTES = 2 ** 31 - 1;
 export async function editModel(source: ByteSource, edit: GraphEdit): Promise<Uint8Array> {
   const whole = { start: 0, end: source.byteLength };
   const splices = await renewLengths(source, whole, await planGraphEdit(source, edit));
-  const edited = spliceRange(source, whole, splices);
+  const edited = joinRanges(source.name, listSpliced(wholeOf(source), splices));
   if (edited.byteLength > MAX_MODEL_BYTES) {
-    throw new CheckpointError(
-      `expected a model of at most ${MAX_MODEL_BYTES} bytes, found ${edited.byteLength}`,
-      { code: 'limit-exceeded', file: source.name },
-    );
+    const message = `expected a model of at most ${MAX_MODEL_BYTES} bytes, found ${edited.byteLength}`;
+    throw new CheckpointError(message, { code: 'limit-exceeded', file: source.name });
   }
   return await readRange(edited);
 }
@@ -312,7 +315,9 @@ async function planGraph(pass: GraphPass, extent: MessageExtent): Promise<readon
     const { following = [], isRemoved = false } = change ?? {};
     if (added.length + following.length === 0 && !isRemoved) splices.push(...within);
     else {
-      const content = spliceRange(source, payload, await renewLengths(source, payload, within));
+      const inner = { source, offset: payload.start, byteLength: payload.end - payload.start };
+      const parts = listSpliced(inner, await renewLengths(source, payload, within));
+      const content = joinRanges(source.name, parts);
       const kept = isRemoved ? [] : [{ number: field.number, content }];
       splices.push(replace(field, [...added, ...kept, ...following]));
     }
@@ -382,20 +387,4 @@ function replace({ start, end }: Field, fields: readonly GraphField[]): Splice {
     content,
   ]);
   return { offset: start, deleted: end - start, content: joinRanges('fields', parts) };
-}
-
-/** A part of a file with splices in it, read only when it is. */
-function spliceRange(
-  source: ByteSource,
-  { start, end }: MessageExtent,
-  splices: readonly Splice[],
-): ByteRange {
-  const parts: ByteRange[] = [];
-  let at = start;
-  for (const { offset, deleted, content } of splices) {
-    parts.push({ source, offset: at, byteLength: offset - at }, content);
-    at = offset + deleted;
-  }
-  parts.push({ source, offset: at, byteLength: end - at });
-  return joinRanges(source.name, parts);
 }

@@ -1,6 +1,5 @@
 // Walks upstream in a graph: to the constant, the node or the input that a value comes from.
 
-import { failUnreachable } from '../../errors.js';
 import { isGeneratedName } from '../../norm/naming.js';
 import type { OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './schema.js';
 import { type Definition, type Found, findName, type Scope, type Site, visitNodes } from './scope.js';
@@ -102,11 +101,8 @@ export function findProducer(scope: Scope, name: string): Site | null {
 /** As {@link findProducer}, through nodes that only quantise what another has computed, and turn it back. */
 export function findComputation(scope: Scope, name: string): Site | null {
   let producer = findProducer(scope, name);
-  for (let step = 0; producer !== null && step < MAX_STEPS; step++) {
-    const { node } = producer;
-    if (!isStandard(node, 'QuantizeLinear') && !isStandard(node, 'DequantizeLinear')) break;
-    producer = findProducer(producer.scope, node.inputs[0] ?? '');
-  }
+  for (let step = 0; producer !== null && step < MAX_STEPS && isQuantiser(producer.node); step++)
+    producer = findProducer(producer.scope, producer.node.inputs[0] ?? '');
   return producer;
 }
 
@@ -139,10 +135,12 @@ export function findTrueName(scope: Scope, name: string): string {
 
 /** Whether a tool made a name up; those of what QuantizeLinear and DequantizeLinear give are the quantiser's. */
 function isMadeUp({ name, definition }: Found): boolean {
-  const isQuantiser =
-    definition.kind === 'node-output' &&
-    ['QuantizeLinear', 'DequantizeLinear'].some((op) => isStandard(definition.node, op));
-  return isQuantiser || isGeneratedName(name);
+  return (definition.kind === 'node-output' && isQuantiser(definition.node)) || isGeneratedName(name);
+}
+
+/** Whether a node turns values into codes, or codes into what they stand for. */
+export function isQuantiser(node: OnnxNode): boolean {
+  return isStandard(node, 'QuantizeLinear') || isStandard(node, 'DequantizeLinear');
 }
 
 /** A name that is no code's, or what a quantiser has made it of. */
@@ -209,7 +207,12 @@ export class NeighbourSearch {
   #upstream(found: Found, names: Set<string>): ScopedName[] {
     const { scope, definition } = found;
     if (definition.kind === 'bound') return [definition];
-    if (definition.kind === 'graph-input') return outerInput(found);
+    if (definition.kind === 'graph-input') {
+      // What the node around a subgraph passes: Loop and Scan list it in the body's order.
+      const { caller } = scope;
+      const outer = caller?.node.inputs[scope.inputs.indexOf(found.name)] ?? '';
+      return caller === null || outer === '' ? [] : [{ scope: caller.scope, name: outer }];
+    }
     if (definition.kind !== 'node-output') return [];
     const { node, index } = definition;
     // A function's outputs, those of both branches of an If; a Loop's body returns its condition first.
@@ -239,24 +242,8 @@ function parameterInputs(node: OnnxNode): readonly string[] {
   return isStandard(node, 'BatchNormalization') ? node.inputs.slice(0, 3) : node.inputs;
 }
 
-/** What the node around a subgraph passes as this input: Loop and Scan list them in the body's order. */
-function outerInput({ scope, name }: Found): ScopedName[] {
-  const { caller } = scope;
-  if (caller === null) return [];
-  const outer = caller.node.inputs[scope.inputs.indexOf(name)] ?? '';
-  return outer === '' ? [] : [{ scope: caller.scope, name: outer }];
-}
-
 /** What stands behind a name once calls and Identity are followed: a stored tensor, or a node that computes it. */
 export type Origin = OnnxTensor | OnnxSparseTensor | OnnxNode;
-
-/** A name followed to its origin. */
-interface Followed {
-  readonly found: Found;
-  readonly origin: Origin | null;
-  /** The first name of the main graph on the way; null where the way never leaves a subgraph or function. */
-  readonly mainName: string | null;
-}
 
 /** A place where a constant is read: an input of a node, or an output of a graph (node null). */
 export interface Reader {
@@ -266,29 +253,23 @@ export interface Reader {
   readonly mainName: string | null;
 }
 
-/** Follows a name through function calls and Identity, also to outer scopes; null where nothing defines it. */
-export function followToOrigin(scope: Scope, name: string): Followed | null {
+/**
+ * Follows a name through function calls and Identity, also to outer scopes.
+ *
+ * @returns what stands there, and the first name of the main graph on the way, null where the way never leaves a subgraph
+ *   or function; null where nothing defines the name.
+ */
+export function followToOrigin(scope: Scope, name: string) {
   let mainName: string | null = null;
   for (const found of walkUpstream({ scope, name }, nextShared)) {
     if (found.scope.isMain) mainName ??= found.name;
-    if (nextShared(found) === null) return { found, origin: originOf(found.definition), mainName };
+    if (nextShared(found) !== null) continue;
+    const { definition } = found;
+    const origin: Origin | null =
+      'tensor' in definition ? definition.tensor : 'node' in definition ? definition.node : null;
+    return { found, origin, mainName };
   }
   return null;
-}
-
-function originOf(definition: Definition): Origin | null {
-  switch (definition.kind) {
-    case 'initializer':
-    case 'sparse-initializer':
-      return definition.tensor;
-    case 'node-output':
-      return definition.node;
-    case 'graph-input':
-    case 'bound':
-      return null;
-    default:
-      return failUnreachable(definition);
-  }
 }
 
 /** Everything that reads one of the origins, calls and Identity seen through. */
@@ -298,7 +279,6 @@ export function findReaders(
   { file, origins }: { readonly file: string; readonly origins: ReadonlySet<Origin> },
 ): ReadonlyMap<Origin, readonly Reader[]> {
   const readers = new Map<Origin, Reader[]>();
-  const scopes = new Set<Scope>();
   const note = (scope: Scope, name: string, node: OnnxNode | null, index: number) => {
     const followed = name === '' ? null : followToOrigin(scope, name);
     if (followed?.origin == null || !origins.has(followed.origin)) return;
@@ -308,9 +288,8 @@ export function findReaders(
   };
   const sites: Site[] = [];
   const main = visitNodes(model, graph, file, (site) => sites.push(site));
-  scopes.add(main);
+  const scopes = new Set([main, ...sites.map(({ scope }) => scope)]);
   for (const { node, scope } of sites) {
-    scopes.add(scope);
     if (isStandard(node, 'Identity')) continue;
     for (const [index, name] of node.inputs.entries()) note(scope, name, node, index);
   }

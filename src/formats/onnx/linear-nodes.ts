@@ -12,7 +12,7 @@ import {
   readInts,
   unresolved,
 } from './constants.js';
-import { findProducer, findTrueName, isStandard, type ScopedName } from './follow.js';
+import { findProducer, findTrueName, isQuantiser, isStandard, type ScopedName } from './follow.js';
 import { toInput } from './norm-nodes.js';
 import type { OnnxNode } from './schema.js';
 import {
@@ -58,7 +58,7 @@ export function linearOpOf(node: OnnxNode): LinearOp | null {
   return node.domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === node.op) ?? null) : null;
 }
 
-/** A weight, the axis that counts its output channels, and whether the node reads it transposed. */
+/** A weight, and the axis that counts its output channels. */
 interface Weight {
   readonly constant: Constant;
   readonly name: string;
@@ -123,13 +123,6 @@ function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput 
     return unresolved(`tensor ${quote(name)} is stored as ${dtype}, which holds no readable floats`);
   if (elementCount === channels) return bias;
   return unresolved(`tensor ${quote(name)} has ${elementCount} values for ${channels} channels`);
-}
-
-async function readBias(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant | null> {
-  const quantised = quantisedOperatorOf(site.node);
-  return quantised === null
-    ? evaluator.evaluateQuietly({ scope: site.scope, name })
-    : readQuantisedBias(evaluator, site, quantised);
 }
 
 async function readWeight(
@@ -382,12 +375,12 @@ const OPERATORS: ReadonlyMap<string, QuantisedOperator> = new Map<string, Quanti
 ]);
 
 /** What a node is of {@link OPERATORS}; null for any other. */
-export function quantisedOperatorOf({ domain, op }: OnnxNode): QuantisedOperator | null {
+function quantisedOperatorOf({ domain, op }: OnnxNode): QuantisedOperator | null {
   return OPERATORS.get(domain === '' ? op : `${domain} ${op}`) ?? null;
 }
 
 /** The floats that the codes of a weight stand for. */
-export async function readQuantisedWeight(
+async function readQuantisedWeight(
   evaluator: ConstantEvaluator,
   { node, scope }: Site,
   {
@@ -405,17 +398,14 @@ export async function readQuantisedWeight(
 }
 
 /** The floats of a bias: its own, or those that its codes stand for, in steps of the data's scale times the weight's. */
-export async function readQuantisedBias(
-  evaluator: ConstantEvaluator,
-  { node, scope }: Site,
-  { bias, scale, dataScale }: QuantisedOperator,
-): Promise<Constant | null> {
-  const at = async (index: number) => evaluator.evaluateQuietly({ scope, name: node.inputs[index] ?? '' });
-  if (bias === null || (node.inputs[bias] ?? '') === '') return null;
-  const stored = await at(bias);
+async function readBias(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+  const { node, scope } = site;
+  const stored = await evaluator.evaluateQuietly({ scope, name });
+  const { scale, dataScale } = quantisedOperatorOf(node) ?? { scale: null, dataScale: null };
   if (scale === null || dataScale === null || stored.kind === 'unresolved') return stored;
+  const at = async (index: number) => evaluator.evaluateQuietly({ scope, name: node.inputs[index] ?? '' });
   const step = multiplyConstants(evaluator, await at(scale), await at(dataScale));
-  return dequantise(evaluator, { node, scope }, stored, { scale: step, zero: null, axis: 0 });
+  return dequantise(evaluator, site, stored, { scale: step, zero: null, axis: 0 });
 }
 
 /**
@@ -437,7 +427,7 @@ async function readScaling(evaluator: ConstantEvaluator, scaling: Site | null): 
 
 /** Names of the scales and zero points that a node reads: settings of a quantiser, which nobody trains. */
 export function listQuantiserInputs(node: OnnxNode): readonly string[] {
-  if (['QuantizeLinear', 'DequantizeLinear'].some((op) => isStandard(node, op))) return node.inputs.slice(1);
+  if (isQuantiser(node)) return node.inputs.slice(1);
   const operator = quantisedOperatorOf(node);
   if (operator !== null)
     return node.inputs.filter((_, index) => index !== operator.weight && index !== operator.bias);

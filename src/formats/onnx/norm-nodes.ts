@@ -111,21 +111,17 @@ const MAX_STATISTIC_ELEMENTS = 1 << 22;
 const DEFAULT_EPSILON = 1e-5;
 const DEFAULT_MOMENTUM = 0.9;
 
-/** What building norm nodes needs beside the node. */
-interface NormContext {
-  readonly evaluator: ConstantEvaluator;
-  readonly neighbours: NeighbourSearch;
-  /** The index of a linear node in the graph; null for other nodes. */
-  readonly linearIndex: (site: Site) => number | null;
-}
-
 /**
  * Reads a BatchNormalization node.
  *
+ * @param indexOf the index of a linear node in the graph; null for other nodes.
  * @throws CheckpointError naming the node, where its inputs are missing, broken or do not fit each other.
  */
-export async function buildNorm(context: NormContext, site: Site): Promise<BuiltNorm> {
-  const { evaluator } = context;
+export async function buildNorm(
+  evaluator: ConstantEvaluator,
+  site: Site,
+  { search, indexOf }: { search: NeighbourSearch; indexOf: (site: Site) => number | null },
+): Promise<BuiltNorm> {
   const { node, scope } = site;
   checkInputs(evaluator, site);
   const opset = opsetOf(scope);
@@ -147,8 +143,8 @@ export async function buildNorm(context: NormContext, site: Site): Promise<Built
     momentum: findAttribute(site, 'momentum')?.float ?? DEFAULT_MOMENTUM,
     mode: await findMode(evaluator, site),
     opset,
-    neighbours: context.neighbours.find(scope, data),
-    feedingLinear: producer === null ? null : context.linearIndex(producer),
+    neighbours: search.find(scope, data),
+    feedingLinear: producer === null ? null : indexOf(producer),
     notes: describeOddities(site, { isSpatial, isTiled, inputs }),
   };
   return { norm, site, definitions: names.map((name) => followAliases(scope, name)?.definition ?? null) };
@@ -177,12 +173,19 @@ async function readInputs(
   const constants: (Constant | null)[] = [];
   for (const [i, name] of names.entries()) {
     const label = `the ${labels[i]} of ${describeSite(site)}`;
-    const constant = await evaluateInput(evaluator, site, name, label);
+    const constant = name === '' ? null : await evaluateInput(evaluator, site, name, label);
     if (constant !== null) checkVector(evaluator, constant, isSpatial, label);
     constants.push(constant);
   }
   const [gamma = null, beta = null, mean = null, variance = null] = constants;
-  const channels = commonLength(evaluator, site, [mean, variance, gamma, beta]);
+  const lengths = [mean, variance, gamma, beta].flatMap((item) =>
+    item?.kind === 'constant' ? item.tensor.elementCount : [],
+  );
+  if (new Set(lengths).size > 1) {
+    const expected = 'expected mean, variance, scale and bias of one length';
+    throw evaluator.error(`${describeSite(site)}: ${expected}, found ${lengths.join(', ')} channels`);
+  }
+  const [channels = null] = lengths;
   return {
     gamma: toInput(gamma, channels),
     beta: toInput(beta, channels),
@@ -197,8 +200,7 @@ async function evaluateInput(
   site: Site,
   name: string,
   label: string,
-): Promise<Constant | null> {
-  if (name === '') return null;
+): Promise<Constant> {
   try {
     return await evaluator.evaluate(site.scope, name);
   } catch (error) {
@@ -234,19 +236,6 @@ function checkVector(
     const message = `${label}: expected at most ${MAX_STATISTIC_ELEMENTS} values, found ${elementCount}`;
     throw evaluator.error(message, 'limit-exceeded');
   }
-}
-
-/** The number of channels that all constant inputs agree on; null where none of them tells. */
-function commonLength(
-  evaluator: ConstantEvaluator,
-  site: Site,
-  constants: readonly (Constant | null)[],
-): number | null {
-  const lengths = constants.flatMap((item) => (item?.kind === 'constant' ? item.tensor.elementCount : []));
-  const [first] = lengths;
-  if (new Set(lengths).size <= 1) return first ?? null;
-  const expected = 'expected mean, variance, scale and bias of one length';
-  throw evaluator.error(`${describeSite(site)}: ${expected}, found ${lengths.join(', ')} channels`);
 }
 
 /** An evaluated input as the graph shows it: a vector, and a value repeated at run time written out. */

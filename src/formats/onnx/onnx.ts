@@ -21,8 +21,8 @@ import {
 } from './linear-nodes.js';
 import { type BuiltNorm, buildNorm, describeForeignNorm, groupCalls, mergeCalls } from './norm-nodes.js';
 import type { LocatedNodes } from './plan-edits.js';
-import { readModel } from './read-model.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
+import { readModel } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
 import { SAVE_UNOPTIMISED } from './sniff.js';
 import { ExternalData, locateTensor, type OnnxOptions, TensorStore } from './stored-tensor.js';
@@ -101,17 +101,6 @@ async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
   return { ...parts, norms: groupCalls(norms).map((calls) => calls.map(({ site }) => site)) };
 }
 
-/** A model, and what an audit takes from it. */
-interface ModelParts {
-  readonly model: OnnxModel;
-  readonly mainGraph: OnnxGraph;
-  readonly tensors: ReadonlyMap<string, Tensor>;
-  readonly norms: readonly BuiltNorm[];
-  readonly linears: readonly FoundLinear[];
-  /** Norm-like operators of other domains. */
-  readonly foreign: readonly string[];
-}
-
 /** A linear node, where it stands, and where it reads its bias: at an input of its own, or of the Add behind it. */
 interface FoundLinear {
   readonly linear: LinearDraft;
@@ -119,15 +108,14 @@ interface FoundLinear {
   readonly bias: InputSlot;
 }
 
-async function readParts(store: TensorStore): Promise<ModelParts> {
+/** A model, and what an audit takes from it; `foreign` are norm-like operators of other domains. */
+async function readParts(store: TensorStore) {
   const model = await readModel(store.file);
   const mainGraph = model.graph;
   if (mainGraph === null) {
-    throw new CheckpointError('expected an ONNX model, found no graph in it', {
-      code: 'malformed',
-      file: store.file.name,
-      hint: 'The file may be cut off; compare its size with the original.',
-    });
+    const hint = 'The file may be cut off; compare its size with the original.';
+    const message = 'expected an ONNX model, found no graph in it';
+    throw new CheckpointError(message, { code: 'malformed', file: store.file.name, hint });
   }
   const tensors = readTensors(mainGraph, store);
   const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [], quantisers: [] };
@@ -140,8 +128,8 @@ async function readParts(store: TensorStore): Promise<ModelParts> {
   for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
   }
-  const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears, tensors });
-  const neighbours = new NeighbourSearch((stored) => {
+  const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears }, tensors);
+  const search = new NeighbourSearch((stored) => {
     const name = ofCodes.get(stored) ?? stored;
     const tensor = tensors.get(name);
     // A single number is a setting of an operator rather than a parameter.
@@ -149,23 +137,20 @@ async function readParts(store: TensorStore): Promise<ModelParts> {
     return isLearned && tensor.isBuffer !== true ? name : null;
   });
   const norms: BuiltNorm[] = [];
-  for (const site of sites.norms)
-    norms.push(await buildNorm({ evaluator, neighbours, linearIndex: indexOf }, site));
+  for (const site of sites.norms) norms.push(await buildNorm(evaluator, site, { search, indexOf }));
   return { model, mainGraph, tensors, norms, linears, foreign: sites.foreign };
 }
 
-/** What a model quantises, found while it is read. */
-interface QuantisedParts {
-  readonly quantisers: readonly Site[];
-  readonly linears: readonly FoundLinear[];
-  /** Gains the floats that codes stand for, by their names from before quantisation; scales become buffers in it. */
-  readonly tensors: Map<string, Tensor>;
-}
-
-/** Turns the codes that a graph dequantises into the learned tensors that they stand for; their new names by the old. */
+/**
+ * Turns the codes that a graph dequantises into the learned tensors that they stand for.
+ *
+ * @param tensors gain the floats, by their names from before quantisation; scales become buffers in it.
+ * @returns the new names by the old.
+ */
 async function readQuantised(
   evaluator: ConstantEvaluator,
-  { quantisers, linears, tensors }: QuantisedParts,
+  { quantisers, linears }: { quantisers: readonly Site[]; linears: readonly FoundLinear[] },
+  tensors: Map<string, Tensor>,
 ): Promise<ReadonlyMap<string, string>> {
   const names = new Map<string, string>();
   const settings = new Set<string>();
@@ -272,9 +257,8 @@ async function readLinears(evaluator: ConstantEvaluator, { linears: sites, reade
 function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonly string[] {
   const warnings: string[] = [];
   if (model.irVersion > NEWEST_IR_VERSION) {
-    warnings.push(
-      `the model has the ONNX IR version ${model.irVersion}; the newest known here is ${NEWEST_IR_VERSION}`,
-    );
+    const newest = `the newest known here is ${NEWEST_IR_VERSION}`;
+    warnings.push(`the model has the ONNX IR version ${model.irVersion}; ${newest}`);
   }
   const others = foreign.length - MAX_NAMED_OPERATORS;
   const named = foreign.slice(0, MAX_NAMED_OPERATORS).join(', ') + (others > 0 ? ` and ${others} more` : '');

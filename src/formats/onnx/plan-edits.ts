@@ -8,7 +8,6 @@ import type {
   EditOptions,
   EditPlan,
   Graph,
-  Splice,
   Tensor,
   TensorEdit,
 } from '../../checkpoint/checkpoint.js';
@@ -27,6 +26,7 @@ import {
   joinRanges,
   placeContent,
   RangeMap,
+  type Splice,
 } from '../../io/byte-source.js';
 import { FileSource } from '../../io/file-source.js';
 import {
@@ -120,10 +120,9 @@ function openDataFiles(
   for (const [location, name] of names) {
     const source = external.open(location);
     if (paths.has(source.path)) {
-      throw new CheckpointError(
-        `external data ${quote(location)}: expected a file of its own, found one that another location leads to as well`,
-        { code: 'unsupported', file: file.name },
-      );
+      const found = 'found one that another location leads to as well';
+      const message = `external data ${quote(location)}: expected a file of its own, ${found}`;
+      throw new CheckpointError(message, { code: 'unsupported', file: file.name });
     }
     paths.add(source.path);
     files.set(source, name);
@@ -177,15 +176,10 @@ interface Slot {
 
 /** Names that stand for one stored or computed constant, and who wants what of it. */
 interface Group {
-  readonly roots: readonly Root[];
+  /** The names are empty where they stand in a subgraph or a function. */
+  readonly roots: readonly { readonly name: string; readonly origin: Origin }[];
   readonly edits: readonly TensorEdit[];
   readonly readers: readonly Reader[];
-}
-
-interface Root {
-  /** Empty where it stands in a subgraph or a function. */
-  readonly name: string;
-  readonly origin: Origin;
 }
 
 /**
@@ -309,14 +303,6 @@ async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Pr
   return haveSameBytes(one.content, other.content);
 }
 
-async function everyOne<Thing>(
-  things: readonly Thing[],
-  holds: (thing: Thing) => Promise<boolean>,
-): Promise<boolean> {
-  for (const thing of things) if (!(await holds(thing))) return false;
-  return true;
-}
-
 /** Things by where their bytes are. */
 function groupByRange<Thing>(
   things: Iterable<Thing>,
@@ -367,7 +353,13 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
     file: model.store.file.name,
     origins: new Set([...origins, ...passed]),
   });
-  refuseOtherReaders(slots, readers);
+  // An operator that was passed belongs to the input behind it, so nothing else may read its output.
+  for (const [{ tensor }, places] of slots)
+    for (const node of new Set(places.flatMap((place) => place.passed))) {
+      const own = places.filter((place) => place.passed.includes(node)).length;
+      if ((readers.get(node)?.length ?? 0) > own)
+        throw cannotPlace(tensor, `goes through a ${describeOperator(node)} node that others read as well`);
+    }
   const stored = new Map<Origin, string>(mainGraph.initializers.map((tensor) => [tensor, tensor.name]));
   for (const node of mainGraph.nodes) if (origins.has(node)) stored.set(node, node.outputs[0] ?? '');
   return [...groups.values()].map((group) => ({
@@ -375,23 +367,6 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
     edits: [...group.edits],
     readers: [...group.origins].flatMap((origin) => readers.get(origin) ?? []),
   }));
-}
-
-/** An operator that was passed belongs to the input behind it, so nothing else may read its output. */
-function refuseOtherReaders(
-  slots: ReadonlyMap<TensorEdit, readonly Slot[]>,
-  readers: ReadonlyMap<Origin, readonly Reader[]>,
-): void {
-  for (const [edit, places] of slots) {
-    for (const node of new Set(places.flatMap(({ passed }) => passed))) {
-      const own = places.filter(({ passed }) => passed.includes(node)).length;
-      if ((readers.get(node)?.length ?? 0) > own)
-        throw cannotPlace(
-          edit.tensor,
-          `goes through a ${describeOperator(node)} node that others read as well`,
-        );
-    }
-  }
 }
 
 class Splitter implements Splits {
@@ -421,11 +396,16 @@ class Splitter implements Splits {
   async decide(group: Group): Promise<void> {
     const [edit] = group.edits;
     if (edit === undefined) return;
-    const wanted = [...group.edits, ...group.readers.map((reader) => this.#wants.of(reader))];
-    if (!(await everyOne(wanted, (want) => wantTheSame(want, edit)))) return this.#split(group, edit);
+    for (const want of [...group.edits, ...group.readers.map((reader) => this.#wants.of(reader))])
+      if (!(await wantTheSame(want, edit))) return this.#split(group, edit);
     const stored = group.edits.map((own) => this.#toStored(group, own));
-    const isStored = group.roots.every(({ origin }) => storedTensor(origin) !== null);
-    if (!isStored || !(await everyOne(stored, isPlaceable))) {
+    let isPlaceable = group.roots.every(({ origin }) => storedTensor(origin) !== null);
+    for (const { tensor, content } of stored) {
+      // Bytes that stand in files as they are.
+      const placed = isPlaceable ? await placeContent(tensor.range, content) : null;
+      isPlaceable = placed?.every(({ source }) => source instanceof FileSource) === true;
+    }
+    if (!isPlaceable) {
       for (const root of group.roots) this.#replaceRoot(root, edit);
       return;
     }
@@ -504,7 +484,7 @@ class Splitter implements Splits {
     return name;
   }
 
-  #replaceRoot({ name, origin }: Root, edit: TensorEdit): void {
+  #replaceRoot({ name, origin }: Group['roots'][number], edit: TensorEdit): void {
     if ('op' in origin) this.#replaceNode(origin, edit);
     else if (name === '' || !('dataType' in origin)) {
       throw cannotPlace(edit.tensor, 'is a sparse initializer, or one inside a subgraph or function');
@@ -529,23 +509,16 @@ class Splitter implements Splits {
   #encode(name: string, { tensor, content }: TensorEdit): GraphField {
     const { irVersion } = this.#model.located.model;
     const dataType = dataTypeOf(tensor.dtype);
-    if (irVersion < FIRST_IR_WITH_FREE_INITIALIZERS || dataType === undefined)
-      throw cannotPlace(
-        tensor,
-        `shares its value with others, and the model's ONNX IR version ${irVersion} has no place for one more initializer`,
-      );
+    if (irVersion < FIRST_IR_WITH_FREE_INITIALIZERS || dataType === undefined) {
+      const why = `the model's ONNX IR version ${irVersion} has no place for one more initializer`;
+      throw cannotPlace(tensor, `shares its value with others, and ${why}`);
+    }
     return encodeTensor(name, tensor.shape.map(BigInt), dataType, content);
   }
 }
 
 function sharesInside({ tensor }: TensorEdit): Error {
   return cannotPlace(tensor, 'shares its value with others inside a subgraph or function');
-}
-
-/** Whether a tensor's bytes stand in files as they are. */
-async function isPlaceable({ tensor, content }: TensorEdit): Promise<boolean> {
-  const placed = await placeContent(tensor.range, content);
-  return placed?.every(({ source }) => source instanceof FileSource) === true;
 }
 
 /** An initializer with these bytes, which are read only when it is. */

@@ -1,28 +1,24 @@
 // The messages of ONNX that are read, with the numbers of their fields.
 
 import { quote, quoteUnlessPlain } from '../../errors.js';
+import type { ByteSource } from '../../io/byte-source.js';
 import {
+  type FieldRule,
   float32Of,
+  type MessageRule,
+  type MessageType,
+  type NumberRule,
+  readMessage,
+  type Segment,
+  type SegmentRule,
   signed32Of,
   signedOf,
+  type TextRule,
   type Varint,
   WIRE_FIXED32,
   WIRE_FIXED64,
   WIRE_VARINT,
 } from './wire.js';
-
-/** A run of the values of a payload field: where they are in the file, not what they are. */
-export interface Segment {
-  /** The field of TensorProto or AttributeProto that the values belong to. */
-  readonly field: number;
-  /** `packed`: one behind the other. `tagged`: each behind a tag of its own (repeated scalars that were not packed). */
-  readonly form: 'packed' | 'tagged';
-  /** First byte; of the first tag where `tagged`. */
-  readonly offset: number;
-  readonly byteLength: number;
-  /** Bytes from one value to the next, tag included, where `tagged` and all are alike; 0 for varints. */
-  readonly stride: number;
-}
 
 /** A tensor as the model describes it; where its values are, not what they are. */
 export interface OnnxTensor {
@@ -147,53 +143,6 @@ export function describeOperator({ op }: OnnxNode): string {
   return quoteUnlessPlain(op);
 }
 
-/** What reading does with a field of a message: `take` puts a value where the message keeps it. */
-export type FieldRule<Message = unknown> =
-  | NumberRule<Message>
-  | TextRule<Message>
-  | SegmentRule<Message>
-  | MessageRule<Message>;
-
-/** A varint, or the bits of a float32. `repeated` ones may be packed. */
-export interface NumberRule<Message = unknown> {
-  readonly kind: 'number';
-  readonly wire: number;
-  readonly repeated: boolean;
-  take(message: Message, value: Varint): void;
-}
-
-/** A name. One that the message, as far as it is read, has no use for is skipped. */
-export interface TextRule<Message = unknown> {
-  readonly kind: 'text';
-  isWanted(message: Message, byteLength: number): boolean;
-  take(message: Message, text: string): void;
-}
-
-/** Values that stay in the file: repeated scalars of this wire type, or `raw_data`. */
-export interface SegmentRule<Message = unknown> {
-  readonly kind: 'segments';
-  readonly wire: number | 'raw';
-  take(message: Message, segment: Segment): void;
-}
-
-/**
- * A message within. `open` gives what it is read into: a new object for each one of a repeated field, the same again for a
- * singular field, whose occurrences protobuf merges.
- */
-export interface MessageRule<Message = unknown> {
-  readonly kind: 'message';
-  readonly type: MessageType;
-  open(message: Message): unknown;
-  close?(message: Message, inner: unknown): void;
-}
-
-/** A message of onnx.proto and the fields that an audit needs, by number; others are skipped, as unknown ones are. */
-export interface MessageType<Message = unknown> {
-  readonly name: string;
-  create(): Message;
-  readonly fields: ReadonlyMap<number, FieldRule<Message>>;
-}
-
 /*
  * Field numbers of onnx/onnx.in.proto, up to IR version 14. What an audit has no use for is left out: doc_string,
  * value_info, training_info, quantization_annotation, device configurations, string payloads.
@@ -260,6 +209,15 @@ const METADATA_NOTES: ReadonlyMap<string, keyof NodeNotes> = new Map([
   ['pkg.onnxscript.rewriter.rule_name', 'rewriteRule'],
 ]);
 
+/** Nodes of all graphs and functions; the largest graphs in the wild have some ten thousands. */
+const MAX_NODES = 200_000;
+
+/** Tensors of all graphs and attributes; large models have some thousands. */
+const MAX_TENSORS = 100_000;
+
+/** Local functions; an exporter makes one for every kind of module. */
+const MAX_FUNCTIONS = 20_000;
+
 const ENTRY = message('StringStringEntryProto', () => ({ key: '', value: '' }), [
   [FIELDS.entry.key, text('key')],
   [FIELDS.entry.value, text('value')],
@@ -306,6 +264,7 @@ export const TENSOR = message<Draft<OnnxTensor>>(
     ],
     [FIELDS.tensor.dataLocation, number('dataLocation', signed32Of)],
   ],
+  { most: MAX_TENSORS, what: 'tensors' },
 );
 
 const SPARSE_TENSOR = message<Draft<OnnxSparseTensor>>(
@@ -356,7 +315,7 @@ const ATTRIBUTE = message<Draft<OnnxAttribute>>(
 );
 
 /** A node. */
-export const NODE = message<Draft<OnnxNode>>(
+const NODE = message<Draft<OnnxNode>>(
   'NodeProto',
   () => ({
     name: '',
@@ -387,6 +346,7 @@ export const NODE = message<Draft<OnnxNode>>(
       }),
     ],
   ],
+  { most: MAX_NODES, what: 'nodes' },
 );
 
 graphFields
@@ -404,7 +364,7 @@ graphFields
   .set(FIELDS.graph.sparseInitializer, many('sparseInitializers', SPARSE_TENSOR));
 
 /** A model-local function. */
-export const FUNCTION = message<Draft<OnnxFunction>>(
+const FUNCTION = message<Draft<OnnxFunction>>(
   'FunctionProto',
   () => ({
     name: '',
@@ -426,6 +386,7 @@ export const FUNCTION = message<Draft<OnnxFunction>>(
     [11, each(ATTRIBUTE, ({ defaults }, attribute) => defaults.set(attribute.name, attribute))], // attribute_proto
     [13, note('overload')],
   ],
+  { most: MAX_FUNCTIONS, what: 'functions' },
 );
 
 /** The file. */
@@ -452,12 +413,22 @@ export const MODEL = message<Draft<OnnxModel>>(
   ],
 );
 
+/**
+ * Reads a model without its weights: of payloads, only where they lie is kept.
+ *
+ * @throws CheckpointError as {@link readMessage}.
+ */
+export function readModel(source: ByteSource): Promise<OnnxModel> {
+  return readMessage(source, MODEL);
+}
+
 function message<M>(
   name: string,
   create: () => M,
   fields: readonly (readonly [number, FieldRule<NoInfer<M>>])[],
+  limit?: MessageType['limit'],
 ): MessageType<M> {
-  return { name, create, fields: new Map(fields) };
+  return { name, create, fields: new Map(fields), ...(limit && { limit }) };
 }
 
 function number<K extends string, V>(

@@ -209,11 +209,8 @@ class ModelWalk {
         callee === undefined
           ? this.#enterSubgraphs(site, frame.calls)
           : [this.#enterCall(site, callee, frame.calls)];
-      if (entered.length > 0)
-        site.scope.bodies.set(
-          node,
-          entered.map(({ scope }) => scope),
-        );
+      const bodies = entered.map(({ scope }) => scope);
+      if (bodies.length > 0) site.scope.bodies.set(node, bodies);
       visited += entered.reduce((count, { scope }) => count + scope.definitions.size, 1);
       if (visited > MAX_VISITED_NODES) throw this.#tooLarge(`${MAX_VISITED_NODES} nodes and names`);
       stack.push(...entered.reverse());
@@ -230,10 +227,8 @@ class ModelWalk {
     // An initializer of an input is a default that a caller may replace; before IR version 4 it is no default.
     const isOverridable = (name: string) => caller === null && this.#model.irVersion >= 4 && inputs.has(name);
     const define = (name: string, definition: Definition) => {
-      if (definitions.has(name))
-        throw this.#error(
-          `tensor ${quote(name)}: expected one initializer of that name, found it twice (duplicate)`,
-        );
+      const message = `tensor ${quote(name)}: expected one initializer of that name, found it twice (duplicate)`;
+      if (definitions.has(name)) throw this.#error(message);
       definitions.set(name, definition);
     };
     for (const tensor of graph.initializers) {

@@ -10,8 +10,8 @@ import { type ByteRange, type ByteSource, checkBounds, joinRanges, readRange } f
 import { BufferedReader } from '../../io/cursor.js';
 import { explainAs, explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
 import { stridedSource } from '../../io/views.js';
-import { FIELDS, isExternal, type OnnxTensor, type Segment } from './schema.js';
-import { MAX_VARINT_BYTES, readVarint, type Varint } from './wire.js';
+import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
+import { MAX_VARINT_BYTES, readVarint, type Segment, type Varint } from './wire.js';
 
 /** Where tensors are stored: in the model file or in others beside it. */
 export class TensorStore {
@@ -189,15 +189,11 @@ const FIELD_NAMES: ReadonlyMap<number, string> = new Map([
   [DATA.uint64Data, 'uint64_data'],
 ]);
 
-/** An element type of ONNX, the DType of the same bits, and the typed field for it (onnx.proto, TensorProto). */
-interface DataType {
-  readonly name: string;
-  readonly dtype: DType | null;
-  readonly field: number;
-}
-
-/** By TensorProto.DataType, which counts from 1. */
-const DATA_TYPES: readonly (DataType | null)[] = [
+/**
+ * Element types of ONNX by TensorProto.DataType, which counts from 1: the DType of the same bits, and the typed field for it
+ * (onnx.proto, TensorProto).
+ */
+const DATA_TYPES: readonly ({ name: string; dtype: DType | null; field: number } | null)[] = [
   null,
   { name: 'FLOAT', dtype: 'F32', field: DATA.floatData },
   { name: 'UINT8', dtype: 'U8', field: DATA.int32Data },
@@ -293,21 +289,17 @@ export function checkShape(
   return dims.map(Number);
 }
 
-/** What typed data must amount to. */
-interface DataRequest {
-  /** The typed field for the element type. */
-  readonly field: number;
-  readonly dtype: DType;
-  readonly byteLength: number;
-  readonly what: string;
-}
-
-/** Finds the bytes: raw_data, which wins even when it is empty, else the typed field. */
+/**
+ * Finds the bytes: raw_data, which wins even when it is empty, else the typed field.
+ *
+ * @param wanted what it must amount to; `field` is the typed field for the element type.
+ */
 export function locateData(
   segments: readonly Segment[],
-  { field, dtype, byteLength, what }: DataRequest,
+  wanted: { field: number; dtype: DType; byteLength: number; what: string },
   store: TensorStore,
 ): ByteRange {
+  const { field, dtype, byteLength, what } = wanted;
   const { file } = store;
   const raw = segments.findLast((segment) => segment.field === DATA.rawData);
   if (raw !== undefined) {

@@ -18,10 +18,10 @@ import {
   JsonReader,
   type JsonValue,
 } from '../../checkpoint/json-reader.js';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { explainAs, openFileSource } from '../../io/file-source.js';
-import { isSpace, readSafetensorsHeader } from './safetensors.js';
+import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
 const MAX_INDEX_BYTES = 50_000_000;
@@ -81,8 +81,8 @@ export async function openShards(index: ByteSource, options: ReadOptions): Promi
 
 async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, string>> {
   if (index.byteLength > MAX_INDEX_BYTES) {
-    const found = `found ${index.byteLength}`;
-    fail(index.name, `expected an index of at most ${MAX_INDEX_BYTES} bytes, ${found}`, 'limit-exceeded');
+    const expected = `expected an index of at most ${MAX_INDEX_BYTES} bytes`;
+    fail(index.name, `${expected}, found ${index.byteLength}`, 'limit-exceeded');
   }
   const bytes = await readRange(wholeOf(index));
   let found: JsonValue | undefined;
@@ -90,18 +90,14 @@ async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, str
     if (key === 'weight_map') found = value;
   });
   if (!isJsonObject(found)) {
-    return fail(
-      index.name,
-      `expected an index of shards with a "weight_map" object, found ${describeJson(found)} there: not a checkpoint`,
-    );
+    const expected = 'expected an index of shards with a "weight_map" object';
+    return fail(index.name, `${expected}, found ${describeJson(found)} there: not a checkpoint`);
   }
   const weightMap = new Map<string, string>();
   for (const [tensor, shard] of found) {
     if (typeof shard !== 'string') {
-      return fail(
-        index.name,
-        `weight_map: expected a file name for tensor ${quote(tensor)}, found ${describeJson(shard)}`,
-      );
+      const expected = `weight_map: expected a file name for tensor ${quote(tensor)}`;
+      return fail(index.name, `${expected}, found ${describeJson(shard)}`);
     }
     weightMap.set(tensor, shard);
   }
@@ -153,10 +149,8 @@ function collectTensors(
   for (const [name, shard] of weightMap) {
     const tensor = shards.get(shard)?.get(name);
     if (tensor === undefined) {
-      fail(
-        indexName,
-        `weight_map: expected tensor ${quote(name)} in shard ${quote(shard)}, found no such tensor there`,
-      );
+      const expected = `weight_map: expected tensor ${quote(name)} in shard ${quote(shard)}`;
+      fail(indexName, `${expected}, found no such tensor there`);
     }
     tensors.set(name, tensor);
   }
@@ -175,10 +169,6 @@ function findUnlisted(
   return [
     `${unlisted.length} tensors in the shards are not in the index and were left out: ${shown}${unlisted.length > 3 ? ', …' : ''}`,
   ];
-}
-
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never {
-  throw new CheckpointError(message, { code, file, hint });
 }
 
 /** The file that PEFT writes beside an adapter, and beside a model with one. */
@@ -264,20 +254,16 @@ export async function findConfiguredFramework(
 ): Promise<Framework | undefined> {
   if (!PRETRAINED_NAME.test(basename(path))) return undefined;
   const config = join(dirname(path), 'config.json');
-  if (!isPlainFile(config)) return undefined;
+  try {
+    if (!lstatSync(config).isFile()) return undefined;
+  } catch {
+    // Also where it may not be looked at.
+    return undefined;
+  }
   onOpenFile?.(config);
   const keys = await readConfig(config).catch(() => '');
   if (typeof keys === 'string') return undefined;
   if (keys.has('transformers_version') || (keys.has('architectures') && keys.has('model_type')))
     return 'transformers';
   return keys.has('architecture') && keys.has('pretrained_cfg') ? 'timm' : undefined;
-}
-
-/** False also where it may not be looked at. */
-function isPlainFile(path: string): boolean {
-  try {
-    return lstatSync(path).isFile();
-  } catch {
-    return false;
-  }
 }

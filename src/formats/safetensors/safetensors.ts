@@ -103,27 +103,18 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
 async function readHeaderLength(source: ByteSource): Promise<number> {
   const { name, byteLength } = source;
   if (byteLength < LENGTH_BYTES) {
-    fail(
-      name,
-      `expected a safetensors header length of 8 bytes, found a file of ${byteLength} bytes: too short`,
-      'truncated',
-    );
+    const expected = 'expected a safetensors header length of 8 bytes';
+    fail(name, `${expected}, found a file of ${byteLength} bytes: too short`, 'truncated');
   }
   const bytes = await readRange({ source, offset: 0, byteLength: LENGTH_BYTES });
   const length = new DataView(bytes.buffer).getBigUint64(0, true);
   if (length > MAX_HEADER_BYTES) {
-    fail(
-      name,
-      `expected a safetensors header of at most ${MAX_HEADER_BYTES} bytes, found a header length of ${length}: too large`,
-      'limit-exceeded',
-    );
+    const expected = `expected a safetensors header of at most ${MAX_HEADER_BYTES} bytes`;
+    fail(name, `${expected}, found a header length of ${length}: too large`, 'limit-exceeded');
   }
   if (length + BigInt(LENGTH_BYTES) > BigInt(byteLength)) {
-    fail(
-      name,
-      `expected a safetensors header of ${length} bytes, found ${byteLength - LENGTH_BYTES} bytes after its length: the header reaches beyond the file`,
-      'truncated',
-    );
+    const found = `found ${byteLength - LENGTH_BYTES} bytes after its length: the header reaches beyond the file`;
+    fail(name, `expected a safetensors header of ${length} bytes, ${found}`, 'truncated');
   }
   if (length === 0n) fail(name, 'expected a safetensors header in JSON, found a header length of 0');
   return Number(length);
@@ -167,21 +158,19 @@ function parseEntry(name: string, value: JsonValue, file: string): Entry {
     return failTensor(`expected a dtype (${DTYPE_NAMES.join(', ')}), found dtype ${describeJson(dtype)}`);
   }
   const shape = toIntegers(value.get('shape'));
-  if (shape === null)
-    return failTensor(
-      `expected a shape of non-negative integers, found shape ${describeJson(value.get('shape'))}`,
-    );
-  if (shape.length > MAX_RANK)
-    return failTensor(
-      `expected a shape of at most ${MAX_RANK} dimensions, found ${shape.length}`,
-      'limit-exceeded',
-    );
+  if (shape === null) {
+    const found = `found shape ${describeJson(value.get('shape'))}`;
+    return failTensor(`expected a shape of non-negative integers, ${found}`);
+  }
+  if (shape.length > MAX_RANK) {
+    const expected = `expected a shape of at most ${MAX_RANK} dimensions`;
+    return failTensor(`${expected}, found ${shape.length}`, 'limit-exceeded');
+  }
   const offsets = toIntegers(value.get('data_offsets'));
   const [begin, end] = offsets ?? [];
   if (offsets?.length !== 2 || begin === undefined || end === undefined) {
-    return failTensor(
-      `expected data_offsets [begin, end] of two non-negative integers, found data_offsets ${describeJson(value.get('data_offsets'))}`,
-    );
+    const found = `found data_offsets ${describeJson(value.get('data_offsets'))}`;
+    return failTensor(`expected data_offsets [begin, end] of two non-negative integers, ${found}`);
   }
   if (end < begin)
     return failTensor(`expected data_offsets with begin ≤ end, found an invalid range [${begin}, ${end}]`);
@@ -191,9 +180,8 @@ function parseEntry(name: string, value: JsonValue, file: string): Entry {
   if (bits % 8n !== 0n)
     return failTensor(`expected whole bytes, found ${bits} bits of ${dtype} in shape [${shape.join(', ')}]`);
   if (end - begin !== bits / 8n) {
-    return failTensor(
-      `expected ${bits / 8n} bytes for ${dtype} of shape [${shape.join(', ')}], found data_offsets of length ${end - begin}`,
-    );
+    const expected = `expected ${bits / 8n} bytes for ${dtype} of shape [${shape.join(', ')}]`;
+    return failTensor(`${expected}, found data_offsets of length ${end - begin}`);
   }
   // A huge range cannot be in the file: checkLayout says so, and needs exact numbers only up to the file's size.
   return {
@@ -221,28 +209,20 @@ function checkLayout(entries: readonly Entry[], bufferLength: number, file: stri
     if (entry.begin !== position) {
       const kind = entry.begin < position ? 'overlaps' : 'leaves a hole after';
       const neighbour = previous === null ? 'the start of the buffer' : `tensor ${quote(previous.name)}`;
-      const found = `${entry.begin}: it ${kind} ${neighbour}`;
-      fail(
-        file,
-        `tensor ${quote(entry.name)}: expected data_offsets to begin at ${position}, found ${found}`,
-      );
+      const expected = `tensor ${quote(entry.name)}: expected data_offsets to begin at ${position}`;
+      fail(file, `${expected}, found ${entry.begin}: it ${kind} ${neighbour}`);
     }
     if (entry.end > bufferLength) {
-      fail(
-        file,
-        `tensor ${quote(entry.name)}: expected data_offsets within the file's ${bufferLength} data bytes, found [${entry.begin}, ${entry.end}]: the file is truncated or the range is wrong`,
-        'truncated',
-      );
+      const expected = `tensor ${quote(entry.name)}: expected data_offsets within the file's ${bufferLength} data bytes`;
+      const found = `found [${entry.begin}, ${entry.end}]: the file is truncated or the range is wrong`;
+      fail(file, `${expected}, ${found}`, 'truncated');
     }
     position = entry.end;
     previous = entry;
   }
   if (position !== bufferLength) {
-    const extra = bufferLength - position;
-    fail(
-      file,
-      `expected the file to end with its last tensor, found ${extra} extra trailing bytes beyond it`,
-    );
+    const found = `found ${bufferLength - position} extra trailing bytes beyond it`;
+    fail(file, `expected the file to end with its last tensor, ${found}`);
   }
 }
 
@@ -267,6 +247,12 @@ export function isSpace(byte: number | undefined): boolean {
   return byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d;
 }
 
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed'): never {
-  throw new CheckpointError(message, { code, file });
+/** @throws CheckpointError about a safetensors file, or what lies beside it; `malformed` unless said otherwise. */
+export function fail(
+  file: string,
+  message: string,
+  code: CheckpointErrorCode = 'malformed',
+  hint?: string,
+): never {
+  throw new CheckpointError(message, { code, file, hint });
 }

@@ -1,7 +1,7 @@
 // The containers before ZIP: `torch.save` up to 1.5 (pickles, then storages) and up to 0.1 (tar).
 
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { MAX_PICKLE_BYTES, type PickleOptions, readPickle } from './pickle.js';
 import {
@@ -17,7 +17,6 @@ import {
 } from './pickle-values.js';
 import {
   elementTypeOf,
-  hasNoClassSource,
   isStorageKey,
   MAX_DIMENSIONS,
   resolveTorchId,
@@ -28,26 +27,25 @@ import {
 /** The first read of a pickle of unknown length. One that is longer is read again from its start, twice as far. */
 const FIRST_WINDOW_BYTES = 64 * 1024;
 
-/** What a sequence reads, and what its pickles' persistent ids stand for. */
-interface SequenceOptions extends Pick<PickleOptions, 'resolvePersistentId'> {
-  readonly start: number;
-  /** The first byte after the sequence. */
-  readonly end: number;
-}
-
 /** Reads pickles, counts and payloads that follow each other in a file, and of the payloads only where they end. */
 class PickleSequence {
   readonly #source: ByteSource;
-  readonly #options: SequenceOptions;
+  readonly #end: number;
+  readonly #resolvePersistentId: PickleOptions['resolvePersistentId'];
   #window: Uint8Array = new Uint8Array(0);
   #windowStart: number;
   #position: number;
 
-  constructor(source: ByteSource, options: SequenceOptions) {
+  /** @param resolvePersistentId what the pickles' persistent ids stand for. */
+  constructor(
+    { source, offset, byteLength }: ByteRange,
+    resolvePersistentId: PickleOptions['resolvePersistentId'],
+  ) {
     this.#source = source;
-    this.#options = options;
-    this.#windowStart = options.start;
-    this.#position = options.start;
+    this.#end = offset + byteLength;
+    this.#resolvePersistentId = resolvePersistentId;
+    this.#windowStart = offset;
+    this.#position = offset;
   }
 
   /** Where in the file the next pickle, count or payload starts. */
@@ -56,7 +54,7 @@ class PickleSequence {
   }
 
   get remaining(): number {
-    return this.#options.end - this.#position;
+    return this.#end - this.#position;
   }
 
   /**
@@ -65,7 +63,7 @@ class PickleSequence {
    * @throws CheckpointError as {@link readPickle}, `truncated` only when the sequence itself ends too early.
    */
   async readPickle(subject: string): Promise<PickleValue> {
-    const { resolvePersistentId } = this.#options;
+    const resolvePersistentId = this.#resolvePersistentId;
     for (;;) {
       const start = this.#position - this.#windowStart;
       try {
@@ -148,14 +146,10 @@ const COUNT_BYTES = 8;
 export async function openLegacyContainer(source: ByteSource): Promise<TorchContainer> {
   const file = source.name;
   const claims = new Map<string, StorageNode>();
-  const sequence = new PickleSequence(source, {
-    start: 0,
-    end: source.byteLength,
-    resolvePersistentId(id, offset) {
-      const value = resolveTorchId(id, { file, offset });
-      if (isNode(value, 'storage')) claims.set(value.key, value);
-      return value;
-    },
+  const sequence = new PickleSequence(wholeOf(source), (id, offset) => {
+    const value = resolveTorchId(id, { file, offset });
+    if (isNode(value, 'storage')) claims.set(value.key, value);
+    return value;
   });
   const magic = await sequence.readPickle('the first pickle');
   if (magic !== MAGIC_NUMBER) refuseBarePickle(magic, claims.size > 0, file);
@@ -168,12 +162,11 @@ export async function openLegacyContainer(source: ByteSource): Promise<TorchCont
   const root = await sequence.readPickle('the pickle of the object');
   const keys = readKeys(await sequence.readPickle('the pickle of the storage keys'), file);
   const saysBigEndian = entriesOf(system)?.get('little_endian') === false;
-  const extents = await findExtents(sequence, { file, keys, claims, saysBigEndian });
+  const extents = await findExtents(sequence, file, { keys, claims, saysBigEndian });
   return {
     format: 'PyTorch',
     root,
-    storages: legacyStorages(source, extents),
-    readClassSource: hasNoClassSource,
+    storages: storagesAt(source, extents),
   };
 }
 
@@ -203,39 +196,32 @@ interface Extent {
   readonly byteOrder: 'little' | 'big';
 }
 
-interface StorageSection {
-  readonly file: string;
-  readonly keys: readonly string[];
-  /** What the object says of the storages. */
-  readonly claims: ReadonlyMap<string, StorageNode>;
-  readonly saysBigEndian: boolean;
-}
-
-/** Walks over the storages by their counts; the elements themselves are not read. */
+/**
+ * Walks over the storages by their counts; the elements themselves are not read.
+ *
+ * @param listed the storages in the file's order; `claims` are what the object says of them.
+ */
 async function findExtents(
   sequence: PickleSequence,
-  { file, keys, claims, saysBigEndian }: StorageSection,
+  file: string,
+  listed: { keys: readonly string[]; claims: ReadonlyMap<string, StorageNode>; saysBigEndian: boolean },
 ): Promise<ReadonlyMap<string, Extent>> {
+  const { keys, claims, saysBigEndian } = listed;
   const extents = new Map<string, Extent>();
   for (const key of keys) {
     const { position } = sequence;
+    const fail = (message: string) => malformed(file, message, position);
     const claim = claims.get(key);
     const elementByteLength = elementTypeOf(claim?.typeName ?? '')?.byteLength;
     if (claim === undefined || elementByteLength === undefined) {
-      throw malformed(
-        file,
-        `expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`,
-        position,
-      );
+      throw fail(`expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`);
     }
     const count = (await sequence.readBytes(COUNT_BYTES, 'the count of elements')).readI64();
     const elementCount = asInteger(claim.elementCount);
     const byteOrder = findByteOrder(count, elementCount, saysBigEndian);
     if (elementCount === null || byteOrder === null) {
-      throw malformed(
-        file,
+      throw fail(
         `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(key)}, found a count of ${count}`,
-        position,
       );
     }
     extents.set(key, { offset: sequence.position, elementCount, elementByteLength, byteOrder });
@@ -258,16 +244,12 @@ function findByteOrder(
 ): Extent['byteOrder'] | null {
   if (claimed === null || claimed < 0) return null;
   if (count === BigInt(claimed)) return 'little';
-  return saysBigEndian && swap64(count) === BigInt(claimed) ? 'big' : null;
+  const bytes = Buffer.alloc(COUNT_BYTES);
+  bytes.writeBigInt64LE(count);
+  return saysBigEndian && bytes.readBigInt64BE() === BigInt(claimed) ? 'big' : null;
 }
 
-function swap64(value: bigint): bigint {
-  const view = new DataView(new ArrayBuffer(COUNT_BYTES));
-  view.setBigInt64(0, value, true);
-  return view.getBigInt64(0, false);
-}
-
-function legacyStorages(source: ByteSource, extents: ReadonlyMap<string, Extent>): StorageTable {
+function storagesAt(source: ByteSource, extents: ReadonlyMap<string, Extent>): StorageTable {
   return {
     async locate(storage, tensorName) {
       const extent = extents.get(storage.key);
@@ -286,7 +268,6 @@ function legacyStorages(source: ByteSource, extents: ReadonlyMap<string, Extent>
       const offset = extent.offset + first * elementByteLength;
       return { range: { source, offset, byteLength: count * elementByteLength }, byteOrder };
     },
-    async verify() {},
   };
 }
 
@@ -318,12 +299,13 @@ const MAX_RECORDS = 1024 * 1024;
 export async function openTarContainer(source: ByteSource): Promise<TorchContainer> {
   const file = source.name;
   const members = await listMembers(source);
-  const storages = await readStorages(sequenceOf(source, memberOf(members, 'storages', file)), file);
-  const tensors = await readTensors(sequenceOf(source, memberOf(members, 'tensors', file)), file, storages);
-  const { offset: baseOffset, byteLength } = memberOf(members, 'pickle', file);
+  const storages = await readStorages(sequenceOf(memberOf(members, 'storages', file)), file);
+  const tensors = await readTensors(sequenceOf(memberOf(members, 'tensors', file)), file, storages);
+  const member = memberOf(members, 'pickle', file);
+  const { offset: baseOffset, byteLength } = member;
   if (byteLength > MAX_PICKLE_BYTES)
     throw malformed(file, `expected a pickle of at most ${MAX_PICKLE_BYTES} bytes, found ${byteLength}`);
-  const { value } = readPickle(await readRange({ source, offset: baseOffset, byteLength }), {
+  const { value } = readPickle(await readRange(member), {
     file,
     baseOffset,
     subject: 'the pickle of the tar archive',
@@ -332,14 +314,8 @@ export async function openTarContainer(source: ByteSource): Promise<TorchContain
   return {
     format: 'PyTorch',
     root: value,
-    storages: tarStorages(source, storages),
-    readClassSource: hasNoClassSource,
+    storages: storagesAt(source, storages),
   };
-}
-
-interface Member {
-  readonly offset: number;
-  readonly byteLength: number;
 }
 
 /**
@@ -348,8 +324,8 @@ interface Member {
  *       0  100  name, ended by NUL       124   12  size, octal
  *     156    1  type, '0' or NUL: file   257    6  'ustar'
  */
-async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, Member>> {
-  const members = new Map<string, Member>();
+async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, ByteRange>> {
+  const members = new Map<string, ByteRange>();
   let position = 0;
   while (position + BLOCK_BYTES <= source.byteLength && members.size < MAX_MEMBERS) {
     const header = await readRange({ source, offset: position, byteLength: BLOCK_BYTES });
@@ -366,13 +342,14 @@ async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, Memb
         position,
       );
     }
-    if (/[0\0]/.test(text.charAt(156)) && !members.has(name)) members.set(name, { offset, byteLength });
+    if (/[0\0]/.test(text.charAt(156)) && !members.has(name))
+      members.set(name, { source, offset, byteLength });
     position = offset + Math.ceil(byteLength / BLOCK_BYTES) * BLOCK_BYTES;
   }
   return members;
 }
 
-function memberOf(members: ReadonlyMap<string, Member>, name: string, file: string): Member {
+function memberOf(members: ReadonlyMap<string, ByteRange>, name: string, file: string): ByteRange {
   const member = members.get(name);
   if (member !== undefined) return member;
   throw new CheckpointError(
@@ -381,17 +358,10 @@ function memberOf(members: ReadonlyMap<string, Member>, name: string, file: stri
   );
 }
 
-function sequenceOf(source: ByteSource, { offset: start, byteLength }: Member): PickleSequence {
-  return new PickleSequence(source, {
-    start,
-    end: start + byteLength,
-    resolvePersistentId(id, offset) {
-      throw malformed(
-        source.name,
-        `expected no persistent id outside the pickle of the tar archive, found ${describeValue(id)}`,
-        offset,
-      );
-    },
+function sequenceOf(member: ByteRange): PickleSequence {
+  return new PickleSequence(member, (id, offset) => {
+    const expected = 'expected no persistent id outside the pickle of the tar archive';
+    throw malformed(member.source.name, `${expected}, found ${describeValue(id)}`, offset);
   });
 }
 
@@ -400,18 +370,12 @@ async function readTarCount(sequence: PickleSequence, file: string, subject: str
   const value = await sequence.readPickle(subject);
   const count = asInteger(value);
   if (count !== null && count >= 0 && count <= MAX_RECORDS) return count;
-  throw malformed(
-    file,
-    `expected ${subject} between 0 and ${MAX_RECORDS} in the tar archive, found ${describeValue(value)}`,
-    position,
-  );
+  const expected = `expected ${subject} between 0 and ${MAX_RECORDS} in the tar archive`;
+  throw malformed(file, `${expected}, found ${describeValue(value)}`, position);
 }
 
-interface TarStorage {
-  readonly offset: number;
-  readonly elementCount: number;
+interface TarStorage extends Extent {
   readonly typeName: string;
-  readonly elementByteLength: number;
 }
 
 async function readStorages(
@@ -427,13 +391,16 @@ async function readStorages(
     const elementByteLength = elementTypeOf(typeName)?.byteLength;
     const elementCount = Number((await sequence.readBytes(8, 'the size of a storage')).readI64());
     if (!isStorageKey(key) || elementByteLength === undefined || elementCount < 0) {
-      throw malformed(
-        file,
-        'expected a storage with its key, type and size in the tar archive, found something else',
-        at,
-      );
+      const expected = 'expected a storage with its key, type and size in the tar archive';
+      throw malformed(file, `${expected}, found something else`, at);
     }
-    storages.set(String(key), { offset: sequence.position, elementCount, typeName, elementByteLength });
+    const extent = {
+      offset: sequence.position,
+      elementCount,
+      elementByteLength,
+      byteOrder: 'little' as const,
+    };
+    storages.set(String(key), { ...extent, typeName });
     sequence.skip(elementCount * elementByteLength, 'a storage');
   }
   if (count > 0 || sequence.remaining > 0)
@@ -474,40 +441,31 @@ async function readTensors(
     const dimensions = (await sequence.readBytes(8, 'the dimensions of a tensor')).readI32();
     const storage = isStorageKey(storageKey) ? storages.get(String(storageKey)) : undefined;
     if (!isStorageKey(key) || storage === undefined || dimensions < 0 || dimensions > MAX_DIMENSIONS) {
-      throw malformed(
-        file,
-        'expected a tensor with its key, storage and dimensions in the tar archive, found something else',
-        at,
-      );
+      const expected = 'expected a tensor with its key, storage and dimensions in the tar archive';
+      throw malformed(file, `${expected}, found something else`, at);
     }
     const numbers = await sequence.readBytes(8 * (2 * dimensions + 1), 'the sizes of a tensor');
     const readMany = (length: number) => Array.from({ length }, () => Number(numbers.readI64()));
     const [shape, strides, [offset = 0]] = [readMany(dimensions), readMany(dimensions), readMany(1)];
-    tensors.set(String(key), makeRebuildCall(storage, String(storageKey), { shape, strides, offset, at }));
+    const { typeName, elementCount } = storage;
+    const node: PickleValue = {
+      kind: 'storage',
+      typeName,
+      key: String(storageKey),
+      elementCount,
+      view: null,
+      offset: at,
+    };
+    const args: readonly PickleValue[] = [
+      node,
+      offset,
+      { kind: 'tuple', items: shape },
+      { kind: 'tuple', items: strides },
+    ];
+    const callee = makeGlobalNode('torch._utils', '_rebuild_tensor');
+    tensors.set(String(key), makeObjectNode({ callee, args, offset: at }));
   }
   return tensors;
-}
-
-/** Where a tensor of the archive lies in its storage, and where the archive says so. */
-interface TarLayout {
-  readonly shape: readonly number[];
-  readonly strides: readonly number[];
-  readonly offset: number;
-  readonly at: number;
-}
-
-function makeRebuildCall(
-  { typeName, elementCount }: TarStorage,
-  key: string,
-  { shape, strides, offset, at }: TarLayout,
-): PickleValue {
-  const storage: PickleValue = { kind: 'storage', typeName, key, elementCount, view: null, offset: at };
-  const [size, stride] = [shape, strides].map((items): PickleValue => ({ kind: 'tuple', items }));
-  return makeObjectNode({
-    callee: makeGlobalNode('torch._utils', '_rebuild_tensor'),
-    args: [storage, offset, size ?? null, stride ?? null],
-    offset: at,
-  });
 }
 
 /** A tensor is named by its key; a class by (class, source file, source). */
@@ -521,22 +479,6 @@ function resolveTarId(
   const tensor = isStorageKey(id) ? tensors.get(String(id)) : undefined;
   if (tensor !== undefined) return tensor;
   const found = isStorageKey(id) ? `the key ${quote(String(id))}, which is none` : describeValue(id);
-  throw malformed(
-    file,
-    `expected the key of one of the ${tensors.size} tensors of the tar archive, found ${found}`,
-    offset,
-  );
-}
-
-function tarStorages(source: ByteSource, storages: ReadonlyMap<string, TarStorage>): StorageTable {
-  return {
-    async locate({ key }, tensorName) {
-      const storage = storages.get(key);
-      if (storage === undefined)
-        throw malformed(source.name, `the tensor ${quote(tensorName)}: expected its storage, found none`);
-      const byteLength = storage.elementCount * storage.elementByteLength;
-      return { range: { source, offset: storage.offset, byteLength }, byteOrder: 'little' };
-    },
-    async verify() {},
-  };
+  const expected = `expected the key of one of the ${tensors.size} tensors of the tar archive`;
+  throw malformed(file, `${expected}, found ${found}`, offset);
 }

@@ -81,7 +81,7 @@ export function readPickle(bytes: Uint8Array, options: PickleOptions, start = 0)
   return new PickleMachine(bytes, options, start).run();
 }
 
-/** The stack machine of one pickle. The opcodes (opcodes.ts) drive it through its public methods. */
+/** The stack machine of one pickle. The opcodes drive it through its public methods. */
 class PickleMachine {
   readonly cursor: Cursor;
   readonly #options: PickleOptions;
@@ -210,17 +210,15 @@ class PickleMachine {
 
   /** Checks the length that an opcode states for its string. */
   checkStringLength(byteLength: number | bigint): void {
-    if (byteLength > MAX_STRING_BYTES) {
+    if (byteLength > MAX_STRING_BYTES)
       throw this.exceeded(`${MAX_STRING_BYTES} bytes in one string`, `a length of ${byteLength}`);
-    }
   }
 
   /** A signed little-endian integer of `byteLength` bytes. */
   readInteger(byteLength: number): number | bigint {
     if (byteLength < 0) throw this.fail(`${this.#opcodeName} has a negative length, ${byteLength}`);
-    if (byteLength > MAX_INTEGER_BYTES) {
+    if (byteLength > MAX_INTEGER_BYTES)
       throw this.exceeded(`${MAX_INTEGER_BYTES} bytes in one integer`, `a length of ${byteLength}`);
-    }
     const bytes = this.cursor.readBytes(byteLength);
     if (bytes.length === 0) return 0;
     const digits = Buffer.from(bytes).reverse().toString('hex');
@@ -243,9 +241,8 @@ class PickleMachine {
    */
   makeGlobal(module: PickleValue, name: PickleValue): GlobalNode {
     if (typeof module !== 'string' || typeof name !== 'string') {
-      throw this.fail(
-        `${this.#opcodeName} expects the names of a module and of a callable, found ${describeValue(module)} and ${describeValue(name)}`,
-      );
+      const found = `found ${describeValue(module)} and ${describeValue(name)}`;
+      throw this.fail(`${this.#opcodeName} expects the names of a module and of a callable, ${found}`);
     }
     const length = module.length + name.length;
     if (length > MAX_GLOBAL_LENGTH)
@@ -302,7 +299,11 @@ class PickleMachine {
     args: readonly PickleValue[],
     keywords: ObjectNode['keywords'] = null,
   ): void {
-    this.pushNode(makeContainer(callee, args) ?? makeObject({ callee, args, keywords, offset: this.offset }));
+    // Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`.
+    const isReconstructor = isNode(callee, 'global') && RECONSTRUCTOR.test(callee.qualifiedName);
+    const made = isReconstructor ? { callee: args[0] ?? null, args: [] } : { callee, args };
+    const container = makeContainer(callee, args);
+    this.pushNode(container ?? makeObjectNode({ ...made, keywords, offset: this.offset }));
   }
 
   /**
@@ -381,12 +382,6 @@ function makeContainer(callee: PickleValue, args: readonly PickleValue[]): Pickl
   return null;
 }
 
-/** Protocols 0 and 1 make instances as `copyreg._reconstructor(class, base, state)`. */
-function makeObject(made: Parameters<typeof makeObjectNode>[0]): ObjectNode {
-  const isReconstructor = isNode(made.callee, 'global') && RECONSTRUCTOR.test(made.callee.qualifiedName);
-  return makeObjectNode(isReconstructor ? { ...made, callee: made.args[0] ?? null, args: [] } : made);
-}
-
 function toSafeNumber(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;
@@ -462,7 +457,7 @@ const OPCODES: readonly (Opcode | undefined)[] = makeTable({
   '\x87': { name: 'TUPLE3', apply: (machine) => pushTuple(machine, 3) },
   '}': { name: 'EMPTY_DICT', apply: (machine) => pushDict(machine, []) },
   d: { name: 'DICT', apply: (machine) => pushDict(machine, machine.popToMark()) },
-  s: { name: 'SETITEM', apply: setItem },
+  s: { name: 'SETITEM', apply: (machine) => setItems(machine, [machine.pop(), machine.pop()].reverse()) },
   u: { name: 'SETITEMS', apply: (machine) => setItems(machine, machine.popToMark()) },
   '\x8f': { name: 'EMPTY_SET', apply: (machine) => machine.pushNode({ kind: 'set', items: [] }) },
   '\x90': { name: 'ADDITEMS', apply: addItems },
@@ -472,7 +467,7 @@ const OPCODES: readonly (Opcode | undefined)[] = makeTable({
   },
 
   // Names, instances, persistent ids: where other readers import and call, this one notes.
-  c: { name: 'GLOBAL', apply: pushGlobal },
+  c: { name: 'GLOBAL', apply: (machine) => machine.pushNode(readGlobal(machine)) },
   '\x93': { name: 'STACK_GLOBAL', apply: pushStackGlobal },
   R: { name: 'REDUCE', apply: reduce },
   i: { name: 'INST', apply: instantiateNamed },
@@ -495,19 +490,16 @@ function makeTable(opcodes: Readonly<Record<string, Opcode>>): readonly (Opcode 
 
 function checkProtocol(machine: PickleMachine): void {
   const protocol = machine.cursor.readU8();
-  if (protocol > HIGHEST_PROTOCOL) {
+  if (protocol > HIGHEST_PROTOCOL)
     throw machine.fail(`expected a protocol up to ${HIGHEST_PROTOCOL}, found ${protocol}`);
-  }
 }
 
 /** Frames only help readers that read ahead; what matters is that the bytes are there. */
 function checkFrame(machine: PickleMachine): void {
   const byteLength = machine.cursor.readU64();
   if (byteLength > machine.cursor.remaining) {
-    throw machine.fail(
-      `expected a frame of ${byteLength} bytes, found only ${machine.cursor.remaining} before the end`,
-      'truncated',
-    );
+    const found = `found only ${machine.cursor.remaining} before the end`;
+    throw machine.fail(`expected a frame of ${byteLength} bytes, ${found}`, 'truncated');
   }
 }
 
@@ -614,12 +606,6 @@ function pushDict(machine: PickleMachine, pairs: readonly PickleValue[]): void {
   setItems(machine, pairs);
 }
 
-function setItem(machine: PickleMachine): void {
-  const value = machine.pop();
-  const key = machine.pop();
-  setItems(machine, [key, value]);
-}
-
 function setItems(machine: PickleMachine, pairs: readonly PickleValue[]): void {
   if (pairs.length % 2 !== 0)
     throw machine.fail('expected keys and values in pairs, found a key without a value');
@@ -630,9 +616,9 @@ function setItems(machine: PickleMachine, pairs: readonly PickleValue[]): void {
   for (let i = 0; i < pairs.length; i += 2) entries.set(pairs[i] ?? null, pairs[i + 1] ?? null);
 }
 
-function pushGlobal(machine: PickleMachine): void {
+function readGlobal(machine: PickleMachine): GlobalNode {
   const module = machine.cursor.readTextLine();
-  machine.pushNode(machine.makeGlobal(module, machine.cursor.readTextLine()));
+  return machine.makeGlobal(module, machine.cursor.readTextLine());
 }
 
 function pushStackGlobal(machine: PickleMachine): void {
@@ -652,8 +638,7 @@ function reduce(machine: PickleMachine): void {
 }
 
 function instantiateNamed(machine: PickleMachine): void {
-  const module = machine.cursor.readTextLine();
-  const callee = machine.refuseGetattr(machine.makeGlobal(module, machine.cursor.readTextLine()));
+  const callee = machine.refuseGetattr(readGlobal(machine));
   machine.pushInstance(callee, machine.popToMark());
 }
 

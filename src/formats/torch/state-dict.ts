@@ -29,14 +29,11 @@ const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)
 /** What Lightning's WeightAveraging keeps of the raw weights: `state_dict` holds the average, and is what is loaded. */
 const RAW_KEY = 'current_model_state';
 
-/** A network that a checkpoint holds. */
-interface Network {
-  /** Keys from the root to it. */
-  readonly path: readonly string[];
-}
+/** A network that a checkpoint holds, with its keys from the root. */
+type Network = Pick<Candidate, 'path'>;
 
 /** A network, and the copies of it that lie beside it. */
-export interface NetworkWithCopies<One extends Network> {
+interface NetworkWithCopies<One extends Network> {
   readonly network: One;
   readonly copies: readonly One[];
 }
@@ -66,7 +63,9 @@ export function sortCopies<One extends Network>(
   const alone: One[] = [];
   for (const other of others) {
     const alike = originals.filter((original) => signatures.get(original) === signatures.get(other));
-    const [owner] = [...alike.filter((original) => isNamedAfter(other, original)), ...alike];
+    // The copy's key may hold the original's: `generator_ema` of `generator`.
+    const keys = other.path.join('.');
+    const owner = alike.find(({ path }) => path.every((key) => keys.includes(key))) ?? alike[0];
     if (owner === undefined) alone.push(other);
     else owners.get(owner)?.push(other);
   }
@@ -81,12 +80,6 @@ export function sortCopies<One extends Network>(
 
 function isKeptBeside({ path }: Network): boolean {
   return path.some(isCopy) || path.at(-1) === RAW_KEY;
-}
-
-/** Whether the copy's key holds the original's: `generator_ema` of `generator`. */
-function isNamedAfter(copy: Network, original: Network): boolean {
-  const keys = copy.path.join('.');
-  return original.path.every((key) => keys.includes(key));
 }
 
 /** One network of a checkpoint. */
@@ -166,23 +159,17 @@ const MAX_LISTED = 8;
 export function chooseStateDict(root: PickleValue, context: ChoiceContext): ChosenParts {
   const { select, surveyor, file, isCopyLoaded } = context;
   if (asTensorCall(root) === null && surveyor.survey(root).tensors === 0) {
-    throw new CheckpointError(`expected tensors in the ${context.format} checkpoint, found none`, {
-      code: 'unsupported',
-      file,
-    });
+    const message = `expected tensors in the ${context.format} checkpoint, found none`;
+    throw new CheckpointError(message, { code: 'unsupported', file });
   }
   const candidates = findCandidates(root, surveyor);
   if (select !== undefined) return followSelection(root, select, { candidates, surveyor, file });
   if (candidates.length === 0) return choose(findLikeliest(root, surveyor));
   if (candidates.length > MAX_NETWORKS) {
-    throw new CheckpointError(
-      `expected at most ${MAX_NETWORKS} parts with norm layers, found ${candidates.length}: ${listCandidates(candidates)}`,
-      {
-        code: 'limit-exceeded',
-        file,
-        hint: `Name one with --select, such as --select ${wordOf(candidates[0])}.`,
-      },
-    );
+    const found = `found ${candidates.length}: ${listCandidates(candidates)}`;
+    const hint = `Name one with --select, such as --select ${wordOf(candidates[0])}.`;
+    const message = `expected at most ${MAX_NETWORKS} parts with norm layers, ${found}`;
+    throw new CheckpointError(message, { code: 'limit-exceeded', file, hint });
   }
   const signatureOf = ({ node }: Candidate) => describeTensors(choose(node), surveyor, file);
   return chooseNetworks(sortCopies(candidates, signatureOf, isCopyLoaded));
@@ -232,12 +219,9 @@ function describeTensors(chosen: ChosenParts, surveyor: Surveyor, file: string):
 function followSelection(
   root: PickleValue,
   select: string,
-  {
-    candidates,
-    surveyor,
-    file,
-  }: Pick<ChoiceContext, 'surveyor' | 'file'> & { candidates: readonly Candidate[] },
+  context: { candidates: readonly Candidate[]; surveyor: Surveyor; file: string },
 ): ChosenParts {
+  const { candidates, surveyor, file } = context;
   const segments = select.split(/[./]/).filter((segment) => segment !== '');
   const selected = followPath(root, segments, 0);
   if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
@@ -250,12 +234,10 @@ function followSelection(
     const warning = `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`;
     return { ...choose(only.node, [warning]), unselected: isWhole ? [] : [pathOf(only)] };
   }
-  throw new CheckpointError(`expected tensors at ${quote(select)}, found none there`, {
-    code: 'not-found',
-    file,
-    hint:
-      candidates.length === 0 ? undefined : `These parts hold norm layers: ${listCandidates(candidates)}.`,
-  });
+  const hint =
+    candidates.length === 0 ? undefined : `These parts hold norm layers: ${listCandidates(candidates)}.`;
+  const message = `expected tensors at ${quote(select)}, found none there`;
+  throw new CheckpointError(message, { code: 'not-found', file, hint });
 }
 
 /** Keys may contain the separators themselves, so that the longest key that fits is tried first. */
@@ -285,7 +267,9 @@ function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candida
     const node = asContainer(value);
     if (node === null || path.length > MAX_NESTING) return;
     // One object under two keys is one part, unless the keys are two networks': a teacher that starts as the student.
-    if (visited.has(node) && !(owners.has(node) && isOtherNetwork(path.at(-1) ?? ''))) return;
+    const key = path.at(-1) ?? '';
+    const isOtherNetwork = owners.has(node) && OTHER_MODEL_KEY.test(key) && !isCopy(key);
+    if (visited.has(node) && !isOtherNetwork) return;
     visited.add(node);
     const census = surveyor.survey(node);
     if (census.normLayers === 0) return;
@@ -294,7 +278,9 @@ function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candida
     const isOwner = asModule(node) !== null || countNormLayers(children) > 0;
     if (isOwner) {
       owners.add(node);
-      const top = asModule(node) === null && isSingleLayer(children) ? climb([...ancestors, step]) : step;
+      // A dict's own keys may be those of one layer: `running_mean` instead of `layer1.bn1.running_mean`.
+      const isLayer = asModule(node) === null && children.some(({ name }) => name === 'running_mean');
+      const top = isLayer ? climb([...ancestors, step]) : step;
       found.set(JSON.stringify(top.path), { ...top, normLayers: surveyor.survey(top.node).normLayers });
       return;
     }
@@ -302,15 +288,6 @@ function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candida
   };
   visit(root, [], []);
   return [...found.values()];
-}
-
-function isOtherNetwork(key: string): boolean {
-  return OTHER_MODEL_KEY.test(key) && !isCopy(key);
-}
-
-/** Whether a dict's own keys are those of one layer: `running_mean` instead of `layer1.bn1.running_mean`. */
-function isSingleLayer(children: readonly Child[]): boolean {
-  return children.some(({ name }) => name === 'running_mean');
 }
 
 /** From the dict of one layer up to the nested dicts of the whole model: `{encoder: {bn1: {running_mean: …}}}`. */
@@ -456,7 +433,12 @@ class Namer {
 
   #visitContainer(node: PickleNode, prefix: string): void {
     this.#readVersions(node, prefix);
-    for (const child of stringChildren(node)) {
+    // A state dict's names are made of a dict's strings alone.
+    const children =
+      node.kind === 'dict'
+        ? [...node.entries].flatMap(([name, value]) => (typeof name === 'string' ? { name, value } : []))
+        : childrenOf(node);
+    for (const child of children) {
       const name = join(prefix, child.name);
       const call = asTensorCall(child.value);
       if (call !== null) this.#add(name, { call, isBuffer: null, isScript: false });
@@ -490,17 +472,9 @@ class Namer {
   }
 
   #exceeded(limit: string): CheckpointError {
-    return new CheckpointError(`expected a model with at most ${limit}, found more`, {
-      code: 'limit-exceeded',
-      file: this.#file,
-    });
+    const message = `expected a model with at most ${limit}, found more`;
+    return new CheckpointError(message, { code: 'limit-exceeded', file: this.#file });
   }
-}
-
-/** Children that a state dict's names can be made of: of a dict, only those under strings. */
-function stringChildren(node: PickleNode): readonly Child[] {
-  if (node.kind !== 'dict') return childrenOf(node);
-  return [...node.entries].flatMap(([name, value]) => (typeof name === 'string' ? { name, value } : []));
 }
 
 function join(prefix: string, name: string): string {

@@ -1,13 +1,14 @@
 // Tensors in a pickle, and the storages that they are views of.
 
 import { countElements } from '../../checkpoint/channel-grid.js';
-import type { Splice, Tensor } from '../../checkpoint/checkpoint.js';
+import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import {
   type ByteRange,
   type ByteSource,
   type PlacedContent,
+  type Splice,
   sliceRange,
   wholeOf,
 } from '../../io/byte-source.js';
@@ -29,41 +30,32 @@ export interface TorchContainer {
   readonly format: 'PyTorch' | 'TorchScript';
   readonly root: PickleValue;
   readonly storages: StorageTable;
-  /** The source of a TorchScript class by its mangled module name; null where the container has none. */
-  readonly readClassSource: (module: string) => Promise<string | null>;
+  /** The source of a TorchScript class by its mangled module name, null where it is missing; absent without code. */
+  readonly readClassSource?: (module: string) => Promise<string | null>;
   /** The splices that write pieces and renew what the container derives from them; absent where it derives nothing. */
   readonly planSplices?: (
     pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
   ) => Promise<readonly Splice[]>;
 }
 
-/** The `readClassSource` of containers without code. */
-export async function hasNoClassSource(): Promise<null> {
-  return null;
-}
-
 /** Where a container keeps the bytes of its storages. */
 export interface StorageTable {
   /**
-   * Finds a storage, and checks that its container holds as many bytes as it claims.
+   * Finds the bytes of a storage, and checks that its container holds as many as it claims.
    *
    * @throws CheckpointError naming `tensorName` when the storage is missing, too short, or damaged.
    */
-  locate(storage: StorageNode, tensorName: string): Promise<StoredBytes>;
-  /** Checks a small storage against its checksum, where the container has one. */
-  verify(storage: StorageNode, tensorName: string): Promise<void>;
+  locate(
+    storage: StorageNode,
+    tensorName: string,
+  ): Promise<{ readonly range: ByteRange; readonly byteOrder: 'little' | 'big' }>;
+  /** Checks a small storage against its checksum; absent where the container has none. */
+  verify?(storage: StorageNode, tensorName: string): Promise<void>;
 }
 
-/** The bytes of one storage. */
-interface StoredBytes {
-  readonly range: ByteRange;
-  readonly byteOrder: 'little' | 'big';
-}
-
-/** What the elements of a storage are. */
+/** What the elements of a storage are; null for what this program has no type for: quantized and double complex ones. */
 interface ElementType {
   readonly byteLength: number;
-  /** Null for what this program has no type for: quantized and double complex elements. */
   readonly dtype: DType | null;
 }
 
@@ -105,26 +97,19 @@ const ELEMENT_TYPES: readonly (readonly [
   ['QInt32Storage', '', null, 4],
 ];
 
-const [STORAGE_TYPES, TORCH_DTYPES] = [indexBy(0), indexBy(1)];
-
-function indexBy(column: 0 | 1): ReadonlyMap<string, ElementType> {
-  const types = new Map<string, ElementType>();
-  for (const row of ELEMENT_TYPES) {
-    const [, , dtype, byteLength = dtype === null ? 0 : bitsOf(dtype) / 8] = row;
-    if (row[column] !== '') types.set(row[column], { dtype, byteLength });
-  }
-  return types;
+function findElementType(column: 0 | 1, name: string): ElementType | null {
+  const [, , dtype, byteLength] = ELEMENT_TYPES.find((row) => name !== '' && row[column] === name) ?? [];
+  return dtype === undefined ? null : { dtype, byteLength: byteLength ?? bitsOf(dtype ?? 'U8') / 8 };
 }
 
 /** The element type of a storage class such as `FloatStorage`; null where PyTorch has none of that name. */
 export function elementTypeOf(typeName: string): ElementType | null {
-  return STORAGE_TYPES.get(typeName) ?? null;
+  return findElementType(0, typeName);
 }
 
 /** The element type of a dtype global (`torch.float8_e4m3fn`); null for every other value. */
-export function elementTypeOfDType(value: PickleValue | undefined): ElementType | null {
-  if (!isNode(value, 'global') || value.module !== 'torch') return null;
-  return TORCH_DTYPES.get(value.name) ?? null;
+function elementTypeOfDType(value: PickleValue | undefined): ElementType | null {
+  return isNode(value, 'global') && value.module === 'torch' ? findElementType(1, value.name) : null;
 }
 
 /**
@@ -180,10 +165,9 @@ function describeId(id: PickleValue): string {
 /** PyTorch's operators take at most 64 dimensions (aten/src/ATen/TensorIterator.cpp, "up to 64 dims"). */
 export const MAX_DIMENSIONS = 64;
 
-/** A tensor of a kind that has no plain elements: it can be named, not read. */
+/** A tensor of a kind that has no plain elements: it can be named, not read; such as one that is `quantized`. */
 interface UnreadableTensor {
   readonly kind: 'unreadable';
-  /** Such as `quantized`. */
   readonly why: string;
 }
 
@@ -202,34 +186,30 @@ export interface TensorLayout {
   readonly parameterRequiresGrad: boolean | null;
 }
 
-/** What a function that rebuilds tensors takes. */
-type Rebuilder =
-  | { readonly takes: 'storage'; readonly isTyped: boolean }
-  | { readonly takes: 'tensor' }
-  | { readonly takes: 'function' }
-  | { readonly takes: 'other'; readonly why: string };
+/** What a function that rebuilds tensors takes, or what is special about its tensors. */
+type Rebuilder = 'storage' | 'storage and dtype' | 'tensor' | 'function' | { readonly why: string };
 
 /** The functions of torch/_utils.py and torch/_tensor.py, and the word for tensors without plain elements. */
 const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
   Object.entries<Rebuilder>({
-    _rebuild_tensor: { takes: 'storage', isTyped: false },
-    _rebuild_tensor_v2: { takes: 'storage', isTyped: false },
-    _rebuild_tensor_v3: { takes: 'storage', isTyped: true },
-    _rebuild_parameter: { takes: 'tensor' },
-    _rebuild_parameter_with_state: { takes: 'tensor' },
-    _rebuild_from_type: { takes: 'function' },
-    _rebuild_from_type_v2: { takes: 'function' },
-    _rebuild_qtensor: { takes: 'other', why: 'quantized' },
-    _rebuild_sparse_tensor: { takes: 'other', why: 'sparse' },
-    _rebuild_sparse_csr_tensor: { takes: 'other', why: 'sparse' },
-    _rebuild_meta_tensor_no_storage: { takes: 'other', why: 'a meta tensor, which has no values' },
-    _rebuild_nested_tensor: { takes: 'other', why: 'nested' },
-    _rebuild_wrapper_subclass: { takes: 'other', why: 'of a tensor subclass that wraps others' },
-    _rebuild_device_tensor_from_numpy: { takes: 'other', why: 'a NumPy array from another device' },
-    _rebuild_device_tensor_from_cpu_tensor: { takes: 'other', why: 'from another device' },
-    _rebuild_xla_tensor: { takes: 'other', why: 'an XLA tensor' },
-    _rebuild_mkldnn_tensor: { takes: 'other', why: 'in the MKL-DNN layout' },
-    _rebuild_dtensor: { takes: 'other', why: 'a distributed tensor' },
+    _rebuild_tensor: 'storage',
+    _rebuild_tensor_v2: 'storage',
+    _rebuild_tensor_v3: 'storage and dtype',
+    _rebuild_parameter: 'tensor',
+    _rebuild_parameter_with_state: 'tensor',
+    _rebuild_from_type: 'function',
+    _rebuild_from_type_v2: 'function',
+    _rebuild_qtensor: { why: 'quantized' },
+    _rebuild_sparse_tensor: { why: 'sparse' },
+    _rebuild_sparse_csr_tensor: { why: 'sparse' },
+    _rebuild_meta_tensor_no_storage: { why: 'a meta tensor, which has no values' },
+    _rebuild_nested_tensor: { why: 'nested' },
+    _rebuild_wrapper_subclass: { why: 'of a tensor subclass that wraps others' },
+    _rebuild_device_tensor_from_numpy: { why: 'a NumPy array from another device' },
+    _rebuild_device_tensor_from_cpu_tensor: { why: 'from another device' },
+    _rebuild_xla_tensor: { why: 'an XLA tensor' },
+    _rebuild_mkldnn_tensor: { why: 'in the MKL-DNN layout' },
+    _rebuild_dtensor: { why: 'a distributed tensor' },
   }).flatMap(([name, rebuilder]) => [
     [`torch._utils.${name}`, rebuilder],
     [`torch._tensor.${name}`, rebuilder],
@@ -269,11 +249,12 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
         kind: 'unreadable',
         why: `rebuilt by ${quote(qualifiedName(current.callee) ?? 'an unknown function')}`,
       };
-    if (rebuilder.takes === 'other') return { kind: 'unreadable', why: rebuilder.why };
-    if (rebuilder.takes === 'storage') {
-      return readPlainLayout(current, { name, file, parameterRequiresGrad, isTyped: rebuilder.isTyped });
+    if (typeof rebuilder === 'object') return { kind: 'unreadable', why: rebuilder.why };
+    if (rebuilder === 'storage' || rebuilder === 'storage and dtype') {
+      const isTyped = rebuilder !== 'storage';
+      return readPlainLayout(current, { name, file, parameterRequiresGrad, isTyped });
     }
-    const wrapped = rebuilder.takes === 'tensor' ? unwrapParameter(current) : unwrapTypedCall(current);
+    const wrapped = rebuilder === 'tensor' ? unwrapParameter(current) : unwrapTypedCall(current);
     if (wrapped === null) break;
     parameterRequiresGrad ??= wrapped.requiresGrad;
     current = wrapped.call;
@@ -364,52 +345,48 @@ function failTensor(
   return new CheckpointError(`the tensor ${quote(name)}: ${message}`, { code, file, offset: call.offset });
 }
 
-/** Where a tensor is built. */
-interface BuildContext {
-  readonly file: string;
-  readonly storages: StorageTable;
-  /** The call that rebuilds the tensor, for messages. */
-  readonly call: ObjectNode;
-  /** Of the strided tensors of the file. */
-  readonly keeper: Keeper;
-}
-
-/** A tensor without the facts that the state dict or the module adds. */
-type BareTensor = Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount' | 'range'>;
-
 /**
  * Finds a tensor's bytes. The range is one of the file itself where the elements lie there contiguous and
  * little-endian; elsewhere its source converts while it is read.
  *
+ * @param call that rebuilds the tensor, for messages.
+ * @param keeper of the strided tensors of the file.
  * @throws CheckpointError naming the tensor when any element would lie outside its storage.
  */
 export async function buildTensor(
   name: string,
   layout: TensorLayout,
-  context: BuildContext,
-): Promise<BareTensor> {
+  {
+    file,
+    storages,
+    call,
+    keeper,
+  }: { file: string; storages: StorageTable; call: ObjectNode; keeper: Keeper },
+): Promise<Tensor> {
   const fail = (message: string, code?: CheckpointErrorCode) =>
-    failTensor(context.call, { name, file: context.file }, message, code);
+    failTensor(call, { name, file }, message, code);
   // A zero among sizes whose product overflows makes NaN or 0; torch computes the product in 64 bits and refuses.
   const elementCount = countElements(layout.shape);
   if (!Number.isSafeInteger(elementCount * layout.elementByteLength))
     throw fail(`expected a shape that fits into memory, found [${layout.shape}]`, 'limit-exceeded');
   const storageElements = countStorageElements(layout, fail);
-  const lastElement = elementCount === 0 ? layout.firstElement - 1 : lastElementOf(layout);
+  const { shape, strides, firstElement } = layout;
+  const reach = shape.reduce((sum, size, axis) => sum + (size - 1) * (strides[axis] ?? 0), 0);
+  const lastElement = firstElement + (elementCount === 0 ? -1 : reach);
   if (!(lastElement < storageElements)) {
     throw fail(
-      `expected every element within its storage of ${storageElements} elements, found offset ${layout.firstElement}, ` +
-        `size [${layout.shape}] and stride [${layout.strides}], which reach element ${lastElement}`,
+      `expected every element within its storage of ${storageElements} elements, found offset ${firstElement}, ` +
+        `size [${shape}] and stride [${strides}], which reach element ${lastElement}`,
     );
   }
-  const stored = await context.storages.locate(layout.storage, name);
+  const stored = await storages.locate(layout.storage, name);
   if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength) {
     throw fail(
       `expected its storage to hold ${lastElement + 1} elements, found ${stored.range.byteLength} bytes`,
     );
   }
-  const { dtype, shape } = layout;
-  const laidOut = layOut(stored.range, layout, elementCount, context.keeper);
+  const { dtype } = layout;
+  const laidOut = layOut(stored.range, layout, elementCount, keeper);
   const unit = dtype === 'C64' ? 4 : layout.elementByteLength;
   const isSwapped = stored.byteOrder === 'big' && (unit === 2 || unit === 4 || unit === 8);
   const range = isSwapped ? wholeOf(byteSwappedSource(laidOut, unit)) : laidOut;
@@ -426,10 +403,6 @@ function countStorageElements({ storage, elementByteLength }: TensorLayout, fail
   if (count === null || count < 0 || storageType === null)
     throw fail(`expected a storage with a count of elements, found ${describeValue(claimed)}`);
   return Math.floor((count * storageType.byteLength) / elementByteLength);
-}
-
-function lastElementOf({ firstElement, shape, strides }: TensorLayout): number {
-  return shape.reduce((last, size, axis) => last + (size - 1) * (strides[axis] ?? 0), firstElement);
 }
 
 function layOut(range: ByteRange, layout: TensorLayout, elementCount: number, keeper: Keeper): ByteRange {

@@ -50,27 +50,20 @@ export async function openTorch(source: ByteSource, { path, select }: ReadOption
   const surveyor = new Surveyor();
   const isCopyLoaded = loadsCopy(root);
   const chosen = chooseStateDict(root, { select, isCopyLoaded, surveyor, file, format });
-  const opened = { path, source, container, surveyor };
+  const read = (parts: ChosenParts) => readParts(parts, { path, source, container, surveyor });
   const copies = chosen.copies.map(({ path: copy, of, parts }) => ({
     path: copy,
     of,
-    open: () => readParts({ ...chosen, parts, copies: [], warnings: [] }, opened),
+    open: () => read({ ...chosen, parts, copies: [], warnings: [] }),
   }));
-  return { ...(await readParts(chosen, opened)), ...(copies.length === 0 ? {} : { copies }) };
-}
-
-/** A file whose pickles were read. */
-interface OpenedFile {
-  readonly path: string;
-  readonly source: ByteSource;
-  readonly container: TorchContainer;
-  readonly surveyor: Surveyor;
+  return { ...(await read(chosen)), ...(copies.length === 0 ? {} : { copies }) };
 }
 
 async function readParts(
   chosen: ChosenParts,
-  { path, source, container, surveyor }: OpenedFile,
+  opened: { path: string; source: ByteSource; container: TorchContainer; surveyor: Surveyor },
 ): Promise<Checkpoint> {
+  const { path, source, container, surveyor } = opened;
   const file = source.name;
   const { root, format } = container;
   const named = nameTensors(chosen, surveyor, file);
@@ -153,7 +146,7 @@ async function buildTensors(
     const bare = await buildTensor(name, layout, { file, storages: container.storages, call, keeper });
     tensors.set(name, { ...bare, ...describeRole(layout, namedTensor) });
     // Statistics are what the audit is about, and small: their checksums are worth reading.
-    if (STATISTIC.test(name)) await container.storages.verify(layout.storage, name);
+    if (STATISTIC.test(name)) await container.storages.verify?.(layout.storage, name);
   }
   const [first] = leftOut;
   if (tensors.size === 0 && first !== undefined) throw refuseTensor(first[1][0] ?? '', first[0], file);
@@ -205,8 +198,8 @@ async function completeModules(
     const facts = modules.get(path);
     const isNormLayer = named.tensors.has(path === '' ? 'running_mean' : `${path}.running_mean`);
     if (facts === undefined || !isNormLayer) continue;
-    const source = await container.readClassSource(module);
-    if (source !== null) modules.set(path, completeFacts(facts, source));
+    const source = await container.readClassSource?.(module);
+    if (source != null) modules.set(path, completeFacts(facts, source));
   }
   return modules;
 }

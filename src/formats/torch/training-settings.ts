@@ -129,13 +129,8 @@ class ConfigReader {
     const normEval = asBoolean(values.get('norm_eval'));
     const norms = asBoolean(normRequiresGrad);
     if (model !== 'model' || (frozenStages === null && normEval === null && norms === null)) return;
-    this.#modules.push({
-      path: keys.join('.'),
-      type: values.get('type')?.split('.').at(-1) ?? null,
-      frozenStages,
-      normEval,
-      normRequiresGrad: norms,
-    });
+    const type = values.get('type')?.split('.').at(-1) ?? null;
+    this.#modules.push({ path: keys.join('.'), type, frozenStages, normEval, normRequiresGrad: norms });
   }
 }
 
@@ -166,12 +161,6 @@ const MAX_PARAMETERS = 200_000;
 /** A longer path of keys is no one's; reports show it. */
 const MAX_WHERE_LENGTH = 120;
 
-/** A container that is yet to be looked through, and the keys that led there. */
-interface Place {
-  readonly node: PickleNode;
-  readonly path: readonly string[];
-}
-
 /**
  * Every optimizer's state dict in a checkpoint, wherever it stands (torch/optim/optimizer.py, `state_dict`):
  *
@@ -184,7 +173,8 @@ export function findOptimizers(root: PickleValue, file: string): readonly Declar
   const found: Declaration[] = [];
   const seen = new Set<PickleNode>();
   const start = asContainer(root);
-  const places: Place[] = start === null ? [] : [{ node: start, path: [] }];
+  const places: { node: PickleNode; path: readonly string[] }[] =
+    start === null ? [] : [{ node: start, path: [] }];
   // The queue grows while it is gone through: what lies nearest the root comes first.
   for (const { node, path } of places) {
     const entries = entriesOf(node);

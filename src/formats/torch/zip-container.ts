@@ -1,6 +1,5 @@
 // The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
 
-import type { Splice } from '../../checkpoint/checkpoint.js';
 import { partitionPoint, toSplices } from '../../checkpoint/edit-plan.js';
 import { quote } from '../../errors.js';
 import {
@@ -9,6 +8,7 @@ import {
   type PlacedContent,
   readRange,
   refuseAmplified,
+  type Splice,
 } from '../../io/byte-source.js';
 import { crc32, isInflated } from '../../io/inflated-source.js';
 import {
@@ -61,7 +61,14 @@ async function planZipSplices(
   const stored = pieces.get(archive.source) ?? [];
   const renewals: Renewal[] = [];
   const records = sortByHeader(archive.entries.values());
-  for (const [entry, inRecord] of groupByRecord(records, stored)) {
+  const groups = new Map<ZipEntry, PlacedContent[]>();
+  for (const piece of stored) {
+    const entry = entryAt(records, piece.offset);
+    const group = groups.get(entry);
+    if (group === undefined) groups.set(entry, [piece]);
+    else group.push(piece);
+  }
+  for (const [entry, inRecord] of groups) {
     const { offset, byteLength } = await locateRecord(archive, entry);
     if (entry.crc32 === 0) continue;
     const crc = await checksum(archive.source, { offset, byteLength }, inRecord);
@@ -78,20 +85,6 @@ async function planZipSplices(
       ? renewals.map(({ entry, crc }) => spliceU32(entry.entryOffset + ENTRY_CRC_AT, crc))
       : [await planAppendedRecords(archive, inflated, renewals)];
   return [...splices, ...directory].sort((x, y) => x.offset - y.offset);
-}
-
-function groupByRecord(
-  records: readonly ZipEntry[],
-  pieces: readonly PlacedContent[],
-): ReadonlyMap<ZipEntry, readonly PlacedContent[]> {
-  const groups = new Map<ZipEntry, PlacedContent[]>();
-  for (const piece of pieces) {
-    const entry = entryAt(records, piece.offset);
-    const group = groups.get(entry) ?? [];
-    groups.set(entry, group);
-    group.push(piece);
-  }
-  return groups;
 }
 
 /** The record that a byte of the archive belongs to: the last one whose header starts before it. */
@@ -153,14 +146,13 @@ async function planHeaderChecksums(
 
 async function readU32(source: ByteSource, offset: number): Promise<number | null> {
   if (offset + 4 > source.byteLength) return null;
-  const bytes = await readRange({ source, offset, byteLength: 4 });
-  return new DataView(bytes.buffer).getUint32(0, true);
+  return Buffer.from(await readRange({ source, offset, byteLength: 4 })).readUInt32LE();
 }
 
 function spliceU32(offset: number, value: number): Splice {
-  const view = new DataView(new ArrayBuffer(4));
-  view.setUint32(0, value, true);
-  return { offset, deleted: 4, content: holdBytes(new Uint8Array(view.buffer)) };
+  const content = Buffer.alloc(4);
+  content.writeUInt32LE(value);
+  return { offset, deleted: 4, content: holdBytes(content) };
 }
 
 /** One splice from the old directory to the end of the file: the new records, the directory, the end records. */

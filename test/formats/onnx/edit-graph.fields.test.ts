@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { findLocations } from '../../../src/formats/onnx/edit-graph.js';
-import { readModel } from '../../../src/formats/onnx/read-model.js';
+import { readModel } from '../../../src/formats/onnx/schema.js';
 import { memorySource } from '../../../src/io/byte-source.js';
 import { bytesOf } from '../../build/bytes.js';
 import {

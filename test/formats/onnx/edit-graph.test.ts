@@ -6,8 +6,8 @@ import {
   type NodeEdit,
   newGraphEdit,
 } from '../../../src/formats/onnx/edit-graph.js';
-import { readModel } from '../../../src/formats/onnx/read-model.js';
 import type { OnnxGraph, OnnxNode } from '../../../src/formats/onnx/schema.js';
+import { readModel } from '../../../src/formats/onnx/schema.js';
 import { holdBytes, memorySource } from '../../../src/io/byte-source.js';
 import { bytesOf } from '../../build/bytes.js';
 import { attribute, field, graph, int, model, node, normModel, tensor, varint } from './build-onnx.js';

@@ -1,9 +1,9 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import onnxProto, { type onnx } from 'onnx-proto';
+import type { onnx } from 'onnx-proto';
+import onnxProto from 'onnx-proto';
 import { expect, test } from 'vitest';
-import { readModel } from '../../../src/formats/onnx/read-model.js';
 import {
   canonicalDomain,
   type OnnxAttribute,
@@ -11,8 +11,9 @@ import {
   type OnnxModel,
   type OnnxNode,
   type OnnxTensor,
-  type Segment,
+  readModel,
 } from '../../../src/formats/onnx/schema.js';
+import type { Segment } from '../../../src/formats/onnx/wire.js';
 import { memorySource } from '../../../src/io/byte-source.js';
 
 /*
