@@ -36,12 +36,8 @@ export function layOutChannels(shape: readonly number[], { outputAxis, groups }:
   const along = shape[outputAxis] ?? 0;
   const inner = countElements(shape.slice(outputAxis + 1));
   if (outputAxis === 0) return { channels: along, inner, along, rowsPerGroup: 0 };
-  return {
-    channels: along * groups,
-    inner,
-    along,
-    rowsPerGroup: countElements(shape.slice(0, outputAxis)) / groups,
-  };
+  const rowsPerGroup = countElements(shape.slice(0, outputAxis)) / groups;
+  return { channels: along * groups, inner, along, rowsPerGroup };
 }
 
 /**
@@ -123,12 +119,9 @@ export class Projector {
 
   conclude(): ChannelProjections {
     const used = this.#counts.filter((count) => count > 0);
-    return {
-      norms: this.#squares.map(Math.sqrt),
-      sums: this.#sums,
-      weightsPerChannel:
-        used.length === 0 ? 0 : used.reduce((least, count) => Math.min(least, count), MAX_COUNTED_WEIGHTS),
-    };
+    const least = used.reduce((least, count) => Math.min(least, count), MAX_COUNTED_WEIGHTS);
+    const weightsPerChannel = used.length === 0 ? 0 : least;
+    return { norms: this.#squares.map(Math.sqrt), sums: this.#sums, weightsPerChannel };
   }
 }
 
@@ -177,10 +170,7 @@ function countWeights(values: Values, from: number, to: number, counted: number)
 const keptSigns: { signs: readonly Float64Array[]; length: number } = { signs: [], length: 0 };
 
 /** The signs of `count` elements from element `within` of a channel on, and where they start in what is returned. */
-function signsFor(
-  within: number,
-  count: number,
-): { readonly signs: readonly Float64Array[]; readonly first: number } {
+function signsFor(within: number, count: number) {
   const end = within + count;
   if (end > MAX_KEPT_SIGNS) return { signs: makeSigns(within, count), first: 0 };
   if (end > keptSigns.length) {

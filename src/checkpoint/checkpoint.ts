@@ -274,7 +274,6 @@ export interface AdapterDeclaration {
   readonly trainsBiases: boolean;
 }
 
-/** Something that could tell and was not understood. */
 interface UnreadDeclaration {
   readonly kind: 'unread';
   readonly of: 'optimizer' | 'settings';

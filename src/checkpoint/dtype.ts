@@ -324,7 +324,6 @@ function decodeSmallFloat(bits: number, format: FloatFormat): number {
 
 const tables = new Map<DType, Float64Array>();
 
-/** What every pattern of a format of 8 or 16 bits means. */
 function tableOf(dtype: DType): Float64Array {
   const known = tables.get(dtype);
   if (known !== undefined) return known;

@@ -16,7 +16,6 @@ import {
 import { FileSource } from '../io/file-source.js';
 import type { EditPlan, Tensor, TensorEdit } from './checkpoint.js';
 
-/** A piece with the tensor that wants it. */
 interface OwnedPiece extends PlacedContent {
   readonly tensor: Tensor;
 }
@@ -72,11 +71,8 @@ async function mergePieces(pieces: readonly OwnedPiece[]): Promise<readonly Owne
     if (await differWhereTheyMeet(last, piece))
       throw cannotPlace(piece.tensor, `shares its bytes with ${quote(last.tensor.name)}, which needs others`);
     if (overlap >= content.byteLength) continue;
-    merged.push({
-      ...piece,
-      offset: piece.offset + overlap,
-      content: sliceRange(content, overlap, content.byteLength),
-    });
+    const rest = sliceRange(content, overlap, content.byteLength);
+    merged.push({ ...piece, offset: piece.offset + overlap, content: rest });
   }
   return merged;
 }
@@ -152,10 +148,8 @@ export function refuseOtherSources(
 
 /** The error that says why a tensor cannot be given other bytes. */
 export function cannotPlace({ name, range }: Tensor, why: string): CheckpointError {
-  return new CheckpointError(`tensor ${quote(name)} cannot be restored: it ${why}`, {
-    code: 'unsupported',
-    file: range.source.name,
-  });
+  const message = `tensor ${quote(name)} cannot be restored: it ${why}`;
+  return new CheckpointError(message, { code: 'unsupported', file: range.source.name });
 }
 
 /**
@@ -199,8 +193,6 @@ export function planOneFile(source: ByteSource, splices: readonly Splice[]): Edi
  */
 export function asFile(source: ByteSource): FileSource {
   if (source instanceof FileSource) return source;
-  throw new CheckpointError('expected a file to copy, found a checkpoint that is in none', {
-    code: 'unsupported',
-    file: source.name,
-  });
+  const message = 'expected a file to copy, found a checkpoint that is in none';
+  throw new CheckpointError(message, { code: 'unsupported', file: source.name });
 }

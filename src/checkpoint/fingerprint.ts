@@ -27,7 +27,6 @@ export function sampledIndices(elementCount: number): readonly number[] {
   return Array.from({ length: size }, (_, i) => Math.floor(((i + 0.5) * elementCount) / size));
 }
 
-/** What is read and hashed at a time. */
 const CHUNK_BYTES = 256 * 1024;
 
 /** Reads tensors once, from front to back, through a buffer that is made once and reused. */
@@ -60,12 +59,7 @@ export class TensorSummarizer {
     };
   }
 
-  /**
-   * Projects a tensor's output channels.
-   *
-   * @returns null where its type holds no readable floats.
-   * @throws CheckpointError when the range cannot be read.
-   */
+  /** Projects a tensor's output channels; null where its type holds no readable floats. */
   async project(tensor: Tensor, layout: ChannelLayout): Promise<ChannelProjections | null> {
     const projector = makeProjector(tensor, layout);
     if (projector === null) return null;
@@ -86,7 +80,6 @@ export class TensorSummarizer {
   }
 }
 
-/** Copies the sampled elements out of pieces that go by. */
 class Sampler {
   readonly bytes: Uint8Array;
   readonly #indices: readonly number[];

@@ -256,7 +256,6 @@ function refuseUnrecognised(found: string, file: string, hint?: string): Checkpo
   });
 }
 
-/** A baseline is a safetensors file, told by its metadata. */
 async function openSafetensorsOrBaseline(source: ByteSource, { path }: ReadOptions): Promise<Checkpoint> {
   const header = await readSafetensorsHeader(source);
   return isBaseline(header.metadata)

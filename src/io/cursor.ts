@@ -197,11 +197,7 @@ export class BufferedReader {
     this.#windowEnd = this.#position + byteLength;
   }
 
-  /**
-   * Reads one byte of the window.
-   *
-   * @throws CheckpointError `truncated` where the window, and so the source, ends.
-   */
+  /** Reads one byte of the window; where that ends, the source does, which is an error. */
   readByte(): number {
     const byte =
       this.#position < this.#windowEnd ? this.#buffer[this.#position - this.#windowStart] : undefined;

@@ -73,7 +73,6 @@ export class FileSource implements ByteSource {
     this.#descriptor = descriptor;
   }
 
-  /** How many bytes were read so far. */
   get bytesRead(): number {
     return this.#bytesRead;
   }
@@ -129,7 +128,6 @@ function describeFileKind(stat: nodeFs.Stats): string {
   return 'something else';
 }
 
-/** Why the file system refused, in plain words, and what to do about it. */
 interface FileFailure {
   /** What kind of error it is to whoever reads. */
   readonly code: CheckpointErrorCode;

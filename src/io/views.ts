@@ -63,7 +63,6 @@ export interface StridedView {
   readonly elementByteLength: number;
 }
 
-/** A strided view as a source, which tells what it is a view of. */
 interface StridedSource extends ByteSource {
   readonly strided: { readonly range: ByteRange; readonly view: StridedView; readonly keeper: Keeper };
 }
@@ -104,9 +103,10 @@ const MIN_RUN = 64;
 export function stridedSource(range: ByteRange, view: StridedView, keeper = new Keeper()): StridedSource {
   const layout = layOut(view);
   const { unitBytes } = layout;
-  let held = { start: 0, bytes: new Uint8Array(0) };
+  const nothing = { start: 0, bytes: new Uint8Array(0) };
+  let held = nothing;
   const release = () => {
-    held = { start: 0, bytes: new Uint8Array(0) };
+    held = nothing;
   };
   const bandAt = async (position: number, wanted: number) => {
     const end = held.start + held.bytes.byteLength;
@@ -160,9 +160,7 @@ export function inStoredOrder(one: ByteRange, other: ByteRange): readonly [ByteR
   return [readAsStored(one.source, stored), readAsStored(other.source, stored)];
 }
 
-type WholeView = ByteRange & { readonly source: StridedSource };
-
-function isWholeView(range: ByteRange): range is WholeView {
+function isWholeView(range: ByteRange): range is ByteRange & { readonly source: StridedSource } {
   const { source, offset, byteLength } = range;
   return 'strided' in source && offset === 0 && byteLength === source.byteLength;
 }
@@ -192,7 +190,6 @@ interface Box {
   readonly axes: readonly Axis[];
 }
 
-/** A view in units that a typed array can hold. */
 interface Layout extends Box {
   readonly unitBytes: number;
 }
@@ -319,7 +316,6 @@ async function gather(range: ByteRange, { first, axes }: Box, target: Units): Pr
   }
 }
 
-/** Where a unit is stored, and where it belongs in row-major order. */
 interface Place {
   readonly stored: number;
   readonly ordered: number;

@@ -33,7 +33,6 @@ export interface FileCopy {
 /** Text or bytes in pieces, in order, each asked for when the one before it is written. */
 export type Pieces = (Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>) & object;
 
-/** A file to be written: new content. */
 interface NewFile {
   readonly name: string;
   readonly pieces: Pieces;
@@ -70,13 +69,11 @@ const MAX_REPLACED_SHARE = 0.5;
 const TEMPORARY_PREFIX = '.bn-audit-';
 const TEMPORARY_SUFFIX = '.tmp';
 
-/** Random hexadecimal digits in a temporary name. */
 const RANDOM_DIGITS = 12;
 
 /** Every file system takes names as long as these: the least limit in use is that of eCryptfs, 143 bytes. */
 const SHORT_NAME_BYTES = 100;
 
-/** How {@link writeFile} writes. */
 interface WriteOptions extends TargetRules {
   /** Whether it appears only when its bytes are on the disk: it is worth more than the time that takes. */
   readonly isDurable?: boolean | undefined;
@@ -199,7 +196,8 @@ export async function stageFiles(
         else putAll(places, { what, mayReplace, files });
         // A new name is on the disk once its directory is.
         const folders = isSynced ? new Set([parent, ...places.map(({ to }) => dirname(to))]) : [];
-        for (const folder of folders) await syncFolder(folder, files);
+        // Not every system opens directories, or has them synced; the files are where they belong all the same.
+        for (const folder of folders) await syncFile(folder, 'r', files).catch(() => undefined);
         discard();
       }),
     discard,
@@ -363,7 +361,6 @@ async function writeFully(
   }
 }
 
-/** How staged files are put in place. */
 interface Putting extends Pick<TargetRules, 'what' | 'mayReplace'> {
   readonly files: WritableFiles;
 }
@@ -442,12 +439,6 @@ async function syncFile(path: string, flags: 'r' | 'r+', files: WritableFiles): 
   }
 }
 
-/** Not every system opens directories, or has them synced; the files are where they belong all the same. */
-async function syncFolder(path: string, files: WritableFiles): Promise<void> {
-  await syncFile(path, 'r', files).catch(() => undefined);
-}
-
-/** Temporary files and directories of this process. */
 const temporaries = new Set<string>();
 
 let onTemporaries = (_areAny: boolean): void => {};

@@ -50,7 +50,6 @@ export function refuseSameCheckpoint(beforePath: string, afterPath: string): voi
   throw new CheckpointError(message, { code: 'same-file', file: afterPath, hint });
 }
 
-/** Where a path leads, also where nothing is there yet. */
 function findRealPath(path: string, links = 0): string {
   const real = lookAt(() => realpathSync(path));
   if (real !== null) return real;
@@ -104,7 +103,6 @@ export interface TargetRules {
   readonly files?: WritableFiles | undefined;
 }
 
-/** What stands at a path that is to be written. */
 interface TargetFacts {
   /** The path itself, or where a symbolic link there leads. */
   readonly path: string;
@@ -215,7 +213,6 @@ export function isThere(path: string, files: WritableFiles): boolean {
   return statOrNull(() => files.lstatSync(path)) !== null;
 }
 
-/** Null where the path leads nowhere. */
 function statOrNull(look: () => Stats): Stats | null {
   try {
     return look();

@@ -1,5 +1,5 @@
 import { deflateRawSync } from 'node:zlib';
-import { crc32 } from '../../src/io/inflated-source.js';
+import { crc32 } from '../../src/io/zip.js';
 import {
   encodeInteger,
   type Mutator,

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
 import { openCheckpoint } from '../../src/formats/open.js';
-import { crc32 } from '../../src/io/inflated-source.js';
+import { crc32 } from '../../src/io/zip.js';
 import type { Input } from './input.js';
 import { type Mutator, mutateBytes } from './mutate-bytes.js';
 import { mutateJson } from './mutate-json.js';

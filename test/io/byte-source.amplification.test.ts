@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { type ByteRange, memorySource, refuseAmplified } from '../../src/io/byte-source.js';
-import { InflatedKeeper, inflatedSource } from '../../src/io/inflated-source.js';
 import { byteSwappedSource, stridedSource } from '../../src/io/views.js';
+import { InflatedKeeper, inflatedSource } from '../../src/io/zip.js';
 import { failureOf } from '../build/failure.js';
 
 const MIB = 1024 * 1024;

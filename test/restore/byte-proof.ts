@@ -8,7 +8,7 @@ import { type Field, readFields } from '../../src/formats/onnx/edit-graph.js';
 import { openCheckpoint } from '../../src/formats/open.js';
 import { enclosingRange, memorySource, readRange } from '../../src/io/byte-source.js';
 import { FileSource } from '../../src/io/file-source.js';
-import { crc32 } from '../../src/io/inflated-source.js';
+import { crc32 } from '../../src/io/zip.js';
 import { storedTensorOf } from '../../src/norm/norm-layer.js';
 
 /** Bytes of a file that a restoration may change. */

@@ -165,7 +165,6 @@ function unlessEmpty<Item>(list: readonly Item[]): readonly Item[] | undefined {
   return list.length === 0 ? undefined : list;
 }
 
-/** What a baseline keeps of the bytes in one range. */
 interface KeptRange {
   /** Under which name the file holds the values themselves; absent where it does not. */
   readonly values?: { readonly name: string; readonly bytes: Uint8Array } | undefined;
@@ -180,7 +179,6 @@ function readingOf({ dtype, shape }: Pick<Tensor, 'dtype' | 'shape'>): string {
   return `${dtype}[${shape.join()}]`;
 }
 
-/** A tensor of the file. */
 interface FileTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
@@ -319,7 +317,6 @@ class TensorWriter {
   }
 }
 
-/** Norms and projections as rows of float32, little-endian. */
 function tabulate({ norms, sums }: ChannelProjections): FileTensor {
   const bytes = new Uint8Array(4 * TABLE_COLUMNS * norms.length);
   const view = new DataView(bytes.buffer);
@@ -549,7 +546,6 @@ function listKeptValues(
   );
 }
 
-/** A tensor to be hashed, and projected where it has a layout. */
 interface Task {
   readonly tensor: Tensor;
   readonly layout: ChannelLayout | undefined;
@@ -589,7 +585,6 @@ function planSummaries(
   return ordered;
 }
 
-/** Reads what is to be kept of each tensor. */
 async function summarize(
   tasks: readonly Task[],
   onProgress: OnProgress | undefined,

@@ -63,16 +63,11 @@ export function nameTable(weightName: string): string {
   return `${weightName}.projections`;
 }
 
-/** Numbers that JSON cannot hold. */
 const NON_FINITE: ReadonlyMap<string, number> = new Map(
   [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].map((value) => [String(value), value]),
 );
 
-/**
- * Parses a metadata value that holds a JSON object.
- *
- * @throws CheckpointError `malformed` naming the key.
- */
+/** Parses a metadata value that holds a JSON object; errors name the key. */
 function parseObject(text: string, key: string, file: string): Fields {
   const members = new Map<string, JsonValue>();
   new JsonReader(new TextEncoder().encode(text), `${file}: ${key}`).readTopObject((name, value) =>
@@ -144,7 +139,6 @@ class Fields {
     return Number(value.digits);
   }
 
-  /** A whole number from 0 on. */
   count(key: string): number {
     return this.#toCount(this.members.get(key)) ?? this.fail(key, 'a whole number');
   }
@@ -153,7 +147,6 @@ class Fields {
     return this.#list(key).map((value) => this.#toCount(value) ?? this.fail(key, 'a list of whole numbers'));
   }
 
-  /** One of a few words. */
   word<Word extends string>(key: string, words: readonly Word[]): Word {
     const value = this.members.get(key);
     return words.find((word) => word === value) ?? this.fail(key, words.join(' or '));
@@ -163,7 +156,6 @@ class Fields {
     return this.members.has(key);
   }
 
-  /** Says what a member must be. */
   fail(key: string, expected: string): never {
     const found = describeJson(this.members.get(key));
     throw new CheckpointError(
@@ -189,11 +181,7 @@ type ConstantFinder = (kind: 'tensor' | 'constant', name: string) => Tensor | nu
 /** What most inputs are; it goes without saying. */
 export const USUAL_SOURCE = 'initializer';
 
-/**
- * Reads what {@link graphToJson} wrote.
- *
- * @throws CheckpointError `malformed` where it is anything else.
- */
+/** Reads what making a baseline wrote of a graph, and refuses anything else. */
 function readGraph(fields: Fields, finder: ConstantFinder): Graph {
   const linears = fields.listOfObjects('linears').map((linear) => readLinear(linear, finder));
   return {

@@ -60,7 +60,6 @@ export type Constant =
       readonly isUndecodable?: boolean;
     };
 
-/** A constant that has values. */
 type Resolved = Exclude<Constant, { kind: 'unresolved' }>;
 
 /** A result that says why there is no constant. */
@@ -90,7 +89,7 @@ const MAX_COMPUTED_ELEMENTS = 1 << 20;
  * Finds out what names stand for: initializers, Constant nodes, and operators over them. Stored data stays where it
  * is; what has to be computed is either a view, or small and in memory. Results are kept, so a chain is walked once.
  */
-export class ConstantEvaluator {
+export class Evaluator {
   readonly store: TensorStore;
   readonly #results = new Map<Definition, Constant>();
   readonly #active = new Set<Definition>();
@@ -161,11 +160,10 @@ export class ConstantEvaluator {
 
   async #evaluateBase({ scope, name, definition }: Found): Promise<Constant> {
     switch (definition.kind) {
-      case 'initializer':
-        return locateConstant(this, definition.tensor, {
-          ...{ name, what: 'tensor', source: 'initializer' },
-          overridable: definition.overridable,
-        });
+      case 'initializer': {
+        const { tensor, overridable } = definition;
+        return locateConstant(this, tensor, { name, what: 'tensor', source: 'initializer', overridable });
+      }
       case 'sparse-initializer': {
         const tensor = await makeDense(this, definition.tensor, name);
         return constant(tensor, 'sparse initializer', definition.overridable);
@@ -195,28 +193,19 @@ export class ConstantEvaluator {
     return this.#computedBytes <= MAX_COMPUTED_BYTES;
   }
 
-  /**
-   * Notes a tensor that is to be computed in memory.
-   *
-   * @throws CheckpointError `limit-exceeded` where those of the whole model would become too many.
-   */
+  /** As {@link reserve}; refuses what would become too many. */
   demand(byteLength: number, what: string): void {
     if (this.reserve(byteLength)) return;
     throw this.error(`${what}: expected constants that fit into memory, found too many`, 'limit-exceeded');
   }
 
-  /**
-   * Checks the size of a tensor before it is made in memory.
-   *
-   * @throws CheckpointError `limit-exceeded`
-   */
+  /** Refuses a tensor that is too large to be made in memory. */
   checkSize(elementCount: number, what: string): void {
     if (elementCount <= MAX_COMPUTED_ELEMENTS) return;
     const expected = `expected at most ${MAX_COMPUTED_ELEMENTS} elements`;
     throw this.error(`${what}: ${expected}, found ${elementCount}: too large`, 'limit-exceeded');
   }
 
-  /** An error about the model's file; `malformed` unless said otherwise. */
   error(message: string, code?: CheckpointErrorCode): CheckpointError {
     return this.store.error(message, code);
   }
@@ -276,13 +265,11 @@ export async function readNumbers(tensor: Tensor): Promise<Float64Array> {
   return decodeNumbers(await readRange(tensor.range), tensor.dtype);
 }
 
-/** A tensor whose bytes are in memory: computed from constants. */
 function memoryTensor(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
   const range = { source: memorySource(name, bytes), offset: 0, byteLength: bytes.byteLength };
   return { name, dtype, shape, elementCount: countElements(shape), range };
 }
 
-/** A tensor whose bytes are computed from those of `input` as they are read. */
 function computedTensor(input: Tensor, made: Pick<Tensor, 'dtype' | 'shape'>, source: ByteSource): Tensor {
   const { name, range } = input;
   const { byteLength } = source;
@@ -306,11 +293,10 @@ export function repeatTensor(element: Tensor, shape: readonly number[]): Tensor 
 }
 
 /** Makes the constant that a node without data inputs stands for, or one whose inputs are all alike. */
-type Source = (evaluator: ConstantEvaluator, site: Site, name: string) => Promise<Constant>;
+type Source = (evaluator: Evaluator, site: Site, name: string) => Promise<Constant>;
 
-/** A stored tensor as a constant. */
 function locateConstant(
-  { store }: ConstantEvaluator,
+  { store }: Evaluator,
   stored: OnnxTensor,
   as: { name: string; what: string; source: string; overridable?: boolean },
 ): Constant {
@@ -321,7 +307,7 @@ function locateConstant(
 }
 
 /** The value of a Constant node, in any of its forms; those without a TensorProto came with opset 12. */
-async function makeConstant(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+async function makeConstant(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
   const source = 'Constant';
   const stored = findAttribute(site, 'value')?.tensor;
   if (stored) return locateConstant(evaluator, stored, { name, what: 'constant', source });
@@ -347,7 +333,7 @@ function integerTensor(name: string, shape: readonly number[], values: readonly 
 
 /** A vector from an attribute's floats or ints, which stay in the file. */
 async function attributeTensor(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   attribute: OnnxAttribute,
   name: string,
   dtype: 'F32' | 'I64',
@@ -376,23 +362,15 @@ async function attributeTensor(
  *
  * @throws CheckpointError `limit-exceeded` for more integers than any operator takes.
  */
-export async function readInts(
-  evaluator: ConstantEvaluator,
-  site: Site,
-  name: string,
-): Promise<number[] | null> {
+export async function readInts(evaluator: Evaluator, site: Site, name: string): Promise<number[] | null> {
   const attribute = findAttribute(site, name);
   if (attribute === null) return null;
   const what = describeNode(site.node);
   return await readShape(evaluator, await attributeTensor(evaluator, attribute, what, 'I64'), what);
 }
 
-/**
- * Reads a tensor of dimensions or axes.
- *
- * @throws CheckpointError `malformed` for another type, `limit-exceeded` for more values than a shape can have.
- */
-async function readShape(evaluator: ConstantEvaluator, tensor: Tensor, what: string): Promise<number[]> {
+/** Reads a tensor of dimensions or axes, no more of them than a shape can have. */
+async function readShape(evaluator: Evaluator, tensor: Tensor, what: string): Promise<number[]> {
   const { dtype, elementCount } = tensor;
   if (dtype !== 'I64' && dtype !== 'I32')
     throw evaluator.error(`${what}: expected integers as a shape, found ${dtype}`);
@@ -404,11 +382,7 @@ async function readShape(evaluator: ConstantEvaluator, tensor: Tensor, what: str
 }
 
 /** ConstantOfShape: one value, repeated to a shape that is itself a constant. */
-async function makeConstantOfShape(
-  evaluator: ConstantEvaluator,
-  site: Site,
-  name: string,
-): Promise<Constant> {
+async function makeConstantOfShape(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
   const what = `${describeNode(site.node)}, which makes ${quote(name)}`;
   const value = findAttribute(site, 'value')?.tensor;
   const element = value
@@ -424,16 +398,8 @@ async function makeConstantOfShape(
   return constant(repeatTensor(element, shape), source);
 }
 
-/**
- * A sparse tensor written out. Indices are linear (`[NNZ]`) or one per dimension (`[NNZ, rank]`).
- *
- * @throws CheckpointError `malformed` for indices outside the shape or an index that appears twice, `limit-exceeded` for a large tensor.
- */
-async function makeDense(
-  evaluator: ConstantEvaluator,
-  sparse: OnnxSparseTensor,
-  name: string,
-): Promise<Tensor> {
+/** A sparse tensor written out. Indices are linear (`[NNZ]`) or one per dimension (`[NNZ, rank]`). */
+async function makeDense(evaluator: Evaluator, sparse: OnnxSparseTensor, name: string): Promise<Tensor> {
   const what = `sparse tensor ${quote(name)}`;
   const values = locateTensor(sparse.values, name, evaluator.store);
   const indices = locateTensor(sparse.indices, `${name} (indices)`, evaluator.store);
@@ -482,7 +448,7 @@ function linearIndices(
 }
 
 /** Concat: constants one behind the other; along the first axis, or of vectors, which is all that statistics need. */
-async function applyConcat(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+async function applyConcat(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
   const what = describeNode(site.node);
   const parts: ConstantTensor[] = [];
   let count = 0;
@@ -514,7 +480,7 @@ async function applyConcat(evaluator: ConstantEvaluator, site: Site, name: strin
 }
 
 /** Shape: the dimensions of a constant, or with `start` and `end` (opset 15) some of them. */
-async function applyShape(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+async function applyShape(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
   const input = await evaluator.evaluate(site.scope, site.node.inputs[0] ?? '');
   if (input.kind !== 'constant') return computedAtRunTime(site);
   const { shape } = input.tensor;
@@ -522,7 +488,6 @@ async function applyShape(evaluator: ConstantEvaluator, site: Site, name: string
   return constant(integerTensor(name, [dims.length], dims.map(BigInt)), 'Shape');
 }
 
-/** Operators that make a constant, or join several. */
 const SOURCES: ReadonlyMap<string, Source> = new Map([
   ['Constant', makeConstant],
   ['ConstantOfShape', makeConstantOfShape],
@@ -530,15 +495,13 @@ const SOURCES: ReadonlyMap<string, Source> = new Map([
   ['Shape', applyShape],
 ]);
 
-/** An attribute that is one integer. */
 function readInt(site: Site, name: string, otherwise: number): number {
   return Number(findAttribute(site, name)?.int ?? otherwise);
 }
 
 /** Computes a node's output from its first input; other inputs are evaluated on the way. */
-type Operator = (evaluator: ConstantEvaluator, site: Site, input: Resolved) => Promise<Constant>;
+type Operator = (evaluator: Evaluator, site: Site, input: Resolved) => Promise<Constant>;
 
-/** The constant with another shape of as many elements. */
 function replaceShape(input: ConstantTensor, shape: readonly number[]): Constant {
   const { tensor } = input;
   if (tensor.quantised === undefined) return { ...input, tensor: { ...tensor, shape } };
@@ -552,7 +515,7 @@ function replaceShape(input: ConstantTensor, shape: readonly number[]): Constant
 
 /** The integers of the second input, or before the opset that made them one, of an attribute; null where absent. */
 async function readOperand(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   attribute: string,
 ): Promise<number[] | null | Constant> {
@@ -564,7 +527,7 @@ async function readOperand(
 }
 
 /** −1 stands for what is left, 0 for the input's dimension unless `allowzero` says otherwise. */
-async function applyReshape(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyReshape(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const dims = await readOperand(evaluator, site, 'shape');
   if (input.kind === 'uniform') return input;
   if (dims === null) return computedAtRunTime(site);
@@ -591,7 +554,7 @@ async function applyFlatten(_evaluator: unknown, site: Site, input: Resolved): P
 }
 
 /** Squeeze: without the dimensions of 1, or those that it names. */
-async function applySqueeze(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applySqueeze(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const axes = await readOperand(evaluator, site, 'axes');
   if (input.kind === 'uniform') return input;
   if (axes !== null && !Array.isArray(axes)) return computedAtRunTime(site, ' (its axes are no constant)');
@@ -607,7 +570,7 @@ async function applySqueeze(evaluator: ConstantEvaluator, site: Site, input: Res
 }
 
 /** Unsqueeze: with dimensions of 1 where it names them. */
-async function applyUnsqueeze(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyUnsqueeze(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const axes = await readOperand(evaluator, site, 'axes');
   if (input.kind === 'uniform') return input;
   if (!Array.isArray(axes)) return computedAtRunTime(site, ' (its axes are no constant)');
@@ -619,7 +582,7 @@ async function applyUnsqueeze(evaluator: ConstantEvaluator, site: Site, input: R
 }
 
 /** Transpose: axes in another order, reversed unless it says otherwise. */
-async function applyTranspose(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyTranspose(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const stated = await readInts(evaluator, site, 'perm');
   if (input.kind === 'uniform') return input;
   const dims = input.tensor.shape;
@@ -640,7 +603,7 @@ async function applyTranspose(evaluator: ConstantEvaluator, site: Site, input: R
 }
 
 /** Repeats dimensions of 1 (numpy's broadcasting). A shape known at run time only still leaves one value uniform. */
-async function applyExpand(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyExpand(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   if (input.kind === 'uniform') return input;
   const wanted = await readOperand(evaluator, site, '');
   if (!Array.isArray(wanted)) return repeatUnknown(site, input);
@@ -659,7 +622,7 @@ async function applyExpand(evaluator: ConstantEvaluator, site: Site, input: Reso
 }
 
 /** Tile: repeated along every axis. */
-async function applyTile(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyTile(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   if (input.kind === 'uniform') return input;
   const repeats = await readOperand(evaluator, site, '');
   if (!Array.isArray(repeats)) return repeatUnknown(site, input);
@@ -689,7 +652,7 @@ function stridesOf(shape: readonly number[]): number[] {
 
 /** A view of what is stored; in memory where the input is computed itself, so that chains are gathered once. */
 async function gather(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   input: ConstantTensor,
   { shape, strides }: { readonly shape: readonly number[]; readonly strides: readonly number[] },
@@ -774,7 +737,7 @@ function castTo(input: Resolved, dtype: DType, site: Site): Constant {
 }
 
 /** The type comes from another tensor; where that is known at run time only, 0 and 1 are the same in every type. */
-async function applyCastLike(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyCastLike(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const like = await evaluator.evaluate(site.scope, site.node.inputs[1] ?? '');
   if (like.kind !== 'unresolved') return castTo(input, like.tensor.dtype, site);
   const { tensor } = input;
@@ -785,7 +748,7 @@ async function applyCastLike(evaluator: ConstantEvaluator, site: Site, input: Re
 }
 
 /** y = (x − zero point) · scale, for the whole tensor or along an axis. Blocks (opset 21) are not followed. */
-async function applyDequantize(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyDequantize(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   // Codes that QuantizeLinear would make of a constant were never stored: the constant itself was.
   if (isFloatingPoint(input.tensor.dtype) && !input.tensor.dtype.startsWith('F8')) return input;
   const [, scaleName = '', zeroName = ''] = site.node.inputs;
@@ -800,7 +763,7 @@ async function applyDequantize(evaluator: ConstantEvaluator, site: Site, input: 
  * @param steps constants of one value, or of one for each index along an axis; no zero point is zero.
  */
 export async function dequantise(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   codes: Resolved,
   steps: { readonly scale: Constant; readonly zero: Constant | null; readonly axis: number },
@@ -829,7 +792,7 @@ export async function dequantise(
 }
 
 /** A constant of floats, each multiplied by that of another, which has one value, in float64. */
-export function multiplyConstants(evaluator: ConstantEvaluator, input: Constant, factor: Constant): Constant {
+export function multiplyConstants(evaluator: Evaluator, input: Constant, factor: Constant): Constant {
   if (input.kind === 'unresolved' || factor.kind === 'unresolved')
     return input.kind === 'unresolved' ? input : factor;
   const areFloats = isDecodable(input.tensor.dtype) && isDecodable(factor.tensor.dtype);
@@ -893,7 +856,7 @@ const OPERATORS: Readonly<Record<HandingOperator, Operator>> = {
 };
 
 /** Computes a node's output from the constant of its first input; other nodes leave it as it is. */
-async function applyHandingOn(evaluator: ConstantEvaluator, site: Site, input: Resolved): Promise<Constant> {
+async function applyHandingOn(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   const op = handingOperatorOf(site.node);
   if (op === null) return input;
   const output = await OPERATORS[op](evaluator, site, input);

@@ -60,7 +60,6 @@ export interface Field {
   readonly end: number;
 }
 
-/** A message by the positions of its fields. */
 interface MessageExtent {
   readonly start: number;
   readonly end: number;
@@ -309,10 +308,9 @@ async function planGraph(pass: GraphPass, extent: MessageExtent): Promise<readon
     const added = graph === edit.graph && counts.node === 0 ? edit.added : [];
     const node = graph.nodes[counts.node++];
     if (node === undefined) continue;
-    const change = edit.nodes.get(node);
     const payload = payloadOf(field);
     const within = await planNode(pass, node, payload);
-    const { following = [], isRemoved = false } = change ?? {};
+    const { following = [], isRemoved = false } = edit.nodes.get(node) ?? {};
     if (added.length + following.length === 0 && !isRemoved) splices.push(...within);
     else {
       const inner = { source, offset: payload.start, byteLength: payload.end - payload.start };
@@ -325,7 +323,6 @@ async function planGraph(pass: GraphPass, extent: MessageExtent): Promise<readon
   return splices;
 }
 
-/** New names, and what changes in subgraphs. */
 async function planNode(pass: GraphPass, node: OnnxNode, extent: MessageExtent): Promise<readonly Splice[]> {
   const { inputs, outputs } = pass.edit.nodes.get(node) ?? {};
   const hasBodies = [...node.attributes.values()].some((attribute) => subgraphsOf(attribute).length > 0);
@@ -380,7 +377,6 @@ function payloadOf({ payloadStart, end }: Field): MessageExtent {
   return { start: payloadStart, end };
 }
 
-/** Puts fields in the place of one. */
 function replace({ start, end }: Field, fields: readonly GraphField[]): Splice {
   const parts = fields.flatMap(({ number, content }) => [
     holdBytes(encodeFieldHead(number, content.byteLength)),

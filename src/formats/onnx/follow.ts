@@ -225,7 +225,6 @@ export class NeighbourSearch {
     return goesOn ? node.inputs.filter((name) => name !== '').map((name) => ({ scope, name })) : [];
   }
 
-  /** The learned tensor that an input comes from, if any. */
   #learnedName(start: ScopedName): string | null {
     for (const { scope, name } of walkUpstream(start, nextName)) {
       const learned = scope.isMain ? this.#learnedNameOf(name) : null;

@@ -1,4 +1,4 @@
-// Finds the convolutions and matrix products of a graph, with a bias that a later Add brings.
+// Finds the convolutions and matrix products of a graph, quantised ones too, with a bias that a later Add brings.
 
 import type { ConstantInput, LinearNode, Tensor } from '../../checkpoint/checkpoint.js';
 import { isDecodable } from '../../checkpoint/dtype.js';
@@ -6,8 +6,8 @@ import { quote } from '../../errors.js';
 import { isGeneratedName } from '../../norm/naming.js';
 import {
   type Constant,
-  type ConstantEvaluator,
   dequantise,
+  type Evaluator,
   multiplyConstants,
   readInts,
   unresolved,
@@ -58,7 +58,6 @@ export function linearOpOf(node: OnnxNode): LinearOp | null {
   return node.domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === node.op) ?? null) : null;
 }
 
-/** A weight, and the axis that counts its output channels. */
 interface Weight {
   readonly constant: Constant;
   readonly name: string;
@@ -72,7 +71,7 @@ interface Weight {
  * @returns null for any other node, and for a matrix product of two computed matrices, which is no layer.
  */
 export async function buildLinear(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   behind: readonly Site[] = [],
 ): Promise<LinearDraft | null> {
@@ -126,7 +125,7 @@ function refuseUnreadable(bias: ConstantInput, channels: number): ConstantInput 
 }
 
 async function readWeight(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   { op, behind }: { readonly op: LinearOp; readonly behind: readonly Site[] },
 ): Promise<Weight> {
@@ -159,11 +158,7 @@ function findTransposed({ scope, name }: ScopedName) {
 }
 
 /** A matrix, in front of a Transpose where one stands before the node, so that large ones are never copied. */
-async function readMatrix(
-  evaluator: ConstantEvaluator,
-  at: ScopedName,
-  isTransposed: boolean,
-): Promise<Weight> {
+async function readMatrix(evaluator: Evaluator, at: ScopedName, isTransposed: boolean): Promise<Weight> {
   const transposed = findTransposed(at);
   if (transposed !== null) {
     const { producer, input } = transposed;
@@ -301,7 +296,7 @@ export class LinearReaders {
  * @returns null where the Add adds something else: a value that is computed, or no single one for each channel.
  */
 export async function takeAddedBias(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   linear: LinearDraft,
   { site: { node, scope }, index }: InputSlot,
   isLeft: boolean,
@@ -358,7 +353,7 @@ const QLINEAR = { weight: 3, scale: 4, zeroPoint: 5, dataScale: 1 } as const;
 const INTEGER = { weight: 1, scale: null, zeroPoint: 3, bias: null, dataScale: null } as const;
 
 /** By domain and name: ONNX's own, and ONNX Runtime's (docs/ContribOperators.md). */
-const OPERATORS: ReadonlyMap<string, QuantisedOperator> = new Map<string, QuantisedOperator>([
+const OPERATORS = new Map<string, QuantisedOperator>([
   ['QLinearConv', { op: 'Conv', ...QLINEAR, bias: 8 }],
   ['QLinearMatMul', { op: 'MatMul', ...QLINEAR, bias: null }],
   ['ConvInteger', { op: 'Conv', ...INTEGER }],
@@ -374,14 +369,12 @@ const OPERATORS: ReadonlyMap<string, QuantisedOperator> = new Map<string, Quanti
   ],
 ]);
 
-/** What a node is of {@link OPERATORS}; null for any other. */
 function quantisedOperatorOf({ domain, op }: OnnxNode): QuantisedOperator | null {
   return OPERATORS.get(domain === '' ? op : `${domain} ${op}`) ?? null;
 }
 
-/** The floats that the codes of a weight stand for. */
 async function readQuantisedWeight(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   { node, scope }: Site,
   {
     operator,
@@ -398,7 +391,7 @@ async function readQuantisedWeight(
 }
 
 /** The floats of a bias: its own, or those that its codes stand for, in steps of the data's scale times the weight's. */
-async function readBias(evaluator: ConstantEvaluator, site: Site, name: string): Promise<Constant> {
+async function readBias(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
   const { node, scope } = site;
   const stored = await evaluator.evaluateQuietly({ scope, name });
   const { scale, dataScale } = quantisedOperatorOf(node) ?? { scale: null, dataScale: null };
@@ -412,7 +405,7 @@ async function readBias(evaluator: ConstantEvaluator, site: Site, name: string):
  * The weight's scale, of those that the Mul behind a product of integers multiplies by. Dynamic quantisation writes
  * Mul(product, Mul(scale of the data, scale of the weight)), and only the last is constant.
  */
-async function readScaling(evaluator: ConstantEvaluator, scaling: Site | null): Promise<Constant> {
+async function readScaling(evaluator: Evaluator, scaling: Site | null): Promise<Constant> {
   for (let at = scaling, depth = 0; at !== null && depth < 2; depth++) {
     const { scope, node } = at;
     for (const name of node.inputs) {

@@ -3,7 +3,7 @@
 import type { ConstantInput, NormMode, NormNode } from '../../checkpoint/checkpoint.js';
 import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
-import { type Constant, type ConstantEvaluator, readNumbers, repeatTensor } from './constants.js';
+import { type Constant, type Evaluator, readNumbers, repeatTensor } from './constants.js';
 import { findComputation, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
 import { describeNode } from './schema.js';
 import {
@@ -86,7 +86,7 @@ export const VARIANCE_INPUT = 4;
  * Until opset 6 `is_test` decides, and files that leave it out are ambiguous; until 13 the training form has further
  * outputs; from 14 on `training_mode` decides. A draft of opset 12 had training mode as a sixth input.
  */
-async function findMode(evaluator: ConstantEvaluator, site: Site): Promise<NormMode> {
+async function findMode(evaluator: Evaluator, site: Site): Promise<NormMode> {
   const opset = opsetOf(site.scope);
   const { inputs, outputs } = site.node;
   const draftInput = inputs[INPUT_COUNT] ?? '';
@@ -118,7 +118,7 @@ const DEFAULT_MOMENTUM = 0.9;
  * @throws CheckpointError naming the node, where its inputs are missing, broken or do not fit each other.
  */
 export async function buildNorm(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   { search, indexOf }: { search: NeighbourSearch; indexOf: (site: Site) => number | null },
 ): Promise<BuiltNorm> {
@@ -150,7 +150,7 @@ export async function buildNorm(
   return { norm, site, definitions: names.map((name) => followAliases(scope, name)?.definition ?? null) };
 }
 
-function checkInputs(evaluator: ConstantEvaluator, site: Site): void {
+function checkInputs(evaluator: Evaluator, site: Site): void {
   const { inputs } = site.node;
   const missing = ['mean', 'var'].filter((_, i) => (inputs[i + 3] ?? '') === '');
   if (missing.length === 0) return;
@@ -164,7 +164,7 @@ function checkInputs(evaluator: ConstantEvaluator, site: Site): void {
 type NormInputs = Pick<NormNode, 'gamma' | 'beta' | 'mean' | 'variance'>;
 
 async function readInputs(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   names: readonly string[],
   isSpatial: boolean,
@@ -196,7 +196,7 @@ async function readInputs(
 
 /** Evaluates an input; errors say whose input it is. */
 async function evaluateInput(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   site: Site,
   name: string,
   label: string,
@@ -210,12 +210,7 @@ async function evaluateInput(
 }
 
 /** Scale, bias and statistics are one float for every channel; `[1, C, 1, 1]` says the same. */
-function checkVector(
-  evaluator: ConstantEvaluator,
-  constant: Constant,
-  isSpatial: boolean,
-  label: string,
-): void {
+function checkVector(evaluator: Evaluator, constant: Constant, isSpatial: boolean, label: string): void {
   if (constant.kind === 'unresolved') {
     // A stored tensor without a DType (strings, 4-bit integers) can be no statistic at all.
     if (constant.isUndecodable)
@@ -250,7 +245,7 @@ export function toInput(constant: Constant | null, channels: number | null): Con
 }
 
 /** The layer's own parameter: in front of the Tile that repeats it, where there is one. */
-async function untile(evaluator: ConstantEvaluator, { scope }: Site, name: string): Promise<string> {
+async function untile(evaluator: Evaluator, { scope }: Site, name: string): Promise<string> {
   const input = findTile(scope, name)?.node.inputs[0] ?? '';
   const constant = input === '' ? null : await evaluator.evaluate(scope, input);
   return constant?.kind === 'constant' && constant.tensor.shape.length === 1 ? input : name;

@@ -5,7 +5,7 @@ import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import type { FileSource } from '../../io/file-source.js';
-import { ConstantEvaluator } from './constants.js';
+import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
   biasInputOf,
@@ -123,7 +123,7 @@ async function readParts(store: TensorStore) {
     refuseReordered(site, store.file.name);
     noteSite(site, sites);
   });
-  const evaluator = new ConstantEvaluator(store);
+  const evaluator = new Evaluator(store);
   const { linears, indexOf } = await readLinears(evaluator, sites);
   for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
@@ -141,14 +141,9 @@ async function readParts(store: TensorStore) {
   return { model, mainGraph, tensors, norms, linears, foreign: sites.foreign };
 }
 
-/**
- * Turns the codes that a graph dequantises into the learned tensors that they stand for.
- *
- * @param tensors gain the floats, by their names from before quantisation; scales become buffers in it.
- * @returns the new names by the old.
- */
+/** Turns the codes that a graph dequantises into learned tensors, which `tensors` gains; returns their names by the old. */
 async function readQuantised(
-  evaluator: ConstantEvaluator,
+  evaluator: Evaluator,
   { quantisers, linears }: { quantisers: readonly Site[]; linears: readonly FoundLinear[] },
   tensors: Map<string, Tensor>,
 ): Promise<ReadonlyMap<string, string>> {
@@ -204,7 +199,6 @@ function refuseReordered({ node: { domain, op } }: Site, file: string): void {
   );
 }
 
-/** The nodes that matter, as a model is walked. */
 interface Sites {
   readonly norms: Site[];
   readonly linears: Site[];
@@ -230,7 +224,7 @@ function noteSite(site: Site, { norms, linears, readers, foreign, quantisers }: 
 /** Where operators without an input for a bias would have one. */
 const BIAS_OF_ADD = 2;
 
-async function readLinears(evaluator: ConstantEvaluator, { linears: sites, readers }: Sites) {
+async function readLinears(evaluator: Evaluator, { linears: sites, readers }: Sites) {
   const linears: FoundLinear[] = [];
   const indices = new Map<Scope, Map<OnnxNode, number>>();
   for (const site of sites) {

@@ -34,7 +34,6 @@ import {
   findLocations,
   type GraphEdit,
   type GraphField,
-  type LocationField,
   newGraphEdit,
   planGraphEdit,
   renewLengths,
@@ -99,7 +98,12 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
   const rewritten = isEdited ? await planGraphEdit(file, graphEdit) : [];
   const isKept = ({ offset }: Splice) =>
     !rewritten.some((splice) => offset >= splice.offset && offset < splice.offset + splice.deleted);
-  const sized = [...rewritten, ...renameLocations(locations, names).filter(isKept)].sort(byOffset);
+  const renamed = locations.flatMap(({ location, payload: { start, end } }) => {
+    const name = names.get(location) ?? location;
+    if (name === location) return [];
+    return { offset: start, deleted: end - start, content: holdBytes(Buffer.from(name)) };
+  });
+  const sized = [...rewritten, ...renamed.filter(isKept)].sort(byOffset);
   const renewed = await renewLengths(file, { start: 0, end: file.byteLength }, sized);
   const splices = [...renewed, ...toSplices(pieces.get(file))].sort(byOffset);
   return {
@@ -110,7 +114,6 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
   };
 }
 
-/** The data files with their new names, which are given by location. */
 function openDataFiles(
   names: ReadonlyMap<string, string>,
   { external, file }: TensorStore,
@@ -128,17 +131,6 @@ function openDataFiles(
     files.set(source, name);
   }
   return files;
-}
-
-function renameLocations(
-  locations: readonly LocationField[],
-  names: ReadonlyMap<string, string>,
-): readonly Splice[] {
-  return locations.flatMap(({ location, payload: { start, end } }) => {
-    const name = names.get(location) ?? location;
-    if (name === location) return [];
-    return { offset: start, deleted: end - start, content: holdBytes(new TextEncoder().encode(name)) };
-  });
 }
 
 function byOffset(x: Splice, y: Splice): number {
@@ -164,7 +156,6 @@ interface Splits {
   readonly graphEdit: GraphEdit;
 }
 
-/** An input of a node that an edit is for. */
 interface Slot {
   readonly node: OnnxNode;
   readonly index: number;
@@ -255,7 +246,6 @@ function findSlot(site: Site, index: number, tensor: Tensor): Slot | null {
   return tiled ?? direct;
 }
 
-/** Whether a stored constant is where a tensor's bytes are. */
 function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): boolean {
   const stored = storedTensor(origin);
   if (stored === null || countElements(stored.dims.map(Number)) !== elementCount) return false;
@@ -270,7 +260,6 @@ function storedTensor(origin: Origin): OnnxTensor | null {
   return isStandard(origin, 'Constant') ? (origin.attributes.get('value')?.tensor ?? null) : null;
 }
 
-/** What each input of a node shall read. */
 class Wants {
   readonly #bySlot = new Map<string, TensorEdit>();
   readonly #ids = new Map<OnnxNode, number>();
@@ -303,7 +292,6 @@ async function wantTheSame(one: TensorEdit | null, other: TensorEdit | null): Pr
   return haveSameBytes(one.content, other.content);
 }
 
-/** Things by where their bytes are. */
 function groupByRange<Thing>(
   things: Iterable<Thing>,
   rangeOf: (thing: Thing) => ByteRange | undefined,
@@ -422,7 +410,6 @@ class Splitter implements Splits {
     return isCopy && tensor !== undefined && fits ? { ...edit, tensor } : edit;
   }
 
-  /** Gives each name of the constant the value that its readers want. */
   async #split(group: Group, edit: TensorEdit): Promise<void> {
     const values = await this.#chooseValues(group, edit);
     const old: TensorEdit = { ...edit, content: edit.tensor.range };
@@ -521,7 +508,6 @@ function sharesInside({ tensor }: TensorEdit): Error {
   return cannotPlace(tensor, 'shares its value with others inside a subgraph or function');
 }
 
-/** An initializer with these bytes, which are read only when it is. */
 function encodeTensor(
   name: string,
   dims: readonly bigint[],

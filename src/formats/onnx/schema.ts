@@ -68,14 +68,12 @@ export function subgraphsOf({ graph, graphs }: OnnxAttribute): readonly OnnxGrap
   return graph === null ? graphs : [graph, ...graphs];
 }
 
-/** What exporters say about a node in metadata_props. */
 interface NodeNotes {
   readonly nameScopes: string;
   readonly classHierarchy: string;
   readonly rewriteRule: string;
 }
 
-/** The notes of a node without any. */
 const NO_NOTES: NodeNotes = { nameScopes: '', classHierarchy: '', rewriteRule: '' };
 
 /** A node: one operation, or one call of a local function. */
@@ -314,7 +312,6 @@ const ATTRIBUTE = message<Draft<OnnxAttribute>>(
   ],
 );
 
-/** A node. */
 const NODE = message<Draft<OnnxNode>>(
   'NodeProto',
   () => ({
@@ -363,7 +360,6 @@ graphFields
   )
   .set(FIELDS.graph.sparseInitializer, many('sparseInitializers', SPARSE_TENSOR));
 
-/** A model-local function. */
 const FUNCTION = message<Draft<OnnxFunction>>(
   'FunctionProto',
   () => ({
@@ -467,7 +463,6 @@ function segments(wire: number | 'raw'): SegmentRule<{ segments: Segment[] }> {
   return { kind: 'segments', wire, take: (owner, segment) => owner.segments.push(segment) };
 }
 
-/** A singular message. */
 function one<K extends string, Inner>(
   key: K,
   type: MessageType<Inner>,
@@ -479,7 +474,6 @@ function one<K extends string, Inner>(
   return { kind: 'message', type, open };
 }
 
-/** A repeated message. */
 function many<K extends string, Inner>(key: K, type: MessageType<Inner>): MessageRule<Record<K, Inner[]>> {
   const open = (owner: Record<K, Inner[]>) => {
     const inner = type.create();

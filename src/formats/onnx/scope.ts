@@ -162,19 +162,12 @@ export function visitNodes(
   return new ModelWalk(model, file).run(graph, visit);
 }
 
-/** A list of nodes on the way through the model. */
 interface Frame {
   readonly scope: Scope;
   readonly nodes: readonly OnnxNode[];
   next: number;
-  /** The functions around, innermost first. */
-  readonly calls: CallChain | null;
-}
-
-interface CallChain {
-  readonly callee: OnnxFunction;
-  readonly outer: CallChain | null;
-  readonly depth: number;
+  /** The functions around, outermost first. */
+  readonly calls: readonly OnnxFunction[];
 }
 
 class ModelWalk {
@@ -192,7 +185,7 @@ class ModelWalk {
 
   run(graph: OnnxGraph, visit: (site: Site) => void): Scope {
     const main = this.#graphScope(graph, null, []);
-    const stack: Frame[] = [{ scope: main, nodes: graph.nodes, next: 0, calls: null }];
+    const stack: Frame[] = [{ scope: main, nodes: graph.nodes, next: 0, calls: [] }];
     let calls = 0;
     let visited = 0;
     for (let frame = stack.at(-1); frame !== undefined; frame = stack.at(-1)) {
@@ -231,10 +224,8 @@ class ModelWalk {
       if (definitions.has(name)) throw this.#error(message);
       definitions.set(name, definition);
     };
-    for (const tensor of graph.initializers) {
-      const { name } = tensor;
-      define(name, { kind: 'initializer', tensor, overridable: isOverridable(name) });
-    }
+    for (const tensor of graph.initializers)
+      define(tensor.name, { kind: 'initializer', tensor, overridable: isOverridable(tensor.name) });
     for (const tensor of graph.sparseInitializers) {
       const { name } = tensor.values;
       define(name, { kind: 'sparse-initializer', tensor, overridable: isOverridable(name) });
@@ -283,7 +274,7 @@ class ModelWalk {
   }
 
   /** Subgraphs are attributes of their node; a name for the path, a scope that sees the outer names. */
-  #enterSubgraphs(site: Site, calls: CallChain | null): Frame[] {
+  #enterSubgraphs(site: Site, calls: Frame['calls']): Frame[] {
     const { node, scope } = site;
     const frames: Frame[] = [];
     for (const { name } of node.attributes.values()) {
@@ -297,19 +288,17 @@ class ModelWalk {
     return frames;
   }
 
-  #enterCall(site: Site, callee: OnnxFunction, outer: CallChain | null): Frame {
-    for (let chain = outer; chain !== null; chain = chain.outer) {
-      if (chain.callee !== callee) continue;
+  #enterCall(site: Site, callee: OnnxFunction, outer: Frame['calls']): Frame {
+    if (outer.includes(callee)) {
       const found = `found function ${quote(callee.name)} calling itself (recursion)`;
       throw this.#error(`expected local functions that end, ${found}`);
     }
-    const depth = (outer?.depth ?? 0) + 1;
-    if (depth > MAX_CALL_DEPTH) {
+    if (outer.length === MAX_CALL_DEPTH) {
       const message = `expected local functions nested at most ${MAX_CALL_DEPTH} deep, found deeper ones`;
       throw this.#error(message, 'limit-exceeded');
     }
     const scope = this.#callScope(site, callee);
-    return { scope, nodes: callee.nodes, next: 0, calls: { callee, outer, depth } };
+    return { scope, nodes: callee.nodes, next: 0, calls: [...outer, callee] };
   }
 
   #callScope(site: Site, callee: OnnxFunction): Scope {

@@ -23,7 +23,6 @@ export class TensorStore {
     this.external = external;
   }
 
-  /** An error about the model's file; `malformed` unless said otherwise. */
   error(message: string, code: CheckpointErrorCode = 'malformed', offset?: number): CheckpointError {
     return new CheckpointError(message, { code, file: this.file.name, offset });
   }
@@ -368,7 +367,6 @@ export class ExternalData {
     this.#options = options;
   }
 
-  /** The opened files by location, in the order in which tensors name them. */
   get files(): ReadonlyMap<string, FileSource> {
     return this.#files;
   }
@@ -409,11 +407,7 @@ export class ExternalData {
     return { source, offset: Number(offset), byteLength };
   }
 
-  /**
-   * The file at a location, opened unless it is already.
-   *
-   * @throws CheckpointError as {@link locate}.
-   */
+  /** The file at a location, opened unless it is already; checked as by {@link locate}. */
   open(location: string): FileSource {
     return this.#open(location, `external data ${quote(location)}`);
   }

@@ -212,7 +212,6 @@ export async function readMessage<Message>(source: ByteSource, type: MessageType
   return message;
 }
 
-/** A message that is being read. */
 interface Frame {
   readonly type: MessageType;
   /** What it is read into. */
@@ -421,7 +420,6 @@ class MessagePass {
     return new CheckpointError(message, { code, file: this.#source.name, offset: this.#fieldStart });
   }
 
-  /** Counts a field that is kept, with the bytes of its content. */
   #countField(byteLength: number): void {
     this.#keptBytes += byteLength;
     this.#check(this.#keptBytes, MAX_KEPT_BYTES, 'bytes beside its tensors');

@@ -120,7 +120,6 @@ async function readHeaderLength(source: ByteSource): Promise<number> {
   return Number(length);
 }
 
-/** What a header holds, before its entries are held against each other. */
 function parseHeader(
   bytes: Uint8Array,
   file: string,

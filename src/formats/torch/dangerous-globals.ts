@@ -151,7 +151,6 @@ function homeOf(module: string): string {
   return module === '__builtin__' ? 'builtins' : module;
 }
 
-/** The words of a list, its `# headings` left out. */
 function listWords(list: string): ReadonlySet<string> {
   return new Set(list.replace(/#.*/g, '').trim().split(/\s+/));
 }

@@ -3,6 +3,7 @@
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
 import {
   attributesOf,
+  type Entries,
   entriesOf,
   isNode,
   itemsOf,
@@ -26,7 +27,6 @@ export interface ModuleObject {
   readonly children: readonly (readonly [name: string, module: ObjectNode])[];
 }
 
-/** A tensor that a module owns. */
 interface ModuleTensor {
   readonly name: string;
   readonly call: ObjectNode;
@@ -58,8 +58,6 @@ export function asModule(value: PickleValue | undefined): ModuleObject | null {
 function isScriptClass(callee: PickleValue): boolean {
   return isNode(callee, 'global') && /^__torch__(\.|$)/.test(callee.module);
 }
-
-type Entries = ReadonlyMap<PickleValue, PickleValue>;
 
 /** Facts of a module that tells nothing. */
 export const NO_FACTS: ModuleFacts = {
@@ -159,7 +157,7 @@ function numbered(items: readonly PickleValue[]): readonly Child[] {
   return items.map((value, index) => ({ name: String(index), value }));
 }
 
-function namedEntries(entries: ReadonlyMap<PickleValue, PickleValue> | null): Child[] {
+function namedEntries(entries: Entries | null): Child[] {
   return [...(entries ?? [])].flatMap(([key, value]) =>
     typeof key === 'string' || typeof key === 'number' ? { name: String(key), value } : [],
   );
@@ -205,11 +203,9 @@ export class Surveyor {
 
 /** How many of the children are running means of norm layers. */
 export function countNormLayers(children: readonly Child[]): number {
-  const names = new Set<string>();
-  for (const { name, value } of children) if (asTensorCall(value) !== null) names.add(name);
-  let count = 0;
-  for (const name of names) if (isNormMean(name, names)) count++;
-  return count;
+  const tensors = children.filter(({ value }) => asTensorCall(value) !== null);
+  const names = new Set(tensors.map(({ name }) => name));
+  return [...names].filter((name) => isNormMean(name, names)).length;
 }
 
 /**

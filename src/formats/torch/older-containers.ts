@@ -57,11 +57,7 @@ class PickleSequence {
     return this.#end - this.#position;
   }
 
-  /**
-   * Reads the next pickle.
-   *
-   * @throws CheckpointError as {@link readPickle}, `truncated` only when the sequence itself ends too early.
-   */
+  /** Reads the next pickle; one is cut off only where the sequence itself ends too early. */
   async readPickle(subject: string): Promise<PickleValue> {
     const resolvePersistentId = this.#resolvePersistentId;
     for (;;) {
@@ -85,7 +81,6 @@ class PickleSequence {
     }
   }
 
-  /** Reads bytes of a known, small length. */
   async readBytes(byteLength: number, subject: string): Promise<Cursor> {
     const offset = this.#position;
     this.skip(byteLength, subject);
@@ -93,11 +88,7 @@ class PickleSequence {
     return new Cursor(bytes, { file: this.#source.name, baseOffset: offset, subject });
   }
 
-  /**
-   * Moves behind a payload.
-   *
-   * @throws CheckpointError `truncated` when it is longer than the rest.
-   */
+  /** Moves behind a payload, which must not be longer than the rest. */
   skip(byteLength: number, subject: string): void {
     if (!(byteLength >= 0 && byteLength <= this.remaining)) {
       throw this.#fail(
@@ -174,11 +165,9 @@ function refuseBarePickle(value: PickleValue, namesStorages: boolean, file: stri
   const found = namesStorages
     ? 'the data.pkl of an unpacked checkpoint, whose tensors are in other files'
     : `a bare pickle of ${describeValue(value)}, without tensors`;
-  throw new CheckpointError(`expected a checkpoint of torch.save, found ${found}`, {
-    code: 'unsupported',
-    file,
-    hint: 'Save the state dict with torch.save, and audit that.',
-  });
+  const message = `expected a checkpoint of torch.save, found ${found}`;
+  const hint = 'Save the state dict with torch.save, and audit that.';
+  throw new CheckpointError(message, { code: 'unsupported', file, hint });
 }
 
 function readKeys(value: PickleValue, file: string): readonly string[] {
@@ -188,7 +177,6 @@ function readKeys(value: PickleValue, file: string): readonly string[] {
   return items.map(String);
 }
 
-/** Where one storage's elements are. */
 interface Extent {
   readonly offset: number;
   readonly elementCount: number;
@@ -196,11 +184,7 @@ interface Extent {
   readonly byteOrder: 'little' | 'big';
 }
 
-/**
- * Walks over the storages by their counts; the elements themselves are not read.
- *
- * @param listed the storages in the file's order; `claims` are what the object says of them.
- */
+/** Walks over the storages by their counts, and holds those against `claims`, what the object says of them. */
 async function findExtents(
   sequence: PickleSequence,
   file: string,
@@ -275,7 +259,6 @@ function malformed(file: string, message: string, offset?: number): CheckpointEr
   return new CheckpointError(message, { code: 'malformed', file, offset });
 }
 
-/** Tar headers and data come in blocks. */
 const BLOCK_BYTES = 512;
 
 /** torch.save wrote four members. */
@@ -352,10 +335,9 @@ async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, Byte
 function memberOf(members: ReadonlyMap<string, ByteRange>, name: string, file: string): ByteRange {
   const member = members.get(name);
   if (member !== undefined) return member;
-  throw new CheckpointError(
-    `expected a tar archive of torch 0.1 with ${quote(name)}, found a tar archive without it`,
-    { code: 'unsupported', file, hint: 'Unpack it and name the checkpoint within.' },
-  );
+  const message = `expected a tar archive of torch 0.1 with ${quote(name)}, found a tar archive without it`;
+  const hint = 'Unpack it and name the checkpoint within.';
+  throw new CheckpointError(message, { code: 'unsupported', file, hint });
 }
 
 function sequenceOf(member: ByteRange): PickleSequence {

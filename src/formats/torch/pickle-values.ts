@@ -10,10 +10,12 @@ import { quoteUnlessPlain } from '../../errors.js';
  */
 export type PickleValue = null | boolean | number | bigint | string | Uint8Array | PickleNode;
 
+/** What a dict holds, or an instance by the names of its attributes. */
+export type Entries = ReadonlyMap<PickleValue, PickleValue>;
+
 /** A value of its own identity: it may be shared, and hold itself. */
 export type PickleNode = ListNode | TupleNode | SetNode | DictNode | GlobalNode | ObjectNode | StorageNode;
 
-/** A list. */
 interface ListNode {
   readonly kind: 'list';
   readonly items: PickleValue[];
@@ -54,7 +56,7 @@ export interface ObjectNode {
   readonly callee: PickleValue;
   readonly args: readonly PickleValue[];
   /** Arguments by name, where the call has any. */
-  readonly keywords: ReadonlyMap<PickleValue, PickleValue> | null;
+  readonly keywords: Entries | null;
   /** What BUILD would hand to `__setstate__`: the attributes, mostly as a dict; those of several BUILDs joined. */
   state: PickleValue;
   /** What SETITEMS put into it: a subclass of dict. */
@@ -114,7 +116,7 @@ export function isGetattr(value: PickleValue): value is GlobalNode {
 }
 
 /** The entries of a dict or of an instance of a dict subclass; null for anything else. */
-export function entriesOf(value: PickleValue | undefined): ReadonlyMap<PickleValue, PickleValue> | null {
+export function entriesOf(value: PickleValue | undefined): Entries | null {
   if (isNode(value, 'dict')) return value.entries;
   return isNode(value, 'object') ? value.entries : null;
 }
@@ -125,7 +127,7 @@ export function itemsOf(value: PickleValue | undefined): readonly PickleValue[] 
 }
 
 /** The attributes of an instance by name; null where its state is no dict. Classes with a state of their own mostly put them first. */
-export function attributesOf(node: ObjectNode): ReadonlyMap<PickleValue, PickleValue> | null {
+export function attributesOf(node: ObjectNode): Entries | null {
   const state = isNode(node.state, 'tuple') ? node.state.items[0] : node.state;
   return entriesOf(state);
 }

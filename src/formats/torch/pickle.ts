@@ -63,7 +63,6 @@ export interface PickleOptions extends CursorOrigin {
   readonly resolvePersistentId: (id: PickleValue, offset: number | undefined) => PickleValue;
 }
 
-/** A pickle that was read to its STOP. */
 interface PickleResult {
   readonly value: PickleValue;
   /** Where in the bytes the pickle ends: the first byte after STOP. */
@@ -234,11 +233,7 @@ class PickleMachine {
     return toSafeNumber(match[1] === '-' ? -magnitude : magnitude);
   }
 
-  /**
-   * A name that loading would import, as data. getattr is among them, which only REDUCE may take.
-   *
-   * @throws CheckpointError `refused` when it is another dangerous one.
-   */
+  /** A name that loading would import, as data; no dangerous one but getattr, which only REDUCE may take. */
   makeGlobal(module: PickleValue, name: PickleValue): GlobalNode {
     if (typeof module !== 'string' || typeof name !== 'string') {
       const found = `found ${describeValue(module)} and ${describeValue(name)}`;
@@ -393,7 +388,6 @@ interface Opcode {
   readonly apply: (machine: PickleMachine) => void;
 }
 
-/** The highest protocol that Python has defined. */
 const HIGHEST_PROTOCOL = 5;
 
 /** Every opcode of protocols 0 to 5 by its byte. */

@@ -110,9 +110,6 @@ export function refuseForeignZip(names: readonly string[], file: string): never 
   const [, known, hint] = FOREIGN_ZIPS.find(([name]) => names.some((one) => name.test(one))) ?? [];
   const other = areArrays ? 'a NumPy .npz archive, not a PyTorch checkpoint' : 'a zip archive without one';
   const found = names.length === 0 ? 'an empty zip archive' : (known ?? other);
-  throw new CheckpointError(`expected a checkpoint of torch.save with a data.pkl, found ${found}`, {
-    code: 'unsupported',
-    file,
-    hint,
-  });
+  const message = `expected a checkpoint of torch.save with a data.pkl, found ${found}`;
+  throw new CheckpointError(message, { code: 'unsupported', file, hint });
 }

@@ -32,7 +32,6 @@ const RAW_KEY = 'current_model_state';
 /** A network that a checkpoint holds, with its keys from the root. */
 type Network = Pick<Candidate, 'path'>;
 
-/** A network, and the copies of it that lie beside it. */
 interface NetworkWithCopies<One extends Network> {
   readonly network: One;
   readonly copies: readonly One[];
@@ -82,7 +81,6 @@ function isKeptBeside({ path }: Network): boolean {
   return path.some(isCopy) || path.at(-1) === RAW_KEY;
 }
 
-/** One network of a checkpoint. */
 interface Part {
   /** What its tensors' names begin with: its keys from the root; empty where it is the only one. */
   readonly prefix: string;
@@ -102,7 +100,6 @@ export interface ChosenParts {
   readonly unselected?: readonly string[] | undefined;
 }
 
-/** A copy of a network that is audited. */
 interface ChosenCopy {
   /** Keys from the root to it and to the network that it is a copy of, joined by dots. */
   readonly path: string;
@@ -111,7 +108,6 @@ interface ChosenCopy {
   readonly parts: readonly Part[];
 }
 
-/** What the choice depends on besides the object. */
 interface ChoiceContext {
   readonly select: string | undefined;
   /** Whether the framework loads a running average of the model where there is one. */
@@ -234,10 +230,12 @@ function followSelection(
     const warning = `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`;
     return { ...choose(only.node, [warning]), unselected: isWhole ? [] : [pathOf(only)] };
   }
-  const hint =
-    candidates.length === 0 ? undefined : `These parts hold norm layers: ${listCandidates(candidates)}.`;
-  const message = `expected tensors at ${quote(select)}, found none there`;
-  throw new CheckpointError(message, { code: 'not-found', file, hint });
+  throw new CheckpointError(`expected tensors at ${quote(select)}, found none there`, {
+    code: 'not-found',
+    file,
+    hint:
+      candidates.length === 0 ? undefined : `These parts hold norm layers: ${listCandidates(candidates)}.`,
+  });
 }
 
 /** Keys may contain the separators themselves, so that the longest key that fits is tried first. */
@@ -256,7 +254,6 @@ function followPath(value: PickleValue, segments: readonly string[], depth: numb
   return undefined;
 }
 
-/** A container on the way from the root, for climbing back. */
 type Step = Pick<Candidate, 'node' | 'path'>;
 
 function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candidate[] {

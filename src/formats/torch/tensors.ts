@@ -129,20 +129,14 @@ export function resolveTorchId(
   const [tag, type, key] = items;
   if (tag === 'module' && items.length === 4 && isNode(type, 'global')) return type;
   const isStorage = tag === 'storage' && (items.length === 5 || items.length === 6);
+  const { offset } = where;
   if (isStorage && isNode(type, 'global') && isStorageKey(key)) {
-    return {
-      kind: 'storage',
-      typeName: type.name,
-      key: String(key),
-      elementCount: items[4] ?? null,
-      view: readView(items[5]),
-      offset: where.offset,
-    };
+    const elements = { elementCount: items[4] ?? null, view: readView(items[5]) };
+    return { kind: 'storage', typeName: type.name, key: String(key), ...elements, offset };
   }
-  throw new CheckpointError(
-    `expected a persistent id of torch.save, ("storage", type, key, location, element count), found ${describeId(id)}`,
-    { code: 'malformed', file: where.file, offset: where.offset },
-  );
+  const expected = 'expected a persistent id of torch.save, ("storage", type, key, location, element count)';
+  const message = `${expected}, found ${describeId(id)}`;
+  throw new CheckpointError(message, { code: 'malformed', file: where.file, offset });
 }
 
 /** Whether a value may be the key of a storage, which pickles write as text or a number. */
@@ -151,9 +145,8 @@ export function isStorageKey(key: PickleValue | undefined): key is string | numb
 }
 
 function readView(value: PickleValue | undefined): StorageNode['view'] {
-  const [key, offset, elementCount] = isNode(value, 'tuple') ? value.items : [];
-  if (!isStorageKey(key)) return null;
-  return { key: String(key), offset: offset ?? null, elementCount: elementCount ?? null };
+  const [key, offset = null, elementCount = null] = isNode(value, 'tuple') ? value.items : [];
+  return isStorageKey(key) ? { key: String(key), offset, elementCount } : null;
 }
 
 function describeId(id: PickleValue): string {
@@ -254,7 +247,7 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
       const isTyped = rebuilder !== 'storage';
       return readPlainLayout(current, { name, file, parameterRequiresGrad, isTyped });
     }
-    const wrapped = rebuilder === 'tensor' ? unwrapParameter(current) : unwrapTypedCall(current);
+    const wrapped = unwrap(current, rebuilder);
     if (wrapped === null) break;
     parameterRequiresGrad ??= wrapped.requiresGrad;
     current = wrapped.call;
@@ -262,34 +255,22 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
   throw failTensor(call, { name, file }, 'expected a tensor inside its wrapper, found none');
 }
 
-interface Wrapped {
-  readonly call: ObjectNode;
-  /** Null where the wrapper is no Parameter. */
-  readonly requiresGrad: boolean | null;
+/** The call in the one that makes a Parameter of its tensor, or calls what it is given; `requiresGrad` of a Parameter. */
+function unwrap(call: ObjectNode, takes: 'tensor' | 'function') {
+  const [first, second, args] = call.args;
+  if (takes === 'tensor')
+    return isNode(first, 'object') ? { call: first, requiresGrad: second === true } : null;
+  if (!isNode(first, 'global') || !isNode(args, 'tuple')) return null;
+  const isParameter = qualifiedName(second) === 'torch.nn.parameter.Parameter';
+  const requiresGrad = isParameter ? args.items[4] === true : null;
+  return { call: { ...call, callee: first, args: args.items }, requiresGrad };
 }
 
-function unwrapParameter({ args: [tensor, requiresGrad] }: ObjectNode): Wrapped | null {
-  return isNode(tensor, 'object') ? { call: tensor, requiresGrad: requiresGrad === true } : null;
-}
-
-function unwrapTypedCall(call: ObjectNode): Wrapped | null {
-  const [callee, type, args] = call.args;
-  if (!isNode(callee, 'global') || !isNode(args, 'tuple')) return null;
-  const isParameter = qualifiedName(type) === 'torch.nn.parameter.Parameter';
-  return {
-    call: { ...call, callee, args: args.items },
-    requiresGrad: isParameter ? args.items[4] === true : null,
-  };
-}
-
-interface LayoutContext extends Pick<TensorLayout, 'parameterRequiresGrad'> {
-  readonly name: string;
-  readonly file: string;
-  /** Whether the call states the dtype instead of the storage. */
-  readonly isTyped: boolean;
-}
-
-function readPlainLayout(call: ObjectNode, context: LayoutContext): TensorLayout | UnreadableTensor {
+/** @param context `isTyped` where the call states the dtype instead of the storage. */
+function readPlainLayout(
+  call: ObjectNode,
+  context: { name: string; file: string; parameterRequiresGrad: boolean | null; isTyped: boolean },
+): TensorLayout | UnreadableTensor {
   const { isTyped } = context;
   const [storage, , , , requiresGrad] = call.args;
   const fail = (message: string) => failTensor(call, context, message);

@@ -13,11 +13,11 @@ import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
-import { isInflated } from '../../io/inflated-source.js';
 import { Keeper } from '../../io/views.js';
+import { isInflated } from '../../io/zip.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
-import { entriesOf, type PickleValue } from './pickle-values.js';
+import { type Entries, entriesOf, type PickleValue } from './pickle-values.js';
 import { isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
 import {
   type ChosenParts,
@@ -139,7 +139,9 @@ async function buildTensors(
     const { call } = namedTensor;
     const layout = readLayout(call, name, file);
     if (layout.kind === 'unreadable') {
-      if (isOfNormLayer(name, named)) throw refuseTensor(name, layout.why, file);
+      const prefix = name.slice(0, name.lastIndexOf('.') + 1);
+      const isOfNormLayer = ['running_mean', 'running_var'].every((leaf) => named.tensors.has(prefix + leaf));
+      if (isOfNormLayer) throw refuseTensor(name, layout.why, file);
       leftOut.set(layout.why, [...(leftOut.get(layout.why) ?? []), name]);
       continue;
     }
@@ -154,16 +156,8 @@ async function buildTensors(
 }
 
 function refuseTensor(name: string, why: string, file: string): CheckpointError {
-  return new CheckpointError(`expected a plain tensor at ${quote(name)}, found one that is ${why}`, {
-    code: 'unsupported',
-    file,
-  });
-}
-
-/** Whether the tensor lies beside running statistics, or is one. */
-function isOfNormLayer(name: string, { tensors }: NamedParts): boolean {
-  const prefix = name.slice(0, name.lastIndexOf('.') + 1);
-  return tensors.has(`${prefix}running_mean`) && tensors.has(`${prefix}running_var`);
+  const message = `expected a plain tensor at ${quote(name)}, found one that is ${why}`;
+  return new CheckpointError(message, { code: 'unsupported', file });
 }
 
 /** What a state dict cannot tell: whether the tensor is a buffer, and whether training could change it. */
@@ -213,10 +207,8 @@ function describeScript({ format }: TorchContainer, tensors: ReadonlyMap<string,
   ];
 }
 
-type Keys = ReadonlyMap<PickleValue, PickleValue>;
-
 /** The keys of a saved dict by which a framework is told, most certain first. */
-const MARKS: readonly (readonly [Framework, isMarked: (keys: Keys) => boolean])[] = [
+const MARKS: readonly (readonly [Framework, isMarked: (keys: Entries) => boolean])[] = [
   // lightning/pytorch/trainer/connectors/checkpoint_connector.py, dump_checkpoint
   ['lightning', (keys) => keys.has('pytorch-lightning_version')],
   ['lightning', (keys) => keys.has('optimizer_states') && (keys.has('callbacks') || keys.has('loops'))],

@@ -3,10 +3,17 @@
 import type { Declaration, OptimizerGroup, OptimizerParameter } from '../../checkpoint/checkpoint.js';
 import { CheckpointError } from '../../errors.js';
 import { asContainer, asModule, childrenOf } from './objects.js';
-import { asInteger, entriesOf, isNode, itemsOf, type PickleNode, type PickleValue } from './pickle-values.js';
+import {
+  asInteger,
+  type Entries,
+  entriesOf,
+  isNode,
+  itemsOf,
+  type PickleNode,
+  type PickleValue,
+} from './pickle-values.js';
 import { asTensorCall, readLayout } from './tensors.js';
 
-/** What a model's configuration says of one of its modules. */
 interface ConfiguredModule {
   /** Path from the model's root. */
   readonly path: string;
@@ -94,10 +101,13 @@ class ConfigReader {
     else if (sign === ',') {
       this.#top.items++;
       this.#key = null;
-    } else if ('([{'.includes(sign)) return this.#open();
-    else if (')]}'.includes(sign)) return this.#close();
-    // What an operator makes of a value is not known here.
-    else if (this.#key !== null) {
+    } else if ('([{)]}'.includes(sign)) {
+      const isFine = '([{'.includes(sign) ? this.#open() : this.#close();
+      this.#key = null;
+      this.#last = null;
+      return isFine;
+    } else if (this.#key !== null) {
+      // What an operator makes of a value is not known here.
       this.#top.values.delete(this.#key);
       this.#key = null;
     }
@@ -105,11 +115,7 @@ class ConfigReader {
   }
 
   #open(): boolean {
-    if (this.#frames.length === MAX_NESTING) return false;
-    this.#frames.push(makeFrame(this.#key ?? String(this.#top.items)));
-    this.#key = null;
-    this.#last = null;
-    return true;
+    return this.#frames.push(makeFrame(this.#key ?? String(this.#top.items))) <= MAX_NESTING;
   }
 
   #close(): boolean {
@@ -118,8 +124,6 @@ class ConfigReader {
     this.#describe(frame);
     this.#frames.pop();
     if (frame.key === 'norm_cfg') this.#top.normRequiresGrad = frame.values.get('requires_grad');
-    this.#key = null;
-    this.#last = null;
     return this.#modules.length <= MAX_MODULES;
   }
 
@@ -204,8 +208,6 @@ const TOO_MANY: Declaration = {
   where: '',
   reason: 'holds too many parts for all to be looked through for an optimizer',
 };
-
-type Entries = ReadonlyMap<PickleValue, PickleValue>;
 
 /** Reads one optimizer; whatever is not as PyTorch writes it makes it say nothing, with the reason. */
 class OptimizerReader {
@@ -333,15 +335,13 @@ function readConfig(where: string, text: PickleValue | undefined): readonly Decl
     return /frozen_stages|norm_eval/.test(text)
       ? [makeUnread(where, 'speaks of a freeze, and is no configuration that could be read')]
       : [];
-  return modules.flatMap((module) => readModule(where, module));
-}
-
-function readModule(where: string, module: ConfiguredModule): readonly Declaration[] {
-  const found = [...readFrozenStages(where, module)];
-  const paths = [module.path];
-  if (module.normRequiresGrad === false) found.push({ kind: 'paths', by: 'norm-cfg', where, paths });
-  if (module.normEval === true) found.push({ kind: 'paths', by: 'norm-eval', where, paths });
-  return found;
+  return modules.flatMap((module) => {
+    const found = [...readFrozenStages(where, module)];
+    const paths = [module.path];
+    if (module.normRequiresGrad === false) found.push({ kind: 'paths', by: 'norm-cfg', where, paths });
+    if (module.normEval === true) found.push({ kind: 'paths', by: 'norm-eval', where, paths });
+    return found;
+  });
 }
 
 /** Backbones that are built like a ResNet: a stem, then `layer1` and on. */

@@ -10,8 +10,9 @@ import {
   refuseAmplified,
   type Splice,
 } from '../../io/byte-source.js';
-import { crc32, isInflated } from '../../io/inflated-source.js';
 import {
+  crc32,
+  isInflated,
   LOCAL_HEADER_BYTES,
   locateRecord,
   openZip,
@@ -39,7 +40,6 @@ const ZIP64_EXTRA_ID = 1;
 const FLAG_DATA_DESCRIPTOR = 1 << 3;
 const MAX_U32 = 0xffffffff;
 
-/** A stored record's change of checksum. */
 interface Renewal {
   readonly entry: ZipEntry;
   readonly dataOffset: number;
@@ -111,7 +111,6 @@ async function checksum(
   return crc;
 }
 
-/** Puts what a piece says of a chunk into it. */
 async function overlay(
   chunk: Uint8Array,
   chunkOffset: number,
@@ -196,18 +195,9 @@ async function planAppendedRecords(
   return { offset: extent.offset, deleted: source.byteLength - extent.offset, content };
 }
 
-interface StoredRecord {
-  readonly header: Uint8Array;
-  readonly data: Uint8Array;
-  readonly crc: number;
-  readonly headerOffset: number;
-}
+type StoredRecord = Awaited<ReturnType<typeof makeStoredRecord>>;
 
-async function makeStoredRecord(
-  entry: ZipEntry,
-  pieces: readonly PlacedContent[],
-  headerOffset: number,
-): Promise<StoredRecord> {
+async function makeStoredRecord(entry: ZipEntry, pieces: readonly PlacedContent[], headerOffset: number) {
   const source = pieces[0]?.source;
   if (source === undefined) throw new Error(`no piece changes the record ${quote(entry.name)}`);
   const whole = { source, offset: 0, byteLength: entry.byteLength };
@@ -348,7 +338,6 @@ async function readClassSource(archive: ZipArchive, root: string, module: string
   return new TextDecoder('utf-8').decode(bytes);
 }
 
-/** The storages of a zip container: the records `data/KEY`. */
 class ZipStorages implements StorageTable {
   readonly #archive: ZipArchive;
   readonly #root: string;

@@ -1,5 +1,5 @@
 import { deflateRawSync } from 'node:zlib';
-import { crc32 } from '../../../../src/io/inflated-source.js';
+import { crc32 } from '../../../../src/io/zip.js';
 import { bytesOf, utf8 } from '../../../build/bytes.js';
 
 /** An entry to write; whatever is stated here may lie. */

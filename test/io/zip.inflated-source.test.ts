@@ -1,7 +1,7 @@
 import { deflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { readRange } from '../../src/io/byte-source.js';
-import { crc32, type Deflated, InflatedKeeper, inflatedSource } from '../../src/io/inflated-source.js';
+import { crc32, type Deflated, InflatedKeeper, inflatedSource } from '../../src/io/zip.js';
 import { failureOf } from '../build/failure.js';
 import { type CountingSource, countingSource } from '../build/sources.js';
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { crc32, crcByTable } from '../../src/io/inflated-source.js';
+import { crc32, crcByTable } from '../../src/io/zip.js';
 import { utf8 } from '../build/bytes.js';
 
 test.each([
