@@ -4,7 +4,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { compareWithCopies } from './compare-checkpoints.js';
 import { CheckpointError, UsageError } from './errors.js';
-import { openPath, refuseIdleSelect } from './formats/open.js';
+import { withCheckpoints } from './formats/open.js';
 import { refuseSameCheckpoint } from './io/write-target.js';
 import { checkOptions } from './options.js';
 import { type AuditReport, buildReport } from './report/audit-report.js';
@@ -25,18 +25,9 @@ export async function audit(
 ): Promise<AuditReport> {
   checkOptions('audit', options);
   refuseSameCheckpoint(beforePath, afterPath);
-  const before = await openPath(beforePath, options);
-  try {
-    const after = await openPath(afterPath, options);
-    try {
-      refuseIdleSelect(options.select, [before, after]);
-      return buildReport(await compareWithCopies(before, after, options));
-    } finally {
-      await after.close();
-    }
-  } finally {
-    await before.close();
-  }
+  return withCheckpoints([beforePath, afterPath], options, async (before, after) =>
+    buildReport(await compareWithCopies(before, after, options)),
+  );
 }
 
 /**
@@ -72,15 +63,12 @@ export interface AuditRequest {
 export async function* auditEach<Request extends AuditRequest>(
   requests: Iterable<Request>,
 ): AsyncGenerator<{ readonly request: Request; readonly outcome: AuditOutcome }> {
-  for (const request of requests) yield { request, outcome: await auditOrExplain(request) };
-}
-
-async function auditOrExplain(request: AuditRequest): Promise<AuditOutcome> {
-  try {
-    return await audit(request.before, request.after, request.options);
-  } catch (error) {
-    if (error instanceof CheckpointError || error instanceof UsageError)
-      return describeFailure(request, error);
-    throw error;
+  for (const request of requests) {
+    const outcome = await audit(request.before, request.after, request.options).catch((error: unknown) => {
+      if (error instanceof CheckpointError || error instanceof UsageError)
+        return describeFailure(request, error);
+      throw error;
+    });
+    yield { request, outcome };
   }
 }

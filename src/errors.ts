@@ -62,6 +62,13 @@ export class UsageError extends Error {
   }
 }
 
+/** An error that users see, in one line: the file, what is wrong with it, and where. */
+export function describeError(error: CheckpointError | UsageError): string {
+  if (error instanceof UsageError) return error.message;
+  const place = error.offset === undefined ? '' : ` (at byte ${error.offset})`;
+  return `${error.file}: ${error.message}${place}`;
+}
+
 /**
  * The end of a switch over a union: the compiler proves that no value gets here.
  *
@@ -82,10 +89,9 @@ export function quote(name: string): string {
   return `"${escapeControls(shorten(name).replaceAll('\\', '\\\\').replaceAll('"', '\\"'))}"`;
 }
 
-function shorten(name: string): string {
-  return name.length <= MAX_QUOTED_LENGTH
-    ? name
-    : `${name.slice(0, MAX_QUOTED_LENGTH / 2)}…${name.slice(-MAX_QUOTED_LENGTH / 2)}`;
+/** A name without its middle where it is longer than that. */
+export function shorten(name: string, length: number = MAX_QUOTED_LENGTH): string {
+  return name.length <= length ? name : `${name.slice(0, length / 2)}…${name.slice(-length / 2)}`;
 }
 
 /** A name that messages show without quotes: a word, a number, or such joined by dots. */

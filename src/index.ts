@@ -33,8 +33,14 @@ export { type Baseline, type BaselineOptions, createBaseline } from './formats/b
 export { openCheckpoint } from './formats/open.js';
 export { type InspectOptions, inspect, inspectCheckpoint } from './inspect.js';
 export { type ProbeOptions, probe } from './probe/probe.js';
-export type { ProbeContribution, ProbeLayer, ProbeOutput, ProbeReport } from './probe/probe-report.js';
-export { type ProbeFormat, type ProbeRenderOptions, renderProbe } from './probe/render.js';
+export {
+  type ProbeFormat,
+  type ProbeLayer,
+  type ProbeRenderOptions,
+  type ProbeReport,
+  renderProbe,
+} from './probe/probe-report.js';
+export type { ProbeContribution, ProbeOutput } from './probe/run.js';
 export type {
   AuditLayer,
   AuditReport,

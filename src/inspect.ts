@@ -2,16 +2,15 @@
 
 import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
-import { openPath, refuseIdleSelect } from './formats/open.js';
+import type { AuditOptions } from './compare-checkpoints.js';
+import { withCheckpoint } from './formats/open.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
 /** What an inspection is told beside the checkpoint. */
-export interface InspectOptions extends OpenOptions {
-  /** Epsilon of every layer, instead of the graph's or the framework's default. */
-  readonly epsilon?: number | undefined;
+export interface InspectOptions extends OpenOptions, Pick<AuditOptions, 'epsilon'> {
   /** Keep each layer's statistics and affine per channel in the report. */
   readonly channels?: boolean | undefined;
 }
@@ -24,13 +23,7 @@ export interface InspectOptions extends OpenOptions {
  */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<InspectReport> {
   checkOptions('inspect', options);
-  const checkpoint = await openPath(path, options);
-  try {
-    refuseIdleSelect(options.select, [checkpoint]);
-    return await inspectCheckpoint(checkpoint, options);
-  } finally {
-    await checkpoint.close();
-  }
+  return withCheckpoint(path, options, (checkpoint) => inspectCheckpoint(checkpoint, options));
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   type JsonValue,
 } from './checkpoint/json-reader.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
+import type { AuditOptions } from './compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
 import { explainFileError, openFileSource } from './io/file-source.js';
 import { isGitName } from './io/write-target.js';
@@ -36,17 +37,9 @@ export interface ReportTarget {
 }
 
 /** What a policy says about an audit; what it leaves out keeps its default. */
-export interface PolicyRules {
-  /** Globs over module paths: what must be frozen; `auto` is what after declares. */
-  readonly frozen?: readonly string[];
-  /** Globs over module paths: layers whose drift is accepted. */
-  readonly allow?: readonly string[];
-  readonly failOn?: FailOn;
-  readonly minShift?: number;
-  readonly epsilon?: number;
-  /** Every difference is a change, also what averaging and rounding leave. */
-  readonly exact?: boolean;
-  readonly map?: readonly PrefixEdit[];
+export interface PolicyRules
+  extends Pick<AuditOptions, 'frozen' | 'allow' | 'minShift' | 'epsilon' | 'exact' | 'map'> {
+  readonly failOn?: FailOn | undefined;
 }
 
 /** Checkpoints that are audited together under a name. Paths and globs are relative to the policy file. */
@@ -70,7 +63,6 @@ interface Place {
 
 type ReadValue<Value> = (value: JsonValue, place: Place) => Value;
 
-/** A reader for each key of an object. */
 type Readers<Shape> = { readonly [Key in keyof Shape]-?: ReadValue<NonNullable<Shape[Key]>> };
 
 /** A reader for each rule: the table's names are those of the type, which a test proves. */
@@ -113,16 +105,12 @@ function readMembers<Shape>(
   const entries = [...object].map(([name, value]) => {
     const key = joinKey(parent, name);
     if (!known.includes(name))
-      fail({ file, key }, `unknown key${suggestName(name, known)}`, listKnown(known));
+      fail({ file, key }, `unknown key${suggestName(name, known)}`, `Keys here: ${known.join(', ')}`);
     const read: ReadValue<unknown> = readers[name as keyof Shape];
     return [name, read(value, { file, key })];
   });
   // Every key is one of Shape's, and its reader returned that key's type.
   return Object.fromEntries(entries) as Partial<Shape>;
-}
-
-function listKnown(known: readonly string[]): string {
-  return `Keys here: ${known.join(', ')}`;
 }
 
 function joinKey(parent: string, name: string): string {
@@ -151,7 +139,6 @@ function readPath(value: JsonValue, place: Place): string {
   return path;
 }
 
-/** One path, or a list of at least one. */
 function readPaths(value: JsonValue, place: Place): readonly string[] {
   if (typeof value === 'string') return [readPath(value, place)];
   const paths = readList('a path or a list of paths', readPath)(value, place);
@@ -293,9 +280,7 @@ export interface ModuleCandidate {
 
 /** The parts of a model, and which of them people freeze as a rule. */
 export interface FrozenSuggestion {
-  /** Parts that belong to a backbone. */
   readonly frozen: readonly ModuleCandidate[];
-  /** The other parts: heads. */
   readonly others: readonly ModuleCandidate[];
 }
 

@@ -30,12 +30,12 @@ const READS_FILES = [
   'formats/open.ts',
   'formats/safetensors/model-directory.ts',
   'formats/onnx/stored-tensor.ts',
-  'restore/choose-target.ts',
+  'restore/restore.ts',
   'policy.ts',
   'cli/terminal.ts',
-  'cli/guard-outputs.ts',
+  'cli/write-reports.ts',
   'cli/explain-command.ts',
-  'cli/plan-audits.ts',
+  'cli/diff-command.ts',
 ];
 
 /**

@@ -9,7 +9,7 @@ import { type InspectOptions, inspect, inspectCheckpoint } from '../src/inspect.
 import { checkOptions, type OptionTaker } from '../src/options.js';
 import { type ProbeOptions, probe } from '../src/probe/probe.js';
 import type { ProbeReport } from '../src/probe/probe-report.js';
-import { type ProbeRenderOptions, renderProbe } from '../src/probe/render.js';
+import { type ProbeRenderOptions, renderProbe } from '../src/probe/probe-report.js';
 import { type RenderOptions, render } from '../src/report/render.js';
 import { type RestoreOptions, restore } from '../src/restore/restore.js';
 import { usageFailureOf } from './build/failure.js';

@@ -4,14 +4,14 @@ import type { Command } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
 import { type Baseline, createBaseline } from '../formats/baseline/make-baseline.js';
-import { openPath, refuseIdleSelect } from '../formats/open.js';
+import { withCheckpoint } from '../formats/open.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { guardInputs } from './guard-outputs.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
+import { guardInputs } from './write-reports.js';
 
 interface BaselineCommandOptions extends OpenOptions {
   readonly output: string;
@@ -35,31 +35,21 @@ Exit codes:
   0  the baseline was written
   2  it was not: usage, an unreadable checkpoint, no norm layer, a file that must stay`,
     )
-    .action((path: string, options: BaselineCommandOptions) => runBaseline(path, options, terminal));
-}
-
-async function runBaseline(path: string, options: BaselineCommandOptions, terminal: Terminal): Promise<void> {
-  const { output, force, quiet } = options;
-  const guard = guardInputs([output], [path]);
-  const rules = { mayReplace: force === true, isDurable: true };
-  checkTarget(output, rules);
-  const checkpoint = await openPath(path, {
-    ...options,
-    onOpenFile: guard.onOpenFile,
-  });
-  try {
-    refuseIdleSelect(options.select, [checkpoint]);
-    const baseline = await createBaseline(checkpoint, {
-      onProgress: quiet === true ? undefined : terminal.showProgress,
+    .action(async (path: string, options: BaselineCommandOptions) => {
+      const { output, force, quiet } = options;
+      const guard = guardInputs([output], [path]);
+      const rules = { mayReplace: force === true, isDurable: true };
+      checkTarget(output, rules);
+      await withCheckpoint(path, { ...options, onOpenFile: guard.onOpenFile }, async (checkpoint) => {
+        const baseline = await createBaseline(checkpoint, {
+          onProgress: quiet === true ? undefined : terminal.showProgress,
+        });
+        terminal.finishProgress();
+        guard.refuseHarm();
+        await writeFile(output, [baseline.bytes], rules);
+        if (quiet !== true) terminal.writeError(defuseCommands(describe(baseline, path, output)));
+      });
     });
-    terminal.finishProgress();
-    guard.refuseHarm();
-    await writeFile(output, [baseline.bytes], rules);
-    if (quiet === true) return;
-    terminal.writeError(defuseCommands(describe(baseline, path, output)));
-  } finally {
-    await checkpoint.close();
-  }
 }
 
 function describe({ bytes, layers, learned, projected }: Baseline, source: string, output: string): string {

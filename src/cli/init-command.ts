@@ -6,10 +6,11 @@ import { audit } from '../audit.js';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
-import { CheckpointError, quote } from '../errors.js';
-import { openPath, refuseIdleSelect } from '../formats/open.js';
+import { quote } from '../errors.js';
+import { withCheckpoint } from '../formats/open.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
+import { refuseWithoutLayers } from '../norm/norm-layer.js';
 import { MAX_GLOB_LENGTH, pickOptions } from '../options.js';
 import {
   type FrozenSuggestion,
@@ -21,9 +22,9 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { guardInputs } from './guard-outputs.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
+import { guardInputs } from './write-reports.js';
 
 interface InitOptions extends OpenOptions {
   readonly output: string;
@@ -47,7 +48,15 @@ Examples:
   bn-audit init base.safetensors tuned.safetensors -o ci/bn-audit.config.json`,
     )
     .action(async (before: string, after: string | undefined, options: InitOptions) => {
-      await runInit({ before, after }, options, terminal);
+      const guard = guardInputs([options.output], after === undefined ? [before] : [before, after]);
+      const rules = { what: 'the policy', mayReplace: options.force === true };
+      checkTarget(options.output, rules);
+      const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
+      const targets = { before, after };
+      const found = await findParts(targets, opening);
+      guard.refuseHarm();
+      await writeFile(options.output, [toJson(makePolicy(targets, found, options.output))], rules);
+      terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
     });
 }
 
@@ -56,48 +65,21 @@ interface InitTargets {
   readonly after: string | undefined;
 }
 
-async function runInit(targets: InitTargets, options: InitOptions, terminal: Terminal): Promise<void> {
-  const guard = guardInputs(
-    [options.output],
-    [targets.before, targets.after].flatMap((path) => path ?? []),
-  );
-  const rules = { what: 'the policy', mayReplace: options.force === true };
-  checkTarget(options.output, rules);
-  const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
-  const found = await findParts(targets, opening);
-  guard.refuseHarm();
-  await writeFile(options.output, [toJson(makePolicy(targets, found, options.output))], rules);
-  terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
-}
-
 /** From one checkpoint the names tell what is likely to be frozen; from two, the values do. */
 async function findParts({ before, after }: InitTargets, options: OpenOptions): Promise<FrozenSuggestion> {
-  if (after === undefined) return suggestFromNames(before, options);
+  if (after === undefined)
+    return withCheckpoint(before, options, async (checkpoint) => {
+      const suggestion = suggestFrozen(checkpoint);
+      if (![...suggestion.frozen, ...suggestion.others].some(({ layers }) => layers > 0))
+        refuseWithoutLayers(checkpoint, 'none: nothing to audit');
+      return suggestion;
+    });
   const { regions } = await audit(before, after, options);
   const list = (wanted: Region['status']) =>
     regions
       .filter(({ status }) => status === wanted)
       .map(({ path, layers, learned }) => ({ path, layers, learned: learned.tensors }));
   return { frozen: list('frozen'), others: list('trained') };
-}
-
-async function suggestFromNames(path: string, options: OpenOptions): Promise<FrozenSuggestion> {
-  const checkpoint = await openPath(path, options);
-  try {
-    refuseIdleSelect(options.select, [checkpoint]);
-    const suggestion = suggestFrozen(checkpoint);
-    if (
-      suggestion.frozen.some(({ layers }) => layers > 0) ||
-      suggestion.others.some(({ layers }) => layers > 0)
-    )
-      return suggestion;
-    throw new CheckpointError('expected norm layers with running statistics, found none: nothing to audit', {
-      code: 'no-norm-layers',
-      file: path,
-    });
-  } finally {
-    await checkpoint.close();
-  }
 }
 
 function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion, output: string): object {

@@ -22,16 +22,12 @@ Examples:
 ${EXIT_CODE_HELP}`,
     )
     .action(async (path: string, options: CommonOptions) => {
-      process.exitCode = await runInspect(path, options, terminal);
+      const plan = planReports(options, options.report ?? [], [path]);
+      const { onOpenFile } = plan.guard;
+      const channels = needsChannels(plan);
+      const report = await inspect(path, { ...pickOptions('inspect', options), channels, onOpenFile });
+      await writeReports(report, plan, terminal);
+      await announceReport(report, options, terminal);
+      process.exitCode = getExitCode(report.findings, options.failOn ?? 'error');
     });
-}
-
-async function runInspect(path: string, options: CommonOptions, terminal: Terminal): Promise<number> {
-  const plan = planReports(options, options.report ?? [], [path]);
-  const { onOpenFile } = plan.guard;
-  const channels = needsChannels(plan);
-  const report = await inspect(path, { ...pickOptions('inspect', options), channels, onOpenFile });
-  await writeReports(report, plan, terminal);
-  await announceReport(report, options, terminal);
-  return getExitCode(report.findings, options.failOn ?? 'error');
 }

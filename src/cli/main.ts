@@ -1,7 +1,7 @@
 // Where the command line starts: the commands, and what becomes of errors and signals.
 
 import { Command, CommanderError } from 'commander';
-import { CheckpointError, escapeControls, UsageError, VERSION } from '../errors.js';
+import { CheckpointError, describeError, escapeControls, UsageError, VERSION } from '../errors.js';
 import { describeFailure, isSystemError } from '../io/file-source.js';
 import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
 import { defuseCommands } from '../report/text-layout.js';
@@ -153,10 +153,9 @@ function removeTemporariesAtEnd(): void {
   });
 }
 
-/** Says on standard error what went wrong, and returns the sentence. */
 function reportFailure(error: unknown, terminal: Terminal, args: readonly string[]): string {
   terminal.finishProgress();
-  const message = defuseCommands(describeError(error));
+  const message = defuseCommands(describeAny(error));
   terminal.writeError(`bn-audit: ${message}`);
   const hint = findHint(error);
   if (hint !== undefined) terminal.writeError(defuseCommands(`  ${escapeControls(hint)}`));
@@ -168,22 +167,21 @@ function reportFailure(error: unknown, terminal: Terminal, args: readonly string
 const INTERNAL_HINT = 'This is a defect of bn-audit. Run again with --debug and report what it prints.';
 
 function findHint(error: unknown): string | undefined {
-  if (error instanceof CheckpointError || error instanceof UsageError) return error.hint;
+  if (isTold(error)) return error.hint;
   if (isWithoutDirectory(error)) return 'Change to a directory that is there.';
   return isSystemError(error) ? describeFailure(error).hint : INTERNAL_HINT;
 }
 
-/** Whether relative paths start from nowhere. */
+function isTold(error: unknown): error is CheckpointError | UsageError {
+  return error instanceof CheckpointError || error instanceof UsageError;
+}
+
 function isWithoutDirectory(error: unknown): boolean {
   return isSystemError(error) && error.syscall === 'uv_cwd';
 }
 
-function describeError(error: unknown): string {
-  if (error instanceof CheckpointError) {
-    const place = error.offset === undefined ? '' : ` (at byte ${error.offset})`;
-    return escapeControls(`${error.file}: ${error.message}${place}`);
-  }
-  if (error instanceof UsageError) return escapeControls(error.message);
+function describeAny(error: unknown): string {
+  if (isTold(error)) return escapeControls(describeError(error));
   if (isWithoutDirectory(error)) return 'the working directory is gone: it was deleted or moved';
   // Such as a file of the program itself that cannot be loaded, since too many are open.
   if (isSystemError(error))

@@ -3,26 +3,20 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import {
-  type CommandName,
-  FAIL_ON_LEVELS,
-  type FailOn,
-  listCommandOptions,
-  type OptionKind,
-} from '../options.js';
-import { type ReportTarget, trimDot } from '../policy.js';
+import { type CommandName, FAIL_ON_LEVELS, listCommandOptions, type OptionKind } from '../options.js';
+import { type PolicyRules, type ReportTarget, trimDot } from '../policy.js';
 import type { InputShape } from '../probe/inputs.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
 
 /** Options of every command that prints a report and judges. */
-export interface CommonOptions extends Pick<OpenOptions, 'select' | 'allowExternalSymlinks'> {
+export interface CommonOptions
+  extends Pick<OpenOptions, 'select' | 'allowExternalSymlinks'>,
+    Pick<PolicyRules, 'epsilon' | 'failOn'> {
   readonly format: ReportFormat;
   readonly output?: string;
   readonly report?: readonly ReportTarget[];
   readonly all?: boolean;
   readonly channels?: boolean;
-  readonly epsilon?: number;
-  readonly failOn?: FailOn;
   /** False with `--no-ci`. */
   readonly ci: boolean;
   readonly quiet?: boolean;
@@ -69,12 +63,10 @@ export function createCommand(name: CommandName, formats: readonly string[] = RE
   return command;
 }
 
-/** Of a repeatable option. */
 function collect(parse: (value: string) => unknown): Parse {
   return (value, previous) => [...(Array.isArray(previous) ? previous : []), parse(value)];
 }
 
-/** `FROM=TO`. */
 function parsePrefixEdit(value: string): PrefixEdit {
   const [from, to, ...rest] = value.split('=');
   if (from === undefined || to === undefined || rest.length > 0)
@@ -101,7 +93,6 @@ function parseFileName(value: string): string {
   return value;
 }
 
-/** A number from the command line, zero or larger. */
 function parseNonNegative(value: string): number {
   const number = Number(value);
   if (value.trim() === '' || !Number.isFinite(number) || number < 0) {

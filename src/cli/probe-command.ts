@@ -3,12 +3,10 @@
 import type { Command } from 'commander';
 import { pickOptions } from '../options.js';
 import { type ProbeOptions, probe } from '../probe/probe.js';
-import { type ProbeFormat, renderProbe } from '../probe/render.js';
-import { listFormats } from '../report/formats.js';
-import { writeReport } from './guard-outputs.js';
+import { PROBE_FORMATS, type ProbeFormat, renderProbe } from '../probe/probe-report.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
-import { planReports } from './write-reports.js';
+import { planReports, writeReport } from './write-reports.js';
 
 interface ProbeCommandOptions extends ProbeOptions {
   /** False with `--no-ablation`. */
@@ -20,7 +18,7 @@ interface ProbeCommandOptions extends ProbeOptions {
 
 /** `bn-audit probe BEFORE AFTER`. It makes no verdict: the exit code is 0 when it could be done. */
 export function createProbe(terminal: Terminal): Command {
-  return createCommand('probe', listFormats('probe'))
+  return createCommand('probe', PROBE_FORMATS)
     .description('Run after with the statistics of before put back: what does the drift do to real outputs?')
     .argument('<before>', 'checkpoint from before the freeze, of any format')
     .argument('<after>', 'ONNX model from after the fine-tune')
@@ -41,30 +39,21 @@ Exit codes:
   2  it could not be done: usage, an unreadable file, a model or inputs that do
      not run`,
     )
-    .action((before: string, after: string, options: ProbeCommandOptions) =>
-      runProbeCommand(before, after, options, terminal),
-    );
-}
-
-async function runProbeCommand(
-  before: string,
-  after: string,
-  options: ProbeCommandOptions,
-  terminal: Terminal,
-): Promise<void> {
-  const { inputs = [], ablation, format, output, all } = options;
-  const { guard } = planReports(options, [], [before, after, ...inputs.flatMap(listPaths)]);
-  const report = await probe(before, after, {
-    ...pickOptions('probe', options),
-    ablations: ablation ? options.ablations : 0,
-    onOpenFile: guard.onOpenFile,
-    onProgress: terminal.showRuns,
-  });
-  terminal.finishProgress();
-  guard.refuseHarm();
-  if (output !== undefined)
-    await writeReport({ file: output, format }, [renderProbe(report, { format, all })]);
-  else await terminal.write(renderProbe(report, { format, all, ...terminal.readLooks() }));
+    .action(async (before: string, after: string, options: ProbeCommandOptions) => {
+      const { inputs = [], ablation, format, output, all } = options;
+      const { guard } = planReports(options, [], [before, after, ...inputs.flatMap(listPaths)]);
+      const report = await probe(before, after, {
+        ...pickOptions('probe', options),
+        ablations: ablation ? options.ablations : 0,
+        onOpenFile: guard.onOpenFile,
+        onProgress: terminal.showRuns,
+      });
+      terminal.finishProgress();
+      guard.refuseHarm();
+      if (output !== undefined)
+        await writeReport({ file: output, format }, [renderProbe(report, { format, all })]);
+      else await terminal.write(renderProbe(report, { format, all, ...terminal.readLooks() }));
+    });
 }
 
 /** The paths that an input may mean: `FILE` or `NAME=FILE`, where either may hold an equals sign. */

@@ -24,11 +24,9 @@ export interface Terminal {
   readonly showProgress: (progress: Progress) => void;
   /** The same of a probe: how often the model has run. */
   readonly showRuns: (progress: Progress) => void;
-  /** Takes the progress bar away. */
   readonly finishProgress: () => void;
 }
 
-/** How much of some work is done. */
 interface Progress {
   readonly done: number;
   readonly total: number;

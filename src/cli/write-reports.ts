@@ -1,21 +1,18 @@
-// Writes a run's reports: to standard output, to files, and to the CI that runs it; and its exit code.
+// Writes a run's reports, to standard output, to files and to the CI that runs it, and never over what the run reads.
 
-import { isAbsolute, join, relative } from 'node:path';
+import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { relative } from 'node:path';
 import type { FindingLevel } from '../compare/findings.js';
+import { CheckpointError, quote, UsageError } from '../errors.js';
+import { describeFailure, explainAs } from '../io/file-source.js';
+import { writeFile } from '../io/write-files.js';
+import { areSame, checkTarget, identifyFile } from '../io/write-target.js';
 import type { FailOn } from '../options.js';
-import { type AnyReport, isAudit } from '../report/any-report.js';
-import type { AuditReport, CheckpointSummary } from '../report/audit-report.js';
-import { isAuditSet, type ReportSet, type Reports } from '../report/audit-set.js';
+import type { ReportTarget } from '../policy.js';
+import type { AnyReport } from '../report/any-report.js';
+import type { ReportSet } from '../report/audit-set.js';
 import { findFormat, type ReportFormat } from '../report/formats.js';
-import type { Pieces, RendererOptions } from '../report/text-layout.js';
-import {
-  appendJobSummary,
-  checkReport,
-  guardInputs,
-  type InputGuard,
-  type ReportFile,
-  writeReport,
-} from './guard-outputs.js';
+import type { Pieces, PrintingOptions } from '../report/text-layout.js';
 import type { CommonOptions } from './options.js';
 import type { Terminal } from './terminal.js';
 
@@ -45,13 +42,9 @@ export async function announceReport(
     const annotations = [...(await renderInRepository(report, 'github'))].join('');
     if (annotations !== '') terminal.writeError(annotations.trimEnd());
   }
-  appendJobSummary(
-    [
-      [...(await renderInRepository(report, 'markdown', { all }))].join(''),
-      [...(await renderInRepository(report, 'markdown'))].join(''),
-    ],
-    terminal,
-  );
+  const writeMarkdown = async (options: PrintingOptions) =>
+    [...(await renderInRepository(report, 'markdown', options))].join('');
+  appendJobSummary([await writeMarkdown({ all }), await writeMarkdown({})], terminal);
 }
 
 /** The same where there is no report, because the work could not be done. */
@@ -77,15 +70,13 @@ function isGithubActions(): boolean {
   return process.env['GITHUB_ACTIONS'] === 'true';
 }
 
-/** Any report that the command line prints. */
 type PrintedReport = AnyReport | ReportSet;
 
-/** What of a command's options says how its report is printed. */
 type PrintOptions = Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> & {
   readonly layer?: string;
 };
 
-/** What to print, which files to write besides, and what keeps the run from writing to what it reads. */
+/** What to print, which files to write, and what keeps the run from writing to what it reads. */
 export interface ReportPlan extends PrintOptions {
   readonly files: readonly ReportFile[];
   readonly guard: InputGuard;
@@ -95,6 +86,7 @@ export interface ReportPlan extends PrintOptions {
  * Makes sure, before any work goes into them, that the reports may be written: none replaces what the run reads, no two
  * are one file, and those of a policy stay within their bounds.
  *
+ * @param files what to write besides the output.
  * @param inputs what the run is known to read; the plan's guard is to be told of the other files that it opens.
  * @throws UsageError and CheckpointError as guardInputs and checkReport.
  */
@@ -103,18 +95,14 @@ export function planReports(
   files: readonly ReportFile[],
   inputs: readonly string[],
 ): ReportPlan {
-  const reports = listReports({ ...options, files });
+  const { output, format } = options;
+  const all = output === undefined ? files : [...files, { file: output, format }];
   const guard = guardInputs(
-    reports.map(({ file }) => file),
+    all.map(({ file }) => file),
     inputs,
   );
-  for (const report of reports) checkReport(report);
-  return { ...options, files, guard };
-}
-
-/** The reports that go to files, the main one among them where an output is named. */
-function listReports({ files, output, format }: Omit<ReportPlan, 'guard'>): readonly ReportFile[] {
-  return output === undefined ? files : [...files, { file: output, format }];
+  for (const report of all) checkReport(report);
+  return { ...options, files: all, guard };
 }
 
 /** Whether an audit must keep the values of every channel for the reports that are asked for. */
@@ -135,16 +123,14 @@ export async function writeReports(
   terminal: Terminal,
 ): Promise<void> {
   plan.guard.refuseHarm();
-  const { output, all, layer, quiet, channels } = plan;
-  const keepsChannels = channels === true || layer !== undefined;
-  const renderAs = async (format: ReportFormat, looks: Pick<RendererOptions, 'width' | 'paint'> = {}) => {
-    const fitting = format === 'json' && !keepsChannels ? mapReports(report, omitChannels) : report;
-    return gather(await renderInRepository(fitting, format, { all, layer, ...looks }));
-  };
-  const { format } = plan;
-  for (const one of listReports(plan)) await writeReport(one, await renderAs(one.format));
-  if (output === undefined && quiet !== true)
-    for (const piece of await renderAs(format, terminal.readLooks())) await terminal.write(piece);
+  const { all, layer } = plan;
+  const options = { all, layer, omitsChannels: plan.channels !== true && layer === undefined };
+  for (const one of plan.files)
+    await writeReport(one, gather(await renderInRepository(report, one.format, options)));
+  if (plan.output !== undefined || plan.quiet === true) return;
+  const looks = { ...options, ...terminal.readLooks() };
+  for (const piece of gather(await renderInRepository(report, plan.format, looks)))
+    await terminal.write(piece);
 }
 
 /** Characters that are written at a time: fewer would spend more on each write than on what is written. */
@@ -165,51 +151,185 @@ function* gather(pieces: Pieces): Pieces {
 async function renderInRepository(
   report: PrintedReport,
   format: ReportFormat,
-  options: RendererOptions = {},
+  options: PrintingOptions = {},
 ): Promise<Pieces> {
   const { isLocated, load } = findFormat(format);
   const render = await load();
   if (!isLocated) return render(report, options);
   const root = process.env['GITHUB_WORKSPACE'] || process.env['CI_PROJECT_DIR'] || process.cwd();
   const prefix = relative(root, process.cwd());
-  const isInside = prefix !== '' && !prefix.startsWith('..');
-  return render(isInside ? locate(report, prefix) : report, { ...options, root });
+  return render(report, { ...options, root, directory: prefix.startsWith('..') ? '' : prefix });
 }
 
-/** Channels that were kept for an HTML report do not belong in a JSON report that was not asked to have them. */
-function omitChannels<Report extends AnyReport>(report: Report): Report {
-  return { ...report, layers: report.layers.map(({ perChannel: _, ...layer }) => layer) };
+/** Every pattern below fits into the start of a file. */
+const HEAD_BYTES = 4096;
+
+/**
+ * Whether a file that exists may give way to a report: it is empty, or looks like an earlier report of that format.
+ *
+ * @throws CheckpointError where it cannot be read.
+ */
+function isEarlierReport(path: string, format: ReportFormat): boolean {
+  return explainAs(path, () => {
+    const head = Buffer.alloc(HEAD_BYTES);
+    const { O_RDONLY, O_NONBLOCK, O_NOFOLLOW } = constants;
+    // It was a regular file a moment ago; what took its place is neither waited for nor followed.
+    const descriptor = openSync(path, O_RDONLY | (O_NONBLOCK ?? 0) | (O_NOFOLLOW ?? 0));
+    try {
+      const byteLength = readSync(descriptor, head, 0, HEAD_BYTES, 0);
+      return byteLength === 0 || findFormat(format).signature.test(head.toString('utf8', 0, byteLength));
+    } finally {
+      closeSync(descriptor);
+    }
+  });
 }
 
-/** The judged checkpoints' paths as seen from a directory above. */
-function locate(report: PrintedReport, prefix: string): PrintedReport {
-  const toPath = (path: string) => (isAbsolute(path) ? path : join(prefix, path));
-  const move = (checkpoint: CheckpointSummary) => ({ ...checkpoint, path: toPath(checkpoint.path) });
-  const located = mapReports(report, (one) =>
-    isAudit(one) ? { ...one, after: move(one.after) } : { ...one, checkpoint: move(one.checkpoint) },
-  );
-  if (!isAuditSet(located)) return located;
-  const failures = located.failures.map((failure) => ({ ...failure, after: toPath(failure.after) }));
-  const heads = located.heads.map((head) => ({ ...head, after: move(head.after) }));
-  return { ...located, failures, heads };
+/** GitHub refuses the whole summary of a step that is longer. */
+export const MAX_SUMMARY_BYTES = 1024 * 1024;
+
+/** Whether the summary's file is one that the process reads: nothing is ever written there then. */
+let isInput = false;
+
+/** To be told of each file that a run reads, before anything can fail that the summary would tell of. */
+export function noteInput(path: string): void {
+  const summary = findSummary();
+  if (isInput || summary === '') return;
+  const [one, other] = [identifyFile(summary), identifyFile(path)];
+  isInput = one !== null && other !== null && areSame(one, other);
 }
 
-function mapReports(
-  report: PrintedReport,
-  change: <Report extends AnyReport>(report: Report) => Report,
-): PrintedReport {
-  return isAuditSet(report) ? { ...report, reports: mapEach(report.reports, change) } : change(report);
+/**
+ * Appends Markdown to the file that GITHUB_STEP_SUMMARY names, where there is one: the first of the versions that fits
+ * beside what the step has written already. A summary that cannot be written fails no audit.
+ */
+export function appendJobSummary(versions: readonly string[], terminal: Terminal): void {
+  const path = findSummary();
+  if (path === '') return;
+  const problem = isInput ? 'could not be written: it is a file that this run reads' : append(versions, path);
+  if (problem !== null) terminal.writeError(`bn-audit: the job summary ${problem}`);
 }
 
-function mapEach(reports: Reports, change: (report: AuditReport) => AuditReport): Reports {
-  return {
-    length: reports.length,
-    at: (index) => {
-      const report = reports.at(index);
-      return report === undefined ? undefined : change(report);
-    },
-    *[Symbol.iterator]() {
-      for (const report of reports) yield change(report);
-    },
+/** Null where it is done, or what kept it from being done. */
+function append(versions: readonly string[], path: string): string | null {
+  const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK } = constants;
+  let descriptor: number | null = null;
+  try {
+    // A pipe that nobody reads would keep a blocking open waiting for ever.
+    descriptor = openSync(path, O_WRONLY | O_APPEND | O_CREAT | (O_NONBLOCK ?? 0));
+    const facts = fstatSync(descriptor);
+    if (!facts.isFile()) return 'could not be written: it is no regular file';
+    const fitting = versions.find((text) => facts.size + Buffer.byteLength(text) + 1 <= MAX_SUMMARY_BYTES);
+    if (fitting === undefined) return 'is full: no report was added';
+    writeFileSync(descriptor, facts.size === 0 ? fitting : `\n${fitting}`);
+    return null;
+  } catch (error) {
+    return `could not be written: ${describeFailure(error).writing}`;
+  } finally {
+    if (descriptor !== null) closeSync(descriptor);
+  }
+}
+
+function findSummary(): string {
+  return process.env['GITHUB_STEP_SUMMARY'] ?? '';
+}
+
+/** Keeps a run from writing to what it reads. */
+export interface InputGuard {
+  /**
+   * To be told of each file that the run opens, the shards and data files that a checkpoint names included.
+   *
+   * @throws CheckpointError `refused` where one of the outputs is that file.
+   */
+  readonly onOpenFile: (path: string) => void;
+  /**
+   * To be asked before anything is written: a run over several checkpoints survives what fails in one of them.
+   *
+   * @throws CheckpointError as {@link onOpenFile} did.
+   */
+  readonly refuseHarm: () => void;
+}
+
+/**
+ * Compares what a run writes with what it reads, before it does either: by real path, and by device and inode. Devices
+ * and pipes may be written to any number of times. A job's summary is not refused: it is left out.
+ *
+ * @param outputs as the user named them.
+ * @param inputs those that are known already; the others are told to the guard as they are opened.
+ * @throws UsageError when two outputs are one file.
+ * @throws CheckpointError `refused` when an output is an input.
+ */
+export function guardInputs(outputs: readonly string[], inputs: readonly string[]): InputGuard {
+  inputs.forEach(noteInput);
+  const guarded = outputs.flatMap((name) => {
+    const identity = identifyFile(name);
+    return identity === null ? [] : [{ name, identity }];
+  });
+  guarded.forEach(({ name, identity }, index) => {
+    const twin = guarded.slice(0, index).find((other) => areSame(other.identity, identity));
+    if (twin !== undefined)
+      throw new UsageError(`${quote(twin.name)} and ${quote(name)} are one file: it cannot be written twice`);
+  });
+  let harm: CheckpointError | null = null;
+  const refuseHarm = () => {
+    if (harm !== null) throw harm;
   };
+  const onOpenFile = (path: string) => {
+    noteInput(path);
+    const identity = guarded.length === 0 ? null : identifyFile(path);
+    const output = identity === null ? undefined : guarded.find((one) => areSame(one.identity, identity));
+    if (output === undefined) return;
+    harm ??= new CheckpointError(
+      `expected a file to write, found ${quote(path)}, which is read: what is audited is never written to`,
+      { code: 'refused', file: output.name },
+    );
+    refuseHarm();
+  };
+  inputs.forEach(onOpenFile);
+  return { onOpenFile, refuseHarm };
+}
+
+/** A report to write. */
+export interface ReportFile extends ReportTarget {
+  /**
+   * Where a policy file asked for the report: that file's directory. The policy may come with a checkout that nobody has
+   * read yet, so the report must lie there or below, and replace nothing but an earlier report.
+   */
+  readonly within?: string | undefined;
+}
+
+/**
+ * Checks, before any work goes into it, that a report may be written.
+ *
+ * @returns whether there is a file that it may replace.
+ * @throws CheckpointError `refused` for a policy's report that leads out of its directory, or would replace what is no
+ *   earlier report; `unwritable` for what cannot be written.
+ */
+export function checkReport({ file, format, within }: ReportFile): boolean {
+  const { path, found } = checkTarget(file, { ...toRules(within), mayReplace: true });
+  if (found === 'nothing') return false;
+  // What is there already is somebody's work, unless it is an earlier report.
+  if (within === undefined || isEarlierReport(path, format)) return true;
+  throw new CheckpointError(
+    `expected an earlier ${format} report or no file, found something else: a report of a policy file replaces nothing else`,
+    {
+      code: 'refused',
+      file,
+      hint: `Move it away, or say so on the command line: --report ${format}=FILE`,
+    },
+  );
+}
+
+/**
+ * Writes a report to a file, in directories that are made where they are missing. What was there is replaced as a whole.
+ *
+ * @throws CheckpointError as {@link checkReport}.
+ */
+export async function writeReport(report: ReportFile, pieces: Pieces): Promise<void> {
+  const mayReplace = checkReport(report) || report.within === undefined;
+  await writeFile(report.file, pieces, { ...toRules(report.within), mayReplace });
+}
+
+function toRules(within: string | undefined) {
+  const what = within === undefined ? 'the report' : 'a report of a policy file';
+  return { what, within, makesFolders: true };
 }

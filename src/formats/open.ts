@@ -78,6 +78,49 @@ export function findInDirectory(path: string): string | null {
 }
 
 /**
+ * Opens a checkpoint, does some work on it, and closes it whatever comes of the work.
+ *
+ * @throws as {@link openCheckpoint} and {@link refuseIdleSelect}.
+ */
+export function withCheckpoint<Result>(
+  path: string,
+  options: OpenOptions,
+  work: (checkpoint: Checkpoint) => Promise<Result>,
+): Promise<Result> {
+  return withOpened(path, options, (checkpoint) => {
+    refuseIdleSelect(options.select, [checkpoint]);
+    return work(checkpoint);
+  });
+}
+
+/** The same of two checkpoints. */
+export function withCheckpoints<Result>(
+  [beforePath, afterPath]: readonly [before: string, after: string],
+  options: OpenOptions,
+  work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
+): Promise<Result> {
+  return withOpened(beforePath, options, (before) =>
+    withOpened(afterPath, options, (after) => {
+      refuseIdleSelect(options.select, [before, after]);
+      return work(before, after);
+    }),
+  );
+}
+
+async function withOpened<Result>(
+  path: string,
+  options: OpenOptions,
+  work: (checkpoint: Checkpoint) => Promise<Result>,
+): Promise<Result> {
+  const checkpoint = await openPath(path, options);
+  try {
+    return await work(checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/**
  * Makes sure that `select` names a part of at least one of the checkpoints that it was given for. Of the others, a
  * format without parts has nothing to name, and a checkpoint with one part that holds norm layers no other to offer.
  *

@@ -1,47 +1,33 @@
-// The report of `probe`, and the answer at its head.
+// The report of `probe`, the answer at its head, and its forms: text, JSON, Markdown and HTML.
 
-import type { DType } from '../checkpoint/dtype.js';
 import { measuresOf, viaOf } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
 import type { LayerStatus } from '../compare/status.js';
 import { TOOL_NAME, VERSION } from '../errors.js';
+import { checkOptions } from '../options.js';
 import type { Answer } from '../report/answer.js';
-import { encloseName } from '../report/any-report.js';
+import { encloseName, showSafely } from '../report/any-report.js';
 import { type AuditReport, type CheckpointSummary, groupNotes } from '../report/audit-report.js';
+import {
+  type Column,
+  type Document,
+  describeCheckpoint,
+  makeTable,
+  names,
+  numbers,
+} from '../report/document.js';
 import { formatCount, formatMeasure, formatPlural } from '../report/format-numbers.js';
+import { findFormat } from '../report/formats.js';
+import { writeHtml } from '../report/html/html.js';
+import { toJson } from '../report/json.js';
+import { showText, writeMarkdown } from '../report/markdown.js';
+import { writeText } from '../report/text.js';
+import { NO_VALUE, type TextOptions } from '../report/text-layout.js';
 import type { InputRuns } from './inputs.js';
-import type { LayerResult, OutputResult, RunResults } from './run.js';
-
-/** An output of the model: after, measured against after with before's statistics. */
-export interface ProbeOutput {
-  readonly name: string;
-  readonly type: string;
-  /** All runs together. */
-  readonly shape: readonly number[];
-  /** ‖after − restored‖ / ‖restored‖; null, like all measures, where the output holds no numbers. */
-  readonly relativeL2: number | null;
-  readonly cosine: number | null;
-  readonly maxDifference: number | null;
-  /** Values that are NaN or infinite. */
-  readonly nonFinite: { readonly after: number; readonly restored: number } | null;
-  /** Samples whose largest logit is another one; null where the output is no `[samples, classes]`. */
-  readonly top1: { readonly samples: number; readonly changed: number; readonly share: number } | null;
-}
-
-/** How much of the outputs' difference goes when the statistics of one layer alone are put back. */
-export interface ProbeContribution {
-  /** 1 − remaining / whole difference, the mean over the outputs that differ; negative where it grows. */
-  readonly explained: number;
-  readonly outputs: readonly {
-    readonly name: string;
-    /** Relative L2 that remains. */
-    readonly relativeL2: number;
-    readonly explained: number;
-  }[];
-}
+import type { LayerResult, ProbeOutput, RunResults } from './run.js';
 
 /** A norm layer of a probe, along the depth of after's graph. */
-export interface ProbeLayer {
+export interface ProbeLayer extends Omit<LayerResult, 'plan'> {
   readonly name: string;
   readonly node: string | null;
   readonly status: LayerStatus;
@@ -50,55 +36,27 @@ export interface ProbeLayer {
   readonly putBack: boolean;
   /** What the statistics alone predict; null where folding hides them. */
   readonly outputShift: number | null;
-  /** How far the layer's output really moves, relative L2; null where it cannot be tapped. */
-  readonly movement: {
-    /** With the layer's own statistics alone put back: comparable with outputShift. Null without ablation. */
-    readonly sameInput: number | null;
-    /** With all statistics put back, so that what the layers before it changed counts as well. */
-    readonly inNetwork: number;
-  } | null;
-  /** Null for layers that were not put back, and without ablation. */
-  readonly contribution: ProbeContribution | null;
   readonly notes: readonly string[];
 }
 
 /** The result of a probe: exactly what `--format json` prints. */
-export interface ProbeReport {
+export interface ProbeReport extends Omit<RunResults, 'layers'> {
   readonly schemaVersion: 1;
   readonly tool: { readonly name: string; readonly version: string };
   readonly before: CheckpointSummary;
   readonly after: CheckpointSummary;
   readonly runtime: { readonly name: 'onnxruntime-node'; readonly version: string };
-  readonly inputs: {
-    readonly kind: 'files' | 'random';
-    readonly samples: number;
-    readonly runs: number;
-    /** Null for files. */
-    readonly seed: number | null;
-    readonly arrays: readonly {
-      readonly name: string;
-      readonly dtype: DType;
-      readonly shape: readonly number[];
-      readonly file: string | null;
-    }[];
-  };
+  readonly inputs: Omit<InputRuns, 'read'>;
   /** How many layers were put back, and how many of those alone as well. */
   readonly putBack: { readonly layers: number; readonly alone: number };
-  readonly outputs: readonly ProbeOutput[];
   readonly layers: readonly ProbeLayer[];
-  /** Relative L2 between the outputs of after itself and of the copy that the probe runs: rounding. */
-  readonly copyError: number;
-  /** The same between two runs of that copy on the same inputs: zero unless the model draws random numbers. */
-  readonly repeatError: number;
   readonly warnings: readonly string[];
 }
 
-/** What a report is made from. */
-interface ProbeResults {
+interface ProbeResults extends RunResults {
   readonly audit: AuditReport;
   readonly runtimeVersion: string;
   readonly inputs: InputRuns;
-  readonly results: RunResults;
   /** Outputs of the model that are no tensors, and so were not fetched. */
   readonly unfetched: readonly string[];
 }
@@ -107,64 +65,30 @@ interface ProbeResults {
 const MAX_COPY_ERROR = 5e-3;
 
 /** Puts a probe's results in the report's form. */
-export function buildProbeReport({
-  audit,
-  runtimeVersion,
-  inputs,
-  results,
-  unfetched,
-}: ProbeResults): ProbeReport {
-  const layers = results.layers.map((layer) => toProbeLayer(layer, results.outputs));
-  const outputs = results.outputs.map((output) => toProbeOutput(output, inputs));
+export function buildProbeReport(results: ProbeResults): ProbeReport {
+  const { audit, outputs, copyError, repeatError } = results;
+  const { read: _, ...inputs } = results.inputs;
+  const layers = results.layers.map(toProbeLayer);
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
     before: audit.before,
     after: audit.after,
-    runtime: { name: 'onnxruntime-node', version: runtimeVersion },
-    inputs: {
-      kind: inputs.kind,
-      samples: inputs.samples,
-      runs: inputs.runs,
-      seed: inputs.seed,
-      arrays: inputs.arrays,
-    },
+    runtime: { name: 'onnxruntime-node', version: results.runtimeVersion },
+    inputs,
     putBack: {
       layers: layers.filter(({ putBack }) => putBack).length,
       alone: layers.filter(({ contribution }) => contribution !== null).length,
     },
     outputs,
     layers,
-    copyError: results.copyError,
-    repeatError: results.repeatError,
-    warnings: listWarnings(audit, { inputs, results, outputs, layers, unfetched }),
+    copyError,
+    repeatError,
+    warnings: listWarnings(results, layers),
   };
 }
 
-function toProbeOutput(
-  { name, type, shape, difference, topOne }: OutputResult,
-  { runs, samples }: InputRuns,
-): ProbeOutput {
-  const isSplit = runs > 1 && shape.length > 0;
-  return {
-    name,
-    type,
-    shape: isSplit ? [samples, ...shape.slice(1)] : shape,
-    relativeL2: difference?.relativeL2 ?? null,
-    cosine: difference?.cosine ?? null,
-    maxDifference: difference?.maxDifference ?? null,
-    nonFinite:
-      difference === null
-        ? null
-        : { after: difference.nonFinite.value, restored: difference.nonFinite.reference },
-    top1: topOne,
-  };
-}
-
-function toProbeLayer(
-  { plan, inNetwork, sameInput, remaining }: LayerResult,
-  outputs: readonly OutputResult[],
-): ProbeLayer {
+function toProbeLayer({ plan, movement, contribution }: LayerResult): ProbeLayer {
   const { comparison, fed, notes } = plan;
   const { name, after, status, channels } = comparison;
   return {
@@ -175,49 +99,15 @@ function toProbeLayer(
     channels,
     putBack: fed !== null,
     outputShift: measuresOf(comparison)?.outputShift ?? null,
-    movement: inNetwork === null ? null : { sameInput, inNetwork },
-    contribution: remaining === null ? null : toContribution(remaining, outputs),
+    movement,
+    contribution,
     notes,
   };
 }
 
-function toContribution(
-  remaining: NonNullable<LayerResult['remaining']>,
-  outputs: readonly OutputResult[],
-): ProbeContribution {
-  const shares = remaining.flatMap(({ output, relativeL2 }) => {
-    const whole = outputs.find(({ name }) => name === output)?.difference?.relativeL2;
-    // Where nothing differs there is nothing to explain.
-    return whole === undefined
-      ? []
-      : [
-          {
-            name: output,
-            relativeL2,
-            explained: whole === 0 ? 0 : 1 - relativeL2 / whole,
-            isMoved: whole !== 0,
-          },
-        ];
-  });
-  const moved = shares.filter(({ isMoved }) => isMoved);
-  const sum = moved.reduce((total, { explained }) => total + explained, 0);
-  return {
-    explained: moved.length === 0 ? 0 : sum / moved.length,
-    outputs: shares.map(({ name, relativeL2, explained }) => ({ name, relativeL2, explained })),
-  };
-}
-
-interface WarningFacts {
-  readonly outputs: readonly ProbeOutput[];
-  readonly inputs: InputRuns;
-  readonly results: RunResults;
-  readonly layers: readonly ProbeLayer[];
-  readonly unfetched: readonly string[];
-}
-
 function listWarnings(
-  audit: AuditReport,
-  { inputs, results, outputs, layers, unfetched }: WarningFacts,
+  { audit, inputs, outputs, repeatError, copyError, unfetched }: ProbeResults,
+  layers: readonly ProbeLayer[],
 ): readonly string[] {
   const left = layers.filter(
     ({ putBack, status }) => !putBack && status !== 'locked' && status !== 'held' && status !== 'drifted',
@@ -229,15 +119,15 @@ function listWarnings(
           'the inputs are random numbers: norm layers see statistics that no real data has, which as a rule exaggerates the differences; give real samples with --input',
         ]
       : []),
-    ...(results.repeatError === 0
+    ...(repeatError === 0
       ? []
       : [
-          `the model gives other outputs each time it runs on the same inputs (relative L2 ${results.repeatError.toPrecision(2)}): it draws random numbers, and the differences hold those as well`,
+          `the model gives other outputs each time it runs on the same inputs (relative L2 ${repeatError.toPrecision(2)}): it draws random numbers, and the differences hold those as well`,
         ]),
-    ...(results.copyError <= MAX_COPY_ERROR
+    ...(copyError <= MAX_COPY_ERROR
       ? []
       : [
-          `the copy of after that was run differs from after itself by ${results.copyError.toPrecision(2)} (relative L2), more than rounding explains`,
+          `the copy of after that was run differs from after itself by ${copyError.toPrecision(2)} (relative L2), more than rounding explains`,
         ]),
     ...outputs
       .filter(({ nonFinite }) => nonFinite !== null && nonFinite.after + nonFinite.restored > 0)
@@ -351,3 +241,115 @@ const COLUMN_NOTES = [
     'how much of the outputs’ difference goes when this layer alone is put back; layers act on each other, so that shares may be negative and need not add up to 100 %',
   ],
 ] as const;
+
+/** How to render a probe. */
+export interface ProbeRenderOptions extends TextOptions {
+  /** `text` unless given. */
+  readonly format?: ProbeFormat | undefined;
+}
+
+/** The forms that a probe can be printed in. */
+export const PROBE_FORMATS = ['text', 'json', 'markdown', 'html'] as const;
+
+/** A form that a probe can be printed in. */
+export type ProbeFormat = (typeof PROBE_FORMATS)[number];
+
+const RENDERERS: Readonly<Record<ProbeFormat, (report: ProbeReport, options: TextOptions) => string>> = {
+  text: (report, options) => writeText(describeProbe(report), options),
+  json: toJson,
+  markdown: (report, { all = false }) => {
+    const { tool, runtime } = report;
+    const foot = `${tool.name} ${tool.version}, ${runtime.name} ${showText(runtime.version)}`;
+    return writeMarkdown(describeProbe(report), { all, foot });
+  },
+  html: (report) => {
+    const { tool, runtime } = report;
+    const madeWith = ` with ${runtime.name} ${showSafely(runtime.version)}`;
+    return writeHtml(describeProbe(report), { tool, madeWith, about: 'Probe' });
+  },
+};
+
+/**
+ * Renders a probe to a string that ends with a line end. Pure: the same report and options give the same text.
+ *
+ * @throws UsageError when an option is not what it must be, as when `format` is none of a probe's.
+ */
+export function renderProbe(report: ProbeReport, options: ProbeRenderOptions = {}): string {
+  checkOptions('renderProbe', options);
+  const { format = 'text' } = options;
+  findFormat(format, PROBE_FORMATS);
+  return RENDERERS[format](report, options);
+}
+
+function describeProbe(report: ProbeReport): Document {
+  const { before, after, outputs, layers, warnings } = report;
+  const isMixed = layers.some(({ putBack }) => !putBack);
+  return {
+    answer: answerProbe(report),
+    facts: [
+      describeCheckpoint('before', before),
+      describeCheckpoint('after', after),
+      { role: 'inputs', what: describeInputs(report), contents: [] },
+    ],
+    blocks: [
+      makeTable(outputs, OUTPUT_COLUMNS, {
+        shown: { text: outputs.length, markdown: outputs.length },
+        noun: 'output',
+        section: {
+          title: 'Outputs',
+          lead: 'After as it stands, measured against after with before’s statistics.',
+        },
+      }),
+      {
+        kind: 'moves',
+        layers: layers.map(({ movement }) => ({
+          alone: movement?.sameInput ?? null,
+          network: movement?.inNetwork ?? null,
+        })),
+      },
+      makeTable(layers, isMixed ? MIXED_COLUMNS : LAYER_COLUMNS, {
+        shown: { text: 60, markdown: 200 },
+        noun: 'layer',
+        section: { title: 'Layers' },
+      }),
+      { kind: 'terms', terms: explainColumns(report) },
+      { kind: 'notes', notes: warnings },
+    ],
+  };
+}
+
+const OUTPUT_COLUMNS: readonly Column<ProbeOutput>[] = [
+  names('output'),
+  { title: 'shape', cell: ({ shape }) => `[${shape.join(', ')}]` },
+  numbers('relative L2', ({ relativeL2 }) => relativeL2),
+  numbers('cosine', ({ cosine }) => cosine, { format: formatCosine }),
+  numbers('largest difference', ({ maxDifference }) => maxDifference, { text: { title: 'largest diff' } }),
+  numbers('top-1 changed', ({ top1 }) => top1?.changed, {
+    cell: ({ top1 }) =>
+      top1 === null
+        ? NO_VALUE
+        : `${formatCount(top1.changed)} of ${formatCount(top1.samples)} (${formatShare(top1.share)})`,
+  }),
+];
+
+const MIXED_COLUMNS: readonly Column<ProbeLayer>[] = [
+  names('layer, along the depth'),
+  {
+    title: 'status',
+    cell: ({ status, putBack }) => (putBack ? `${status}, put back` : status),
+    text: { cell: ({ status, putBack }) => (putBack ? 'put back' : status) },
+  },
+  numbers('predicted', ({ outputShift }) => outputShift),
+  numbers('alone', ({ movement }) => movement?.sameInput),
+  numbers('in network', ({ movement }) => movement?.inNetwork),
+  numbers('explains', ({ contribution }) => contribution?.explained, {
+    format: formatShare,
+    bar: ({ contribution }) => contribution?.explained ?? null,
+    full: 1,
+  }),
+];
+
+/** Where every layer was put back, that says no more in text. */
+const LAYER_COLUMNS = MIXED_COLUMNS.map((column) =>
+  column.title === 'status' ? { ...column, text: false as const } : column,
+);

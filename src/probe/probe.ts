@@ -3,13 +3,12 @@
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/compare-layers.js';
 import { matchLayers } from '../compare/globs.js';
-import type { PrefixEdit } from '../compare/pair-layers.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
-import { type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
+import { type AuditOptions, type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
-import { openPath, refuseIdleSelect } from '../formats/open.js';
+import { withCheckpoints } from '../formats/open.js';
 import { refuseSameCheckpoint } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { buildReport } from '../report/audit-report.js';
@@ -18,7 +17,6 @@ import { buildProbeReport, type ProbeReport } from './probe-report.js';
 import { type LayerPlan, type ProbePlan, planProbe } from './put-back.js';
 import { runProbe } from './run.js';
 import {
-  type ExternalTensors,
   findExternalTensors,
   type ImportRuntime,
   loadRuntime,
@@ -30,7 +28,7 @@ import {
 } from './runtime.js';
 
 /** What a probe is told beside the two checkpoints. */
-export interface ProbeOptions extends OpenOptions {
+export interface ProbeOptions extends OpenOptions, Pick<AuditOptions, 'map' | 'onProgress'> {
   /** .npy and .npz files, each as `FILE` or `NAME=FILE`; without any, random samples are drawn. */
   readonly inputs?: readonly string[] | undefined;
   /** How many random samples to draw; 8 unless given. */
@@ -47,9 +45,6 @@ export interface ProbeOptions extends OpenOptions {
   readonly ablations?: number | undefined;
   /** Epsilon of every layer, where folding needs it and neither file tells. */
   readonly epsilon?: number | undefined;
-  /** How names of before read in after. */
-  readonly map?: readonly PrefixEdit[] | undefined;
-  readonly onProgress?: ((progress: { readonly done: number; readonly total: number }) => void) | undefined;
   /** Imports onnxruntime-node; by default as bn-audit itself resolves it. */
   readonly importRuntime?: ImportRuntime | undefined;
 }
@@ -74,22 +69,18 @@ export async function probe(
   refuseBothInputs(options);
   refuseSameCheckpoint(beforePath, afterPath);
   const runtime = await loadRuntime(options.importRuntime);
-  const before = await openPath(beforePath, options);
-  try {
-    const after = await openPath(afterPath, options);
-    try {
-      refuseIdleSelect(options.select, [before, after]);
-      if (!isOnnxCheckpoint(after)) throw cannotRun(after.path, after.format);
-      const { epsilon, map } = options;
-      const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
-      refuseWithoutPairs(compared.layers, after.path);
-      return await probeComparison(runtime, after, compared, options);
-    } finally {
-      await after.close();
-    }
-  } finally {
-    await before.close();
-  }
+  return withCheckpoints([beforePath, afterPath], options, async (before, after) => {
+    if (!isOnnxCheckpoint(after))
+      throw new CheckpointError(`expected an ONNX model to run, found a ${after.format} checkpoint`, {
+        code: 'unsupported',
+        file: after.path,
+        hint: 'Export after to ONNX: torch.onnx.export(model, sample, "after.onnx"). Before may stay what it is.',
+      });
+    const { epsilon, map } = options;
+    const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
+    refuseWithoutPairs(compared.layers, after.path);
+    return await probeComparison(runtime, after, compared, options);
+  });
 }
 
 async function probeComparison(
@@ -98,7 +89,12 @@ async function probeComparison(
   compared: AuditResults,
   options: ProbeOptions,
 ): Promise<ProbeReport> {
-  const plan = await planProbe(after, compared, chooseLayers(compared.layers, options.layers));
+  const { layers: globs = [] } = options;
+  const isPutBack =
+    globs.length > 0
+      ? matchLayers(compared.layers, globs)
+      : ({ status }: LayerComparison) => status === 'drifted' || status === 'invalid';
+  const plan = await planProbe(after, compared, isPutBack);
   const bench: Bench = { runtime, after, external: await findExternalTensors(after) };
   const files = new InputFiles();
   try {
@@ -120,7 +116,7 @@ async function probeComparison(
       audit: buildReport(compared),
       runtimeVersion: runtime.env.versions.node ?? 'unknown',
       inputs,
-      results,
+      ...results,
       unfetched,
     });
   } finally {
@@ -128,11 +124,10 @@ async function probeComparison(
   }
 }
 
-/** What sessions are made with. */
 interface Bench {
   readonly runtime: OnnxRuntime;
   readonly after: OnnxCheckpoint;
-  readonly external: ExternalTensors;
+  readonly external: object;
 }
 
 /** Loads after with an edit, and releases it when the work is done: one session exists at a time. */
@@ -168,15 +163,6 @@ async function runPlain(bench: Bench, plan: ProbePlan, files: InputFiles, option
   });
 }
 
-/** The layers that drifted or became invalid, or those that the globs name, whatever they did. */
-function chooseLayers(
-  layers: readonly LayerComparison[],
-  globs: readonly string[] = [],
-): (layer: LayerComparison) => boolean {
-  if (globs.length > 0) return matchLayers(layers, globs);
-  return ({ status }) => status === 'drifted' || status === 'invalid';
-}
-
 /** Layers that are put back alone as well: those whose statistics predict the largest shift. */
 function chooseAblated({ layers }: ProbePlan, limit: number | undefined): ReadonlySet<LayerPlan> {
   const putBack = layers.filter(({ fed }) => fed !== null);
@@ -195,12 +181,4 @@ function refuseBothInputs({ inputs, samples, seed, shapes }: ProbeOptions): void
       'Take either --input, or --samples, --seed and --shape.',
     );
   }
-}
-
-function cannotRun(file: string, format: string): CheckpointError {
-  return new CheckpointError(`expected an ONNX model to run, found a ${format} checkpoint`, {
-    code: 'unsupported',
-    file,
-    hint: 'Export after to ONNX: torch.onnx.export(model, sample, "after.onnx"). Before may stay what it is.',
-  });
 }

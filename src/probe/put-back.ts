@@ -16,6 +16,7 @@ import { FIELDS, type OnnxNode } from '../formats/onnx/schema.js';
 import { type Found, findAttribute, opsetOf, type Scope, type Site } from '../formats/onnx/scope.js';
 import { dataTypeOf } from '../formats/onnx/stored-tensor.js';
 import { holdBytes, readRange } from '../io/byte-source.js';
+import { getOrMake } from '../norm/naming.js';
 import { type LayerVector, storedTensorOf } from '../norm/norm-layer.js';
 
 const { AttributeProto, NodeProto, ValueInfoProto } = onnxProto.onnx;
@@ -27,17 +28,11 @@ function isFedType(dtype: DType): dtype is FedType {
   return dtype === 'F32' || dtype === 'F16' || dtype === 'F64';
 }
 
-/** A further input of a graph. */
 function encodeGraphInput({ name, dtype, shape }: FedStatistic): GraphField {
   const dim = shape.map((size) => ({ dimValue: size }));
   const type = { tensorType: { elemType: dataTypeOf(dtype) ?? null, shape: { dim } } };
   const content = holdBytes(ValueInfoProto.encode({ name, type }).finish());
   return { number: FIELDS.graph.input, content };
-}
-
-/** A further output of a graph; its type is left to be inferred. */
-function encodeGraphOutput(name: string): GraphField {
-  return { number: FIELDS.graph.output, content: holdBytes(ValueInfoProto.encode({ name }).finish()) };
 }
 
 /** A node of the standard operators. @param to the type that a Cast converts to. */
@@ -246,7 +241,9 @@ class Planner {
   #tap({ node, scope }: Site): string | null {
     const [name = ''] = node.outputs;
     if (!scope.isMain || name === '') return null;
-    if (!this.#outputs.has(name)) this.edit.added.push(encodeGraphOutput(name));
+    // Its type is left to be inferred.
+    const content = holdBytes(ValueInfoProto.encode({ name }).finish());
+    if (!this.#outputs.has(name)) this.edit.added.push({ number: FIELDS.graph.output, content });
     this.#outputs.add(name);
     return name;
   }
@@ -267,7 +264,8 @@ class Planner {
     const before = comparison.kind === 'folded' ? null : (comparison.drift?.perChannel?.before ?? null);
     if (before === null) return comparison.problem ?? 'those of before cannot be told';
     if (sites.length === 0) return 'its node was not found';
-    if (sites.some(isPositional)) return 'they differ from position to position (spatial = 0)';
+    if (sites.some((site) => opsetOf(site.scope) < 9 && findAttribute(site, 'spatial')?.int === 0n))
+      return 'they differ from position to position (spatial = 0)';
     const name = (role: string) => `bn-audit/${index}/${role}`;
     const mean = await feed(name('mean'), comparison.after.mean, before.mean);
     const variance = await feed(name('variance'), comparison.after.variance, before.variance);
@@ -349,11 +347,8 @@ class Planner {
 
   /** Whether an input is the layer's alone; from now on it is. */
   #claim(comparison: LayerComparison, { node }: Site, input: number): boolean {
-    const owners = this.#owners.get(node) ?? new Map<number, LayerComparison>();
-    this.#owners.set(node, owners);
-    const owner = owners.get(input) ?? comparison;
-    owners.set(input, owner);
-    return owner === comparison;
+    const owners = getOrMake(this.#owners, node, () => new Map<number, LayerComparison>());
+    return getOrMake(owners, input, () => comparison) === comparison;
   }
 }
 
@@ -379,10 +374,6 @@ async function feed(
     after: await readRange(whole.range),
     before: encodeFloats(repeatValues(values, whole), dtype),
   };
-}
-
-function isPositional(site: Site): boolean {
-  return opsetOf(site.scope) < 9 && findAttribute(site, 'spatial')?.int === 0n;
 }
 
 function findFoldObstacle(sites: readonly Site[]): string | null {

@@ -1,6 +1,7 @@
 // Runs two models over the inputs and measures how far their outputs are apart.
 
 import { decodeFloats } from '../checkpoint/dtype.js';
+import type { OnProgress } from '../io/byte-source.js';
 import type { InputRuns } from './inputs.js';
 import type { LayerPlan } from './put-back.js';
 import {
@@ -24,16 +25,33 @@ export function numbersOf({ type, data }: RuntimeTensor): Numbers | null {
   return ArrayBuffer.isView(data) && 'length' in data ? (data as unknown as Numbers) : null;
 }
 
-/** How two tensors differ, over all that were added. The reference is what the difference is measured against. */
-interface Difference {
-  /** ‖value − reference‖ / ‖reference‖. */
-  readonly relativeL2: number;
+/** An output of the model: after, measured against after with before's statistics. */
+export interface ProbeOutput {
+  readonly name: string;
+  readonly type: string;
+  /** All runs together. */
+  readonly shape: readonly number[];
+  /** ‖after − restored‖ / ‖restored‖; null, like all measures, where the output holds no numbers. */
+  readonly relativeL2: number | null;
   /** Of the angle between both, all elements as one vector. */
-  readonly cosine: number;
-  /** The largest absolute difference of two elements. */
-  readonly maxDifference: number;
-  /** Elements that are NaN or infinite. */
-  readonly nonFinite: { readonly reference: number; readonly value: number };
+  readonly cosine: number | null;
+  readonly maxDifference: number | null;
+  /** Values that are NaN or infinite. */
+  readonly nonFinite: { readonly after: number; readonly restored: number } | null;
+  /** Samples whose largest logit is another one; null where the output is no `[samples, classes]`. */
+  readonly top1: { readonly samples: number; readonly changed: number; readonly share: number } | null;
+}
+
+/** How much of the outputs' difference goes when the statistics of one layer alone are put back. */
+export interface ProbeContribution {
+  /** 1 − remaining / whole difference, the mean over the outputs that differ; negative where it grows. */
+  readonly explained: number;
+  readonly outputs: readonly {
+    readonly name: string;
+    /** Relative L2 that remains. */
+    readonly relativeL2: number;
+    readonly explained: number;
+  }[];
 }
 
 /** Adds up how tensors differ, run by run, in float64. Elements that are the same, NaN included, do not differ. */
@@ -70,14 +88,14 @@ export class DifferenceSum {
     return Math.sqrt(this.#differences) / Math.sqrt(this.#references);
   }
 
-  conclude(): Difference {
+  conclude() {
     const sizes = Math.sqrt(this.#references) * Math.sqrt(this.#values);
     const cosine = this.#differences === 0 ? 1 : sizes === 0 ? 0 : this.#products / sizes;
     return {
       relativeL2: this.relativeL2,
       cosine: cosine > 1 ? 1 : cosine < -1 ? -1 : cosine,
       maxDifference: this.#largest,
-      nonFinite: { reference: this.#nonFiniteReferences, value: this.#nonFiniteValues },
+      nonFinite: { after: this.#nonFiniteValues, restored: this.#nonFiniteReferences },
     };
   }
 }
@@ -95,7 +113,7 @@ export class TopOneCount {
     }
   }
 
-  conclude(): { readonly samples: number; readonly changed: number; readonly share: number } {
+  conclude(): NonNullable<ProbeOutput['top1']> {
     const [samples, changed] = [this.#samples, this.#changed];
     return { samples, changed, share: samples === 0 ? 0 : changed / samples };
   }
@@ -115,7 +133,6 @@ function indexOfLargest(values: Numbers, start: number, count: number): number {
   return index;
 }
 
-/** A probe that is ready to run. */
 interface RunRequest {
   readonly runtime: OnnxRuntime;
   /** The copy of after whose statistics are inputs. */
@@ -130,39 +147,30 @@ interface RunRequest {
   readonly ablated: ReadonlySet<LayerPlan>;
   /** What after itself gives for the first run. */
   readonly plain: Fetched;
-  readonly onProgress?: ((progress: { readonly done: number; readonly total: number }) => void) | undefined;
-}
-
-/** How an output of the model differs. */
-export interface OutputResult {
-  readonly name: string;
-  readonly type: string;
-  /** Of one run. */
-  readonly shape: readonly number[];
-  /** Of after, measured against after with before's statistics; null where an output holds no numbers. */
-  readonly difference: Difference | null;
-  /** Null where the output is no `[samples, classes]`. */
-  readonly topOne: { readonly samples: number; readonly changed: number; readonly share: number } | null;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** How a layer's own output moves, and what putting back the layer alone leaves of the outputs' differences. */
 export interface LayerResult {
   readonly plan: LayerPlan;
-  /** ‖after − restored‖ / ‖restored‖ with all layers put back; null where the layer cannot be tapped. */
-  readonly inNetwork: number | null;
-  /** The same with this layer alone put back, so that it gets the input that it has in after. */
-  readonly sameInput: number | null;
-  /** By output; null where the layer was not put back alone. */
-  readonly remaining: readonly { readonly output: string; readonly relativeL2: number }[] | null;
+  /** How far the layer's output really moves, relative L2; null where it cannot be tapped. */
+  readonly movement: {
+    /** With the layer's own statistics alone put back: comparable with outputShift. Null without ablation. */
+    readonly sameInput: number | null;
+    /** With all statistics put back, so that what the layers before it changed counts as well. */
+    readonly inNetwork: number;
+  } | null;
+  /** Null for layers that were not put back, and without ablation. */
+  readonly contribution: ProbeContribution | null;
 }
 
 /** What all runs together found. */
 export interface RunResults {
-  readonly outputs: readonly OutputResult[];
+  readonly outputs: readonly ProbeOutput[];
   readonly layers: readonly LayerResult[];
-  /** The largest relative L2 between the outputs of after itself and of the copy that stands in for it. */
+  /** Relative L2 between the outputs of after itself and of the copy that the probe runs: rounding. */
   readonly copyError: number;
-  /** The same between two runs of the copy on the same inputs: zero unless the model draws random numbers. */
+  /** The same between two runs of that copy on the same inputs: zero unless the model draws random numbers. */
   readonly repeatError: number;
 }
 
@@ -198,7 +206,7 @@ export async function runProbe(request: RunRequest): Promise<RunResults> {
       tally.addAlone(layer, { after, restored, alone });
     }
   }
-  return tally.conclude();
+  return tally.conclude(inputs);
 }
 
 function feedStatistics(
@@ -212,7 +220,6 @@ function feedStatistics(
   );
 }
 
-/** What is summed up of a layer. */
 interface LayerSums {
   readonly inNetwork: DifferenceSum;
   readonly sameInput: DifferenceSum;
@@ -220,7 +227,6 @@ interface LayerSums {
   readonly remaining: ReadonlyMap<string, DifferenceSum> | null;
 }
 
-/** Sums over all runs. */
 class Tally {
   readonly #outputs: readonly OutputSum[];
   readonly #names: readonly string[];
@@ -273,25 +279,45 @@ class Tally {
     for (const [name, sum] of sums.remaining ?? []) addNumbers(sum, restored[name], alone[name]);
   }
 
-  conclude(): RunResults {
+  conclude(inputs: InputRuns): RunResults {
+    const outputs = this.#outputs.map((sum) => sum.conclude(inputs));
     return {
-      outputs: this.#outputs.map((sum) => sum.conclude()),
-      layers: [...this.#layers].map(([plan, { inNetwork, sameInput, remaining }]) => {
-        const isTapped = plan.taps.length > 0;
-        return {
-          plan,
-          inNetwork: isTapped ? inNetwork.relativeL2 : null,
-          sameInput: isTapped && remaining !== null ? sameInput.relativeL2 : null,
-          remaining: remaining && [...remaining].map(([output, { relativeL2 }]) => ({ output, relativeL2 })),
-        };
-      }),
+      outputs,
+      layers: [...this.#layers].map(([plan, { inNetwork, sameInput, remaining }]) => ({
+        plan,
+        movement:
+          plan.taps.length === 0
+            ? null
+            : {
+                sameInput: remaining === null ? null : sameInput.relativeL2,
+                inNetwork: inNetwork.relativeL2,
+              },
+        contribution: remaining && toContribution(remaining, outputs),
+      })),
       copyError: this.#copyError,
       repeatError: this.#repeatError,
     };
   }
 }
 
-/** One output of the model, over all runs. */
+function toContribution(
+  remaining: ReadonlyMap<string, DifferenceSum>,
+  outputs: readonly ProbeOutput[],
+): ProbeContribution {
+  const shares = outputs.flatMap(({ name, relativeL2: whole }) => {
+    const relativeL2 = remaining.get(name)?.relativeL2;
+    if (whole === null || relativeL2 === undefined) return [];
+    // Where nothing differs there is nothing to explain.
+    return [{ whole, share: { name, relativeL2, explained: whole === 0 ? 0 : 1 - relativeL2 / whole } }];
+  });
+  const moved = shares.filter(({ whole }) => whole !== 0);
+  const sum = moved.reduce((total, { share }) => total + share.explained, 0);
+  return {
+    explained: moved.length === 0 ? 0 : sum / moved.length,
+    outputs: shares.map(({ share }) => share),
+  };
+}
+
 class OutputSum {
   readonly name: string;
   readonly #difference = new DifferenceSum();
@@ -320,13 +346,14 @@ class OutputSum {
     return this.#shape.length === 2 && (this.#shape[1] ?? 0) >= 2 && this.#type.startsWith('float');
   }
 
-  conclude(): OutputResult {
+  conclude({ runs, samples }: InputRuns): ProbeOutput {
+    const nothing = { relativeL2: null, cosine: null, maxDifference: null, nonFinite: null };
     return {
       name: this.name,
       type: this.#type,
-      shape: this.#shape,
-      difference: this.#isNumeric ? this.#difference.conclude() : null,
-      topOne: this.#isNumeric && this.#isClassifier ? this.#topOne.conclude() : null,
+      shape: runs > 1 && this.#shape.length > 0 ? [samples, ...this.#shape.slice(1)] : this.#shape,
+      ...(this.#isNumeric ? this.#difference.conclude() : nothing),
+      top1: this.#isNumeric && this.#isClassifier ? this.#topOne.conclude() : null,
     };
   }
 }

@@ -84,14 +84,6 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return (typeof value === 'object' || typeof value === 'function') && value !== null;
 }
 
-/** Where a session finds the tensors that the model keeps in other files. */
-export type ExternalTensors =
-  | { readonly kind: 'folder'; readonly path: string }
-  | {
-      readonly kind: 'loaded';
-      readonly files: readonly { readonly path: string; readonly data: Uint8Array }[];
-    };
-
 /** Severity of ONNX Runtime's log: fatal errors only. */
 const LOG_FATAL = 4;
 
@@ -99,20 +91,17 @@ const LOG_FATAL = 4;
  * Loads a model from memory.
  *
  * @param file as the user named it, for messages.
+ * @param external what {@link findExternalTensors} gives.
  * @throws CheckpointError `unsupported` with the first line of ONNX Runtime's complaint.
  */
 export function openSession(
   { InferenceSession }: OnnxRuntime,
   file: string,
   model: Uint8Array,
-  external: ExternalTensors,
+  external: object,
 ): Promise<RuntimeSession> {
-  const options =
-    external.kind === 'folder'
-      ? { extra: { session: { model_external_initializers_file_folder_path: external.path } } }
-      : { externalData: external.files };
   return orComplain('ONNX Runtime cannot load the model', file, () =>
-    InferenceSession.create(model, { logSeverityLevel: LOG_FATAL, ...options }),
+    InferenceSession.create(model, { logSeverityLevel: LOG_FATAL, ...external }),
   );
 }
 
@@ -213,13 +202,13 @@ function toTensor({ Tensor }: OnnxRuntime, { dtype, shape, bytes }: InputArray):
 const MAX_LOADED_BYTES = 2 ** 32 - 1;
 
 /**
- * Says where ONNX Runtime finds a model's external data although the model itself is loaded from memory: in the
+ * The options of a session that say where ONNX Runtime finds a model's external data although the model itself is loaded from memory: in the
  * model's folder, from which it maps the files. Where the files are links to other names or places, which it refuses
  * and the user has allowed, they are read into memory.
  *
  * @throws CheckpointError `limit-exceeded` for linked files that are too large to read.
  */
-export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoint): Promise<ExternalTensors> {
+export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoint): Promise<object> {
   const files = [...externalFiles()];
   const folders = new Set(
     files.map(([location, file]) => {
@@ -228,7 +217,8 @@ export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoin
     }),
   );
   const [folder = dirname(resolve(path))] = folders;
-  if (folders.size <= 1 && folder !== null) return { kind: 'folder', path: folder };
+  if (folders.size <= 1 && folder !== null)
+    return { extra: { session: { model_external_initializers_file_folder_path: folder } } };
   const loaded = [];
   for (const [location, source] of files) {
     if (source.byteLength > MAX_LOADED_BYTES) {
@@ -240,5 +230,5 @@ export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoin
     const whole = { source, offset: 0, byteLength: source.byteLength };
     loaded.push({ path: location, data: await readRange(whole) });
   }
-  return { kind: 'loaded', files: loaded };
+  return { externalData: loaded };
 }

@@ -1,8 +1,13 @@
 // The answer at the head of a report: the sentence, what it means, what to do.
 
 import type { DriftCause } from '../compare/compare-layers.js';
-import { type Finding, isExcusedDrift, isLeadingDrift, titleOf } from '../compare/findings.js';
-import { failUnreachable } from '../errors.js';
+import {
+  type Finding,
+  type FindingLevel,
+  isExcusedDrift,
+  isLeadingDrift,
+  titleOf,
+} from '../compare/findings.js';
 import { type AnyReport, encloseName, isAudit } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
@@ -17,7 +22,10 @@ export function keepCurableByEval(report: AuditReport): AuditReport {
   const isEma = holdsMovingAverage(report);
   const incurable = new Set(
     report.layers
-      .filter(({ cause }) => cause !== null && !isCuredByEval(cause, isEma))
+      .filter(
+        ({ cause }) =>
+          cause !== null && !(cause.kind === 'averaged' ? cause.rose : followsTraining(cause.kind, isEma)),
+      )
       .map(({ name }) => name),
   );
   return {
@@ -40,10 +48,6 @@ export function listRemedies(report: AuditReport): readonly string[] {
 /** Ultralytics saves the moving average of its model, in 16 bits, whose rounding does not show that it is one. */
 function holdsMovingAverage({ before, after }: AuditReport): boolean {
   return (after.framework ?? before.framework) === 'ultralytics';
-}
-
-function isCuredByEval(cause: DriftCause, isEma: boolean): boolean {
-  return cause.kind === 'averaged' ? cause.rose : followsTraining(cause.kind, isEma);
 }
 
 /** Whether the statistics of the file, or those that it averages, were moved by a model in training mode. */
@@ -75,29 +79,12 @@ export function describeAnswer(report: AnyReport): Answer {
 
 function answerAudit(report: AuditReport): Answer {
   const errors = report.findings.filter(({ level }) => level === 'error');
-  const drifted = new Set(errors.filter(isLeadingDrift).map(({ layer }) => layer));
-  if (drifted.size > 0) {
-    return {
-      outcome: 'drifted',
-      word: 'Drifted',
-      headline: headlineOfDrift(report),
-      explanation: explainDrift(report),
-    };
-  }
-  if (errors.length > 0) {
-    return {
-      outcome: 'drifted',
-      word: 'Drifted',
-      headline: listKinds(errors),
-      explanation: explainCounts(report),
-    };
-  }
-  return {
-    outcome: 'clean',
-    word: 'Clean',
-    headline: headlineOfClean(report),
-    explanation: explainCounts(report),
-  };
+  const [outcome, word] =
+    errors.length > 0 ? (['drifted', 'Drifted'] as const) : (['clean', 'Clean'] as const);
+  if (errors.some(isLeadingDrift))
+    return { outcome, word, headline: headlineOfDrift(report), explanation: explainDrift(report) };
+  const headline = errors.length > 0 ? listKinds(errors) : headlineOfClean(report);
+  return { outcome, word, headline, explanation: explainCounts(report) };
 }
 
 function headlineOfDrift(report: AuditReport): string {
@@ -119,7 +106,8 @@ function nameDrift(report: AuditReport): string {
       : 'statistics moved in layers that --frozen says must not move';
   }
   if (modules.length === 1) return `${first} was frozen, its statistics were not`;
-  if (modules.length <= 3) return `${listNames(modules)} were frozen, their statistics were not`;
+  if (modules.length <= 3)
+    return `${modules.slice(0, -1).join(', ')} and ${modules.at(-1)} were frozen, their statistics were not`;
   return `${first} and ${modules.length - 1} more were frozen, their statistics were not`;
 }
 
@@ -195,7 +183,6 @@ function describeBatches({ summary: { batches, causes } }: AuditReport): string 
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
 }
 
-/** What the counts tell of how the statistics moved, a sentence for each cause. */
 function describeCauses({ summary: { causes } }: AuditReport): string {
   return causes
     .map(({ layers, sentence }) => {
@@ -213,7 +200,6 @@ function headlineOfClean(report: AuditReport): string {
     : `${claim}; ${formatCount(notAudited)} of ${formatPlural(layers + notAudited, 'norm layer')} ${notAudited === 1 ? 'was' : 'were'} not audited`;
 }
 
-/** What is true of the layers that were audited. */
 function claimClean(report: AuditReport): string {
   const { byStatus, layers, learned, notAudited } = report.summary;
   if (listLayersOf(report, isExcusedDrift).length > 0)
@@ -256,31 +242,27 @@ function explainCounts(report: AuditReport): string {
     : `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
 }
 
+const HEALTH_WORDS = {
+  unhealthy: ['unhealthy', 'Unhealthy', 'error'],
+  warning: ['warned', 'Warning', 'warning'],
+  healthy: ['clean', 'Healthy', null],
+} as const satisfies Record<InspectReport['health'], readonly [Outcome, string, FindingLevel | null]>;
+
 function answerInspection({ health, findings, layers }: InspectReport): Answer {
   const serious = findings.filter(({ level }) => level !== 'note');
   const concerned = new Set(serious.map(({ layer }) => layer)).size;
-  const explanation = `${formatPlural(layers.length, 'norm layer')}, ${concerned === 0 ? 'none' : formatCount(concerned)} with an error or a warning.`;
-  const listed = (level: Finding['level']) => listKinds(serious.filter((finding) => finding.level === level));
-  switch (health) {
-    case 'unhealthy':
-      return { outcome: 'unhealthy', word: 'Unhealthy', headline: listed('error'), explanation };
-    case 'warning':
-      return { outcome: 'warned', word: 'Warning', headline: listed('warning'), explanation };
-    case 'healthy':
-      return { outcome: 'clean', word: 'Healthy', headline: describeHealth(layers.length), explanation };
-    default:
-      return failUnreachable(health);
-  }
-}
-
-function describeHealth(layers: number): string {
-  return layers === 0
-    ? 'no running statistics are in the file: norm layers were folded away'
-    : 'all running statistics are finite';
-}
-
-function listNames(names: readonly string[]): string {
-  return `${names.slice(0, -1).join(', ')} and ${names[names.length - 1]}`;
+  const [outcome, word, worst] = HEALTH_WORDS[health];
+  return {
+    outcome,
+    word,
+    headline:
+      worst === null
+        ? layers.length === 0
+          ? 'no running statistics are in the file: norm layers were folded away'
+          : 'all running statistics are finite'
+        : listKinds(serious.filter(({ level }) => level === worst)),
+    explanation: `${formatPlural(layers.length, 'norm layer')}, ${concerned === 0 ? 'none' : formatCount(concerned)} with an error or a warning.`,
+  };
 }
 
 function listKinds(findings: AnyReport['findings']): string {

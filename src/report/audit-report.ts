@@ -12,7 +12,6 @@ import {
   type MeasureBounds,
   measuresOf,
   type NeighboursFrom,
-  type OldShare,
   viaOf,
 } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
@@ -24,7 +23,7 @@ import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
 import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
 import type { AuditResults, AuditSide } from '../compare-checkpoints.js';
-import { TOOL_NAME, VERSION } from '../errors.js';
+import { shorten, TOOL_NAME, VERSION } from '../errors.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
 import { addTo, listFirst } from '../norm/naming.js';
 import {
@@ -57,17 +56,17 @@ export function summarizeCauses(
   for (const { name, cause } of layers)
     if (cause !== null && standing.has(name)) addTo(byKind, cause.kind, cause);
   return [...byKind]
-    .map(([kind, causes]) => ({ kind, layers: causes.length, ...describeCauses(kind, causes) }))
+    .map(([kind, causes]) => ({
+      kind,
+      layers: causes.length,
+      ...CAUSE_WORDS[kind],
+      ...(kind === 'training-mode' && { sentence: describeOldShares(causes) }),
+    }))
     .sort((x, y) => y.layers - x.layers);
 }
 
-/** What a cause says, and what to do about it. */
-type Words = Pick<CauseSummary, 'sentence' | 'remedy'>;
-
-const NO_WORDS: Words = { sentence: '', remedy: '' };
-
 /** All that does not depend on the layers: what training-mode batches left of the old statistics is said of each audit. */
-const CAUSE_WORDS: Readonly<Record<DriftCause['kind'], Words>> = {
+const CAUSE_WORDS: Readonly<Record<DriftCause['kind'], Pick<CauseSummary, 'sentence' | 'remedy'>>> = {
   'training-mode': {
     sentence: '',
     remedy: 'Put the frozen part back in evaluation mode after every model.train().',
@@ -102,18 +101,13 @@ const CAUSE_WORDS: Readonly<Record<DriftCause['kind'], Words>> = {
     remedy:
       'Audit the checkpoints that were averaged: where they drifted, their norm layers ran in training mode, and the average follows them.',
   },
-  'batch-statistics': NO_WORDS,
-  recounted: NO_WORDS,
+  'batch-statistics': { sentence: '', remedy: '' },
+  recounted: { sentence: '', remedy: '' },
 };
 
-function describeCauses(kind: DriftCause['kind'], causes: readonly DriftCause[]): Words {
-  if (kind !== 'training-mode') return CAUSE_WORDS[kind];
-  const shares = causes.flatMap((cause) => (cause.kind === 'training-mode' ? (cause.old ?? []) : []));
-  return { ...CAUSE_WORDS[kind], sentence: describeOldShares(shares) };
-}
-
 /** How much of the old statistics the passes left: of the layer with the most passes, and of that with the fewest. */
-function describeOldShares(shares: readonly OldShare[]): string {
+function describeOldShares(causes: readonly DriftCause[]): string {
+  const shares = causes.flatMap((cause) => (cause.kind === 'training-mode' ? (cause.old ?? []) : []));
   const [first, ...others] = shares;
   if (first === undefined) return 'The batch counts rose: the layers ran in training mode.';
   const values = shares.map(({ share }) => share);
@@ -533,16 +527,17 @@ function describeQuantised({
     ...new Set(
       // Biases are int32 in all such models.
       [...side.learned.values()].flatMap(({ quantised, shape }) =>
-        quantised === undefined || shape.length < 2 ? [] : quantised.codes.dtype,
+        quantised === undefined || shape.length < 2
+          ? []
+          : // `int8` of I8, `uint8` of U8.
+            quantised.codes.dtype.replace(/^I/, 'int').replace(/^U/, 'uint'),
       ),
     ),
   ];
   const sides = [
     { name: 'before', types: types(before) },
     { name: 'after', types: types(after) },
-  ].flatMap(({ name, types }) =>
-    types.length === 0 ? [] : `${name} (${types.map(nameCodes).sort().join(', ')})`,
-  );
+  ].flatMap(({ name, types }) => (types.length === 0 ? [] : `${name} (${types.sort().join(', ')})`));
   if (sides.length === 0) return [];
   const told = layers.flatMap((layer) => (layer.kind === 'live' ? [] : (layer.bounds ?? [])));
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
@@ -564,11 +559,6 @@ function describeQuantised({
   ];
 }
 
-/** `int8` of I8, `uint8` of U8. */
-function nameCodes(dtype: string): string {
-  return dtype.replace(/^I/, 'int').replace(/^U/, 'uint');
-}
-
 /** At most so many of the tensors whose shape changed are named; the rest is counted. */
 const MAX_NAMED_TENSORS = 12;
 
@@ -577,7 +567,9 @@ function describeReshaped(compared: LearnedComparisons['compared']): readonly st
   const reshaped = compared.flatMap(({ name, reshaped: shapes }) =>
     shapes === undefined
       ? []
-      : [`${shorten(name)} ([${shapes.before.join(', ')}], now [${shapes.after.join(', ')}])`],
+      : [
+          `${shorten(name, MAX_NAME_LENGTH)} ([${shapes.before.join(', ')}], now [${shapes.after.join(', ')}])`,
+        ],
   );
   if (reshaped.length === 0) return [];
   return [
@@ -588,12 +580,6 @@ function describeReshaped(compared: LearnedComparisons['compared']): readonly st
 /** A name of a length that leaves a sentence readable. */
 const MAX_NAME_LENGTH = 120;
 
-function shorten(name: string): string {
-  return name.length <= MAX_NAME_LENGTH
-    ? name
-    : `${name.slice(0, MAX_NAME_LENGTH / 2)}…${name.slice(-MAX_NAME_LENGTH / 2)}`;
-}
-
 /** Notes on layers as sentences; one that many layers share is said once. */
 export function groupNotes(
   layers: readonly { readonly name: string; readonly notes: readonly string[] }[],
@@ -601,7 +587,7 @@ export function groupNotes(
   const sharers = new Map<string, string[]>();
   for (const { name, notes } of layers) for (const note of new Set(notes)) addTo(sharers, note, name);
   return [...sharers].map(([note, names]) => {
-    const first = shorten(names[0] ?? '');
+    const first = shorten(names[0] ?? '', MAX_NAME_LENGTH);
     return names.length === 1 ? `${first}: ${note}` : `${names.length} norm layers (${first}, …): ${note}`;
   });
 }

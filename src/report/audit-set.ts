@@ -2,7 +2,14 @@
 
 import { deserialize, serialize } from 'node:v8';
 import { constants, deflateSync, inflateSync } from 'node:zlib';
-import { CheckpointError, type CheckpointErrorCode, TOOL_NAME, type UsageError, VERSION } from '../errors.js';
+import {
+  CheckpointError,
+  type CheckpointErrorCode,
+  describeError,
+  TOOL_NAME,
+  type UsageError,
+  VERSION,
+} from '../errors.js';
 import { type AnyReport, firstOfEach } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { formatCount, formatPlural } from './format-numbers.js';
@@ -23,7 +30,8 @@ export class PackedReports implements Reports {
     const packed = deflateSync(serialize(report), { level: constants.Z_BEST_SPEED });
     this.#packed.push(packed);
     // Unpacked, so that no head keeps a name that is a piece of a file's whole header.
-    this.heads.push(toHead(unpack(packed)));
+    const { verdict, before, after, summary, findings } = unpack(packed);
+    this.heads.push({ verdict, before, after, summary, findings: firstOfEach(findings) });
   }
 
   at(index: number): AuditReport | undefined {
@@ -121,23 +129,16 @@ export function toReportSet(set: AuditSet | ReportSet): ReportSet {
   return 'heads' in set ? set : { ...set, heads: set.reports };
 }
 
-/** A report's head, without the report. */
-function toHead({ verdict, before, after, summary, findings }: AuditReport): ReportHead {
-  return { verdict, before, after, summary, findings: firstOfEach(findings) };
-}
-
 /** An error that ended one audit, as part of a report. */
 export function describeFailure(
   { before, after }: { readonly before: string; readonly after: string },
   error: CheckpointError | UsageError,
 ): AuditFailure {
-  const isAboutFile = error instanceof CheckpointError;
-  const place = isAboutFile && error.offset !== undefined ? ` (at byte ${error.offset})` : '';
   return {
     before,
     after,
-    code: isAboutFile ? error.code : 'usage',
-    message: isAboutFile ? `${error.file}: ${error.message}${place}` : error.message,
+    code: error instanceof CheckpointError ? error.code : 'usage',
+    message: describeError(error),
     hint: error.hint ?? null,
   };
 }

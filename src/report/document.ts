@@ -328,61 +328,39 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
   { title: 'status', cell: ({ status }) => status },
 ];
 
-interface ChannelRow {
-  readonly channel: number;
-  readonly meanBefore: number;
-  readonly meanAfter: number;
-  readonly varianceBefore: number;
-  readonly varianceAfter: number;
-  /** Shift of the mean in standard deviations of before. */
-  readonly shift: number;
-  readonly stdRatio: number;
-}
-
 /** A layer's channels, those that moved most first, or all in their order. Null where the layer's `perChannel` lacks a side. */
-export function listChannels(layer: AuditLayer, { all }: { readonly all: boolean }): Table | null {
-  const rows = listRows(layer);
-  if (rows.length === 0) return null;
-  const sorted = all ? rows : [...rows].sort((x, y) => severity(y) - severity(x));
-  return makeTable(sorted, CHANNEL_COLUMNS, {
-    shown: { text: 32, markdown: 32 },
-    noun: 'channel',
-    rest: ' that moved less',
-  });
-}
-
-function listRows({ perChannel, epsilon }: AuditLayer): readonly ChannelRow[] {
+export function listChannels(
+  { perChannel, epsilon }: AuditLayer,
+  { all }: { readonly all: boolean },
+): Table | null {
   const { before, after, stdRatio } = perChannel ?? { before: null, after: null, stdRatio: [] };
-  if (before === null || after === null) return [];
-  return before.mean.map((meanBefore, channel) => {
-    const meanAfter = after.mean[channel] ?? Number.NaN;
-    const varianceBefore = before.variance[channel] ?? Number.NaN;
-    return {
-      channel,
-      meanBefore,
-      meanAfter,
-      varianceBefore,
-      varianceAfter: after.variance[channel] ?? Number.NaN,
-      shift: (meanAfter - meanBefore) / Math.sqrt(varianceBefore + epsilon),
-      stdRatio: stdRatio[channel] ?? Number.NaN,
-    };
-  });
+  if (before === null || after === null || before.mean.length === 0) return null;
+  const rows = before.mean.map((mean, channel) => ({
+    channel,
+    // In standard deviations of before.
+    shift:
+      ((after.mean[channel] ?? Number.NaN) - mean) /
+      Math.sqrt((before.variance[channel] ?? Number.NaN) + epsilon),
+    ratio: stdRatio[channel] ?? Number.NaN,
+  }));
+  type Row = (typeof rows)[number];
+  const severity = ({ shift, ratio }: Row) => {
+    const value = Math.hypot(shift, Math.log(ratio));
+    return Number.isNaN(value) ? Number.POSITIVE_INFINITY : value;
+  };
+  const columns: readonly Column<Row>[] = [
+    numbers('channel', ({ channel }) => channel, { format: String }),
+    numbers('mean before', ({ channel }) => before.mean[channel] ?? Number.NaN),
+    numbers('after', ({ channel }) => after.mean[channel] ?? Number.NaN),
+    numbers('var before', ({ channel }) => before.variance[channel] ?? Number.NaN),
+    numbers('after', ({ channel }) => after.variance[channel] ?? Number.NaN),
+    numbers('std ratio', ({ ratio }) => ratio, { format: (value) => `× ${formatMeasure(value)}` }),
+    numbers('mean shift', ({ shift }) => shift, {
+      format: formatSigma,
+      bar: ({ shift }) => Math.abs(shift),
+    }),
+  ];
+  const sorted = all ? rows : [...rows].sort((x, y) => severity(y) - severity(x));
+  const options = { shown: { text: 32, markdown: 32 }, noun: 'channel', rest: ' that moved less' };
+  return makeTable(sorted, columns, options);
 }
-
-function severity({ shift, stdRatio }: ChannelRow): number {
-  const value = Math.hypot(shift, Math.log(stdRatio));
-  return Number.isNaN(value) ? Number.POSITIVE_INFINITY : value;
-}
-
-const CHANNEL_COLUMNS: readonly Column<ChannelRow>[] = [
-  numbers('channel', ({ channel }) => channel, { format: String }),
-  numbers('mean before', ({ meanBefore }) => meanBefore),
-  numbers('after', ({ meanAfter }) => meanAfter),
-  numbers('var before', ({ varianceBefore }) => varianceBefore),
-  numbers('after', ({ varianceAfter }) => varianceAfter),
-  numbers('std ratio', ({ stdRatio }) => stdRatio, { format: (value) => `× ${formatMeasure(value)}` }),
-  numbers('mean shift', ({ shift }) => shift, {
-    format: formatSigma,
-    bar: ({ shift }) => Math.abs(shift),
-  }),
-];

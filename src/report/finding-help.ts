@@ -2,11 +2,8 @@
 
 import type { FindingKind } from '../compare/findings.js';
 
-/** What a kind of finding means and what to do about it, for reports that have room for it. */
 interface FindingHelp {
-  /** One sentence: what happened. */
   readonly meaning: string;
-  /** One or two sentences: what to do. */
   readonly remedy: string;
 }
 

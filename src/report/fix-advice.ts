@@ -95,7 +95,6 @@ function isDriftStatus(status: AuditLayer['status']): boolean {
   return status === 'drifted' || status === 'ambiguous';
 }
 
-/** Whether the layer had reason to move. */
 function isTrained({ status, affine, neighbours }: AuditLayer): boolean {
   if (status === 'locked' || isDriftStatus(status)) return false;
   return affine === 'changed' || neighbours === 'changed';
@@ -125,7 +124,6 @@ function leafOf(path: string): string {
   return splitPath(path)[1];
 }
 
-/** The deepest module that holds all of them. */
 function commonParent(paths: readonly string[]): string {
   const [first = '', ...others] = paths;
   let [parent] = splitPath(first);
@@ -139,32 +137,28 @@ function commonParent(paths: readonly string[]): string {
 interface Dialect {
   /** Whom the code calls a module. */
   readonly noun: string;
-  /** Methods that iterate over all submodules, bare and with their paths. */
+  /** The method that iterates over all submodules; `named_` before it, with their paths. */
   readonly all: string;
-  readonly allNamed: string;
   /** The attribute that only norm layers have. */
   readonly mean: string;
   /** A submodule by an expression for its path. */
   readonly lookUp: (root: string, path: string) => string;
   /** What that needs imported. */
-  readonly lookUpImport: string | null;
+  readonly lookUpImport?: string;
 }
 
 /** PyTorch, and MLX after it. */
 const TORCH: Dialect = {
   noun: 'module',
   all: 'modules',
-  allNamed: 'named_modules',
   mean: 'running_mean',
   lookUp: (root, path) => `${root}.get_submodule(${path})`,
-  lookUpImport: null,
 };
 
 /** Paddle, which has no way to look up a sublayer by its path. */
 export const PADDLE: Dialect = {
   noun: 'layer',
   all: 'sublayers',
-  allNamed: 'named_sublayers',
   mean: '_mean',
   lookUp: (root, path) => `reduce(getattr, ${path}.split("."), ${root})`,
   lookUpImport: 'from functools import reduce',
@@ -187,7 +181,7 @@ export function writeEvalCalls(plan: FreezePlan, root: string, dialect: Dialect 
     : [];
   const code = [...writeKnownCalls(plan, root, dialect), ...hidden];
   const isLookedUp = code.some((line) => line.includes(dialect.lookUp(root, '').split('(')[0] ?? ''));
-  return dialect.lookUpImport !== null && isLookedUp ? [dialect.lookUpImport, '', ...code] : code;
+  return dialect.lookUpImport !== undefined && isLookedUp ? [dialect.lookUpImport, '', ...code] : code;
 }
 
 function writeKnownCalls({ modules, rule }: FreezePlan, root: string, dialect: Dialect): readonly string[] {
@@ -197,21 +191,17 @@ function writeKnownCalls({ modules, rule }: FreezePlan, root: string, dialect: D
   if (rule === null) {
     return ['for name in (', ...writeList(modules), '):', `    ${dialect.lookUp(root, 'name')}.eval()`];
   }
-  const { noun, mean, all, allNamed } = dialect;
+  const { noun, mean, all } = dialect;
   const parent = accessModule(root, rule.under, dialect);
   const isNorm = `hasattr(${noun}, ${quotePython(mean)})`;
+  const endings = (rule.leaves ?? []).map((leaf) => quotePython(`.${leaf}`));
   return rule.leaves === null
     ? [`for ${noun} in ${parent}.${all}():`, `    if ${isNorm}:`, `        ${noun}.eval()`]
     : [
-        `for name, ${noun} in ${parent}.${allNamed}():`,
-        `    if ${writeEndsWith(rule.leaves)} and ${isNorm}:`,
+        `for name, ${noun} in ${parent}.named_${all}():`,
+        `    if name.endswith(${endings.length === 1 ? endings.join('') : `(${endings.join(', ')})`}) and ${isNorm}:`,
         `        ${noun}.eval()`,
       ];
-}
-
-function writeEndsWith(leaves: readonly string[]): string {
-  const endings = leaves.map((leaf) => quotePython(`.${leaf}`));
-  return `name.endswith(${endings.length === 1 ? endings.join('') : `(${endings.join(', ')})`})`;
 }
 
 /** The items of a Python tuple or set, some on a line. */
@@ -311,6 +301,11 @@ interface Drift {
 const WHY_TORCH =
   'requires_grad=False and lr=0 do not stop BatchNorm: every forward pass in training mode moves its running statistics.';
 
+/** Advice for PyTorch that is one way. */
+function adviseTorch(where: string, code: readonly string[]): Advice {
+  return { why: WHY_TORCH, ways: [{ where, code }] };
+}
+
 /** What holds in each framework; docs/recipes trains with it. */
 const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
   pytorch: ({ plan, report }) => ({
@@ -318,88 +313,64 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
     ways: [
       {
         where: `Put the frozen part back in evaluation mode after every model.train()${isWrapped(report) ? ' (model is the module inside DistributedDataParallel, model.module)' : ''}:`,
-        code: isWhole(plan)
-          ? ['model.eval()  # in place of model.train(): nothing here is trained']
-          : ['model.train()', ...writeEvalCalls(plan, 'model')],
+        code: writeTrainCalls(plan, 'model'),
       },
-      { where: 'or once and for all, in the model’s class:', code: writeTrainOverride(plan) },
+      overrideTrain(plan),
     ],
   }),
-  lightning: ({ plan }) => ({
-    why: WHY_TORCH,
-    ways: [
-      {
-        where:
-          'Put the frozen part in evaluation mode before every batch, in the LightningModule (an override of train() alone does not hold: from 2.2 on, fit() does not call it):',
-        code: ['def on_train_batch_start(self, batch, batch_idx):', ...indent(writeEvalCalls(plan, 'self'))],
-      },
-    ],
-  }),
-  ultralytics: ({ plan }) => ({
-    why: WHY_TORCH,
-    ways: [
-      {
-        where:
-          'Put the frozen part in evaluation mode before every batch (the trainer calls train() on the model in every epoch, after the callbacks of its start):',
-        code: [
-          'def keep_still(trainer):',
-          ...indent(writeEvalCalls(plan, 'trainer.model')),
-          '',
-          'model.add_callback("on_train_batch_start", keep_still)  # before model.train(...)',
-        ],
-      },
-    ],
-  }),
-  mmengine: ({ plan }) => ({
-    why: WHY_TORCH,
-    ways: [
-      {
-        where:
-          'Backbones that know norm_eval and frozen_stages do it by norm_eval=True; for any part of any model, a hook puts it in evaluation mode before every iteration:',
-        code: [
-          'from mmengine.hooks import Hook',
-          'from mmengine.model import is_model_wrapper',
-          'from mmengine.registry import HOOKS',
-          '',
-          '@HOOKS.register_module()',
-          'class KeepStill(Hook):',
-          '    def before_train_iter(self, runner, batch_idx, data_batch=None):',
-          '        model = runner.model.module if is_model_wrapper(runner.model) else runner.model',
-          ...indent(indent(writeEvalCalls(plan, 'model'))),
-          '',
-          'custom_hooks = [dict(type="KeepStill")]  # in the configuration',
-        ],
-      },
-    ],
-  }),
-  transformers: ({ plan }) => ({
-    why: WHY_TORCH,
-    ways: [
-      {
-        where:
-          'Put the frozen part in evaluation mode where the loss is computed, in a subclass of Trainer (training_step() calls model.train() after the callbacks):',
-        code: [
-          'def compute_loss(self, *args, **kwargs):',
-          ...indent([...writeEvalCalls(plan, 'self.model'), 'return super().compute_loss(*args, **kwargs)']),
-        ],
-      },
-    ],
-  }),
+  lightning: ({ plan }) =>
+    adviseTorch(
+      'Put the frozen part in evaluation mode before every batch, in the LightningModule (an override of train() alone does not hold: from 2.2 on, fit() does not call it):',
+      ['def on_train_batch_start(self, batch, batch_idx):', ...indent(writeEvalCalls(plan, 'self'))],
+    ),
+  ultralytics: ({ plan }) =>
+    adviseTorch(
+      'Put the frozen part in evaluation mode before every batch (the trainer calls train() on the model in every epoch, after the callbacks of its start):',
+      [
+        'def keep_still(trainer):',
+        ...indent(writeEvalCalls(plan, 'trainer.model')),
+        '',
+        'model.add_callback("on_train_batch_start", keep_still)  # before model.train(...)',
+      ],
+    ),
+  mmengine: ({ plan }) =>
+    adviseTorch(
+      'Backbones that know norm_eval and frozen_stages do it by norm_eval=True; for any part of any model, a hook puts it in evaluation mode before every iteration:',
+      [
+        'from mmengine.hooks import Hook',
+        'from mmengine.model import is_model_wrapper',
+        'from mmengine.registry import HOOKS',
+        '',
+        '@HOOKS.register_module()',
+        'class KeepStill(Hook):',
+        '    def before_train_iter(self, runner, batch_idx, data_batch=None):',
+        '        model = runner.model.module if is_model_wrapper(runner.model) else runner.model',
+        ...indent(indent(writeEvalCalls(plan, 'model'))),
+        '',
+        'custom_hooks = [dict(type="KeepStill")]  # in the configuration',
+      ],
+    ),
+  transformers: ({ plan }) =>
+    adviseTorch(
+      'Put the frozen part in evaluation mode where the loss is computed, in a subclass of Trainer (training_step() calls model.train() after the callbacks):',
+      [
+        'def compute_loss(self, *args, **kwargs):',
+        ...indent([...writeEvalCalls(plan, 'self.model'), 'return super().compute_loss(*args, **kwargs)']),
+      ],
+    ),
   timm: (drift) => {
-    const { why, ways } = REMEDIES.pytorch(drift);
-    return isWhole(drift.plan) || drift.plan.isPartHidden
-      ? { why, ways }
-      : {
-          why,
-          ways: [
-            {
-              where:
-                'Replace the BatchNorm2d layers of the frozen part by frozen ones after create_model(), before the optimizer, the EMA and DistributedDataParallel are made:',
-              code: ['from timm.utils import freeze', '', ...writeTimmFreeze(drift.plan.modules)],
-            },
-            { where: 'or in the model’s class:', code: writeTrainOverride(drift.plan) },
-          ],
-        };
+    const { plan } = drift;
+    if (isWhole(plan) || plan.isPartHidden) return REMEDIES.pytorch(drift);
+    const where =
+      'Replace the BatchNorm2d layers of the frozen part by frozen ones after create_model(), before the optimizer, the EMA and DistributedDataParallel are made:';
+    const code = ['from timm.utils import freeze', '', ...writeTimmFreeze(plan.modules)];
+    return {
+      why: WHY_TORCH,
+      ways: [
+        { where, code },
+        { ...overrideTrain(plan), where: 'or in the model’s class:' },
+      ],
+    };
   },
   keras: ({ plan, report }) => ({
     why: 'A BatchNormalization layer that is called with training=True moves its moving statistics, whether its weights are updated or not.',
@@ -413,18 +384,20 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
       },
     ],
   }),
-  flax: (drift) => (isLinen(drift.report) ? adviseLinen(drift) : adviseNnx(drift)),
+  flax: (drift) =>
+    // Linen keeps statistics in a collection of their own; NNX in the module.
+    drift.report.layers.some(({ after }) => after.mean?.startsWith('batch_stats'))
+      ? adviseLinen(drift)
+      : {
+          why: 'Gradients of zero do not stop BatchNorm: every call in training mode moves its statistics.',
+          ways: [{ where: AFTER_TRAIN, code: ['model.train()', ...writeEvalCalls(drift.plan, 'model')] }],
+        },
   paddle: ({ plan }) => ({
     why: 'stop_gradient=True and a learning rate of 0 do not stop BatchNorm: every forward pass in training mode moves its statistics.',
     ways: [
+      { where: AFTER_TRAIN, code: writeTrainCalls(plan, 'model', PADDLE) },
       {
-        where: 'Put the frozen part back in evaluation mode after every model.train():',
-        code: isWhole(plan)
-          ? ['model.eval()  # in place of model.train(): nothing here is trained']
-          : ['model.train()', ...writeEvalCalls(plan, 'model', PADDLE)],
-      },
-      {
-        where: 'or once and for all, in the model’s class:',
+        where: IN_CLASS,
         code: [
           'def train(self):',
           ...indent(
@@ -444,6 +417,10 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
   }),
 };
 
+const AFTER_TRAIN = 'Put the frozen part back in evaluation mode after every model.train():';
+
+const IN_CLASS = 'or once and for all, in the model’s class:';
+
 /** Networks of their own, each under its key: what the user's code calls them, no file tells. */
 function adviseNetworks(report: AuditReport, parts: readonly string[]): Advice {
   const drifting = parts.flatMap((part) => {
@@ -451,20 +428,21 @@ function adviseNetworks(report: AuditReport, parts: readonly string[]): Advice {
     return plan.modules.length === 0 ? [] : [{ name: nameNetwork(part), plan }];
   });
   const names = drifting.map(({ name }) => name).join(', ');
-  const stands = drifting.length === 1 ? 'stands for the network' : 'stand for the networks';
-  return {
-    why: WHY_TORCH,
-    ways: [
-      {
-        where: `Put the frozen part back in evaluation mode after every train() (${names} ${stands} saved under ${drifting.length === 1 ? 'that key' : 'those keys'}, whatever your code says for it):`,
-        code: drifting.flatMap(({ name, plan }) =>
-          isWhole(plan)
-            ? [`${name}.eval()  # in place of ${name}.train(): nothing here is trained`]
-            : [`${name}.train()`, ...writeEvalCalls(plan, name)],
-        ),
-      },
-    ],
-  };
+  const stands =
+    drifting.length === 1
+      ? 'stands for the network saved under that key'
+      : 'stand for the networks saved under those keys';
+  return adviseTorch(
+    `Put the frozen part back in evaluation mode after every train() (${names} ${stands}, whatever your code says for it):`,
+    drifting.flatMap(({ name, plan }) => writeTrainCalls(plan, name)),
+  );
+}
+
+/** What takes the place of the call that puts a model in training mode. */
+function writeTrainCalls(plan: FreezePlan, root: string, dialect: Dialect = TORCH): readonly string[] {
+  return isWhole(plan)
+    ? [`${root}.eval()  # in place of ${root}.train(): nothing here is trained`]
+    : [`${root}.train()`, ...writeEvalCalls(plan, root, dialect)];
 }
 
 /** An expression for the network under a path of keys. */
@@ -500,12 +478,12 @@ function isWrapped({ layers }: AuditReport): boolean {
 }
 
 /** The method that every train() of a PyTorch model goes through. */
-function writeTrainOverride(plan: FreezePlan): readonly string[] {
+function overrideTrain(plan: FreezePlan): Way {
   // eval() calls train(False), so on the model itself it would call this method again.
   const body = isWhole(plan)
     ? ['return super().train(False)']
     : ['super().train(mode)', ...writeEvalCalls(plan, 'self'), 'return self'];
-  return ['def train(self, mode=True):', ...indent(body)];
+  return { where: IN_CLASS, code: ['def train(self, mode=True):', ...indent(body)] };
 }
 
 function writeTimmFreeze(modules: readonly string[]): readonly string[] {
@@ -532,11 +510,6 @@ function writeKerasFreeze({ layers, rule, isPartHidden }: FreezePlan, isGraph: b
   ];
 }
 
-/** Linen keeps statistics in a collection of their own; NNX in the module. */
-function isLinen({ layers }: AuditReport): boolean {
-  return layers.some(({ after }) => after.mean?.startsWith('batch_stats'));
-}
-
 function adviseLinen({ plan }: Drift): Advice {
   const prefixes = plan.modules.map((path) => (path === '' ? '' : `${path}.`));
   return {
@@ -556,18 +529,6 @@ function adviseLinen({ plan }: Drift): Advice {
           'new.update({name: old[name] for name in old if name.startswith(frozen)})',
           'updates = {**updates, "batch_stats": unflatten_dict(new, sep=".")}',
         ],
-      },
-    ],
-  };
-}
-
-function adviseNnx({ plan }: Drift): Advice {
-  return {
-    why: 'Gradients of zero do not stop BatchNorm: every call in training mode moves its statistics.',
-    ways: [
-      {
-        where: 'Put the frozen part back in evaluation mode after every model.train():',
-        code: ['model.train()', ...writeEvalCalls(plan, 'model')],
       },
     ],
   };

@@ -6,16 +6,14 @@ import type { AnyReport } from './any-report.js';
 import { FAILURE_TITLE, type ReportSet } from './audit-set.js';
 import { renderJson } from './json.js';
 import { renderText } from './text.js';
-import type { Pieces, RendererOptions } from './text-layout.js';
+import type { Pieces, PrintingOptions } from './text-layout.js';
 
 /** Writes a report of `diff` or `inspect` in one format. */
-export type Renderer = (report: AnyReport | ReportSet, options: RendererOptions) => Pieces;
+export type Renderer = (report: AnyReport | ReportSet, options: PrintingOptions) => Pieces;
 
 /** A format of reports. */
 interface Format {
   readonly name: string;
-  /** The commands whose reports it can show. */
-  readonly shows: readonly ('audit' | 'probe' | 'restore')[];
   /** How its reports begin, in words that other files hardly begin with. */
   readonly signature: RegExp;
   /** Whether it shows every channel, whose values an audit then keeps. */
@@ -37,19 +35,16 @@ const TITLES = [...FINDING_KINDS.map(titleOf), FAILURE_TITLE, 'bn-audit']
 const FORMATS = [
   {
     name: 'text',
-    shows: ['audit', 'probe', 'restore'],
     signature: new RegExp(`^(?:(?:before|after|checkpoint) {2,}\\S[^]*\\n)?[✖!✔] ${OUTCOME} {2,}\\S`, 'iu'),
     load: () => renderText,
   },
   {
     name: 'json',
-    shows: ['audit', 'probe', 'restore'],
     signature: /^\{\s*"schemaVersion": \d+,\s*"tool": \{\s*"name": "bn-audit"/,
     load: () => renderJson,
   },
   {
     name: 'markdown',
-    shows: ['audit', 'probe'],
     signature: new RegExp(
       `^### (?:❌|⚠️|✅) (?:${OUTCOME}: |(?:\\d[\\d,]* of )?\\d[\\d,]* checkpoints?[ ,])`,
       'u',
@@ -58,20 +53,17 @@ const FORMATS = [
   },
   {
     name: 'html',
-    shows: ['audit', 'probe'],
     signature: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
     hasChannels: true,
     load: async (): Promise<Renderer> => (await import('./html/html.js')).renderHtml,
   },
   {
     name: 'junit',
-    shows: ['audit'],
     signature: /^<\?xml [^>]*\?>\s*<testsuites name="bn-audit"/,
     load: async (): Promise<Renderer> => (await import('./junit.js')).renderJunit,
   },
   {
     name: 'sarif',
-    shows: ['audit'],
     signature:
       /^\{\s*"\$schema": "[^"]*",\s*"version": "[^"]*",\s*"runs": \[\s*\{\s*"tool": \{\s*"driver": \{\s*"name": "bn-audit"/,
     isLocated: true,
@@ -79,47 +71,31 @@ const FORMATS = [
   },
   {
     name: 'github',
-    shows: ['audit'],
     signature: new RegExp(`^::(?:error|warning|notice) title=(?:${TITLES})[,:%]`),
     isLocated: true,
     load: async (): Promise<Renderer> => (await import('./github.js')).renderGithub,
   },
   {
     name: 'gitlab',
-    shows: ['audit'],
     signature: /^\[\s*(?:\]\s*$|\{\s*"type": "issue",\s*"check_name": ")/,
     isLocated: true,
     load: async (): Promise<Renderer> => (await import('./gitlab.js')).renderGitlab,
   },
 ] as const satisfies readonly Format[];
 
-type Row = (typeof FORMATS)[number];
-
-/** The reports of a command, as the rows name them. */
-type Command = Row['shows'][number];
-
-type RowOf<Of, Each = Row> = Each extends Row ? (Of extends Each['shows'][number] ? Each : never) : never;
-
-/** A form that a report of `diff` or `inspect` can be printed in, or one of another command. */
-export type ReportFormat<Of extends Command = 'audit'> = RowOf<Of>['name'];
-
-/** The forms that a command's report can be printed in. */
-export function listFormats<Of extends Command>(command: Of): readonly ReportFormat<Of>[] {
-  const isShown = (name: Row['name']): name is ReportFormat<Of> =>
-    FORMATS.some((row) => row.name === name && row.shows.some((one) => one === command));
-  return FORMATS.map(({ name }) => name).filter(isShown);
-}
+/** A form that a report of `diff` or `inspect` can be printed in. */
+export type ReportFormat = (typeof FORMATS)[number]['name'];
 
 /** The forms that a report of `diff` or `inspect` can be printed in. */
-export const REPORT_FORMATS = listFormats('audit');
+export const REPORT_FORMATS: readonly ReportFormat[] = FORMATS.map(({ name }) => name);
 
 /**
- * The row of a format that can show a command's report.
+ * The row of a format.
  *
- * @throws UsageError where none has the name, which only callers without types can ask for.
+ * @param formats those that may be asked for.
+ * @throws UsageError where none of them has the name, which only callers without types can ask for.
  */
-export function findFormat(name: string, command: Command = 'audit'): Format {
-  const formats: readonly string[] = listFormats(command);
+export function findFormat(name: string, formats: readonly string[] = REPORT_FORMATS): Format {
   const row = FORMATS.find((one) => one.name === name);
   if (row === undefined || !formats.includes(name))
     throw new UsageError(`format: expected one of ${formats.join(', ')}, found ${quote(String(name))}`);

@@ -2,18 +2,11 @@
 
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  getJudgedCheckpoint,
-  LIMITS,
-  rankFindings,
-  showSafely,
-  type TrackedFinding,
-} from './any-report.js';
+import { type AnyReport, getJudgedCheckpoint, LIMITS, rankFindings, showSafely } from './any-report.js';
 import { FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
 import { findArtifactPath } from './sarif.js';
-import type { Pieces, RendererOptions } from './text-layout.js';
+import type { Pieces, PrintingOptions } from './text-layout.js';
 
 /** GitHub shows no more annotations of one type from a step. */
 export const MAX_ANNOTATIONS = 10;
@@ -22,6 +15,8 @@ type AnnotatedLevel = Exclude<FindingLevel, 'note'>;
 
 /** One line on a file of a run. */
 interface Annotation {
+  /** Its place among those of its report. */
+  readonly rank: number;
   readonly title: string;
   readonly file: string;
   readonly message: string;
@@ -32,51 +27,43 @@ interface Annotation {
  * last of which counts the rest. Empty when there are none; notes are not annotated. All audits of a step share its ten:
  * the worst finding of each comes before any second one.
  */
-export function renderGithub(report: AnyReport | ReportSet, { root }: RendererOptions): Pieces {
+export function renderGithub(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
   const { reports, failures } = listReports(report);
-  const failed = failures.map(({ after, message }) => ({
-    title: FAILURE_TITLE,
-    file: findArtifactPath(after, root),
-    message: message.slice(0, LIMITS.github.message),
-  }));
-  const ranked: Record<AnnotatedLevel, RankedAnnotation[]> = { error: [], warning: [] };
-  const counts: Record<AnnotatedLevel, number> = { error: failed.length, warning: 0 };
+  const found: Record<AnnotatedLevel, Annotation[]> = {
+    // Before all others.
+    error: failures.map(({ after, message }) => ({
+      rank: -1,
+      title: FAILURE_TITLE,
+      file: findArtifactPath(after, options),
+      message: message.slice(0, LIMITS.github.message),
+    })),
+    warning: [],
+  };
+  const counts: Record<AnnotatedLevel, number> = { error: failures.length, warning: 0 };
   for (const one of reports) {
+    const file = findArtifactPath(getJudgedCheckpoint(one).path, options);
     const findings = rankFindings(one);
     for (const level of ANNOTATED_LEVELS) {
       const own = findings.filter(({ finding }) => finding.level === level);
       counts[level] += own.length;
       // No more can be shown, even if these come before all others.
-      ranked[level].push(...annotate(own.slice(0, MAX_ANNOTATIONS), one, root));
+      for (const [rank, { finding }] of own.slice(0, MAX_ANNOTATIONS).entries()) {
+        const { kind, layer, message, docs } = finding;
+        const text = `${showSafely(layer, LIMITS.github.name)}: ${message.slice(0, LIMITS.github.message)} (${kind}, ${docs})`;
+        found[level].push({ rank, title: titleOf(kind), file, message: text });
+      }
     }
   }
-  const sorted = (level: AnnotatedLevel) => ranked[level].sort((x, y) => x.rank - y.rank);
-  return [
-    ...writeAll('error', [...failed, ...sorted('error')], counts.error),
-    ...writeAll('warning', sorted('warning'), counts.warning),
-  ].map((line) => `${line}\n`);
+  return ANNOTATED_LEVELS.flatMap((level) =>
+    writeAll(
+      level,
+      found[level].sort((x, y) => x.rank - y.rank),
+      counts[level],
+    ),
+  ).map((line) => `${line}\n`);
 }
 
 const ANNOTATED_LEVELS = ['error', 'warning'] as const satisfies readonly AnnotatedLevel[];
-
-/** An annotation with its place among those of its report. */
-interface RankedAnnotation extends Annotation {
-  readonly rank: number;
-}
-
-function annotate(
-  findings: readonly TrackedFinding[],
-  report: AnyReport,
-  root: string | undefined,
-): readonly RankedAnnotation[] {
-  const file = findArtifactPath(getJudgedCheckpoint(report).path, root);
-  return findings.map(({ finding: { kind, layer, message, docs } }, rank) => ({
-    rank,
-    title: titleOf(kind),
-    file,
-    message: `${showSafely(layer, LIMITS.github.name)}: ${message.slice(0, LIMITS.github.message)} (${kind}, ${docs})`,
-  }));
-}
 
 /** @param total how many there are, of which the annotations are the first. */
 function writeAll(

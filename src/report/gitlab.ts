@@ -15,7 +15,7 @@ import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './
 import { FINDING_HELP } from './finding-help.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';
-import type { Pieces, RendererOptions } from './text-layout.js';
+import type { Pieces, PrintingOptions } from './text-layout.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<
   FindingLevel,
@@ -39,25 +39,22 @@ interface Issue {
  * Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. Findings of
  * different checkpoints of several have different fingerprints.
  */
-export function renderGitlab(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
+export function renderGitlab(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
   return writeJson(isAuditSet(report) ? listAllIssues(report, options) : listIssues(report, options), 1);
 }
 
-function* listAllIssues({ reports, failures }: ReportSet, options: RendererOptions): Iterable<Issue> {
+function* listAllIssues({ reports, failures }: ReportSet, options: PrintingOptions): Iterable<Issue> {
   for (const failure of failures) yield tellApart(describeFailedAudit(failure, options));
   for (const report of reports) for (const issue of listIssues(report, options)) yield tellApart(issue);
 }
 
 function tellApart(issue: Issue): Issue {
-  return { ...issue, fingerprint: hash(`${issue.location.path}\n${issue.fingerprint}`) };
+  const text = `${issue.location.path}\n${issue.fingerprint}`;
+  return { ...issue, fingerprint: createHash('sha256').update(text).digest('hex').slice(0, 32) };
 }
 
-function hash(text: string): string {
-  return createHash('sha256').update(text).digest('hex').slice(0, 32);
-}
-
-function listIssues(report: AnyReport, { root }: RendererOptions): readonly Issue[] {
-  const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, root));
+function listIssues(report: AnyReport, options: PrintingOptions): readonly Issue[] {
+  const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, options));
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
     check_name: kind,
@@ -72,7 +69,7 @@ function listIssues(report: AnyReport, { root }: RendererOptions): readonly Issu
   }));
 }
 
-function describeFailedAudit({ after, message, hint, code }: AuditFailure, { root }: RendererOptions): Issue {
+function describeFailedAudit({ after, message, hint, code }: AuditFailure, options: PrintingOptions): Issue {
   return {
     type: 'issue',
     check_name: 'not-audited',
@@ -81,6 +78,6 @@ function describeFailedAudit({ after, message, hint, code }: AuditFailure, { roo
     categories: ['Bug Risk'],
     severity: SEVERITIES.error,
     fingerprint: code,
-    location: { path: escapeControls(findArtifactPath(after, root)), lines: { begin: 1 } },
+    location: { path: escapeControls(findArtifactPath(after, options)), lines: { begin: 1 } },
   };
 }

@@ -2,7 +2,7 @@
 
 import type { Checkpoint, NormMode } from '../checkpoint/checkpoint.js';
 import type { EpsilonFrom } from '../compare/compare-layers.js';
-import type { Finding } from '../compare/findings.js';
+import type { Finding, FindingLevel } from '../compare/findings.js';
 import type { StatisticsSummary } from '../compare/statistics.js';
 import type { ChannelValues, LayerExamination } from '../compare/unpaired-layers.js';
 import { TOOL_NAME, VERSION } from '../errors.js';
@@ -49,10 +49,11 @@ export function buildInspectReport(
   { learned, folded }: { learned: number; folded: number },
 ): InspectReport {
   const findings = examined.flatMap((layer) => layer.findings);
+  const hasLevel = (level: FindingLevel) => findings.some((finding) => finding.level === level);
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
-    health: findHealth(findings),
+    health: hasLevel('error') ? 'unhealthy' : hasLevel('warning') ? 'warning' : 'healthy',
     checkpoint: {
       path: checkpoint.path,
       format: checkpoint.format,
@@ -68,11 +69,6 @@ export function buildInspectReport(
     findings,
     warnings: [...checkpoint.warnings, ...(folded === 0 ? [] : [describeFolding(folded)])],
   };
-}
-
-function findHealth(findings: readonly Finding[]): InspectReport['health'] {
-  if (findings.some(({ level }) => level === 'error')) return 'unhealthy';
-  return findings.some(({ level }) => level === 'warning') ? 'warning' : 'healthy';
 }
 
 /** What an audit of a file with folded norm layers can and cannot tell. */

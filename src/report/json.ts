@@ -3,13 +3,14 @@
 import { LOG_COMMAND } from '../errors.js';
 import type { AnyReport } from './any-report.js';
 import { isAuditSet, type ReportSet } from './audit-set.js';
-import type { Pieces } from './text-layout.js';
+import type { Pieces, PrintingOptions } from './text-layout.js';
 
 /** A report as JSON: the contract of docs/json.md. */
-export function renderJson(report: AnyReport | ReportSet): Pieces {
-  if (!isAuditSet(report)) return writeJson(report, REPORT_LEVELS);
+export function renderJson(report: AnyReport | ReportSet, { omitsChannels }: PrintingOptions = {}): Pieces {
+  const omitted = omitsChannels ? 'perChannel' : undefined;
+  if (!isAuditSet(report)) return writeJson(report, REPORT_LEVELS, omitted);
   const { schemaVersion, tool, verdict, reports, failures } = report;
-  return writeJson({ schemaVersion, tool, verdict, reports, failures }, 2 + REPORT_LEVELS);
+  return writeJson({ schemaVersion, tool, verdict, reports, failures }, 2 + REPORT_LEVELS, omitted);
 }
 
 /** The report's members, and the items of its lists. */
@@ -27,16 +28,25 @@ export function toJson(value: unknown): string {
  * The same text in pieces. What is iterable is a list, so that its items may be made as they are asked for.
  *
  * @param levels how deep members and items are pieces of their own; below, each is written as a whole.
+ * @param omitted a member to leave out of those.
  */
-export function* writeJson(value: unknown, levels: number): Pieces {
-  yield* writePart(value, levels, '\n');
+export function* writeJson(value: unknown, levels: number, omitted?: string): Pieces {
+  const write = (part: unknown) => writeWhole(part, omitted);
+  yield* writePart(value, { levels, lineEnd: '\n', write });
   yield '\n';
 }
 
-/** @param lineEnd the line end of the surroundings, indented as they are. */
-function* writePart(value: unknown, levels: number, lineEnd: string): Iterable<string> {
+interface Surroundings {
+  readonly levels: number;
+  /** The line end, indented as they are. */
+  readonly lineEnd: string;
+  /** Writes what is no piece of its own. */
+  readonly write: (part: unknown) => string;
+}
+
+function* writePart(value: unknown, { levels, lineEnd, write }: Surroundings): Iterable<string> {
   if (levels === 0 || typeof value !== 'object' || value === null) {
-    yield writeWhole(value).replaceAll('\n', lineEnd);
+    yield write(value).replaceAll('\n', lineEnd);
     return;
   }
   const isList = Symbol.iterator in value;
@@ -44,8 +54,8 @@ function* writePart(value: unknown, levels: number, lineEnd: string): Iterable<s
   let isEmpty = true;
   for (const [key, part] of isList ? listItems(value as Iterable<unknown>) : Object.entries(value)) {
     if (part === undefined) continue;
-    yield `${isEmpty ? opening : ','}${lineEnd}  ${key === null ? '' : `${writeWhole(key)}: `}`;
-    yield* writePart(part, levels - 1, `${lineEnd}  `);
+    yield `${isEmpty ? opening : ','}${lineEnd}  ${key === null ? '' : `${write(key)}: `}`;
+    yield* writePart(part, { levels: levels - 1, lineEnd: `${lineEnd}  `, write });
     isEmpty = false;
   }
   yield isEmpty ? `${opening}${closing}` : `${lineEnd}${closing}`;
@@ -55,10 +65,11 @@ function* listItems(items: Iterable<unknown>): Iterable<readonly [null, unknown]
   for (const item of items) yield [null, item];
 }
 
-function writeWhole(value: unknown): string {
+function writeWhole(value: unknown, omitted?: string): string {
   const text = JSON.stringify(
     value,
-    (_, part: unknown) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part),
+    (key, part: unknown) =>
+      key === omitted ? undefined : typeof part === 'number' && !Number.isFinite(part) ? String(part) : part,
     2,
   );
   return escapeJson(text);

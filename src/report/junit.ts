@@ -1,6 +1,7 @@
 // JUnit XML, for test tabs of CI systems.
 
 import { type Finding, titleOf } from '../compare/findings.js';
+import { addTo } from '../norm/naming.js';
 import {
   type AnyReport,
   getJudgedCheckpoint,
@@ -75,11 +76,7 @@ function describeFailedSuite(
 /** Every layer of the report, then whatever else has findings: unpaired layers, modules of frozen weights. */
 function listTestCases({ layers, findings }: AnyReport): readonly TestCase[] {
   const byName = new Map<string, Finding[]>(layers.map(({ name }) => [name, []]));
-  for (const finding of findings) {
-    const list = byName.get(finding.layer);
-    if (list === undefined) byName.set(finding.layer, [finding]);
-    else list.push(finding);
-  }
+  for (const finding of findings) addTo(byName, finding.layer, finding);
   return [...byName].map(([name, list]) => ({
     name,
     findings: [...list].sort((x, y) => LEVEL_RANKS[x.level] - LEVEL_RANKS[y.level]),

@@ -87,7 +87,7 @@ function sayPhrase(phrase: string): string {
 function fitBlocks(blocks: readonly string[], limit: number): readonly string[] {
   let length = 0;
   const fitting = blocks.filter((block) => {
-    length += new TextEncoder().encode(block).length + 2;
+    length += Buffer.byteLength(block) + 2;
     return length <= limit;
   });
   const dropped = blocks.length - fitting.length;
@@ -120,10 +120,9 @@ function writeBlock(block: Block, all: boolean): readonly string[] {
 }
 
 function writeFacts(facts: readonly Fact[]): string {
-  const contents = facts.map(({ contents }) => contents.join(', '));
   return writeTable(
     ['', 'checkpoint', ''],
-    facts.map(({ role, what }, index) => [role, sayPhrase(what), contents[index] ?? '']),
+    facts.map(({ role, what, contents }) => [role, sayPhrase(what), contents.join(', ')]),
   );
 }
 
@@ -153,7 +152,6 @@ function nameSort({ level, kind, docs }: Finding): string {
   return `${LEVEL_SIGNS[level]} **${titleOf(kind)}** (${level} \`${kind}\`, \`${docs}\`)`;
 }
 
-/** Findings of a level and kind, a few of them. */
 function writeGroup(group: FindingGroup, all: boolean): string {
   const limit = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
   const rest = group.length - limit;
@@ -190,7 +188,6 @@ function writeRegions({ regions }: AuditReport): readonly string[] {
   ];
 }
 
-/** What a reader should know beyond the findings. */
 function writeNotes(notes: readonly string[], all: boolean): readonly string[] {
   if (notes.length === 0) return [];
   const count = all ? SHOWN_FINDINGS * 4 : SHOWN_FINDINGS;
@@ -222,20 +219,13 @@ function writeTable(titles: readonly string[], rows: readonly (readonly string[]
   ].join('\n');
 }
 
-/** A section that is folded away until a reader opens it. */
 function fold(title: string, blocks: readonly string[]): string {
   return [`<details><summary>${title}</summary>`, ...blocks, '</details>'].join('\n\n');
 }
 
-/** Python in a fence that is longer than any in the code. */
+/** Python in a fence. Backticks stand in strings only, where Python reads the escape as the character. */
 function fence(lines: readonly string[]): string {
-  const code = breakFences(lines.join('\n'));
-  return ['```python', code, '```'].join('\n');
-}
-
-/** Backticks stand in strings only, where Python reads the escape as the character. */
-function breakFences(code: string): string {
-  return code.replaceAll('`', '\\x60');
+  return ['```python', lines.join('\n').replaceAll('`', '\\x60'), '```'].join('\n');
 }
 
 /**
@@ -243,11 +233,7 @@ function breakFences(code: string): string {
  * and an angle bracket is HTML to whoever searches the text for it: all are escaped visibly.
  */
 export function showCode(name: string, width: number = LIMITS.markdown.name): string {
-  return `\`${showSafely(name, width).replace(/[`|<]/g, escapeVisibly)}\``;
-}
-
-function escapeVisibly(character: string): string {
-  return `\\u{${character.charCodeAt(0).toString(16)}}`;
+  return `\`${showSafely(name, width).replace(/[`|<]/g, (character) => `\\u{${character.charCodeAt(0).toString(16)}}`)}\``;
 }
 
 /** Words that no flavour of Markdown takes for markup, a mention or a link. */
@@ -268,10 +254,9 @@ const MAX_AUDITS = 60;
 
 function renderSet(set: ReportSet, all: boolean): string {
   const limit = all ? MAX_SUMMARY_LENGTH : MAX_COMMENT_LENGTH;
-  const sign = OUTCOME_SIGNS[set.verdict];
   const before = getCommonBefore(set);
   const head = [
-    `### ${sign} ${countOutcomes(set)}`,
+    `### ${OUTCOME_SIGNS[set.verdict]} ${countOutcomes(set)}`,
     ...(before === null ? [] : [`Compared with ${showCode(before)}.`]),
     ...renderRows(set, before === null),
     ...namePages(set),
@@ -279,9 +264,8 @@ function renderSet(set: ReportSet, all: boolean): string {
   let text = `${head}\n`;
   for (const report of listDetailed(set, all)) {
     const details = `\n${renderOne(report, all)}`;
-    if (byteLengthOf(text) + byteLengthOf(details) > limit) {
+    if (Buffer.byteLength(text) + Buffer.byteLength(details) > limit)
       return `${text}\n*Too long for here: more reports left out.*\n`;
-    }
     text += details;
   }
   return text;
@@ -298,20 +282,15 @@ function namePages({ heads }: ReportSet): readonly string[] {
 function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): readonly string[] {
   const name = (before: string, after: string) =>
     isBeforeShown ? `${showCode(before)} → ${showCode(after)}` : showCode(after);
-  const rows = [
-    ...failures.map(({ before, after, message }) => [
-      `${OUTCOME_SIGNS.failed} Failed`,
-      name(before, after),
-      showCode(message, LIMITS.markdown.message),
-    ]),
-  ];
+  const rows = failures.map(({ before, after, message }) => [
+    `${OUTCOME_SIGNS.failed} Failed`,
+    name(before, after),
+    showCode(message, LIMITS.markdown.message),
+  ]);
   for (const report of reports) {
     const { outcome, word, headline } = describeAnswer(report);
-    rows.push([
-      `${OUTCOME_SIGNS[outcome]} ${word}`,
-      name(report.before.path, report.after.path),
-      sayPhrase(headline),
-    ]);
+    const path = name(report.before.path, report.after.path);
+    rows.push([`${OUTCOME_SIGNS[outcome]} ${word}`, path, sayPhrase(headline)]);
   }
   const shown = rows.slice(0, MAX_AUDITS);
   const rest = rows.length - shown.length;
@@ -319,8 +298,4 @@ function renderRows({ reports, failures }: ReportSet, isBeforeShown: boolean): r
     writeTable(['', 'checkpoint', ''], shown),
     ...(rest > 0 ? [`… and ${formatPlural(rest, 'more checkpoint')}.`] : []),
   ];
-}
-
-function byteLengthOf(text: string): number {
-  return new TextEncoder().encode(text).length;
 }

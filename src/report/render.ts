@@ -2,7 +2,7 @@
 
 import { checkOptions } from '../options.js';
 import type { AnyReport } from './any-report.js';
-import { type AuditSet, isAuditSet, type ReportSet, toReportSet } from './audit-set.js';
+import { type AuditSet, isAuditSet, toReportSet } from './audit-set.js';
 import { findFormat, type Renderer, type ReportFormat } from './formats.js';
 import { renderGithub } from './github.js';
 import { renderGitlab } from './gitlab.js';
@@ -12,7 +12,7 @@ import { renderJunit } from './junit.js';
 import { renderMarkdown } from './markdown.js';
 import { renderSarif } from './sarif.js';
 import { renderText } from './text.js';
-import type { Pieces, RendererOptions } from './text-layout.js';
+import type { RendererOptions } from './text-layout.js';
 
 export type { ReportFormat } from './formats.js';
 
@@ -42,17 +42,8 @@ const RENDERERS: Readonly<Record<ReportFormat, Renderer>> = {
  * @throws RangeError when `layer` names none of the report's layers.
  */
 export function render(report: AnyReport | AuditSet, options: RenderOptions = {}): string {
-  return [...renderPieces(report, options)].join('');
-}
-
-/**
- * The same in pieces, so that the text of a large report is never in memory as a whole.
- *
- * @throws as {@link render}, also while the pieces are asked for.
- */
-export function renderPieces(report: AnyReport | AuditSet | ReportSet, options: RenderOptions = {}): Pieces {
   checkOptions('render', options);
   const { format = 'text' } = options;
   findFormat(format);
-  return RENDERERS[format](isAuditSet(report) ? toReportSet(report) : report, options);
+  return [...RENDERERS[format](isAuditSet(report) ? toReportSet(report) : report, options)].join('');
 }

@@ -1,5 +1,6 @@
 // SARIF, for code scanning.
 
+import { isAbsolute, join } from 'node:path';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import {
   type AnyReport,
@@ -10,19 +11,20 @@ import {
   showSafely,
   type TrackedFinding,
 } from './any-report.js';
-import { type AuditFailure, listReports, type ReportSet } from './audit-set.js';
+import { listReports, type ReportSet } from './audit-set.js';
 import { FINDING_HELP } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';
-import type { Pieces, RendererOptions } from './text-layout.js';
+import type { Pieces, PrintingOptions } from './text-layout.js';
 
 /**
  * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
  *
  * @param root the repository's directory, against which absolute paths are made relative; they stay absolute without.
+ * @param directory where in it relative paths start.
  */
-export function findArtifactPath(path: string, root?: string | undefined): string {
-  const normal = normalizePath(path);
+export function findArtifactPath(path: string, { root, directory = '' }: PrintingOptions = {}): string {
+  const normal = normalizePath(directory === '' || isAbsolute(path) ? path : join(directory, path));
   if (root === undefined) return normal;
   const base = normalizePath(root).replace(/\/+$/, '');
   return base !== '' && normal.startsWith(`${base}/`) ? normal.slice(base.length + 1) : normal;
@@ -50,7 +52,7 @@ export const MAX_SARIF_RESULTS = 25_000;
  * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change. Several audits
  * are a run each, told apart by the checkpoint that it judges.
  */
-export function renderSarif(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
+export function renderSarif(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
   const runs = describeRuns(report, options);
   return writeJson(
     { $schema: 'https://json.schemastore.org/sarif-2.1.0.json', version: '2.1.0', runs },
@@ -61,54 +63,47 @@ export function renderSarif(report: AnyReport | ReportSet, options: RendererOpti
 /** The log's runs, and the items of each one's lists. */
 const LOG_LEVELS = 4;
 
-function* describeRuns(report: AnyReport | ReportSet, options: RendererOptions): Iterable<object> {
+function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions): Iterable<object> {
   const { reports, failures } = listReports(report);
-  for (const one of reports) yield describeRun(one, options);
-  for (const failure of failures) yield describeFailedRun(report.tool, failure, options);
+  for (const one of reports) {
+    const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(one).path, options));
+    const ranked = rankFindings(one);
+    const shown = ranked.slice(0, MAX_SARIF_RESULTS);
+    yield describeRun(one.tool, uri, {
+      executionSuccessful: true,
+      toolExecutionNotifications: listNotifications(one, ranked.length - shown.length),
+      artifacts: [{ location: { uri } }],
+      results: shown.map((tracked) => describeResult(tracked, uri)),
+    });
+  }
+  for (const { after, message } of failures)
+    yield describeRun(report.tool, toUriReference(findArtifactPath(after, options)), {
+      executionSuccessful: false,
+      toolExecutionNotifications: [notify('error', showMessage(message, LIMITS.sarif.message))],
+      results: [],
+    });
 }
 
-function describeRun(report: AnyReport, { root }: RendererOptions): object {
-  const ranked = rankFindings(report);
-  const shown = ranked.slice(0, MAX_SARIF_RESULTS);
-  const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(report).path, root));
-  return {
-    tool: describeTool(report.tool),
-    automationDetails: { id: `${report.tool.name}/${uri}/` },
-    invocations: [
-      {
-        executionSuccessful: true,
-        toolExecutionNotifications: listNotifications(report, ranked.length - shown.length),
-      },
-    ],
-    artifacts: [{ location: { uri } }],
-    results: shown.map((tracked) => describeResult(tracked, uri)),
-    columnKind: 'utf16CodeUnits',
-  };
+interface Run {
+  readonly executionSuccessful: boolean;
+  readonly toolExecutionNotifications: readonly object[];
+  readonly artifacts?: readonly object[];
+  readonly results: readonly object[];
 }
 
-function describeFailedRun(
-  tool: ReportSet['tool'],
-  { after, message }: AuditFailure,
-  { root }: RendererOptions,
+function describeRun(
+  { name, version }: ReportSet['tool'],
+  uri: string,
+  { executionSuccessful, toolExecutionNotifications, artifacts, results }: Run,
 ): object {
-  const text = showMessage(message, LIMITS.sarif.message);
-  const uri = toUriReference(findArtifactPath(after, root));
   return {
-    tool: describeTool(tool),
-    automationDetails: { id: `${tool.name}/${uri}/` },
-    invocations: [
-      {
-        executionSuccessful: false,
-        toolExecutionNotifications: [{ level: 'error', message: { text: escapeMessage(text) } }],
-      },
-    ],
-    results: [],
+    tool: { driver: { name, semanticVersion: version, rules: FINDING_KINDS.map(describeRule) } },
+    automationDetails: { id: `${name}/${uri}/` },
+    invocations: [{ executionSuccessful, toolExecutionNotifications }],
+    artifacts,
+    results,
     columnKind: 'utf16CodeUnits',
   };
-}
-
-function describeTool({ name, version }: ReportSet['tool']): object {
-  return { driver: { name, semanticVersion: version, rules: FINDING_KINDS.map(describeRule) } };
 }
 
 const PROBLEM_SEVERITY = { error: 'error', warning: 'warning', note: 'recommendation' } as const;
@@ -118,7 +113,8 @@ function describeRule(kind: FindingKind): object {
   const { level, docs } = makeFinding(kind, '', '');
   return {
     id: kind,
-    name: toPascalCase(kind),
+    // In Pascal case.
+    name: kind.replace(/(?:^|-)(\w)/g, (_, letter: string) => letter.toUpperCase()),
     shortDescription: { text: titleOf(kind) },
     fullDescription: { text: meaning },
     help: {
@@ -132,10 +128,6 @@ function describeRule(kind: FindingKind): object {
       'problem.severity': PROBLEM_SEVERITY[level],
     },
   };
-}
-
-function toPascalCase(kind: string): string {
-  return kind.replace(/(?:^|-)(\w)/g, (_, letter: string) => letter.toUpperCase());
 }
 
 function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): object {
@@ -172,7 +164,11 @@ function listNotifications({ warnings }: AnyReport, dropped: number): readonly o
       : []),
     ...warnings.slice(0, MAX_NOTIFICATIONS).map((text) => showMessage(text, LIMITS.sarif.message)),
   ];
-  return texts.map((text) => ({ level: 'warning', message: { text: escapeMessage(text) } }));
+  return texts.map((text) => notify('warning', text));
+}
+
+function notify(level: string, text: string): object {
+  return { level, message: { text: escapeMessage(text) } };
 }
 
 const MAX_NOTIFICATIONS = 100;

@@ -28,6 +28,14 @@ export interface RendererOptions extends TextOptions {
   readonly layer?: string | undefined;
 }
 
+/** What the command line tells a renderer besides. */
+export interface PrintingOptions extends RendererOptions {
+  /** Where the working directory, which relative paths start from, lies in the root; they stay as they are without. */
+  readonly directory?: string | undefined;
+  /** Leave out the values of channels, which were kept for another report. */
+  readonly omitsChannels?: boolean | undefined;
+}
+
 /**
  * A report's text in pieces, in order, which may be made as they are asked for: whoever writes them need not hold it all.
  * No string, although that is iterable too: it would be written character by character.
@@ -46,12 +54,7 @@ export function chooseLayout({ width = 80, paint = plain, all = false }: TextOpt
   return { width, paint, all };
 }
 
-/** Blocks of lines as a whole text, an empty line between them; empty blocks are left out. */
-export function joinBlocks(blocks: readonly (readonly string[])[]): string {
-  return [...writeBlocks(blocks)].join('');
-}
-
-/** The same, block by block. */
+/** Blocks of lines as text, an empty line between them; empty blocks are left out. */
 export function* writeBlocks(blocks: Iterable<readonly string[]>): Pieces {
   let gap = '';
   for (const lines of blocks) {

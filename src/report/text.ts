@@ -13,14 +13,7 @@ import {
   writePhrase,
 } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
-import {
-  type AuditFailure,
-  countOutcomes,
-  getCommonBefore,
-  isAuditSet,
-  listDetailed,
-  type ReportSet,
-} from './audit-set.js';
+import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
 import {
   type Block,
   type Document,
@@ -33,7 +26,6 @@ import type { Advice } from './fix-advice.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import {
   chooseLayout,
-  joinBlocks,
   layOutTable,
   type Pieces,
   type RendererOptions,
@@ -72,7 +64,7 @@ export function renderText(report: AnyReport | ReportSet, options: RendererOptio
 
 /** What a report says as text for a terminal, with a line end. */
 export function writeText(document: Document, options: TextOptions): string {
-  return joinBlocks(layOutDocument(document, chooseLayout(options)));
+  return [...writeBlocks(layOutDocument(document, chooseLayout(options)))].join('');
 }
 
 function layOutDocument({ facts, answer, blocks }: Document, layout: TextLayout): readonly Lines[] {
@@ -106,7 +98,6 @@ function layOutBlock(block: Block, layout: TextLayout): readonly Lines[] {
   }
 }
 
-/** What was looked at: role, path and what it holds. */
 function layOutFacts(facts: readonly Fact[], layout: TextLayout): Lines {
   const labelWidth = Math.max(...facts.map(({ role }) => role.length));
   const rows = facts.map(({ role, what, contents }) => ({
@@ -118,7 +109,6 @@ function layOutFacts(facts: readonly Fact[], layout: TextLayout): Lines {
   return layOutNamed(rows, layout, { isAlike: true });
 }
 
-/** A line about something that has a name. */
 interface NamedLine {
   readonly label: string;
   readonly tone: Tone;
@@ -152,7 +142,6 @@ function layOutNamed(
   });
 }
 
-/** The sign and the colour of an outcome. */
 const OUTCOME_SIGNS: Readonly<Record<Outcome, readonly [sign: string, tone: Tone]>> = {
   failed: ['✖', 'error'],
   drifted: ['✖', 'error'],
@@ -240,7 +229,12 @@ function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
     indent,
   });
   const head = [layout.paint(TONES[level], label) + first.slice(label.length), ...rest];
-  return [...head, ...groupFindingsBy(group, shapeOf).flatMap((alike) => layOutAlike(alike, layout))];
+  return [
+    ...head,
+    ...groupFindingsBy(group, ({ message }) => message.replace(/\d[\d.e+-]*/g, '#')).flatMap((alike) =>
+      layOutAlike(alike, layout),
+    ),
+  ];
 }
 
 /** Messages that differ in their numbers alone are one message: the first is shown, the layers of all are named. */
@@ -260,10 +254,6 @@ function layOutAlike([first, ...others]: FindingGroup, { width, paint, all }: Te
     ...rest,
     ...likewise.map((text, index) => (index === likewise.length - 1 ? text + more : text)),
   ];
-}
-
-function shapeOf({ message }: Finding): string {
-  return message.replace(/\d[\d.e+-]*/g, '#');
 }
 
 /** So many findings of a kind, regions and notes are shown unless all are asked for. */
@@ -307,7 +297,6 @@ function listStatuses(
   return byPath;
 }
 
-/** What the user should know beyond the findings. */
 function layOutNotes(notes: readonly string[], { width, paint, all }: TextLayout): Lines {
   const shown = all ? notes : notes.slice(0, SHOWN_FINDINGS);
   const lines = shown.flatMap((note) => {
@@ -330,7 +319,6 @@ function layOutTerms(
   );
 }
 
-/** A heading with sentences below it. */
 function layOutSection(title: string, sentences: readonly string[], { width, paint }: TextLayout): Lines {
   return [
     paint('strong', title),
@@ -369,8 +357,17 @@ function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
   const nameReport = (report: AuditReport) =>
     nameOf({ before: report.before.path, after: report.after.path });
   const outcomes: NamedLine[] = [];
-  for (const report of set.reports) outcomes.push(summarize(report, nameReport(report)));
-  for (const failure of set.failures) outcomes.push(summarizeFailure(failure, nameOf(failure)));
+  for (const report of set.reports) {
+    const { outcome, word, headline } = describeAnswer(report);
+    const [sign, tone] = OUTCOME_SIGNS[outcome];
+    const label = `${sign} ${word.toLowerCase()}`;
+    outcomes.push({ label, tone, name: nameReport(report), about: sayPhrase(headline) });
+  }
+  for (const failure of set.failures) {
+    const { message, hint } = failure;
+    const about = escapeControls(hint === null ? message : `${message}. ${hint}`);
+    outcomes.push({ label: '✖ failed', tone: 'error', name: nameOf(failure), about });
+  }
   if (before !== null) yield [`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`];
   const room = layout.width - Math.max(...outcomes.map(({ label }) => label.length)) - 2;
   yield layOutNamed(
@@ -388,15 +385,4 @@ function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
     set.heads.flatMap(({ findings }) => findings),
     layout,
   );
-}
-
-function summarize(report: AuditReport, name: string): NamedLine {
-  const { outcome, word, headline } = describeAnswer(report);
-  const [sign, tone] = OUTCOME_SIGNS[outcome];
-  return { label: `${sign} ${word.toLowerCase()}`, tone, name, about: sayPhrase(headline) };
-}
-
-function summarizeFailure({ message, hint }: AuditFailure, name: string): NamedLine {
-  const reason = hint === null ? message : `${message}. ${hint}`;
-  return { label: '✖ failed', tone: 'error', name, about: escapeControls(reason) };
 }

@@ -30,6 +30,7 @@ import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
 import { solveLayer } from '../folding/recover-statistics.js';
 import { type ByteRange, type ByteSource, checkBounds, haveSameBytes, holdBytes } from '../io/byte-source.js';
+import { addTo } from '../norm/naming.js';
 import { type LinearLayer, type NormLayer, nameInFile, storedTensorOf } from '../norm/norm-layer.js';
 
 /** The error that says why a layer cannot be restored, and which checkpoint is to blame. */
@@ -45,11 +46,9 @@ function cannotRestore(
   });
 }
 
-/** What becomes of a weight. */
 interface WeightScaling {
   /** How elements belong to output channels. */
   readonly layout: ChannelLayout;
-  /** One per output channel. */
   readonly factors: Float64Array;
   /** The type that the products are rounded to, once. */
   readonly dtype: DType;
@@ -115,7 +114,6 @@ async function multiplyInPlace(
   }
 }
 
-/** From any type to any other. */
 async function convert(
   { range, shape, dtype: from }: Tensor,
   { layout, factors, dtype, fail }: WeightScaling,
@@ -141,7 +139,6 @@ async function convert(
   }
 }
 
-/** Statistics that were solved for, and what there is to say about them. */
 interface RecoveredLayer {
   readonly statistics: Statistics;
   readonly notes: readonly string[];
@@ -225,20 +222,15 @@ async function refold(
     scales[channel] = scale;
     offsets[channel] = (beta?.values[channel] ?? 0) + scale * center;
   }
-  const place = { layer: before, folded, side };
-  return planFolding({ linear: live, scales, bias: offsets }, place);
+  return planFolding({ layer: before, folded, side, linear: live, scales, bias: offsets });
 }
 
-/** Where the folding of a layer goes. */
-interface FoldingPlace {
+/** A convolution of before, what its channels are to be multiplied by, and the bias that goes with them. */
+interface Folding {
   readonly layer: NormLayer;
   /** The convolution of after. */
   readonly folded: LinearLayer;
   readonly side: Checkpoint;
-}
-
-/** A convolution of before and what its channels are to be multiplied by, and the bias that goes with them. */
-interface Folding {
   readonly linear: LinearLayer;
   readonly scales: Float64Array;
   readonly bias: Float64Array;
@@ -252,49 +244,49 @@ async function copyFolding(
   const scales = new Float64Array(linear.channels).fill(1);
   const bias = (await readOptional(linear.bias))?.values ?? new Float64Array(linear.channels);
   const copy = linear.weight.dtype === folded.weight.dtype ? linear.weight.range : undefined;
-  return planFolding({ linear, scales, bias }, { layer: before, folded, side }, copy);
+  return planFolding({ layer: before, folded, side, linear, scales, bias }, copy);
 }
 
 /** @param copy the weight, where it is to be as before holds it. */
-async function planFolding(folding: Folding, place: FoldingPlace, copy?: ByteRange): Promise<PartPlan> {
-  const { linear, bias, scales } = folding;
+async function planFolding(folding: Folding, copy?: ByteRange): Promise<PartPlan> {
+  const { linear, scales } = folding;
   // A baseline keeps of a weight what tells whether another is a multiple of it, and not its values.
   if (linear.weight.fingerprint !== undefined) {
     const note =
       'before keeps no weights: those of after were rescaled channel by channel, to float32 rounding';
-    return { edits: editFolding(await rescale(folding, place), bias, place), notes: [note] };
+    return { edits: editFolding(await rescale(folding), folding), notes: [note] };
   }
-  return { edits: editFolding(copy ?? scaleInto(place, linear, scales), bias, place), notes: [] };
+  return { edits: editFolding(copy ?? scaleInto(folding, linear, scales), folding), notes: [] };
 }
 
 /**
  * Folds again without the weights of before: those of after are s_after · W, so that times scale / s_after they are what
  * the scales of before make of W. A channel of zeros stays one.
  */
-async function rescale({ linear, scales }: Folding, place: FoldingPlace): Promise<ByteRange> {
-  const { layer, folded, side } = place;
+async function rescale(folding: Folding): Promise<ByteRange> {
+  const { layer, folded, side, linear, scales } = folding;
   const compared = takeScales(await compareChannelScales(linear.weight, folded.weight, linear));
   if (compared === null) throw cannotRestore(layer, side, 'it is folded into a convolution that was trained');
   const factors = scales.map((scale, channel) => {
     const now = compared.scales[channel] ?? Number.NaN;
     return Number.isNaN(now) || (now === 0 && scale === 0) ? 1 : scale / now;
   });
-  return scaleInto(place, folded, factors);
+  return scaleInto(folding, folded, factors);
 }
 
 /** A weight times its channels' factors as what after's convolution is to hold. */
-function scaleInto(place: FoldingPlace, linear: LinearLayer, factors: Float64Array): ByteRange {
-  const { weight } = place.folded;
-  const fail = () => doesNotFit(place, 'folded weight', weight);
+function scaleInto(folding: Folding, linear: LinearLayer, factors: Float64Array): ByteRange {
+  const { weight } = folding.folded;
+  const fail = () => doesNotFit(folding, 'folded weight', weight);
   return scaleWeight(linear.weight, { layout: linear, factors, dtype: weight.dtype, fail });
 }
 
-function doesNotFit({ layer, side }: FoldingPlace, part: Part, { dtype }: Tensor): Error {
+function doesNotFit({ layer, side }: Folding, part: Part, { dtype }: Tensor): Error {
   return cannotRestore(layer, side, `its ${part} does not fit into ${dtype}`);
 }
 
-function editFolding(weight: ByteRange, bias: Float64Array, place: FoldingPlace): readonly PartEdit[] {
-  const { layer, folded, side } = place;
+function editFolding(weight: ByteRange, folding: Folding): readonly PartEdit[] {
+  const { layer, folded, side, bias } = folding;
   const edit = (part: Part, tensor: Tensor, content: ByteRange, leaf: string): PartEdit => {
     return { part, tensor, content, preferredName: `${folded.path ?? layer.name}.${leaf}` };
   };
@@ -306,7 +298,7 @@ function editFolding(weight: ByteRange, bias: Float64Array, place: FoldingPlace)
   }
   const bytes = encodeFloats(bias, folded.bias.dtype);
   if (!decodeFloats(bytes, folded.bias.dtype).every(Number.isFinite))
-    throw doesNotFit(place, 'folded bias', folded.bias);
+    throw doesNotFit(folding, 'folded bias', folded.bias);
   return [weightEdit, edit('folded bias', folded.bias, holdBytes(bytes), 'bias')];
 }
 
@@ -329,13 +321,12 @@ export function addAliases(
   const byPlace = new Map<string, Tensor[]>();
   for (const tensor of after.checkpoint.tensors.values()) {
     if (taken.has(tensor.name) || learned.has(tensor)) continue;
-    const key = placeOf(tensor);
-    byPlace.set(key, [...(byPlace.get(key) ?? []), tensor]);
+    addTo(byPlace, placeOf(tensor), tensor);
   }
-  return plans.map((plan) => addTo(plan, byPlace));
+  return plans.map((plan) => addOtherNames(plan, byPlace));
 }
 
-function addTo(plan: LayerPlan, byPlace: ReadonlyMap<string, readonly Tensor[]>): LayerPlan {
+function addOtherNames(plan: LayerPlan, byPlace: ReadonlyMap<string, readonly Tensor[]>): LayerPlan {
   const added = plan.edits.flatMap((edit) =>
     (byPlace.get(placeOf(edit.tensor)) ?? [])
       .filter(({ range }) => range.source === edit.tensor.range.source)
@@ -370,7 +361,6 @@ export interface LayerPlan {
   readonly notes: readonly string[];
 }
 
-/** What the plans of layers are made from. */
 interface LayerPlanContext {
   readonly before: Checkpoint;
   readonly after: Checkpoint;
@@ -393,7 +383,6 @@ export async function planLayer(comparison: LayerComparison, context: LayerPlanC
   return { comparison, edits, batches: counts.batches, notes: [...found.notes, ...counts.notes] };
 }
 
-/** Edits and what there is to say about them. */
 interface PartPlan {
   readonly edits: readonly PartEdit[];
   readonly notes: readonly string[];

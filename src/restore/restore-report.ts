@@ -1,31 +1,19 @@
-// What `restore` is told of its files, its report, and the report's text.
+// The report of `restore`, and its text.
 
-import type { Checkpoint, CheckpointFormat, OpenOptions } from '../checkpoint/checkpoint.js';
+import type { Checkpoint, CheckpointFormat } from '../checkpoint/checkpoint.js';
 import type { DType } from '../checkpoint/dtype.js';
 import { type LayerComparison, measuresOf, viaOf } from '../compare/compare-layers.js';
 import type { LayerStatus } from '../compare/status.js';
 import { failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
+import { addTo } from '../norm/naming.js';
 import type { Answer } from '../report/answer.js';
 import { encloseName } from '../report/any-report.js';
+import { toCount } from '../report/audit-report.js';
 import { type Column, type Document, makeTable, names, numbers } from '../report/document.js';
 import { type Count, formatCount, formatPlural } from '../report/format-numbers.js';
 import { writeText } from '../report/text.js';
 import { NO_VALUE, showName, type TextOptions } from '../report/text-layout.js';
 import type { LayerPlan, Part } from './plan-layers.js';
-
-/** What concerns the files that are written. */
-export interface TargetOptions extends OpenOptions {
-  /** The file name of the restored model's external data. */
-  readonly dataName?: string | undefined;
-  /** Replace files that exist. */
-  readonly force?: boolean | undefined;
-}
-
-/** Which layers of an audit are restored, and which others have statistics that are not as they were. */
-export interface LayerChoice {
-  readonly chosen: readonly LayerComparison[];
-  readonly left: readonly LayerComparison[];
-}
 
 /** A tensor of after that holds what before says. */
 export interface RestoredPart {
@@ -72,15 +60,12 @@ export interface RestoreReport {
   readonly warnings: readonly string[];
 }
 
-/** Everything that a restoration found out, before it is put in the report's form. */
-interface RestoreResults {
-  readonly outcome: RestoreReport['outcome'];
+/** What a restoration found out, before it is put in the report's form. */
+interface RestoreResults extends Pick<RestoreReport, 'outcome' | 'files' | 'warnings'> {
   readonly before: Checkpoint;
   readonly after: Checkpoint;
-  readonly files: readonly string[];
   readonly plans: readonly LayerPlan[];
-  readonly left: LayerChoice['left'];
-  readonly warnings: readonly string[];
+  readonly left: readonly LayerComparison[];
 }
 
 /** Puts a restoration in the report's form. */
@@ -117,11 +102,6 @@ function toRestoredLayer({ comparison, edits, batches, notes }: LayerPlan): Rest
     })),
     notes,
   };
-}
-
-function toCount(count: bigint): Count {
-  const number = Number(count);
-  return Number.isSafeInteger(number) ? number : String(count);
 }
 
 /** A restoration as text for a terminal: what was written, each layer, and what was left as it is. */
@@ -193,8 +173,7 @@ const COLUMNS: readonly Column<RestoredLayer>[] = [
 /** Notes that several layers share are said once. */
 function describeNotes(layers: readonly RestoredLayer[]): readonly string[] {
   const byNote = new Map<string, string[]>();
-  for (const { name, notes } of layers)
-    for (const note of notes) byNote.set(note, [...(byNote.get(note) ?? []), name]);
+  for (const { name, notes } of layers) for (const note of notes) addTo(byNote, note, name);
   return [...byNote].map(([note, names]) => {
     const isOfAll = names.length > 1 && names.length === layers.length;
     return `${isOfAll ? `all ${formatPlural(names.length, 'norm layer')}` : listNames(names)}: ${note}`;
@@ -203,7 +182,7 @@ function describeNotes(layers: readonly RestoredLayer[]): readonly string[] {
 
 function describeLeft(left: readonly LeftLayer[]): readonly string[] {
   const byStatus = new Map<string, string[]>();
-  for (const { name, status } of left) byStatus.set(status, [...(byStatus.get(status) ?? []), name]);
+  for (const { name, status } of left) addTo(byStatus, status, name);
   return [...byStatus].map(([status, names]) => {
     const [is, it] = names.length === 1 ? ['is', 'it'] : ['are', 'them'];
     return `${formatPlural(names.length, 'norm layer')} ${is} ${status} and not restored: ${listNames(names)}. To restore ${it} too, name every layer that you want: --layer GLOB`;

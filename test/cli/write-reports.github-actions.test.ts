@@ -10,7 +10,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { MAX_SUMMARY_BYTES } from '../../src/cli/guard-outputs.js';
+import { MAX_SUMMARY_BYTES } from '../../src/cli/write-reports.js';
 import { parseWorkflowCommands } from '../report/workflow-commands.js';
 import { makeWorkspace, runCli } from './run.js';
 

@@ -6,7 +6,7 @@ import { CheckpointError } from '../../src/errors.js';
 import { readSafetensorsHeader } from '../../src/formats/safetensors/safetensors.js';
 import { memorySource } from '../../src/io/byte-source.js';
 import { openZip } from '../../src/io/zip.js';
-import { readNpy } from '../../src/probe/npy.js';
+import { readNpy } from '../../src/probe/inputs.js';
 import { encodeInteger, type Mutator, mutateBytes, mutateValues } from './mutate-bytes.js';
 import { mutateJson, parseJson, writeJson } from './mutate-json.js';
 import { mutateNpy } from './mutate-npy.js';

@@ -4,7 +4,7 @@ import { openSource } from '../../src/formats/open.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
 import { readPolicyFile } from '../../src/policy.js';
-import { looksLikeNpz, readNpy, readNpz } from '../../src/probe/npy.js';
+import { looksLikeNpz, readNpy, readNpz } from '../../src/probe/inputs.js';
 import { render } from '../../src/report/render.js';
 import { f32 } from '../build/bytes.js';
 import { safetensorsBytes } from '../build/safetensors.js';

@@ -28,7 +28,7 @@ describe('DifferenceSum', () => {
       relativeL2: 0,
       cosine: 1,
       maxDifference: 0,
-      nonFinite: { reference: 2, value: 2 },
+      nonFinite: { after: 2, restored: 2 },
     });
     expect(differ([0, 0], [0, 0]).relativeL2).toBe(0);
   });

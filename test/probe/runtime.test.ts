@@ -37,6 +37,6 @@ describe('loadRuntime', () => {
 test('a complaint of ONNX Runtime is one line, and names from the model in it steer no terminal', async () => {
   const create = () => Promise.reject(new Error('node \u001b[2J is bad\nat …'));
   const runtime = { InferenceSession: { create } } as unknown as OnnxRuntime;
-  const open = () => openSession(runtime, 'm.onnx', new Uint8Array(), { kind: 'loaded', files: [] });
+  const open = () => openSession(runtime, 'm.onnx', new Uint8Array(), {});
   expect((await failureOf(open)).message).toBe('ONNX Runtime cannot load the model: node \\x1b[2J is bad');
 });

@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import type { AuditReport } from '../../src/report/audit-report.js';
 import { buildAuditSet, buildReportSet, PackedReports } from '../../src/report/audit-set.js';
-import { REPORT_FORMATS } from '../../src/report/formats.js';
-import { render, renderPieces } from '../../src/report/render.js';
+import { findFormat, REPORT_FORMATS } from '../../src/report/formats.js';
+import { render } from '../../src/report/render.js';
 import { makeCleanReport, makeHostileReport, makeLayer, makeReport } from './sample-reports.js';
 
 const odd = makeReport({
@@ -43,16 +43,20 @@ function* letGo(reports: Iterable<AuditReport>): Iterator<AuditReport> {
   }
 }
 
-test.each(REPORT_FORMATS)('%s of packed reports is that of the reports, and keeps none of them', (format) => {
-  const reports = [odd, makeHostileReport(), makeCleanReport(), makeReport({ layers: [makeLayer('bn9')] })];
-  const packed = pack(reports);
-  const passing = {
-    length: packed.length,
-    at: (index: number) => packed.at(index),
-    [Symbol.iterator]: () => letGo(packed),
-  };
-  const set = buildAuditSet(reports);
-  const kept = buildReportSet({ reports: passing, heads: packed.heads, failures: [] });
-  for (const all of [false, true])
-    expect([...renderPieces(kept, { format, all })].join('')).toBe(render(set, { format, all }));
-});
+test.each(REPORT_FORMATS)(
+  '%s of packed reports is that of the reports, and keeps none of them',
+  async (format) => {
+    const reports = [odd, makeHostileReport(), makeCleanReport(), makeReport({ layers: [makeLayer('bn9')] })];
+    const packed = pack(reports);
+    const passing = {
+      length: packed.length,
+      at: (index: number) => packed.at(index),
+      [Symbol.iterator]: () => letGo(packed),
+    };
+    const set = buildAuditSet(reports);
+    const kept = buildReportSet({ reports: passing, heads: packed.heads, failures: [] });
+    const renderPieces = await findFormat(format).load();
+    for (const all of [false, true])
+      expect([...renderPieces(kept, { all })].join('')).toBe(render(set, { format, all }));
+  },
+);

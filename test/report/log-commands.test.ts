@@ -2,9 +2,9 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { escapeControls, quote, quoteUnlessPlain, toShellWord } from '../../src/errors.js';
 import type { ProbeReport } from '../../src/probe/probe-report.js';
-import { renderProbe } from '../../src/probe/render.js';
+import { PROBE_FORMATS, renderProbe } from '../../src/probe/probe-report.js';
 import { buildAuditSet } from '../../src/report/audit-set.js';
-import { listFormats, REPORT_FORMATS } from '../../src/report/formats.js';
+import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { writeCommand } from '../../src/report/github.js';
 import { toJson } from '../../src/report/json.js';
 import { render } from '../../src/report/render.js';
@@ -131,7 +131,7 @@ function showAll(name: string, width: number): ReadonlyMap<string, string> {
           ] as const,
       ),
     ),
-    ...listFormats('probe').map(
+    ...PROBE_FORMATS.map(
       (format) => [`probe as ${format}`, renderProbe(probeOf(name), { format, all: true })] as const,
     ),
   ]);

@@ -13,7 +13,7 @@ describe('artifact paths', () => {
     ['runs/a\\b.pt', undefined, 'runs/a\\b.pt'],
     ['.', undefined, '.'],
   ])('of %j in %j is %j', (path, root, expected) => {
-    expect(findArtifactPath(path, root)).toBe(expected);
+    expect(findArtifactPath(path, { root })).toBe(expected);
   });
 
   test.each([

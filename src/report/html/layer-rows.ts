@@ -2,6 +2,7 @@
 
 import type { Region } from '../../compare/regions.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
+import { getOrMake } from '../../norm/naming.js';
 import { type AnyReport, isAudit, showSafely } from '../any-report.js';
 import type { AuditLayer, AuditReport } from '../audit-report.js';
 import { type Column, LAYER_COLUMNS, listInspectColumns } from '../document.js';
@@ -30,7 +31,8 @@ interface Order<Layer> {
 
 const AUDIT_ORDER: Order<AuditLayer> = {
   sorted: 'status',
-  groupOf: rankStatus,
+  // What needs attention comes first.
+  groupOf: ({ status }) => LAYER_STATUSES.indexOf(status),
   sizeOf: ({ outputShift }) => outputShift,
 };
 
@@ -87,11 +89,6 @@ function renderHead<Layer>(columns: readonly Column<Layer>[], sorted: string | n
   return html`<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, bar }) => html`<th scope="col"${isNumber ? html` class="${bar === undefined ? 'number' : 'number wide'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${capitalize(title)}</th>`)}</tr></thead>`;
 }
 
-/** What needs attention comes first. */
-function rankStatus({ status }: AuditLayer): number {
-  return LAYER_STATUSES.indexOf(status);
-}
-
 /** Values that are not finite are the worst; layers without a value come last. */
 function rankSize(value: number | null): number {
   if (value === null) return -1;
@@ -123,20 +120,19 @@ function renderRow<Layer extends AuditLayer | InspectLayer>(
     : name;
   const cells = columns.slice(1).map(({ title, isNumber, isStrong, value, bar, cell }) => {
     const said = markNames(cell(layer));
+    // As exactly as sorting needs it.
+    const key = value?.(layer)?.toPrecision(8);
     const attributes = [
       isNumber ? null : html` class="${title === 'status' ? title : 'text'}"`,
-      value === undefined || !isOpenable ? null : html` data-v="${toSortKey(value(layer))}"`,
+      value === undefined || !isOpenable
+        ? null
+        : html` data-v="${key === undefined ? '' : String(Number(key))}"`,
     ];
     const drawn = bar === undefined ? null : renderBar(bar(layer), scale);
     return html`<td${attributes}>${drawn}${isStrong ? html`<b>${said}</b>` : said}</td>`;
   });
   return html`<tr${id} class="is-${layer.status}"><td>${index + 1}</td><th scope="row">${head}</th>${cells}</tr>
 `;
-}
-
-/** A value as exactly as sorting needs it. */
-function toSortKey(value: number | null): string {
-  return value === null ? '' : String(Number(value.toPrecision(8)));
 }
 
 /** A module path with its last part set off, before which it may wrap. */
@@ -205,21 +201,17 @@ function makeModule(path: string, label: string): Module {
   return { path, label, children: new Map(), region: null, layer: null, layers: 0, drifted: 0, worst: null };
 }
 
-function findModule(root: Module, path: string): Module {
-  if (path === '') return root;
-  const components = path.split('.');
+function findModule(root: Module, name: string): Module {
+  if (name === '') return root;
+  const components = name.split('.');
   const limited =
     components.length <= MAX_DEPTH
       ? components
       : [...components.slice(0, MAX_DEPTH - 1), components.slice(MAX_DEPTH - 1).join('.')];
   let module = root;
   for (const component of limited) {
-    let child = module.children.get(component);
-    if (child === undefined) {
-      child = makeModule(module.path === '' ? component : `${module.path}.${component}`, component);
-      module.children.set(component, child);
-    }
-    module = child;
+    const path = module.path === '' ? component : `${module.path}.${component}`;
+    module = getOrMake(module.children, component, () => makeModule(path, component));
   }
   return module;
 }

@@ -22,7 +22,8 @@ export function html(parts: TemplateStringsArray, ...contents: readonly Content[
 
 function toMarkup(content: Content): string {
   if (content === null || content === false) return '';
-  if (typeof content === 'string') return escapeHtml(content);
+  if (typeof content === 'string')
+    return content.replace(/[&<>"']/g, (character) => ENTITIES[character] ?? '');
   if (typeof content === 'number') return String(content);
   return 'markup' in content ? content.markup : content.map(toMarkup).join('');
 }
@@ -34,10 +35,6 @@ const ENTITIES: Readonly<Record<string, string>> = {
   '"': '&quot;',
   "'": '&#39;',
 };
-
-function escapeHtml(text: string): string {
-  return text.replace(/[&<>"']/g, (character) => ENTITIES[character] ?? '');
-}
 
 /** Markup from text of the program's own: a style sheet, a script, a document type. */
 function trustMarkup(markup: string): Markup {

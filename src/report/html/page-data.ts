@@ -30,7 +30,6 @@ const CHARACTERS_PER_CHANNEL = 4 * 4 + 6;
 /** Characters that a layer's channels take beside their numbers. */
 const CHARACTERS_PER_LAYER = 160;
 
-/** Statistics of one layer, before they are encoded. */
 interface ChannelSource {
   readonly epsilon: number;
   readonly before: { readonly mean: readonly number[]; readonly variance: readonly number[] };
@@ -42,20 +41,15 @@ interface ChannelSource {
  * channels of each layer that moved most.
  */
 export function buildPageChannels(report: AnyReport, available: number): readonly (PageChannels | null)[] {
-  const sources = isAudit(report)
-    ? report.layers.map(findAuditChannels)
-    : report.layers.map(findInspectChannels);
+  const sources: readonly (ChannelSource | null)[] = isAudit(report)
+    ? report.layers.map(({ perChannel, epsilon }) =>
+        perChannel?.before ? { epsilon, before: perChannel.before, after: perChannel.after } : null,
+      )
+    : report.layers.map(({ perChannel, epsilon }) =>
+        perChannel === undefined ? null : { epsilon, before: perChannel, after: null },
+      );
   const limit = chooseChannelLimit(sources, available - CHARACTERS_PER_LAYER * sources.length);
   return sources.map((source) => encodeChannels(source, limit));
-}
-
-function findAuditChannels({ perChannel, epsilon }: AuditLayer): ChannelSource | null {
-  const { before, after } = perChannel ?? { before: null, after: null };
-  return before === null ? null : { epsilon, before, after };
-}
-
-function findInspectChannels({ perChannel, epsilon }: InspectLayer): ChannelSource | null {
-  return perChannel === undefined ? null : { epsilon, before: perChannel, after: null };
 }
 
 /** The largest number of channels of each layer that all layers together have room for. */
@@ -118,7 +112,6 @@ export interface PageMeasure {
   readonly label: string;
   /** What a screen reader and the axis add to a value. */
   readonly unit: string;
-  /** The measure in a few words, with its formula's parts. */
   readonly meaning: string;
 }
 
@@ -135,70 +128,76 @@ export interface PageLayer {
 
 const MAX_FINDINGS_PER_LAYER = 5;
 
+/** A measure, and what a layer has of it. */
+interface Measure<Layer> extends PageMeasure {
+  readonly of: (layer: Layer) => number | null | undefined;
+}
+
 /** The data of a report's page, but for its channels. */
 export function buildPageData(report: AnyReport): PageData {
   const findings = groupFindings(report);
-  const toPage = (layer: AuditLayer | InspectLayer) => ({
-    name: showSafely(layer.name),
-    status: layer.status,
-    findings: findings.get(layer.name) ?? [],
-  });
-  if (!isAudit(report)) {
-    return {
-      measures: INSPECT_MEASURES,
-      facts: INSPECT_FACTS.map(([label]) => label),
-      layers: report.layers.map((layer) => ({
-        ...toPage(layer),
-        values: [layer.variance?.geometricMean, layer.mean?.rms].map(toJsonNumber),
-        facts: INSPECT_FACTS.map(([, tell]) => tell(layer)),
-      })),
-      opened: null,
-    };
-  }
-  return {
-    measures: AUDIT_MEASURES,
-    facts: AUDIT_FACTS.map(([label]) => label),
-    layers: report.layers.map((layer) => ({
-      ...toPage(layer),
-      values: [layer.outputShift, layer.meanShift?.rms, stdFactor(layer), layer.divergence].map(toJsonNumber),
-      facts: AUDIT_FACTS.map(([, tell]) => tell(layer)),
+  const describe = <Layer extends AuditLayer | InspectLayer>(
+    layers: readonly Layer[],
+    measures: readonly Measure<Layer>[],
+    facts: readonly Fact<Layer>[],
+  ) => ({
+    measures,
+    facts: facts.map(([label]) => label),
+    layers: layers.map((layer) => ({
+      name: showSafely(layer.name),
+      status: layer.status,
+      findings: findings.get(layer.name) ?? [],
+      values: measures.map((measure) => toJsonNumber(measure.of(layer))),
+      facts: facts.map(([, tell]) => tell(layer)),
     })),
-    opened: findOpened(report.layers),
-  };
+  });
+  return isAudit(report)
+    ? { ...describe(report.layers, AUDIT_MEASURES, AUDIT_FACTS), opened: findOpened(report.layers) }
+    : { ...describe(report.layers, INSPECT_MEASURES, INSPECT_FACTS), opened: null };
 }
 
-const AUDIT_MEASURES: readonly PageMeasure[] = [
+const AUDIT_MEASURES: readonly Measure<AuditLayer>[] = [
   {
     label: 'Output shift',
     unit: '',
     meaning: 'how far the layer’s output moves because its statistics moved, relative to its size',
+    of: ({ outputShift }) => outputShift,
   },
   {
     label: 'Mean shift',
     unit: 'σ',
     meaning: 'root mean square over channels of |μ after − μ before| / σ before',
+    of: ({ meanShift }) => meanShift?.rms,
   },
   {
     label: 'Std ratio',
     unit: '× − 1',
     meaning: 'how far the typical ratio of σ after to σ before is from 1',
+    // The ratio's distance from 1, so that no change is 0 on the chart.
+    of: ({ logStdRatio }) => logStdRatio && Math.expm1(logStdRatio.rms),
   },
   {
     label: 'Divergence',
     unit: 'nats',
     meaning: 'mean of the two Kullback–Leibler divergences between the channels’ Gaussians',
+    of: ({ divergence }) => divergence,
   },
 ];
 
-const INSPECT_MEASURES: readonly PageMeasure[] = [
-  { label: 'Variance', unit: '', meaning: 'geometric mean of the running variance over channels' },
-  { label: 'Mean', unit: '', meaning: 'root mean square of the running mean over channels' },
+const INSPECT_MEASURES: readonly Measure<InspectLayer>[] = [
+  {
+    label: 'Variance',
+    unit: '',
+    meaning: 'geometric mean of the running variance over channels',
+    of: ({ variance }) => variance?.geometricMean,
+  },
+  {
+    label: 'Mean',
+    unit: '',
+    meaning: 'root mean square of the running mean over channels',
+    of: ({ mean }) => mean?.rms,
+  },
 ];
-
-/** The ratio's distance from 1, so that no change is 0 on the chart. */
-function stdFactor({ logStdRatio }: AuditLayer): number | null {
-  return logStdRatio === null ? null : Math.expm1(logStdRatio.rms);
-}
 
 function toJsonNumber(value: number | null | undefined): number | string | null {
   if (value == null) return null;
@@ -218,7 +217,6 @@ function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findin
 
 const RELATIONS = { equal: 'unchanged', changed: 'changed', none: 'none' } as const;
 
-/** A label, and what a layer has to tell under it. */
 type Fact<Layer> = readonly [label: string, tell: (layer: Layer) => string | null];
 
 const shown = (name: string | null) => (name === null ? 'cannot be read' : showSafely(name));

@@ -2,8 +2,9 @@
 
 import { axisLeft } from 'd3-axis';
 import { type ScaleContinuousNumeric, scaleLinear } from 'd3-scale';
-import { type Selection, select } from 'd3-selection';
+import { select } from 'd3-selection';
 import { formatMeasure } from '../../format-numbers.js';
+import { makeShape } from './dom.js';
 
 /** Values to mark on a vertical axis: round ones, few enough to read; on a logarithmic axis 1, 2 and 5, or 1 and 3, or decades. */
 function chooseTicks(scale: ScaleContinuousNumeric<number, number>, isLog: boolean): readonly number[] {
@@ -94,28 +95,18 @@ export function addCursor(
 }
 
 function keyTarget(key: string, current: number, count: number): number | null {
-  switch (key) {
-    case 'ArrowRight':
-    case 'ArrowUp':
-      return current + 1;
-    case 'ArrowLeft':
-    case 'ArrowDown':
-      return current - 1;
-    case 'PageUp':
-      return current + PAGE;
-    case 'PageDown':
-      return current - PAGE;
-    case 'Home':
-      return 0;
-    case 'End':
-      return count - 1;
-    default:
-      return null;
-  }
+  const targets: Readonly<Record<string, number>> = {
+    ArrowRight: current + 1,
+    ArrowUp: current + 1,
+    ArrowLeft: current - 1,
+    ArrowDown: current - 1,
+    PageUp: current + PAGE,
+    PageDown: current - PAGE,
+    Home: 0,
+    End: count - 1,
+  };
+  return targets[key] ?? null;
 }
-
-/** A drawing of a plot. */
-export type Svg = Selection<SVGSVGElement, null, HTMLElement, unknown>;
 
 /** A vertical scale, linear or logarithmic. */
 export type Scale = ScaleContinuousNumeric<number, number>;
@@ -148,22 +139,17 @@ export function drawFrame(
   plot: HTMLElement,
   frame: Frame,
   { scale, isLog }: { readonly scale: Scale; readonly isLog: boolean },
-): Svg {
-  const svg: Svg = select<HTMLElement, unknown>(plot)
-    .selectAll<SVGSVGElement, null>('svg')
-    .data([null])
-    .join('svg')
-    .attr('viewBox', `0 0 ${frame.width} ${frame.height}`)
-    .attr('aria-hidden', 'true');
-  svg.selectAll('*').remove();
-  svg
-    .append('g')
-    .attr('transform', `translate(${frame.margin.left},0)`)
-    .call(
-      axisLeft(scale)
-        .tickValues([...chooseTicks(scale, isLog)])
-        .tickSize(-innerWidth(frame))
-        .tickFormat((value) => formatTick(Number(value))),
-    );
+): SVGElement {
+  const axis = makeShape('g', { transform: `translate(${frame.margin.left},0)` });
+  select(axis).call(
+    axisLeft(scale)
+      .tickValues([...chooseTicks(scale, isLog)])
+      .tickSize(-innerWidth(frame))
+      .tickFormat((value) => formatTick(Number(value))),
+  );
+  const svg = makeShape('svg', { viewBox: `0 0 ${frame.width} ${frame.height}`, 'aria-hidden': 'true' }, [
+    axis,
+  ]);
+  plot.replaceChildren(svg);
   return svg;
 }

@@ -1,4 +1,4 @@
-// Small steps on the page's elements, and its dark and light theme.
+// Small steps on the page's elements.
 
 /** Attributes, properties of text and listeners of an element to make; text is only ever set as text. */
 interface ElementOptions {
@@ -11,7 +11,7 @@ interface ElementOptions {
 export function makeElement<Tag extends keyof HTMLElementTagNameMap>(
   tag: Tag,
   { class: className, text, attributes = {} }: ElementOptions = {},
-  children: readonly Node[] = [],
+  children: readonly (Node | string)[] = [],
 ): HTMLElementTagNameMap[Tag] {
   const element = document.createElement(tag);
   if (className !== undefined) element.className = className;
@@ -19,6 +19,25 @@ export function makeElement<Tag extends keyof HTMLElementTagNameMap>(
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
+}
+
+type Attributes = Readonly<Record<string, string | number>>;
+
+/** Makes a shape of a drawing, with those in it. */
+export function makeShape<Tag extends keyof SVGElementTagNameMap>(
+  tag: Tag,
+  attributes: Attributes,
+  children: readonly (Node | string)[] = [],
+): SVGElementTagNameMap[Tag] {
+  const shape = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  setAttributes(shape, attributes);
+  shape.append(...children);
+  return shape;
+}
+
+/** Changes a shape, where it is there. */
+export function setAttributes(shape: Element | null, attributes: Attributes): void {
+  for (const [name, value] of Object.entries(attributes)) shape?.setAttribute(name, String(value));
 }
 
 /** Makes a group of radio buttons that look like one control; tells which was chosen. */
@@ -59,32 +78,4 @@ export function watchWidth(element: Element, onWidth: (width: number) => void): 
     last = width;
     onWidth(width);
   }).observe(element);
-}
-
-const THEMES = ['auto', 'light', 'dark'] as const;
-const KEY = 'bn-audit-theme';
-
-/** A switch between light, dark and what the system says; remembered where the browser lets a file remember. */
-export function addThemeSwitch(box: HTMLElement): void {
-  const apply = (index: number) => {
-    const theme = THEMES[index] ?? 'auto';
-    if (theme === 'auto') delete document.documentElement.dataset['theme'];
-    else document.documentElement.dataset['theme'] = theme;
-    try {
-      localStorage.setItem(KEY, theme);
-    } catch {
-      // A page from a file may be forbidden to store anything; the switch works all the same.
-    }
-  };
-  const chosen = Math.max(0, THEMES.map(String).indexOf(readTheme() ?? 'auto'));
-  if (chosen > 0) apply(chosen);
-  box.replaceChildren(makeSegments('Theme', { choices: ['Auto', 'Light', 'Dark'], chosen, onChoose: apply }));
-}
-
-function readTheme(): string | null {
-  try {
-    return localStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
 }

@@ -1,13 +1,14 @@
-// Sorts and filters the table of layers, and opens a layer's plots.
+// Sorts and filters the table of layers, and plots the channels of an opened one.
 
-import { formatCount } from '../../format-numbers.js';
-import type { PageChannels, PageData, PageLayer } from '../page-data.js';
-import { drawChannelPlots } from './channel-plots.js';
-import { makeElement } from './dom.js';
+import { scaleLinear, scaleLog } from 'd3-scale';
+import { formatCount, formatMeasure } from '../../format-numbers.js';
+import { decodeNumbers } from '../channel-codec.js';
+import type { PageChannels, PageData, PageLayer, PageStatistics } from '../page-data.js';
+import { addCursor, drawFrame, type Frame, findPosition, innerWidth, type Scale } from './chart-frame.js';
+import { makeElement, makeSegments, makeShape, setAttributes, watchWidth } from './dom.js';
 
 /** The table of layers, brought to life. */
 export interface LayerTable {
-  /** Opens a layer's row, whatever the filter hides, and scrolls to it. */
   readonly show: (layer: number) => void;
 }
 
@@ -39,7 +40,6 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
   };
 }
 
-/** A row's layer, by its id. */
 function indexOf(row: HTMLTableRowElement): number {
   return Number(row.id.slice('layer-'.length));
 }
@@ -60,16 +60,10 @@ function makeSortable(
     button.addEventListener('click', () => {
       const isNumber = header.classList.contains('number') && column > 0;
       const current = header.getAttribute('aria-sort');
-      const order =
-        current === 'none'
-          ? isNumber
-            ? 'descending'
-            : 'ascending'
-          : current === 'ascending'
-            ? 'descending'
-            : 'ascending';
+      const isDescending = current === 'none' ? isNumber : current === 'ascending';
+      const order = isDescending ? 'descending' : 'ascending';
       for (const other of headers) other.setAttribute('aria-sort', other === header ? order : 'none');
-      body.append(...sortRows(rows, column, order === 'ascending' ? 1 : -1));
+      body.append(...sortRows(rows, column, isDescending ? -1 : 1));
     });
   });
 }
@@ -144,7 +138,6 @@ const BROAD_LENGTH = 22;
 
 interface DetailContents {
   readonly layer: PageLayer;
-  /** What the layer's facts are called. */
   readonly labels: readonly string[];
   readonly channels: PageChannels | null;
 }
@@ -163,7 +156,7 @@ function makeDetail(columns: number, { layer, labels, channels }: DetailContents
   const said = layer.findings.map(({ level, text }) =>
     makeElement('p', { class: 'said' }, [
       makeElement('span', { class: `level ${level}`, text: level }),
-      document.createTextNode(text),
+      text,
     ]),
   );
   const plots = makeElement('div');
@@ -218,7 +211,7 @@ function addFilter(
     const chip = makeElement(
       'button',
       { class: `chip is-${status}`, attributes: { type: 'button', 'aria-pressed': 'false' } },
-      [makeElement('i', { class: 'dot' }), document.createTextNode(`${status} ${formatCount(count)}`)],
+      [makeElement('i', { class: 'dot' }), `${status} ${formatCount(count)}`],
     );
     chip.addEventListener('click', () => {
       const isPressed = !pressed.delete(status);
@@ -249,4 +242,294 @@ function countStatuses(layers: readonly PageLayer[]): readonly (readonly [status
   const counts = new Map<string, number>();
   for (const { status } of layers) counts.set(status, (counts.get(status) ?? 0) + 1);
   return [...counts].sort(([, x], [, y]) => y - x);
+}
+
+const HEIGHT = 230;
+const MARGIN = { top: 10, right: 8, bottom: 12, left: 54 } as const;
+
+interface Channel {
+  readonly index: number;
+  readonly before: { readonly mean: number; readonly variance: number };
+  readonly after: { readonly mean: number; readonly variance: number } | null;
+  /** (μB − μA) / σA. */
+  readonly shift: number;
+  /** σB / σA. */
+  readonly ratio: number;
+}
+
+type Statistic = 'mean' | 'variance';
+
+const ORDERS = ['Value before', 'Movement', 'Channel'] as const;
+
+/** Draws mean and variance of a layer's channels before and after, with a table of the same numbers. */
+export function drawChannelPlots(box: HTMLElement, channels: PageChannels): void {
+  const all = listChannels(channels);
+  const hasAfter = channels.after !== null;
+  const readout = makeElement('p', { class: 'readout' });
+  const onPoint = (channel: Channel | null) => showReadout(readout, channel);
+  const panels = [
+    makePanel('Running mean', 'mean', onPoint),
+    makePanel('Running variance', 'variance', onPoint),
+  ];
+  const state = { order: 0 };
+  const redraw = () => {
+    for (const panel of panels) panel.show(orderChannels(all, state.order, panel.statistic));
+  };
+  box.replaceChildren(
+    makeElement('div', { class: 'chart-bar' }, [
+      makeSegments('Order of the channels', {
+        choices: hasAfter ? ORDERS : ORDERS.filter((order) => order !== 'Movement'),
+        chosen: 0,
+        onChoose: (index) => {
+          state.order = hasAfter || index === 0 ? index : index + 1;
+          redraw();
+        },
+      }),
+      makeLegend(hasAfter),
+      makeElement('span', { class: 'meaning', text: describeSelection(channels, all.length) }),
+    ]),
+    makeElement(
+      'div',
+      { class: 'plots' },
+      panels.map(({ element }) => element),
+    ),
+    readout,
+    makeTable(all, hasAfter),
+  );
+  showReadout(readout, null);
+  redraw();
+}
+
+function listChannels({ before, after, epsilon, indices }: PageChannels): readonly Channel[] {
+  const decode = ({ mean, variance }: PageStatistics) => ({
+    mean: decodeNumbers(mean),
+    variance: decodeNumbers(variance),
+  });
+  const left = decode(before);
+  const right = after === 'same' ? left : after === null ? null : decode(after);
+  return Array.from(left.mean, (mean, position) => {
+    const variance = left.variance[position] ?? Number.NaN;
+    const other =
+      right === null
+        ? null
+        : { mean: right.mean[position] ?? Number.NaN, variance: right.variance[position] ?? Number.NaN };
+    const std = Math.sqrt(variance + epsilon);
+    return {
+      index: indices?.[position] ?? position,
+      before: { mean, variance },
+      after: other,
+      shift: other === null ? 0 : (other.mean - mean) / std,
+      ratio: other === null ? 1 : Math.sqrt(other.variance + epsilon) / std,
+    };
+  });
+}
+
+function orderChannels(
+  channels: readonly Channel[],
+  order: number,
+  statistic: Statistic,
+): readonly Channel[] {
+  const movement = ({ shift, ratio }: Channel) => (statistic === 'mean' ? shift : Math.log(ratio));
+  const keyOf = (channel: Channel) => {
+    const key = order === 0 ? channel.before[statistic] : order === 1 ? movement(channel) : channel.index;
+    return Number.isNaN(key) ? Number.POSITIVE_INFINITY : key;
+  };
+  return [...channels].sort((x, y) => (keyOf(x) === keyOf(y) ? x.index - y.index : keyOf(x) - keyOf(y)));
+}
+
+function describeSelection({ total, after }: PageChannels, shown: number): string {
+  const same = after === 'same' ? ' Before and after coincide.' : '';
+  if (shown === total) return `All ${formatCount(total)} channels.${same}`;
+  return after === null
+    ? `${formatCount(shown)} of ${formatCount(total)} channels.`
+    : `The ${formatCount(shown)} of ${formatCount(total)} channels that moved most.${same}`;
+}
+
+function makeLegend(hasAfter: boolean): HTMLElement {
+  const key = (kind: 'before' | 'after', text: string) => {
+    const mark = makeShape('path', { d: kind === 'before' ? 'M0 5H22' : 'M11 5h0.01', class: kind });
+    const svg = makeShape('svg', { viewBox: '0 0 22 10', 'aria-hidden': 'true' }, [mark]);
+    return makeElement('span', {}, [svg, text]);
+  };
+  return makeElement(
+    'span',
+    { class: 'legend' },
+    hasAfter ? [key('before', 'before'), key('after', 'after')] : [key('before', 'stored')],
+  );
+}
+
+interface Panel {
+  readonly element: HTMLElement;
+  readonly statistic: Statistic;
+  readonly show: (channels: readonly Channel[]) => void;
+}
+
+/** @param onPoint told which channel is pointed at. */
+function makePanel(title: string, statistic: Statistic, onPoint: (channel: Channel | null) => void): Panel {
+  const plot = makeElement('div', { class: 'plot' });
+  const heading = makeElement('h3', { text: title });
+  const state = { channels: [] as readonly Channel[], width: 0 };
+  const frame = (): Frame => ({ width: state.width, height: HEIGHT, margin: MARGIN });
+  const draw = () => {
+    if (state.width === 0) return;
+    const isLog = drawPanel(plot, frame(), state.channels, statistic);
+    heading.textContent = isLog ? `${title}, logarithmic` : title;
+  };
+  addCursor(plot, {
+    label: `${title} by channel`,
+    count: () => Math.max(1, state.channels.length),
+    positionAt: (x) => findPosition(x, state.channels.length, frame()),
+    describe: (position) => describeChannel(state.channels[position], statistic),
+    onPoint: (position) => {
+      const x = findMiddle(position ?? 0, state.channels.length, frame());
+      const look = position === null ? { visibility: 'hidden' } : { visibility: 'visible', x1: x, x2: x };
+      setAttributes(plot.querySelector('.cursor'), look);
+      onPoint(position === null ? null : (state.channels[position] ?? null));
+    },
+  });
+  watchWidth(plot, (width) => {
+    state.width = width;
+    draw();
+  });
+  return {
+    element: makeElement('div', {}, [heading, plot]),
+    statistic,
+    show: (channels) => {
+      state.channels = channels;
+      draw();
+    },
+  };
+}
+
+/** The middle of one of `count` positions side by side, from the frame's left edge. */
+function findMiddle(position: number, count: number, frame: Frame): number {
+  return MARGIN.left + ((position + 0.5) / count) * innerWidth(frame);
+}
+
+function drawPanel(
+  plot: HTMLElement,
+  frame: Frame,
+  channels: readonly Channel[],
+  statistic: Statistic,
+): boolean {
+  const values = channels.flatMap(({ before, after }) => [
+    before[statistic],
+    after?.[statistic] ?? before[statistic],
+  ]);
+  const finite = values.filter(Number.isFinite);
+  const isLog = statistic === 'variance' && finite.length > 0 && finite.every((value) => value > 0);
+  const [min, max] = finite.length === 0 ? [0, 1] : [Math.min(...finite), Math.max(...finite)];
+  const span = max === min ? Math.abs(max) || 1 : 0;
+  const bottom = HEIGHT - MARGIN.bottom;
+  const domain: Scale = isLog
+    ? scaleLog().domain([min / 1.25, max * 1.25])
+    : scaleLinear()
+        .domain([min - span / 2, max + span / 2])
+        .nice(5);
+  const scale = domain.range([bottom, MARGIN.top]);
+  const x = (position: number) => findMiddle(position, channels.length, frame);
+  drawFrame(plot, frame, { scale, isLog }).append(
+    ...makeSeries(channels, { statistic, x, y: scale }),
+    makeShape('line', { class: 'cursor', visibility: 'hidden', y1: MARGIN.top, y2: bottom }),
+  );
+  return isLog;
+}
+
+interface SeriesOptions {
+  readonly statistic: Statistic;
+  readonly x: (position: number) => number;
+  readonly y: (value: number) => number;
+}
+
+/** Before as a line, after as a dot on a stem from it: one path each, however many channels there are. */
+function makeSeries(channels: readonly Channel[], { statistic, x, y }: SeriesOptions): readonly SVGElement[] {
+  const [steps, stems, dots]: [string[], string[], string[]] = [[], [], []];
+  channels.forEach((channel, position) => {
+    const [before, after] = [channel.before[statistic], channel.after?.[statistic] ?? Number.NaN];
+    // The line goes on from the channel before, where that has a value.
+    const previous = channels[position - 1]?.before[statistic];
+    const left = x(position).toFixed(1);
+    const top = y(before).toFixed(1);
+    if (Number.isFinite(before)) steps.push(`${Number.isFinite(previous) ? 'L' : 'M'}${left} ${top}`);
+    if (!Number.isFinite(after)) return;
+    if (Number.isFinite(before)) stems.push(`M${left} ${top}V${y(after).toFixed(1)}`);
+    dots.push(`M${left} ${y(after).toFixed(1)}h.01`);
+  });
+  const size = Math.max(1.8, Math.min(5, 900 / Math.max(1, channels.length)));
+  return [
+    makeShape('path', { class: 'stem', 'stroke-width': Math.min(1.5, size / 2), d: stems.join('') }),
+    makeShape('path', { class: 'before', d: steps.join('') }),
+    makeShape('path', { class: 'after', 'stroke-width': size, d: dots.join('') }),
+  ];
+}
+
+function describeChannel(channel: Channel | undefined, statistic: Statistic): string {
+  if (channel === undefined) return '';
+  const after = channel.after === null ? '' : `, after ${formatMeasure(channel.after[statistic])}`;
+  return `channel ${channel.index}: ${channel.after === null ? '' : 'before '}${formatMeasure(channel.before[statistic])}${after}`;
+}
+
+function showReadout(readout: HTMLElement, channel: Channel | null): void {
+  if (channel === null) {
+    readout.textContent = 'Point at a channel, or move with the arrow keys.';
+    return;
+  }
+  const { index, before, after, shift, ratio } = channel;
+  const pair = (statistic: Statistic) =>
+    after === null
+      ? formatMeasure(before[statistic])
+      : `${formatMeasure(before[statistic])} → ${formatMeasure(after[statistic])}`;
+  const value = (text: string) => makeElement('b', { text });
+  readout.replaceChildren(
+    `Channel ${index}: mean `,
+    value(pair('mean')),
+    ...(after === null ? [] : [` (${formatMeasure(shift)} σ)`]),
+    ', variance ',
+    value(pair('variance')),
+    ...(after === null ? [] : [` (σ × ${formatMeasure(ratio)})`]),
+  );
+}
+
+/** The numbers as a table, made when it is first opened. */
+function makeTable(channels: readonly Channel[], hasAfter: boolean): HTMLElement {
+  const details = makeElement('details', { class: 'channel-table' }, [
+    makeElement('summary', { text: 'These channels as a table' }),
+  ]);
+  details.addEventListener('toggle', () => details.append(fillTable(channels, hasAfter)), { once: true });
+  return details;
+}
+
+function fillTable(channels: readonly Channel[], hasAfter: boolean): HTMLElement {
+  const titles = hasAfter
+    ? [
+        'Channel',
+        'Mean before',
+        'Mean after',
+        'Mean shift, σ',
+        'Variance before',
+        'Variance after',
+        'Std ratio',
+      ]
+    : ['Channel', 'Mean', 'Variance'];
+  const head = makeElement(
+    'tr',
+    {},
+    titles.map((text) => makeElement('th', { class: 'number', text, attributes: { scope: 'col' } })),
+  );
+  const rows = channels.map(({ index, before, after, shift, ratio }) => {
+    const numbers =
+      after === null
+        ? [before.mean, before.variance]
+        : [before.mean, after.mean, shift, before.variance, after.variance, ratio];
+    return makeElement('tr', {}, [
+      makeElement('th', { class: 'number', text: String(index), attributes: { scope: 'row' } }),
+      ...numbers.map((value) => makeElement('td', { class: 'number', text: formatMeasure(value) })),
+    ]);
+  });
+  const table = makeElement('table', {}, [makeElement('thead', {}, [head]), makeElement('tbody', {}, rows)]);
+  return makeElement(
+    'div',
+    { class: 'panel scroll', attributes: { tabindex: '0', role: 'region', 'aria-label': 'Channels' } },
+    [table],
+  );
 }

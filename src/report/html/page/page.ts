@@ -1,14 +1,16 @@
-// The page's script for one report.
+// The page's script for one report, with the chart along the depth.
 
-import type { PageData } from '../page-data.js';
-import { drawDepthChart } from './depth-chart.js';
-import { addThemeSwitch, makeElement } from './dom.js';
+import { scaleLinear, scaleLog } from 'd3-scale';
+import { formatMeasure } from '../../format-numbers.js';
+import type { PageData, PageLayer, PageMeasure } from '../page-data.js';
+import { addCursor, drawFrame, type Frame, findPosition, innerWidth, type Scale } from './chart-frame.js';
+import { makeCheckbox, makeElement, makeSegments, makeShape, setAttributes, watchWidth } from './dom.js';
+import './theme.js';
 import { enhanceLayerTable, type LayerTable } from './layer-table.js';
 
 /** Brings the page to life: everything it needs stands in it. */
 function start(): void {
   const data: PageData = JSON.parse(find('data').textContent ?? '');
-  addThemeSwitch(find('theme'));
   addCopyButtons();
   const table = enhanceLayerTable(find('layer-table') as HTMLTableElement, find('layer-filter'), data);
   drawDepthChart(find('depth-chart'), data, (layer) => {
@@ -55,6 +57,222 @@ function addCopyButtons(): void {
     });
     caption.append(button);
   }
+}
+
+const HEIGHT = 300;
+const MARGIN = { top: 14, right: 6, bottom: 46, left: 52 } as const;
+const STATUS_STRIP_HEIGHT = 5;
+const BAND_HEIGHT = 20;
+const MAX_BANDS = 14;
+const MAX_BAR_WIDTH = 36;
+
+/** A logarithmic axis shows so many decades below the largest value at most. */
+const MAX_DECADES = 7;
+
+/**
+ * Draws the chart along the depth: one bar a layer, coloured by status, with the modules under the axis.
+ *
+ * @param onChoose told which layer a reader clicked, or chose with Enter.
+ */
+export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
+  const { layers, measures } = data;
+  // Of a folded pair only standard deviations are known: the first measure is then none to begin with.
+  const isKnown = (_: PageMeasure, measure: number) => layers.some(({ values }) => values[measure] != null);
+  const chosen = Math.max(0, measures.findIndex(isKnown));
+  const state = { measure: chosen, isLog: false, width: 0, pointed: null as number | null };
+  const meaning = makeElement('span', { class: 'meaning' });
+  const plot = makeElement('div', { class: 'plot' });
+  const readout = makeElement('p', { class: 'readout' });
+  const frame = (): Frame => ({ width: state.width, height: HEIGHT, margin: MARGIN });
+  const redraw = () => {
+    const measure = measures[state.measure];
+    if (measure === undefined || state.width === 0) return;
+    meaning.textContent = measure.meaning.replace(/^./, (letter) => letter.toUpperCase());
+    drawBars(plot, frame(), { ...state, layers });
+    showReadout(readout, state.pointed === null ? null : (layers[state.pointed] ?? null), measures);
+  };
+  const { moveTo } = addCursor(plot, {
+    label: 'Layers along the depth of the network',
+    count: () => layers.length,
+    positionAt: (x) => findPosition(x, layers.length, frame()),
+    describe: (position) => describeLayer(layers[position], measures[state.measure], state.measure),
+    onPoint: (position) => {
+      state.pointed = position;
+      movePointer(plot, position, innerWidth(frame()) / layers.length);
+      showReadout(readout, position === null ? null : (layers[position] ?? null), measures);
+    },
+    onChoose,
+  });
+  if (data.opened !== null) moveTo(data.opened);
+  box.replaceChildren(
+    makeElement('div', { class: 'chart-bar' }, [
+      makeSegments('Measure', {
+        choices: measures.map(({ label }) => label),
+        chosen,
+        onChoose: (index) => {
+          state.measure = index;
+          redraw();
+        },
+      }),
+      makeCheckbox('Logarithmic', (isChecked) => {
+        state.isLog = isChecked;
+        redraw();
+      }),
+      meaning,
+    ]),
+    plot,
+    readout,
+  );
+  watchWidth(plot, (width) => {
+    state.width = width;
+    redraw();
+  });
+}
+
+interface BarOptions {
+  readonly layers: readonly PageLayer[];
+  readonly measure: number;
+  readonly isLog: boolean;
+  readonly pointed: number | null;
+}
+
+function drawBars(plot: HTMLElement, frame: Frame, { layers, measure, isLog, pointed }: BarOptions): void {
+  const values = layers.map((layer) => Math.abs(Number(layer.values[measure] ?? 0)));
+  const bottom = HEIGHT - MARGIN.bottom;
+  const scale = makeScale(values, isLog).range([bottom, MARGIN.top]);
+  const step = innerWidth(frame) / layers.length;
+  const gap = step > 6 ? 2 : step > 3 ? 1 : 0;
+  const width = Math.min(MAX_BAR_WIDTH, Math.max(step - gap, 0.6));
+  const bars = layers.map(({ status }, layer) => {
+    const y = topOf(values[layer] ?? 0, scale);
+    const x = MARGIN.left + (layer + 0.5) * step - width / 2;
+    const height = Math.max(0, bottom - y);
+    return makeShape('rect', { class: `is-${status}`, x, width, y, height, rx: Math.min(2, step / 4) });
+  });
+  const [x1, x2] = [MARGIN.left, MARGIN.left + innerWidth(frame)];
+  drawFrame(plot, frame, { scale, isLog }).append(
+    makeShape('g', {}, bars),
+    makeShape('line', { class: 'base', x1, x2, y1: bottom, y2: bottom }),
+    makeShape('g', {}, makeStrip(layers, step, bottom + 4)),
+    makeShape('g', {}, makeBands(layers, step, bottom + 4 + STATUS_STRIP_HEIGHT + 5)),
+    makeShape('rect', { class: 'hover', y: MARGIN.top, height: bottom - MARGIN.top }),
+  );
+  movePointer(plot, pointed, step);
+}
+
+/** From zero, or over as many decades as there are; a value that is not finite reaches the top. */
+function makeScale(values: readonly number[], isLog: boolean): Scale {
+  const finite = values.filter((value) => Number.isFinite(value) && value > 0);
+  const max = finite.length === 0 ? 1 : Math.max(...finite);
+  if (!isLog) return scaleLinear().domain([0, max]).nice(5);
+  const min = finite.length === 0 ? 0.1 : Math.min(...finite);
+  return scaleLog()
+    .domain([Math.max(min / 1.5, max / 10 ** MAX_DECADES), max * 1.1])
+    .clamp(true);
+}
+
+function topOf(value: number, scale: Scale): number {
+  if (!Number.isFinite(value)) return MARGIN.top;
+  if (value === 0) return scale.range()[0] ?? 0;
+  return scale(value);
+}
+
+/** A thin strip of statuses: a layer that did not move has no bar, yet is there. */
+function makeStrip(layers: readonly PageLayer[], step: number, y: number): readonly SVGElement[] {
+  return findRuns(layers.map(({ status }) => status)).map(({ label, start, length }) => {
+    const width = Math.max(length * step - (step > 3 ? 1 : 0), 0.6);
+    const x = MARGIN.left + start * step;
+    return makeShape('rect', { class: `is-${label}`, x, width, y, height: STATUS_STRIP_HEIGHT, rx: 1.5 });
+  });
+}
+
+/** The modules that the layers belong to, at the deepest level that still has room for their names. */
+function makeBands(layers: readonly PageLayer[], step: number, y: number): readonly SVGElement[] {
+  return chooseBands(layers).map(({ label, start, length }, index) => {
+    const [x, width] = [MARGIN.left + start * step, length * step];
+    const look = { class: index % 2 === 0 ? 'band' : 'band odd', height: BAND_HEIGHT, rx: 3 };
+    const place = { class: 'band-label', 'text-anchor': 'middle', x: x + width / 2, y: y + 14 };
+    return makeShape('g', {}, [
+      makeShape('rect', { ...look, x, y, width: Math.max(width - 1, 1) }),
+      makeShape('text', place, [fitLabel(label, width - 8)]),
+    ]);
+  });
+}
+
+/** Width of a character of a band's label, in pixels. */
+const CHARACTER_WIDTH = 7;
+
+function fitLabel(label: string, width: number): string {
+  const last = label.slice(label.lastIndexOf('.') + 1);
+  if (label.length * CHARACTER_WIDTH <= width) return label;
+  return last.length * CHARACTER_WIDTH <= width ? last : '';
+}
+
+interface Run {
+  readonly label: string;
+  readonly start: number;
+  length: number;
+}
+
+function chooseBands(layers: readonly PageLayer[]): readonly Run[] {
+  const paths = layers.map(({ name }) => name.split('.').slice(0, -1));
+  let chosen: readonly Run[] = [];
+  for (let depth = 1; depth <= 6; depth++) {
+    const runs = findRuns(paths.map((path) => path.slice(0, depth).join('.')));
+    if (runs.length > MAX_BANDS) break;
+    chosen = runs;
+  }
+  return chosen;
+}
+
+function findRuns(labels: readonly string[]): readonly Run[] {
+  const runs: Run[] = [];
+  labels.forEach((label, index) => {
+    const last = runs.at(-1);
+    if (last?.label === label) last.length++;
+    else runs.push({ label, start: index, length: 1 });
+  });
+  return runs;
+}
+
+function movePointer(plot: HTMLElement, position: number | null, step: number): void {
+  const width = Math.max(step, 2);
+  const x = MARGIN.left + ((position ?? 0) + 0.5) * step - width / 2;
+  const look = position === null ? { visibility: 'hidden' } : { visibility: 'visible', x, width };
+  setAttributes(plot.querySelector('.hover'), look);
+}
+
+function showReadout(readout: HTMLElement, layer: PageLayer | null, measures: readonly PageMeasure[]): void {
+  if (layer === null) {
+    readout.textContent =
+      'Point at a bar, or move with the arrow keys; click or press Enter to open the layer.';
+    return;
+  }
+  const parts = measures.flatMap(({ label, unit }, index) => [
+    `, ${label.toLowerCase()} `,
+    makeElement('b', { text: showValue(layer.values[index] ?? null, unit) }),
+  ]);
+  readout.replaceChildren(
+    makeElement('bdi', { class: 'name', text: layer.name }),
+    ` ${layer.status}`,
+    ...parts,
+  );
+}
+
+function describeLayer(
+  layer: PageLayer | undefined,
+  measure: PageMeasure | undefined,
+  index: number,
+): string {
+  if (layer === undefined || measure === undefined) return '';
+  return `${layer.name}: ${layer.status}, ${measure.label.toLowerCase()} ${showValue(layer.values[index] ?? null, measure.unit)}`;
+}
+
+function showValue(value: number | string | null, unit: string): string {
+  if (value === null) return '–';
+  const number = Number(value);
+  if (unit.startsWith('×')) return `× ${formatMeasure(number + 1)}`;
+  return unit === '' ? formatMeasure(number) : `${formatMeasure(number)} ${unit}`;
 }
 
 start();

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { planAudits } from '../../src/cli/plan-audits.js';
+import { planAudits } from '../../src/cli/diff-command.js';
 
 test('a run of more audits than were meant is a usage error before any of them', () => {
   const plan = (count: number) =>

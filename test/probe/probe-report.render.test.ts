@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { UsageError } from '../../src/errors.js';
-import type { ProbeLayer, ProbeOutput, ProbeReport } from '../../src/probe/probe-report.js';
-import { renderProbe } from '../../src/probe/render.js';
-import { listFormats } from '../../src/report/formats.js';
+import type { ProbeLayer, ProbeReport } from '../../src/probe/probe-report.js';
+import { PROBE_FORMATS, renderProbe } from '../../src/probe/probe-report.js';
+import type { ProbeOutput } from '../../src/probe/run.js';
 
 const summary = {
   path: 'base.onnx',
@@ -130,7 +130,7 @@ describe('renderProbe', () => {
     expect(JSON.parse(renderProbe(reportOf(), { format: 'json' }))).toEqual(reportOf());
   });
 
-  test.each(listFormats('probe'))('no name steers a reader of %s', (format) => {
+  test.each(PROBE_FORMATS)('no name steers a reader of %s', (format) => {
     const name = '\u001b]0;owned\u0007<script>alert(1)</script>|`**"\n::error::';
     const report = reportOf({
       before: { ...summary, path: name },

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { decodeFloats } from '../../src/checkpoint/dtype.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
-import { readNpy, readNpz } from '../../src/probe/npy.js';
+import { readNpy, readNpz } from '../../src/probe/inputs.js';
 import { bytesOf, f32, f64 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
 import { zip } from '../formats/torch/build/zip-writer.js';
