@@ -361,19 +361,19 @@ class OutputSum {
 /** Adds two tensors' difference; false where they cannot be compared. */
 function addNumbers(
   sum: DifferenceSum,
-  reference: Fetched[string] | undefined,
-  value: Fetched[string] | undefined,
+  reference: RuntimeTensor | undefined,
+  value: RuntimeTensor | undefined,
 ): boolean {
-  const pair = reference === undefined || value === undefined ? null : pairNumbers(reference, value);
+  const pair = pairNumbers(reference, value);
   if (pair !== null) sum.add(...pair);
   return pair !== null;
 }
 
-/** The numbers of two tensors; null where they hold none, or are of different sizes. */
+/** The numbers of two tensors; null where one is missing or holds none, or they are of different sizes. */
 function pairNumbers(
-  reference: RuntimeTensor,
-  value: RuntimeTensor,
+  reference: RuntimeTensor | undefined,
+  value: RuntimeTensor | undefined,
 ): readonly [reference: Numbers, value: Numbers] | null {
-  const [x, y] = [numbersOf(reference), numbersOf(value)];
-  return x === null || y === null || x.length !== y.length ? null : [x, y];
+  const [x, y] = [reference && numbersOf(reference), value && numbersOf(value)];
+  return x == null || y == null || x.length !== y.length ? null : [x, y];
 }

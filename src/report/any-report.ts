@@ -90,11 +90,6 @@ export function groupFindingsBy(
   return [...groups.values()];
 }
 
-/** The first finding of each kind and level, in the order of the findings. */
-export function firstOfEach(findings: readonly Finding[]): readonly Finding[] {
-  return groupFindingsBy(findings, ({ level, kind }) => `${level} ${kind}`).map(([first]) => first);
-}
-
 /** The kinds that occur, those of errors first: what a report names the pages of. */
 export function listKinds(findings: readonly Finding[]): readonly FindingKind[] {
   return [...new Set(groupFindings(findings).map(([{ kind }]) => kind))];

@@ -523,21 +523,15 @@ function describeQuantised({
   after,
   layers,
 }: Pick<AuditResults, 'before' | 'after' | 'layers'>): readonly string[] {
-  const types = (side: AuditSide) => [
-    ...new Set(
-      // Biases are int32 in all such models.
-      [...side.learned.values()].flatMap(({ quantised, shape }) =>
-        quantised === undefined || shape.length < 2
-          ? []
-          : // `int8` of I8, `uint8` of U8.
-            quantised.codes.dtype.replace(/^I/, 'int').replace(/^U/, 'uint'),
-      ),
-    ),
-  ];
-  const sides = [
-    { name: 'before', types: types(before) },
-    { name: 'after', types: types(after) },
-  ].flatMap(({ name, types }) => (types.length === 0 ? [] : `${name} (${types.sort().join(', ')})`));
+  const sides = Object.entries({ before, after }).flatMap(([name, { learned }]) => {
+    // Biases are int32 in all such models. `int8` is short for I8, `uint8` for U8.
+    const types = [...learned.values()].flatMap(({ quantised, shape }) =>
+      quantised === undefined || shape.length < 2
+        ? []
+        : quantised.codes.dtype.replace(/^I/, 'int').replace(/^U/, 'uint'),
+    );
+    return types.length === 0 ? [] : `${name} (${[...new Set(types)].sort().join(', ')})`;
+  });
   if (sides.length === 0) return [];
   const told = layers.flatMap((layer) => (layer.kind === 'live' ? [] : (layer.bounds ?? [])));
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;

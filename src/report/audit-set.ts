@@ -10,7 +10,7 @@ import {
   type UsageError,
   VERSION,
 } from '../errors.js';
-import { type AnyReport, firstOfEach } from './any-report.js';
+import { type AnyReport, groupFindingsBy } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { formatCount, formatPlural } from './format-numbers.js';
 
@@ -31,7 +31,8 @@ export class PackedReports implements Reports {
     this.#packed.push(packed);
     // Unpacked, so that no head keeps a name that is a piece of a file's whole header.
     const { verdict, before, after, summary, findings } = unpack(packed);
-    this.heads.push({ verdict, before, after, summary, findings: firstOfEach(findings) });
+    const firsts = groupFindingsBy(findings, ({ level, kind }) => `${level} ${kind}`).map(([first]) => first);
+    this.heads.push({ verdict, before, after, summary, findings: firsts });
   }
 
   at(index: number): AuditReport | undefined {

@@ -139,11 +139,6 @@ async function convert(
   }
 }
 
-interface RecoveredLayer {
-  readonly statistics: Statistics;
-  readonly notes: readonly string[];
-}
-
 /**
  * Solves the statistics of a layer that before has folded away from before's factors and after's live layer. Channels
  * that folding hides keep the values of after: their scale is zero or so near it that the layer does not use them.
@@ -153,7 +148,7 @@ interface RecoveredLayer {
 async function recoverLayer(
   { after, epsilon, liveLinear: live, foldedLinear: folded, status }: RecoveredComparison,
   side: Checkpoint,
-): Promise<RecoveredLayer> {
+) {
   const refuse = (why: string) => cannotRestore(after, side, why);
   const found = await compareChannelScales(live.weight, folded.weight, live);
   // Of weights too few to tell by themselves, the audit has told by all others whether they were trained.
