@@ -1,4 +1,5 @@
 import { afterAll } from 'vitest';
 import { removeTempDirectories } from './build/sources.js';
 
-afterAll(removeTempDirectories);
+// Some hold a hundred thousand files, which take longer than the ten seconds that a hook has by itself.
+afterAll(removeTempDirectories, 120_000);
