@@ -4,6 +4,7 @@ import { audit } from '../src/audit.js';
 import type { PrefixEdit } from '../src/compare/pair-layers.js';
 import { CheckpointError } from '../src/errors.js';
 import type { AuditLayer, AuditReport } from '../src/report/audit-report.js';
+import { render } from '../src/report/render.js';
 import { restore } from '../src/restore/restore.js';
 import { listShipped, readTruth, SHIPPED } from './build/shipped.js';
 import { makeTempDirectory } from './build/sources.js';
@@ -98,6 +99,22 @@ test.each([
   const { layers } = await audit(file(before), file(after));
   expect(layers.map((layer) => layer.neighbours)).toEqual([neighbours, neighbours]);
 });
+
+test.each(['text', 'markdown', 'html', 'junit'] as const)(
+  'convolutions that no file calls folded are no norm layers in a report as %s',
+  async (format) => {
+    const file = (name: string) => join(SHIPPED, 'fused-export-mixed', name);
+    const report = await audit(file('before.safetensors'), file('drift.safetensors'));
+    expect([report.before.folded, report.before.unmarked]).toEqual([7, 7]);
+    const text = render(report, { format }).replace(/\s+/g, ' ');
+    expect(text).not.toMatch(/\d (?:folded )?norm layers?\b/i);
+    if (format !== 'junit') {
+      expect(text).toContain('5 of 5 convolutions with a bias');
+      expect(text).toContain('How to keep it frozen');
+      expect(text).toContain('.get_submodule(name).eval()');
+    }
+  },
+);
 
 test('a file of two networks is restored whole, each into its own', async () => {
   const file = (name: string) => join(SHIPPED, 'parts-two', name);

@@ -332,6 +332,9 @@ export interface RecoveredComparison extends ComparedPair, FoldedAway {
   readonly foldedLinear: LinearLayer;
 }
 
+/** The kind of a layer of which no file tells whether it hides a norm layer. */
+export const UNMARKED_KIND = 'convolution with bias';
+
 /** Both files have folded the layer away: only factors between the channels of two convolutions are known. */
 export interface FoldedComparison extends ComparedPair, FoldedAway {
   readonly kind: 'folded';

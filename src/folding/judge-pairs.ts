@@ -8,6 +8,7 @@ import {
   type MeasureBounds,
   type RecoveredComparison,
   readStoredLayer,
+  UNMARKED_KIND,
 } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
 import type { PairedBy } from '../compare/pair-layers.js';

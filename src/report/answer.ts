@@ -13,6 +13,7 @@ import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from './format-numbers.js';
 import type { InspectReport } from './inspect-report.js';
+import { areUnmarked, formatLayers, isUnmarked, nameLayer } from './layer-nouns.js';
 
 /**
  * A report without the drift that `eval()` would not have prevented: what is left is what code to freeze modules is
@@ -97,6 +98,8 @@ function nameDrift(report: AuditReport): string {
     path === '' ? 'the whole model' : encloseName(path),
   );
   const [first = ''] = modules;
+  if (areUnmarked(listLayersOf(report, isLeadingDrift)) && !isBiasOnly(report))
+    return 'frozen convolutions were rescaled channel by channel, as if statistics folded into them had moved';
   if (isBiasOnly(report)) return 'biases of frozen convolutions moved: means drifted, or biases were trained';
   if (modules.length === 0) {
     // Flat names tell of no module; without a drifted layer, all were trained against --frozen.
@@ -125,10 +128,12 @@ function explainDrift(report: AuditReport): string {
     tensors === 0
       ? ''
       : `${formatCount(tensors)} of ${formatPlural(tensors, 'learned tensor')} (${formatMagnitude(values)} values) ${tensors === 1 ? 'is' : 'are'} ${nameEquality(regions)}, yet `;
-  const caveat = drifted.some(({ via }) => via === 'folded')
-    ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
-    : '';
-  return `${identical}${countMoved(report, 'norm layer')} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted)}${describeCauses(report)}${caveat}`;
+  const caveat = drifted.some(isUnmarked)
+    ? ' No file says whether norm layers were folded into them; a trained weight or bias of one looks the same.'
+    : drifted.some(({ via }) => via === 'folded')
+      ? ' Told from folded convolutions, where a trained weight or bias of the norm layer looks the same.'
+      : '';
+  return `${identical}${countMoved(report, true)} moved${describeExcuses(report)}${describeBatches(report)}.${describeWorst(drifted)}${describeCauses(report)}${caveat}`;
 }
 
 function listDriftedRegions({ regions }: AuditReport): AuditReport['regions'] {
@@ -145,10 +150,10 @@ function listLayersOf(
 }
 
 /** `8 of 8`: the layers whose drift stands or was accepted, of those in regions where any drifted. */
-function countMoved(report: AuditReport, noun?: string): string {
+function countMoved(report: AuditReport, isNamed = false): string {
   const moved = listLayersOf(report, (finding) => isLeadingDrift(finding) || isExcusedDrift(finding)).length;
   const all = Math.max(sum(listDriftedRegions(report).map((region) => region.layers)), moved);
-  return `${formatCount(moved)} of ${noun === undefined ? formatCount(all) : formatPlural(all, noun)}`;
+  return `${formatCount(moved)} of ${isNamed ? formatLayers(all, report.layers) : formatCount(all)}`;
 }
 
 /** `, 2 allowed, 1 below --min-shift`: layers whose drift the user accepts; empty where there are none. */
@@ -197,13 +202,14 @@ function headlineOfClean(report: AuditReport): string {
   const claim = claimClean(report);
   return notAudited === 0
     ? claim
-    : `${claim}; ${formatCount(notAudited)} of ${formatPlural(layers + notAudited, 'norm layer')} ${notAudited === 1 ? 'was' : 'were'} not audited`;
+    : `${claim}; ${formatCount(notAudited)} of ${formatLayers(layers + notAudited, report.layers)} ${notAudited === 1 ? 'was' : 'were'} not audited`;
 }
 
 function claimClean(report: AuditReport): string {
   const { byStatus, layers, learned, notAudited } = report.summary;
   if (listLayersOf(report, isExcusedDrift).length > 0)
-    return `no drift beyond what was accepted: ${countMoved(report, 'norm layer')} moved${describeExcuses(report)}`;
+    return `no drift beyond what was accepted: ${countMoved(report, true)} moved${describeExcuses(report)}`;
+  const noun = nameLayer(report.layers);
   if (layers === 0) return 'no norm layer could be compared';
   const warnings = report.findings.filter(
     ({ kind, level }) => level === 'warning' && kind !== 'unpaired-layer',
@@ -212,14 +218,15 @@ function claimClean(report: AuditReport): string {
     return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listKinds(warnings)}`;
   if (byStatus.locked === layers) {
     const isHidden = report.layers.some(({ channelsHidden }) => channelsHidden !== undefined);
-    return `every ${notAudited > 0 ? 'audited ' : ''}norm layer stood still${isHidden ? ', as far as folding shows it' : ''}`;
+    return `every ${notAudited > 0 ? 'audited ' : ''}${noun} stood still${isHidden ? ', as far as folding shows it' : ''}`;
   }
   if (byStatus.trained === layers) {
-    const subject =
-      learned.changed === learned.compared ? 'nothing was frozen' : 'every norm layer was trained';
+    const subject = learned.changed === learned.compared ? 'nothing was frozen' : `every ${noun} was trained`;
     return `${subject}: statistics moved with the weights`;
   }
-  return 'no frozen layer’s statistics moved';
+  return areUnmarked(report.layers)
+    ? 'no frozen convolution was rescaled'
+    : 'no frozen layer’s statistics moved';
 }
 
 /** The word for what stayed: of averages, hardly a value is the same to the last bit. */
@@ -239,7 +246,7 @@ function explainCounts(report: AuditReport): string {
       : `${formatCount(learned.equal)} of ${formatPlural(learned.compared, 'learned tensor')} ${learned.rounded > 0 ? 'identical up to rounding' : 'identical'}.`;
   return statuses === ''
     ? `No norm layer was compared. ${tensors}`
-    : `${formatPlural(layers, 'norm layer')}: ${statuses}. ${tensors}`;
+    : `${formatLayers(layers, report.layers)}: ${statuses}. ${tensors}`;
 }
 
 const HEALTH_WORDS = {

@@ -12,6 +12,7 @@ import {
   type MeasureBounds,
   measuresOf,
   type NeighboursFrom,
+  UNMARKED_KIND,
   viaOf,
 } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
@@ -34,6 +35,7 @@ import {
   nameInFile,
 } from '../norm/norm-layer.js';
 import { type Count, formatPlural } from './format-numbers.js';
+import { formatLayers } from './layer-nouns.js';
 
 /** What moved some of the layers whose drift stands, in words. */
 export interface CauseSummary {
@@ -142,6 +144,8 @@ export interface CheckpointSummary {
   readonly layers: number;
   /** Norm layers of the audit that were folded into a convolution of this file. */
   readonly folded: number;
+  /** Of these, convolutions with a bias of which no file tells whether a norm layer was folded in; absent without any. */
+  readonly unmarked?: number;
   /** Learned tensors in the file. */
   readonly learned: number;
   /** As {@link Checkpoint.parts}. */
@@ -277,8 +281,8 @@ export function buildReport(results: AuditResults): AuditReport {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
     verdict: findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean',
-    before: summarizeSide(before, countFolded(layers, 'before')),
-    after: summarizeSide(after, countFolded(layers, 'after')),
+    before: summarizeSide(before, listFolded(layers, 'before')),
+    after: summarizeSide(after, listFolded(layers, 'after')),
     summary: {
       layers: layers.length,
       byStatus: countByStatus(layers),
@@ -295,20 +299,28 @@ export function buildReport(results: AuditResults): AuditReport {
   };
 }
 
-function summarizeSide({ checkpoint, layers, learned }: AuditSide, folded: number): CheckpointSummary {
+function summarizeSide(
+  { checkpoint, layers, learned }: AuditSide,
+  folded: readonly LayerComparison[],
+): CheckpointSummary {
+  const unmarked = folded.filter(({ after: { kind } }) => kind === UNMARKED_KIND).length;
   return {
     path: checkpoint.path,
     format: checkpoint.format,
     framework: findFramework(checkpoint, layers),
     layers: layers.length,
-    folded,
+    folded: folded.length,
+    ...(unmarked === 0 ? {} : { unmarked }),
     learned: learned.size,
     ...(checkpoint.parts === undefined ? {} : { parts: checkpoint.parts }),
   };
 }
 
-function countFolded(layers: readonly LayerComparison[], side: 'before' | 'after'): number {
-  return layers.filter((layer) => layer.kind !== 'live' && layer[side].mean.kind === 'unresolved').length;
+function listFolded(
+  layers: readonly LayerComparison[],
+  side: 'before' | 'after',
+): readonly LayerComparison[] {
+  return layers.filter((layer) => layer.kind !== 'live' && layer[side].mean.kind === 'unresolved');
 }
 
 function countByStatus(layers: readonly LayerComparison[]): Readonly<Record<LayerStatus, number>> {
@@ -533,7 +545,9 @@ function describeQuantised({
     return types.length === 0 ? [] : `${name} (${[...new Set(types)].sort().join(', ')})`;
   });
   if (sides.length === 0) return [];
-  const told = layers.flatMap((layer) => (layer.kind === 'live' ? [] : (layer.bounds ?? [])));
+  const told = layers.flatMap((layer) =>
+    layer.kind === 'live' || layer.bounds === undefined ? [] : { kind: layer.after.kind, ...layer.bounds },
+  );
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
   if (told.length === 0) return [`${stored}, and weights whose intervals meet count as unchanged`];
   const widths = told
@@ -549,7 +563,7 @@ function describeQuantised({
   const percent = (width: number | undefined) => `${(100 * (width ?? Number.NaN)).toPrecision(2)} %`;
   const median = percent(widths[Math.floor(widths.length / 2)]);
   return [
-    `${stored}, so that std ratios of ${formatPlural(told.length, 'norm layer')} are known to ± ${median} (median of channels; ± ${percent(widths.at(-1))} at worst), and smaller drift does not show`,
+    `${stored}, so that std ratios of ${formatLayers(told.length, told)} are known to ± ${median} (median of channels; ± ${percent(widths.at(-1))} at worst), and smaller drift does not show`,
   ];
 }
 

@@ -1,5 +1,6 @@
 // What a report says, as blocks that text, Markdown and HTML each write in their own way.
 
+import { UNMARKED_KIND } from '../compare/compare-layers.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { LAYER_STATUSES } from '../compare/status.js';
 import { type Answer, describeAnswer, isBiasOnly, keepCurableByEval, listRemedies } from './answer.js';
@@ -21,6 +22,7 @@ import {
   formatStdRatio,
 } from './format-numbers.js';
 import type { InspectLayer, InspectReport } from './inspect-report.js';
+import { formatLayers } from './layer-nouns.js';
 import { NO_VALUE, showName } from './text-layout.js';
 
 /** What a report says. Sentences and cells are phrases: names from files in them are enclosed by {@link encloseName}. */
@@ -177,11 +179,12 @@ function describeAudit(report: AuditReport, all: boolean): Document {
 /** A checkpoint that was looked at. */
 export function describeCheckpoint(
   role: string,
-  { path, format, layers, folded, learned }: CheckpointSummary,
+  { path, format, layers, folded, unmarked = 0, learned }: CheckpointSummary,
 ): Fact {
   const norms = [
     ...(layers > 0 || folded === 0 ? [formatPlural(layers, 'norm layer')] : []),
-    ...(folded > 0 ? [formatPlural(folded, 'folded norm layer')] : []),
+    ...(folded > unmarked ? [formatPlural(folded - unmarked, 'folded norm layer')] : []),
+    ...(unmarked > 0 ? [formatLayers(unmarked, [{ kind: UNMARKED_KIND }])] : []),
   ];
   return {
     role,
@@ -206,7 +209,7 @@ function listDrift(report: AuditReport, all: boolean): readonly Table[] {
     ...(sort !== undefined && { sort }),
   };
   if (!all) return [makeTable(rows, DRIFT_COLUMNS, options)];
-  const title = `All ${formatPlural(rows.length, 'norm layer')}, those that moved most first`;
+  const title = `All ${formatLayers(rows.length, rows)}, those that moved most first`;
   const isAnyAllowed = rows.some(({ allowed }) => allowed);
   return [
     makeTable(rows, LAYER_COLUMNS, {

@@ -5,6 +5,7 @@ import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { LOG_COMMAND } from '../errors.js';
 import { isUnder, splitPath, withoutWrappers } from '../norm/naming.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
+import { isUnmarked } from './layer-nouns.js';
 
 /** Which parts of the model must be kept still, for code that does it. */
 interface FreezePlan {
@@ -60,7 +61,7 @@ export function planFreeze({ regions, layers, findings }: AuditReport): FreezePl
     blamed: blamedParts.isPartHidden ? [] : blamedParts.modules,
     layers: drifted.filter((layer) => isPath(layer) && layer.name.length <= MAX_PATH_LENGTH),
     modules,
-    rule: isPartHidden ? null : findRule(names, spared),
+    rule: isPartHidden ? null : findRule(names, spared, drifted.every(isPath)),
     isPartHidden,
   };
 }
@@ -109,12 +110,14 @@ function modulesAround(path: string): readonly string[] {
   return path === '' ? around : [...around, path];
 }
 
-function findRule(drifted: readonly string[], spared: readonly string[]): NormRule | null {
+/** @param arePaths whether the names are those of norm layers: convolutions end otherwise. */
+function findRule(drifted: readonly string[], spared: readonly string[], arePaths: boolean): NormRule | null {
   const under = commonParent(drifted);
   const others = spared.filter((name) => isUnder(name, under));
   if (others.length === 0) return { under, leaves: null };
   const leaves = [...new Set(drifted.map(leafOf))];
   const isExact =
+    arePaths &&
     !others.some((name) => leaves.includes(leafOf(name))) &&
     drifted.every((name) => splitPath(name)[0] !== under);
   return isExact && leaves.length <= MAX_LEAVES ? { under, leaves } : null;
@@ -281,9 +284,19 @@ export function findModulesToFreeze(report: AuditReport): readonly string[] {
   return planFreeze(report).blamed;
 }
 
+/**
+ * Whether a finding is drift that evaluation mode would have prevented, live or folded. Where a bias alone moved and no
+ * file says that a norm layer was folded in, it may just as well have been trained.
+ */
+function isPreventable(finding: Finding, unmarked: ReadonlySet<string>): boolean {
+  const { kind, layer } = finding;
+  return isLeadingDrift(finding) && !(kind === 'folded-bias-drift' && unmarked.has(layer));
+}
+
 /** How to keep still what drifted. Null where nothing drifted on its own. */
 export function adviseFreeze(report: AuditReport): Advice | null {
-  if (!report.findings.some(isFrozenDrift)) return null;
+  const unmarked = new Set(report.layers.filter(isUnmarked).map(({ name }) => name));
+  if (!report.findings.some((finding) => isPreventable(finding, unmarked))) return null;
   const plan = planFreeze(report);
   if (plan.modules.length === 0 && !plan.isPartHidden) return null;
   const { parts } = report.after;

@@ -17,6 +17,7 @@ import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSe
 import { type Block, type Document, describeReport, type Fact, type Table } from './document.js';
 import { type Advice, splitCodeWords } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatPlural } from './format-numbers.js';
+import { nameLayers } from './layer-nouns.js';
 import { NO_VALUE, type Pieces, type TextOptions } from './text-layout.js';
 
 /** GitHub refuses longer comments, counted in characters. */
@@ -163,14 +164,14 @@ function writeGroup(group: FindingGroup, all: boolean): string {
   ].join('\n');
 }
 
-function writeRegions({ regions }: AuditReport): readonly string[] {
+function writeRegions({ regions, layers: all }: AuditReport): readonly string[] {
   if (regions.length === 0) return [];
   const sorted = [...regions].sort(
     (x, y) => y.drifted - x.drifted || y.learned.elements - x.learned.elements,
   );
   const rest = sorted.length - SHOWN_REGIONS;
   const table = writeTable(
-    ['region', 'learned tensors', 'norm layers:', 'drifted:'],
+    ['region', 'learned tensors', `${nameLayers(all)}:`, 'drifted:'],
     sorted
       .slice(0, SHOWN_REGIONS)
       .map(({ path, status, learned, layers, drifted }) => [

@@ -24,6 +24,7 @@ import {
 } from './document.js';
 import type { Advice } from './fix-advice.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
+import { formatLayers } from './layer-nouns.js';
 import {
   chooseLayout,
   layOutTable,
@@ -272,7 +273,7 @@ function layOutRegions({ regions, layers }: AuditReport, { width, paint, all }: 
     const inside =
       region.layers === 0
         ? 'no norm layer'
-        : `${formatPlural(region.layers, 'norm layer')} ${[...(statuses.get(path) ?? [])].join(', ')}`;
+        : `${formatLayers(region.layers, layers)} ${[...(statuses.get(path) ?? [])].join(', ')}`;
     const [first = '', ...rest] = wrapText(
       `${showName(path === '' ? '(whole model)' : path, 50)}: ${count}, ${inside}`,
       { width, indent: '           ' },

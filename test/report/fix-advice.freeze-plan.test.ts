@@ -102,6 +102,16 @@ describe('what the files do not tell', () => {
     expect(plan('body.conv')).toMatchObject({ modules: [], isPartHidden: true });
   });
 
+  test('makes no rule of how convolutions end', () => {
+    const told = { via: 'folded', before: folded, after: folded } as const;
+    const names = ['a', 'b', 'c', 'd'];
+    const report = makeReport({
+      layers: [...names.map((name) => makeLayer(`${name}.conv`, told)), makeLayer('head.fc', TRAINED)],
+      regions: names.map((name) => region(name)),
+    });
+    expect(planFreeze(report)).toMatchObject({ modules: names, rule: null, isPartHidden: false });
+  });
+
   test('is a path that no module has', () => {
     expect(planFreeze(makeReport({ layers: [makeLayer('a'.repeat(301))] }))).toMatchObject({
       modules: [],

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Framework } from '../../src/checkpoint/checkpoint.js';
+import { makeFinding } from '../../src/compare/findings.js';
 import type { AuditLayer, AuditReport } from '../../src/report/audit-report.js';
 import { adviseFreeze, findModulesToFreeze, splitCodeWords } from '../../src/report/fix-advice.js';
 import { makeLayer, makeReport } from './sample-reports.js';
@@ -51,6 +52,38 @@ describe('advice is given', () => {
   test('for PyTorch where neither tells', () => {
     const report = reportOf({ framework: null });
     expect(codeOf({ ...report, before: { ...report.before, framework: null } })?.[0]).toBe('model.train()');
+  });
+});
+
+describe('drift that folded convolutions show', () => {
+  const side = { name: 'backbone.conv', node: null, mean: null, variance: null };
+  const foldedReport = (
+    kind: 'folded-scale-drift' | 'folded-bias-drift',
+    layer: Partial<AuditLayer> = {},
+  ) => {
+    const told = { via: 'folded', before: side, after: side, cause: null, batches: null } as const;
+    return {
+      ...reportOf({}, { ...told, ...layer }),
+      findings: [makeFinding(kind, 'backbone.bn', 'each channel was rescaled')],
+    };
+  };
+
+  test.each(['folded-scale-drift', 'folded-bias-drift'] as const)('has the same way out: %s', (kind) => {
+    const status = kind === 'folded-bias-drift' ? 'ambiguous' : 'drifted';
+    expect(codeOf(foldedReport(kind, { status }))).toEqual(codeOf(reportOf({})));
+  });
+
+  test('has none where it is one factor for all channels, as weight decay leaves it', () => {
+    const report = foldedReport('folded-scale-drift');
+    const [finding] = report.findings;
+    if (finding === undefined) throw new Error('no finding');
+    expect(adviseFreeze({ ...report, findings: [{ ...finding, level: 'warning' }] })).toBeNull();
+  });
+
+  test('has none where a bias alone moved that no file calls folded', () => {
+    const layer = { kind: 'convolution with bias', status: 'ambiguous' } as const;
+    expect(adviseFreeze(foldedReport('folded-bias-drift', layer))).toBeNull();
+    expect(adviseFreeze(foldedReport('folded-scale-drift', { kind: layer.kind }))).not.toBeNull();
   });
 });
 

@@ -29,6 +29,7 @@ import { type Block, type Document, describeReport, type Fact, type Moves, type 
 import { FINDING_HELP } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
 import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
+import { areUnmarked, formatLayers, nameLayer } from '../layer-nouns.js';
 import { defuseCommands, type Pieces } from '../text-layout.js';
 import {
   renderBar,
@@ -107,7 +108,7 @@ function renderDepthChart(report: AnyReport): Markup {
   const { format } = isAudit(report) ? report.before : report.checkpoint;
   return html`<section id="depth" aria-labelledby="depth-title">
 <h2 id="depth-title">${isAudit(report) ? 'Drift along the depth' : 'Statistics along the depth'}</h2>
-<p class="lead">Every norm layer in the order of the checkpoint${format === 'safetensors' ? ', which is that of the names here' : ', first on the left'}. The <a href="#layers">table of layers</a> holds the same numbers.</p>
+<p class="lead">Every ${nameLayer(report.layers)} in the order of the checkpoint${format === 'safetensors' ? ', which is that of the names here' : ', first on the left'}. The <a href="#layers">table of layers</a> holds the same numbers.</p>
 <div id="depth-chart" class="panel chart"><noscript><p>The charts, sorting and filtering need JavaScript. Everything else is below.</p></noscript></div>
 </section>`;
 }
@@ -235,7 +236,7 @@ interface RowOptions {
 function renderReport(report: AuditReport, { isBeforeShown, scale, contents }: RowOptions): Markup {
   const { outcome, word, headline } = describeAnswer(report);
   const { worst, byStatus, layers } = report.summary;
-  const row = html`${renderVerdict(outcome, word)}<span class="which">${nameAudit(report.before.path, report.after.path, isBeforeShown)} <span class="faint">${markNames(headline)}</span></span><span class="moved">${formatCount(byStatus.drifted)} of ${formatPlural(layers, 'norm layer')} drifted${worst === null ? null : html`, <span class="worst">worst ${renderName(worst.layer)}</span>`}</span><span class="measure is-drifted"><span class="unseen">output shift </span>${worst === null ? html`<b>–</b>` : html`${renderBar(worst.outputShift, scale)}<b>${formatMeasure(worst.outputShift)}</b>`}</span>`;
+  const row = html`${renderVerdict(outcome, word)}<span class="which">${nameAudit(report.before.path, report.after.path, isBeforeShown)} <span class="faint">${markNames(headline)}</span></span><span class="moved">${formatCount(byStatus.drifted)} of ${formatLayers(layers, report.layers)} drifted${worst === null ? null : html`, <span class="worst">worst ${renderName(worst.layer)}</span>`}</span><span class="measure is-drifted"><span class="unseen">output shift </span>${worst === null ? html`<b>–</b>` : html`${renderBar(worst.outputShift, scale)}<b>${formatMeasure(worst.outputShift)}</b>`}</span>`;
   return contents === null
     ? html`<div class="panel audit ${outcome}">
 <div class="row">${row}</div>
@@ -355,7 +356,11 @@ export function renderEvidence(report: AuditReport): Markup {
   const { summary } = report;
   const { byStatus, batches, learned, worst } = summary;
   const figures: readonly Figure[] = [
-    ['Norm layers drifted', formatCount(byStatus.drifted), `of ${formatCount(summary.layers)}`],
+    [
+      areUnmarked(report.layers) ? 'Convolutions drifted' : 'Norm layers drifted',
+      formatCount(byStatus.drifted),
+      `of ${formatCount(summary.layers)}`,
+    ],
     [
       'Worst output shift',
       worst === null ? '–' : formatMeasure(worst.outputShift),

@@ -8,6 +8,7 @@ import type { AuditLayer, AuditReport } from '../audit-report.js';
 import { type Column, LAYER_COLUMNS, listInspectColumns } from '../document.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
+import { formatLayers, nameLayers } from '../layer-nouns.js';
 import { capitalize, html, type Markup, markNames } from './markup.js';
 
 /** The table of layers. The page's script makes it sortable and opens rows; the order here is what sorts first. */
@@ -177,9 +178,9 @@ export function renderModuleTree(report: AuditReport): Markup {
   const modules = root.region === null ? [...root.children.values()] : [root];
   return html`<section id="modules" aria-labelledby="modules-title">
 <h2 id="modules-title">Modules</h2>
-<p class="lead">Regions whose learned tensors are all unchanged (frozen) or all changed (trained), and the norm layers in them.</p>
+<p class="lead">Regions whose learned tensors are all unchanged (frozen) or all changed (trained), and the ${nameLayers(report.layers)} in them.</p>
 <div class="panel"><ul class="tree">
-${modules.map((module) => renderModule(module, { scale, budget, inRegion: false }))}
+${modules.map((module) => renderModule(module, { all: report.layers, scale, budget, inRegion: false }))}
 ${budget.left <= 0 ? html`<li class="faint">… the rest is in the table of layers</li>` : null}
 </ul></div>
 </section>`;
@@ -247,6 +248,8 @@ function joinChains(module: Module): void {
 }
 
 interface TreeContext {
+  /** All layers of the report, which tell what to call some. */
+  readonly all: AuditReport['layers'];
   readonly scale: number;
   readonly budget: { left: number };
   /** Whether a region above says already whether this is frozen. */
@@ -274,7 +277,7 @@ function containsRegion({ children }: Module): boolean {
   return [...children.values()].some((child) => child.region !== null || containsRegion(child));
 }
 
-function renderTreeHead(module: Module, { scale, inRegion }: TreeContext): Markup {
+function renderTreeHead(module: Module, { all, scale, inRegion }: TreeContext): Markup {
   const { layer, region, label, layers, drifted, worst } = module;
   const name = html`<bdi class="name">${showSafely(label, 80)}</bdi>`;
   if (layer !== null) {
@@ -289,9 +292,7 @@ function renderTreeHead(module: Module, { scale, inRegion }: TreeContext): Marku
       ? ''
       : `${formatPlural(region.learned.tensors, 'learned tensor')} (${formatMagnitude(region.learned.elements)} values), `;
   const counts =
-    layers === 0
-      ? 'no norm layer'
-      : `${formatPlural(layers, 'norm layer')}${drifted > 0 ? '' : ', none drifted'}`;
+    layers === 0 ? 'no norm layer' : `${formatLayers(layers, all)}${drifted > 0 ? '' : ', none drifted'}`;
   return html`${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong>${worst === null ? null : renderMeasure(renderBar(worst, scale), formatMeasure(worst))}` : null}`;
 }
 
