@@ -359,7 +359,7 @@ function describe(
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
   const toLayer = (linear: LinearLayer): NormLayer => ({
     ...toFoldedLayer(linear, name),
-    ...(isUnmarked(pair) ? { kind: 'convolution with bias' } : {}),
+    ...(isUnmarked(pair) ? { kind: UNMARKED_KIND } : {}),
   });
   const [one, other] = [toLayer(before), toLayer(after)];
   const sides = { before: { ...one, ...(name === '' ? {} : { name }) }, after: other };
