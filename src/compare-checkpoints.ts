@@ -40,7 +40,13 @@ import {
   type UnpairedLayers,
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
-import { compareFolded, type FoldingSide, listFreeLinears, mayBeFused } from './folding/compare-folded.js';
+import {
+  compareFolded,
+  describeMergedBranches,
+  type FoldingSide,
+  listFreeLinears,
+  mayBeFused,
+} from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
@@ -153,6 +159,7 @@ export async function compareCheckpoints(
       ...pairing.remarks,
       ...folded.remarks,
       ...(weights.isOpen || notAudited > 0 ? [describeComputedWeights(before, after) ?? []].flat() : []),
+      ...(notAudited > 0 ? [describeMergedBranches(before, after) ?? []].flat() : []),
       ...questionPair({ layers, learned, unpaired }),
     ],
     unusedOptions: [
@@ -241,6 +248,7 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
       file,
       hint:
         describeComputedWeights(before, after) ??
+        describeMergedBranches(before, after) ??
         (widths === ''
           ? 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO'
           : 'These are models of two widths: compare checkpoints of the same one. Where channels were pruned away, before is the pruned model as it was before its fine-tuning.'),

@@ -51,6 +51,9 @@ export class CheckpointError extends Error {
   }
 }
 
+/** A part that was to be selected is not in the file, which holds several others. */
+export class LostSelection extends CheckpointError {}
+
 /** A request that makes no sense whatever the files hold: an unknown option, a glob that matches nothing. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';

@@ -2,7 +2,7 @@
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
-import { compareNaturally, getOrMake, isUnder, listFirst, splitPath } from '../norm/naming.js';
+import { addTo, compareNaturally, getOrMake, isUnder, listFirst, splitPath } from '../norm/naming.js';
 import { type NormLayer, storedTensorOf } from '../norm/norm-layer.js';
 import type { TensorPair } from './compare-learned.js';
 import {
@@ -306,7 +306,14 @@ function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
     doubted.filter((pair) => placed.has(pair.after) || (areMisleading && placed.has(pair.before))),
   );
   const kept = pairing.pairs.filter((pair) => !dropped.has(pair));
-  const pairs = inOrderOf(evidence.before.layers, [...kept, ...found]);
+  const matches = layersOf([...kept, ...found]);
+  const isLeft = (layer: NormLayer) => !matches.has(layer);
+  const domains = pairDomains(
+    { before: pool.before.filter(isLeft), after: pool.after.filter(isLeft) },
+    pairing.edits,
+    evidence.after.learned,
+  );
+  const pairs = inOrderOf(evidence.before.layers, [...kept, ...found, ...domains]);
   const paired = layersOf(pairs);
   const isAlone = (layer: NormLayer) => !paired.has(layer);
   return {
@@ -314,7 +321,8 @@ function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
     onlyBefore: pool.before.filter(isAlone),
     onlyAfter: pool.after.filter(isAlone),
     edits: pairing.edits,
-    tensors: found.length === 0 ? [] : pairTensors(found, pairing.edits, evidence),
+    tensors:
+      found.length + domains.length === 0 ? [] : pairTensors([...found, ...domains], pairing.edits, evidence),
     remarks: describeFound(found),
     explain: (layer, candidates) => explainUnpaired(layer, candidates, { rivals, evidence }),
   };
@@ -322,6 +330,29 @@ function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
 
 function layersOf(pairs: readonly LayerPair[]): ReadonlySet<NormLayer> {
   return new Set(pairs.flatMap(({ before, after }) => [before, after]));
+}
+
+/**
+ * Pairs a norm layer with those that stand under its name in after, one for each domain: `bn1` with `bn1.bns.0` and
+ * `bn1.bns.1`. What stands there must be nothing but norm layers of its width.
+ */
+function pairDomains(
+  { before, after }: Both<NormLayer>,
+  edits: readonly PrefixEdit[],
+  learned: ReadonlyMap<string, Tensor>,
+): readonly LayerPair[] {
+  if (before.length === 0 || after.length === 0) return [];
+  const inside = new Map<string, NormLayer[]>();
+  for (const layer of after) for (const path of listAbove(layer.name).slice(0, 2)) addTo(inside, path, layer);
+  inside.delete('');
+  const mixed = new Set([...learned].flatMap(([name, tensor]) => (isWeight(tensor) ? listAbove(name) : [])));
+  return before.flatMap((layer) => {
+    const path = translateName(layer.name, edits, (name) => inside.has(name) && !mixed.has(name));
+    const domains = path === null ? [] : (inside.get(path) ?? []);
+    return domains.every(({ channels }) => channels === layer.channels)
+      ? domains.map((domain) => ({ before: layer, after: domain, pairedBy: 'name' as const }))
+      : [];
+  });
 }
 
 /** What either side has of something, such as layers that hold the same. */

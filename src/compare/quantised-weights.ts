@@ -11,7 +11,7 @@ import { bitsOf, type DType, decodeFloats, isDecodable, toValues } from '../chec
 import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
 import { roundoffOf } from './rounding.js';
-import { WeightBuffers } from './weight-loops.js';
+import { type WeightBuffers, withBuffers } from './weight-loops.js';
 
 /**
  * How far a code may be from what it was rounded from, in steps: half of one by rounding to nearest. Tools that choose
@@ -40,10 +40,9 @@ const FIRST_CHUNK_ELEMENTS = 8 * 1024;
 /** Weights of a run that are looked at before vectors are. */
 const FIRST_WEIGHTS = 128;
 
-/** Weights that vectors look at together, at most and at least, and the parts that a piece is cut into. */
-const LARGEST_PIECE = 2048;
-const LEAST_PIECE = 64;
-const PARTS = 8;
+/** Weights that are looked at one by one where vectors see that one of them may matter; more where there is no end of such. */
+const LEAST_STEP = 8;
+const LARGEST_STEP = 2048;
 
 /** So many weights of each run tell how large its largest is, which need not be known to the last step. */
 const MEASURED_WEIGHTS = 64;
@@ -90,20 +89,21 @@ export async function boundFactors(
   layout: ChannelLayout,
   margin: Margin = 0.5,
 ): Promise<FactorBounds | NotFinite | null> {
-  const buffers = new WeightBuffers(CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT);
-  const left = await Side.open(before, margin, buffers.left);
-  const right = await Side.open(after, margin, buffers.right);
-  const grid = layOutChannels(before.shape, layout);
-  const fit = new FactorFit(grid, [left, right], buffers);
-  for (let start = 0; start < before.elementCount; ) {
-    const count = Math.min(start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS, before.elementCount - start);
-    await left.read({ start, count });
-    await right.read({ start, count });
-    const problem = fit.add({ start, count });
-    if (problem !== null) return problem === 'empty' ? null : problem;
-    start += count;
-  }
-  return fit.conclude();
+  return withBuffers(CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT, async (buffers) => {
+    const left = await Side.open(before, margin, buffers.left);
+    const right = await Side.open(after, margin, buffers.right);
+    const fit = new FactorFit(layOutChannels(before.shape, layout), [left, right], buffers);
+    for (let start = 0; start < before.elementCount; ) {
+      const most = start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS;
+      const span = { start, count: Math.min(most, before.elementCount - start) };
+      await left.read(span);
+      await right.read(span);
+      const problem = fit.add(span);
+      if (problem !== null) return problem === 'empty' ? null : problem;
+      start += span.count;
+    }
+    return fit.conclude();
+  });
 }
 
 /**
@@ -193,21 +193,16 @@ class FactorFit {
 
   /** Narrows the run's bounds by its weights: its first weights nearly always do, so they are looked at one by one. */
   #narrowBy(from: number, to: number): ReturnType<typeof narrow> {
-    let start = Math.min(to, from + FIRST_WEIGHTS);
-    let problem = this.#narrow(from, start);
-    for (; problem === null && start < to; start += LARGEST_PIECE)
-      problem = this.#narrowByPiece(start, Math.min(to, start + LARGEST_PIECE));
-    return problem;
-  }
-
-  /** As {@link #narrowBy}: at once where vectors see that a piece leaves the bounds as they are, else in parts. */
-  #narrowByPiece(from: number, to: number): ReturnType<typeof narrow> {
-    if (this.#seeUnmoved(from, to)) return null;
-    if (to - from <= LEAST_PIECE) return this.#narrow(from, to);
-    const size = LEAST_PIECE * Math.ceil((to - from) / LEAST_PIECE / PARTS);
-    let problem: ReturnType<typeof narrow> = null;
-    for (let start = from; problem === null && start < to; start += size)
-      problem = this.#narrowByPiece(start, Math.min(to, start + size));
+    let at = Math.min(to, from + FIRST_WEIGHTS);
+    let problem = this.#narrow(from, at);
+    for (let step = LEAST_STEP; problem === null && at < to; ) {
+      const outside = this.#findMoving(at, to);
+      if (outside === to) return null;
+      // Where vectors see nothing, single weights are looked at on and on.
+      step = outside === at ? Math.min(2 * step, LARGEST_STEP) : LEAST_STEP;
+      at = Math.min(to, outside + step);
+      problem = this.#narrow(outside, at);
+    }
     return problem;
   }
 
@@ -215,12 +210,12 @@ class FactorFit {
     return narrow(this.#run, [this.#left, this.#right], from, to);
   }
 
-  /** As the test of single weights, a little wider: a bound may stay where it could move by a hundredth of their distance. */
-  #seeUnmoved(from: number, to: number): boolean {
+  /** From where on weights may move a bound. A little wider than the test of single weights: by a hundredth of what lies between the bounds. */
+  #findMoving(from: number, to: number): number {
     const { low, high, sign } = this.#run;
     const scale = ((sign || 1) * (low + high)) / 2;
     const absolute = high * this.#left.half + this.#right.half;
-    return this.#buffers.seeWithin({ from, to, scale, relative: (low - high) / 2, absolute });
+    return this.#buffers.findOutside({ from, to, scale, relative: (low - high) / 2, absolute });
   }
 
   /** Notes how large a run's weights are, and how many are zero on neither side. */

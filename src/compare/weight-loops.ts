@@ -98,17 +98,23 @@ export function multiply(values: Float32Array, { from, to }: Span, factor: numbe
 declare const WebAssembly: {
   readonly Module: new (bytes: Uint8Array<ArrayBuffer>) => object;
   readonly Memory: new (pages: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
-  readonly Instance: new (module: object, imports: object) => { readonly exports: { readonly f: AreWithin } };
+  readonly Instance: new (
+    module: object,
+    imports: object,
+  ) => { readonly exports: { readonly f: FindOutside } };
 };
 
 /**
- * Whether |y − scale·x| − relative·|x| ≤ absolute for every pair of float32 numbers, all computed in float32: 1 or 0.
+ * Finds a pair of float32 numbers of which |y − scale·x| − relative·|x| ≤ absolute does not hold, all computed in float32:
+ * the address of its x or of one up to seven before; `end` where it holds for all.
  *
- * @param left address in bytes of the first x, `right` that of the first y, `end` where the x end, a multiple of 16 on.
+ * @param left address in bytes of the first x, `right` that of the first y, `end` where the x end, a multiple of 16 on, and
+ *   `middle` the last address up to there that is a multiple of 32 on.
  */
-type AreWithin = (
+type FindOutside = (
   left: number,
   right: number,
+  middle: number,
   end: number,
   scale: number,
   relative: number,
@@ -117,32 +123,48 @@ type AreWithin = (
 
 // The names of types and instructions below, https://webassembly.github.io/spec/core/binary/instructions.html.
 const [I32, F32, V128, GET, SET, SIMD] = [0x7f, 0x7d, 0x7b, 0x20, 0x21, 0xfd];
-const [LEFT, RIGHT, END, SCALE, RELATIVE, ABSOLUTE, X, VERDICT] = [0, 1, 2, 3, 4, 5, 6, 7];
-const ONES = new Array<number>(16).fill(0xff);
+const [LEFT, RIGHT, MIDDLE, END, SCALE, RELATIVE, ABSOLUTE, X] = [0, 1, 2, 3, 4, 5, 6, 7];
 
-/** {@link AreWithin} as a WebAssembly module: the loop takes four pairs at a time. */
+/** Instructions that leave of four pairs which of them hold, so many bytes behind where the loop is. */
 // biome-ignore format: one instruction a line
+const holdsAt = (offset: number): readonly number[] => [
+  GET, LEFT, SIMD, 0x00, 0x04, offset, SET, X, // x = four of left
+  GET, RIGHT, SIMD, 0x00, 0x04, offset, // four of right
+  GET, X, GET, SCALE, SIMD, 0x13, SIMD, 0xe6, 0x01, // scale · x
+  SIMD, 0xe5, 0x01, SIMD, 0xe0, 0x01, // |right − scale · x|
+  GET, RELATIVE, SIMD, 0x13, GET, X, SIMD, 0xe0, 0x01, SIMD, 0xe6, 0x01, // relative · |x|
+  SIMD, 0xe5, 0x01, GET, ABSOLUTE, SIMD, 0x13, SIMD, 0x45, // their difference ≤ absolute
+];
+
+/** Instructions that end with the left address unless four pairs, as {@link holdsAt} leaves them, all hold. */
+const RETURN_UNLESS_ALL: readonly number[] = [SIMD, 0xa3, 0x01, 0x45, 0x04, 0x40, GET, LEFT, 0x0f, 0x0b];
+
+// biome-ignore format: one instruction a line
+const CODE: readonly number[] = [
+  0x01, 0x01, V128, // a local vector
+  0x02, 0x40, GET, LEFT, GET, MIDDLE, 0x4f, 0x0d, 0x00, // unless left ≥ middle:
+  0x03, 0x40, //   loop
+  ...holdsAt(0), ...holdsAt(16), SIMD, 0x4e, ...RETURN_UNLESS_ALL, //     eight pairs
+  GET, LEFT, 0x41, 0x20, 0x6a, SET, LEFT, //     left += 32
+  GET, RIGHT, 0x41, 0x20, 0x6a, SET, RIGHT, //     right += 32
+  GET, LEFT, GET, MIDDLE, 0x49, 0x0d, 0x00, 0x0b, 0x0b, //     again while left < middle
+  GET, LEFT, GET, END, 0x49, 0x04, 0x40, // if left < end:
+  ...holdsAt(0), ...RETURN_UNLESS_ALL, 0x0b, //   four more pairs
+  GET, END, 0x0b, // end
+];
+
+/** A length in two bytes. */
+const lengthOf = (length: number): readonly number[] => [(length & 0x7f) | 0x80, length >> 7];
+
+/** {@link FindOutside} as a WebAssembly module: the loop takes eight pairs at a time. */
+// biome-ignore format: one section a line
 const MODULE = Uint8Array.of(
   0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, // "\0asm", version 1
-  0x01, 0x0b, 0x01, 0x60, 0x06, I32, I32, I32, F32, F32, F32, 0x01, I32, // one type: AreWithin
+  0x01, 0x0c, 0x01, 0x60, 0x07, I32, I32, I32, I32, F32, F32, F32, 0x01, I32, // one type: FindOutside
   0x02, 0x08, 0x01, 0x01, 0x6d, 0x01, 0x6d, 0x02, 0x00, 0x01, // imports the memory "m"."m", of a page or more
   0x03, 0x02, 0x01, 0x00, // one function of that type
   0x07, 0x05, 0x01, 0x01, 0x66, 0x00, 0x00, // exported as "f"
-  0x0a, 0x6f, 0x01, 0x6d, 0x01, 0x02, V128, // its code, with two local vectors
-  SIMD, 0x0c, ...ONES, SET, VERDICT, // verdict = true in all four lanes
-  0x03, 0x40, // loop
-  GET, LEFT, SIMD, 0x00, 0x04, 0x00, SET, X, //   x = the next four of left
-  GET, VERDICT,
-  GET, RIGHT, SIMD, 0x00, 0x04, 0x00, //   the next four of right
-  GET, X, GET, SCALE, SIMD, 0x13, SIMD, 0xe6, 0x01, //   scale · x
-  SIMD, 0xe5, 0x01, SIMD, 0xe0, 0x01, //   |right − scale · x|
-  GET, RELATIVE, SIMD, 0x13, GET, X, SIMD, 0xe0, 0x01, SIMD, 0xe6, 0x01, //   relative · |x|
-  SIMD, 0xe5, 0x01, GET, ABSOLUTE, SIMD, 0x13, SIMD, 0x45, //   their difference ≤ absolute
-  SIMD, 0x4e, SET, VERDICT, //   verdict = verdict and that
-  GET, LEFT, 0x41, 0x10, 0x6a, SET, LEFT, //   left += 16
-  GET, RIGHT, 0x41, 0x10, 0x6a, SET, RIGHT, //   right += 16
-  GET, LEFT, GET, END, 0x49, 0x0d, 0x00, 0x0b, //   again while left < end
-  GET, VERDICT, SIMD, 0xa3, 0x01, 0x0b, // whether all four lanes are true
+  0x0a, ...lengthOf(CODE.length + 3), 0x01, ...lengthOf(CODE.length), ...CODE, // its code
 );
 
 /** The unit in which WebAssembly has its memory. */
@@ -182,18 +204,18 @@ let compiled: object | null | undefined;
 export class WeightBuffers {
   readonly left: Uint8Array;
   readonly right: Uint8Array;
-  readonly #areWithin: AreWithin | null;
+  readonly #findOutside: FindOutside | null;
 
   /** @param byteLength of each, a multiple of 4. */
   constructor(byteLength: number) {
     const wanted = FIRST_ADDRESS + 2 * byteLength;
-    const { memory, areWithin } = makeVectorMemory(wanted) ?? {
+    const { memory, findOutside } = makeVectorMemory(wanted) ?? {
       memory: new ArrayBuffer(wanted),
-      areWithin: null,
+      findOutside: null,
     };
     this.left = new Uint8Array(memory, FIRST_ADDRESS, byteLength);
     this.right = new Uint8Array(memory, FIRST_ADDRESS + byteLength, byteLength);
-    this.#areWithin = areWithin;
+    this.#findOutside = findOutside;
   }
 
   /**
@@ -221,29 +243,55 @@ export class WeightBuffers {
    * Whether |y − scale·x| − relative·|x| ≤ absolute, computed in float32, for all float32 numbers of a span in the buffers.
    * False where one may be no number, and where there are no vectors.
    */
-  seeWithin({ from, to, scale, relative, absolute }: Multiple): boolean {
-    if (this.#areWithin === null || to - from < LANES) return false;
-    const whole = to - ((to - from) % LANES);
-    // The last four once more where the count is no multiple of four.
+  seeWithin(multiple: Multiple): boolean {
+    return this.findOutside(multiple) === multiple.to;
+  }
+
+  /**
+   * From which element on {@link seeWithin} is not known to hold, up to seven before the first for which it does not; the
+   * end of the span where it holds for all.
+   */
+  findOutside({ from, to, scale, relative, absolute }: Multiple): number {
+    if (this.#findOutside === null || to - from < LANES) return from;
     const left = this.left.byteOffset;
-    const right = this.right.byteOffset;
-    const start = WIDTH * from;
-    const end = WIDTH * whole;
-    const tail = WIDTH * (to - LANES);
-    return (
-      this.#areWithin(left + start, right + start, left + end, scale, relative, absolute) === 1 &&
-      (whole === to ||
-        this.#areWithin(left + tail, right + tail, left + WIDTH * to, scale, relative, absolute) === 1)
-    );
+    const offset = this.right.byteOffset - left;
+    const find = (first: number, last: number) => {
+      const [start, end] = [left + WIDTH * first, left + WIDTH * last];
+      const middle = end - ((WIDTH * (last - first)) % (2 * LANES * WIDTH));
+      const found = this.#findOutside?.(start, start + offset, middle, end, scale, relative, absolute);
+      return ((found ?? start) - left) / WIDTH;
+    };
+    const whole = to - ((to - from) % LANES);
+    const outside = find(from, whole);
+    // The last four once more where the count is no multiple of four.
+    if (outside < whole || whole === to) return outside;
+    return find(to - LANES, to) === to ? to : whole;
+  }
+}
+
+/** Buffers that are not lent at the moment: making them takes as long as looking through a small weight. */
+const idle: WeightBuffers[] = [];
+
+/** Lends buffers of so many bytes each to one comparison at a time. */
+export async function withBuffers<T>(
+  byteLength: number,
+  use: (buffers: WeightBuffers) => Promise<T>,
+): Promise<T> {
+  const index = idle.findIndex(({ left }) => left.byteLength === byteLength);
+  const [buffers = new WeightBuffers(byteLength)] = index < 0 ? [] : idle.splice(index, 1);
+  try {
+    return await use(buffers);
+  } finally {
+    idle.push(buffers);
   }
 }
 
 /**
- * Memory that {@link AreWithin} reaches; null where there can be none. V8 has no WebAssembly without its compiler
+ * Memory that {@link FindOutside} reaches; null where there can be none. V8 has no WebAssembly without its compiler
  * (`--jitless`), no vectors on old processors, and no memory for it where little address space is allowed. A failure is
  * kept: V8 collects all garbage several times before it says that there is no memory.
  */
-function makeVectorMemory(byteLength: number): { memory: ArrayBuffer; areWithin: AreWithin } | null {
+function makeVectorMemory(byteLength: number): { memory: ArrayBuffer; findOutside: FindOutside } | null {
   if (compiled === null) return null;
   try {
     compiled ??= new WebAssembly.Module(MODULE);
@@ -251,7 +299,7 @@ function makeVectorMemory(byteLength: number): { memory: ArrayBuffer; areWithin:
     // Memory that may grow reserves address space for that, and where that is scarce V8 collects garbage several times.
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     const { exports } = new WebAssembly.Instance(compiled, { m: { m: memory } });
-    return { memory: memory.buffer, areWithin: exports.f };
+    return { memory: memory.buffer, findOutside: exports.f };
   } catch {
     compiled = null;
     return null;

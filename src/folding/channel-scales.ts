@@ -33,7 +33,8 @@ import {
   type Multiple,
   type Span,
   sumProducts,
-  WeightBuffers,
+  type WeightBuffers,
+  withBuffers,
 } from '../compare/weight-loops.js';
 import { readRange } from '../io/byte-source.js';
 
@@ -82,13 +83,10 @@ export async function compareChannelScales(
   if (before.fingerprint !== undefined || after.fingerprint !== undefined) {
     return compareProjectedScales(before, after, layout);
   }
-  const buffers = idle.pop() ?? new WeightBuffers(BUFFER_BYTES);
-  try {
+  return withBuffers(BUFFER_BYTES, async (buffers) => {
     const compared = await fitScales([before, after], grid, buffers);
-    return compared.kind === 'changed' ? await fitRoundedScales([before, after], grid, buffers) : compared;
-  } finally {
-    idle.push(buffers);
-  }
+    return compared.kind === 'changed' ? fitRoundedScales([before, after], grid, buffers) : compared;
+  });
 }
 
 async function fitScales(
@@ -129,9 +127,6 @@ async function fitRoundedScales(
   const averaged = { ...fitted, uncertainty, rounding };
   return rounding.kind === 'short' ? { kind: 'short', fitted: averaged } : averaged;
 }
-
-/** Buffers that no comparison uses at the moment. */
-const idle: WeightBuffers[] = [];
 
 /** The same elements of both tensors. `start` counts elements of the whole tensor. */
 interface Block {

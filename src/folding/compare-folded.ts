@@ -16,7 +16,7 @@ import {
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { readOptional } from '../compare/statistics.js';
-import { CheckpointError } from '../errors.js';
+import { CheckpointError, quote } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
 import { dottedNameOf, dottedTensorsOf, joinPath, splitPath } from '../norm/naming.js';
 import {
@@ -32,6 +32,7 @@ import {
 import { compareChannelScales, type SettledComparison, widestBlur } from './channel-scales.js';
 import {
   type FoldedContext,
+  isSumOfBranches,
   type Judgement,
   judgeFoldedPair,
   judgeRecoveredPair,
@@ -576,4 +577,17 @@ export function hasOtherNorms(tensors: ReadonlyMap<string, Tensor>): boolean {
 export function mayBeFused(checkpoint: Checkpoint): boolean {
   const tensors = dottedTensorsOf(checkpoint);
   return checkpoint.graph === null && !hasOtherNorms(tensors) && findBiasedLinears(tensors).length > 0;
+}
+
+/** Where one side alone has its blocks' branches added up, what to audit instead, as a sentence; null elsewhere. */
+export function describeMergedBranches(before: FoldingSide, after: FoldingSide): string | null {
+  const [one, other] = [before, after].map((side) => listFreeLinears(side).find(isSumOfBranches));
+  const merged = one ?? other;
+  if (merged === undefined || (one !== undefined && other !== undefined)) return null;
+  const side = one === undefined ? 'after' : 'before';
+  return (
+    `${side} is in its deploy form (re-parameterised): ${quote(merged.path ?? '')} is the sum of a block's branches, each with its ` +
+    'norm layer folded in, and of a sum no single one can be told. Audit the training form of both: the checkpoint from before ' +
+    'switch_to_deploy(), repvgg_model_convert() or reparameterize_model()'
+  );
 }

@@ -113,6 +113,11 @@ const ONE_WEIGHT = unresolved(
 /** How RepVGG and MobileOne call the convolution that a block of several branches was merged into. */
 const MERGED_NAME = /(?:^|[._])reparam(?:[._]|$)/;
 
+/** Whether a convolution is the sum of several branches, each scaled by a norm layer of its own. */
+export function isSumOfBranches({ path }: LinearLayer): boolean {
+  return path !== null && MERGED_NAME.test(path);
+}
+
 const SEVERAL_BRANCHES = unresolved(
   'its convolution is the sum of several branches, each scaled by a norm layer of its own, so that moved statistics look the same as training: compare the checkpoints from before the branches were merged',
 );
@@ -211,7 +216,7 @@ export async function judgeFoldedPair(
     case 'not-finite':
       return conclude(judgeNotFinite(compared, compared.side), compared.isSame ? 'exact' : 'changed');
     case 'changed':
-      return [before, after].some(({ path }) => path !== null && MERGED_NAME.test(path))
+      return [before, after].some(isSumOfBranches)
         ? conclude(SEVERAL_BRANCHES, 'incomparable')
         : conclude(TRAINED, 'changed');
     case 'proportional': {

@@ -2,9 +2,14 @@
 
 import { lstatSync } from 'node:fs';
 import { extname, join } from 'node:path';
-import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
+import {
+  type Checkpoint,
+  haveSameShape,
+  type OpenOptions,
+  type ReadOptions,
+} from '../checkpoint/checkpoint.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
-import { CheckpointError, quote, UsageError } from '../errors.js';
+import { CheckpointError, LostSelection, quote, UsageError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { isDirectory } from '../io/write-target.js';
@@ -93,18 +98,73 @@ export function withCheckpoint<Result>(
   });
 }
 
-/** The same of two checkpoints. */
+/**
+ * The same of two checkpoints. Where one alone has the part that `select` names, and the other several networks, of these
+ * the one that has most of its tensors is opened.
+ */
 export function withCheckpoints<Result>(
   [beforePath, afterPath]: readonly [before: string, after: string],
   options: OpenOptions,
   work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
 ): Promise<Result> {
-  return withOpened(beforePath, options, (before) =>
-    withOpened(afterPath, options, (after) => {
-      refuseIdleSelect(options.select, [before, after]);
-      return work(before, after);
+  const workOn = async (before: Checkpoint, after: Checkpoint) => {
+    refuseIdleSelect(options.select, [before, after]);
+    return work(before, after);
+  };
+  return withSelected(beforePath, options, (before) =>
+    withSelected(afterPath, options, async (after) => {
+      if (before instanceof LostSelection) {
+        if (after instanceof LostSelection) throw before;
+        return withLike(after, { lost: before, path: beforePath, options }, (found) => workOn(found, after));
+      }
+      return after instanceof LostSelection
+        ? withLike(before, { lost: after, path: afterPath, options }, (found) => workOn(before, found))
+        : workOn(before, after);
     }),
   );
+}
+
+/** @param work is told so where the file has several parts, and not the one that was to be selected. */
+async function withSelected<Result>(
+  path: string,
+  options: OpenOptions,
+  work: (selected: Checkpoint | LostSelection) => Promise<Result>,
+): Promise<Result> {
+  const opened = await openPath(path, options).catch((error: unknown) => {
+    if (error instanceof LostSelection) return error;
+    throw error;
+  });
+  if (opened instanceof LostSelection) return work(opened);
+  try {
+    return await work(opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+/** Opens of a file's networks the one that is like a model, or all where several are equally like it. */
+function withLike<Result>(
+  model: Checkpoint,
+  {
+    lost,
+    path,
+    options,
+  }: { readonly lost: LostSelection; readonly path: string; readonly options: OpenOptions },
+  work: (found: Checkpoint) => Promise<Result>,
+): Promise<Result> {
+  if (model.unselected !== undefined) throw lost;
+  const workOn = (found: Checkpoint, what: string) => {
+    const warning = `nothing with tensors is at ${quote(options.select ?? '')} in ${quote(path)}; ${what} was audited`;
+    return work({ ...found, warnings: [warning, ...found.warnings] });
+  };
+  return withOpened(path, { ...options, select: undefined }, async (whole) => {
+    const [first, ...others] = findLikest(whole, model);
+    if (first === undefined) throw lost;
+    if (others.length > 0 || first === '') return workOn(whole, 'what has most of the selected tensors');
+    return withOpened(path, { ...options, select: first }, (part) =>
+      workOn(part, `${quote(first)}, which has most of the selected tensors,`),
+    );
+  });
 }
 
 async function withOpened<Result>(
@@ -136,6 +196,19 @@ export function refuseIdleSelect(select: string | undefined, checkpoints: readon
       ? 'There are no parts to choose from: leave --select out.'
       : `What holds norm layers: ${parts.join(', ')}. Select that, or leave --select out.`,
   );
+}
+
+/** The parts with most of a model's tensors, by name and shape: `''` is all of a file without parts. */
+function findLikest({ tensors, parts = [''] }: Checkpoint, model: Checkpoint): readonly string[] {
+  const counts = parts.map((part) => {
+    const prefix = part === '' ? '' : `${part}.`;
+    return [...model.tensors].filter(([name, tensor]) => {
+      const twin = tensors.get(prefix + name);
+      return twin !== undefined && haveSameShape(twin, tensor);
+    }).length;
+  });
+  const most = Math.max(...counts);
+  return most === 0 ? [] : parts.filter((_, index) => counts[index] === most);
 }
 
 /** One format of checkpoints: its folder beside this file, and its row in {@link FORMATS}. */

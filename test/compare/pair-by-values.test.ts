@@ -282,6 +282,30 @@ describe('several that fit', () => {
     ]);
   });
 
+  describe('where values say nothing', () => {
+    const spread = (norm: string, others: readonly Tensor[] = []) => {
+      const block: Block = { conv: 'conv', norm: 'bn', seed: 1, affine: 'initial' };
+      const domains = [0, 1].flatMap((domain) =>
+        tensorsOf({ ...block, weight: 9, norm: `${norm}.${domain}`, statistics: domain }),
+      );
+      const all = [...domains, ...others].map((tensor) => [tensor.name, tensor] as const);
+      return outcomeOf(checkpointOf(tensorsOf(block)), checkpointOf([...new Map(all).values()]));
+    };
+
+    test('norm layers that alone stand under the name of one are its domains', async () => {
+      const paired = (path: string) => [`bn = ${path}.0 (name), held`, `bn = ${path}.1 (name), trained`];
+      expect((await spread('bn')).layers).toEqual(paired('bn'));
+      expect((await spread('bn.bns')).layers).toEqual(paired('bn.bns'));
+    });
+
+    test('not those beside a weight, of another width, or further below', async () => {
+      const beside = tensorOf('bn.proj.weight', valuesOf(3, 4), { shape: [2, 2] });
+      await expect(spread('bn', [beside])).rejects.toMatchObject({ code: 'nothing-paired' });
+      await expect(spread('bn', normTensors('bn.2'))).rejects.toMatchObject({ code: 'nothing-paired' });
+      await expect(spread('bn.a.bns')).rejects.toMatchObject({ code: 'nothing-paired' });
+    });
+  });
+
   test('fused names of quantisation-aware training: conv1.bn for bn1', async () => {
     const fused = (i: number): Block => ({ conv: `conv${i}`, norm: `conv${i}.bn`, seed: i });
     const plain = (i: number): Block => ({ conv: `conv${i}`, norm: `bn${i}`, seed: i });

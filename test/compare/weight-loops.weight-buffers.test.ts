@@ -57,6 +57,20 @@ const scales = fc.oneof(
 );
 
 describe('multiples', () => {
+  test('are followed up to the first few that hold one that is none', () => {
+    const x = Array.from({ length: 37 }, (_, i) => i + 1);
+    for (const odd of x.keys()) {
+      const y = x.map((value, index) => value * (index === odd ? 3 : 2));
+      load({ x, y, from: 0 }, ({ buffers, span }) => {
+        const outside = buffers.findOutside({ ...span, scale: 2, relative: 0, absolute: 0 });
+        expect(outside).toBeLessThanOrEqual(odd);
+        expect(outside).toBeGreaterThan(odd - 8);
+        const end = { ...span, from: odd + 1, scale: 2, relative: 0, absolute: 0 };
+        expect(buffers.findOutside(end)).toBe(span.to - odd - 1 < 4 ? odd + 1 : span.to);
+      });
+    }
+  });
+
   test('that are seen in float32 are multiples in float64', async () => {
     let seen = 0;
     await fc.assert(

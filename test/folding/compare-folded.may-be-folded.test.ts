@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { LinearNode } from '../../src/checkpoint/checkpoint.js';
 import type { Pairing } from '../../src/compare/pair-layers.js';
-import { mayBeFolded } from '../../src/folding/compare-folded.js';
+import { describeMergedBranches, mayBeFolded } from '../../src/folding/compare-folded.js';
 import { checkpointOf } from '../build/checkpoints.js';
 import { graphOf, layerOf, linearNodeOf } from '../build/layers.js';
 
@@ -41,6 +41,23 @@ describe('folded norm layers are looked for', () => {
     const foreign = sideOf(classifier(), 'tf2onnx');
     expect(mayBeFolded(foreign, foreign, paired)).toBe(true);
     expect(mayBeFolded(foreign, sideOf(classifier()), paired)).toBe(false);
+  });
+});
+
+describe('a block whose branches were added up', () => {
+  const deploy = sideOf(linearNodeOf('stage.rbr_reparam', { weight: [1, 2], shape: [2, 1] }));
+  const training = sideOf('names');
+
+  test('is told where one side alone has such, and what to audit instead', () => {
+    const told = describeMergedBranches(training, deploy);
+    expect(told).toContain('after is in its deploy form (re-parameterised): "stage.rbr_reparam" is the sum');
+    expect(told).toContain('switch_to_deploy()');
+    expect(describeMergedBranches(deploy, training)).toContain('before is in its deploy form');
+  });
+
+  test('is no matter where both sides or neither has', () => {
+    expect(describeMergedBranches(deploy, deploy)).toBeNull();
+    expect(describeMergedBranches(training, training)).toBeNull();
   });
 });
 

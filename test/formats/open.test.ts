@@ -24,6 +24,8 @@ import { checkpointOf, tensorOf } from '../build/checkpoints.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { safetensorsBytes, safetensorsWithHeader } from '../build/safetensors.js';
 import { countingSource, makeTempDirectory } from '../build/sources.js';
+import { dict, orderedDict, type Piece } from './torch/build/pickle-writer.js';
+import { normLayer, zipCheckpoint } from './torch/build/torch-files.js';
 import { zip } from './torch/build/zip-writer.js';
 
 const fixtures = fileURLToPath(new URL('../../fixtures', import.meta.url));
@@ -93,6 +95,42 @@ describe('a part to select', () => {
   test('of a nested checkpoint is compared with a file that has no parts', async () => {
     const { byStatus } = (await audit(before, after, { select: 'model' })).summary;
     expect(Object.values(byStatus).reduce((sum, count) => sum + count, 0)).toBe(8);
+  });
+});
+
+describe('a part that one file alone has', () => {
+  const write = (name: string, networks: Record<string, Piece>) => {
+    const path = join(makeTempDirectory(), name);
+    writeFileSync(path, zipCheckpoint(dict(networks)));
+    return path;
+  };
+  const backbone = orderedDict({ ...normLayer('bn1.'), ...normLayer('bn2.') });
+  const critic = orderedDict(normLayer('features.1.'));
+  const before = write('before.pt', { backbone, critic });
+  const auditWith = async (after: string, select = 'backbone') => {
+    const { layers, warnings } = await audit(before, after, { select });
+    return { names: layers.map(({ name }) => name), warnings: warnings.join('\n') };
+  };
+
+  test('is audited against the network of the other that has its tensors', async () => {
+    const { names, warnings } = await auditWith(write('after.pt', { G: backbone, D: critic }));
+    expect(names).toEqual(['bn1', 'bn2']);
+    expect(warnings).toContain('nothing with tensors is at "backbone" in ');
+    expect(warnings).toContain('"G", which has most of the selected tensors, was audited');
+  });
+
+  test('is audited against all that have as many of them', async () => {
+    const { names } = await auditWith(write('after.pt', { G: backbone, H: backbone, D: critic }));
+    expect(names).toEqual(['G.bn1', 'H.bn1', 'G.bn2', 'H.bn2']);
+  });
+
+  test('is refused as before where no network has any, and where neither file has the part', async () => {
+    const other = write('after.pt', { D: critic, E: orderedDict(normLayer('norm.')) });
+    await expect(auditWith(other)).rejects.toMatchObject({
+      code: 'not-found',
+      hint: 'These parts hold norm layers: D (1 norm layer), E (1 norm layer).',
+    });
+    await expect(auditWith(other, 'nope')).rejects.toMatchObject({ code: 'not-found' });
   });
 });
 

@@ -1,7 +1,7 @@
 // Finds the state dict among the objects of a checkpoint, and names its tensors.
 
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
-import { CheckpointError, quote, toShellWord } from '../../errors.js';
+import { CheckpointError, LostSelection, quote, toShellWord } from '../../errors.js';
 import {
   asContainer,
   asModule,
@@ -230,7 +230,7 @@ function followSelection(
     const warning = `nothing with tensors is at ${quote(select)}; ${name}, the only part with norm layers, was audited`;
     return { ...choose(only.node, [warning]), unselected: isWhole ? [] : [pathOf(only)] };
   }
-  throw new CheckpointError(`expected tensors at ${quote(select)}, found none there`, {
+  throw new LostSelection(`expected tensors at ${quote(select)}, found none there`, {
     code: 'not-found',
     file,
     hint:
