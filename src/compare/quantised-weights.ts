@@ -118,11 +118,19 @@ export async function findCommonStep(before: Tensor, after: Tensor): Promise<num
   return mayBeOne ? bounds.steps.reduce((most, step) => (step < 1 ? Math.max(most, step) : most), 0) : null;
 }
 
+/** The two weights that are held against each other. */
+interface Sides {
+  readonly left: Side;
+  readonly right: Side;
+}
+
 class FactorFit {
   readonly #grid: ChannelGrid;
   readonly #buffers: WeightBuffers;
   readonly #left: Side;
   readonly #right: Side;
+  /** Both, as one object for all of it. */
+  readonly #sides: Sides;
   readonly #low: Float64Array;
   readonly #high: Float64Array;
   readonly #counts: Uint32Array;
@@ -137,6 +145,7 @@ class FactorFit {
     this.#buffers = buffers;
     this.#left = left;
     this.#right = right;
+    this.#sides = { left, right };
     this.#low = new Float64Array(grid.channels);
     this.#high = new Float64Array(grid.channels).fill(UNBOUNDED);
     this.#counts = new Uint32Array(grid.channels);
@@ -207,7 +216,7 @@ class FactorFit {
   }
 
   #narrow(from: number, to: number): ReturnType<typeof narrow> {
-    return narrow(this.#run, [this.#left, this.#right], from, to);
+    return narrow(this.#run, this.#sides, from, to);
   }
 
   /** From where on weights may move a bound. A little wider than the test of single weights: by a hundredth of what lies between the bounds. */
@@ -404,7 +413,7 @@ function findSign(left: Side, right: Side, from: number, to: number): number {
  */
 function narrow(
   bounds: RunBounds,
-  [left, right]: readonly [Side, Side],
+  { left, right }: Sides,
   from: number,
   to: number,
 ): 'contradicted' | 'no-number' | null {

@@ -256,7 +256,8 @@ export class WeightBuffers {
     const left = this.left.byteOffset;
     const offset = this.right.byteOffset - left;
     const find = (first: number, last: number) => {
-      const [start, end] = [left + WIDTH * first, left + WIDTH * last];
+      const start = left + WIDTH * first;
+      const end = left + WIDTH * last;
       const middle = end - ((WIDTH * (last - first)) % (2 * LANES * WIDTH));
       const found = this.#findOutside?.(start, start + offset, middle, end, scale, relative, absolute);
       return ((found ?? start) - left) / WIDTH;

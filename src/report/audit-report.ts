@@ -550,16 +550,13 @@ function describeQuantised({
   );
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
   if (told.length === 0) return [`${stored}, and weights whose intervals meet count as unchanged`];
-  const widths = told
-    .flatMap(({ stdRatio: { low, high } }) =>
-      low.flatMap((least, channel) =>
-        (high[channel] ?? Number.NaN) < Number.POSITIVE_INFINITY
-          ? Math.sqrt((high[channel] ?? Number.NaN) / least) - 1
-          : [],
-      ),
-    )
-    .filter(Number.isFinite)
-    .sort((x, y) => x - y);
+  const widths = Float64Array.from(
+    told
+      .flatMap(({ stdRatio: { low, high } }) =>
+        low.map((least, channel) => Math.sqrt((high[channel] ?? Number.NaN) / least) - 1),
+      )
+      .filter(Number.isFinite),
+  ).sort();
   const percent = (width: number | undefined) => `${(100 * (width ?? Number.NaN)).toPrecision(2)} %`;
   const median = percent(widths[Math.floor(widths.length / 2)]);
   return [
