@@ -139,6 +139,8 @@ class FactorFit {
   readonly #inner: number;
   /** The bounds of the run that is looked at, one object for all of them. */
   readonly #run: RunBounds = { low: 0, high: 0, sign: 0 };
+  /** What vectors are asked for, one object for all of it: new ones would be most of the garbage. */
+  readonly #piece = { from: 0, to: 0, scale: 0.5, relative: 0.5, absolute: 0.5 };
 
   constructor(grid: ChannelGrid, [left, right]: readonly [Side, Side], buffers: WeightBuffers) {
     this.#grid = grid;
@@ -221,10 +223,14 @@ class FactorFit {
 
   /** From where on weights may move a bound. A little wider than the test of single weights: by a hundredth of what lies between the bounds. */
   #findMoving(from: number, to: number): number {
+    const piece = this.#piece;
     const { low, high, sign } = this.#run;
-    const scale = ((sign || 1) * (low + high)) / 2;
-    const absolute = high * this.#left.half + this.#right.half;
-    return this.#buffers.findOutside({ from, to, scale, relative: (low - high) / 2, absolute });
+    piece.from = from;
+    piece.to = to;
+    piece.scale = ((sign || 1) * (low + high)) / 2;
+    piece.relative = (low - high) / 2;
+    piece.absolute = high * this.#left.half + this.#right.half;
+    return this.#buffers.findOutside(piece);
   }
 
   /** Notes how large a run's weights are, and how many are zero on neither side. */

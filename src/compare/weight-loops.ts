@@ -252,21 +252,22 @@ export class WeightBuffers {
    * end of the span where it holds for all.
    */
   findOutside({ from, to, scale, relative, absolute }: Multiple): number {
-    if (this.#findOutside === null || to - from < LANES) return from;
+    const find = this.#findOutside;
+    if (find === null || to - from < LANES) return from;
     const left = this.left.byteOffset;
-    const offset = this.right.byteOffset - left;
-    const find = (first: number, last: number) => {
-      const start = left + WIDTH * first;
-      const end = left + WIDTH * last;
-      const middle = end - ((WIDTH * (last - first)) % (2 * LANES * WIDTH));
-      const found = this.#findOutside?.(start, start + offset, middle, end, scale, relative, absolute);
-      return ((found ?? start) - left) / WIDTH;
-    };
+    const right = this.right.byteOffset;
     const whole = to - ((to - from) % LANES);
-    const outside = find(from, whole);
+    const start = WIDTH * from;
+    const end = left + WIDTH * whole;
+    const middle = end - ((WIDTH * (whole - from)) % (2 * LANES * WIDTH));
+    const outside = find(left + start, right + start, middle, end, scale, relative, absolute);
+    if (outside < end || whole === to) return (outside - left) / WIDTH;
     // The last four once more where the count is no multiple of four.
-    if (outside < whole || whole === to) return outside;
-    return find(to - LANES, to) === to ? to : whole;
+    const tail = WIDTH * (to - LANES);
+    const last = left + WIDTH * to;
+    return find(left + tail, right + tail, left + tail, last, scale, relative, absolute) === last
+      ? to
+      : whole;
   }
 }
 
