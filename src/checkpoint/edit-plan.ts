@@ -8,6 +8,7 @@ import {
   enclosingRange,
   haveSameBytes,
   type PlacedContent,
+  partitionPoint,
   placeContent,
   refuseAmplified,
   type Splice,
@@ -113,15 +114,18 @@ async function checkUntouched(
   }
 }
 
-/** How many items of a sorted list lie before a point, those that `isBefore` holds for: a binary search. */
-export function partitionPoint<Item>(items: readonly Item[], isBefore: (item: Item) => boolean): number {
-  let [low, high] = [0, items.length];
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (isBefore(items[middle] as Item)) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+/**
+ * What a format answers whose tensors are read only.
+ *
+ * @param what it is, in the plural.
+ * @throws CheckpointError `unsupported`, always.
+ */
+export async function refuseEdits(file: string, what: string): Promise<never> {
+  throw new CheckpointError(`expected a checkpoint that statistics can be written into, found ${what}`, {
+    code: 'unsupported',
+    file,
+    hint: 'Save the state dict in one file with torch.save or safetensors, and restore into that.',
+  });
 }
 
 /** Pieces of a file as splices that leave its size as it is. */

@@ -16,9 +16,8 @@ import {
   toValues,
   type Values,
 } from '../checkpoint/dtype.js';
-import { partitionPoint } from '../checkpoint/edit-plan.js';
 import { TensorSummarizer } from '../checkpoint/fingerprint.js';
-import { runInFileOrder } from '../io/byte-source.js';
+import { partitionPoint, runInFileOrder } from '../io/byte-source.js';
 import { addTo } from '../norm/naming.js';
 import { provesChange, readSample } from './projected-scales.js';
 import { areBoundable, findCommonStep } from './quantised-weights.js';

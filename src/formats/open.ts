@@ -1,35 +1,34 @@
 // The registry of formats, and opening: the first format that a file's first bytes look like reads it.
 
 import { lstatSync } from 'node:fs';
-import { extname, join } from 'node:path';
+import { basename, extname, join } from 'node:path';
 import {
   type Checkpoint,
   haveSameShape,
   type OpenOptions,
   type ReadOptions,
 } from '../checkpoint/checkpoint.js';
+import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
 import { CheckpointError, LostSelection, quote, UsageError } from '../errors.js';
-import type { ByteSource } from '../io/byte-source.js';
+import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
+import { listTar } from '../io/tar.js';
 import { isDirectory } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
-import { looksLikeOnnx, SAVE_UNOPTIMISED } from './onnx/sniff.js';
+import { type Format, OTHER_FILES, refuseUnrecognised } from './format.js';
+import { looksLikeOnnx } from './onnx/sniff.js';
 import {
   findConfiguredFramework,
   looksLikeShardIndex,
   openShards,
   readAdapterConfig,
+  SAFETENSORS_SHARDS,
+  type ShardFormats,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import {
-  isMobile,
-  isZip,
-  looksLikeTorch,
-  SAVE_KERAS_WEIGHTS,
-  SAVE_TENSORFLOW_WEIGHTS,
-} from './torch/sniff.js';
+import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;
@@ -211,43 +210,11 @@ function findLikest({ tensors, parts = [''] }: Checkpoint, model: Checkpoint): r
   return most === 0 ? [] : parts.filter((_, index) => counts[index] === most);
 }
 
-/** One format of checkpoints: its folder beside this file, and its row in {@link FORMATS}. */
-export interface Format {
-  /** What it is called among the others, such as `ONNX`; reports take the name from the checkpoint. */
-  readonly name: string;
-  /** Whether a file belongs to the format by its first bytes: 1 KiB, or all of a shorter one. */
-  readonly looksLike: (head: Uint8Array) => boolean;
-  /** Whether a ZIP archive belongs to the format by the names of its entries; asked before {@link looksLike} is. */
-  readonly looksInside?: (names: readonly string[]) => boolean;
-  /** The files by which a directory is opened, in the order in which loaders look. */
-  readonly inDirectory?: readonly string[];
-  /**
-   * Reads a file that looks like it, headers only. The checkpoint owns the source.
-   *
-   * @throws CheckpointError for a file that only looks like it, or must not be read.
-   */
-  readonly open: (source: ByteSource, options: ReadOptions, head: Uint8Array) => Promise<Checkpoint>;
-  /** The ending, such as `.onnx`, of files that may say what is wrong with them although they look like no format. */
-  readonly ending?: string;
-  /** Whether a checkpoint may have parts, of which `select` names one; of others it names none. */
-  readonly hasParts?: boolean;
-}
+const openTorchLazily = async (source: ByteSource, options: ReadOptions): Promise<Checkpoint> =>
+  (await import('./torch/torch.js')).openTorch(source, options);
 
-/** A file that is plainly no checkpoint, in the words for what it is; a string tells it by its first bytes. */
-function notRead(found: string, start: string | Format['looksLike'], hint?: string): Format {
-  return {
-    name: found,
-    looksLike: typeof start === 'string' ? (head) => textOf(head).startsWith(start) : start,
-    async open({ name }) {
-      throw refuseUnrecognised(found, name, hint);
-    },
-  };
-}
-
-/** The bytes as text, one character each: for magic numbers and the prologues of text formats. */
-function textOf(head: Uint8Array): string {
-  return Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
-}
+/** Shards by their endings. */
+const SHARDS: ShardFormats = { ...SAFETENSORS_SHARDS, '.bin': openTorchLazily };
 
 /** The registry: a file is of the first format that it looks like. */
 export const FORMATS: readonly Format[] = [
@@ -258,70 +225,35 @@ export const FORMATS: readonly Format[] = [
     ending: '.safetensors',
     inDirectory: ['model.safetensors', 'diffusion_pytorch_model.safetensors', 'adapter_model.safetensors'],
   },
-  notRead(
-    'an empty file (0 bytes)',
-    ({ length }) => length === 0,
-    'Was the download or the save interrupted?',
-  ),
-  notRead(
-    'only zeros: not a checkpoint',
-    (head) => head.every((byte) => byte === 0),
-    'Was the download interrupted?',
-  ),
-  notRead(
-    'a Git LFS pointer: the file itself was not downloaded',
-    'version https://git-lfs.github.com/spec/',
-    'Fetch it with: git lfs pull',
-  ),
-  notRead(
-    'an HTML page: probably a download that ended on a login or error page',
-    (head) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(textOf(head)),
-    'Download the file again, from its raw or resolve address.',
-  ),
-  notRead('an XML file, not a checkpoint', (head) => /^\s*<\?xml/i.test(textOf(head))),
-  notRead('a gzip-compressed file', '\x1f\x8b', 'Decompress it first: gunzip FILE, or tar -xzf FILE'),
-  notRead('a zstd-compressed file', '\x28\xb5\x2f\xfd', 'Decompress it first: unzstd FILE'),
-  notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
-  notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
-  notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
-  notRead('an HDF5 file (Keras .h5 weights?), not a format that is read here', '\x89HDF', SAVE_KERAS_WEIGHTS),
-  notRead('a NumPy .npy array, not a checkpoint', '\x93NUMPY'),
-  notRead('a GGUF file, not a format that is read here', 'GGUF'),
-  notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
-    textOf(head).startsWith('TFL3', 4),
-  ),
-  notRead(
-    'a TensorFlow SavedModel, not a format that is read here',
-    looksLikeSavedModel,
-    SAVE_TENSORFLOW_WEIGHTS,
-  ),
-  notRead(
-    'a PyTorch mobile flatbuffer, not a format that is read here',
-    isMobile,
-    'Audit the checkpoint that it was made from.',
-  ),
-  notRead(
-    'an ONNX Runtime model (.ort, saved with its optimisations), not a format that is read here',
-    // A flatbuffer, whose identifier stands behind the offset of its root (onnxruntime/core/flatbuffers/schema/ort.fbs).
-    (head) => textOf(head).startsWith('ORTM', 4),
-    SAVE_UNOPTIMISED,
-  ),
-  notRead('a PDF document', '%PDF'),
-  notRead('a PNG image', '\x89PNG'),
-  notRead('a program (ELF)', '\x7fELF'),
+  ...OTHER_FILES,
   {
     name: 'safetensors in shards',
     looksLike: looksLikeShardIndex,
-    open: openShards,
+    open: (source, options) => openShards(source, options, SHARDS),
     inDirectory: ['model.safetensors.index.json', 'diffusion_pytorch_model.safetensors.index.json'],
   },
   // The readers of pickles and graphs are loaded only when such a file turns up: most runs need one of them.
   {
+    name: 'PyTorch, distributed',
+    looksLike: looksLikeDistributed,
+    open: async (source, options) =>
+      (await import('./torch/distributed.js')).openDistributed(source, options),
+    hasParts: true,
+    inDirectory: ['.metadata'],
+  },
+  {
     name: 'PyTorch',
     looksLike: looksLikeTorch,
-    open: async (source, options) => (await import('./torch/torch.js')).openTorch(source, options),
+    looksInside: holdsTorch,
+    open: openTorchLazily,
     hasParts: true,
-    inDirectory: ['pytorch_model.bin'],
+    inDirectory: [
+      'pytorch_model.bin',
+      'pytorch_model.bin.index.json',
+      // What DeepSpeed writes for each step, with ZeRO-3 in parts.
+      'mp_rank_00_model_states.pt',
+      'zero_pp_rank_0_mp_rank_00_model_states.pt',
+    ],
   },
   {
     name: 'ONNX',
@@ -329,6 +261,13 @@ export const FORMATS: readonly Format[] = [
     open: async (source, options) => (await import('./onnx/onnx.js')).openOnnx(source, options),
     ending: '.onnx',
     inDirectory: ['model.onnx'],
+  },
+  {
+    name: 'an archive that holds one',
+    looksLike: () => false,
+    looksInside: (names) => findHeld(names) !== undefined,
+    open: openHeld,
+    hasParts: true,
   },
 ];
 
@@ -346,30 +285,75 @@ export async function openSource(
   const head = new Uint8Array(Math.min(HEAD_BYTES, source.byteLength));
   await source.readInto(head, 0);
   const ending = extname(source.name).toLowerCase();
-  const names = isZip(head) ? await listZip(source) : null;
+  const names = (await openArchive(source, head))?.names;
   const format =
-    (names !== null && formats.find(({ looksInside }) => looksInside?.(names))) ||
+    (names !== undefined && formats.find(({ looksInside }) => looksInside?.(names))) ||
     formats.find(({ looksLike }) => looksLike(head)) ||
-    formats.find((known) => known.ending === ending);
-  if (format === undefined) throw refuseUnrecognised('none of them: unknown content', source.name);
+    formats.find((known) => known.ending === ending) ||
+    (source.name !== path && formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.name))));
+  if (!format) throw refuseUnrecognised('none of them: unknown content', source.name);
   const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };
 }
 
-/** The names of a ZIP archive's entries; its reader is loaded only when there is one. */
-async function listZip(source: ByteSource): Promise<readonly string[]> {
-  const { openZip } = await import('../io/zip.js');
-  return [...(await openZip(source)).entries.keys()];
+/** The files in an archive. */
+interface Archive {
+  readonly names: readonly string[];
+  readonly locate: (name: string) => Promise<ByteRange | undefined>;
 }
 
-function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {
-  return new CheckpointError(`expected an ONNX, safetensors or PyTorch checkpoint, found ${found}`, {
-    code: 'unrecognised-format',
-    file,
-    hint,
-  });
+/** Null for a file that is no archive. The reader of ZIP archives is loaded only when there is one. */
+async function openArchive(source: ByteSource, head: Uint8Array): Promise<Archive | null> {
+  if (isZip(head)) {
+    const { locateRecord, openZip } = await import('../io/zip.js');
+    const archive = await openZip(source);
+    return {
+      names: [...archive.entries.keys()],
+      locate: async (name) => {
+        const entry = archive.entries.get(name);
+        return entry && locateRecord(archive, entry);
+      },
+    };
+  }
+  if (!looksLikeTar(head)) return null;
+  const members = await listTar(source);
+  return {
+    names: [...members.keys()],
+    locate: async (name) => members.get(name),
+  };
+}
+
+/** Files of a training run that are no model: `policy.optimizer.pth` of stable-baselines3, `rng_state.pth` of trainers. */
+const NO_MODEL = /optim|sched|scaler|variables|rng|random|training_args/i;
+
+/** The one checkpoint in an archive, such as `policy.pth` or `model_weights.ckpt`; undefined where there are several. */
+function findHeld(names: readonly string[]): string | undefined {
+  const held = names.filter(
+    (name) => /\.(?:safetensors|onnx|pt|pth|ckpt|bin)$/i.test(name) && !NO_MODEL.test(name),
+  );
+  return held.length === 1 ? held[0] : undefined;
+}
+
+/** Opens the one checkpoint in an archive. Nothing is written into it: its checksum stands in the archive too. */
+async function openHeld(source: ByteSource, options: ReadOptions, head: Uint8Array): Promise<Checkpoint> {
+  const archive = await openArchive(source, head);
+  const name = findHeld(archive?.names ?? []);
+  const range = name === undefined ? undefined : await archive?.locate(name);
+  if (name === undefined || range === undefined) throw new Error('the checkpoint in the archive is gone');
+  const inner = joinRanges(`${source.name}/${name}`, [range]).source;
+  const checkpoint = await openSource(
+    inner,
+    options.path,
+    options,
+    FORMATS.filter(({ open }) => open !== openHeld),
+  );
+  return {
+    ...checkpoint,
+    planEdits: () => refuseEdits(source.name, 'one within an archive'),
+    close: () => source.close(),
+  };
 }
 
 async function openSafetensorsOrBaseline(source: ByteSource, { path }: ReadOptions): Promise<Checkpoint> {
@@ -377,15 +361,4 @@ async function openSafetensorsOrBaseline(source: ByteSource, { path }: ReadOptio
   return isBaseline(header.metadata)
     ? openBaseline(header, source, path)
     : openSafetensors(source, path, header);
-}
-
-/**
- * Whether a file is a SavedModel (tensorflow/core/protobuf/saved_model.proto), which is a protobuf message as an ONNX
- * model is and begins with the same tags: saved_model_schema_version = 1, then a MetaGraphDef, which begins with its
- * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
- */
-function looksLikeSavedModel(head: Uint8Array): boolean {
-  if (!textOf(head).startsWith('\x08\x01\x12')) return false;
-  const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
-  return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;
 }

@@ -173,25 +173,38 @@ export function memorySource(name: string, bytes: Uint8Array): ByteSource {
   return source;
 }
 
+/** How many items of a sorted list lie before a point, those that `isBefore` holds for: a binary search. */
+export function partitionPoint<Item>(items: readonly Item[], isBefore: (item: Item) => boolean): number {
+  let [low, high] = [0, items.length];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (isBefore(items[middle] as Item)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Ranges one after the other as one range, read only when it is. The caller closes what they read from. */
 export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange {
   let byteLength = 0;
-  const placed = parts.map((range) => {
-    const start = byteLength;
+  const ends = parts.map((range) => {
     byteLength += range.byteLength;
-    return { range, start, end: byteLength };
+    return byteLength;
   });
   const source: ByteSource = {
     name,
     byteLength,
     async readInto(target, position) {
       checkBounds(source, position, target.byteLength);
-      const limit = position + target.byteLength;
-      for (const { range, start, end } of placed) {
-        const [from, to] = [Math.max(start, position), Math.min(end, limit)];
-        if (from >= to) continue;
-        const part = target.subarray(from - position, to - position);
-        await range.source.readInto(part, range.offset + from - start);
+      let index = partitionPoint(ends, (end) => end <= position);
+      for (let done = 0; done < target.byteLength; index++) {
+        const [range, end] = [parts[index], ends[index]];
+        if (range === undefined || end === undefined)
+          throw new Error('joined ranges end before their length');
+        const skipped = position + done - (end - range.byteLength);
+        const part = target.subarray(done, done + range.byteLength - skipped);
+        await range.source.readInto(part, range.offset + skipped);
+        done += part.byteLength;
       }
     },
     async close() {},
@@ -218,6 +231,72 @@ export function listSpliced(
     kept = splice.offset + splice.deleted;
   }
   return [...parts, { source, offset: kept, byteLength: offset + byteLength - kept }];
+}
+
+/** A piece of an array: where its first element belongs, how far it reaches along each axis, and its elements, row-major. */
+export interface ArrayPiece {
+  readonly offsets: readonly number[];
+  readonly sizes: readonly number[];
+  readonly range: ByteRange;
+}
+
+/** Runs of an array times its pieces: an embedding of 100,000 rows whose columns 16 ranks share takes half of it. */
+const MAX_ASSEMBLY_STEPS = 50_000_000;
+
+/**
+ * The elements of an array whose pieces lie apart, row-major, e.g. the rows that each of several ranks has saved.
+ *
+ * @param shape of the array; the pieces have as many axes.
+ * @returns null where the pieces do not cover the array, or lie in shreds, beyond {@link MAX_ASSEMBLY_STEPS}.
+ */
+export function assembleArray(
+  name: string,
+  shape: readonly number[],
+  elementByteLength: number,
+  pieces: readonly ArrayPiece[],
+): ByteRange | null {
+  // Bytes are the innermost axis: what follows is about bytes alone.
+  const extents = [...shape, elementByteLength];
+  const blocks = pieces.map(({ offsets, sizes, range }) => ({
+    offsets: [...offsets, 0],
+    sizes: [...sizes, elementByteLength],
+    range,
+  }));
+  const total = productOf(extents);
+  const runs: ByteRange[] = [];
+  for (let position = 0; position < total; ) {
+    const index = indexAt(position, extents);
+    const block = blocks.find(({ offsets, sizes }) =>
+      index.every((at, axis) => at >= (offsets[axis] ?? 0) && at < (offsets[axis] ?? 0) + (sizes[axis] ?? 0)),
+    );
+    if (block === undefined || runs.length * blocks.length > MAX_ASSEMBLY_STEPS) return null;
+    const { offsets, sizes, range } = block;
+    const within = index.reduce((at, i, axis) => at * (sizes[axis] ?? 0) + i - (offsets[axis] ?? 0), 0);
+    // Along the last axis that the piece covers in part, its elements follow each other until it ends.
+    const axis = sizes.findLastIndex((size, at) => size !== extents[at]);
+    const inner = axis < 0 ? sizes : sizes.slice(axis);
+    const run = productOf(inner) - (within % productOf(inner));
+    runs.push(sliceRange(range, within, within + run));
+    position += run;
+  }
+  const [first] = runs;
+  return runs.length === 1 && first !== undefined ? first : joinRanges(name, runs);
+}
+
+function productOf(sizes: readonly number[]): number {
+  return sizes.reduce((product, size) => product * size, 1);
+}
+
+function indexAt(position: number, extents: readonly number[]): readonly number[] {
+  let rest = position;
+  return extents
+    .toReversed()
+    .map((extent) => {
+      const at = rest % extent;
+      rest = Math.floor(rest / extent);
+      return at;
+    })
+    .reverse();
 }
 
 /**

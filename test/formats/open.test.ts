@@ -6,14 +6,9 @@ import { audit, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import { CheckpointError } from '../../src/errors.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
+import type { Format } from '../../src/formats/format.js';
 import { SAVE_UNOPTIMISED } from '../../src/formats/onnx/sniff.js';
-import {
-  FORMATS,
-  type Format,
-  openCheckpoint,
-  openSource,
-  refuseIdleSelect,
-} from '../../src/formats/open.js';
+import { FORMATS, openCheckpoint, openSource, refuseIdleSelect } from '../../src/formats/open.js';
 import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from '../../src/formats/torch/sniff.js';
 import { inspect, inspectCheckpoint } from '../../src/inspect.js';
 import { readRange } from '../../src/io/byte-source.js';

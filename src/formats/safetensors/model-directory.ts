@@ -1,7 +1,7 @@
 // Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
 
 import { lstatSync, realpathSync } from 'node:fs';
-import { basename, dirname, join, sep } from 'node:path';
+import { basename, dirname, extname, join, sep } from 'node:path';
 import type {
   Checkpoint,
   Declaration,
@@ -10,7 +10,7 @@ import type {
   ReadOptions,
   Tensor,
 } from '../../checkpoint/checkpoint.js';
-import { planPlainEdits } from '../../checkpoint/edit-plan.js';
+import { planPlainEdits, refuseEdits } from '../../checkpoint/edit-plan.js';
 import {
   describeJson,
   isJsonArray,
@@ -36,41 +36,72 @@ export function looksLikeShardIndex(head: Uint8Array): boolean {
   return first === 0x7b && !head.subarray(0, 8).includes(0);
 }
 
+/** Opens one shard by its ending, e.g. `.bin`, and says what the checkpoint is then. */
+export type ShardFormats = Readonly<
+  Record<
+    string,
+    (source: ByteSource, options: ReadOptions) => Promise<Pick<Checkpoint, 'format' | 'tensors'>>
+  >
+>;
+
+/** Shards in safetensors; the readers of others belong to other rooms. */
+export const SAFETENSORS_SHARDS: ShardFormats = {
+  '.safetensors': async (source) => ({
+    format: 'safetensors',
+    tensors: (await readSafetensorsHeader(source)).tensors,
+  }),
+};
+
 /**
- * Opens the shards that a `model.safetensors.index.json` names (`{metadata, weight_map: {tensor: file}}`).
+ * Opens the shards that an index names, such as `model.safetensors.index.json` or `pytorch_model.bin.index.json`
+ * (`{metadata, weight_map: {tensor: file}}`).
  *
  * A shard's name must lead to a regular file in the index's own directory. A tensor that its shard lacks is an
  * error; one that a shard has beyond the index is a warning.
  */
-export async function openShards(index: ByteSource, options: ReadOptions): Promise<Checkpoint> {
+export async function openShards(
+  index: ByteSource,
+  options: ReadOptions,
+  formats: ShardFormats = SAFETENSORS_SHARDS,
+): Promise<Checkpoint> {
   const weightMap = await readWeightMap(index);
   const shardNames = [...new Set(weightMap.values())].sort();
   if (shardNames.length > MAX_SHARDS) {
     fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${shardNames.length}`, 'limit-exceeded');
   }
-  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : options.path);
   const sources: ByteSource[] = [index];
   const close = async () => {
     for (const source of sources) await source.close();
   };
   try {
     const shards = new Map<string, ReadonlyMap<string, Tensor>>();
+    let format = 'safetensors';
     for (const name of shardNames) {
-      const source = openShard(directory, name, index.name, options);
+      const source = openBeside(index, name, {
+        ...options,
+        what: 'weight_map: shard',
+        endings: Object.keys(formats),
+      });
       sources.push(source);
-      options.onOpenFile?.(join(directory, name));
-      shards.set(name, (await readSafetensorsHeader(source)).tensors);
+      const open = formats[extname(name)];
+      if (open === undefined) throw new Error('a shard without a reader was opened');
+      const shard = await open(source, { path: source.name });
+      shards.set(name, shard.tensors);
+      format = shard.format;
     }
     const tensors = collectTensors(weightMap, shards, index.name);
     return {
       path: options.path,
-      format: 'safetensors',
+      format,
       tensors,
       inModuleOrder: false,
       graph: null,
       modules: new Map(),
       warnings: findUnlisted(weightMap, shards),
-      planEdits: (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index]),
+      planEdits:
+        format === 'safetensors'
+          ? (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index])
+          : () => refuseEdits(index.name, `${format} shards`),
       close,
     };
   } catch (error) {
@@ -105,18 +136,34 @@ async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, str
   return weightMap;
 }
 
-/** Opens one shard after its name and the place that it resolves to were checked. */
-function openShard(directory: string, name: string, indexName: string, options: OpenOptions): ByteSource {
+/** What a file is beside another one that names it. */
+interface Naming extends ReadOptions {
+  /** How messages call it, such as `weight_map: shard`. */
+  readonly what: string;
+  /** What its name must end with; anything unless given. */
+  readonly endings?: readonly string[];
+}
+
+/**
+ * Opens a file that another one names, after its name and the place that it resolves to were checked: it must be a
+ * regular file below the directory of the other.
+ *
+ * @throws CheckpointError `refused` for a name or a link that leads out of the directory, or with another ending.
+ */
+export function openBeside(index: ByteSource, name: string, options: Naming): ByteSource {
+  const { what, endings } = options;
   const refuse = (reason: string, hint?: string): never =>
-    fail(indexName, `weight_map: shard ${quote(name)} ${reason}`, 'refused', hint);
+    fail(index.name, `${what} ${quote(name)} ${reason}`, 'refused', hint);
   // Under Windows rules on every system: an index must mean the same everywhere.
   if (/^[\\/]|^[a-z]:/i.test(name)) refuse('has an absolute path: it must lie in the index’s own directory');
   if (name.split(/[\\/]/).includes('..'))
     refuse('leads out of the directory by "..": it must lie in the index’s own directory');
   if (name.includes('\0')) refuse('has a NUL byte in its name');
-  if (!name.endsWith('.safetensors')) refuse('has another extension than .safetensors');
+  if (endings?.includes(extname(name)) === false)
+    refuse(`has another extension than ${endings.join(' or ')}`);
+  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : options.path);
   const path = join(directory, name);
-  const source = openFileSource(join(dirname(indexName), name), path);
+  const source = openFileSource(join(dirname(index.name), name), path);
   if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
     void source.close();
     refuse(
@@ -124,6 +171,7 @@ function openShard(directory: string, name: string, indexName: string, options: 
       'If the link is yours, allow it with --allow-external-symlinks.',
     );
   }
+  options.onOpenFile?.(path);
   return source;
 }
 

@@ -3,6 +3,7 @@
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
+import { listTar } from '../../io/tar.js';
 import { MAX_PICKLE_BYTES, type PickleOptions, readPickle } from './pickle.js';
 import {
   asInteger,
@@ -259,11 +260,6 @@ function malformed(file: string, message: string, offset?: number): CheckpointEr
   return new CheckpointError(message, { code: 'malformed', file, offset });
 }
 
-const BLOCK_BYTES = 512;
-
-/** torch.save wrote four members. */
-const MAX_MEMBERS = 64;
-
 /** Tensors and storages of one file, far more than torch 0.1 could train. */
 const MAX_RECORDS = 1024 * 1024;
 
@@ -281,7 +277,7 @@ const MAX_RECORDS = 1024 * 1024;
  */
 export async function openTarContainer(source: ByteSource): Promise<TorchContainer> {
   const file = source.name;
-  const members = await listMembers(source);
+  const members = await listTar(source);
   const storages = await readStorages(sequenceOf(memberOf(members, 'storages', file)), file);
   const tensors = await readTensors(sequenceOf(memberOf(members, 'tensors', file)), file, storages);
   const member = memberOf(members, 'pickle', file);
@@ -299,37 +295,6 @@ export async function openTarContainer(source: ByteSource): Promise<TorchContain
     root: value,
     storages: storagesAt(source, storages),
   };
-}
-
-/**
- * Lists the members of a tar archive (POSIX.1-1988 ustar):
- *
- *       0  100  name, ended by NUL       124   12  size, octal
- *     156    1  type, '0' or NUL: file   257    6  'ustar'
- */
-async function listMembers(source: ByteSource): Promise<ReadonlyMap<string, ByteRange>> {
-  const members = new Map<string, ByteRange>();
-  let position = 0;
-  while (position + BLOCK_BYTES <= source.byteLength && members.size < MAX_MEMBERS) {
-    const header = await readRange({ source, offset: position, byteLength: BLOCK_BYTES });
-    if (header.every((byte) => byte === 0)) break;
-    const text = String.fromCharCode(...header);
-    const name = (text.slice(0, 100).split('\0', 1)[0] ?? '').replace(/^\.\//, '');
-    const size = /^\s*([0-7]+)[\s\0]*$/.exec(text.slice(124, 136))?.[1];
-    const byteLength = size === undefined ? Number.NaN : Number.parseInt(size, 8);
-    const offset = position + BLOCK_BYTES;
-    if (!(offset + byteLength <= source.byteLength)) {
-      throw malformed(
-        source.name,
-        `expected the tar member ${quote(name)} within the file, found another size`,
-        position,
-      );
-    }
-    if (/[0\0]/.test(text.charAt(156)) && !members.has(name))
-      members.set(name, { source, offset, byteLength });
-    position = offset + Math.ceil(byteLength / BLOCK_BYTES) * BLOCK_BYTES;
-  }
-  return members;
 }
 
 function memberOf(members: ReadonlyMap<string, ByteRange>, name: string, file: string): ByteRange {

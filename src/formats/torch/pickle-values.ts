@@ -34,7 +34,7 @@ interface SetNode {
 }
 
 /** A dict, OrderedDict or defaultdict, in insertion order. */
-interface DictNode {
+export interface DictNode {
   readonly kind: 'dict';
   readonly entries: Map<PickleValue, PickleValue>;
   /** What BUILD gave it: the attributes of an OrderedDict, such as a state dict's `_metadata`. */

@@ -10,6 +10,10 @@ export const SAVE_KERAS_WEIGHTS =
 export const SAVE_TENSORFLOW_WEIGHTS =
   "Save its weights as safetensors: save_file({v.name: v.numpy() for v in tf.saved_model.load(DIRECTORY).signatures['serving_default'].variables}, 'model.safetensors')";
 
+/** How to join the parts that DeepSpeed's ZeRO-3 leaves, by the script that it puts beside them. */
+export const JOIN_ZERO =
+  'join it first: python zero_to_fp32.py DIRECTORY joined, then audit joined/pytorch_model.bin';
+
 // Apart from the readers, so that telling what a file is loads none of them.
 
 /** Enough for the magic number of every container, the longest being that of tar at byte 257. */
@@ -25,6 +29,14 @@ export function looksLikeTorch(head: Uint8Array): boolean {
   return isZip(head) || isPickle(head) || looksLikeTar(head);
 }
 
+/** Whether a file is the `.metadata` of a distributed checkpoint: a pickle of that module's `Metadata`. */
+export function looksLikeDistributed(head: Uint8Array): boolean {
+  return (
+    head[0] === 0x80 &&
+    String.fromCharCode(...head.subarray(0, 100)).includes('torch.distributed.checkpoint.metadata')
+  );
+}
+
 /** Whether the bytes start a tar archive: `ustar` at 257, or a header named like one of the members. */
 export function looksLikeTar(head: Uint8Array): boolean {
   const text = String.fromCharCode(...head.subarray(0, TORCH_HEAD_BYTES));
@@ -38,6 +50,13 @@ function startsWith(head: Uint8Array, text: string, at = 0): boolean {
 /** A local file header, or the end record of an empty archive. */
 export function isZip(head: Uint8Array): boolean {
   return startsWith(head, 'PK\x03\x04') || startsWith(head, 'PK\x05\x06');
+}
+
+/** Whether a ZIP archive is PyTorch's by the names of its entries: torch.save, TorchScript, torch.export. */
+export function holdsTorch(names: readonly string[]): boolean {
+  return names.some((name) =>
+    /^(?:[^/]*\/)?(?:data\.pkl|archive_format|serialized_exported_program\.json)$/.test(name),
+  );
 }
 
 /** A flatbuffer of PyTorch mobile, which is no checkpoint of torch.save. */

@@ -19,6 +19,9 @@ import {
   describeValue,
   entriesOf,
   isNode,
+  itemsOf,
+  makeGlobalNode,
+  makeObjectNode,
   type ObjectNode,
   type PickleValue,
   qualifiedName,
@@ -108,7 +111,7 @@ export function elementTypeOf(typeName: string): ElementType | null {
 }
 
 /** The element type of a dtype global (`torch.float8_e4m3fn`); null for every other value. */
-function elementTypeOfDType(value: PickleValue | undefined): ElementType | null {
+export function elementTypeOfDType(value: PickleValue | undefined): ElementType | null {
   return isNode(value, 'global') && value.module === 'torch' ? findElementType(1, value.name) : null;
 }
 
@@ -212,6 +215,38 @@ const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
 /** Wrappers nest twice in practice: a Parameter of a tensor subclass of a tensor. */
 const MAX_WRAPPERS = 8;
 
+/** A tensor of a container that has no pickle of it: row-major unless `strides` say otherwise. */
+interface PlainTensor {
+  /** What the container calls its bytes. */
+  readonly key: string;
+  readonly byteLength: number;
+  readonly shape: readonly number[];
+  readonly strides?: readonly number[];
+  readonly firstElement?: number;
+  /** A global such as `torch.float32`. */
+  readonly dtype: PickleValue;
+}
+
+/** The call that torch.save would write for a tensor. */
+export function makeTensorCall(tensor: PlainTensor): ObjectNode {
+  const { key, byteLength, shape, dtype, firstElement = 0 } = tensor;
+  const strides = tensor.strides ?? shape.map((_, axis) => countElements(shape.slice(axis + 1)));
+  const storage: StorageNode = {
+    kind: 'storage',
+    typeName: 'UntypedStorage',
+    key,
+    elementCount: byteLength,
+    view: null,
+    offset: undefined,
+  };
+  const [size, stride] = [shape, strides].map((items) => ({ kind: 'tuple' as const, items }));
+  return makeObjectNode({
+    callee: makeGlobalNode('torch._utils', '_rebuild_tensor_v3'),
+    args: [storage, firstElement, size ?? null, stride ?? null, false, null, dtype],
+    offset: undefined,
+  });
+}
+
 /** The value as a call of a function that rebuilds tensors; null for every other value. */
 export function asTensorCall(value: PickleValue | undefined): ObjectNode | null {
   return isNode(value, 'object') && rebuilderOf(value) !== undefined ? value : null;
@@ -249,22 +284,36 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
     }
     const wrapped = unwrap(current, rebuilder);
     if (wrapped === null) break;
+    if (wrapped === 'shard')
+      return { kind: 'unreadable', why: 'one rank’s shard of a distributed tensor (DTensor)' };
     parameterRequiresGrad ??= wrapped.requiresGrad;
     current = wrapped.call;
   }
   throw failTensor(call, { name, file }, 'expected a tensor inside its wrapper, found none');
 }
 
-/** The call in the one that makes a Parameter of its tensor, or calls what it is given; `requiresGrad` of a Parameter. */
+/**
+ * The call in the one that makes a Parameter of its tensor, or calls what it is given; `requiresGrad` of a Parameter. A
+ * DTensor wraps what one rank holds, which is read where it is all of it (torch/distributed/tensor/_api.py):
+ * `_rebuild_wrapper_subclass(class, dtype, size, …)` with the state `_local_tensor`.
+ */
 function unwrap(call: ObjectNode, takes: 'tensor' | 'function') {
-  const [first, second, args] = call.args;
+  const [first, second, args, state] = call.args;
   if (takes === 'tensor')
     return isNode(first, 'object') ? { call: first, requiresGrad: second === true } : null;
   if (!isNode(first, 'global') || !isNode(args, 'tuple')) return null;
+  // An instance with slots has them in a second dict.
+  const local = [state, ...itemsOf(state)].map((part) => entriesOf(part)?.get('_local_tensor')).find(isCall);
+  if (local !== undefined && first.name === '_rebuild_wrapper_subclass') {
+    const [whole, held] = [asIntegers(args.items[2]), asIntegers(local.args[2])];
+    return whole !== null && String(whole) === String(held) ? { call: local, requiresGrad: null } : 'shard';
+  }
   const isParameter = qualifiedName(second) === 'torch.nn.parameter.Parameter';
   const requiresGrad = isParameter ? args.items[4] === true : null;
   return { call: { ...call, callee: first, args: args.items }, requiresGrad };
 }
+
+const isCall = (value: PickleValue | undefined): value is ObjectNode => isNode(value, 'object');
 
 /** @param context `isTyped` where the call states the dtype instead of the storage. */
 function readPlainLayout(

@@ -17,8 +17,8 @@ import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
-import { type Entries, entriesOf, type PickleValue } from './pickle-values.js';
-import { isZip, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
+import { type Entries, entriesOf, type ObjectNode, type PickleValue } from './pickle-values.js';
+import { isZip, JOIN_ZERO, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
 import {
   type ChosenParts,
   chooseStateDict,
@@ -27,7 +27,7 @@ import {
   type NamedTensor,
   nameTensors,
 } from './state-dict.js';
-import { buildTensor, readLayout, type TensorLayout, type TorchContainer } from './tensors.js';
+import { asTensorCall, buildTensor, readLayout, type TensorLayout, type TorchContainer } from './tensors.js';
 import { findOptimizers, readTrainingSettings } from './training-settings.js';
 import { openZipContainer } from './zip-container.js';
 
@@ -43,10 +43,24 @@ const MAX_LISTED = 3;
  * @throws CheckpointError `refused` when the pickle names a dangerous callable, `unsupported` for other things that
  * PyTorch writes, and as {@link chooseStateDict} and the readers of the containers do. The source stays open then.
  */
-export async function openTorch(source: ByteSource, { path, select }: ReadOptions): Promise<Checkpoint> {
+export async function openTorch(source: ByteSource, options: ReadOptions): Promise<Checkpoint> {
+  return readContainer(await openContainer(source), source, options);
+}
+
+/**
+ * Reads what a container holds: the state dict in it, and its tensors.
+ *
+ * @param source the container's own file.
+ * @throws CheckpointError as {@link openTorch}.
+ */
+export async function readContainer(
+  container: TorchContainer,
+  source: ByteSource,
+  { path, select }: ReadOptions,
+): Promise<Checkpoint> {
   const file = source.name;
-  const container = await openContainer(source);
   const { root, format } = container;
+  refusePartitions(root, file);
   const surveyor = new Surveyor();
   const isCopyLoaded = loadsCopy(root);
   const chosen = chooseStateDict(root, { select, isCopyLoaded, surveyor, file, format });
@@ -57,6 +71,33 @@ export async function openTorch(source: ByteSource, { path, select }: ReadOption
     open: () => read({ ...chosen, parts, copies: [], warnings: [] }),
   }));
   return { ...(await read(chosen)), ...(copies.length === 0 ? {} : { copies }) };
+}
+
+/**
+ * ZeRO-3 keeps the parameters in files for each rank, and leaves empty tensors in the file of the model
+ * (deepspeed/runtime/engine.py, `_save_zero_checkpoint`).
+ *
+ * @throws CheckpointError `unsupported` for such a file.
+ */
+function refusePartitions(root: PickleValue, file: string): void {
+  const keys = entriesOf(root);
+  const parameters = [...(entriesOf(keys?.get('module'))?.values() ?? [])].flatMap(
+    (value) => asTensorCall(value) ?? [],
+  );
+  if (keys?.has('ds_version') !== true && keys?.has('param_shapes') !== true) return;
+  const isEmpty = (call: ObjectNode) => {
+    const layout = readLayout(call, 'module', file);
+    return layout.kind === 'layout' && layout.shape.includes(0);
+  };
+  if (!parameters.some(isEmpty)) return;
+  throw new CheckpointError(
+    'expected whole parameters, found those that ZeRO-3 of DeepSpeed has partitioned',
+    {
+      code: 'unsupported',
+      file,
+      hint: `Where it lies beside zero_to_fp32.py, ${JOIN_ZERO}`,
+    },
+  );
 }
 
 async function readParts(

@@ -1,11 +1,14 @@
 // The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
 
-import { partitionPoint, toSplices } from '../../checkpoint/edit-plan.js';
+import { refuseEdits, toSplices } from '../../checkpoint/edit-plan.js';
+import { JsonReader, type JsonValue } from '../../checkpoint/json-reader.js';
 import { quote } from '../../errors.js';
 import {
   type ByteSource,
   holdBytes,
+  joinRanges,
   type PlacedContent,
+  partitionPoint,
   readRange,
   refuseAmplified,
   type Splice,
@@ -22,8 +25,9 @@ import {
   type ZipEntry,
   zipError,
 } from '../../io/zip.js';
+import { readExportedWeights } from './exported-program.js';
 import { MAX_PICKLE_BYTES, readPickle } from './pickle.js';
-import { asInteger, describeValue, type StorageNode } from './pickle-values.js';
+import { asInteger, describeValue, type PickleValue, type StorageNode } from './pickle-values.js';
 import { refuseForeignZip } from './sniff.js';
 import { elementTypeOf, resolveTorchId, type StorageTable, type TorchContainer } from './tensors.js';
 
@@ -284,12 +288,28 @@ const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
  *
  * ROOT is the directory of the first entry. Reads the directory and data.pkl; storages only when asked for.
  *
+ * An exported program (`.pt2`) has `ROOT/data/weights/…_weights_config.json` in place of a pickle.
+ *
  * @throws CheckpointError where it is something else, damaged or hostile.
  */
 export async function openZipContainer(source: ByteSource): Promise<TorchContainer> {
-  const file = source.name;
   const archive = await openZip(source);
-  const root = findRoot(archive);
+  const names = [...archive.entries.keys()];
+  const embedded = names.find((name) => EMBEDDED_STATE_DICT.test(name));
+  if (embedded !== undefined) return openEmbedded(archive, embedded);
+  const config = names.find((name) => WEIGHTS_CONFIG.test(name));
+  const root = config === undefined ? findRoot(archive) : config.replace(WEIGHTS_CONFIG, '$1');
+  return {
+    format: archive.entries.has(`${root}constants.pkl`) ? 'TorchScript' : 'PyTorch',
+    root: await (config === undefined ? readDataPickle(archive, root) : readWeights(archive, config, root)),
+    storages: new ZipStorages(archive, root, await readByteOrder(archive, root)),
+    readClassSource: (module) => readClassSource(archive, root, module),
+    planSplices: (pieces) => planZipSplices(archive, pieces),
+  };
+}
+
+async function readDataPickle(archive: ZipArchive, root: string): Promise<PickleValue> {
+  const file = archive.source.name;
   const pickle = archive.entries.get(`${root}data.pkl`);
   if (pickle === undefined) throw new Error('the pickle by which the root was found is gone');
   const { bytes, fileOffset } = await readRecord(archive, pickle, MAX_PICKLE_BYTES);
@@ -299,13 +319,40 @@ export async function openZipContainer(source: ByteSource): Promise<TorchContain
     subject: 'the pickle data.pkl',
     resolvePersistentId: (id, offset) => resolveTorchId(id, { file, offset }),
   });
-  return {
-    format: archive.entries.has(`${root}constants.pkl`) ? 'TorchScript' : 'PyTorch',
-    root: value,
-    storages: new ZipStorages(archive, root, await readByteOrder(archive, root)),
-    readClassSource: (module) => readClassSource(archive, root, module),
-    planSplices: (pieces) => planZipSplices(archive, pieces),
-  };
+  return value;
+}
+
+/** What torch.export.save lists its weights in, in the root's directory `data/weights` beside them. */
+const WEIGHTS_CONFIG = /^((?:[^/]+\/)?)data\/weights\/[^/]+_weights_config\.json$/;
+
+/** What PyTorch before 2.9 put a whole file of torch.save into: the state dict of the exported program. */
+const EMBEDDED_STATE_DICT = /^(?:serialized_state_dict\.(?:pt|json)|(?:[^/]+\/)?data\/weights\/[^/]+\.pt)$/;
+
+/** The list of weights takes some 400 bytes for each of up to 100,000. */
+const MAX_WEIGHTS_CONFIG_BYTES = 40_000_000;
+
+async function readWeights(archive: ZipArchive, name: string, root: string): Promise<PickleValue> {
+  const entry = archive.entries.get(name);
+  if (entry === undefined) throw new Error('the list of weights by which the root was found is gone');
+  const { bytes } = await readRecord(archive, entry, MAX_WEIGHTS_CONFIG_BYTES);
+  let config: JsonValue | undefined;
+  new JsonReader(bytes, `${archive.source.name}, ${name}`).readTopObject((key, value) => {
+    if (key === 'config') config = value;
+  });
+  return readExportedWeights(config, {
+    file: archive.source.name,
+    keyOf: (record) => `weights/${record}`,
+    byteLengthOf: (key) => archive.entries.get(`${root}data/${key}`)?.byteLength,
+  });
+}
+
+/** A file of torch.save within the archive. Nothing is written into it: its checksums stand in both archives. */
+async function openEmbedded(archive: ZipArchive, name: string): Promise<TorchContainer> {
+  const entry = archive.entries.get(name);
+  if (entry === undefined) throw new Error('an entry of the archive is gone');
+  const { source } = joinRanges(archive.source.name, [await locateRecord(archive, entry)]);
+  const container = await openZipContainer(source);
+  return { ...container, planSplices: () => refuseEdits(archive.source.name, 'one within an archive') };
 }
 
 /** The directory, with its slash, that holds data.pkl; '' for an archive that was zipped again without one. */

@@ -159,6 +159,30 @@ describe('rebuild functions', () => {
     expect((await open(zipCheckpoint(root))).warnings[0]).toContain(`"t" is ${words}`);
   });
 
+  const dtensor = (whole: number) =>
+    reduce(
+      global('torch._tensor', '_rebuild_from_type_v2'),
+      tuple(
+        global('torch._utils', '_rebuild_wrapper_subclass'),
+        global('torch.distributed.tensor', 'DTensor'),
+        tuple(
+          global('torch.distributed.tensor', 'DTensor'),
+          global('torch', 'float32'),
+          tuple(int(whole)),
+          stride,
+        ),
+        tuple(none, dict({ _local_tensor: plain })),
+      ),
+    );
+
+  test('a DTensor is read where one rank holds all of it', async () => {
+    const checkpoint = await open(zipCheckpoint(dict({ t: dtensor(4), u: dtensor(8) })));
+    expect(await valuesOf(checkpoint, 't')).toEqual([-1, 0.5, 0.25, 8]);
+    expect(checkpoint.warnings).toEqual([
+      '"u" is one rank’s shard of a distributed tensor (DTensor): not compared',
+    ]);
+  });
+
   test('a storage type that PyTorch does not have is left out', async () => {
     const root = dict({ t: tensor({ key: '0', storage: 'OddStorage' }), u: plain });
     expect((await open(zipCheckpoint(root))).warnings).toEqual([

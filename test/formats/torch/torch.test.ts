@@ -219,3 +219,27 @@ describe('TorchScript', () => {
     expect(failure.message).toBe('expected tensors in the TorchScript checkpoint, found none');
   });
 });
+
+describe('a file of DeepSpeed', () => {
+  const stateOf = (size: readonly number[]) =>
+    dict({
+      module: orderedDict({
+        ...normLayer('bn.'),
+        'conv.weight': tensor({ key: '0', size, elementCount: 4 }),
+      }),
+      ds_version: text('0.16.2'),
+    });
+
+  test('is read where it holds the parameters', async () => {
+    const checkpoint = await open(zipCheckpoint(stateOf([4])));
+    expect(checkpoint.tensors.has('bn.running_mean')).toBe(true);
+  });
+
+  test('is refused with the way out where ZeRO-3 has partitioned them', async () => {
+    expect(await failureOf(() => open(zipCheckpoint(stateOf([0]))))).toMatchObject({
+      code: 'unsupported',
+      message: 'expected whole parameters, found those that ZeRO-3 of DeepSpeed has partitioned',
+      hint: expect.stringContaining('python zero_to_fp32.py DIRECTORY joined'),
+    });
+  });
+});

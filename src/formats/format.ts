@@ -1,0 +1,143 @@
+// What a row of the registry of formats is, and the rows for files that are plainly no checkpoint.
+
+import type { Checkpoint, ReadOptions } from '../checkpoint/checkpoint.js';
+import { CheckpointError } from '../errors.js';
+import type { ByteSource } from '../io/byte-source.js';
+import { SAVE_UNOPTIMISED } from './onnx/sniff.js';
+import { isMobile, JOIN_ZERO, SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './torch/sniff.js';
+
+/** One format of checkpoints: its folder beside this file, and its row in FORMATS of open.ts. */
+export interface Format {
+  /** What it is called among the others, such as `ONNX`; reports take the name from the checkpoint. */
+  readonly name: string;
+  /** Whether a file belongs to the format by its first bytes: 1 KiB, or all of a shorter one. */
+  readonly looksLike: (head: Uint8Array) => boolean;
+  /** Whether a ZIP archive belongs to the format by the names of its entries; asked before {@link looksLike} is. */
+  readonly looksInside?: (names: readonly string[]) => boolean;
+  /** The files by which a directory is opened, in the order in which loaders look; they belong to it whatever they hold. */
+  readonly inDirectory?: readonly string[];
+  /**
+   * Reads a file that looks like it, headers only. The checkpoint owns the source.
+   *
+   * @throws CheckpointError for a file that only looks like it, or must not be read.
+   */
+  readonly open: (source: ByteSource, options: ReadOptions, head: Uint8Array) => Promise<Checkpoint>;
+  /** The ending, such as `.onnx`, of files that may say what is wrong with them although they look like no format. */
+  readonly ending?: string;
+  /** Whether a checkpoint may have parts, of which `select` names one; of others it names none. */
+  readonly hasParts?: boolean;
+}
+
+/** How to bring an Orbax checkpoint of Flax along, by names that audits know; more of it in docs/formats.md. */
+const RESTORE_ORBAX =
+  "Restore it and save its arrays: tree = ocp.StandardCheckpointer().restore(DIRECTORY), then save_file({'/'.join(k): numpy.asarray(v) for k, v in flax.traverse_util.flatten_dict(tree).items()}, 'model.safetensors')";
+
+/** A file that is plainly no checkpoint, in the words for what it is; a string tells it by its first bytes. */
+function notRead(
+  found: string,
+  start: string | Format['looksLike'],
+  hint?: string,
+  inDirectory: readonly string[] = [],
+): Format {
+  return {
+    inDirectory,
+    name: found,
+    looksLike: typeof start === 'string' ? (head) => textOf(head).startsWith(start) : start,
+    async open({ name }) {
+      throw refuseUnrecognised(found, name, hint);
+    },
+  };
+}
+
+/** The bytes as text, one character each: for magic numbers and the prologues of text formats. */
+function textOf(head: Uint8Array): string {
+  return Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
+}
+
+/** Files that are no checkpoint, or in a format that is not read here: each names it, and the way out. */
+export const OTHER_FILES: readonly Format[] = [
+  notRead(
+    'an empty file (0 bytes)',
+    ({ length }) => length === 0,
+    'Was the download or the save interrupted?',
+  ),
+  notRead(
+    'only zeros: not a checkpoint',
+    (head) => head.every((byte) => byte === 0),
+    'Was the download interrupted?',
+  ),
+  notRead(
+    'a Git LFS pointer: the file itself was not downloaded',
+    'version https://git-lfs.github.com/spec/',
+    'Fetch it with: git lfs pull',
+  ),
+  notRead(
+    'an HTML page: probably a download that ended on a login or error page',
+    (head) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(textOf(head)),
+    'Download the file again, from its raw or resolve address.',
+  ),
+  notRead('an XML file, not a checkpoint', (head) => /^\s*<\?xml/i.test(textOf(head))),
+  notRead('a gzip-compressed file', '\x1f\x8b', 'Decompress it first: gunzip FILE, or tar -xzf FILE'),
+  notRead('a zstd-compressed file', '\x28\xb5\x2f\xfd', 'Decompress it first: unzstd FILE'),
+  notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
+  notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
+  notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
+  notRead('an HDF5 file (Keras .h5 weights?), not a format that is read here', '\x89HDF', SAVE_KERAS_WEIGHTS),
+  notRead('a NumPy .npy array, not a checkpoint', '\x93NUMPY'),
+  notRead('a GGUF file, not a format that is read here', 'GGUF'),
+  notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
+    textOf(head).startsWith('TFL3', 4),
+  ),
+  notRead(
+    'a TensorFlow SavedModel, not a format that is read here',
+    looksLikeSavedModel,
+    SAVE_TENSORFLOW_WEIGHTS,
+    ['saved_model.pb'],
+  ),
+  notRead(
+    'a PyTorch mobile flatbuffer, not a format that is read here',
+    isMobile,
+    'Audit the checkpoint that it was made from.',
+  ),
+  notRead(
+    'an ONNX Runtime model (.ort, saved with its optimisations), not a format that is read here',
+    // A flatbuffer, whose identifier stands behind the offset of its root (onnxruntime/core/flatbuffers/schema/ort.fbs).
+    (head) => textOf(head).startsWith('ORTM', 4),
+    SAVE_UNOPTIMISED,
+  ),
+  notRead('a PDF document', '%PDF'),
+  notRead('a PNG image', '\x89PNG'),
+  notRead('a program (ELF)', '\x7fELF'),
+  notRead(
+    'an Orbax checkpoint, not a format that is read here',
+    (head) => textOf(head).startsWith('{"tree_metadata"'),
+    RESTORE_ORBAX,
+    ['_METADATA'],
+  ),
+  notRead(
+    'a DeepSpeed checkpoint of several files',
+    () => false,
+    `Audit its mp_rank_00_model_states.pt; where ZeRO-3 has partitioned it, ${JOIN_ZERO}`,
+    ['zero_to_fp32.py'],
+  ),
+];
+
+/** The error for a file of no known format. @param found what it is, in a few words. */
+export function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {
+  return new CheckpointError(`expected an ONNX, safetensors or PyTorch checkpoint, found ${found}`, {
+    code: 'unrecognised-format',
+    file,
+    hint,
+  });
+}
+
+/**
+ * Whether a file is a SavedModel (tensorflow/core/protobuf/saved_model.proto), which is a protobuf message as an ONNX
+ * model is and begins with the same tags: saved_model_schema_version = 1, then a MetaGraphDef, which begins with its
+ * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
+ */
+function looksLikeSavedModel(head: Uint8Array): boolean {
+  if (!textOf(head).startsWith('\x08\x01\x12')) return false;
+  const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
+  return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;
+}

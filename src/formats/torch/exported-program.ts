@@ -1,0 +1,117 @@
+// Reads the list of weights of a `.pt2` archive, which torch.export.save writes.
+
+import {
+  isJsonArray,
+  isJsonObject,
+  type JsonValue,
+  toUnsignedInteger,
+} from '../../checkpoint/json-reader.js';
+import { CheckpointError, quote } from '../../errors.js';
+import { makeGlobalNode, makeObjectNode, type PickleValue } from './pickle-values.js';
+import { makeTensorCall } from './tensors.js';
+
+/** Types of elements by number (torch/_export/serde/schema.py, `ScalarType`). */
+const SCALAR_TYPES: Readonly<Record<string, string>> = {
+  1: 'uint8',
+  2: 'int8',
+  3: 'int16',
+  4: 'int32',
+  5: 'int64',
+  6: 'float16',
+  7: 'float32',
+  8: 'float64',
+  10: 'complex64',
+  12: 'bool',
+  13: 'bfloat16',
+  28: 'uint16',
+  29: 'float8_e4m3fn',
+  30: 'float8_e5m2',
+  31: 'float8_e4m3fnuz',
+  32: 'float8_e5m2fnuz',
+  33: 'float8_e8m0fnu',
+  34: 'uint32',
+  35: 'uint64',
+};
+
+/** Where an archive keeps its weights. */
+export interface WeightRecords {
+  readonly file: string;
+  /** What the container calls a record of weights, such as `weight_0`. */
+  readonly keyOf: (record: string) => string;
+  /** Bytes of the record with that key; undefined where there is none. */
+  readonly byteLengthOf: (key: string) => number | undefined;
+}
+
+/**
+ * The state dict of an exported program, from its configuration of weights
+ * (torch/export/pt2_archive/_package.py, `_package_state_dict`):
+ *
+ *     {"config": {NAME: {"path_name": "weight_0", "is_param": true, "use_pickle": false, "tensor_meta":
+ *        {"dtype": 7, "sizes": [{"as_int": 5}], "strides": […], "storage_offset": {"as_int": 0}, "requires_grad": …}}}}
+ *
+ * @param config what the key `config` has.
+ * @throws CheckpointError `malformed` naming the weight where it is something else.
+ */
+export function readExportedWeights(config: JsonValue | undefined, records: WeightRecords): PickleValue {
+  const fail = (message: string) => new CheckpointError(message, { code: 'malformed', file: records.file });
+  if (!isJsonObject(config)) throw fail('expected a "config" of weights in the .pt2 archive, found none');
+  const entries = new Map<PickleValue, PickleValue>();
+  for (const [name, weight] of config) {
+    const record = isJsonObject(weight) ? weight.get('path_name') : undefined;
+    const meta = isJsonObject(weight) ? weight.get('tensor_meta') : undefined;
+    const [shape, strides] = isJsonObject(meta)
+      ? [readSizes(meta.get('sizes')), readSizes(meta.get('strides'))]
+      : [];
+    const isPickled = isJsonObject(weight) && weight.get('use_pickle') === true;
+    if (
+      !isJsonObject(weight) ||
+      typeof record !== 'string' ||
+      (!isPickled && (!shape || !strides || !isJsonObject(meta)))
+    )
+      throw fail(`expected a record, sizes and strides for the weight ${quote(name)}, found something else`);
+    if (isPickled || !shape || !strides || !isJsonObject(meta)) {
+      entries.set(name, makeCall('_rebuild_wrapper_subclass', []));
+      continue;
+    }
+    const key = records.keyOf(record);
+    const byteLength = records.byteLengthOf(key);
+    if (byteLength === undefined)
+      throw fail(`expected the record ${quote(record)} of the weight ${quote(name)}, found none`);
+    const type = meta.get('dtype');
+    const dtype = SCALAR_TYPES[isNumber(type) ? type.digits : ''];
+    const call = makeTensorCall({
+      key,
+      byteLength,
+      shape,
+      strides,
+      firstElement: readSize(meta.get('storage_offset')) ?? 0,
+      dtype: dtype === undefined ? null : makeGlobalNode('torch', dtype),
+    });
+    const isParameter = weight.get('is_param') === true;
+    entries.set(
+      name,
+      isParameter ? makeCall('_rebuild_parameter', [call, meta.get('requires_grad') === true]) : call,
+    );
+  }
+  return { kind: 'dict', entries, state: null };
+}
+
+function makeCall(name: string, args: readonly PickleValue[]) {
+  return makeObjectNode({ callee: makeGlobalNode('torch._utils', name), args, offset: undefined });
+}
+
+function isNumber(value: JsonValue | undefined): value is Extract<JsonValue, { readonly digits: string }> {
+  return typeof value === 'object' && value !== null && 'digits' in value;
+}
+
+/** A list of `{"as_int": N}`; null for sizes that are symbols, and for anything else. */
+function readSizes(value: JsonValue | undefined): readonly number[] | null {
+  if (!isJsonArray(value)) return null;
+  const sizes = value.flatMap((item) => readSize(item) ?? []);
+  return sizes.length === value.length ? sizes : null;
+}
+
+function readSize(value: JsonValue | undefined): number | null {
+  const integer = isJsonObject(value) ? toUnsignedInteger(value.get('as_int')) : null;
+  return integer === null || integer > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(integer);
+}
