@@ -265,7 +265,7 @@ function* walk(
 }
 
 /** A policy and where it was found. */
-export interface LoadedPolicy {
+interface LoadedPolicy {
   readonly policy: Policy;
   /** As messages name it. */
   readonly file: string;
@@ -279,7 +279,7 @@ export interface LoadedPolicy {
  * @param config the file that `--config` names; false for `--no-config`; undefined to look for one.
  * @throws as readPolicyFile.
  */
-export async function loadPolicy(config: string | false | undefined): Promise<LoadedPolicy | null> {
+async function loadPolicy(config: string | false | undefined): Promise<LoadedPolicy | null> {
   if (config === false) return null;
   const path = config ?? findPolicyFile(process.cwd());
   if (path === null) return null;
@@ -290,7 +290,7 @@ export async function loadPolicy(config: string | false | undefined): Promise<Lo
 }
 
 /** A path of a policy as the working directory sees it. */
-export function resolveFromPolicy({ directory }: LoadedPolicy, path: string): string {
+function resolveFromPolicy({ directory }: LoadedPolicy, path: string): string {
   return isAbsolute(path) || directory === '.' ? path : join(directory, path);
 }
 
@@ -298,7 +298,7 @@ export function resolveFromPolicy({ directory }: LoadedPolicy, path: string): st
 const MAX_AUDITS = 5_000;
 
 /** What a run of `diff` is asked to compare. */
-export interface DiffTargets {
+interface DiffTargets {
   readonly before: string | undefined;
   readonly after: readonly string[];
   /** Names of pairs in the policy. */
@@ -307,7 +307,7 @@ export interface DiffTargets {
 }
 
 /** One audit of a run, with what decides its exit code. */
-export interface PlannedAudit extends AuditRequest {
+interface PlannedAudit extends AuditRequest {
   readonly options: AuditOptions;
   readonly failOn: FailOn;
 }

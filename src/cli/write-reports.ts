@@ -202,7 +202,7 @@ export function noteInput(path: string): void {
  * Appends Markdown to the file that GITHUB_STEP_SUMMARY names, where there is one: the first of the versions that fits
  * beside what the step has written already. A summary that cannot be written fails no audit.
  */
-export function appendJobSummary(versions: readonly string[], terminal: Terminal): void {
+function appendJobSummary(versions: readonly string[], terminal: Terminal): void {
   const path = findSummary();
   if (path === '') return;
   const problem = isInput ? 'could not be written: it is a file that this run reads' : append(versions, path);
@@ -234,7 +234,7 @@ function findSummary(): string {
 }
 
 /** Keeps a run from writing to what it reads. */
-export interface InputGuard {
+interface InputGuard {
   /**
    * To be told of each file that the run opens, the shards and data files that a checkpoint names included.
    *

@@ -21,7 +21,7 @@ import {
 import { type Content, haveLikeShapes, isTelling, recogniseTensors } from './tensor-equality.js';
 
 /** One side of a pairing that may look into the tensors. */
-export interface ValuedSide extends PairingSide {
+interface ValuedSide extends PairingSide {
   /** Every tensor by dotted name, in file order; that of the model where the layers stand in it. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Learned tensors by dotted name. */
@@ -48,7 +48,7 @@ export interface ValuedPairing extends Pairing {
  *
  * @throws CheckpointError as {@link pairLayers}, or when a range cannot be read.
  */
-export async function pairWithValues(
+async function pairWithValues(
   before: ValuedSide,
   after: ValuedSide,
   maps: readonly PrefixEdit[],

@@ -17,7 +17,7 @@ import { type WeightBuffers, withBuffers } from './weight-loops.js';
  * How far a code may be from what it was rounded from, in steps: half of one by rounding to nearest. Tools that choose
  * the direction weight by weight (AdaRound, GPTQ) go up to a whole one.
  */
-export type Margin = 0.5 | 1;
+type Margin = 0.5 | 1;
 
 /** The factors that two weights leave open, of which one at least is quantised. */
 export interface FactorBounds {

@@ -45,7 +45,7 @@ import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js'
  * What the comparison of folded norm layers found, and what it leaves for the comparison of live ones: norm layers that
  * neither a live nor a folded partner was found for, and learned tensors.
  */
-export interface FoldedResults extends Omit<Pairing, 'pairs'>, JudgedTensors {
+interface FoldedResults extends Omit<Pairing, 'pairs'>, JudgedTensors {
   readonly layers: readonly LayerComparison[];
   /** What the user should know of how these layers were found, as sentences. */
   readonly remarks: readonly string[];

@@ -489,7 +489,7 @@ const DTYPES: Readonly<Record<string, DType>> = {
 };
 
 /** Whether bytes begin like an .npy array. */
-export function looksLikeNpy(head: Uint8Array): boolean {
+function looksLikeNpy(head: Uint8Array): boolean {
   return [...MAGIC].every((character, index) => head[index] === character.charCodeAt(0));
 }
 

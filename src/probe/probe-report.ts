@@ -148,7 +148,7 @@ function listWarnings(
 }
 
 /** What a probe found. */
-export function answerProbe(report: ProbeReport): Answer {
+function answerProbe(report: ProbeReport): Answer {
   const worst = findWorstOutput(report.outputs);
   const { layers } = report.putBack;
   const isStill = worst === null || worst.relativeL2 === 0;
@@ -203,7 +203,7 @@ function describeTopOne({ top1 }: ProbeOutput): string {
 }
 
 /** Where the inputs come from, in a phrase. */
-export function describeInputs({ inputs }: ProbeReport): string {
+function describeInputs({ inputs }: ProbeReport): string {
   const samples = formatPlural(inputs.samples, 'sample');
   if (inputs.kind === 'random') return `${samples} of random numbers (standard normal, seed ${inputs.seed})`;
   const files = [...new Set(inputs.arrays.flatMap(({ file }) => file ?? []))];
@@ -219,16 +219,14 @@ export function formatShare(share: number): string {
 }
 
 /** A cosine: as many digits as it takes to tell it from 1. */
-export function formatCosine(cosine: number): string {
+function formatCosine(cosine: number): string {
   if (cosine === 1 || !Number.isFinite(cosine)) return formatMeasure(cosine).replace(/\.0+$/, '');
   const text = cosine.toFixed(4);
   return (text === '1.0000' ? `1 − ${formatMeasure(1 - cosine)}` : text).replace(/^-/, '−');
 }
 
 /** What the columns of the layers' table mean; those of runs that were not made are left out. */
-export function explainColumns({
-  putBack,
-}: ProbeReport): readonly (readonly [term: string, meaning: string])[] {
+function explainColumns({ putBack }: ProbeReport): readonly (readonly [term: string, meaning: string])[] {
   return COLUMN_NOTES.filter(([term]) => putBack.alone > 0 || term === 'predicted' || term === 'in network');
 }
 

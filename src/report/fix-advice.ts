@@ -262,7 +262,7 @@ export interface Advice {
 }
 
 /** One way to do it. */
-export interface Way {
+interface Way {
   /** A clause that ends in a colon: what the code does, and where it goes. */
   readonly where: string;
   /** Lines to paste; names from the files are in it as Python strings and attributes only. */

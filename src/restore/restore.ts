@@ -256,7 +256,7 @@ async function openStaged(
 }
 
 /** Where the restored checkpoint goes. */
-export interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
+interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'label'> {
   /** What the main file is called; null where it keeps its name in a directory. */
   readonly mainName: string | null;
 }
@@ -279,7 +279,7 @@ const FILE_NAME = /\.(json|safetensors|onnx|bin|pt|pth|ckpt)$/i;
  *
  * @throws CheckpointError `refused` where something else is in the way.
  */
-export function chooseTarget(fixedPath: string, afterPath: string): Target {
+function chooseTarget(fixedPath: string, afterPath: string): Target {
   const { path, found } = examineTarget(fixedPath);
   const isSet = isDirectory(afterPath) || INDEX_NAME.test(afterPath);
   if (found === 'other') throw refuse(fixedPath, 'expected a file, found a device, pipe or socket');
@@ -308,7 +308,7 @@ export function chooseTarget(fixedPath: string, afterPath: string): Target {
  *
  * @throws CheckpointError `refused`.
  */
-export function refuseSameFile(fixedPath: string, beforePath: string, afterPath: string): void {
+function refuseSameFile(fixedPath: string, beforePath: string, afterPath: string): void {
   for (const source of [beforePath, afterPath]) {
     if (isSameFile(fixedPath, source)) throw refuseSource(fixedPath, source);
   }
@@ -327,7 +327,7 @@ function refuseSource(path: string, source: string): CheckpointError {
  *
  * @throws UsageError for a name that is none, or one name for several files.
  */
-export function chooseDataNames(
+function chooseDataNames(
   { directory, mainName }: Target,
   { after, options: { dataName } }: Sides,
 ): Required<EditOptions> {
@@ -359,11 +359,7 @@ export function chooseDataNames(
  * @throws CheckpointError `refused` where a file is before's or after's, exists and must not be replaced, or has a name
  *   that an index cannot have.
  */
-export async function orderFiles(
-  copies: readonly FileCopy[],
-  target: Target,
-  sides: Sides,
-): Promise<WriteOrder> {
+async function orderFiles(copies: readonly FileCopy[], target: Target, sides: Sides): Promise<WriteOrder> {
   const last = copies.length - 1;
   if (INDEX_NAME.test(copies[last]?.name ?? '') && !INDEX_NAME.test(target.mainName ?? '.index.json'))
     throw refuse(
@@ -405,7 +401,7 @@ function refuse(file: string, message: string, hint?: string): CheckpointError {
 }
 
 /** What a model's directory holds beside its weights, open until it is closed. */
-export interface Companions {
+interface Companions {
   /** Copied as they are: configuration, tokenizer, code. */
   readonly copies: readonly FileCopy[];
   /** Names of what stays behind, such as weights of another format: they would bring the old statistics along. */
@@ -413,7 +409,7 @@ export interface Companions {
 }
 
 /** Nothing. */
-export const NO_COMPANIONS: Companions = { copies: [], leftOut: [] };
+const NO_COMPANIONS: Companions = { copies: [], leftOut: [] };
 
 const CONFIG_NAME = 'config.json';
 
@@ -433,7 +429,7 @@ const WEIGHTS_NAME =
  * @throws CheckpointError `refused` for a symbolic link out of the directory (those of the Hugging Face cache are none),
  *   `limit-exceeded` for too many files, and where one cannot be opened.
  */
-export async function openCompanions(
+async function openCompanions(
   path: string,
   weights: readonly string[],
   { allowExternalSymlinks, onOpenFile }: OpenOptions,

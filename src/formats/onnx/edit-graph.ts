@@ -138,7 +138,7 @@ export async function renewLengths(
 }
 
 /** Where a tensor says which file holds its data. */
-export interface LocationField {
+interface LocationField {
   readonly location: string;
   readonly payload: MessageExtent;
 }

@@ -55,7 +55,7 @@ import { dataTypeOf, type TensorStore } from './stored-tensor.js';
 import { encodeFieldHead } from './wire.js';
 
 /** What edits of a model are planned from. */
-export interface EditedModel extends EditOptions {
+interface EditedModel extends EditOptions {
   readonly store: TensorStore;
   readonly graph: Graph;
   readonly tensors: ReadonlyMap<string, Tensor>;

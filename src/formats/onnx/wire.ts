@@ -8,8 +8,8 @@ import { BufferedReader } from '../../io/cursor.js';
 export const WIRE_VARINT = 0;
 export const WIRE_FIXED64 = 1;
 export const WIRE_LENGTH = 2;
-export const WIRE_GROUP_START = 3;
-export const WIRE_GROUP_END = 4;
+const WIRE_GROUP_START = 3;
+const WIRE_GROUP_END = 4;
 export const WIRE_FIXED32 = 5;
 
 /** A 64-bit value in groups of seven bits takes ten bytes; the format forbids an eleventh. */
@@ -91,7 +91,7 @@ export function float32Of({ low }: Varint): number {
 }
 
 /** A varint as an unsigned bigint, exact. */
-export function bigUnsignedOf(varint: Varint): bigint {
+function bigUnsignedOf(varint: Varint): bigint {
   return (BigInt(varint.high) << 32n) | BigInt(varint.low);
 }
 

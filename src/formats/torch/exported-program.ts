@@ -34,7 +34,7 @@ const SCALAR_TYPES: Readonly<Record<string, string>> = {
 };
 
 /** Where an archive keeps its weights. */
-export interface WeightRecords {
+interface WeightRecords {
   readonly file: string;
   /** What the container calls a record of weights, such as `weight_0`. */
   readonly keyOf: (record: string) => string;

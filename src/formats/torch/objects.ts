@@ -164,7 +164,7 @@ function namedEntries(entries: Entries | null): Child[] {
 }
 
 /** What lies below a container, itself included. */
-export interface Census {
+interface Census {
   readonly tensors: number;
   /** Norm layers, known by a running mean beside a running variance. */
   readonly normLayers: number;

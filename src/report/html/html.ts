@@ -314,7 +314,7 @@ const ICONS: Readonly<Record<Outcome, string>> = {
 };
 
 /** What the page says first: the verdict, the evidence in numbers, and what was looked at. */
-export function renderAnswer({ answer, facts }: Document, evidence: Markup | null): Markup {
+function renderAnswer({ answer, facts }: Document, evidence: Markup | null): Markup {
   const { outcome, word, headline, explanation } = answer;
   return html`<section class="answer ${outcome}" aria-labelledby="headline">
 <p>${renderVerdict(outcome, word)}</p>
@@ -337,22 +337,22 @@ function renderFact({ role, what, contents }: Fact): Markup {
 }
 
 /** A word for the outcome, with a sign that says the same. */
-export function renderVerdict(outcome: Outcome, word: string): Markup {
+function renderVerdict(outcome: Outcome, word: string): Markup {
   return html`<span class="verdict"><svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="9"/><path d="${ICONS[outcome]}"/></svg>${word}</span>`;
 }
 
 /** A number that a page shows large. */
-export type Figure = readonly [label: string, value: string, note: string];
+type Figure = readonly [label: string, value: string, note: string];
 
 /** Numbers in a row, each with its label and a note. */
-export function renderFigures(figures: readonly Figure[]): Markup {
+function renderFigures(figures: readonly Figure[]): Markup {
   return html`<dl class="figures">
 ${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} <small>${note}</small></dd></div>`)}
 </dl>`;
 }
 
 /** Counts and measures of an audit, and its layers by status. */
-export function renderEvidence(report: AuditReport): Markup {
+function renderEvidence(report: AuditReport): Markup {
   const { summary } = report;
   const { byStatus, batches, learned, worst } = summary;
   const figures: readonly Figure[] = [
@@ -407,7 +407,7 @@ const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
 
 /** What was found, by kind: what it means, what to do, and where. */
-export function renderFindings(report: AnyReport): Markup | null {
+function renderFindings(report: AnyReport): Markup | null {
   if (report.findings.length === 0) return null;
   const positions = new Map(report.layers.map(({ name }, index) => [name, index]));
   const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
@@ -436,14 +436,14 @@ function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
 }
 
 /** What a finding of its kind means, what to do about it, and where to read on. */
-export function renderHelp({ kind, docs }: Finding): Markup {
+function renderHelp({ kind, docs }: Finding): Markup {
   const { meaning, remedy } = FINDING_HELP[kind];
   return html`<p>${meaning}</p>
 <p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
 }
 
 /** What was found, with a few of its layers: what a page that explains the kinds elsewhere says of one checkpoint. */
-export function renderGroupInBrief(group: FindingGroup): Markup {
+function renderGroupInBrief(group: FindingGroup): Markup {
   const rest = group.length - BRIEF_FINDINGS;
   return html`<div class="said"><p>${renderSort(group)}</p><ul>
 ${group.slice(0, BRIEF_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message)}</span></li>`)}
@@ -463,7 +463,7 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
  * A part of a report as a section of its page. Null for what a page shows in its own way, with links from one to the other:
  * findings and regions.
  */
-export function renderBlock(block: Block): Markup | null {
+function renderBlock(block: Block): Markup | null {
   switch (block.kind) {
     case 'table':
       return renderTable(block);
@@ -557,7 +557,7 @@ ${renderNoteList(notes)}
 }
 
 /** What a reader should know beyond the findings, as a list without a heading. */
-export function renderNoteList(notes: readonly string[]): Markup | null {
+function renderNoteList(notes: readonly string[]): Markup | null {
   if (notes.length === 0) return null;
   const rest = notes.length - SHOWN_NOTES;
   return html`<ul class="notes">

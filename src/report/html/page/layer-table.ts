@@ -262,7 +262,7 @@ type Statistic = 'mean' | 'variance';
 const ORDERS = ['Value before', 'Movement', 'Channel'] as const;
 
 /** Draws mean and variance of a layer's channels before and after, with a table of the same numbers. */
-export function drawChannelPlots(box: HTMLElement, channels: PageChannels): void {
+function drawChannelPlots(box: HTMLElement, channels: PageChannels): void {
   const all = listChannels(channels);
   const hasAfter = channels.after !== null;
   const readout = makeElement('p', { class: 'readout' });

@@ -74,7 +74,7 @@ const MAX_DECADES = 7;
  *
  * @param onChoose told which layer a reader clicked, or chose with Enter.
  */
-export function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
+function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
   const { layers, measures } = data;
   // Of a folded pair only standard deviations are known: the first measure is then none to begin with.
   const isKnown = (_: PageMeasure, measure: number) => layers.some(({ values }) => values[measure] != null);
