@@ -8,9 +8,9 @@ import { BufferedReader } from '../../io/cursor.js';
 export const WIRE_VARINT = 0;
 export const WIRE_FIXED64 = 1;
 export const WIRE_LENGTH = 2;
+export const WIRE_FIXED32 = 5;
 const WIRE_GROUP_START = 3;
 const WIRE_GROUP_END = 4;
-export const WIRE_FIXED32 = 5;
 
 /** A 64-bit value in groups of seven bits takes ten bytes; the format forbids an eleventh. */
 export const MAX_VARINT_BYTES = 10;
