@@ -10,6 +10,8 @@ const { dirname, join } = require('node:path');
 const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
+const { version } = require('../package.json');
+
 const MAIN = join(__dirname, '../dist/cli/main.js');
 
 // V8 lets a heap grow to several times what lives in it before it looks for garbage: of a checkpoint of 10,000 norm layers,
@@ -22,8 +24,8 @@ const loaded = new Map();
 function load(path) {
   const known = loaded.get(path);
   if (known !== undefined) return known.exports;
-  const keptPath = `${path}.${process.version}-${process.arch}.compiled`;
-  // V8 refuses what another version, other flags or a source of another length made; the build removes the rest.
+  // V8 refuses what it made of a source of another length, or with other flags; the build removes what was there.
+  const keptPath = `${path}.${version}.${process.version}-${process.arch}.compiled`;
   const script = new Script(wrap(readFileSync(path, 'utf8')), { filename: path, cachedData: read(keptPath) });
   // `diff` calls nearly everything that the other commands do.
   if (script.cachedDataRejected !== false && process.argv[2] === 'diff') {

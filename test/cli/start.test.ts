@@ -61,7 +61,7 @@ describe('the program', () => {
 
   describe('keeps its compiled code', () => {
     const [diff] = COMMANDS;
-    const keptName = `main.js.${process.version}-${process.arch}.compiled`;
+    const keptName = `main.js.${VERSION}.${process.version}-${process.arch}.compiled`;
 
     test('beside itself, from one diff to the next', async () => {
       const directory = copyPackage();
