@@ -311,7 +311,7 @@ class PieceTable implements StorageTable {
         `expected ${quote(tensorName)} at bytes ${offset} to ${offset + byteLength}, found ${source.byteLength} bytes: it is truncated`,
         'truncated',
       );
-    const container = await openZipContainer(joinRanges(file, [{ source, offset, byteLength }]).source);
+    const container = await openZipContainer(joinRanges(file, [{ source, offset, byteLength }]).source, true);
     const call = asTensorCall(container.root);
     if (call === null)
       throw fail(file, `expected a tensor for ${quote(tensorName)}, found ${describeValue(container.root)}`);

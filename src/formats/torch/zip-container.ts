@@ -290,12 +290,13 @@ const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
  *
  * An exported program (`.pt2`) has `ROOT/data/weights/…_weights_config.json` in place of a pickle.
  *
+ * @param isPart where it is a part of another file, which holds no further one: an archive may hold itself, deflated.
  * @throws CheckpointError where it is something else, damaged or hostile.
  */
-export async function openZipContainer(source: ByteSource): Promise<TorchContainer> {
+export async function openZipContainer(source: ByteSource, isPart = false): Promise<TorchContainer> {
   const archive = await openZip(source);
   const names = [...archive.entries.keys()];
-  const embedded = names.find((name) => EMBEDDED_STATE_DICT.test(name));
+  const embedded = isPart ? undefined : names.find((name) => EMBEDDED_STATE_DICT.test(name));
   if (embedded !== undefined) return openEmbedded(archive, embedded);
   const config = names.find((name) => WEIGHTS_CONFIG.test(name));
   const root = config === undefined ? findRoot(archive) : config.replace(WEIGHTS_CONFIG, '$1');
@@ -351,7 +352,7 @@ async function openEmbedded(archive: ZipArchive, name: string): Promise<TorchCon
   const entry = archive.entries.get(name);
   if (entry === undefined) throw new Error('an entry of the archive is gone');
   const { source } = joinRanges(archive.source.name, [await locateRecord(archive, entry)]);
-  const container = await openZipContainer(source);
+  const container = await openZipContainer(source, true);
   return { ...container, planSplices: () => refuseEdits(archive.source.name, 'one within an archive') };
 }
 

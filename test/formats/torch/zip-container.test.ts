@@ -3,13 +3,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../../src/formats/open.js';
+import { openZipContainer } from '../../../src/formats/torch/zip-container.js';
 import { restore } from '../../../src/restore/restore.js';
 import { f32 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
-import { makeTempDirectory } from '../../build/sources.js';
-import { orderedDict, tensor } from './build/pickle-writer.js';
+import { countingSource, makeTempDirectory } from '../../build/sources.js';
+import { dict, orderedDict, tensor } from './build/pickle-writer.js';
 import { normLayer, STORAGES, valuesOf, type ZipCheckpoint, zipCheckpoint } from './build/torch-files.js';
-import type { ZipRecord } from './build/zip-writer.js';
+import { type ZipRecord, zip } from './build/zip-writer.js';
 
 const directory = makeTempDirectory();
 let runs = 0;
@@ -93,4 +94,10 @@ describe('a record of the statistics', () => {
     expect(mean).toEqual([9, 8, 7, 6]);
     expect(written.includes(Buffer.from(f32(9, 100, 8, 200, 7, 300, 6, 400)))).toBe(true);
   });
+});
+
+test('a state dict within an archive is no archive of a further one', async () => {
+  const inner = zip([{ name: 'serialized_state_dict.pt', bytes: zipCheckpoint(dict({})) }]);
+  const source = countingSource('m.pt2', zip([{ name: 'serialized_state_dict.pt', bytes: inner }]));
+  expect(await failureOf(() => openZipContainer(source))).toMatchObject({ code: 'unsupported' });
 });
