@@ -68,7 +68,7 @@ const PEER_BARS = {
   pt: { megabytes: 500, ratio: 0.1 },
 };
 
-/** How many times node's own start a small pair may take: less where Node keeps compiled code between runs (22 on). */
+/** How many times node's own start a small pair may take: less from Node 22 on, which starts more of itself. */
 const START_BAR_FACTOR = 'enableCompileCache' in module ? 1.8 : 2.5;
 
 /** The size that the bars against `cmp` are for, and how many times as long as `cmp` and node's start each may take. */
