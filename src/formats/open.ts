@@ -28,6 +28,7 @@ import {
   type ShardFormats,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
+import { looksLikeFlax } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
@@ -254,6 +255,13 @@ export const FORMATS: readonly Format[] = [
       'mp_rank_00_model_states.pt',
       'zero_pp_rank_0_mp_rank_00_model_states.pt',
     ],
+  },
+  {
+    name: 'Flax',
+    looksLike: looksLikeFlax,
+    open: async (source, options) => (await import('./flax/flax.js')).openFlax(source, options),
+    hasParts: true,
+    inDirectory: ['flax_model.msgpack'],
   },
   {
     name: 'ONNX',
