@@ -5,7 +5,6 @@ import type { AuditOptions } from './compare-checkpoints.js';
 import { compareWithCopies } from './compare-checkpoints.js';
 import { CheckpointError, UsageError } from './errors.js';
 import { withCheckpoints } from './formats/open.js';
-import { refuseSameCheckpoint } from './io/write-target.js';
 import { checkOptions } from './options.js';
 import { type AuditReport, buildReport } from './report/audit-report.js';
 import { type AuditOutcome, describeFailure } from './report/audit-set.js';
@@ -24,7 +23,6 @@ export async function audit(
   options: AuditOptions = {},
 ): Promise<AuditReport> {
   checkOptions('audit', options);
-  refuseSameCheckpoint(beforePath, afterPath);
   return withCheckpoints([beforePath, afterPath], options, async (before, after) =>
     buildReport(await compareWithCopies(before, after, options)),
   );

@@ -5,6 +5,7 @@ import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
 import { type Baseline, createBaseline } from '../formats/baseline/make-baseline.js';
 import { withCheckpoint } from '../formats/open.js';
+import { nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
@@ -56,6 +57,6 @@ function describe({ bytes, layers, learned, projected }: Baseline, source: strin
   return [
     `bn-audit: wrote ${quote(output)} (${formatCount(bytes.byteLength)} bytes)`,
     `  ${formatPlural(layers, 'norm layer')}, the hashes of ${formatPlural(learned, 'learned tensor')}, projections of ${formatPlural(projected, 'weight')}`,
-    `  It stands in for ${quote(source)}: bn-audit diff ${quote(output)} AFTER`,
+    `  It stands in for ${quote(nameOf(source))}: bn-audit diff ${quote(output)} AFTER`,
   ].join('\n');
 }

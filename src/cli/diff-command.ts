@@ -7,6 +7,7 @@ import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, escapeControls, quote, UsageError } from '../errors.js';
 import { findInDirectory } from '../formats/open.js';
+import { findOnMachine, isPlace } from '../io/places.js';
 import { isSameFile } from '../io/write-target.js';
 import { compareNaturally } from '../norm/naming.js';
 import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
@@ -166,7 +167,7 @@ interface Search {
 }
 
 /**
- * The checkpoints that an argument means: the path itself, or, where it is a glob and no such file exists, every file
+ * The checkpoints that an argument means: the place or path itself, or, where it is a glob and no such file exists, every file
  * that it matches and every directory of shards, `epoch9` before `epoch10`. Links to directories are not followed.
  *
  * @param directory what relative paths and globs start from; the results do not.
@@ -179,6 +180,7 @@ export function findCheckpoints(
 ): readonly string[] {
   if (argument === '')
     throw new UsageError('expected a checkpoint, or a glob over files, found an empty text');
+  if (isPlace(argument)) return [argument];
   const locate = (path: string) => (isAbsolute(argument) || directory === '.' ? path : join(directory, path));
   const path = locate(argument);
   if (exists(path)) return [path];
@@ -291,7 +293,7 @@ async function loadPolicy(config: string | false | undefined): Promise<LoadedPol
 
 /** A path of a policy as the working directory sees it. */
 function resolveFromPolicy({ directory }: LoadedPolicy, path: string): string {
-  return isAbsolute(path) || directory === '.' ? path : join(directory, path);
+  return isPlace(path) || isAbsolute(path) || directory === '.' ? path : join(directory, path);
 }
 
 /** A run of some thousand audits takes seconds however small the files are; more of them were not meant. */
@@ -360,7 +362,8 @@ function expandAfter(
   const expanded: string[] = [];
   for (const argument of after) {
     const found = findCheckpoints(argument, directory, search);
-    const others = found.length === 1 ? found : found.filter((path) => !isSameFile(path, before));
+    const others =
+      found.length === 1 ? found : found.filter((path) => !isSameFile(path, findOnMachine(before)));
     expanded.push(...(others.length === 0 ? found : others));
   }
   return expanded;

@@ -8,6 +8,7 @@ import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { quote } from '../errors.js';
 import { withCheckpoint } from '../formats/open.js';
+import { isPlace, nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { refuseWithoutLayers } from '../norm/norm-layer.js';
@@ -85,7 +86,7 @@ async function findParts({ before, after }: InitTargets, options: OpenOptions): 
 function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion, output: string): object {
   const directory = dirname(resolve(output));
   const toPath = (path: string) =>
-    isAbsolute(path) ? path : relative(directory, resolve(path)).replaceAll(sep, '/');
+    isPlace(path) || isAbsolute(path) ? path : relative(directory, resolve(path)).replaceAll(sep, '/');
   const schema = toPath(SCHEMA_PATH);
   return {
     $schema: schema.startsWith('.') ? schema : `./${schema}`,
@@ -122,7 +123,7 @@ function describeInit(
     ...(after === undefined
       ? ['  "frozen" was guessed from the names: keep what you freeze, and take out the rest.']
       : []),
-    `  Then: bn-audit diff ${after === undefined ? `${quote(before)} AFTER` : '--pair main'}${nameConfig(output)}`,
+    `  Then: bn-audit diff ${after === undefined ? `${quote(nameOf(before))} AFTER` : '--pair main'}${nameConfig(output)}`,
   ];
 }
 

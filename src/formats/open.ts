@@ -13,8 +13,9 @@ import { multiplyMasks } from '../checkpoint/pruned-weights.js';
 import { CheckpointError, LostSelection, quote, UsageError } from '../errors.js';
 import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
+import { findOnMachine, isPlace, nameOf, openPlace } from '../io/places.js';
 import { listTar } from '../io/tar.js';
-import { isDirectory } from '../io/write-target.js';
+import { isDirectory, isSameFile } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { type Format, OTHER_FILES, refuseUnrecognised } from './format.js';
@@ -38,7 +39,8 @@ const HEAD_BYTES = 1024;
  * Opens a checkpoint of any format, told by its content: ONNX, safetensors (one file, an index of shards, or the
  * directory that holds either), PyTorch (zip, legacy, TorchScript), a baseline. Reads headers only.
  *
- * @param path a file, or a directory with `model.safetensors` or `*.safetensors.index.json`.
+ * @param path a file, a directory with `model.safetensors` or `*.safetensors.index.json`, or `hf:OWNER/NAME` and web
+ *   addresses, which are looked up in the caches of this machine.
  * @throws CheckpointError with the file's name, what was expected and what was found.
  * @throws UsageError when an option is not what it must be.
  */
@@ -49,14 +51,17 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
 
 /** {@link openCheckpoint} for callers who have checked their options, among which may be others. */
 export async function openPath(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
-  const source = openFileSource(findInDirectory(path) ?? path);
+  const place = await openPlace(path, { ...options, defaults: DIRECTORY_NAMES });
+  const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
-    options.onOpenFile?.(source.path);
-    const adapter = await readAdapterConfig(source.path, options);
-    const configured = await findConfiguredFramework(source.path, options.onOpenFile);
-    const checkpoint = await openSource(source, path, options);
+    const { path: file = path } = source;
+    options.onOpenFile?.(file);
+    const adapter = await readAdapterConfig(file, options);
+    const configured = await findConfiguredFramework(file, options.onOpenFile);
+    const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
-    return { ...checkpoint, framework: checkpoint.framework ?? configured, declarations };
+    const warnings = [...(place?.notes ?? []), ...checkpoint.warnings];
+    return { ...checkpoint, framework: checkpoint.framework ?? configured, declarations, warnings };
   } catch (error) {
     await source.close();
     throw error;
@@ -71,10 +76,9 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
  */
 export function findInDirectory(path: string): string | null {
   if (!isDirectory(path)) return null;
-  const names = FORMATS.flatMap(({ inDirectory }) => inDirectory ?? []);
   const isThere = (file: string) =>
     explainAs(file, () => lstatSync(file, { throwIfNoEntry: false }) !== undefined);
-  const found = names.map((name) => join(path, name)).find(isThere);
+  const found = DIRECTORY_NAMES.map((name) => join(path, name)).find(isThere);
   if (found !== undefined) return found;
   throw new CheckpointError(
     'expected a checkpoint file, found a directory without model.safetensors or model.safetensors.index.json',
@@ -101,12 +105,15 @@ export function withCheckpoint<Result>(
 /**
  * The same of two checkpoints. Where one alone has the part that `select` names, and the other several networks, of these
  * the one that has most of its tensors is opened.
+ *
+ * @throws as {@link withCheckpoint}; CheckpointError `same-file` where both are one file.
  */
-export function withCheckpoints<Result>(
+export async function withCheckpoints<Result>(
   [beforePath, afterPath]: readonly [before: string, after: string],
   options: OpenOptions,
   work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
 ): Promise<Result> {
+  refuseSameCheckpoint(beforePath, afterPath);
   const workOn = async (before: Checkpoint, after: Checkpoint) => {
     refuseIdleSelect(options.select, [before, after]);
     return work(before, after);
@@ -122,6 +129,22 @@ export function withCheckpoints<Result>(
         : workOn(before, after);
     }),
   );
+}
+
+/**
+ * Refuses to compare a checkpoint with itself: whatever was to be found out, the answer would be that nothing moved.
+ *
+ * @throws CheckpointError `same-file`.
+ */
+function refuseSameCheckpoint(before: string, after: string): void {
+  const isOnePlace = isPlace(before) && before === after;
+  const areSame = () =>
+    isSameFile(findOnMachine(before, DIRECTORY_NAMES), findOnMachine(after, DIRECTORY_NAMES));
+  if (!isOnePlace && !areSame()) return;
+  const hint = 'Name two checkpoints; to look at one alone: bn-audit inspect FILE';
+  const found = `found before itself (${quote(nameOf(before))})`;
+  const message = `expected the checkpoint from after the training, ${found}`;
+  throw new CheckpointError(message, { code: 'same-file', file: nameOf(after), hint });
 }
 
 /** @param work is told so where the file has several parts, and not the one that was to be selected. */
@@ -154,7 +177,7 @@ function withLike<Result>(
 ): Promise<Result> {
   if (model.unselected !== undefined) throw lost;
   const workOn = (found: Checkpoint, what: string) => {
-    const warning = `nothing with tensors is at ${quote(options.select ?? '')} in ${quote(path)}; ${what} was audited`;
+    const warning = `nothing with tensors is at ${quote(options.select ?? '')} in ${quote(nameOf(path))}; ${what} was audited`;
     return work({ ...found, warnings: [warning, ...found.warnings] });
   };
   return withOpened(path, { ...options, select: undefined }, async (whole) => {
@@ -279,6 +302,9 @@ export const FORMATS: readonly Format[] = [
   },
 ];
 
+/** What a directory opens as. */
+const DIRECTORY_NAMES = FORMATS.flatMap(({ inDirectory }) => inDirectory ?? []);
+
 /**
  * Opens a checkpoint from any source of bytes; `path` is how messages and reports name it.
  *
@@ -298,7 +324,8 @@ export async function openSource(
     (names !== undefined && formats.find(({ looksInside }) => looksInside?.(names))) ||
     formats.find(({ looksLike }) => looksLike(head)) ||
     formats.find((known) => known.ending === ending) ||
-    (source.name !== path && formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.name))));
+    (source.name !== path &&
+      formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.path ?? source.name))));
   if (!format) throw refuseUnrecognised('none of them: unknown content', source.name);
   const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
   return options.select === undefined || format.hasParts === true
@@ -350,7 +377,7 @@ async function openHeld(source: ByteSource, options: ReadOptions, head: Uint8Arr
   const name = findHeld(archive?.names ?? []);
   const range = name === undefined ? undefined : await archive?.locate(name);
   if (name === undefined || range === undefined) throw new Error('the checkpoint in the archive is gone');
-  const inner = joinRanges(`${source.name}/${name}`, [range]).source;
+  const inner = { ...joinRanges(`${source.name}/${name}`, [range]).source, path: source.path };
   const checkpoint = await openSource(
     inner,
     options.path,

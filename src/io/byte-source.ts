@@ -13,6 +13,8 @@ export interface ByteSource {
   /** What messages call it: the file as the user named it, or that and the part of it. */
   readonly name: string;
   readonly byteLength: number;
+  /** Where it is, for a file of this machine. */
+  readonly path?: string | undefined;
   /**
    * Fills `target` with the bytes from `position` on.
    *

@@ -3,7 +3,7 @@
 import * as nodeFs from 'node:fs';
 import { readlinkSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
-import { CheckpointError, quote } from '../errors.js';
+import { CheckpointError } from '../errors.js';
 import { codeOf, explainWriting } from './file-source.js';
 
 /** What tells a file or directory from others, whatever name leads to it. */
@@ -37,19 +37,6 @@ export function isSameFile(one: string, other: string): boolean {
   return x !== null && y !== null && x.inode !== null && y.inode !== null && areSame(x, y);
 }
 
-/**
- * Refuses to compare a checkpoint with itself: whatever was to be found out, the answer would be that nothing moved.
- *
- * @throws CheckpointError `same-file`.
- */
-export function refuseSameCheckpoint(beforePath: string, afterPath: string): void {
-  if (!isSameFile(beforePath, afterPath)) return;
-  const hint = 'Name two checkpoints; to look at one alone: bn-audit inspect FILE';
-  const found = `found before itself (${quote(beforePath)})`;
-  const message = `expected the checkpoint from after the training, ${found}`;
-  throw new CheckpointError(message, { code: 'same-file', file: afterPath, hint });
-}
-
 function findRealPath(path: string, links = 0): string {
   const real = lookAt(() => realpathSync(path));
   if (real !== null) return real;
@@ -60,7 +47,7 @@ function findRealPath(path: string, links = 0): string {
 }
 
 /** Null where the file system does not let look: whoever opens the file says why. */
-function lookAt<Found>(look: () => Found): Found | null {
+export function lookAt<Found>(look: () => Found): Found | null {
   try {
     return look();
   } catch {

@@ -9,7 +9,6 @@ import { CheckpointError, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
 import { withCheckpoints } from '../formats/open.js';
-import { refuseSameCheckpoint } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { buildReport } from '../report/audit-report.js';
 import { countsSamplesFirst, drawInputs, InputFiles, type InputShape, listInputs } from './inputs.js';
@@ -67,7 +66,6 @@ export async function probe(
 ): Promise<ProbeReport> {
   checkOptions('probe', options);
   refuseBothInputs(options);
-  refuseSameCheckpoint(beforePath, afterPath);
   const runtime = await loadRuntime(options.importRuntime);
   return withCheckpoints([beforePath, afterPath], options, async (before, after) => {
     if (!isOnnxCheckpoint(after))

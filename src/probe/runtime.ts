@@ -208,7 +208,11 @@ const MAX_LOADED_BYTES = 2 ** 32 - 1;
  *
  * @throws CheckpointError `limit-exceeded` for linked files that are too large to read.
  */
-export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoint): Promise<object> {
+export async function findExternalTensors({
+  path,
+  file: model,
+  externalFiles,
+}: OnnxCheckpoint): Promise<object> {
   const files = [...externalFiles()];
   const folders = new Set(
     files.map(([location, file]) => {
@@ -216,7 +220,7 @@ export async function findExternalTensors({ path, externalFiles }: OnnxCheckpoin
       return file.path.endsWith(tail) ? file.path.slice(0, -tail.length) || sep : null;
     }),
   );
-  const [folder = dirname(resolve(path))] = folders;
+  const [folder = dirname(resolve(model.path ?? path))] = folders;
   if (folders.size <= 1 && folder !== null)
     return { extra: { session: { model_external_initializers_file_folder_path: folder } } };
   const loaded = [];

@@ -10,6 +10,7 @@ import {
   type UsageError,
   VERSION,
 } from '../errors.js';
+import { nameOf } from '../io/places.js';
 import { type AnyReport, groupFindingsBy } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { formatCount, formatPlural } from './format-numbers.js';
@@ -136,8 +137,8 @@ export function describeFailure(
   error: CheckpointError | UsageError,
 ): AuditFailure {
   return {
-    before,
-    after,
+    before: nameOf(before),
+    after: nameOf(after),
     code: error instanceof CheckpointError ? error.code : 'usage',
     message: describeError(error),
     hint: error.hint ?? null,

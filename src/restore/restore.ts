@@ -11,8 +11,8 @@ import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
 import { type AuditOptions, type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { openPath, openSource, withCheckpoints } from '../formats/open.js';
-import { leadsOutside } from '../formats/safetensors/model-directory.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
+import { findOnMachine, leadsOutside, nameOf } from '../io/places.js';
 import {
   type FileCopy,
   findLeftovers,
@@ -20,7 +20,7 @@ import {
   stageFiles,
   type WriteOrder,
 } from '../io/write-files.js';
-import { examineTarget, isDirectory, isSameFile, refuseSameCheckpoint } from '../io/write-target.js';
+import { examineTarget, isDirectory, isSameFile } from '../io/write-target.js';
 import { listFirst } from '../norm/naming.js';
 import { checkOptions } from '../options.js';
 import { addAliases, type LayerPlan, planLayer } from './plan-layers.js';
@@ -91,8 +91,7 @@ export async function restore(
   checkOptions('restore', options);
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
-  const target = fixedPath === null ? null : chooseTarget(fixedPath, afterPath);
-  refuseSameCheckpoint(beforePath, afterPath);
+  const target = fixedPath === null ? null : chooseTarget(fixedPath, findOnMachine(afterPath));
   if (fixedPath !== null) refuseSameFile(fixedPath, beforePath, afterPath);
   return withCheckpoints([beforePath, afterPath], options, (before, after) =>
     restoreOpened({ before, after, options }, target),
@@ -111,7 +110,7 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   const weights = edits?.files ?? [];
   const companions = isSet
     ? await openCompanions(
-        after.path,
+        findOnMachine(after.path),
         weights.map(({ name }) => name),
         options,
       )
@@ -310,14 +309,14 @@ function chooseTarget(fixedPath: string, afterPath: string): Target {
  */
 function refuseSameFile(fixedPath: string, beforePath: string, afterPath: string): void {
   for (const source of [beforePath, afterPath]) {
-    if (isSameFile(fixedPath, source)) throw refuseSource(fixedPath, source);
+    if (isSameFile(fixedPath, findOnMachine(source))) throw refuseSource(fixedPath, source);
   }
 }
 
 function refuseSource(path: string, source: string): CheckpointError {
   return refuse(
     path,
-    `expected a new file, found ${quote(source)} itself: before and after are never written to`,
+    `expected a new file, found ${quote(nameOf(source))} itself: before and after are never written to`,
     'Give another name: -o FIXED',
   );
 }
@@ -338,7 +337,7 @@ function chooseDataNames(
     throw new UsageError(`--data-name must be a file name without a directory, found ${quote(dataName)}`);
   if (dataName !== undefined && dataName === mainName)
     throw new UsageError(`--data-name ${quote(dataName)} is the name of the model itself`);
-  const isBesideAfter = isSameFile(dirname(after.path), directory || '.');
+  const isBesideAfter = isSameFile(dirname(findOnMachine(after.path)), directory || '.');
   return {
     renameData(name, count) {
       if (dataName === undefined && !isBesideAfter) return name;

@@ -42,7 +42,7 @@ const MAX_NAMED_OPERATORS = 3;
  *   external data.
  */
 export async function openOnnx(source: ByteSource, options: OnnxOptions): Promise<OnnxCheckpoint> {
-  const external = new ExternalData(options);
+  const external = new ExternalData(options, source.path);
   const close = async () => {
     await external.close();
     await source.close();

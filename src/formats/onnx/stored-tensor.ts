@@ -9,6 +9,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.j
 import { type ByteRange, type ByteSource, checkBounds, joinRanges, readRange } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
 import { explainAs, explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
+import { isSharedCache } from '../../io/places.js';
 import { stridedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
 import { MAX_VARINT_BYTES, readVarint, type Segment, type Varint } from './wire.js';
@@ -360,11 +361,14 @@ export interface OnnxOptions {
 /** The files beside a model that hold tensors; each is opened once, when the first tensor names it. */
 export class ExternalData {
   readonly #options: OnnxOptions;
+  readonly #path: string;
   readonly #files = new Map<string, FileSource>();
   #directories: readonly string[] | null = null;
 
-  constructor(options: OnnxOptions) {
+  /** @param path where the model is, when that differs from how it is named. */
+  constructor(options: OnnxOptions, path: string = options.path) {
     this.#options = options;
+    this.#path = path;
   }
 
   get files(): ReadonlyMap<string, FileSource> {
@@ -449,7 +453,7 @@ export class ExternalData {
 
   /** Follows symbolic links, and checks that they stay in the directory in which the location was looked up. */
   #resolve(location: string, what: string): string {
-    this.#directories ??= modelDirectories(this.#options.path);
+    this.#directories ??= modelDirectories(this.#path);
     let missing: unknown;
     for (const directory of this.#directories) {
       let realPath: string;
@@ -460,11 +464,12 @@ export class ExternalData {
         continue;
       }
       const isInside = realPath.startsWith(directory.endsWith(sep) ? directory : directory + sep);
-      if (isInside || this.#options.allowExternalSymlinks === true) return realPath;
+      if (isInside || isSharedCache(directory, realPath) || this.#options.allowExternalSymlinks === true)
+        return realPath;
       throw this.#refuse(
         what,
         'a symbolic link that leads outside it',
-        'Trust the files (the Hugging Face cache is laid out so)? Allow it: --allow-external-symlinks',
+        'Trust the files? Allow it: --allow-external-symlinks',
       );
     }
     throw this.#explain(missing, what);

@@ -1,7 +1,7 @@
 // Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
 
-import { lstatSync, realpathSync } from 'node:fs';
-import { basename, dirname, extname, join, sep } from 'node:path';
+import { lstatSync } from 'node:fs';
+import { basename, dirname, extname, join } from 'node:path';
 import type {
   Checkpoint,
   Declaration,
@@ -20,7 +20,8 @@ import {
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
-import { explainAs, openFileSource } from '../../io/file-source.js';
+import { openFileSource } from '../../io/file-source.js';
+import { leadsOutside } from '../../io/places.js';
 import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
@@ -161,7 +162,7 @@ export function openBeside(index: ByteSource, name: string, options: Naming): By
   if (name.includes('\0')) refuse('has a NUL byte in its name');
   if (endings?.includes(extname(name)) === false)
     refuse(`has another extension than ${endings.join(' or ')}`);
-  const directory = dirname('path' in index && typeof index.path === 'string' ? index.path : options.path);
+  const directory = dirname(index.path ?? options.path);
   const path = join(directory, name);
   const source = openFileSource(join(dirname(index.name), name), path);
   if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
@@ -173,19 +174,6 @@ export function openBeside(index: ByteSource, name: string, options: Naming): By
   }
   options.onOpenFile?.(path);
   return source;
-}
-
-/** Whether a file that exists is a symbolic link out of its directory; the cache of Hugging Face is no way out. */
-export function leadsOutside(directory: string, path: string): boolean {
-  const [real, root] = explainAs(path, () => [realpathSync(path), realpathSync(directory)]);
-  return !real.startsWith(join(root, sep)) && !isSharedCache(root, real);
-}
-
-/** The Hugging Face cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */
-function isSharedCache(root: string, real: string): boolean {
-  const parts = root.split(sep);
-  const snapshots = parts.lastIndexOf('snapshots');
-  return snapshots > 0 && dirname(real) === [...parts.slice(0, snapshots), 'blobs'].join(sep);
 }
 
 function collectTensors(

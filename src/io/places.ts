@@ -1,0 +1,328 @@
+// Where checkpoints are that are named by no path: `hf:OWNER/NAME` and web addresses, looked up in the caches of this machine.
+
+import { lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { basename, dirname, join, sep } from 'node:path';
+import { CheckpointError, quote, toShellWord } from '../errors.js';
+import type { ByteSource } from './byte-source.js';
+import { explainAs, openFileSource } from './file-source.js';
+import { isDirectory, lookAt } from './write-target.js';
+
+/** A repository of the Hugging Face Hub, and what of it: `hf:OWNER/NAME[@REVISION][:FILE]`. */
+interface HubPlace {
+  readonly kind: 'hub';
+  /** As messages and reports name it. */
+  readonly name: string;
+  /** `OWNER/NAME`. */
+  readonly repository: string;
+  /** A branch, a tag, a commit, or the first digits of one. */
+  readonly revision: string;
+  /** With forward slashes, from the root of the repository; null for what a directory of that kind opens as. */
+  readonly file: string | null;
+}
+
+/** A file at a web address. */
+interface WebPlace {
+  readonly kind: 'web';
+  /** The address as messages and reports name it: what follows a `?` may be a signature, and is left out. */
+  readonly name: string;
+  readonly url: URL;
+}
+
+/** A checkpoint that is named by no path. */
+type Place = HubPlace | WebPlace;
+
+/** How to open a place. */
+export interface PlaceOptions {
+  /** Names of files that a directory opens as, those first that are preferred. */
+  readonly defaults: readonly string[];
+  readonly allowExternalSymlinks?: boolean | undefined;
+}
+
+/** What a place leads to. */
+interface OpenedPlace {
+  readonly source: ByteSource;
+  /** What of it the place does not tell itself; a plain sentence. */
+  readonly notes: readonly string[];
+}
+
+/** Longer names are none that a file system or the Hub takes. */
+const MAX_NAME_LENGTH = 255;
+
+/** As huggingface_hub has it (utils/_validators.py): two dashes together stand for the slash in names of the cache. */
+const REPOSITORY_PART = /^(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?$/;
+
+/** A part of the name of a branch or a tag. */
+const REVISION_PART = /^(?!.*\.\.)[\w.+-]+$/;
+
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/** The first digits of a commit, as Git takes them for its name. */
+const COMMIT_START = /^[0-9a-f]{4,40}$/;
+
+/** Whether an argument names a checkpoint by other means than a path. A file of such a name is `./hf:NAME`. */
+export function isPlace(argument: string): boolean {
+  return /^(?:hf:|https?:\/\/)/i.test(argument);
+}
+
+/** How messages and reports name a checkpoint: as the user did, without what may be a secret in a web address. */
+export function nameOf(argument: string): string {
+  return /^https?:/i.test(argument)
+    ? argument.replace(/[?#].*$/s, '').replace(/^([^/]*\/\/)[^/]*@/, '$1')
+    : argument;
+}
+
+/** The Hub's own pages and downloads of a file. */
+const HUB_FILE = /^https:\/\/huggingface\.co\/([^/]+\/[^/]+)\/(?:resolve|blob)\/([^/]+)\/(.+)$/;
+
+/** @throws CheckpointError `refused` for what is no such name. */
+function parsePlace(argument: string): Place {
+  const name = nameOf(argument);
+  if (/^hf:/i.test(argument)) return parseHub(argument, name);
+  const refuse = (message: string, hint?: string) =>
+    new CheckpointError(message, { code: 'refused', file: name, hint });
+  if (/^http:/i.test(argument))
+    throw refuse(
+      'expected an address that begins with https://, found http://: anyone on the way could change the file',
+    );
+  const url = URL.canParse(argument) ? new URL(argument) : null;
+  if (url === null || url.hostname === '') throw refuse('expected a web address, found something else');
+  if (url.username !== '' || url.password !== '')
+    throw refuse(
+      'expected a web address without a name and a password',
+      'The process list and logs would show them.',
+    );
+  const [, repository, revision, file] = HUB_FILE.exec(`${url.origin}${url.pathname}`) ?? [];
+  if (repository === undefined || revision === undefined || file === undefined)
+    return { kind: 'web', name, url };
+  return checkHub({ kind: 'hub', name, repository, revision: decode(revision), file: decode(file) });
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+function parseHub(argument: string, name: string): HubPlace {
+  const [, repository = '', revision = 'main', file = null] =
+    /^hf:([^@:]*)(?:@([^:]*))?(?::(.*))?$/is.exec(argument) ?? [];
+  return checkHub({ kind: 'hub', name, repository, revision, file });
+}
+
+function checkHub(place: HubPlace): HubPlace {
+  const { name, repository, revision, file } = place;
+  const fail = (expected: string, found: string): never => {
+    const hint = 'Such as hf:timm/resnet18.a1_in1k, hf:OWNER/NAME@REVISION:FILE';
+    throw new CheckpointError(`expected ${expected}, found ${quote(found)}`, {
+      code: 'refused',
+      file: name,
+      hint,
+    });
+  };
+  const isName = (text: string, part: RegExp) =>
+    text.length <= MAX_NAME_LENGTH && text.split('/').every((one) => part.test(one));
+  if (repository.split('/').length !== 2 || !isName(repository, REPOSITORY_PART))
+    fail('OWNER/NAME of a model on the Hugging Face Hub', repository);
+  if (!isName(revision, REVISION_PART)) fail('a branch, a tag or a commit', revision);
+  const isFile = (part: string) =>
+    part !== '' && part !== '.' && part !== '..' && part.length <= MAX_NAME_LENGTH;
+  if (file !== null && (/[\\\p{Cc}]/u.test(file) || !file.split('/').every(isFile)))
+    fail("a file's path from the root of the model, with forward slashes", file);
+  return place;
+}
+
+/**
+ * Opens a checkpoint that is named by no path, from the caches that other programs fill: that of the Hugging Face Hub,
+ * and that of torch.hub. Nothing is fetched.
+ *
+ * @returns null for a path.
+ * @throws CheckpointError `refused` for a name that is none, or a link in a cache that leads out of it; `not-found`
+ *   where it is in no cache, with what would be fetched.
+ */
+export async function openPlace(argument: string, options: PlaceOptions): Promise<OpenedPlace | null> {
+  if (!isPlace(argument)) return null;
+  const place = parsePlace(argument);
+  const { path, root, note } = findInCaches(place);
+  const file = findDefault(place, path, options);
+  const named = file === path ? place.name : `${place.name}:${basename(file)}`;
+  if (options.allowExternalSymlinks !== true && leadsOutside(root, file))
+    throw new CheckpointError('expected a file of the cache, found a symbolic link out of it', {
+      code: 'refused',
+      file: named,
+      hint: 'If the link is yours, allow it with --allow-external-symlinks.',
+    });
+  return { source: openFileSource(named, file), notes: note === null ? [] : [note] };
+}
+
+/**
+ * The path that a checkpoint has on this machine, for asking whether it is another one: a path is itself, and so is the
+ * name of what is in no cache.
+ *
+ * @param defaults names of files that a directory opens as; without any, a directory is itself.
+ */
+export function findOnMachine(argument: string, defaults: readonly string[] = []): string {
+  const path = isPlace(argument) ? (findCached(argument) ?? argument) : argument;
+  return isDirectory(path) ? (chooseFile(path, defaults) ?? path) : path;
+}
+
+function findCached(argument: string): string | null {
+  try {
+    return findInCaches(parsePlace(argument)).path;
+  } catch (error) {
+    if (error instanceof CheckpointError) return null;
+    throw error;
+  }
+}
+
+function chooseFile(directory: string, names: readonly string[]): string | undefined {
+  return names.map((name) => join(directory, name)).find(isThere);
+}
+
+/** What a cache holds of a place. */
+interface Cached {
+  readonly path: string;
+  /** What no link may lead out of. */
+  readonly root: string;
+  /** What of it the place does not tell itself; a plain sentence. */
+  readonly note: string | null;
+}
+
+function findInCaches(place: Place): Cached {
+  return place.kind === 'hub' ? findInHubCache(place) : findInTorchCache(place);
+}
+
+/** An environment variable that names a directory; empty is not set. */
+function readVariable(name: string): string | undefined {
+  const value = process.env[name] ?? '';
+  return value === '' ? undefined : value.replace(/^~(?=$|[\\/])/, homedir());
+}
+
+function findCacheHome(): string {
+  return readVariable('XDG_CACHE_HOME') ?? join(homedir(), '.cache');
+}
+
+/** Where huggingface_hub keeps what it has downloaded (huggingface_hub/constants.py). */
+function findHubCache(): string {
+  const home = readVariable('HF_HOME') ?? join(findCacheHome(), 'huggingface');
+  return readVariable('HF_HUB_CACHE') ?? readVariable('HUGGINGFACE_HUB_CACHE') ?? join(home, 'hub');
+}
+
+/**
+ * Looks a model up in the cache of the Hub, whose layout huggingface_hub documents:
+ *
+ *     models--OWNER--NAME/refs/REVISION        the commit that it is
+ *     models--OWNER--NAME/snapshots/COMMIT/…   links into blobs/ beside it
+ */
+function findInHubCache(place: HubPlace): Cached {
+  const { repository, revision, file } = place;
+  const cache = findHubCache();
+  const model = join(cache, `models--${repository.replace('/', '--')}`);
+  if (!isThere(model)) throw missing(place, `nothing of that model in the cache of the Hub (${cache})`);
+  const commit = findCommit(model, revision);
+  if (commit === null)
+    throw missing(place, `no revision ${quote(revision)} of that model in the cache of the Hub (${cache})`);
+  const snapshot = join(model, 'snapshots', commit);
+  const path = file === null ? snapshot : join(snapshot, file);
+  if (!isThere(path))
+    throw missing(
+      place,
+      `no such file of the commit ${commit.slice(0, 12)} in the cache of the Hub (${cache})`,
+    );
+  const isNamed = commit.startsWith(revision);
+  return {
+    path,
+    root: model,
+    note: isNamed
+      ? null
+      : `${quote(place.name)} is the commit ${commit.slice(0, 12)}, which the cache of the Hub has for ${quote(revision)}`,
+  };
+}
+
+/** A commit is 40 digits and a line end; what is larger is none. */
+const MAX_REF_BYTES = 100;
+
+/** The commit that a revision is; null where the cache has none, or several that begin so. */
+function findCommit(model: string, revision: string): string | null {
+  const ref = join(model, 'refs', revision);
+  const facts = lookAt(() => statSync(ref));
+  const isRef = facts?.isFile() === true && facts.size <= MAX_REF_BYTES;
+  const commit = isRef ? explainAs(ref, () => readFileSync(ref, 'latin1')).trim() : '';
+  if (COMMIT.test(commit)) return commit;
+  if (!COMMIT_START.test(revision)) return null;
+  const commits = lookAt(() => readdirSync(join(model, 'snapshots'))) ?? [];
+  const [found = null, another] = commits.filter((name) => COMMIT.test(name) && name.startsWith(revision));
+  return another === undefined ? found : null;
+}
+
+/** The file that stands for a directory of the cache. */
+function findDefault(place: Place, path: string, { defaults }: PlaceOptions): string {
+  if (!isDirectory(path)) return path;
+  const found = chooseFile(path, defaults);
+  if (found !== undefined) return found;
+  const names = (lookAt(() => readdirSync(path)) ?? []).sort().slice(0, MAX_SHOWN_FILES);
+  throw missing(
+    place,
+    `none of the files that a model is loaded from by itself, but ${names.map(quote).join(', ') || 'nothing'}`,
+  );
+}
+
+/** So many names make a sentence. */
+const MAX_SHOWN_FILES = 10;
+
+function isThere(path: string): boolean {
+  return lookAt(() => lstatSync(path)) !== null;
+}
+
+/**
+ * Looks a file up in the cache of torch.hub (torch/hub.py, load_state_dict_from_url), which knows files by the last part of
+ * their addresses alone.
+ */
+function findInTorchCache(place: WebPlace): Cached {
+  const home = readVariable('TORCH_HOME') ?? join(findCacheHome(), 'torch');
+  const directory = join(home, 'hub', 'checkpoints');
+  const name = place.url.pathname.slice(place.url.pathname.lastIndexOf('/') + 1);
+  const path = join(directory, name);
+  if (name === '' || name === '.' || name === '..' || !isThere(path))
+    throw missing(place, `no such file in the cache of torch.hub (${directory})`);
+  return {
+    path,
+    root: directory,
+    note: `${quote(place.name)} was read from the cache of torch.hub, which knows files by their names alone`,
+  };
+}
+
+function missing(place: Place, found: string): CheckpointError {
+  const hint = place.kind === 'hub' ? describeDownload(place) : 'Download the file, and name it by its path.';
+  return new CheckpointError(`expected it on this machine, found ${found}`, {
+    code: 'not-found',
+    file: place.name,
+    hint,
+  });
+}
+
+function describeDownload({ repository, revision, file }: HubPlace): string {
+  const words = [
+    'hf',
+    'download',
+    repository,
+    ...(file === null ? [] : [toShellWord(file)]),
+    ...(revision === 'main' ? [] : ['--revision', revision]),
+  ];
+  return `Fetch it first: ${words.join(' ')}`;
+}
+
+/** Whether a file that exists is a symbolic link out of its directory; the cache of the Hub is no way out. */
+export function leadsOutside(directory: string, path: string): boolean {
+  const [real, root] = explainAs(path, () => [realpathSync(path), realpathSync(directory)]);
+  return !real.startsWith(join(root, sep)) && !isSharedCache(root, real);
+}
+
+/** The Hub's cache stores `snapshots/REVISION/NAME` as links into `blobs/` of the same model. */
+export function isSharedCache(root: string, real: string): boolean {
+  const parts = root.split(sep);
+  const snapshots = parts.lastIndexOf('snapshots');
+  return snapshots > 0 && dirname(real) === [...parts.slice(0, snapshots), 'blobs'].join(sep);
+}
