@@ -30,6 +30,7 @@ const READS_FILES = [
   'io/write-target.ts',
   'formats/open.ts',
   'formats/safetensors/model-directory.ts',
+  'formats/numpy/open-arrays.ts',
   'formats/onnx/stored-tensor.ts',
   'restore/restore.ts',
   'policy.ts',
@@ -47,7 +48,7 @@ const READS_ENVIRONMENT = 'io/places.ts';
  * but text, the runtime of models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/flax\/flax\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch)\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/flax\/flax\.ts|formats\/numpy\/open-arrays\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch)\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */

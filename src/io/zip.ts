@@ -614,8 +614,12 @@ export async function readRecord(
   return { bytes, fileOffset: range.offset };
 }
 
-/** Compares a record's CRC with the one that the directory states for it; 0 stands for none. */
-function checkCrc(source: ByteSource, entry: ZipEntry, found: number): void {
+/**
+ * Compares a record's CRC with the one that the directory states for it; 0 stands for none.
+ *
+ * @throws CheckpointError `malformed` where it is another.
+ */
+export function checkCrc(source: ByteSource, entry: ZipEntry, found: number): void {
   if (entry.crc32 === 0 || found === entry.crc32) return;
   const expected = `expected the zip record ${quote(entry.name)} to have the CRC ${hex(entry.crc32)}`;
   throw zipError(source, `${expected}, found ${hex(found)}: it is corrupt`, { offset: entry.headerOffset });

@@ -90,6 +90,16 @@ export const READERS: readonly Reader[] = [
     listSeeds: (fixtures) => listTorch(fixtures, 'legacy'),
     mutate: mutatePickles,
   }),
+  checkpointReader('numpy pickle', {
+    sources: /^src\/(?:formats\/torch\/(?:numpy|pickle)|io\/latin1)/,
+    listSeeds: (fixtures) => listFixtures(fixtures, (path) => /arrays.*\.(?:pkl|pdparams)$/.test(path)),
+    mutate: mutatePickles,
+  }),
+  checkpointReader('npz', {
+    sources: /^src\/formats\/numpy\//,
+    listSeeds: (fixtures) => listFixtures(fixtures, (path) => path.endsWith('.npz')),
+    mutate: mutateZip,
+  }),
   checkpointReader('torch tar', {
     sources: /^src\/formats\/torch\/older/,
     listSeeds: (fixtures) => listTorch(fixtures, 'tar'),
@@ -121,7 +131,7 @@ export const READERS: readonly Reader[] = [
   },
   {
     name: 'npy',
-    sources: /^src\/probe\/npy\.ts$/,
+    sources: /^src\/formats\/numpy\/npy\.ts$/,
     listSeeds: (fixtures) => listArrays(readFileSync(join(fixtures, 'probe/input.npy'))),
     chooseMutator: (file) => (file.endsWith('.npz') ? mutateZip : mutateNpy),
     run: ({ directory }, { main }) => runNpy(join(directory, main)),
@@ -141,7 +151,7 @@ function listFixtures(
 ): readonly Input[] {
   const seeds = new Map<string, Input>();
   for (const name of readdirSync(fixtures, { recursive: true, encoding: 'utf8' }).sort()) {
-    if (!/\.(?:onnx|pt|ckpt|tar|safetensors)$/.test(name)) continue;
+    if (!/\.(?:onnx|pt|ckpt|tar|safetensors|pkl|pdparams|npz)$/.test(name)) continue;
     const path = join(fixtures, name);
     const bytes = new Uint8Array(readFileSync(path));
     if (bytes.length > MAX_SEED_BYTES || !isWanted(name, bytes)) continue;

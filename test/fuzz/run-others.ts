@@ -1,10 +1,11 @@
 import { join } from 'node:path';
 import { audit, auditCheckpoints } from '../../src/audit.js';
+import { looksLikeNpz, readNpy, readNpz } from '../../src/formats/numpy/npy.js';
 import { openSource } from '../../src/formats/open.js';
 import { memorySource, readRange } from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
+import { openZip } from '../../src/io/zip.js';
 import { readPolicyFile } from '../../src/policy.js';
-import { looksLikeNpz, readNpy, readNpz } from '../../src/probe/inputs.js';
 import { render } from '../../src/report/render.js';
 import { f32 } from '../build/bytes.js';
 import { safetensorsBytes } from '../build/safetensors.js';
@@ -33,7 +34,9 @@ export async function runNpy(path: string): Promise<void> {
     try {
       const range = { source, offset: 0, byteLength: source.byteLength };
       const head = await readRange({ ...range, byteLength: Math.min(6, source.byteLength) });
-      const arrays = looksLikeNpz(head) ? await readNpz(range) : new Map([['x', () => readNpy(range, 'x')]]);
+      const arrays = looksLikeNpz(head)
+        ? readNpz(await openZip(source))
+        : new Map([['x', () => readNpy(range, 'x')]]);
       for (const read of arrays.values()) await readRange((await read()).range);
     } finally {
       await source.close();

@@ -5,7 +5,7 @@ import { InputFiles, type ModelInput } from '../../src/probe/inputs.js';
 import { bytesOf, f32, f64 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
-import { npy } from './build-npy.js';
+import { npy } from '../formats/numpy/build-npy.js';
 
 const folder = makeTempDirectory();
 

@@ -7,6 +7,7 @@ import { probe } from '../../src/probe/probe.js';
 import { f32 } from '../build/bytes.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
+import { npy } from '../formats/numpy/build-npy.js';
 import {
   attribute,
   call,
@@ -23,7 +24,6 @@ import {
   tensor,
 } from '../formats/onnx/build-onnx.js';
 import { zip } from '../formats/torch/build/zip-writer.js';
-import { npy } from './build-npy.js';
 
 const fixtures = fileURLToPath(new URL('../../fixtures', import.meta.url));
 const pairs = `${fixtures}/pairs`;

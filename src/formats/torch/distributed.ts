@@ -15,7 +15,7 @@ import {
 } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { openBeside } from '../safetensors/model-directory.js';
-import { MAX_PICKLE_BYTES, readPickle } from './pickle.js';
+import { readPickle } from './pickle.js';
 import {
   asInteger,
   asIntegers,
@@ -81,16 +81,7 @@ interface SavedTensor {
  */
 export async function openDistributed(source: ByteSource, options: ReadOptions): Promise<Checkpoint> {
   const file = source.name;
-  if (source.byteLength > MAX_PICKLE_BYTES)
-    throw fail(
-      file,
-      `expected at most ${MAX_PICKLE_BYTES} bytes, found ${source.byteLength}`,
-      'limit-exceeded',
-    );
-  const bytes = await readRange(wholeOf(source));
-  const { value } = readPickle(bytes, {
-    file,
-    baseOffset: 0,
+  const { value } = await readPickle(wholeOf(source), {
     subject: 'the pickle of the metadata',
     resolvePersistentId: (id) => {
       throw fail(file, `expected no persistent id in the metadata, found ${describeValue(id)}`);
@@ -273,7 +264,8 @@ class PieceTable implements StorageTable {
     for (const piece of this.#saved.get(key)?.pieces ?? []) {
       const { container, call } = await this.#openContainer(piece, tensorName);
       const layout = readLayout(call, tensorName, piece.file);
-      if (layout.kind === 'layout') await container.storages.verify?.(layout.storage, tensorName);
+      if (layout.kind === 'layout' && !('range' in layout.storage))
+        await container.storages.verify?.(layout.storage, tensorName);
     }
   }
 

@@ -127,11 +127,13 @@ export interface Child {
   readonly value: PickleValue;
 }
 
+const LEAVES: ReadonlySet<PickleNode['kind']> = new Set(['global', 'storage', 'set', 'payload']);
+
 /** The value as something with children: a dict, list, tuple, or an instance with attributes. Null for the rest. */
 export function asContainer(value: PickleValue | undefined): PickleNode | null {
-  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return null;
+  if (typeof value !== 'object' || value === null) return null;
   if (asTensorCall(value) !== null) return null;
-  return value.kind === 'global' || value.kind === 'storage' || value.kind === 'set' ? null : value;
+  return LEAVES.has(value.kind) ? null : value;
 }
 
 /** The children of a container by name. Keys that are neither strings nor integers lead nowhere. */
@@ -157,16 +159,36 @@ function numbered(items: readonly PickleValue[]): readonly Child[] {
   return items.map((value, index) => ({ name: String(index), value }));
 }
 
-function namedEntries(entries: Entries | null): Child[] {
-  return [...(entries ?? [])].flatMap(([key, value]) =>
-    typeof key === 'string' || typeof key === 'number' ? { name: String(key), value } : [],
-  );
+function namedEntries(entries: ReadonlyMap<PickleValue, PickleValue> | null): Child[] {
+  return [...(entries ?? [])].flatMap(([key, value]) => {
+    const name = typeof key === 'number' ? String(key) : nameOfKey(key);
+    return name === null ? [] : { name, value };
+  });
+}
+
+/** A key as a name. Flax flattens a tree of dicts to one whose keys are paths: `('params', 'conv', 'kernel')`. */
+export function nameOfKey(key: PickleValue): string | null {
+  if (typeof key === 'string') return key;
+  const path = isNode(key, 'tuple') ? key.items : [];
+  const isPath = path.length > 0 && path.every((part) => typeof part === 'string');
+  return isPath ? path.join('.') : null;
+}
+
+/**
+ * The two trees that Flax keeps of one model, its learned tensors and its running statistics; null where they do not lie
+ * side by side here. What lies beside them is training state.
+ */
+export function collectionsOf(children: readonly Child[]): readonly Child[] | null {
+  const isTree = ({ value }: Child) => asContainer(value)?.kind === 'dict';
+  const find = (name: string) => children.find((child) => child.name === name && isTree(child));
+  const [params, statistics] = [find('params'), find('batch_stats')];
+  return params === undefined || statistics === undefined ? null : [params, statistics];
 }
 
 /** What lies below a container, itself included. */
 interface Census {
   readonly tensors: number;
-  /** Norm layers, known by a running mean beside a running variance. */
+  /** Norm layers, known by a running mean beside a running variance, or by Flax's tree of statistics. */
   readonly normLayers: number;
 }
 
@@ -188,7 +210,10 @@ export class Surveyor {
     this.#known.set(node, EMPTY);
     const children = childrenOf(node);
     let tensors = 0;
-    let normLayers = countNormLayers(children);
+    const statistics = collectionsOf(children)?.[1];
+    // Flax keeps a mean and a variance for each.
+    let normLayers =
+      countNormLayers(children) + Math.ceil(this.survey(statistics?.value, depth + 1).tensors / 2);
     for (const child of children) {
       if (asTensorCall(child.value) !== null) tensors++;
       const below = this.survey(child.value, depth + 1);

@@ -4,7 +4,8 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.j
 import { type ByteRange, type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { listTar } from '../../io/tar.js';
-import { MAX_PICKLE_BYTES, type PickleOptions, readPickle } from './pickle.js';
+import { Surveyor } from './objects.js';
+import { type PickleOptions, readPickle } from './pickle.js';
 import {
   asInteger,
   describeValue,
@@ -17,6 +18,7 @@ import {
   type StorageNode,
 } from './pickle-values.js';
 import {
+  asTensorCall,
   elementTypeOf,
   isStorageKey,
   MAX_DIMENSIONS,
@@ -25,16 +27,11 @@ import {
   type TorchContainer,
 } from './tensors.js';
 
-/** The first read of a pickle of unknown length. One that is longer is read again from its start, twice as far. */
-const FIRST_WINDOW_BYTES = 64 * 1024;
-
 /** Reads pickles, counts and payloads that follow each other in a file, and of the payloads only where they end. */
 class PickleSequence {
   readonly #source: ByteSource;
   readonly #end: number;
   readonly #resolvePersistentId: PickleOptions['resolvePersistentId'];
-  #window: Uint8Array = new Uint8Array(0);
-  #windowStart: number;
   #position: number;
 
   /** @param resolvePersistentId what the pickles' persistent ids stand for. */
@@ -45,7 +42,6 @@ class PickleSequence {
     this.#source = source;
     this.#end = offset + byteLength;
     this.#resolvePersistentId = resolvePersistentId;
-    this.#windowStart = offset;
     this.#position = offset;
   }
 
@@ -60,26 +56,13 @@ class PickleSequence {
 
   /** Reads the next pickle; one is cut off only where the sequence itself ends too early. */
   async readPickle(subject: string): Promise<PickleValue> {
-    const resolvePersistentId = this.#resolvePersistentId;
-    for (;;) {
-      const start = this.#position - this.#windowStart;
-      try {
-        const origin = { file: this.#source.name, baseOffset: this.#windowStart, subject };
-        const { value, end } = readPickle(this.#window, { ...origin, resolvePersistentId }, start);
-        this.#position = this.#windowStart + end;
-        return value;
-      } catch (error) {
-        const isCutOff = error instanceof CheckpointError && error.code === 'truncated';
-        const byteLength = this.#window.length - start;
-        if (!isCutOff || byteLength === this.remaining) throw error;
-        if (byteLength >= MAX_PICKLE_BYTES)
-          throw this.#fail(
-            'limit-exceeded',
-            `expected ${subject} to take at most ${MAX_PICKLE_BYTES} bytes, found more`,
-          );
-        await this.#load(Math.max(FIRST_WINDOW_BYTES, 2 * byteLength));
-      }
-    }
+    const range = { source: this.#source, offset: this.#position, byteLength: this.remaining };
+    const { value, end } = await readPickle(range, {
+      subject,
+      resolvePersistentId: this.#resolvePersistentId,
+    });
+    this.#position += end;
+    return value;
   }
 
   async readBytes(byteLength: number, subject: string): Promise<Cursor> {
@@ -98,15 +81,6 @@ class PickleSequence {
       );
     }
     this.#position += byteLength;
-    if (this.#position <= this.#windowStart + this.#window.length) return;
-    this.#window = new Uint8Array(0);
-    this.#windowStart = this.#position;
-  }
-
-  async #load(wanted: number): Promise<void> {
-    const byteLength = Math.min(wanted, this.remaining, MAX_PICKLE_BYTES);
-    this.#window = await readRange({ source: this.#source, offset: this.#position, byteLength });
-    this.#windowStart = this.#position;
   }
 
   #fail(code: CheckpointErrorCode, message: string): CheckpointError {
@@ -131,7 +105,7 @@ const COUNT_BYTES = 8;
  *     pickle      the list of keys
  *     per key     int64 element count, elements
  *
- * A file that starts with a pickle of anything else is a bare pickle, which has no place for tensors.
+ * A file that starts with a pickle of anything else is a bare pickle: it has no place for tensors, but for NumPy arrays.
  *
  * @throws CheckpointError where it is something else, damaged or hostile.
  */
@@ -144,7 +118,7 @@ export async function openLegacyContainer(source: ByteSource): Promise<TorchCont
     return value;
   });
   const magic = await sequence.readPickle('the first pickle');
-  if (magic !== MAGIC_NUMBER) refuseBarePickle(magic, claims.size > 0, file);
+  if (magic !== MAGIC_NUMBER) return openBarePickle(magic, claims.size > 0, file);
   const version = await sequence.readPickle('the pickle of the protocol version');
   if (version !== PROTOCOL_VERSION) {
     const found = describeValue(version);
@@ -162,7 +136,15 @@ export async function openLegacyContainer(source: ByteSource): Promise<TorchCont
   };
 }
 
-function refuseBarePickle(value: PickleValue, namesStorages: boolean, file: string): never {
+const NO_STORAGES: StorageTable = {
+  locate({ key }, tensorName) {
+    throw new Error(`the tensor ${tensorName} has the storage ${key} in a file without storages`);
+  },
+};
+
+function openBarePickle(value: PickleValue, namesStorages: boolean, file: string): TorchContainer {
+  const hasArrays = asTensorCall(value) !== null || new Surveyor().survey(value).tensors > 0;
+  if (hasArrays && !namesStorages) return { format: 'NumPy pickle', root: value, storages: NO_STORAGES };
   const found = namesStorages
     ? 'the data.pkl of an unpacked checkpoint, whose tensors are in other files'
     : `a bare pickle of ${describeValue(value)}, without tensors`;
@@ -280,13 +262,7 @@ export async function openTarContainer(source: ByteSource): Promise<TorchContain
   const members = await listTar(source);
   const storages = await readStorages(sequenceOf(memberOf(members, 'storages', file)), file);
   const tensors = await readTensors(sequenceOf(memberOf(members, 'tensors', file)), file, storages);
-  const member = memberOf(members, 'pickle', file);
-  const { offset: baseOffset, byteLength } = member;
-  if (byteLength > MAX_PICKLE_BYTES)
-    throw malformed(file, `expected a pickle of at most ${MAX_PICKLE_BYTES} bytes, found ${byteLength}`);
-  const { value } = readPickle(await readRange(member), {
-    file,
-    baseOffset,
+  const { value } = await readPickle(memberOf(members, 'pickle', file), {
     subject: 'the pickle of the tar archive',
     resolvePersistentId: (id, offset) => resolveTarId(id, tensors, { file, offset }),
   });

@@ -1,6 +1,7 @@
 // The inert values that a pickle is read into.
 
 import { quoteUnlessPlain } from '../../errors.js';
+import type { ByteRange } from '../../io/byte-source.js';
 
 /**
  * What a pickle holds, as inert data. Nothing here is ever imported, called or opened: a call becomes a node that
@@ -8,13 +9,21 @@ import { quoteUnlessPlain } from '../../errors.js';
  *
  * Nodes may be shared and may form cycles, as pickles may: whoever walks them keeps a visited set or a depth limit.
  */
-export type PickleValue = null | boolean | number | bigint | string | Uint8Array | PickleNode;
+export type PickleValue = null | boolean | number | bigint | string | PickleNode;
 
 /** What a dict holds, or an instance by the names of its attributes. */
 export type Entries = ReadonlyMap<PickleValue, PickleValue>;
 
 /** A value of its own identity: it may be shared, and hold itself. */
-export type PickleNode = ListNode | TupleNode | SetNode | DictNode | GlobalNode | ObjectNode | StorageNode;
+export type PickleNode =
+  | ListNode
+  | TupleNode
+  | SetNode
+  | DictNode
+  | GlobalNode
+  | ObjectNode
+  | StorageNode
+  | PayloadNode;
 
 interface ListNode {
   readonly kind: 'list';
@@ -82,6 +91,16 @@ export interface StorageNode {
     readonly elementCount: PickleValue;
   } | null;
   readonly offset: number | undefined;
+}
+
+/** Bytes, or a long text, which are left in the file: the elements of an array, mostly. */
+export interface PayloadNode {
+  readonly kind: 'payload';
+  readonly range: ByteRange;
+  /** Whether it is text, in UTF-8. */
+  readonly isText: boolean;
+  /** How a short string of Python 2 reads that is no UTF-8, with U+FFFD where it is none. */
+  readonly text?: string;
 }
 
 /** Whether `value` is a node of the kind. */
@@ -156,7 +175,7 @@ export function describeValue(value: PickleValue | undefined): string {
     return digits.length <= 24 ? digits : `an integer of ${digits.length} digits`;
   }
   if (typeof value === 'boolean') return value ? 'True' : 'False';
-  if (value instanceof Uint8Array) return 'bytes';
+  if (isNode(value, 'payload')) return value.isText ? 'a string' : 'bytes';
   if (value.kind !== 'object') return `a ${value.kind}`;
   const name = qualifiedName(value.callee);
   return name === null ? 'a made-up object' : `a ${quoteUnlessPlain(name)}`;

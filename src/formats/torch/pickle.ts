@@ -1,7 +1,8 @@
 // Reads a pickle as inert values: nothing in it is imported or called.
 
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { Cursor, type CursorOrigin } from '../../io/cursor.js';
+import { type ByteRange, readRange, sliceRange } from '../../io/byte-source.js';
+import { Cursor } from '../../io/cursor.js';
 import { findModuleWithin, isDangerous } from './dangerous-globals.js';
 import {
   describeValue,
@@ -13,11 +14,15 @@ import {
   makeGlobalNode,
   makeObjectNode,
   type ObjectNode,
+  type PayloadNode,
   type PickleValue,
   type TupleNode,
 } from './pickle-values.js';
 
-/** A pickle is metadata: the largest of real models stay below 20 MB. Beyond this it is a bomb or holds its own data. */
+/**
+ * What is read of a pickle, which is all of it but bytes and long texts: metadata, the largest of real models below
+ * 20 MB. Beyond this it is a bomb.
+ */
 export const MAX_PICKLE_BYTES = 128 * 1024 * 1024;
 
 /** Opcodes in one pickle. A model of 1,000 layers with its optimizer needs under a million. */
@@ -38,8 +43,13 @@ const MAX_OPEN_MARKS = 10_000;
 /** Values remembered for later reference. */
 const MAX_MEMO_ENTRIES = 4 * 1024 * 1024;
 
-/** Bytes of one string: the source of a class or a vocabulary, not a payload. */
-const MAX_STRING_BYTES = 64 * 1024 * 1024;
+/** Longer texts stay in the file, as bytes do: an array, where protocol 2 writes it as text, or a vocabulary. */
+const MAX_TEXT_BYTES = 64 * 1024;
+
+/** The first window, at the start and behind what was skipped; it grows up to the largest while reading goes on. */
+const FIRST_WINDOW_BYTES = 4 * 1024;
+const LARGEST_WINDOW_BYTES = 1024 * 1024;
+const WINDOW_GROWTH = 4;
 
 /** Characters of a module and a name together: a path of nested packages and classes stays below 300. */
 const MAX_GLOBAL_LENGTH = 512;
@@ -54,7 +64,9 @@ const MAX_GLOBALS = 64 * 1024;
 const MAX_INTEGER_BYTES = 1024;
 
 /** How a pickle is read. */
-export interface PickleOptions extends CursorOrigin {
+export interface PickleOptions {
+  /** What messages call it, such as `the pickle`. */
+  readonly subject: string;
   /**
    * What a persistent id stands for. torch.save names storages so.
    *
@@ -65,54 +77,147 @@ export interface PickleOptions extends CursorOrigin {
 
 interface PickleResult {
   readonly value: PickleValue;
-  /** Where in the bytes the pickle ends: the first byte after STOP. */
+  /** How long the pickle is, its STOP included. */
   readonly end: number;
 }
 
 /**
- * Reads one pickle, protocols 0 to 5, as inert values (opcodes and their meaning: CPython's Lib/pickletools.py).
+ * Reads one pickle, protocols 0 to 5, as inert values (opcodes and their meaning: CPython's Lib/pickletools.py). Bytes and
+ * long texts are passed over: they stay where they are, as {@link PayloadNode}s.
  *
- * @param start where in `bytes` the pickle begins.
+ * @param range where the pickle begins, and the bytes that it may take.
  * @throws CheckpointError `refused` when it names a dangerous callable, `truncated` when the bytes end before STOP,
- * `malformed` and `limit-exceeded` otherwise; always with the byte.
+ * `malformed` and `limit-exceeded` otherwise; with the byte, where the file holds the range as it stands.
  */
-export function readPickle(bytes: Uint8Array, options: PickleOptions, start = 0): PickleResult {
-  return new PickleMachine(bytes, options, start).run();
+export function readPickle(range: ByteRange, options: PickleOptions): Promise<PickleResult> {
+  return new PickleMachine(range, options).run();
 }
 
-/** The stack machine of one pickle. The opcodes drive it through its public methods. */
+/**
+ * The stack machine of one pickle. The opcodes at the end of this file drive it through its public methods. It reads
+ * through a window: each opcode reads all of its own bytes before it changes anything, so that one which the window cuts
+ * off is begun again in the next.
+ */
 class PickleMachine {
-  readonly cursor: Cursor;
+  readonly #range: ByteRange;
   readonly #options: PickleOptions;
+  #cursor: Cursor;
+  /** Where in the range the window begins. */
+  #windowStart = 0;
+  /** How many bytes were passed over. */
+  #payloadBytes = 0;
   readonly #stack: PickleValue[] = [];
   readonly #marks: number[] = [];
   readonly #memo = new Map<number, PickleValue>();
   /** Names that were found harmless: protocols 0 and 1 repeat them for every tensor. */
   readonly #globals = new Map<string, GlobalNode>();
+  #operationCount = 0;
   #nodeCount = 0;
   #opcodePosition = 0;
   #opcodeName = 'the first opcode';
   #isStopped = false;
+  /** The machine's own error, which a larger window would not help. */
+  #failure: CheckpointError | null = null;
 
-  constructor(bytes: Uint8Array, options: PickleOptions, start: number) {
-    this.cursor = new Cursor(bytes, options, start);
+  constructor(range: ByteRange, options: PickleOptions) {
+    this.#range = range;
     this.#options = options;
+    this.#cursor = this.#openWindow(new Uint8Array(0), 0);
+  }
+
+  /** The bytes of the window. */
+  get cursor(): Cursor {
+    return this.#cursor;
+  }
+
+  /** Where in the range the next byte is. */
+  get #position(): number {
+    return this.#windowStart + this.#cursor.position;
+  }
+
+  /** How many bytes the range still has, in the window and behind it. */
+  get remaining(): number {
+    return this.#range.byteLength - this.#position;
   }
 
   /** The byte of the file at which the current opcode stands, for errors and values. */
   get offset(): number | undefined {
-    return this.cursor.fileOffset(this.#opcodePosition);
+    const { source, offset } = this.#range;
+    return source.computedFrom === undefined ? offset + this.#opcodePosition : undefined;
   }
 
-  run(): PickleResult {
-    for (let operations = 0; !this.#isStopped; operations++) {
-      if (operations === MAX_OPERATIONS) throw this.exceeded(`${MAX_OPERATIONS} opcodes`);
-      this.#step();
+  async run(): Promise<PickleResult> {
+    while (!this.#isStopped) {
+      try {
+        while (!this.#isStopped) this.#step();
+      } catch (error) {
+        if (!this.#isCutOff(error)) throw error;
+        await this.#load();
+      }
     }
     const value = this.pop();
     if (this.#stack.length > 0)
       throw this.fail(`STOP leaves ${this.#stack.length} values too many on the stack`);
-    return { value, end: this.cursor.position };
+    return { value, end: this.#position };
+  }
+
+  /** Whether an opcode came to the end of the window, where the range goes on. */
+  #isCutOff(error: unknown): boolean {
+    const isTruncated = error instanceof CheckpointError && error.code === 'truncated';
+    return isTruncated && error !== this.#failure && this.#windowEnd < this.#range.byteLength;
+  }
+
+  get #windowEnd(): number {
+    return this.#windowStart + this.#cursor.bytes.byteLength;
+  }
+
+  /** Brings more bytes into the window, from the current opcode on. */
+  async #load(): Promise<void> {
+    const start = this.#opcodePosition;
+    const known = this.#windowEnd - start;
+    const grown = Math.min(LARGEST_WINDOW_BYTES, WINDOW_GROWTH * this.#cursor.bytes.byteLength);
+    const byteLength = Math.min(
+      Math.max(FIRST_WINDOW_BYTES, grown, 2 * known),
+      this.#range.byteLength - start,
+      MAX_PICKLE_BYTES - (start - this.#payloadBytes),
+    );
+    if (byteLength <= known) throw this.exceeded(`${MAX_PICKLE_BYTES} bytes apart from those of arrays`);
+    const bytes = await readRange(sliceRange(this.#range, start, start + byteLength));
+    this.#cursor = this.#openWindow(bytes, start);
+  }
+
+  #openWindow(bytes: Uint8Array, start: number): Cursor {
+    const { source, offset } = this.#range;
+    this.#windowStart = start;
+    return new Cursor(bytes, {
+      file: source.name,
+      baseOffset: source.computedFrom === undefined ? offset + start : null,
+      subject: this.#options.subject,
+    });
+  }
+
+  /**
+   * Leaves the next bytes where they are.
+   *
+   * @param isText whether they are text in UTF-8.
+   */
+  skipPayload(byteLength: number | bigint, isText: boolean): PayloadNode {
+    const { remaining } = this;
+    if (byteLength > remaining) {
+      const found = `found only ${remaining} before the end of ${this.#options.subject}`;
+      throw this.#failAs('truncated', `expected ${byteLength} bytes, ${found}`);
+    }
+    const [start, end] = [this.#position, this.#position + Number(byteLength)];
+    if (end <= this.#windowEnd) this.#cursor.skip(end - start);
+    else this.#cursor = this.#openWindow(new Uint8Array(0), end);
+    this.#payloadBytes += end - start;
+    return { kind: 'payload', range: sliceRange(this.#range, start, end), isText };
+  }
+
+  /** The bytes that were just read as a text, which they are not: names of Python 2 in another encoding, or an array. */
+  payloadBehind(byteLength: number, text: string): PayloadNode {
+    const range = sliceRange(this.#range, this.#position - byteLength, this.#position);
+    return { kind: 'payload', range, isText: false, ...(byteLength <= MAX_GLOBAL_LENGTH ? { text } : {}) };
   }
 
   stop(): void {
@@ -207,12 +312,6 @@ class PickleMachine {
     this.push(value);
   }
 
-  /** Checks the length that an opcode states for its string. */
-  checkStringLength(byteLength: number | bigint): void {
-    if (byteLength > MAX_STRING_BYTES)
-      throw this.exceeded(`${MAX_STRING_BYTES} bytes in one string`, `a length of ${byteLength}`);
-  }
-
   /** A signed little-endian integer of `byteLength` bytes. */
   readInteger(byteLength: number): number | bigint {
     if (byteLength < 0) throw this.fail(`${this.#opcodeName} has a negative length, ${byteLength}`);
@@ -273,6 +372,7 @@ class PickleMachine {
   #checkGlobal(node: GlobalNode): void {
     const { module, name, qualifiedName } = node;
     if (isGetattr(node)) return;
+    if (OUT_OF_BAND_ARRAYS.test(qualifiedName)) throw this.#refuseOutOfBand(qualifiedName);
     if (isDangerous(module, name)) throw this.refuse(`names ${quote(qualifiedName)}`);
     const within = findModuleWithin(module, name);
     if (within === null) return;
@@ -280,6 +380,11 @@ class PickleMachine {
       why: 'which may be a module and hand out whatever it imported',
       hint: OWN_FILE_HINT,
     });
+  }
+
+  #refuseOutOfBand(name: string): CheckpointError {
+    const message = `expected a pickle that holds its arrays, found ${name}: joblib writes them between the opcodes`;
+    return this.#failAs('unsupported', message, SAVE_WITHOUT_JOBLIB);
   }
 
   /** Lets everything through but getattr, which reaches any callable from where it is handed to. */
@@ -298,6 +403,8 @@ class PickleMachine {
     const isReconstructor = isNode(callee, 'global') && RECONSTRUCTOR.test(callee.qualifiedName);
     const made = isReconstructor ? { callee: args[0] ?? null, args: [] } : { callee, args };
     const container = makeContainer(callee, args);
+    // A copy of a dict, in a few bytes of the file.
+    if (isNode(container, 'dict')) this.#countNodes(container.entries.size);
     this.pushNode(container ?? makeObjectNode({ ...made, keywords, offset: this.offset }));
   }
 
@@ -321,7 +428,14 @@ class PickleMachine {
   }
 
   #failAs(code: CheckpointErrorCode, message: string, hint?: string): CheckpointError {
-    return new CheckpointError(message, { code, file: this.#options.file, offset: this.offset, hint });
+    const failure = new CheckpointError(message, {
+      code,
+      file: this.#range.source.name,
+      offset: this.offset,
+      hint,
+    });
+    this.#failure = failure;
+    return failure;
   }
 
   /** An error about a `MAX_` constant, such as `4194304 memo entries`. */
@@ -330,8 +444,9 @@ class PickleMachine {
   }
 
   #step(): void {
-    this.#opcodePosition = this.cursor.position;
-    const code = this.cursor.readU8();
+    this.#opcodePosition = this.#position;
+    const code = this.#cursor.readU8();
+    if (++this.#operationCount > MAX_OPERATIONS) throw this.exceeded(`${MAX_OPERATIONS} opcodes`);
     const opcode = OPCODES[code];
     if (opcode === undefined) {
       this.#opcodeName = 'the opcode';
@@ -351,13 +466,21 @@ class PickleMachine {
 const FOREIGN_FILE_HINT =
   'Nothing was run. Do not load this file with torch.load or pickle; get it again from a source that you trust.';
 
+/** How joblib marks the arrays that follow in the file. Loading one calls no less than numpy's own loaders. */
+const OUT_OF_BAND_ARRAYS = /^joblib\.numpy_pickle(?:_compat)?\.Z?(?:NumpyArray|NDArray)Wrapper$/;
+
+const SAVE_WITHOUT_JOBLIB =
+  'If you trust the file, save its arrays with pickle, and audit that: ' +
+  "pickle.dump(joblib.load('FILE'), open('weights.pkl', 'wb'))";
+
 /** For what sound files may hold too. */
 const OWN_FILE_HINT =
   'Nothing was run. Where the file is your own, save its state dict alone: torch.save(model.state_dict(), PATH). ' +
   'Else do not load it with torch.load or pickle; get it again from a source that you trust.';
 
 const DICT_CLASS =
-  /^(?:(?:collections|ordereddict)\.OrderedDict|collections\.defaultdict|(?:builtins|__builtin__)\.dict)$/;
+  /^(?:(?:collections|ordereddict)\.OrderedDict|collections\.defaultdict|(?:builtins|__builtin__)\.dict|flax\.core\.frozen_dict\.FrozenDict)$/;
+const TUPLE_CLASS = /^(?:builtins|__builtin__)\.tuple$/;
 const SET_CLASS = /^(?:(?:builtins|__builtin__)\.(?:set|frozenset)|sets\.Set)$/;
 const RECONSTRUCTOR = /^copy_?reg\._reconstructor$/;
 
@@ -366,13 +489,15 @@ function makeContainer(callee: PickleValue, args: readonly PickleValue[]): Pickl
   if (!isNode(callee, 'global')) return null;
   const name = callee.qualifiedName;
   if (DICT_CLASS.test(name)) {
-    const entries = new Map<PickleValue, PickleValue>();
+    const entries = new Map(entriesOf(args[0]) ?? []);
     for (const pair of itemsOf(args[0])) {
       const [key, value] = itemsOf(pair);
       if (key !== undefined && value !== undefined) entries.set(key, value);
     }
     return { kind: 'dict', entries, state: null };
   }
+  // PaddlePaddle writes a tensor as tuple((name, array)).
+  if (TUPLE_CLASS.test(name)) return { kind: 'tuple', items: itemsOf(args[0]) };
   if (SET_CLASS.test(name)) return { kind: 'set', items: [...itemsOf(args[0])] };
   return null;
 }
@@ -427,8 +552,8 @@ const OPCODES: readonly (Opcode | undefined)[] = makeTable({
   // Strings and bytes.
   S: { name: 'STRING', apply: pushQuotedLine },
   V: { name: 'UNICODE', apply: pushUnicodeLine },
-  T: { name: 'BINSTRING', apply: (machine) => pushText(machine, machine.cursor.readU32()) },
-  U: { name: 'SHORT_BINSTRING', apply: (machine) => pushText(machine, machine.cursor.readU8()) },
+  T: { name: 'BINSTRING', apply: (machine) => pushTextOrBytes(machine, machine.cursor.readU32()) },
+  U: { name: 'SHORT_BINSTRING', apply: (machine) => pushTextOrBytes(machine, machine.cursor.readU8()) },
   X: { name: 'BINUNICODE', apply: (machine) => pushText(machine, machine.cursor.readU32()) },
   '\x8c': { name: 'SHORT_BINUNICODE', apply: (machine) => pushText(machine, machine.cursor.readU8()) },
   '\x8d': { name: 'BINUNICODE8', apply: (machine) => pushText(machine, machine.cursor.readU64()) },
@@ -491,8 +616,8 @@ function checkProtocol(machine: PickleMachine): void {
 /** Frames only help readers that read ahead; what matters is that the bytes are there. */
 function checkFrame(machine: PickleMachine): void {
   const byteLength = machine.cursor.readU64();
-  if (byteLength > machine.cursor.remaining) {
-    const found = `found only ${machine.cursor.remaining} before the end`;
+  if (byteLength > machine.remaining) {
+    const found = `found only ${machine.remaining} before the end`;
     throw machine.fail(`expected a frame of ${byteLength} bytes, ${found}`, 'truncated');
   }
 }
@@ -504,14 +629,23 @@ function readIndexLine(machine: PickleMachine): number {
 }
 
 function pushText(machine: PickleMachine, byteLength: number | bigint): void {
-  machine.checkStringLength(byteLength);
-  machine.push(machine.cursor.readText(byteLength));
+  if (byteLength > MAX_TEXT_BYTES) machine.pushNode(machine.skipPayload(byteLength, true));
+  else machine.push(machine.cursor.readText(byteLength));
 }
 
-/** Copied, so that a small value does not keep the whole pickle in memory. */
 function pushBytes(machine: PickleMachine, byteLength: number | bigint): void {
-  machine.checkStringLength(byteLength);
-  machine.pushNode(machine.cursor.readBytes(byteLength).slice());
+  machine.pushNode(machine.skipPayload(byteLength, false));
+}
+
+/** Python 2 has one type for texts and bytes. */
+function pushTextOrBytes(machine: PickleMachine, byteLength: number): void {
+  if (byteLength > MAX_TEXT_BYTES) {
+    pushBytes(machine, byteLength);
+    return;
+  }
+  const text = machine.cursor.readText(byteLength);
+  if (!text.includes('\uFFFD')) machine.push(text);
+  else machine.pushNode(machine.payloadBehind(byteLength, text));
 }
 
 /** `I00` and `I01` are False and True since protocol 1 (pickletools: INT). */
@@ -607,7 +741,12 @@ function setItems(machine: PickleMachine, pairs: readonly PickleValue[]): void {
   if (isNode(target, 'object')) target.entries ??= new Map();
   const entries = isNode(target, 'dict') || isNode(target, 'object') ? target.entries : null;
   if (entries === null) throw machine.fail(`expected a dict to set items in, found ${describeValue(target)}`);
-  for (let i = 0; i < pairs.length; i += 2) entries.set(pairs[i] ?? null, pairs[i + 1] ?? null);
+  for (let i = 0; i < pairs.length; i += 2) entries.set(toKey(pairs[i] ?? null), pairs[i + 1] ?? null);
+}
+
+/** Names of Python 2 in another encoding than UTF-8 are names all the same. */
+function toKey(key: PickleValue): PickleValue {
+  return isNode(key, 'payload') ? (key.text ?? key) : key;
 }
 
 function readGlobal(machine: PickleMachine): GlobalNode {

@@ -7,10 +7,12 @@ import {
   asModule,
   type Child,
   childrenOf,
+  collectionsOf,
   countNormLayers,
   MAX_NESTING,
   type ModuleObject,
   NO_FACTS,
+  nameOfKey,
   type Surveyor,
 } from './objects.js';
 import {
@@ -21,7 +23,7 @@ import {
   type PickleNode,
   type PickleValue,
 } from './pickle-values.js';
-import { asTensorCall, readLayout } from './tensors.js';
+import { asCountCall, asTensorCall, readLayout } from './tensors.js';
 
 /** A running average of the model, or an earlier one, kept beside it. */
 const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
@@ -272,7 +274,8 @@ function findCandidates(root: PickleValue, surveyor: Surveyor): readonly Candida
     if (census.normLayers === 0) return;
     const step = { node, path };
     const children = childrenOf(node);
-    const isOwner = asModule(node) !== null || countNormLayers(children) > 0;
+    const isOwner =
+      asModule(node) !== null || countNormLayers(children) > 0 || collectionsOf(children) !== null;
     if (isOwner) {
       owners.add(node);
       // A dict's own keys may be those of one layer: `running_mean` instead of `layer1.bn1.running_mean`.
@@ -370,6 +373,8 @@ export interface NamedParts {
   readonly modules: ReadonlyMap<string, ModuleFacts>;
   /** The TorchScript classes of modules by path. */
   readonly scriptClasses: ReadonlyMap<string, string>;
+  /** False for Flax: JAX sorts the keys of dicts. */
+  readonly inModuleOrder: boolean;
 }
 
 /**
@@ -390,6 +395,7 @@ class Namer {
   readonly #modules = new Map<string, ModuleFacts>();
   readonly #scriptClasses = new Map<string, string>();
   readonly #path = new Set<PickleNode>();
+  #isFlax = false;
   #visits = 0;
 
   constructor(chosen: ChosenParts, surveyor: Surveyor, file: string) {
@@ -404,7 +410,12 @@ class Namer {
       if (call !== null) this.#add(prefix, { call, isBuffer: null, isScript: false });
       this.#visit(value, prefix);
     }
-    return { tensors: this.#tensors, modules: this.#modules, scriptClasses: this.#scriptClasses };
+    return {
+      tensors: this.#tensors,
+      modules: this.#modules,
+      scriptClasses: this.#scriptClasses,
+      inModuleOrder: !this.#isFlax,
+    };
   }
 
   #visit(value: PickleValue, prefix: string): void {
@@ -430,14 +441,20 @@ class Namer {
 
   #visitContainer(node: PickleNode, prefix: string): void {
     this.#readVersions(node, prefix);
-    // A state dict's names are made of a dict's strings alone.
+    // A state dict's names are made of a dict's strings, and paths of them, alone.
     const children =
       node.kind === 'dict'
-        ? [...node.entries].flatMap(([name, value]) => (typeof name === 'string' ? { name, value } : []))
+        ? [...node.entries].flatMap(([key, value]) => {
+            const name = nameOfKey(key);
+            return name === null ? [] : { name, value };
+          })
         : childrenOf(node);
-    for (const child of children) {
-      const name = join(prefix, child.name);
-      const call = asTensorCall(child.value);
+    const collections = collectionsOf(children);
+    if (collections !== null || children.some(({ name }) => name.startsWith('batch_stats.')))
+      this.#isFlax = true;
+    for (const child of collections ?? children) {
+      const name = collections === null ? join(prefix, child.name) : prefix;
+      const call = asTensorCall(child.value) ?? asCountCall(name, child.value);
       if (call !== null) this.#add(name, { call, isBuffer: null, isScript: false });
       else if (!this.#isTrainingState(child)) this.#visit(child.value, name);
     }

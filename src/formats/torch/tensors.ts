@@ -13,6 +13,7 @@ import {
   wholeOf,
 } from '../../io/byte-source.js';
 import { byteSwappedSource, type Keeper, stridedSource } from '../../io/views.js';
+import { isNumpyArray, readNumpyArray } from './numpy-arrays.js';
 import {
   asInteger,
   asIntegers,
@@ -30,7 +31,7 @@ import {
 
 /** What every PyTorch container comes down to: the object that was saved, and where its storages are. */
 export interface TorchContainer {
-  readonly format: 'PyTorch' | 'TorchScript';
+  readonly format: 'PyTorch' | 'TorchScript' | 'NumPy pickle';
   readonly root: PickleValue;
   readonly storages: StorageTable;
   /** The source of a TorchScript class by its mangled module name, null where it is missing; absent without code. */
@@ -48,12 +49,15 @@ export interface StorageTable {
    *
    * @throws CheckpointError naming `tensorName` when the storage is missing, too short, or damaged.
    */
-  locate(
-    storage: StorageNode,
-    tensorName: string,
-  ): Promise<{ readonly range: ByteRange; readonly byteOrder: 'little' | 'big' }>;
+  locate(storage: StorageNode, tensorName: string): Promise<StoredBytes>;
   /** Checks a small storage against its checksum; absent where the container has none. */
   verify?(storage: StorageNode, tensorName: string): Promise<void>;
+}
+
+/** The bytes of one storage, or of one array. */
+interface StoredBytes {
+  readonly range: ByteRange;
+  readonly byteOrder: 'little' | 'big';
 }
 
 /** What the elements of a storage are; null for what this program has no type for: quantized and double complex ones. */
@@ -170,7 +174,8 @@ interface UnreadableTensor {
 /** How a tensor lies in its storage. Counts of elements; nothing is checked against the storage yet. */
 export interface TensorLayout {
   readonly kind: 'layout';
-  readonly storage: StorageNode;
+  /** As the container knows it, or where the bytes are. */
+  readonly storage: StorageNode | StoredBytes;
   readonly dtype: DType;
   readonly elementByteLength: number;
   readonly shape: readonly number[];
@@ -183,7 +188,7 @@ export interface TensorLayout {
 }
 
 /** What a function that rebuilds tensors takes, or what is special about its tensors. */
-type Rebuilder = 'storage' | 'storage and dtype' | 'tensor' | 'function' | { readonly why: string };
+type Rebuilder = 'storage' | 'storage and dtype' | 'tensor' | 'function' | 'state' | { readonly why: string };
 
 /** The functions of torch/_utils.py and torch/_tensor.py, and the word for tensors without plain elements. */
 const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
@@ -206,10 +211,13 @@ const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
     _rebuild_xla_tensor: { why: 'an XLA tensor' },
     _rebuild_mkldnn_tensor: { why: 'in the MKL-DNN layout' },
     _rebuild_dtensor: { why: 'a distributed tensor' },
-  }).flatMap(([name, rebuilder]) => [
-    [`torch._utils.${name}`, rebuilder],
-    [`torch._tensor.${name}`, rebuilder],
-  ]),
+  })
+    .flatMap(([name, rebuilder]): [string, Rebuilder][] => [
+      [`torch._utils.${name}`, rebuilder],
+      [`torch._tensor.${name}`, rebuilder],
+    ])
+    // Arrays of JAX are pickled as those of NumPy (jax/_src/array.py, `__reduce__`).
+    .concat([['jax._src.array._reconstruct_array', 'state']]),
 );
 
 /** Wrappers nest twice in practice: a Parameter of a tensor subclass of a tensor. */
@@ -247,9 +255,20 @@ export function makeTensorCall(tensor: PlainTensor): ObjectNode {
   });
 }
 
-/** The value as a call of a function that rebuilds tensors; null for every other value. */
+/**
+ * The value as a call of a function that rebuilds tensors, of PyTorch or arrays of NumPy; null for every other value.
+ * PaddlePaddle keeps the name of a tensor beside its array: (name, array).
+ */
 export function asTensorCall(value: PickleValue | undefined): ObjectNode | null {
-  return isNode(value, 'object') && rebuilderOf(value) !== undefined ? value : null;
+  if (isNode(value, 'object')) return rebuilderOf(value) !== undefined || isNumpyArray(value) ? value : null;
+  const [name, array] = isNode(value, 'tuple') && value.items.length === 2 ? value.items : [];
+  return typeof name === 'string' && isNode(array, 'object') && isNumpyArray(array) ? array : null;
+}
+
+/** A count of batches that is no tensor but a number of NumPy; null for all others, which are metrics and settings. */
+export function asCountCall(name: string, value: PickleValue): ObjectNode | null {
+  const isCount = /(?:^|\.)num_batches_tracked$/.test(name);
+  return isCount && isNode(value, 'object') && isNumpyArray(value, true) ? value : null;
 }
 
 function rebuilderOf({ callee }: ObjectNode): Rebuilder | undefined {
@@ -264,6 +283,7 @@ function rebuilderOf({ callee }: ObjectNode): Rebuilder | undefined {
  *     _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])
  *     _rebuild_parameter(tensor, requires_grad, hooks), …_with_state(…, state)
  *     _rebuild_from_type_v2(function, type, arguments, state)
+ *     jax's _reconstruct_array(function, arguments, state, facts)
  *
  * @throws CheckpointError `malformed` naming the tensor when an argument is none that the function takes.
  */
@@ -271,6 +291,7 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
   let current: ObjectNode = call;
   let parameterRequiresGrad: boolean | null = null;
   for (let depth = 0; depth < MAX_WRAPPERS; depth++) {
+    if (isNumpyArray(current) || isNumpyArray(current, true)) return readArrayLayout(current, { name, file });
     const rebuilder = rebuilderOf(current);
     if (rebuilder === undefined)
       return {
@@ -297,8 +318,12 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
  * DTensor wraps what one rank holds, which is read where it is all of it (torch/distributed/tensor/_api.py):
  * `_rebuild_wrapper_subclass(class, dtype, size, …)` with the state `_local_tensor`.
  */
-function unwrap(call: ObjectNode, takes: 'tensor' | 'function') {
+function unwrap(call: ObjectNode, takes: 'tensor' | 'function' | 'state') {
   const [first, second, args, state] = call.args;
+  if (takes === 'state') {
+    if (!isNode(first, 'global') || !isNode(second, 'tuple')) return null;
+    return { call: { ...call, callee: first, args: second.items, state: args ?? null }, requiresGrad: null };
+  }
   if (takes === 'tensor')
     return isNode(first, 'object') ? { call: first, requiresGrad: second === true } : null;
   if (!isNode(first, 'global') || !isNode(args, 'tuple')) return null;
@@ -339,6 +364,27 @@ function readPlainLayout(
     ...readGeometry(call.args.slice(1, 4), fail),
     requiresGrad: requiresGrad === true,
     parameterRequiresGrad: context.parameterRequiresGrad,
+  };
+}
+
+/** A NumPy array lies in a storage of its own. */
+function readArrayLayout(
+  call: ObjectNode,
+  names: { readonly name: string; readonly file: string },
+): TensorLayout | UnreadableTensor {
+  const array = readNumpyArray(call, (message) => failTensor(call, names, message));
+  if (array.kind === 'unreadable') return array;
+  const { dtype, byteOrder, shape, strides, data: range } = array;
+  return {
+    kind: 'layout',
+    storage: { range, byteOrder },
+    dtype,
+    elementByteLength: bitsOf(dtype) / 8,
+    shape,
+    strides,
+    firstElement: 0,
+    requiresGrad: false,
+    parameterRequiresGrad: null,
   };
 }
 
@@ -409,7 +455,8 @@ export async function buildTensor(
         `size [${shape}] and stride [${strides}], which reach element ${lastElement}`,
     );
   }
-  const stored = await storages.locate(layout.storage, name);
+  const { storage } = layout;
+  const stored = 'range' in storage ? storage : await storages.locate(storage, name);
   if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength) {
     throw fail(
       `expected its storage to hold ${lastElement + 1} elements, found ${stored.range.byteLength} bytes`,
@@ -427,6 +474,7 @@ type Fail = (message: string, code?: CheckpointErrorCode) => CheckpointError;
 
 /** Elements of the tensor's own type that its storage, or the storage's view, holds. */
 function countStorageElements({ storage, elementByteLength }: TensorLayout, fail: Fail): number {
+  if ('range' in storage) return Math.floor(storage.range.byteLength / elementByteLength);
   const claimed = storage.view === null ? storage.elementCount : storage.view.elementCount;
   const count = asInteger(claimed);
   const storageType = elementTypeOf(storage.typeName);

@@ -12,7 +12,7 @@ import type {
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
-import type { ByteSource } from '../../io/byte-source.js';
+import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
 import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
@@ -114,7 +114,7 @@ async function readParts(
     path,
     format,
     tensors,
-    inModuleOrder: true,
+    inModuleOrder: named.inModuleOrder,
     graph: null,
     framework: findMarkedFramework(root),
     modules: await completeModules(named, container),
@@ -151,6 +151,17 @@ async function planTorchEdits(
   source: ByteSource,
   { planSplices }: TorchContainer,
 ): Promise<EditPlan> {
+  const isInFile = (holder: ByteSource) => holder === source || isInflated(holder);
+  const text = edits.find(({ tensor }) => !isInFile(enclosingRange(tensor.range).source));
+  if (text !== undefined) {
+    const why =
+      'cannot be restored: its array is written as text, which other values would make longer or shorter';
+    throw new CheckpointError(`tensor ${quote(text.tensor.name)} ${why}`, {
+      code: 'unsupported',
+      file: source.name,
+      hint: 'If you trust the file, load it and save it again with pickle_protocol=4 (torch.save) or protocol=4 (pickle.dump).',
+    });
+  }
   if (planSplices === undefined) return planPlainEdits(edits, tensors.values(), [source]);
   const pieces = await placeEdits(edits, tensors.values());
   refuseOtherSources(pieces, new Set([source, ...[...pieces.keys()].filter(isInflated)]), edits);
@@ -189,7 +200,8 @@ async function buildTensors(
     const bare = await buildTensor(name, layout, { file, storages: container.storages, call, keeper });
     tensors.set(name, { ...bare, ...describeRole(layout, namedTensor) });
     // Statistics are what the audit is about, and small: their checksums are worth reading.
-    if (STATISTIC.test(name)) await container.storages.verify?.(layout.storage, name);
+    const { storage } = layout;
+    if (STATISTIC.test(name) && !('range' in storage)) await container.storages.verify?.(storage, name);
   }
   const [first] = leftOut;
   if (tensors.size === 0 && first !== undefined) throw refuseTensor(first[1][0] ?? '', first[0], file);

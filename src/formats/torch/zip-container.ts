@@ -14,6 +14,7 @@ import {
   type Splice,
 } from '../../io/byte-source.js';
 import {
+  checkCrc,
   crc32,
   isInflated,
   LOCAL_HEADER_BYTES,
@@ -58,7 +59,7 @@ interface Renewal {
  * @param pieces by the archive's own source, or by the inflating source of a record; disjoint, by offset.
  * @throws CheckpointError where a record or its header cannot be read.
  */
-async function planZipSplices(
+export async function planZipSplices(
   archive: ZipArchive,
   pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,
 ): Promise<readonly Splice[]> {
@@ -286,7 +287,8 @@ const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
  *     ROOT/byteorder       little or big; absent before PyTorch 2.1, which means little
  *     ROOT/constants.pkl   TorchScript only, as is ROOT/code/
  *
- * ROOT is the directory of the first entry. Reads the directory and data.pkl; storages only when asked for.
+ * ROOT is the directory of the first entry. Reads the directory and data.pkl, but for the bytes of arrays; storages only
+ * when asked for.
  *
  * An exported program (`.pt2`) has `ROOT/data/weights/…_weights_config.json` in place of a pickle.
  *
@@ -310,13 +312,16 @@ export async function openZipContainer(source: ByteSource, isPart = false): Prom
 }
 
 async function readDataPickle(archive: ZipArchive, root: string): Promise<PickleValue> {
-  const file = archive.source.name;
+  const { source } = archive;
+  const file = source.name;
   const pickle = archive.entries.get(`${root}data.pkl`);
   if (pickle === undefined) throw new Error('the pickle by which the root was found is gone');
-  const { bytes, fileOffset } = await readRecord(archive, pickle, MAX_PICKLE_BYTES);
-  const { value } = readPickle(bytes, {
-    file,
-    baseOffset: fileOffset,
+  const range = await locateRecord(archive, pickle);
+  refuseAmplified([range], file);
+  // Inflated bytes are checked as they are read; those of arrays alone, of which a larger record consists, later or never.
+  if (range.source === source && range.byteLength <= MAX_PICKLE_BYTES)
+    checkCrc(source, pickle, await checksum(source, range, []));
+  const { value } = await readPickle(range, {
     subject: 'the pickle data.pkl',
     resolvePersistentId: (id, offset) => resolveTorchId(id, { file, offset }),
   });

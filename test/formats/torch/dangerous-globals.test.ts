@@ -7,6 +7,7 @@ import { CheckpointError } from '../../../src/errors.js';
 import { isDangerous } from '../../../src/formats/torch/dangerous-globals.js';
 import { readPickle } from '../../../src/formats/torch/pickle.js';
 import { isNode, type PickleValue } from '../../../src/formats/torch/pickle-values.js';
+import { holdBytes } from '../../../src/io/byte-source.js';
 import { failureOf } from '../../build/failure.js';
 import {
   dict,
@@ -24,12 +25,7 @@ import {
 } from './build/pickle-writer.js';
 import { legacyCheckpoint, normLayer, open, zipCheckpoint } from './build/torch-files.js';
 
-const READ_OPTIONS = {
-  file: 'file.pt',
-  baseOffset: 0,
-  subject: 'the pickle',
-  resolvePersistentId: (id: PickleValue) => id,
-};
+const READ_OPTIONS = { subject: 'the pickle', resolvePersistentId: (id: PickleValue) => id };
 
 const COMMAND = text('touch PWNED');
 
@@ -122,7 +118,7 @@ describe('getattr of a named class is read as the name that it comes to', () => 
     ['a method of a string', attribute(global('__builtin__', 'unicode'), 'lower'), 'unicode.lower'],
     ['a name that takes no capitals', attribute(global('m', '模型'), '平均'), '模型.平均'],
   ])('%s', async (_, piece, name) => {
-    const found = readPickle(pickle(piece), READ_OPTIONS).value;
+    const found = (await readPickle(holdBytes(pickle(piece)), READ_OPTIONS)).value;
     expect(isNode(found, 'global') && found.qualifiedName.endsWith(name)).toBe(true);
     const root = dict({ state_dict: orderedDict(normLayer('bn.')), message_hub: list(piece) });
     for (const bytes of [zipCheckpoint(root), legacyCheckpoint(root)]) {
@@ -130,9 +126,10 @@ describe('getattr of a named class is read as the name that it comes to', () => 
     }
   });
 
-  test('what it comes to may be called: an enum by its value', () => {
+  test('what it comes to may be called: an enum by its value', async () => {
     const member = reduce(attribute(global('project.config', 'History'), 'Mode'), tuple(int(1)));
-    expect(readPickle(pickle(member), READ_OPTIONS).value).toMatchObject({
+    const { value } = await readPickle(holdBytes(pickle(member)), READ_OPTIONS);
+    expect(value).toMatchObject({
       kind: 'object',
       callee: { module: 'project.config', name: 'History.Mode' },
     });

@@ -1,18 +1,18 @@
 import { describe, expect, test } from 'vitest';
 import { readPickle } from '../../../src/formats/torch/pickle.js';
 import { attributesOf, isNode, type PickleValue } from '../../../src/formats/torch/pickle-values.js';
+import { type ByteSource, memorySource, sliceRange, wholeOf } from '../../../src/io/byte-source.js';
 import { u64 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { dict, float, global, int, none, op, pickle, text, tuple, u32 } from './build/pickle-writer.js';
 
-const OPTIONS = {
-  file: 'file.pt',
-  baseOffset: 100,
-  subject: 'the pickle',
-  resolvePersistentId: (id: PickleValue) => id,
-};
+const OPTIONS = { subject: 'the pickle', resolvePersistentId: (id: PickleValue) => id };
 
-const read = (bytes: Uint8Array) => readPickle(bytes, OPTIONS).value;
+/** The bytes, 100 bytes into a file. */
+const inFile = (bytes: Uint8Array) =>
+  sliceRange(wholeOf(memorySource('file.pt', op(new Uint8Array(100), bytes))), 100, 100 + bytes.length);
+
+const read = async (bytes: Uint8Array) => (await readPickle(inFile(bytes), OPTIONS)).value;
 
 describe('values', () => {
   test.each<[string, Uint8Array, PickleValue]>([
@@ -35,32 +35,30 @@ describe('values', () => {
     ['SHORT_BINUNICODE', op(0x8c, 2, 'é', '.'), 'é'],
     ['BINUNICODE8', op(0x8d, u64(3), 'abc', '.'), 'abc'],
     ['SHORT_BINSTRING', op('U', 2, 'ab', '.'), 'ab'],
-    ['SHORT_BINBYTES', op('C', 2, 1, 2, '.'), Uint8Array.of(1, 2)],
-    ['BYTEARRAY8', op(0x96, u64(1), 9, '.'), Uint8Array.of(9)],
     ['DUP, POP and POP_MARK', op('K', 1, '2', '0', '(', 'K', 2, '1', '.'), 1],
-  ])('%s', (_, bytes, value) => {
-    expect(read(bytes)).toEqual(value);
+  ])('%s', async (_, bytes, value) => {
+    expect(await read(bytes)).toEqual(value);
   });
 
-  test('containers of every protocol', () => {
-    expect(read(op('(K', 1, 'K', 2, 'l.'))).toEqual({ kind: 'list', items: [1, 2] });
-    expect(read(op('](K', 1, 'e.'))).toEqual({ kind: 'list', items: [1] });
-    expect(read(op('K', 1, 'K', 2, 0x86, '.'))).toEqual({ kind: 'tuple', items: [1, 2] });
-    expect(read(op(0x8f, '(K', 1, 0x90, '.'))).toEqual({ kind: 'set', items: [1] });
-    expect(read(op('(K', 1, 0x91, '.'))).toEqual({ kind: 'set', items: [1] });
-    const made = read(op('(', text('a'), 'K', 1, 'd.'));
+  test('containers of every protocol', async () => {
+    expect(await read(op('(K', 1, 'K', 2, 'l.'))).toEqual({ kind: 'list', items: [1, 2] });
+    expect(await read(op('](K', 1, 'e.'))).toEqual({ kind: 'list', items: [1] });
+    expect(await read(op('K', 1, 'K', 2, 0x86, '.'))).toEqual({ kind: 'tuple', items: [1, 2] });
+    expect(await read(op(0x8f, '(K', 1, 0x90, '.'))).toEqual({ kind: 'set', items: [1] });
+    expect(await read(op('(K', 1, 0x91, '.'))).toEqual({ kind: 'set', items: [1] });
+    const made = await read(op('(', text('a'), 'K', 1, 'd.'));
     expect(isNode(made, 'dict') && [...made.entries]).toEqual([['a', 1]]);
   });
 
-  test('the memo of every protocol', () => {
-    expect(read(op('K', 7, 'p5\n0g5\n.'))).toBe(7);
-    expect(read(op('K', 7, 'q', 5, '0h', 5, '.'))).toBe(7);
-    expect(read(op('K', 7, 'r', u32(70000), '0j', u32(70000), '.'))).toBe(7);
-    expect(read(op(0x80, 4, 'K', 7, 0x94, '0h', 0, '.'))).toBe(7);
+  test('the memo of every protocol', async () => {
+    expect(await read(op('K', 7, 'p5\n0g5\n.'))).toBe(7);
+    expect(await read(op('K', 7, 'q', 5, '0h', 5, '.'))).toBe(7);
+    expect(await read(op('K', 7, 'r', u32(70000), '0j', u32(70000), '.'))).toBe(7);
+    expect(await read(op(0x80, 4, 'K', 7, 0x94, '0h', 0, '.'))).toBe(7);
   });
 
-  test('a call is noted with its callee and arguments', () => {
-    const made = read(op('c__main__\nNet\n', tuple(int(3)), 'R.'));
+  test('a call is noted with its callee and arguments', async () => {
+    const made = await read(op('c__main__\nNet\n', tuple(int(3)), 'R.'));
     expect(made).toMatchObject({
       kind: 'object',
       callee: { module: '__main__', name: 'Net' },
@@ -69,7 +67,7 @@ describe('values', () => {
     });
   });
 
-  test('NEWOBJ, NEWOBJ_EX, OBJ, INST and copyreg make instances, and BUILD gives them their state', () => {
+  test('NEWOBJ, NEWOBJ_EX, OBJ, INST and copyreg make instances, and BUILD gives them their state', async () => {
     const state = dict({ lr: int(1) });
     const ways = [
       op('c__main__\nNet\n', ')', 0x81),
@@ -83,7 +81,7 @@ describe('values', () => {
       ),
     ];
     for (const way of ways) {
-      const made = read(op(way, state, 'b.'));
+      const made = await read(op(way, state, 'b.'));
       expect(made).toMatchObject({ kind: 'object', callee: { qualifiedName: '__main__.Net' } });
       expect(isNode(made, 'object') && isNode(made.state, 'dict') && [...made.state.entries]).toEqual([
         ['lr', 1],
@@ -91,9 +89,11 @@ describe('values', () => {
     }
   });
 
-  test('a second BUILD adds its attributes to those of the first, as Python does', () => {
+  test('a second BUILD adds its attributes to those of the first, as Python does', async () => {
     const first = dict({ lr: int(1), steps: int(2) });
-    const made = read(op('c__main__\nNet\n', ')', 0x81, first, 'b', dict({ lr: int(3) }), 'b', none, 'b.'));
+    const made = await read(
+      op('c__main__\nNet\n', ')', 0x81, first, 'b', dict({ lr: int(3) }), 'b', none, 'b.'),
+    );
     expect(isNode(made, 'object') && [...(attributesOf(made) ?? [])]).toEqual([
       ['lr', 3],
       ['steps', 2],
@@ -104,38 +104,42 @@ describe('values', () => {
     ['attributes and slots', tuple(dict({ lr: int(1) }), dict({ steps: int(2) })), ['lr', 'steps']],
     ['slots alone', tuple(none, dict({ steps: int(2) })), ['steps']],
     ['attributes and no slots', tuple(dict({ lr: int(1) }), none), ['lr']],
-  ])('a state of %s', (_, state, names) => {
-    const made = read(op('c__main__\nNet\n', ')', 0x81, state, 'b.'));
+  ])('a state of %s', async (_, state, names) => {
+    const made = await read(op('c__main__\nNet\n', ')', 0x81, state, 'b.'));
     expect(isNode(made, 'object') && [...(attributesOf(made)?.keys() ?? [])]).toEqual(names);
   });
 
-  test('a state without attributes takes the place of the one before', () => {
-    const made = read(op('c__main__\nNet\n', ')', 0x81, dict({ lr: int(1) }), 'b', tuple(int(1)), 'b.'));
+  test('a state without attributes takes the place of the one before', async () => {
+    const made = await read(
+      op('c__main__\nNet\n', ')', 0x81, dict({ lr: int(1) }), 'b', tuple(int(1)), 'b.'),
+    );
     expect(made).toMatchObject({ state: { kind: 'tuple', items: [1] } });
   });
 
-  test('states without end stop at the limit of nodes', () => {
+  test('states without end stop at the limit of nodes', async () => {
     const entries = Object.fromEntries(Array.from({ length: 2000 }, (_, index) => [`a${index}`, none]));
     const again = Array.from({ length: 600 }, () => op('h', 1, 'b'));
-    expect(() => read(op('c__main__\nNet\n', ')', 0x81, dict(entries), 'q', 1, 'b', ...again, '.'))).toThrow(
-      'at most 1048576 containers and objects',
-    );
+    await expect(
+      read(op('c__main__\nNet\n', ')', 0x81, dict(entries), 'q', 1, 'b', ...again, '.')),
+    ).rejects.toThrow('at most 1048576 containers and objects');
   });
 
-  test('NEWOBJ_EX keeps arguments by name', () => {
-    const made = read(op('c__main__\nNet\n', tuple(int(1)), dict({ depth: int(50) }), 0x92, '.'));
+  test('NEWOBJ_EX keeps arguments by name', async () => {
+    const made = await read(op('c__main__\nNet\n', tuple(int(1)), dict({ depth: int(50) }), 0x92, '.'));
     expect(made).toMatchObject({ kind: 'object', args: [1], keywords: new Map([['depth', 50]]) });
   });
 
-  test('an OrderedDict of Python 2 is made of pairs', () => {
-    const made = read(op('ccollections\nOrderedDict\n', '(', '](', '](', text('a'), 'K', 1, 'ee', 't', 'R.'));
+  test('an OrderedDict of Python 2 is made of pairs', async () => {
+    const made = await read(
+      op('ccollections\nOrderedDict\n', '(', '](', '](', text('a'), 'K', 1, 'ee', 't', 'R.'),
+    );
     expect(isNode(made, 'dict') && [...made.entries]).toEqual([['a', 1]]);
   });
 
-  test('two pickles in a row end where they end', () => {
+  test('two pickles in a row end where they end', async () => {
     const bytes = op(pickle(int(1)), pickle(int(2)));
-    const first = readPickle(bytes, OPTIONS);
-    expect(readPickle(bytes, OPTIONS, first.end).value).toBe(2);
+    const { end } = await readPickle(inFile(bytes), OPTIONS);
+    expect(await read(bytes.subarray(end))).toBe(2);
   });
 });
 
@@ -165,15 +169,16 @@ describe('errors', () => {
     ['malformed', 'STOP comes before a MARK was closed', op('(N.')],
     ['malformed', 'REDUCE expects a callable, found 1', op('K', 1, ')R.')],
     [
-      'limit-exceeded',
-      'at most 67108864 bytes in one string, found a length of 1152921504606846976',
+      'truncated',
+      'expected 1152921504606846976 bytes, found only 0 before the end of the pickle',
       op(0x8d, u64(2n ** 60n)),
     ],
     [
-      'limit-exceeded',
-      'at most 67108864 bytes in one string, found a length of 9223372036854775808',
-      op(0x8e, u64(2n ** 63n)),
+      'truncated',
+      'expected 9223372036854775808 bytes, found only 1 before the end of the pickle',
+      op(0x8e, u64(2n ** 63n), 'N'),
     ],
+    ['truncated', 'found only 2 before the end', op('T', u32(-1), 'N.')],
     [
       'limit-exceeded',
       'at most 1024 bytes in one integer, found a length of 2147483647',
@@ -191,5 +196,91 @@ describe('errors', () => {
   test('a bomb of empty dicts ends at the limit of nodes', async () => {
     const failure = await failureOf(() => read(new Uint8Array(3_000_000).fill('}'.charCodeAt(0))));
     expect(failure.message).toContain('1048576 containers and objects');
+  });
+});
+
+describe('what is left in the file', () => {
+  const payload = (offset: number, byteLength: number, isText = false) => ({
+    kind: 'payload',
+    range: { offset, byteLength },
+    isText,
+  });
+
+  test.each<[string, Uint8Array, object]>([
+    ['SHORT_BINBYTES', op('C', 2, 1, 2, '.'), payload(102, 2)],
+    ['BINBYTES', op('B', u32(2), 1, 2, '.'), payload(105, 2)],
+    ['BINBYTES8', op(0x8e, u64(2), 1, 2, '.'), payload(109, 2)],
+    ['BYTEARRAY8', op(0x96, u64(1), 9, '.'), payload(109, 1)],
+    ['a string of Python 2 that is no UTF-8', op('U', 2, 0xe9, 0x41, '.'), payload(102, 2)],
+    ['a long string of Python 2', op('T', u32(70_000), new Uint8Array(70_000), '.'), payload(105, 70_000)],
+    ['a long text', op('X', u32(70_000), new Uint8Array(70_000), '.'), payload(105, 70_000, true)],
+    [
+      'a long text, BINUNICODE8',
+      op(0x8d, u64(70_000), new Uint8Array(70_000), '.'),
+      payload(109, 70_000, true),
+    ],
+  ])('%s', async (_, bytes, value) => {
+    expect(await read(bytes)).toMatchObject(value);
+  });
+
+  test('a key of Python 2 that is no UTF-8 stays a name', async () => {
+    const made = await read(op('}', 'U', 2, 0xe9, 0x41, 'K', 1, 's.'));
+    expect(isNode(made, 'dict') && [...made.entries]).toEqual([['\uFFFDA', 1]]);
+  });
+
+  test('what is read stays small whatever the bytes are', async () => {
+    const array = op('B', u32(1_000_000), new Uint8Array(1_000_000));
+    const range = inFile(op('(', ...Array.from({ length: 20 }, () => array), 'l.'));
+    let bytesRead = 0;
+    const source: ByteSource = {
+      ...range.source,
+      readInto(target, position) {
+        bytesRead += target.byteLength;
+        return range.source.readInto(target, position);
+      },
+    };
+    const { value } = await readPickle({ ...range, source }, OPTIONS);
+    expect(value).toMatchObject({ kind: 'list', items: { length: 20 } });
+    expect(bytesRead).toBeLessThan(200_000);
+  });
+
+  test('opcodes of every kind go on where a window cuts them off', async () => {
+    const names = Array.from({ length: 300 }, (_, index) => `layer${index}${'x'.repeat(index)}`);
+    const entries = Object.fromEntries(
+      names.map((name, index) => [name, index % 3 === 0 ? float(index) : int(index)]),
+    );
+    const calls = names.map((name) => op(`c__main__\n${name}\n`, ')R', '0', 'V', name, '\n', '0'));
+    const made = await read(op(...calls, dict(entries), '.'));
+    expect(isNode(made, 'dict') && [...made.entries]).toEqual(names.map((name, index) => [name, index]));
+  });
+
+  test('a frame may be longer than a window, and not longer than the file', async () => {
+    const bytes = new Uint8Array(100_000).fill('N'.charCodeAt(0));
+    expect(await read(op(0x95, u64(200_000), bytes, '0'.repeat(99_999), '.'))).toBe(null);
+    const failure = await failureOf(() => read(op(0x95, u64(100_003), bytes, 'N.')));
+    expect(failure.message).toContain('expected a frame of 100003 bytes, found only 100002 before the end');
+  });
+
+  test('what is read of a pickle has a limit, and a line that never ends is read that far', async () => {
+    const range = { offset: 0, byteLength: 2 ** 40 };
+    const source: ByteSource = {
+      ...memorySource('endless.pkl', new Uint8Array(0)),
+      byteLength: 2 ** 40,
+      async readInto(target) {
+        target.fill('V'.charCodeAt(0));
+      },
+    };
+    const failure = await failureOf(() => readPickle({ ...range, source }, OPTIONS));
+    expect(failure).toMatchObject({ code: 'limit-exceeded' });
+    expect(failure.message).toContain('at most 134217728 bytes apart from those of arrays, found more');
+  });
+
+  test('arrays of joblib, which stand between the opcodes, are named with the way out', async () => {
+    const failure = await failureOf(() =>
+      read(op('cjoblib.numpy_pickle\nNumpyArrayWrapper\n', ')', 0x81, '.')),
+    );
+    expect(failure.code).toBe('unsupported');
+    expect(failure.message).toContain('joblib writes them between the opcodes');
+    expect(failure.hint).toContain("pickle.dump(joblib.load('FILE'), open('weights.pkl', 'wb'))");
   });
 });

@@ -1,10 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { decodeFloats } from '../../src/checkpoint/dtype.js';
-import { memorySource, readRange } from '../../src/io/byte-source.js';
-import { readNpy, readNpz } from '../../src/probe/inputs.js';
-import { bytesOf, f32, f64 } from '../build/bytes.js';
-import { failureOf } from '../build/failure.js';
-import { zip } from '../formats/torch/build/zip-writer.js';
+import { decodeFloats } from '../../../src/checkpoint/dtype.js';
+import { readNpy, readNpz } from '../../../src/formats/numpy/npy.js';
+import { memorySource, readRange } from '../../../src/io/byte-source.js';
+import { openZip } from '../../../src/io/zip.js';
+import { bytesOf, f32, f64 } from '../../build/bytes.js';
+import { failureOf } from '../../build/failure.js';
+import { zip } from '../torch/build/zip-writer.js';
 import { npy } from './build-npy.js';
 
 function fail(): never {
@@ -112,12 +113,11 @@ describe('readNpy', () => {
 });
 
 describe('readNpz', () => {
-  const openZip = (bytes: Uint8Array) =>
-    readNpz({ source: memorySource('x.npz', bytes), offset: 0, byteLength: bytes.byteLength });
+  const openArchive = async (bytes: Uint8Array) => readNpz(await openZip(memorySource('x.npz', bytes)));
   const array = npy('<f4', '(2,)', f32(1, 2));
 
   test.each([false, true])('reads arrays by their names (deflated: %s)', async (isDeflated) => {
-    const arrays = await openZip(zip([{ name: 'input:0.npy', bytes: array, deflate: isDeflated }]));
+    const arrays = await openArchive(zip([{ name: 'input:0.npy', bytes: array, deflate: isDeflated }]));
     expect([...arrays.keys()]).toEqual(['input:0']);
     const tensor = await arrays.get('input:0')?.();
     expect(tensor?.shape).toEqual([2]);
@@ -125,19 +125,21 @@ describe('readNpz', () => {
   });
 
   test('refuses an entry that is no array', async () => {
-    expect((await failureOf(() => openZip(zip([{ name: 'evil.pkl', bytes: array }])))).message).toMatch(
+    expect((await failureOf(() => openArchive(zip([{ name: 'evil.pkl', bytes: array }])))).message).toMatch(
       /found the entry "evil\.pkl"/,
     );
   });
 
   test('refuses an entry that claims to inflate beyond what deflate can', async () => {
     const bomb = zip([{ name: 'x.npy', bytes: array, deflate: true, byteLength: 0x7fffffff }]);
-    const read = async () => (await openZip(bomb)).get('x')?.();
+    const read = async () => (await openArchive(bomb)).get('x')?.();
     expect((await failureOf(read)).message).toMatch(/can inflate to|at most \d+ bytes/);
   });
 
   test('refuses an entry that inflates to more than it claims', async () => {
     const lie = zip([{ name: 'x.npy', bytes: array, deflate: true, byteLength: array.length - 1 }]);
-    expect((await failureOf(async () => (await openZip(lie)).get('x')?.())).message).toMatch(/found more/);
+    expect((await failureOf(async () => (await openArchive(lie)).get('x')?.())).message).toMatch(
+      /found more/,
+    );
   });
 });

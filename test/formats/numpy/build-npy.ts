@@ -1,4 +1,4 @@
-import { bytesOf } from '../build/bytes.js';
+import { bytesOf } from '../../build/bytes.js';
 
 /** What an .npy array may be besides what NumPy writes today. */
 export interface NpyParts {
