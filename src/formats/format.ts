@@ -14,7 +14,10 @@ export interface Format {
   readonly looksLike: (head: Uint8Array) => boolean;
   /** Whether a ZIP archive belongs to the format by the names of its entries; asked before {@link looksLike} is. */
   readonly looksInside?: (names: readonly string[]) => boolean;
-  /** The files by which a directory is opened, in the order in which loaders look; they belong to it whatever they hold. */
+  /**
+   * The files by which a directory is opened, in the order in which loaders look; they belong to it whatever they hold.
+   * `*.npy` stands for the first of files that all end so.
+   */
   readonly inDirectory?: readonly string[];
   /**
    * Reads a file that looks like it, headers only. The checkpoint owns the source.
@@ -83,7 +86,6 @@ export const OTHER_FILES: readonly Format[] = [
   notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
   notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
   notRead('an HDF5 file (Keras .h5 weights?), not a format that is read here', '\x89HDF', SAVE_KERAS_WEIGHTS),
-  notRead('a NumPy .npy array, not a checkpoint', '\x93NUMPY'),
   notRead('a GGUF file, not a format that is read here', 'GGUF'),
   notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
     textOf(head).startsWith('TFL3', 4),

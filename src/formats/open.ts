@@ -1,6 +1,6 @@
 // The registry of formats, and opening: the first format that a file's first bytes look like reads it.
 
-import { lstatSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import {
   type Checkpoint,
@@ -51,7 +51,10 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
 
 /** {@link openCheckpoint} for callers who have checked their options, among which may be others. */
 export async function openPath(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
-  const place = await openPlace(path, { ...options, defaults: DIRECTORY_NAMES });
+  const place = await openPlace(path, {
+    ...options,
+    defaults: DIRECTORY_NAMES.filter((name) => !name.startsWith('*')),
+  });
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
     const { path: file = path } = source;
@@ -78,12 +81,27 @@ export function findInDirectory(path: string): string | null {
   if (!isDirectory(path)) return null;
   const isThere = (file: string) =>
     explainAs(file, () => lstatSync(file, { throwIfNoEntry: false }) !== undefined);
-  const found = DIRECTORY_NAMES.map((name) => join(path, name)).find(isThere);
-  if (found !== undefined) return found;
+  for (const name of DIRECTORY_NAMES) {
+    const file = name.startsWith('*') ? findAlike(path, name.slice(1)) : join(path, name);
+    if (file !== null && isThere(file)) return file;
+  }
   throw new CheckpointError(
     'expected a checkpoint file, found a directory without model.safetensors or model.safetensors.index.json',
     { code: 'not-a-file', file: path, hint: 'Name the checkpoint file inside it.' },
   );
+}
+
+/** Files that lie beside weights and are none. */
+const SIDE_FILE = /^\.|\.(?:json|txt|md|ya?ml|log)$/i;
+
+/** The first of the files of a directory where all have the ending, those aside that lie beside weights. */
+function findAlike(path: string, ending: string): string | null {
+  const entries = explainAs(path, () => readdirSync(path, { withFileTypes: true }));
+  const names = entries
+    .filter((entry) => !entry.isDirectory() && !SIDE_FILE.test(entry.name))
+    .map(({ name }) => name);
+  const [first] = names.sort();
+  return first !== undefined && names.every((name) => name.endsWith(ending)) ? join(path, first) : null;
 }
 
 /**
@@ -299,6 +317,23 @@ export const FORMATS: readonly Format[] = [
     looksInside: (names) => findHeld(names) !== undefined,
     open: openHeld,
     hasParts: true,
+  },
+  {
+    name: 'NumPy .npz',
+    looksLike: () => false,
+    looksInside: (names) => names.length > 0 && names.every((name) => /(?:\.npy|\/)$/.test(name)),
+    open: async (source, options) => (await import('./numpy/open-arrays.js')).openNpz(source, options),
+  },
+  {
+    name: 'NumPy .npy files',
+    looksLike: (head) => Buffer.from(head.subarray(0, 6)).toString('latin1') === '\x93NUMPY',
+    async open(source, options) {
+      if (isDirectory(options.path))
+        return (await import('./numpy/open-arrays.js')).openNpyFolder(source, options);
+      const hint = 'Name the folder of .npy files that it belongs to.';
+      throw refuseUnrecognised('a NumPy .npy array, not a checkpoint', source.name, hint);
+    },
+    inDirectory: ['*.npy'],
   },
 ];
 

@@ -209,9 +209,13 @@ async function write(order: WriteOrder, expected: Expectation): Promise<void> {
 const RESTORED: ReadonlySet<LayerStatus> = new Set(['locked', 'held']);
 
 async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectation): Promise<void> {
-  const { before, options, audit, plans } = expected;
+  const { before, after: original, options, audit, plans } = expected;
   const path = join(order.directory, order.files.at(-1)?.name ?? '');
-  const fixed = await openStaged(path, staged, options);
+  // What is opened by its directory, such as a folder of arrays, is so again.
+  const isOpenedAsFolder = staged.mainPath !== staged.temporary && isDirectory(original.path);
+  const fixed = isOpenedAsFolder
+    ? await openPath(dirname(staged.mainPath), options)
+    : await openStaged(path, staged, options);
   try {
     // A copy that keeps its layout holds every learned tensor where after does: their comparison stands.
     const keepsLayout = order.files.every(({ splices }) =>

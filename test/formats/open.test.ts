@@ -163,7 +163,11 @@ describe('what is plainly something else gets a plain sentence', () => {
       SAVE_KERAS_WEIGHTS,
       bytesOf(0x89, 'HDF\r\n', 0x1a, '\n'),
     ],
-    ['a NumPy .npy array, not a checkpoint', undefined, bytesOf(0x93, 'NUMPY', 1, 0)],
+    [
+      'a NumPy .npy array, not a checkpoint',
+      'Name the folder of .npy files that it belongs to.',
+      bytesOf(0x93, 'NUMPY', 1, 0),
+    ],
     ['a GGUF file, not a format that is read here', undefined, bytesOf('GGUF', 3, 0, 0, 0)],
     ['a TensorFlow Lite model, not a format that is read here', undefined, bytesOf(0x1c, 0, 0, 0, 'TFL3')],
     [

@@ -84,7 +84,7 @@ describe('a zip checkpoint is refused', () => {
     [
       'claims more than deflate can hold',
       change('archive/data.pkl', { deflate: true, byteLength: 2 ** 31 }),
-      'expected the zip record "archive/data.pkl" to hold at most 134217728 bytes, found a size of 2147483648',
+      'can inflate to, found 2147483648 claimed by "archive/data.pkl"',
     ],
     [
       'duplicate entry',
@@ -163,7 +163,6 @@ describe('a zip file that is something else is refused in plain words', () => {
   test.each([
     ['an empty archive', [], 'an empty zip archive'],
     ['a document', ['[Content_Types].xml', 'word/document.xml'], 'an Office document'],
-    ['a NumPy archive', ['arr_0.npy', 'arr_1.npy'], 'a NumPy .npz archive'],
     ['a Keras archive', ['metadata.json', 'config.json', 'model.weights.h5'], 'a .keras archive'],
     [
       'a .pt2 archive',

@@ -10,7 +10,6 @@ import {
   type ByteRange,
   type ByteSource,
   joinRanges,
-  readRange,
   wholeOf,
 } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';

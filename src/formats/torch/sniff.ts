@@ -125,10 +125,8 @@ const FOREIGN_ZIPS: readonly (readonly [name: RegExp, found: string, hint?: stri
  * @param names the names of its entries.
  */
 export function refuseForeignZip(names: readonly string[], file: string): never {
-  const areArrays = names.every((name) => name.endsWith('.npy'));
   const [, known, hint] = FOREIGN_ZIPS.find(([name]) => names.some((one) => name.test(one))) ?? [];
-  const other = areArrays ? 'a NumPy .npz archive, not a PyTorch checkpoint' : 'a zip archive without one';
-  const found = names.length === 0 ? 'an empty zip archive' : (known ?? other);
+  const found = names.length === 0 ? 'an empty zip archive' : (known ?? 'a zip archive without one');
   const message = `expected a checkpoint of torch.save with a data.pkl, found ${found}`;
   throw new CheckpointError(message, { code: 'unsupported', file, hint });
 }
