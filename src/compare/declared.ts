@@ -163,6 +163,7 @@ const DECLARED_WORDS: Readonly<Record<DeclaredBy, string>> = {
   'frozen-stages': 'frozen_stages',
   'norm-cfg': 'norm_cfg',
   'ultralytics-freeze': 'train_args.freeze',
+  'keras-trainable': 'trainable=False',
   'peft-adapter': 'adapter_config.json',
 };
 

@@ -4,7 +4,7 @@ import type { Checkpoint, ReadOptions } from '../checkpoint/checkpoint.js';
 import { CheckpointError } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
 import { SAVE_UNOPTIMISED } from './onnx/sniff.js';
-import { isMobile, JOIN_ZERO, SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from './torch/sniff.js';
+import { isMobile, JOIN_ZERO } from './torch/sniff.js';
 
 /** One format of checkpoints: its folder beside this file, and its row in FORMATS of open.ts. */
 export interface Format {
@@ -53,7 +53,7 @@ function notRead(
 }
 
 /** The bytes as text, one character each: for magic numbers and the prologues of text formats. */
-function textOf(head: Uint8Array): string {
+export function textOf(head: Uint8Array): string {
   return Buffer.from(head.buffer, head.byteOffset, head.byteLength).toString('latin1');
 }
 
@@ -85,16 +85,9 @@ export const OTHER_FILES: readonly Format[] = [
   notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
   notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
   notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
-  notRead('an HDF5 file (Keras .h5 weights?), not a format that is read here', '\x89HDF', SAVE_KERAS_WEIGHTS),
   notRead('a GGUF file, not a format that is read here', 'GGUF'),
   notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
     textOf(head).startsWith('TFL3', 4),
-  ),
-  notRead(
-    'a TensorFlow SavedModel, not a format that is read here',
-    looksLikeSavedModel,
-    SAVE_TENSORFLOW_WEIGHTS,
-    ['saved_model.pb'],
   ),
   notRead(
     'a PyTorch mobile flatbuffer, not a format that is read here',
@@ -107,6 +100,14 @@ export const OTHER_FILES: readonly Format[] = [
     (head) => textOf(head).startsWith('ORTM', 4),
     SAVE_UNOPTIMISED,
   ),
+  {
+    ...notRead(
+      'the data of a TensorFlow checkpoint',
+      () => false,
+      'Name its index, which lies beside it and ends in .index.',
+    ),
+    ending: '.data-00000-of-00001',
+  },
   notRead('a PDF document', '%PDF'),
   notRead('a PNG image', '\x89PNG'),
   notRead('a program (ELF)', '\x7fELF'),
@@ -138,7 +139,7 @@ export function refuseUnrecognised(found: string, file: string, hint?: string): 
  * model is and begins with the same tags: saved_model_schema_version = 1, then a MetaGraphDef, which begins with its
  * meta_info_def. In an ONNX model the second field is the producer's name, which does not begin with a line end.
  */
-function looksLikeSavedModel(head: Uint8Array): boolean {
+export function looksLikeSavedModel(head: Uint8Array): boolean {
   if (!textOf(head).startsWith('\x08\x01\x12')) return false;
   const lengthEnd = head.findIndex((byte, index) => index >= 3 && byte < 0x80);
   return lengthEnd >= 0 && head[lengthEnd + 1] === 0x0a;

@@ -18,7 +18,7 @@ import { listTar } from '../io/tar.js';
 import { isDirectory, isSameFile } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
-import { type Format, OTHER_FILES, refuseUnrecognised } from './format.js';
+import { type Format, looksLikeSavedModel, OTHER_FILES, refuseUnrecognised, textOf } from './format.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
 import {
   findConfiguredFramework,
@@ -37,7 +37,7 @@ const HEAD_BYTES = 1024;
 
 /**
  * Opens a checkpoint of any format, told by its content: ONNX, safetensors (one file, an index of shards, or the
- * directory that holds either), PyTorch (zip, legacy, TorchScript), a baseline. Reads headers only.
+ * directory that holds either), PyTorch (zip, legacy, TorchScript), Keras, a baseline. Reads headers only.
  *
  * @param path a file, a directory with `model.safetensors` or `*.safetensors.index.json`, or `hf:OWNER/NAME` and web
  *   addresses, which are looked up in the caches of this machine.
@@ -72,15 +72,13 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
 }
 
 /**
- * The file that stands for a directory given as a checkpoint.
+ * The file that stands for a directory given as a checkpoint, or for a prefix as TensorFlow names its own.
  *
- * @returns null when `path` is no directory.
+ * @returns null when `path` is neither.
  * @throws CheckpointError when it is one and holds no checkpoint that loaders would find, or cannot be looked into.
  */
 export function findInDirectory(path: string): string | null {
-  if (!isDirectory(path)) return null;
-  const isThere = (file: string) =>
-    explainAs(file, () => lstatSync(file, { throwIfNoEntry: false }) !== undefined);
+  if (!isDirectory(path)) return isPrefix(path) ? `${path}.index` : null;
   for (const name of DIRECTORY_NAMES) {
     const file = name.startsWith('*') ? findAlike(path, name.slice(1)) : join(path, name);
     if (file !== null && isThere(file)) return file;
@@ -102,6 +100,15 @@ function findAlike(path: string, ending: string): string | null {
     .map(({ name }) => name);
   const [first] = names.sort();
   return first !== undefined && names.every((name) => name.endsWith(ending)) ? join(path, first) : null;
+}
+
+function isThere(path: string): boolean {
+  return explainAs(path, () => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
+}
+
+/** Whether a path is how TensorFlow calls a checkpoint: no file, but what the names of its files begin with. */
+function isPrefix(path: string): boolean {
+  return !isThere(path) && isThere(`${path}.index`);
 }
 
 /**
@@ -303,6 +310,36 @@ export const FORMATS: readonly Format[] = [
     open: async (source, options) => (await import('./flax/flax.js')).openFlax(source, options),
     hasParts: true,
     inDirectory: ['flax_model.msgpack'],
+  },
+  {
+    name: 'Keras',
+    looksLike: (head) => textOf(head).startsWith('\x89HDF\r\n\x1a\n'),
+    looksInside: (names) => names.includes('model.weights.h5'),
+    inDirectory: ['tf_model.h5', 'model.weights.h5'],
+    async open(source, options, head) {
+      const { openKerasArchive, openKerasHdf5 } = await import('./keras/keras.js');
+      return isZip(head) ? openKerasArchive(source, options) : openKerasHdf5(source, options);
+    },
+  },
+  {
+    name: 'TensorFlow SavedModel',
+    looksLike: looksLikeSavedModel,
+    async open(source, options) {
+      const variables = await (await import('./tensorflow/tensorflow.js')).openSavedModel(source, options);
+      if (variables !== null) return variables;
+      const found = 'a TensorFlow SavedModel without its variables';
+      throw refuseUnrecognised(found, source.name, 'Name the directory that holds both.');
+    },
+    inDirectory: ['saved_model.pb'],
+  },
+  {
+    name: 'TensorFlow',
+    // An index begins with the entry without a key, which says how many data files there are.
+    looksLike: (head) => /^\0\0[\x02-\x20]\x08/.test(textOf(head)),
+    open: async (source, options) =>
+      (await import('./tensorflow/tensorflow.js')).openTensorFlow(source, options),
+    ending: '.index',
+    inDirectory: [join('variables', 'variables.index')],
   },
   {
     name: 'ONNX',

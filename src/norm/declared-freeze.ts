@@ -225,6 +225,7 @@ export type DeclaredBy =
   | 'frozen-stages'
   | 'norm-cfg'
   | 'ultralytics-freeze'
+  | 'keras-trainable'
   | 'peft-adapter';
 
 /** What a file says of one learned tensor. */
@@ -447,9 +448,9 @@ function readPaths(
     .map((name) => [name, { frozen: true, by, where }] as const);
 }
 
-/** `norm_eval` puts norm layers in eval(), `frozen_stages` those of the stages that it freezes. */
+/** What else than freezing puts norm layers in eval(): `norm_eval`, `frozen_stages`, Keras's `trainable=False`. */
 function findEvalLayers({ by, paths }: PathsDeclaration, layers: readonly NormLayer[]): readonly string[] {
-  if (by !== 'norm-eval' && by !== 'frozen-stages') return [];
+  if (by !== 'norm-eval' && by !== 'frozen-stages' && by !== 'keras-trainable') return [];
   const modules = new Set(paths);
   return layers.map(({ name }) => name).filter((name) => isBelow(name, modules));
 }

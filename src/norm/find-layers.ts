@@ -28,12 +28,14 @@ const BUFFER_NAMES: ReadonlySet<string> = new Set([
   // Running statistics, also those of layers that are no norm layers (observation normalisers).
   ...['running_mean', 'running_var', 'moving_mean', 'moving_variance', 'moving_var', 'num_batches_tracked'],
   ...['_mean', '_variance'],
+  // Keras's batch renormalisation.
+  ...['moving_stddev', 'renorm_mean', 'renorm_stddev'],
   // Observers and fake quantization (torch.ao.quantization).
   ...['min_val', 'max_val', 'min_vals', 'max_vals', 'zero_point', 'fake_quant_enabled', 'observer_enabled'],
   // torch.optim.swa_utils.AveragedModel.
   'n_averaged',
   // Power-iteration vectors of torch.nn.utils.parametrizations.spectral_norm.
-  ...['_u', '_v'],
+  ...['_u', '_v', 'vector_u'],
 ]);
 
 /** A layer as it was found: its γ, β and count are tensors that {@link checkVectors} has yet to look at. */

@@ -9,7 +9,6 @@ import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
 import type { Format } from '../../src/formats/format.js';
 import { SAVE_UNOPTIMISED } from '../../src/formats/onnx/sniff.js';
 import { FORMATS, openCheckpoint, openSource, refuseIdleSelect } from '../../src/formats/open.js';
-import { SAVE_KERAS_WEIGHTS, SAVE_TENSORFLOW_WEIGHTS } from '../../src/formats/torch/sniff.js';
 import { inspect, inspectCheckpoint } from '../../src/inspect.js';
 import { readRange } from '../../src/io/byte-source.js';
 import { render } from '../../src/report/render.js';
@@ -36,6 +35,8 @@ describe('the format is told by content', () => {
     ['safetensors', 'containers/huggingface'],
     ['ONNX', 'pairs/locked/before.live.onnx'],
     ['PyTorch', 'pairs/locked/before.pt'],
+    ['Keras', 'keras/before.keras'],
+    ['Keras', 'keras/before.h5'],
   ])('%s: %s', async (format, path) => {
     const checkpoint = await openCheckpoint(join(fixtures, path));
     expect(checkpoint.format).toBe(format);
@@ -159,11 +160,6 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a bzip2-compressed file', 'Decompress it first: bunzip2 FILE', utf8('BZh9')],
     ['a 7-Zip archive', 'Unpack it first.', bytesOf('7z', 0xbc, 0xaf, 0x27, 0x1c)],
     [
-      'an HDF5 file (Keras .h5 weights?), not a format that is read here',
-      SAVE_KERAS_WEIGHTS,
-      bytesOf(0x89, 'HDF\r\n', 0x1a, '\n'),
-    ],
-    [
       'a NumPy .npy array, not a checkpoint',
       'Name the folder of .npy files that it belongs to.',
       bytesOf(0x93, 'NUMPY', 1, 0),
@@ -171,8 +167,8 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a GGUF file, not a format that is read here', undefined, bytesOf('GGUF', 3, 0, 0, 0)],
     ['a TensorFlow Lite model, not a format that is read here', undefined, bytesOf(0x1c, 0, 0, 0, 'TFL3')],
     [
-      'a TensorFlow SavedModel, not a format that is read here',
-      SAVE_TENSORFLOW_WEIGHTS,
+      'a TensorFlow SavedModel without its variables',
+      'Name the directory that holds both.',
       bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve'),
     ],
     [

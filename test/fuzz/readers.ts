@@ -110,6 +110,23 @@ export const READERS: readonly Reader[] = [
     listSeeds: (fixtures) => listTorch(fixtures, 'torchscript'),
     mutate: mutateZip,
   }),
+  {
+    ...checkpointReader('keras', {
+      sources: /^src\/formats\/keras\//,
+      listSeeds: (fixtures) =>
+        KERAS_FILES.map((name) => ({
+          ...inputOf(basename(name), readFileSync(join(fixtures, 'keras', name))),
+          reference: 'keras/before.safetensors',
+        })),
+      mutate: mutateBytes,
+    }),
+    chooseMutator: (file) => (file.endsWith('.keras') ? mutateZip : mutateBytes),
+  },
+  checkpointReader('tensorflow', {
+    sources: /^src\/formats\/tensorflow\//,
+    listSeeds: (fixtures) => [readDirectory(fixtures, 'keras/exported/variables/variables.index')],
+    mutate: mutateBytes,
+  }),
   checkpointReader('baseline', {
     sources: /^src\/formats\/baseline\/(?!make)/,
     listSeeds: listBaselines,
@@ -179,6 +196,13 @@ function readDirectory(fixtures: string, path: string): Input {
   );
   return { main: basename(path), files, reference: path, draw: 0 };
 }
+
+const KERAS_FILES = [
+  ...['before.h5', 'after.keras', 'keras2.keras', 'keras2.h5', 'after.weights.h5'],
+  ...['chunked.h5', 'gzip-latest.h5', 'gzip-shuffle-checksum.h5', 'paged-latest.h5'].map(
+    (name) => `storage/${name}`,
+  ),
+];
 
 type TorchContainer = 'zip' | 'legacy' | 'tar' | 'torchscript';
 

@@ -163,7 +163,6 @@ describe('a zip file that is something else is refused in plain words', () => {
   test.each([
     ['an empty archive', [], 'an empty zip archive'],
     ['a document', ['[Content_Types].xml', 'word/document.xml'], 'an Office document'],
-    ['a Keras archive', ['metadata.json', 'config.json', 'model.weights.h5'], 'a .keras archive'],
     [
       'a .pt2 archive',
       ['m/archive_format', 'm/models/model.json', 'm/data/weights/weight_0'],

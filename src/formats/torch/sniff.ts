@@ -2,14 +2,6 @@
 
 import { CheckpointError } from '../../errors.js';
 
-/** How to bring the weights of a Keras model along, by names that audits know; more of it in docs/formats.md. */
-export const SAVE_KERAS_WEIGHTS =
-  "Load the model and save its weights as safetensors: save_file({v.path: keras.ops.convert_to_numpy(v) for v in model.variables}, 'model.safetensors')";
-
-/** The same for a SavedModel of TensorFlow. */
-export const SAVE_TENSORFLOW_WEIGHTS =
-  "Save its weights as safetensors: save_file({v.name: v.numpy() for v in tf.saved_model.load(DIRECTORY).signatures['serving_default'].variables}, 'model.safetensors')";
-
 /** How to join the parts that DeepSpeed's ZeRO-3 leaves, by the script that it puts beside them. */
 export const JOIN_ZERO =
   'join it first: python zero_to_fp32.py DIRECTORY joined, then audit joined/pytorch_model.bin';
@@ -104,11 +96,6 @@ const FOREIGN_ZIPS: readonly (readonly [name: RegExp, found: string, hint?: stri
     'Load it with torch.jit.load and save it again with a newer PyTorch.',
   ],
   [/^MAR-INF\//, 'a TorchServe .mar archive', 'Unpack it and audit the checkpoint within.'],
-  [
-    /^(model\.weights\.h5|config\.json|metadata\.json)$/,
-    'a .keras archive, not a PyTorch checkpoint',
-    SAVE_KERAS_WEIGHTS,
-  ],
   [/^\[Content_Types\]\.xml$/, 'an Office document (docx, xlsx, pptx), not a PyTorch checkpoint'],
   [/\.mlmodel$/, 'a Core ML package, not a PyTorch checkpoint'],
   [/^META-INF\/MANIFEST\.MF$/, 'a Java archive, not a PyTorch checkpoint'],

@@ -1,0 +1,161 @@
+// Reads the index of a TensorFlow checkpoint: a sorted table of keys and values, as LevelDB writes them.
+
+import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
+import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { Cursor } from '../../io/cursor.js';
+
+/** The last bytes of a table (tensorflow/core/lib/io/format.h, which is LevelDB's table_format.md). */
+const MAGIC = 0xdb47_7524_8b80_fb57n;
+const FOOTER_BYTES = 48;
+
+/** Behind each block: how it is compressed, and a checksum. */
+const TRAILER_BYTES = 5;
+
+/** An entry takes some 60 bytes; a model with its optimizer has some thousand. */
+const MAX_INDEX_BYTES = 64 * 1024 * 1024;
+
+/** As many tensors as are read of other formats. */
+const MAX_ENTRIES = 200_000;
+
+/** Paths of variables; keys are put together of parts of others, so that a short table may hold long ones. */
+const MAX_KEY_BYTES = 4_096;
+
+/**
+ * Reads all of a table.
+ *
+ * @returns the values by key, in the order of the keys.
+ * @throws CheckpointError where it is something else, broken, compressed or too large.
+ */
+export async function readTable(source: ByteSource): Promise<ReadonlyMap<string, Cursor>> {
+  const { name: file, byteLength } = source;
+  const fail = (message: string, code: CheckpointErrorCode = 'malformed', offset?: number): never => {
+    throw new CheckpointError(message, { code, file, offset });
+  };
+  if (byteLength < FOOTER_BYTES || byteLength > MAX_INDEX_BYTES)
+    fail(
+      `expected a TensorFlow index of ${FOOTER_BYTES} to ${MAX_INDEX_BYTES} bytes, found ${byteLength}`,
+      byteLength < FOOTER_BYTES ? 'truncated' : 'limit-exceeded',
+    );
+  const bytes = await readRange({ source, offset: 0, byteLength });
+  const footer = new Cursor(bytes, { file, baseOffset: 0, subject: 'the index' }, byteLength - FOOTER_BYTES);
+  if (new DataView(bytes.buffer).getBigUint64(byteLength - 8, true) !== MAGIC)
+    fail(
+      'expected a TensorFlow index (LevelDB table), found another end: is it cut short?',
+      'malformed',
+      byteLength - 8,
+    );
+  const readBlock = (offset: number, length: number): Cursor => {
+    if (offset + length + TRAILER_BYTES > byteLength)
+      fail(`expected a block of ${length} bytes, found the end of the file`, 'truncated', offset);
+    const compression = bytes[offset + length];
+    if (compression !== 0)
+      fail(
+        `expected uncompressed blocks, as TensorFlow writes them, found compression ${compression}`,
+        'unsupported',
+        offset + length,
+      );
+    return new Cursor(bytes.subarray(offset, offset + length), {
+      file,
+      baseOffset: offset,
+      subject: 'a block',
+    });
+  };
+  // The first pair of numbers leads to an index of indexes, which is empty.
+  const [, , indexOffset, indexLength] = [0, 0, 0, 0].map(() => readVarint(footer));
+  const table = new Map<string, Cursor>();
+  let blocks = 0;
+  let keyBytes = 0;
+  for (const [, handle] of listEntries(readBlock(indexOffset ?? 0, indexLength ?? 0), fail)) {
+    if (++blocks > MAX_ENTRIES) fail(`expected at most ${MAX_ENTRIES} blocks, found more`, 'limit-exceeded');
+    const [offset, length] = [readVarint(handle), readVarint(handle)];
+    for (const [key, value] of listEntries(readBlock(offset, length), fail)) {
+      if (table.has(key)) fail('expected unique keys, found one twice', 'malformed', offset);
+      keyBytes += key.length;
+      if (table.set(key, value).size > MAX_ENTRIES || keyBytes > MAX_INDEX_BYTES)
+        fail(`expected at most ${MAX_ENTRIES} tensors, found more`, 'limit-exceeded');
+    }
+  }
+  return table;
+}
+
+/**
+ * The entries of a block: how much of the key is that of the one before, length of the rest, length of the value, rest,
+ * value. At its end stand offsets of four bytes, and how many.
+ */
+function* listEntries(
+  block: Cursor,
+  fail: (message: string, code?: CheckpointErrorCode, offset?: number) => never,
+): Generator<readonly [key: string, value: Cursor]> {
+  const { bytes, origin } = block;
+  const size = bytes.byteLength;
+  const restarts = size < 4 ? 0 : new DataView(bytes.buffer, bytes.byteOffset).getUint32(size - 4, true);
+  const end = size - 4 - 4 * restarts;
+  if (end < 0)
+    fail(
+      'expected the end of a block, found more offsets than it has bytes',
+      'malformed',
+      block.fileOffset(),
+    );
+  let key = new Uint8Array(0);
+  while (block.position < end) {
+    const [shared, unshared, length] = [readVarint(block), readVarint(block), readVarint(block)];
+    if (shared > key.byteLength || shared + unshared > MAX_KEY_BYTES)
+      fail(
+        `expected a key of at most ${MAX_KEY_BYTES} bytes, found ${shared + unshared}`,
+        'malformed',
+        block.fileOffset(),
+      );
+    key = Uint8Array.from([...key.subarray(0, shared), ...block.readBytes(unshared)]);
+    const baseOffset = block.fileOffset() ?? null;
+    const value = new Cursor(block.readBytes(length), { ...origin, baseOffset, subject: 'an entry' });
+    yield [new TextDecoder().decode(key), value];
+  }
+}
+
+/** A varint as a number; whoever asks checks it against a limit far below where that is exact. */
+export function readVarint(cursor: Cursor): number {
+  let value = 0;
+  for (let place = 0; place < 10; place++) {
+    const byte = cursor.readU8();
+    value += (byte & 0x7f) * 2 ** (7 * place);
+    if (byte < 0x80) return value;
+  }
+  throw new CheckpointError('expected a varint of at most 10 bytes, found a longer one', {
+    code: 'malformed',
+    file: cursor.origin.file,
+    offset: cursor.fileOffset(),
+  });
+}
+
+/** A field of a protobuf message: a number, or the bytes of what has a length. */
+export interface Field {
+  readonly field: number;
+  readonly value: number;
+  readonly content: Cursor | null;
+}
+
+/** The fields of a small protobuf message in memory, one after the other; groups are not read. */
+export function* listFields(message: Cursor): Generator<Field> {
+  while (message.remaining > 0) {
+    const tag = readVarint(message);
+    const [field, wire] = [Math.floor(tag / 8), tag % 8];
+    if (wire === 0) yield { field, value: readVarint(message), content: null };
+    else if (wire === 2) {
+      const length = readVarint(message);
+      const baseOffset = message.fileOffset() ?? null;
+      yield {
+        field,
+        value: 0,
+        content: new Cursor(message.readBytes(length), { ...message.origin, baseOffset }),
+      };
+    } else if (wire === 1 || wire === 5) {
+      message.skip(wire === 1 ? 8 : 4);
+    } else {
+      throw new CheckpointError(`expected a protobuf field, found wire type ${wire}`, {
+        code: 'malformed',
+        file: message.origin.file,
+        offset: message.fileOffset(),
+      });
+    }
+  }
+}
