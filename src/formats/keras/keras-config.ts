@@ -98,6 +98,12 @@ const VARIABLES: ReadonlyMap<string, readonly string[]> = new Map<string, readon
 /** Batch renormalisation adds the last three. */
 const STATISTICS = ['moving_mean', 'moving_variance', 'moving_stddev', 'renorm_mean', 'renorm_stddev'];
 
+/** The class that a name tells, as `lstm_cell` and `batch_normalization_3` do; null for names of one's own. */
+export function classOfName(name: string): string | null {
+  const bare = name.replace(/_\d+$/, '');
+  return VARIABLES.has(bare) || NORM_NAME.test(bare) ? bare : null;
+}
+
 /** What is known of a layer whose variables are numbered. */
 export interface NumberedLayer {
   /** Its class in snake case, and names that may tell it; null where nothing tells. */

@@ -17,6 +17,7 @@ import { compareNaturally } from '../../norm/naming.js';
 import { type Hdf5Dataset, type Hdf5Group, type Hdf5Object, type Hdf5Reader, readHdf5 } from './hdf5.js';
 import { toTensor } from './hdf5-values.js';
 import {
+  classOfName,
   type LayerConfig,
   listLayers,
   nameVariables,
@@ -380,11 +381,9 @@ class Walk implements Variables {
       return;
     }
     const name = nameOf(group) ?? inner?.name ?? key;
-    const told = [key, name]
-      .map((each) => each.replace(/_\d+$/, ''))
-      .find((each) => each === 'batch_normalization');
+    const told = classOfName(name) ?? classOfName(key);
     const isFrozen = inner === null ? base.isFrozen : base.isFrozen === true || isUntrained(inner);
-    this.#visit({ ...base, group, config: inner, className: classOf(inner) ?? told ?? null, name, isFrozen });
+    this.#visit({ ...base, group, config: inner, className: classOf(inner) ?? told, name, isFrozen });
   }
 
   #addVariables({ group, config, className, name, isFrozen }: Place, layer: string, fullLayer: string): void {

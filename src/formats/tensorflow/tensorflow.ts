@@ -300,8 +300,8 @@ interface VariableName {
 }
 
 /**
- * What the variables of the model are called in it, by their keys: those that can be reached without going through an
- * optimizer, which may well be where the file has them: `model/optimizer/_trainable_variables/0` is `conv_a/kernel`.
+ * What the variables of the model are called in it, by their keys: those that can be reached without going through
+ * metrics or an optimizer, which may well be where the file has them: `model/optimizer/_trainable_variables/0` is `conv_a/kernel`.
  */
 function nameVariables(nodes: readonly GraphNode[], file: string): ReadonlyMap<string, VariableName> {
   const names = new Map<string, VariableName>();
@@ -323,8 +323,10 @@ function nameVariables(nodes: readonly GraphNode[], file: string): ReadonlyMap<s
     if (OPTIMIZER_MARKS.every((marks) => node.children.some(({ name }) => marks.includes(name)))) continue;
     for (const { fullName, key } of node.variables)
       if (!names.has(key)) names.set(key, { fullName, path: pathOf(number) });
+    // Sums that Keras 2 puts into a SavedModel.
+    const isMetric = (name: string) => name === 'metrics' && reachedBy.get(number)?.name === 'keras_api';
     for (const { node: child, name } of node.children)
-      if (!reachedBy.has(child)) reachedBy.set(child, { from: number, name });
+      if (!reachedBy.has(child) && !isMetric(name)) reachedBy.set(child, { from: number, name });
   }
   return names;
 }
@@ -332,27 +334,45 @@ function nameVariables(nodes: readonly GraphNode[], file: string): ReadonlyMap<s
 /** Copies of all variables that `model.export()` adds to them. */
 const EXPORTED_COPY = '_all_variables/';
 
-/** The name of each key's tensor: none for an optimizer's, and for a copy that an export adds. */
+/**
+ * The name of each key's tensor: none for an optimizer's, and for a copy that an export adds. Layers within a class of one's
+ * own may bear its name alone (`net/gamma` of all): where a layer's full names are not its own, all are called by paths.
+ */
 function chooseNames(
   keys: readonly string[],
   known: ReadonlyMap<string, VariableName> | null,
 ): ReadonlyMap<string, string> {
   if (known === null) return new Map(keys.map((key) => [key, key]));
-  const kept = keys.filter((key) => key !== GRAPH_KEY && known.has(key));
-  const originals = kept.filter((key) => !key.startsWith(EXPORTED_COPY));
-  const counts = new Map<string, number>();
-  for (const key of originals) {
-    const name = known.get(key)?.fullName ?? '';
-    counts.set(name, (counts.get(name) ?? 0) + 1);
-  }
+  const layers = new Map<
+    string,
+    { readonly places: Set<string>; readonly names: Set<string>; isShared: boolean }
+  >();
   const chosen = new Map<string, string>();
-  for (const key of kept) {
-    const { fullName, path } = known.get(key) ?? { fullName: '', path: '' };
-    if (!key.startsWith(EXPORTED_COPY))
-      chosen.set(key, fullName !== '' && counts.get(fullName) === 1 ? fullName : path);
-    else if (!counts.has(fullName)) chosen.set(key, path);
+  const kept = keys.flatMap((key) => {
+    const name = known.get(key);
+    return key === GRAPH_KEY || name === undefined
+      ? []
+      : [{ key, ...name, layer: beforeSlash(name.fullName) }];
+  });
+  for (const { key, fullName, path, layer } of kept) {
+    if (key.startsWith(EXPORTED_COPY)) continue;
+    const facts = layers.get(layer) ?? { places: new Set(), names: new Set(), isShared: fullName === '' };
+    layers.set(layer, facts);
+    facts.isShared ||= facts.names.has(fullName);
+    facts.names.add(fullName);
+    // A list of all variables says nothing of where they lie.
+    if (!/(^|\/)\d+$/.test(path)) facts.places.add(beforeSlash(path));
+  }
+  for (const { key, fullName, path, layer } of kept) {
+    const facts = layers.get(layer);
+    if (key.startsWith(EXPORTED_COPY) && facts?.names.has(fullName)) continue;
+    chosen.set(key, facts === undefined || facts.isShared || facts.places.size > 1 ? path : fullName);
   }
   return chosen;
+}
+
+function beforeSlash(path: string): string {
+  return path.slice(0, Math.max(0, path.lastIndexOf('/')));
 }
 
 function makeTensors(

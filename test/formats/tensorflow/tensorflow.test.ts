@@ -135,6 +135,25 @@ describe('names', () => {
     expect([...tensors.keys()]).toEqual(['net/w']);
   });
 
+  test('layers that bear the name of what they lie in keep their parts together', async () => {
+    const graph = bytesOf(
+      node([
+        ['bn', 1],
+        ['other', 2],
+      ]),
+      node([
+        ['gamma', 3],
+        ['moving_mean', 4],
+      ]),
+      node([['moving_mean', 5]]),
+      node([], ['net/gamma', 'a']),
+      node([], ['net/moving_mean', 'b']),
+      node([], ['net/moving_mean', 'c']),
+    );
+    const { tensors } = await openGraph(graph, ['a', 'b', 'c']);
+    expect([...tensors.keys()]).toEqual(['bn/gamma', 'bn/moving_mean', 'other/moving_mean']);
+  });
+
   test('variables of one name are called by how the program reaches them', async () => {
     const graph = bytesOf(
       node([
