@@ -65,7 +65,8 @@ export type Framework =
   | 'flax'
   | 'paddle'
   | 'mxnet'
-  | 'caffe2';
+  | 'caffe2'
+  | 'darknet';
 
 /**
  * A tensor of a checkpoint: a name, a type, a shape and where its bytes are. Nothing is read until asked for.

@@ -29,7 +29,7 @@ import {
   type ShardFormats,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import { looksLikeFlax } from './sniff.js';
+import { looksLikeDarknet, looksLikeFlax } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
@@ -340,6 +340,12 @@ export const FORMATS: readonly Format[] = [
       (await import('./tensorflow/tensorflow.js')).openTensorFlow(source, options),
     ending: '.index',
     inDirectory: [join('variables', 'variables.index')],
+  },
+  {
+    name: 'Darknet',
+    looksLike: looksLikeDarknet,
+    open: async (source, options, head) =>
+      (await import('./darknet/darknet.js')).openDarknet(source, options, head),
   },
   {
     name: 'ONNX',

@@ -1,4 +1,4 @@
-// Knows files of Flax by their first bytes, without loading what reads them.
+// Knows files of Flax and Darknet by their first bytes, without loading what reads them.
 
 /** Behind a map's header: a text of up to 31 bytes (its length in the low bits), or of up to 255 or 65,535. */
 const isTextHead = (byte: number | undefined) =>
@@ -18,4 +18,18 @@ export function looksLikeFlax(head: Uint8Array): boolean {
     text <= 0xbf ? text & 0x1f : (head[from - 1] ?? 0) + (text === 0xda ? 256 * (head[at + 1] ?? 0) : 0);
   const key = head.subarray(from, from + length);
   return key.length > 0 && key.every((byte) => byte >= 0x20 && byte < 0x7f);
+}
+
+/** Darknet's header; its weights begin at byte 16 or 20. */
+const DARKNET_HEADER_BYTES = 20;
+
+/**
+ * Whether a file begins as weights of Darknet do: version 0.1.x or 0.2.x as three int32, and how many images were seen,
+ * which float32 values follow.
+ */
+export function looksLikeDarknet(head: Uint8Array): boolean {
+  if (head.byteLength < DARKNET_HEADER_BYTES) return false;
+  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
+  const [major, minor, revision] = [0, 4, 8].map((at) => view.getUint32(at, true));
+  return major === 0 && (minor === 1 || minor === 2) && revision !== undefined && revision < 10;
 }

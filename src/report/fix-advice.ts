@@ -428,6 +428,10 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
     why: 'A gradient that is not applied does not stop SpatialBN: every run in training mode moves its statistics. Run the frozen part’s SpatialBN operators with is_test=1.',
     ways: [],
   }),
+  darknet: () => ({
+    why: 'stopbackward=1 does not stop batch_normalize: every forward pass in training moves its rolling statistics (state.train in src/batchnorm_layer.c), and no option of the .cfg prevents it. Put back those of before.',
+    ways: [],
+  }),
 };
 
 const AFTER_TRAIN = 'Put the frozen part back in evaluation mode after every model.train():';

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { looksLikeFlax } from '../../src/formats/sniff.js';
+import { looksLikeDarknet, looksLikeFlax } from '../../src/formats/sniff.js';
 import { bytesOf } from '../build/bytes.js';
 
 describe('the first bytes of', () => {
@@ -16,5 +16,19 @@ describe('the first bytes of', () => {
     ['nothing', new Uint8Array(), false],
   ])('%s are of Flax or not', (_, head, isFlax) => {
     expect(looksLikeFlax(head)).toBe(isFlax);
+  });
+});
+
+describe('the header of', () => {
+  const numbers = (...values: readonly number[]) => new Uint8Array(Uint32Array.from(values).buffer);
+  test.each([
+    ['version 0.2.5', numbers(0, 2, 5, 1, 0), true],
+    ['version 0.1.0', numbers(0, 1, 0, 0, 0), true],
+    ['zeros', numbers(0, 0, 0, 0, 0), false],
+    ['other numbers', numbers(1, 2, 5, 0, 0), false],
+    ['another version', numbers(0, 2, 50, 0, 0), false],
+    ['a file that is too short', numbers(0, 2, 5, 1), false],
+  ])('%s are of Darknet or not', (_, head, isDarknet) => {
+    expect(looksLikeDarknet(head)).toBe(isDarknet);
   });
 });

@@ -216,12 +216,12 @@ describe('what holds in each framework', () => {
     expect(codeOf(reportOf({ framework: 'flax' }))).toEqual(['model.train()', 'model.backbone.eval()']);
   });
 
-  test.each<Framework>(['mxnet', 'caffe2'])('%s: words without code', (framework) => {
+  test.each<Framework>(['mxnet', 'caffe2', 'darknet'])('%s: words without code', (framework) => {
     expect(adviseFreeze(reportOf({ framework }))).toMatchObject({ why: expect.any(String), ways: [] });
   });
 
   test('only PyTorch’s is told of requires_grad', () => {
-    for (const framework of ['keras', 'flax', 'paddle', 'mxnet', 'caffe2'] as const) {
+    for (const framework of ['keras', 'flax', 'paddle', 'mxnet', 'caffe2', 'darknet'] as const) {
       const advice = adviseFreeze(reportOf({ framework }));
       expect(JSON.stringify(advice)).not.toContain('requires_grad');
     }

@@ -1,6 +1,6 @@
 // Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
 
-import { lstatSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { basename, dirname, extname, join } from 'node:path';
 import type {
   Checkpoint,
@@ -174,6 +174,33 @@ export function openBeside(index: ByteSource, name: string, options: Naming): By
   }
   options.onOpenFile?.(path);
   return source;
+}
+
+/**
+ * Opens the first of some names that lies beside a file, else the only file there with an ending, e.g. the .cfg beside
+ * weights of Darknet; null where there is none.
+ *
+ * @throws CheckpointError as {@link openBeside}.
+ */
+export function openFirstBeside(
+  file: ByteSource,
+  names: readonly string[],
+  ending: string,
+  options: ReadOptions,
+): ByteSource | null {
+  const there = listBeside(file.path ?? options.path);
+  const alike = there.filter((name) => extname(name) === ending);
+  const found = names.find((name) => alike.includes(name)) ?? (alike.length === 1 ? alike[0] : undefined);
+  return found === undefined ? null : openBeside(file, found, { ...options, what: `the ${ending}` });
+}
+
+function listBeside(path: string): readonly string[] {
+  try {
+    return readdirSync(dirname(path));
+  } catch {
+    // A directory that may not be looked into, or none: then nothing is known to lie there.
+    return [];
+  }
 }
 
 function collectTensors(
