@@ -370,10 +370,12 @@ export const FORMATS: readonly Format[] = [
   {
     name: 'NumPy .npy files',
     looksLike: (head) => Buffer.from(head.subarray(0, 6)).toString('latin1') === '\x93NUMPY',
-    async open(source, options) {
+    async open(source, options, head) {
       if (isDirectory(options.path))
         return (await import('./numpy/open-arrays.js')).openNpyFolder(source, options);
-      const hint = 'Name the folder of .npy files that it belongs to.';
+      const hint = Buffer.from(head).toString('latin1').includes("'descr': '|O'")
+        ? "If it is a dict of arrays and you trust the file, save them by their names: np.savez('weights.npz', **np.load('FILE', allow_pickle=True).item())"
+        : 'Name the folder of .npy files that it belongs to.';
       throw refuseUnrecognised('a NumPy .npy array, not a checkpoint', source.name, hint);
     },
     inDirectory: ['*.npy'],

@@ -130,5 +130,7 @@ describe('a folder of .npy files', () => {
     const failure = await failureOf(() => openPath(join(makeFolder({ 'a.npy': ARRAY }), 'a.npy')));
     expect(failure).toMatchObject({ code: 'unrecognised-format' });
     expect(failure.hint).toBe('Name the folder of .npy files that it belongs to.');
+    const ofObjects = await failureOf(() => openPath(join(makeFolder({ 'a.npy': OBJECTS }), 'a.npy')));
+    expect(ofObjects.hint).toContain("np.savez('weights.npz', **np.load('FILE', allow_pickle=True).item())");
   });
 });

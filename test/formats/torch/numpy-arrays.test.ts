@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { DType } from '../../../src/checkpoint/dtype.js';
-import { readRange } from '../../../src/io/byte-source.js';
+import { readRange, refuseAmplified } from '../../../src/io/byte-source.js';
 import { bytesOf, f32, u64, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import {
@@ -341,6 +341,19 @@ describe('hostile arrays', () => {
       open(pickle(op(global('numpy.core.multiarray', '_reconstruct'), 'q', 1, '(', many, 'l'))),
     );
     expect(failure.message).toContain('1048576 containers and objects');
+  });
+
+  test('arrays that share their bytes may not claim more than a file can hold honestly', async () => {
+    const data = op('B', u32(1_000_000), new Uint8Array(1_000_000), 'q', 1);
+    const first = array({ shape: shapeOf(250_000), data });
+    const again = array({ shape: shapeOf(250_000), data: op('h', 1) });
+    const names = Array.from({ length: 200 }, (_, index) => `x${index}`);
+    const found = await open(
+      pickle(dict(Object.fromEntries(names.map((name, i) => [name, i ? again : first])))),
+    );
+    const ranges = [...found.tensors.values()].map(({ range }) => range);
+    expect(ranges).toHaveLength(200);
+    expect((await failureOf(() => refuseAmplified(ranges, 'file.pt'))).code).toBe('limit-exceeded');
   });
 
   test('dicts made of one large dict again and again stop there too', async () => {
