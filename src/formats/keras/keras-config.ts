@@ -65,10 +65,15 @@ export function listLayers(config: LayerConfig, depth = 0): readonly LayerConfig
   return [config, ...[...(config.layers ?? []), ...inner].flatMap((layer) => listLayers(layer, depth + 1))];
 }
 
-/** A setting that is a number; null where it is none, or not there. */
+/** A setting that is a finite number; null where it is none, or not there. */
 export function readNumber({ settings }: LayerConfig, key: string): number | null {
   const value = settings.get(key);
-  return typeof value === 'object' && value !== null && 'digits' in value ? Number(value.digits) : null;
+  return typeof value === 'object' &&
+    value !== null &&
+    'digits' in value &&
+    Number.isFinite(Number(value.digits))
+    ? Number(value.digits)
+    : null;
 }
 
 /** A class as Keras names what it saves of it: `BatchNormalization` is `batch_normalization`. */

@@ -27,6 +27,10 @@ import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
 const MAX_INDEX_BYTES = 50_000_000;
 
+/** How to join the files that Keras writes with `max_shard_size`. */
+const JOIN_KERAS =
+  "Join them: model.load_weights('PATH.weights.json'), then model.save_weights('PATH.weights.h5')";
+
 /** Every shard is an open file; large models have some hundreds. */
 const MAX_SHARDS = 1_000;
 
@@ -127,6 +131,13 @@ async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, str
   }
   const weightMap = new Map<string, string>();
   for (const [tensor, shard] of found) {
+    if (isJsonArray(shard) && shard.some((name) => typeof name === 'string' && name.endsWith('.weights.h5')))
+      fail(
+        index.name,
+        'expected weights in one file, found those of Keras in several',
+        'unsupported',
+        JOIN_KERAS,
+      );
     if (typeof shard !== 'string') {
       const expected = `weight_map: expected a file name for tensor ${quote(tensor)}`;
       return fail(index.name, `${expected}, found ${describeJson(shard)}`);

@@ -293,6 +293,13 @@ describe('a .keras archive', () => {
     expect([...tensors.keys()][0]).toBe('batch_normalization/gamma');
   });
 
+  test('an ε that is no number is not known', async () => {
+    const { modules } = await openBytes(
+      archive(layer({}).replace('"name":"bn"', '"name":"bn","epsilon":1e999')),
+    );
+    expect(modules.size).toBe(0);
+  });
+
   test('a model that is frozen as a whole declares nothing: so is one for inference', async () => {
     expect((await openBytes(archive(layer({ trainable: false })))).declarations).toEqual([]);
   });
