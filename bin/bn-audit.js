@@ -7,18 +7,15 @@
 const { readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
 const { createRequire, wrap } = require('node:module');
 const { dirname, join } = require('node:path');
-const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
 const { version } = require('../package.json');
 
 const MAIN = join(__dirname, '../dist/cli/main.js');
 
-// V8 lets a heap grow to several times what lives in it before it looks for garbage: of a checkpoint of 10,000 norm layers,
-// most of the peak would be garbage. Twice is a fifth less memory, and no more time.
-setFlagsFromString('--heap-growing-percent=100');
-
 const loaded = new Map();
+/** What was compiled in this run, by where it is kept. */
+const compiled = new Map();
 
 /** What a file of the program exports. */
 function load(path) {
@@ -27,10 +24,7 @@ function load(path) {
   // V8 refuses what it made of a source of another length, or with other flags; the build removes what was there.
   const keptPath = `${path}.${version}.${process.version}-${process.arch}.compiled`;
   const script = new Script(wrap(readFileSync(path, 'utf8')), { filename: path, cachedData: read(keptPath) });
-  // `diff` calls nearly everything that the other commands do.
-  if (script.cachedDataRejected !== false && process.argv[2] === 'diff') {
-    process.once('exit', () => replace(keptPath, script.createCachedData()));
-  }
+  if (script.cachedDataRejected !== false) compiled.set(keptPath, script);
   const module = { exports: {} };
   loaded.set(path, module);
   const requireOther = createRequire(path);
@@ -67,5 +61,11 @@ try {
     `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,
   );
   process.exitCode = 2;
+}
+// At the end most functions are compiled, and `diff` calls nearly everything that the other commands do.
+if (process.argv[2] === 'diff') {
+  process.once('exit', () => {
+    for (const [path, script] of compiled) replace(path, script.createCachedData());
+  });
 }
 cli?.main(process.argv.slice(2));
