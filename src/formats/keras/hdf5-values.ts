@@ -50,6 +50,9 @@ const CHUNK_INDEXES = [
 
 const REPACK = 'Load the model and save it again: Keras itself writes neither chunks nor filters.';
 
+/** Refuses a dataset by its name. */
+type Fail = (message: string, code?: CheckpointErrorCode, hint?: string) => never;
+
 /** One step of a filter pipeline. */
 interface Filter {
   readonly id: number;
@@ -177,10 +180,7 @@ async function locateChunks(
   reader: Hdf5Reader,
   { layout, shape, datatype, path, filters: pipeline }: Hdf5Dataset,
   version: number,
-  {
-    keeper,
-    fail,
-  }: { keeper: Keeper; fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never },
+  { keeper, fail }: { keeper: Keeper; fail: Fail },
 ): Promise<ByteRange> {
   const flags = version === 3 ? 0 : layout.readU8();
   const rank = layout.readU8() - 1;
@@ -279,7 +279,7 @@ async function readChunkIndex(
     readonly chunkBytes: number;
     readonly count: number;
     readonly isFiltered: boolean;
-    readonly fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never;
+    readonly fail: Fail;
   },
 ): Promise<void> {
   const { flags, chunkBytes, count, add, fail } = index;
@@ -290,9 +290,9 @@ async function readChunkIndex(
       'unsupported',
       REPACK,
     );
-  const single = kind === 1 && (flags & 2) !== 0;
-  const byteLength = single ? Number(layout.readU64()) : chunkBytes;
-  const skipped = single ? layout.readU32() : 0;
+  const hasSize = kind === 1 && (flags & 2) !== 0;
+  const byteLength = hasSize ? Number(layout.readU64()) : chunkBytes;
+  const skipped = hasSize ? layout.readU32() : 0;
   if (kind === 3) layout.skip(1);
   const address = reader.readAddress(layout);
   if (address === null) return;
@@ -320,7 +320,7 @@ async function readFixedArray(
     readonly chunkBytes: number;
     readonly count: number;
     readonly isFiltered: boolean;
-    readonly fail: (message: string) => never;
+    readonly fail: Fail;
   },
 ): Promise<void> {
   const head = await reader.read(address, 24, 'a fixed array');
@@ -354,10 +354,7 @@ async function readFixedArray(
  * A filter pipeline (IV.A.2.l): 0 version, 1 number; of a filter 2 id, 2 size of its name (version 2: only above 255), 2
  * flags, 2 number of values; the name, the values of four bytes, in version 1 an even number of them.
  */
-function readFilters(
-  cursor: Cursor,
-  fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never,
-): readonly Filter[] {
+function readFilters(cursor: Cursor, fail: Fail): readonly Filter[] {
   const version = cursor.readU8();
   const count = cursor.readU8();
   if (version === 1) cursor.skip(6);

@@ -279,6 +279,9 @@ interface Place {
   readonly isFrozen: boolean | null;
 }
 
+/** What a layer has from what it lies in. */
+type Surroundings = Pick<Place, 'scope' | 'fullScope' | 'isFrozen'>;
+
 /**
  * Follows the layout of Keras 3: `layers/batch_normalization_1/vars/3`. Layers are numbered by class, and what a layer is
  * called stands in an attribute of `vars`, and in the configuration. In Keras a variable's path leaves functional models
@@ -320,33 +323,29 @@ class Walk implements Variables {
       place.className === 'sequential' || (config === null && /^sequential(_\d+)?$/.test(name));
     const below = isModel && !isSequential ? '' : isModel ? `${name}/` : `${layer}/`;
     const others = children.filter(([key]) => !LAYERS.includes(key));
-    const base = { scope: name === '' ? '' : below, fullScope: inside, isFrozen: place.isFrozen };
+    const around = { scope: name === '' ? '' : below, fullScope: inside, isFrozen: place.isFrozen };
     for (const key of LAYERS) {
       const layers = group.members.get(key);
-      if (layers?.kind === 'group') this.#visitLayers(layers, config, base);
+      if (layers?.kind === 'group') this.#visitLayers(layers, config, around);
     }
     const start = this.variables.length;
     for (const [key, member] of others) {
       if (member.kind !== 'group') continue;
-      const inner = config === null ? null : readInnerLayer(config, key);
-      this.#visitChild(member, key, { inner, ...base });
+      this.#visitAttribute(member, key, config === null ? null : readInnerLayer(config, key), around);
     }
     // Attributes stand in the order of their names.
     if (others.length > 1 && this.variables.length > start + 1) this.isOrdered = false;
   }
 
   /** A model's layers, in the order of its configuration. */
-  #visitLayers(
-    layers: Hdf5Group,
-    config: LayerConfig | null,
-    base: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'>,
-  ): void {
+  #visitLayers(layers: Hdf5Group, config: LayerConfig | null, around: Surroundings): void {
     const counts = new Map<string, number>();
     const left = new Map(layers.members);
     const take = (key: string, inner: LayerConfig | null) => {
       const member = left.get(key);
       left.delete(key);
-      if (member?.kind === 'group') this.#visitLayer(member, key, { inner, ...base });
+      const className = key.replace(/_\d+$/, '');
+      if (member?.kind === 'group') this.#visitLayer(member, key, { inner, className, ...around });
     };
     for (const inner of config?.layers ?? []) {
       const className = toSnakeCase(inner.className);
@@ -358,32 +357,34 @@ class Walk implements Variables {
     for (const key of [...left.keys()].sort(compareNaturally)) take(key, null);
   }
 
+  /** An attribute of a layer: a layer, or a list of such, which has no part in their paths. */
+  #visitAttribute(group: Hdf5Group, key: string, inner: LayerConfig | null, around: Surroundings): void {
+    const isLayer = ['vars', ...LAYERS].some((name) => group.members.has(name));
+    if (isLayer || inner !== null) {
+      const className = classOfName(nameOf(group) ?? '') ?? classOfName(key);
+      this.#visitLayer(group, key, { inner, className, ...around });
+      return;
+    }
+    for (const [name, member] of group.members)
+      if (member.kind === 'group') this.#visitAttribute(member, name, null, around);
+  }
+
+  /** @param about its configuration; and the class that names tell, which counts where there is none. */
   #visitLayer(
     group: Hdf5Group,
     key: string,
-    { inner, ...base }: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'> & { inner: LayerConfig | null },
+    about: Surroundings & Pick<Place, 'className'> & { readonly inner: LayerConfig | null },
   ): void {
-    const className = classOf(inner) ?? key.replace(/_\d+$/, '');
-    const name = nameOf(group) ?? inner?.name ?? key;
-    const isFrozen = inner === null ? base.isFrozen : base.isFrozen === true || isUntrained(inner);
-    this.#visit({ ...base, group, config: inner, className, name, isFrozen });
-  }
-
-  /** An attribute of a layer: a layer, or a list of such, which has no part in their paths. */
-  #visitChild(
-    group: Hdf5Group,
-    key: string,
-    { inner, ...base }: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'> & { inner: LayerConfig | null },
-  ): void {
-    if (!group.members.has('vars') && inner === null && !LAYERS.some((name) => group.members.has(name))) {
-      for (const [name, member] of group.members)
-        if (member.kind === 'group') this.#visitChild(member, name, { inner: null, ...base });
-      return;
-    }
-    const name = nameOf(group) ?? inner?.name ?? key;
-    const told = classOfName(name) ?? classOfName(key);
-    const isFrozen = inner === null ? base.isFrozen : base.isFrozen === true || isUntrained(inner);
-    this.#visit({ ...base, group, config: inner, className: classOf(inner) ?? told, name, isFrozen });
+    const { inner: config, scope, fullScope } = about;
+    this.#visit({
+      group,
+      config,
+      className: classOf(config) ?? about.className,
+      name: nameOf(group) ?? config?.name ?? key,
+      scope,
+      fullScope,
+      isFrozen: config !== null && isUntrained(config) ? true : about.isFrozen,
+    });
   }
 
   #addVariables({ group, config, className, name, isFrozen }: Place, layer: string, fullLayer: string): void {
@@ -393,19 +394,21 @@ class Walk implements Variables {
       member.kind === 'dataset' ? [{ key, dataset: member }] : [],
     );
     found.sort((x, y) => compareNaturally(x.key, y.key));
-    const numbered = found.filter(({ key }) => /^\d+$/.test(key));
-    const shapes = numbered.map(({ dataset }) => dataset.shape);
+    const isNumbered = ({ key }: { key: string }) => /^\d+$/.test(key);
+    const shapes = found.filter(isNumbered).map(({ dataset }) => dataset.shape);
     const { names, isGuessed } = nameVariables({ className, config, name, shapes });
-    for (const { key, dataset } of found) {
-      const leaf = names[numbered.findIndex((each) => each.dataset === dataset)] ?? key;
+    let number = 0;
+    for (const each of found) {
+      const leaf = (isNumbered(each) ? names[number++] : null) ?? each.key;
+      const isLone = isGuessed && leaf === 'beta';
       this.variables.push({
-        dataset,
+        dataset: each.dataset,
         layer,
         fullLayer,
         leaf,
         config,
         isFrozen,
-        isGuessed: isGuessed && leaf === 'beta',
+        isGuessed: isLone,
       });
     }
   }
