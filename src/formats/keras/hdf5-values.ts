@@ -26,6 +26,9 @@ const MAX_CHUNKS = 100_000;
  */
 const MAX_BAND_BYTES = 64 * 1024 * 1024;
 
+/** As many filters as HDF5 itself puts one behind the other (H5Z_MAX_NFILTERS), a bit each. */
+const MAX_FILTERS = 32;
+
 /** The filters that are undone (IV.A.2.l), and the names of others that h5py and hdf5plugin write. */
 const FILTER = { deflate: 1, shuffle: 2, fletcher32: 3 } as const;
 const OTHER_FILTERS: ReadonlyMap<number, string> = new Map([
@@ -190,7 +193,7 @@ async function locateChunks(
   const sizeBytes = version === 3 ? 4 : layout.readU8();
   const sizes = Array.from({ length: rank + 1 }, () => readLittleEndian(layout.readBytes(sizeBytes)));
   const elementBytes = datatype.byteLength;
-  if (sizes.some((size) => !(size >= 1)) || sizes[rank] !== elementBytes)
+  if (sizes.some((size) => !(size >= 1 && Number.isSafeInteger(size))) || sizes[rank] !== elementBytes)
     return fail(`expected chunks of elements of ${elementBytes} bytes, found [${sizes.join(', ')}]`);
   const chunkShape = sizes.slice(0, rank);
   const grid = shape.map((size, axis) => Math.ceil(size / (chunkShape[axis] ?? 1)));
@@ -357,6 +360,7 @@ async function readFixedArray(
 function readFilters(cursor: Cursor, fail: Fail): readonly Filter[] {
   const version = cursor.readU8();
   const count = cursor.readU8();
+  if (count > MAX_FILTERS) fail(`expected at most ${MAX_FILTERS} filters, found ${count}`, 'limit-exceeded');
   if (version === 1) cursor.skip(6);
   return Array.from({ length: count }, () => {
     const id = cursor.readU16();
