@@ -316,7 +316,7 @@ function nameVariables(
 ): ReadonlyMap<string, VariableName> {
   const names = new Map<string, VariableName>();
   const owned = new Set(nodes.flatMap(({ variables }) => variables.map(({ key }) => key)));
-  for (const key of keys) if (!owned.has(key)) names.set(key, { fullName: '', path: key });
+  for (const key of keys) if (!owned.has(key)) names.set(key, { fullName: key, path: key });
   const reachedBy = new Map<number, { readonly from: number; readonly name: string } | null>([[0, null]]);
   const pathOf = (node: number): string => {
     const parts: string[] = [];

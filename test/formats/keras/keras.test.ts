@@ -130,7 +130,7 @@ test.each([
 
 test('layers whose names are long as texts may be', async () => {
   const root = Array.from(
-    { length: 40 },
+    { length: 28 },
     (_, index) => [`layers/${'d/layers/'.repeat(index)}d`, [1]] as const,
   );
   const names = Object.fromEntries(root.map(([path]) => [path, 'x'.repeat(60_000)]));
