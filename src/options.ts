@@ -120,6 +120,13 @@ const OPTIONS = {
     flags: '--allow-external-symlinks',
     help: "follow symbolic links out of a checkpoint's directory",
   },
+  remote: {
+    is: 'flag',
+    flags: '--remote',
+    help: 'fetch what is in no cache of hf:OWNER/NAME and https:// from the network',
+    policy:
+      'Whether checkpoints that are in no cache may be fetched from the network: hf:OWNER/NAME and https://.',
+  },
   onOpenFile: { is: 'function' },
   frozen: {
     is: 'globs',
@@ -289,7 +296,7 @@ const OPTIONS = {
 
 type OptionName = keyof typeof OPTIONS;
 
-const READING = ['select', 'allowExternalSymlinks'] as const;
+const READING = ['select', 'allowExternalSymlinks', 'remote'] as const;
 const OPENING = [...READING, 'onOpenFile'] as const;
 const JUDGING = ['frozen', 'allow', 'minShift', 'exact'] as const;
 const WRITING = ['keepBatches', 'dataName', 'force', 'dryRun'] as const;
@@ -306,7 +313,7 @@ const TAKEN = {
   probe: [...OPENING, 'epsilon', 'map', 'layers', ...SAMPLING, 'ablations', 'importRuntime', 'onProgress'],
   render: [...RENDERING, 'layer', 'root'],
   renderProbe: RENDERING,
-  policy: ['frozen', 'allow', 'failOn', 'minShift', 'epsilon', 'exact', 'map'],
+  policy: ['frozen', 'allow', 'failOn', 'minShift', 'epsilon', 'exact', 'map', 'remote'],
 } as const satisfies Record<string, readonly OptionName[]>;
 
 /** What takes options under their names: a function of the library, or a policy file. */

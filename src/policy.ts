@@ -38,7 +38,7 @@ export interface ReportTarget {
 
 /** What a policy says about an audit; what it leaves out keeps its default. */
 export interface PolicyRules
-  extends Pick<AuditOptions, 'frozen' | 'allow' | 'minShift' | 'epsilon' | 'exact' | 'map'> {
+  extends Pick<AuditOptions, 'frozen' | 'allow' | 'minShift' | 'epsilon' | 'exact' | 'map' | 'remote'> {
   readonly failOn?: FailOn | undefined;
 }
 
@@ -104,8 +104,11 @@ function readMembers<Shape>(
   const known = Object.keys(readers);
   const entries = [...object].map(([name, value]) => {
     const key = joinKey(parent, name);
-    if (!known.includes(name))
-      fail({ file, key }, `unknown key${suggestName(name, known)}`, `Keys here: ${known.join(', ')}`);
+    if (!known.includes(name)) {
+      // A key that belongs elsewhere is not misspelt.
+      const meant = Object.hasOwn(POLICY_READERS, name) ? '' : suggestName(name, known);
+      fail({ file, key }, `unknown key${meant}`, `Keys here: ${known.join(', ')}`);
+    }
     const read: ReadValue<unknown> = readers[name as keyof Shape];
     return [name, read(value, { file, key })];
   });

@@ -48,7 +48,7 @@ const READS_ENVIRONMENT = 'io/places.ts';
  * but text, the runtime of models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/(?:darknet\/darknet|flax\/flax|keras\/keras|numpy\/open-arrays|tensorflow\/tensorflow)\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch|zip-container)\.ts|io\/zip\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/(?:darknet\/darknet|flax\/flax|keras\/keras|numpy\/open-arrays|tensorflow\/tensorflow)\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch|zip-container)\.ts|io\/(?:remote-source|zip)\.ts|report\/(?:github|gitlab|junit|markdown|sarif|html\/html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */
@@ -177,6 +177,14 @@ describe('every file', () => {
         : importsOf(file).filter((target) => /^(?:node:)?fs(?:\/promises)?$/.test(target)),
     );
     expect(offences).toEqual([]);
+  });
+
+  test('reaches the network only where that is its job', () => {
+    const reaching = listOffences((file) => [
+      ...(file.code.match(/(?<![#.\w])(?:fetch|new WebSocket|new EventSource)\(/g) ?? []),
+      ...importsOf(file).filter((target) => /^(?:node:)?(?:https?2?|net|tls|dns|dgram)(?:\/|$)/.test(target)),
+    ]);
+    expect(reaching).toEqual(['io/remote-source.ts: node:http', 'io/remote-source.ts: node:https']);
   });
 
   test('is named for what it does', () => {

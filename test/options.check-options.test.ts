@@ -42,7 +42,12 @@ const BAD_OPTIONS: readonly (readonly [options: object, message: string])[] = [
 ];
 
 /** Every option of each function. A new one is missing here until it is checked. */
-const ALL_OPEN: Required<OpenOptions> = { select: 'a', allowExternalSymlinks: true, onOpenFile() {} };
+const ALL_OPEN: Required<OpenOptions> = {
+  select: 'a',
+  allowExternalSymlinks: true,
+  remote: true,
+  onOpenFile() {},
+};
 const ALL_AUDIT: Required<AuditOptions> = {
   ...ALL_OPEN,
   frozen: ['a'],

@@ -96,6 +96,7 @@ test('the table says which rules there are: those of the type', () => {
     epsilon: true,
     exact: true,
     map: true,
+    remote: true,
   };
   expect(POLICY_RULES.map(({ name }) => name)).toEqual(Object.keys(rules));
 });

@@ -33,6 +33,7 @@ const VALID: readonly (readonly [what: string, policy: object])[] = [
       minShift: 0.01,
       epsilon: 1e-3,
       map: { encoder: 'model.encoder', '': 'module' },
+      remote: true,
     },
   ],
   [
@@ -61,6 +62,7 @@ describe('a policy with', () => {
       frozen: ['backbone', '**.bn'],
       allow: [],
       failOn: 'warning',
+      remote: true,
       minShift: 0.01,
       epsilon: 1e-3,
       map: [
@@ -151,7 +153,7 @@ describe('a policy is refused', () => {
 
   test('with a hint that lists the keys', () => {
     expect(catchFailure(() => parse({ pairs: { a: { before: 'x', after: 'y', nope: 1 } } }))).toMatchObject({
-      hint: 'Keys here: before, after, frozen, allow, failOn, minShift, epsilon, exact, map',
+      hint: 'Keys here: before, after, frozen, allow, failOn, minShift, epsilon, exact, map, remote',
     });
   });
 

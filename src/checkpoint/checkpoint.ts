@@ -1,6 +1,7 @@
 // What every format is turned into: named tensors, which are byte ranges, and the graph where there is one.
 
-import type { ByteRange, LocalFile, Splice } from '../io/byte-source.js';
+import type { ByteRange, Splice } from '../io/byte-source.js';
+import type { FileSource } from '../io/file-source.js';
 import type { ChannelLayout } from './channel-grid.js';
 import { bitsOf, type DType } from './dtype.js';
 
@@ -19,6 +20,8 @@ export interface OpenOptions {
   readonly select?: string | undefined;
   /** Follow external data and shards that are symbolic links out of the checkpoint's directory. */
   readonly allowExternalSymlinks?: boolean | undefined;
+  /** Fetch checkpoints that are named by no path and are in no cache from the network. Without it, nothing is. */
+  readonly remote?: boolean | undefined;
   /** Told of every file that is opened for the checkpoint, by its path. What it throws ends the opening. */
   readonly onOpenFile?: ((path: string) => void) | undefined;
 }
@@ -31,7 +34,7 @@ export interface ReadOptions extends OpenOptions {
 
 /** One file of a checkpoint and how it changes; without splices it is copied as it is. */
 interface FileEdit {
-  readonly source: LocalFile;
+  readonly source: FileSource;
   /** Where the file stands relative to the checkpoint's own directory, with forward slashes. */
   readonly name: string;
   /** By offset; none overlaps another. */

@@ -56,7 +56,7 @@ Examples:
       const targets = { before, after };
       const found = await findParts(targets, opening);
       guard.refuseHarm();
-      await writeFile(options.output, [toJson(makePolicy(targets, found, options.output))], rules);
+      await writeFile(options.output, [toJson(makePolicy(targets, found, options))], rules);
       terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
     });
 }
@@ -83,7 +83,11 @@ async function findParts({ before, after }: InitTargets, options: OpenOptions): 
   return { frozen: list('frozen'), others: list('trained') };
 }
 
-function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion, output: string): object {
+function makePolicy(
+  { before, after }: InitTargets,
+  { frozen }: FrozenSuggestion,
+  { output, remote }: InitOptions,
+): object {
   const directory = dirname(resolve(output));
   const toPath = (path: string) =>
     isPlace(path) || isAbsolute(path) ? path : relative(directory, resolve(path)).replaceAll(sep, '/');
@@ -94,6 +98,7 @@ function makePolicy({ before, after }: InitTargets, { frozen }: FrozenSuggestion
     allow: [],
     failOn: 'error',
     minShift: 0,
+    ...(remote === true ? { remote } : {}),
     ...(after === undefined ? {} : { pairs: { main: { before: toPath(before), after: toPath(after) } } }),
   };
 }

@@ -10,7 +10,7 @@ import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
 
 /** Options of every command that prints a report and judges. */
 export interface CommonOptions
-  extends Pick<OpenOptions, 'select' | 'allowExternalSymlinks'>,
+  extends Pick<OpenOptions, 'select' | 'allowExternalSymlinks' | 'remote'>,
     Pick<PolicyRules, 'epsilon' | 'failOn'> {
   readonly format: ReportFormat;
   readonly output?: string;

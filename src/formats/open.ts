@@ -57,10 +57,11 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   });
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
-    const { path: file = path } = source;
-    options.onOpenFile?.(file);
-    const adapter = await readAdapterConfig(file, options);
-    const configured = await findConfiguredFramework(file, options.onOpenFile);
+    const { path: file } = source;
+    if (file !== undefined) options.onOpenFile?.(file);
+    const adapter = file === undefined ? null : await readAdapterConfig(file, options);
+    const configured =
+      file === undefined ? undefined : await findConfiguredFramework(file, options.onOpenFile);
     const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
     const warnings = [...(place?.notes ?? []), ...checkpoint.warnings];
@@ -371,7 +372,7 @@ export const FORMATS: readonly Format[] = [
     name: 'NumPy .npy files',
     looksLike: (head) => Buffer.from(head.subarray(0, 6)).toString('latin1') === '\x93NUMPY',
     async open(source, options, head) {
-      if (isDirectory(options.path))
+      if (!isPlace(options.path) && isDirectory(options.path))
         return (await import('./numpy/open-arrays.js')).openNpyFolder(source, options);
       const hint = Buffer.from(head).toString('latin1').includes("'descr': '|O'")
         ? "If it is a dict of arrays and you trust the file, save them by their names: np.savez('weights.npz', **np.load('FILE', allow_pickle=True).item())"

@@ -23,15 +23,14 @@ export interface ByteSource {
   readInto(target: Uint8Array, position: number): Promise<void>;
   /** Releases what the source holds. Reading afterwards fails. */
   close(): Promise<void>;
+  /** Told which ranges will be read, where it is quicker to fetch them together than each when it is asked for. */
+  readonly expect?: ((ranges: readonly ByteRange[]) => void) | undefined;
+  /** Opens a file beside it by its name, where it is no file of this machine. The name was checked. */
+  readonly openBeside?: ((name: string) => Promise<ByteSource>) | undefined;
   /** What the source reads its bytes from, where they can be put back there; absent where it holds them itself. */
   readonly backing?: Backing;
   /** What the source computes its bytes from (inflated, repeated, converted), where they cannot be put back there. */
   readonly computedFrom?: ByteRange;
-}
-
-/** A source that is a whole file of this machine. */
-export interface LocalFile extends ByteSource {
-  readonly path: string;
 }
 
 /** The bytes under a source that only presents them in another order. */
@@ -97,6 +96,19 @@ export function enclosingRange(range: ByteRange): ByteRange {
 function storedRange(range: ByteRange): ByteRange {
   const below = range.source.backing?.range ?? range.source.computedFrom;
   return below === undefined ? range : storedRange(below);
+}
+
+/** Tells the sources under some ranges that these will be read. */
+export function expectRanges(ranges: readonly ByteRange[]): void {
+  const bySource = new Map<ByteSource, ByteRange[]>();
+  for (const range of ranges) {
+    const stored = storedRange(range);
+    if (stored.source.expect === undefined) continue;
+    const ofSource = bySource.get(stored.source);
+    if (ofSource === undefined) bySource.set(stored.source, [stored]);
+    else ofSource.push(stored);
+  }
+  for (const [source, ofSource] of bySource) source.expect?.(ofSource);
 }
 
 /** A piece of a source: `byteLength` bytes from `offset` on. */

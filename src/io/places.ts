@@ -2,10 +2,11 @@
 
 import { lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { basename, dirname, join, sep } from 'node:path';
+import { basename, dirname, join, posix, sep } from 'node:path';
 import { CheckpointError, quote, toShellWord } from '../errors.js';
 import type { ByteSource } from './byte-source.js';
 import { explainAs, openFileSource } from './file-source.js';
+import type { RemoteFile, RemoteSource } from './remote-source.js';
 import { isDirectory, lookAt } from './write-target.js';
 
 /** A repository of the Hugging Face Hub, and what of it: `hf:OWNER/NAME[@REVISION][:FILE]`. */
@@ -37,6 +38,8 @@ export interface PlaceOptions {
   /** Names of files that a directory opens as, those first that are preferred. */
   readonly defaults: readonly string[];
   readonly allowExternalSymlinks?: boolean | undefined;
+  /** Whether the network may be asked. */
+  readonly remote?: boolean | undefined;
 }
 
 /** What a place leads to. */
@@ -134,17 +137,39 @@ function checkHub(place: HubPlace): HubPlace {
   return place;
 }
 
+/** The Hub, and how its servers are asked; tests hand in one of this machine. */
+export interface Hub {
+  readonly origin: string;
+  readonly test?: RemoteFile['test'];
+}
+
+const HUB: Hub = { origin: 'https://huggingface.co' };
+
 /**
- * Opens a checkpoint that is named by no path, from the caches that other programs fill: that of the Hugging Face Hub,
- * and that of torch.hub. Nothing is fetched.
+ * Opens a checkpoint that is named by no path: from the caches that other programs fill, that of the Hugging Face Hub and
+ * that of torch.hub; where it is in none and the network is allowed, from there.
  *
  * @returns null for a path.
  * @throws CheckpointError `refused` for a name that is none, or a link in a cache that leads out of it; `not-found`
- *   where it is in no cache, with what would be fetched.
+ *   where it is in no cache, with what would be fetched; as openRemoteSource.
  */
-export async function openPlace(argument: string, options: PlaceOptions): Promise<OpenedPlace | null> {
+export async function openPlace(
+  argument: string,
+  options: PlaceOptions,
+  hub: Hub = HUB,
+): Promise<OpenedPlace | null> {
   if (!isPlace(argument)) return null;
   const place = parsePlace(argument);
+  try {
+    return openCached(place, options);
+  } catch (error) {
+    const isMissing = error instanceof CheckpointError && error.code === 'not-found';
+    if (!isMissing || options.remote !== true) throw error;
+  }
+  return place.kind === 'hub' ? openOfHub(place, options, hub) : openOfWeb(place, hub);
+}
+
+function openCached(place: Place, options: PlaceOptions): OpenedPlace {
   const { path, root, note } = findInCaches(place);
   const file = findDefault(place, path, options);
   const named = file === path ? place.name : `${place.name}:${basename(file)}`;
@@ -156,6 +181,86 @@ export async function openPlace(argument: string, options: PlaceOptions): Promis
     });
   return { source: openFileSource(named, file), notes: note === null ? [] : [note] };
 }
+
+async function openOfWeb({ name, url }: WebPlace, { test }: Hub): Promise<OpenedPlace> {
+  const { openRemoteSource } = await import('./remote-source.js');
+  const open = (at: URL): Promise<ByteSource> =>
+    openRemoteSource({
+      url: at,
+      name: nameOf(at.href),
+      ...(test && { test }),
+      openBeside: (file) => open(new URL(file.split('/').map(encodeURIComponent).join('/'), at)),
+    });
+  return { source: await open(url), notes: [`${quote(name)} was read over the network`] };
+}
+
+async function openOfHub(
+  place: HubPlace,
+  { defaults }: PlaceOptions,
+  { origin, test }: Hub,
+): Promise<OpenedPlace> {
+  const { fetchJson, openRemoteSource } = await import('./remote-source.js');
+  const token = readToken();
+  const { name, repository } = place;
+  const encode = (text: string) => text.split('/').map(encodeURIComponent).join('/');
+  const remote = (path: string) => ({ url: new URL(path, origin), token, ...(test && { test }) });
+  const revision = encodeURIComponent(place.revision);
+  const listed =
+    place.file === null
+      ? readListing(
+          place,
+          await fetchJson({ name, ...remote(`/api/models/${repository}/revision/${revision}`) }),
+          defaults,
+        )
+      : null;
+  const open = async (file: string, commit: string, called: string): Promise<RemoteSource> => {
+    const at = remote(`/${repository}/resolve/${encodeURIComponent(commit)}/${encode(file)}`);
+    // Of the same commit: a branch may move on meanwhile.
+    const openBeside = (beside: string) =>
+      open(posix.join(posix.dirname(file), beside), source.commit ?? commit, `hf:${repository}:${beside}`);
+    const source: RemoteSource = await openRemoteSource({ name: called, ...at, openBeside });
+    return source;
+  };
+  const source = await (listed === null
+    ? open(place.file ?? '', place.revision, name)
+    : open(listed.file, listed.commit, `${name}:${listed.file}`));
+  const commit = listed?.commit ?? source.commit;
+  const of = commit !== null && COMMIT.test(commit) ? `, of the commit ${commit.slice(0, 12)}` : '';
+  return { source, notes: [`${quote(name)} was read over the network${of}`] };
+}
+
+/** What the Hub's API says of a model: its commit, and its files, of which one is what it opens as. */
+function readListing(place: HubPlace, listing: unknown, defaults: readonly string[]) {
+  const { sha, siblings } = isRecord(listing) ? listing : {};
+  if (typeof sha !== 'string' || !COMMIT.test(sha) || !Array.isArray(siblings))
+    throw new CheckpointError("expected the Hub's list of the model's files, found something else", {
+      code: 'malformed',
+      file: place.name,
+    });
+  const names = siblings.flatMap((one: unknown) =>
+    isRecord(one) && typeof one['rfilename'] === 'string' ? [one['rfilename']] : [],
+  );
+  const file = defaults.find((name) => names.includes(name));
+  if (file === undefined) throw withoutDefault(place, names);
+  return { commit: sha, file };
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
+}
+
+/** Real tokens have some 40 characters; what holds others than these would be more than a token. */
+const TOKEN = /^[\w.-]{1,500}$/;
+
+/** The user's token of the Hub, as huggingface_hub finds it; undefined without one. */
+function readToken(): string | undefined {
+  const path = readVariable('HF_TOKEN_PATH') ?? join(findHubHome(), 'token');
+  const fromFile = () => (isThere(path) ? readSmallFile(path, MAX_TOKEN_BYTES) : '');
+  const token = (readVariable('HF_TOKEN') ?? fromFile()).trim();
+  return TOKEN.test(token) ? token : undefined;
+}
+
+const MAX_TOKEN_BYTES = 1_000;
 
 /**
  * The path that a checkpoint has on this machine, for asking whether it is another one: a path is itself, and so is the
@@ -206,8 +311,11 @@ function findCacheHome(): string {
 
 /** Where huggingface_hub keeps what it has downloaded (huggingface_hub/constants.py). */
 function findHubCache(): string {
-  const home = readVariable('HF_HOME') ?? join(findCacheHome(), 'huggingface');
-  return readVariable('HF_HUB_CACHE') ?? readVariable('HUGGINGFACE_HUB_CACHE') ?? join(home, 'hub');
+  return readVariable('HF_HUB_CACHE') ?? readVariable('HUGGINGFACE_HUB_CACHE') ?? join(findHubHome(), 'hub');
+}
+
+function findHubHome(): string {
+  return readVariable('HF_HOME') ?? join(findCacheHome(), 'huggingface');
 }
 
 /**
@@ -247,9 +355,7 @@ const MAX_REF_BYTES = 100;
 /** The commit that a revision is; null where the cache has none, or several that begin so. */
 function findCommit(model: string, revision: string): string | null {
   const ref = join(model, 'refs', revision);
-  const facts = lookAt(() => statSync(ref));
-  const isRef = facts?.isFile() === true && facts.size <= MAX_REF_BYTES;
-  const commit = isRef ? explainAs(ref, () => readFileSync(ref, 'latin1')).trim() : '';
+  const commit = readSmallFile(ref, MAX_REF_BYTES).trim();
   if (COMMIT.test(commit)) return commit;
   if (!COMMIT_START.test(revision)) return null;
   const commits = lookAt(() => readdirSync(join(model, 'snapshots'))) ?? [];
@@ -257,16 +363,29 @@ function findCommit(model: string, revision: string): string | null {
   return another === undefined ? found : null;
 }
 
+/** Empty where there is no such file, or a larger one. */
+function readSmallFile(path: string, maxBytes: number): string {
+  const facts = lookAt(() => statSync(path));
+  const isSmall = facts?.isFile() === true && facts.size <= maxBytes;
+  return isSmall ? (lookAt(() => readFileSync(path, 'latin1')) ?? '') : '';
+}
+
 /** The file that stands for a directory of the cache. */
 function findDefault(place: Place, path: string, { defaults }: PlaceOptions): string {
   if (!isDirectory(path)) return path;
   const found = chooseFile(path, defaults);
   if (found !== undefined) return found;
-  const names = (lookAt(() => readdirSync(path)) ?? []).sort().slice(0, MAX_SHOWN_FILES);
-  throw missing(
-    place,
-    `none of the files that a model is loaded from by itself, but ${names.map(quote).join(', ') || 'nothing'}`,
-  );
+  throw withoutDefault(place, lookAt(() => readdirSync(path)) ?? []);
+}
+
+function withoutDefault(place: Place, names: readonly string[]): CheckpointError {
+  const shown = [...names].sort().slice(0, MAX_SHOWN_FILES).map(quote).join(', ');
+  const found = `found none of the files that a model is loaded from by itself, but ${shown || 'nothing'}`;
+  return new CheckpointError(`expected a file to open, ${found}`, {
+    code: 'not-found',
+    file: place.name,
+    hint: `Name the file: ${place.name}:FILE`,
+  });
 }
 
 /** So many names make a sentence. */
@@ -295,7 +414,9 @@ function findInTorchCache(place: WebPlace): Cached {
 }
 
 function missing(place: Place, found: string): CheckpointError {
-  const hint = place.kind === 'hub' ? describeDownload(place) : 'Download the file, and name it by its path.';
+  const download =
+    place.kind === 'hub' ? describeDownload(place) : 'download the file and name it by its path';
+  const hint = `Allow the network with --remote, or ${download}`;
   return new CheckpointError(`expected it on this machine, found ${found}`, {
     code: 'not-found',
     file: place.name,
@@ -311,7 +432,7 @@ function describeDownload({ repository, revision, file }: HubPlace): string {
     ...(file === null ? [] : [toShellWord(file)]),
     ...(revision === 'main' ? [] : ['--revision', revision]),
   ];
-  return `Fetch it first: ${words.join(' ')}`;
+  return `fetch it first: ${words.join(' ')}`;
 }
 
 /** Whether a file that exists is a symbolic link out of its directory; the cache of the Hub is no way out. */

@@ -3,7 +3,7 @@
 import type { Checkpoint, ConstantInput, Graph, NormNode, Tensor } from '../checkpoint/checkpoint.js';
 import { isCountable, isDecodable, isFloatingPoint } from '../checkpoint/dtype.js';
 import { CheckpointError, failUnreachable, quote } from '../errors.js';
-import { refuseAmplified } from '../io/byte-source.js';
+import { expectRanges, refuseAmplified } from '../io/byte-source.js';
 import {
   dottedNameOf,
   dottedTensorsOf,
@@ -395,6 +395,7 @@ export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
   for (const layer of layers) checkChannels(layer, checkpoint.path);
   const vectors = layers.flatMap((layer) => listVectors(layer).flatMap(([, tensor]) => tensor?.range ?? []));
   refuseAmplified(vectors, checkpoint.path);
+  expectRanges(vectors);
   return { layers: layers.map(checkVectors), learned };
 }
 

@@ -12,7 +12,7 @@ import { type AuditOptions, type AuditResults, compareCheckpoints } from '../com
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { openPath, openSource, withCheckpoints } from '../formats/open.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
-import { findOnMachine, leadsOutside, nameOf } from '../io/places.js';
+import { findOnMachine, isPlace, leadsOutside, nameOf } from '../io/places.js';
 import {
   type FileCopy,
   findLeftovers,
@@ -91,7 +91,14 @@ export async function restore(
   checkOptions('restore', options);
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
-  const target = fixedPath === null ? null : chooseTarget(fixedPath, findOnMachine(afterPath));
+  const afterFile = findOnMachine(afterPath);
+  if (options.remote === true && isPlace(afterFile))
+    throw new CheckpointError('expected after on this machine, found a checkpoint of the network', {
+      code: 'unsupported',
+      file: nameOf(afterPath),
+      hint: 'Download it, and name it by its path; before may stay where it is.',
+    });
+  const target = fixedPath === null ? null : chooseTarget(fixedPath, afterFile);
   if (fixedPath !== null) refuseSameFile(fixedPath, beforePath, afterPath);
   return withCheckpoints([beforePath, afterPath], options, (before, after) =>
     restoreOpened({ before, after, options }, target),
@@ -395,7 +402,8 @@ async function listSources(
   copies: readonly FileCopy[],
   { before, after }: Sides,
 ): Promise<readonly string[]> {
-  const ofBefore = (await before.planEdits?.([]))?.files ?? [];
+  // What is read over the network is no file that could be written to.
+  const ofBefore = isPlace(findOnMachine(before.path)) ? [] : ((await before.planEdits?.([]))?.files ?? []);
   return [before.path, after.path, ...[...copies, ...ofBefore].map(({ source }) => source.path)];
 }
 

@@ -1,8 +1,10 @@
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { type ByteSource, readRange, wholeOf } from '../../src/io/byte-source.js';
 import { isPlace, nameOf, openPlace } from '../../src/io/places.js';
 import { failureOf } from '../build/failure.js';
+import { serveFiles } from '../build/file-server.js';
 import { makeTempDirectory } from '../build/sources.js';
 
 const COMMIT = '0123456789abcdef0123456789abcdef01234567';
@@ -14,8 +16,17 @@ let home = '';
 
 beforeEach(() => {
   home = makeTempDirectory();
-  for (const name of ['HF_HOME', 'HF_HUB_CACHE', 'HUGGINGFACE_HUB_CACHE', 'XDG_CACHE_HOME', 'TORCH_HOME'])
+  for (const name of [
+    'HF_HOME',
+    'HF_HUB_CACHE',
+    'HUGGINGFACE_HUB_CACHE',
+    'XDG_CACHE_HOME',
+    'TORCH_HOME',
+    'HF_TOKEN',
+    'HF_TOKEN_PATH',
+  ])
     vi.stubEnv(name, '');
+  vi.stubEnv('HOME', home);
   vi.stubEnv('HF_HUB_CACHE', join(home, 'hub'));
   vi.stubEnv('TORCH_HOME', join(home, 'torch'));
 });
@@ -161,6 +172,7 @@ describe("a model in the Hub's cache", () => {
     expect(await failureOf(() => openText('hf:acme/net'))).toMatchObject({
       code: 'not-found',
       message: expect.stringContaining('but "yolo.pt"'),
+      hint: 'Name the file: hf:acme/net:FILE',
     });
   });
 });
@@ -298,4 +310,116 @@ test('no file of the room reaches the network', () => {
   expect(readFileSync(new URL('../../src/io/places.ts', import.meta.url), 'utf8')).not.toMatch(
     /fetch\(|node:https?/,
   );
+});
+
+describe('over the network, where that is allowed', () => {
+  const COMMIT_FILE = `/acme/net/resolve/${COMMIT}/model.safetensors`;
+  const bytesOf = (text: string) => ({ bytes: new TextEncoder().encode(text) });
+  const LISTING = {
+    sha: COMMIT,
+    siblings: [{ rfilename: 'config.json' }, { rfilename: 'model.safetensors' }, 7],
+  };
+
+  /** A Hub of one model, which answers the API and tells the commit of what it serves. */
+  async function serveHub(listing: unknown = LISTING, files: Parameters<typeof serveFiles>[0] = {}) {
+    const server = await serveFiles(
+      {
+        [COMMIT_FILE]: bytesOf('of a commit'),
+        '/acme/net/resolve/main/a%20b/last.pt': bytesOf('of main'),
+        ...files,
+      },
+      (request, response) => {
+        response.setHeader('x-repo-commit', COMMIT);
+        if (request.url?.startsWith('/api/') !== true) return false;
+        response.writeHead(200).end(JSON.stringify(listing));
+        return true;
+      },
+    );
+    onTestFinished(server.close);
+    const open = async (place: string) => {
+      const hub = { origin: server.origin, test: { allowsPlain: true, pauseMs: 1 } };
+      const opened = await openPlace(place, { defaults: DEFAULTS, remote: true }, hub);
+      if (opened === null) throw new Error('a path');
+      onTestFinished(() => opened.source.close());
+      return opened;
+    };
+    return { server, open };
+  }
+
+  const readText = async (source: ByteSource) => new TextDecoder().decode(await readRange(wholeOf(source)));
+
+  test('a model opens as its default file, at the commit that the Hub names', async () => {
+    const { server, open } = await serveHub();
+    const { source, notes } = await open('hf:acme/net');
+    expect(await readText(source)).toBe('of a commit');
+    expect(source.name).toBe('hf:acme/net:model.safetensors');
+    expect(notes).toEqual(['"hf:acme/net" was read over the network, of the commit 0123456789ab']);
+    expect(server.requests.map(({ url }) => url)).toEqual([
+      '/api/models/acme/net/revision/main',
+      COMMIT_FILE,
+    ]);
+  });
+
+  test('a file is asked for by itself, and what lies beside it at the same commit', async () => {
+    const { server, open } = await serveHub(LISTING, {
+      [`/acme/net/resolve/${COMMIT}/a%20b/other.pt`]: bytesOf('beside'),
+    });
+    const { source } = await open('hf:acme/net:a b/last.pt');
+    expect(await readText(source)).toBe('of main');
+    const beside = await source.openBeside?.('other.pt');
+    expect(beside && (await readText(beside))).toBe('beside');
+    await beside?.close();
+    expect(server.requests).toHaveLength(2);
+  });
+
+  test('what the cache has is not asked for', async () => {
+    const { server, open } = await serveHub();
+    cacheFile('model.safetensors');
+    expect(await readText((await open('hf:acme/net')).source)).toBe('model.safetensors');
+    expect(server.requests).toEqual([]);
+  });
+
+  test('nothing is asked for where it is not allowed', async () => {
+    const { server } = await serveHub();
+    await failureOf(() => openPlace('hf:acme/net', { defaults: DEFAULTS }, { origin: server.origin }));
+    await failureOf(() => openPlace(`${server.origin}/a.pt`, { defaults: DEFAULTS }));
+    expect(server.requests).toEqual([]);
+  });
+
+  test.each([
+    ['from the environment', { HF_TOKEN: 'hf_abc' }, null],
+    ["from the Hub's own file", { HF_HOME: 'hf' }, 'hf/token'],
+    ['from a file that is named', { HF_TOKEN_PATH: 'key' }, 'key'],
+  ])('the token is taken %s, and shown nowhere', async (_, variables, file) => {
+    for (const [name, value] of Object.entries(variables))
+      vi.stubEnv(name, name === 'HF_TOKEN' ? value : join(home, value));
+    if (file !== null) {
+      mkdirSync(dirname(join(home, file)), { recursive: true });
+      writeFileSync(join(home, file), 'hf_abc\n');
+    }
+    const { server, open } = await serveHub();
+    const opened = await open('hf:acme/net');
+    expect(server.requests.map(({ headers }) => headers.authorization)).toEqual([
+      'Bearer hf_abc',
+      'Bearer hf_abc',
+    ]);
+    expect(JSON.stringify([opened.notes, opened.source.name])).not.toContain('hf_abc');
+  });
+
+  test('what could be no token is not sent', async () => {
+    vi.stubEnv('HF_TOKEN', 'a\r\nx-evil: 1');
+    const { server, open } = await serveHub();
+    await open('hf:acme/net');
+    expect(server.requests.map(({ headers }) => headers.authorization)).toEqual([undefined, undefined]);
+  });
+
+  test.each([
+    ['no list', [], 'malformed'],
+    ['another commit', { sha: '../../x', siblings: [] }, 'malformed'],
+    ['no files', { sha: COMMIT, siblings: {} }, 'malformed'],
+    ['no default file', { sha: COMMIT, siblings: [{ rfilename: 'yolo.pt' }] }, 'not-found'],
+  ])('%s of the Hub is refused', async (_, listing, code) => {
+    const { open } = await serveHub(listing);
+    expect(await failureOf(() => open('hf:acme/net'))).toMatchObject({ code, file: 'hf:acme/net' });
+  });
 });

@@ -1,6 +1,5 @@
 // Reads Darknet's .weights, which have no names: the .cfg beside them tells what lies where.
 
-import { basename } from 'node:path';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -86,7 +85,9 @@ function offsetOfWeights(head: Uint8Array): number {
 }
 
 async function findCfg(source: ByteSource, options: ReadOptions): Promise<{ name: string; text: string }> {
-  const cfg = openFirstBeside(source, listNames(basename(source.name)), '.cfg', options);
+  // The name of a model on the Hub ends in `:FILE`.
+  const name = (source.path ?? source.name).split(/[/\\:]/).at(-1) ?? '';
+  const cfg = await openFirstBeside(source, listNames(name), '.cfg', options);
   if (cfg === null) {
     throw new CheckpointError(
       'expected the .cfg of the Darknet weights beside them, by their name or as the only one there, found none: they hold no names and no shapes',

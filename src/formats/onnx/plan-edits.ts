@@ -24,7 +24,6 @@ import {
   haveSameBytes,
   holdBytes,
   joinRanges,
-  type LocalFile,
   placeContent,
   RangeMap,
   type Splice,
@@ -118,8 +117,8 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
 function openDataFiles(
   names: ReadonlyMap<string, string>,
   { external, file }: TensorStore,
-): ReadonlyMap<LocalFile, string> {
-  const files = new Map<LocalFile, string>();
+): ReadonlyMap<FileSource, string> {
+  const files = new Map<FileSource, string>();
   const paths = new Set<string>();
   for (const [location, name] of names) {
     const source = external.open(location);

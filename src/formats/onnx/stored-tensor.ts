@@ -6,17 +6,10 @@ import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import {
-  type ByteRange,
-  type ByteSource,
-  checkBounds,
-  joinRanges,
-  type LocalFile,
-  readRange,
-} from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, checkBounds, joinRanges, readRange } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
-import { explainAs, explainFileError, openFileSource } from '../../io/file-source.js';
-import { isSharedCache } from '../../io/places.js';
+import { explainAs, explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
+import { isPlace, isSharedCache } from '../../io/places.js';
 import { stridedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
 import { MAX_VARINT_BYTES, readVarint, type Segment, type Varint } from './wire.js';
@@ -369,7 +362,7 @@ export interface OnnxOptions {
 export class ExternalData {
   readonly #options: OnnxOptions;
   readonly #path: string;
-  readonly #files = new Map<string, LocalFile>();
+  readonly #files = new Map<string, FileSource>();
   #directories: readonly string[] | null = null;
 
   /** @param path where the model is, when that differs from how it is named. */
@@ -378,7 +371,7 @@ export class ExternalData {
     this.#path = path;
   }
 
-  get files(): ReadonlyMap<string, LocalFile> {
+  get files(): ReadonlyMap<string, FileSource> {
     return this.#files;
   }
 
@@ -419,7 +412,7 @@ export class ExternalData {
   }
 
   /** The file at a location, opened unless it is already; checked as by {@link locate}. */
-  open(location: string): LocalFile {
+  open(location: string): FileSource {
     return this.#open(location, `external data ${quote(location)}`);
   }
 
@@ -428,7 +421,7 @@ export class ExternalData {
     this.#files.clear();
   }
 
-  #open(location: string, what: string): LocalFile {
+  #open(location: string, what: string): FileSource {
     const known = this.#files.get(location);
     if (known !== undefined) return known;
     this.#checkLocation(location, what);
@@ -436,6 +429,7 @@ export class ExternalData {
       const message = `expected external data in at most ${MAX_EXTERNAL_FILES} files, found more`;
       throw this.#error('limit-exceeded', message);
     }
+    if (isPlace(this.#path)) throw this.#refuseRemote(what);
     const realPath = this.#resolve(location, what);
     this.#options.onOpenFile?.(realPath);
     try {
@@ -509,6 +503,12 @@ export class ExternalData {
   #refuse(what: string, found: string, hint?: string): CheckpointError {
     const message = `${what}: expected a path inside the model's directory, found ${found}`;
     return new CheckpointError(message, { code: 'refused', file: this.#options.path, hint });
+  }
+
+  #refuseRemote(what: string): CheckpointError {
+    const message = `${what}: expected a model in one file, since it is read over the network, found data beside it`;
+    const hint = 'Download the model and its data, and name it by its path.';
+    return new CheckpointError(message, { code: 'unsupported', file: this.#options.path, hint });
   }
 
   #error(code: CheckpointErrorCode, message: string): CheckpointError {

@@ -21,7 +21,7 @@ import {
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { openFileSource } from '../../io/file-source.js';
-import { leadsOutside } from '../../io/places.js';
+import { isPlace, leadsOutside } from '../../io/places.js';
 import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
@@ -82,7 +82,7 @@ export async function openShards(
     const shards = new Map<string, ReadonlyMap<string, Tensor>>();
     let format = 'safetensors';
     for (const name of shardNames) {
-      const source = openBeside(index, name, {
+      const source = await openBeside(index, name, {
         ...options,
         what: 'weight_map: shard',
         endings: Object.keys(formats),
@@ -162,7 +162,7 @@ interface Naming extends ReadOptions {
  *
  * @throws CheckpointError `refused` for a name or a link that leads out of the directory, or with another ending.
  */
-export function openBeside(index: ByteSource, name: string, options: Naming): ByteSource {
+export async function openBeside(index: ByteSource, name: string, options: Naming): Promise<ByteSource> {
   const { what, endings } = options;
   const refuse = (reason: string, hint?: string): never =>
     fail(index.name, `${what} ${quote(name)} ${reason}`, 'refused', hint);
@@ -173,6 +173,9 @@ export function openBeside(index: ByteSource, name: string, options: Naming): By
   if (name.includes('\0')) refuse('has a NUL byte in its name');
   if (endings?.includes(extname(name)) === false)
     refuse(`has another extension than ${endings.join(' or ')}`);
+  if (index.openBeside !== undefined) return index.openBeside(name);
+  if (index.path === undefined && isPlace(options.path))
+    refuse('belongs to a file that is not on this machine');
   const directory = dirname(index.path ?? options.path);
   const path = join(directory, name);
   const source = openFileSource(join(dirname(index.name), name), path);
@@ -193,16 +196,34 @@ export function openBeside(index: ByteSource, name: string, options: Naming): By
  *
  * @throws CheckpointError as {@link openBeside}.
  */
-export function openFirstBeside(
+export async function openFirstBeside(
   file: ByteSource,
   names: readonly string[],
   ending: string,
   options: ReadOptions,
-): ByteSource | null {
+): Promise<ByteSource | null> {
+  const naming = { ...options, what: `the ${ending}` };
+  if (file.path === undefined && isPlace(options.path)) return tryBeside(file, names, naming);
   const there = listBeside(file.path ?? options.path);
   const alike = there.filter((name) => extname(name) === ending);
   const found = names.find((name) => alike.includes(name)) ?? (alike.length === 1 ? alike[0] : undefined);
-  return found === undefined ? null : openBeside(file, found, { ...options, what: `the ${ending}` });
+  return found === undefined ? null : openBeside(file, found, naming);
+}
+
+/** Over the network nothing tells what lies beside a file: each name is asked for. */
+async function tryBeside(
+  file: ByteSource,
+  names: readonly string[],
+  naming: Naming,
+): Promise<ByteSource | null> {
+  for (const name of file.openBeside === undefined ? [] : names) {
+    try {
+      return await openBeside(file, name, naming);
+    } catch (error) {
+      if (!(error instanceof CheckpointError) || error.code !== 'not-found') throw error;
+    }
+  }
+  return null;
 }
 
 function listBeside(path: string): readonly string[] {

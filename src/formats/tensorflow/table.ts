@@ -105,11 +105,7 @@ function* listEntries(
         'malformed',
         block.fileOffset(),
       );
-    const rest = block.readBytes(unshared);
-    const whole = new Uint8Array(shared + unshared);
-    whole.set(key.subarray(0, shared));
-    whole.set(rest, shared);
-    key = whole;
+    key = Uint8Array.from([...key.subarray(0, shared), ...block.readBytes(unshared)]);
     const baseOffset = block.fileOffset() ?? null;
     const value = new Cursor(block.readBytes(length), { ...origin, baseOffset, subject: 'an entry' });
     yield [new TextDecoder().decode(key), value];

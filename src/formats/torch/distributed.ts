@@ -96,7 +96,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
     if (names.size > MAX_FILES)
       throw fail(file, `expected at most ${MAX_FILES} files, found ${names.size}`, 'limit-exceeded');
     for (const name of names)
-      sources.set(name, openBeside(source, name, { ...options, what: 'the metadata: file' }));
+      sources.set(name, await openBeside(source, name, { ...options, what: 'the metadata: file' }));
     const container: TorchContainer = {
       format: 'PyTorch',
       root: nest(saved),

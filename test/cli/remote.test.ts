@@ -1,0 +1,157 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type FileServer, serveFiles } from '../build/file-server.js';
+import { makeWorkspace, startCli } from './run.js';
+
+const workspace = makeWorkspace();
+const at = (name: string) => join(workspace, name);
+const pair = (name: string) => ({ bytes: readFileSync(at(`pairs/requires-grad-leak/${name}`)) });
+
+/** A certificate for this machine that a run is told to trust. */
+function makeCertificate() {
+  const args = [
+    'req',
+    '-x509',
+    '-newkey',
+    'ec',
+    '-pkeyopt',
+    'ec_paramgen_curve:prime256v1',
+    '-nodes',
+    '-days',
+    '2',
+  ];
+  const names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  execFileSync('openssl', [...args, ...names, '-keyout', at('key.pem'), '-out', at('cert.pem')], {
+    stdio: 'ignore',
+  });
+  return { key: readFileSync(at('key.pem')), cert: readFileSync(at('cert.pem')) };
+}
+
+describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint behind a web address', () => {
+  let server: FileServer;
+
+  beforeAll(async () => {
+    server = await serveFiles(
+      {
+        '/before.safetensors': pair('before.safetensors'),
+        '/before.pt': pair('before.pt'),
+        '/after.onnx': pair('after.live.onnx'),
+        '/after.external.onnx': pair('after.external.onnx'),
+        '/set/model.safetensors.index.json': {
+          bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('before.safetensors').bytes) })),
+        },
+        '/set/a.safetensors': pair('before.safetensors'),
+      },
+      undefined,
+      makeCertificate(),
+    );
+  });
+
+  afterAll(() => server.close());
+
+  /** Where each tensor of a file is: in one shard. */
+  function indexOf(bytes: Buffer): Record<string, string> {
+    const header = JSON.parse(bytes.toString('utf8', 8, 8 + Number(bytes.readBigUInt64LE())));
+    const names = Object.keys(header).filter((name) => name !== '__metadata__');
+    return Object.fromEntries(names.map((name) => [name, 'a.safetensors']));
+  }
+
+  const bnAudit = (...args: readonly string[]) =>
+    startCli(args, workspace, {
+      env: {
+        NODE_EXTRA_CA_CERTS: at('cert.pem'),
+        TORCH_HOME: at('nowhere'),
+        HF_HUB_CACHE: at('nowhere'),
+        HF_TOKEN: 'hf_key',
+      },
+    });
+
+  const after = 'pairs/requires-grad-leak/after.safetensors';
+
+  test('is not asked for without --remote', async () => {
+    const run = await bnAudit('diff', `${server.origin}/before.safetensors`, after);
+    expect(run).toMatchObject({ exitCode: 2, stdout: '' });
+    expect(run.stderr).toContain('--remote');
+    expect(server.requests).toEqual([]);
+  });
+
+  test.each([
+    ['before.safetensors', 'before.safetensors'],
+    ['before.pt', 'before.pt'],
+    ['set/model.safetensors.index.json', 'before.safetensors'],
+  ])('%s is audited as the file itself, and is never sent the token of the Hub', async (name, file) => {
+    const url = `${server.origin}/${name}?signature=s3cret`;
+    const local = await bnAudit('diff', `pairs/requires-grad-leak/${file}`, after, '--format', 'json');
+    const remote = await bnAudit('diff', url, after, '--remote', '--format', 'json');
+    expect(remote.stderr).toBe('');
+    const [mine, theirs] = [remote, local].map(({ stdout }) => JSON.parse(stdout));
+    expect(mine.before.path).toBe(`${server.origin}/${name}`);
+    expect(mine.layers).toEqual(theirs.layers);
+    expect(mine.findings).toEqual(theirs.findings);
+    expect(remote.exitCode).toBe(1);
+    expect(remote.stdout).not.toContain('s3cret');
+    expect(server.requests.some(({ headers }) => headers.authorization !== undefined)).toBe(false);
+  });
+
+  test('is what every command takes', async () => {
+    const url = `${server.origin}/before.safetensors`;
+    for (const args of [
+      ['inspect', url],
+      ['inspect', `${server.origin}/after.onnx`],
+      ['baseline', url, '-o', 'base.bn.safetensors'],
+      ['restore', url, after, '-o', 'fixed.safetensors'],
+      ['diff', url, 'fixed.safetensors'],
+      ['diff', 'base.bn.safetensors', 'fixed.safetensors'],
+      ['init', url, after, '-o', 'policy.json'],
+    ]) {
+      const run = await bnAudit(...args, '--remote');
+      expect(run, args.join(' ')).toMatchObject({ exitCode: 0 });
+    }
+    const policy = JSON.parse(readFileSync(at('policy.json'), 'utf8'));
+    expect(policy).toMatchObject({ remote: true, pairs: { main: { before: url } } });
+    expect(await bnAudit('diff', '--pair', 'main', '--config', 'policy.json')).toMatchObject({ exitCode: 1 });
+  });
+
+  test.each([
+    ['restore', 'before.pt', '/before.safetensors', 'expected after on this machine'],
+    ['inspect', '/after.external.onnx', '', 'since it is read over the network'],
+    ['inspect', '/gone.pt?signature=s3cret', '', 'the server has no such file (404)'],
+  ])('%s %s %s says what is wrong', async (command, first, second, message) => {
+    const toArgument = (name: string) =>
+      name.startsWith('/') ? server.origin + name : `pairs/requires-grad-leak/${name}`;
+    const names = [first, second].filter((name) => name !== '').map(toArgument);
+    const run = await bnAudit(
+      command,
+      ...names,
+      '--remote',
+      ...(command === 'restore' ? ['-o', 'x.pt'] : []),
+    );
+    expect(run.exitCode).toBe(2);
+    expect(run.stderr).toContain(message);
+    expect(run.stderr).not.toContain('s3cret');
+  });
+
+  test('of a server whose certificate nobody vouches for is refused', async () => {
+    const run = await startCli(['inspect', `${server.origin}/before.pt`, '--remote'], workspace, {
+      env: { TORCH_HOME: at('nowhere') },
+    });
+    expect(run.exitCode).toBe(2);
+    expect(run.stderr).toContain('cannot be trusted');
+  });
+});
+
+test('a policy may allow the network, and the command line name what is asked', async () => {
+  writeFileSync(at('bn-audit.config.json'), JSON.stringify({ remote: true }));
+  const run = await startCli(
+    ['diff', 'https://nowhere.invalid/a.pt?key=s3cret', 'pairs/requires-grad-leak/after.pt'],
+    workspace,
+    {
+      env: { TORCH_HOME: at('nowhere') },
+    },
+  );
+  expect(run).toMatchObject({ exitCode: 2, stdout: '' });
+  expect(run.stderr).toMatch(/no server|connection failed/);
+  expect(run.stderr).not.toContain('s3cret');
+});
