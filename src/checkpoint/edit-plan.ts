@@ -7,6 +7,7 @@ import {
   type ByteSource,
   enclosingRange,
   haveSameBytes,
+  type LocalFile,
   type PlacedContent,
   partitionPoint,
   placeContent,
@@ -195,7 +196,7 @@ export function planOneFile(source: ByteSource, splices: readonly Splice[]): Edi
  *
  * @throws CheckpointError `unsupported` for bytes that are in no file of this machine.
  */
-export function asFile(source: ByteSource): FileSource {
+export function asFile(source: ByteSource): LocalFile {
   if (source instanceof FileSource) return source;
   const message = 'expected a file to copy, found a checkpoint that is in none';
   throw new CheckpointError(message, { code: 'unsupported', file: source.name });

@@ -31,9 +31,36 @@ export interface Format {
   readonly hasParts?: boolean;
 }
 
-/** How to bring an Orbax checkpoint of Flax along, by names that audits know; more of it in docs/formats.md. */
+/** How to bring an Orbax checkpoint of Flax along; docs/convert.md has it with what it imports, as all of these. */
 const RESTORE_ORBAX =
-  "Restore it and save its arrays: tree = ocp.StandardCheckpointer().restore(DIRECTORY), then save_file({'/'.join(k): numpy.asarray(v) for k, v in flax.traverse_util.flatten_dict(tree).items()}, 'model.safetensors')";
+  "Restore it and save it as msgpack: open('model.msgpack', 'wb').write(flax.serialization.to_bytes(ocp.StandardCheckpointer().restore(os.path.abspath(DIRECTORY))))";
+
+const MXNET_TO_SAFETENSORS =
+  "Load it and save its arrays as safetensors: save_file({k: v.asnumpy() for k, v in mx.nd.load(FILE).items()}, 'model.safetensors')";
+
+const MINDSPORE_TO_SAFETENSORS =
+  "Load it and save its arrays as safetensors: save_file({k: v.asnumpy() for k, v in mindspore.load_checkpoint(FILE).items()}, 'model.safetensors'), then audit with --epsilon 1e-5";
+
+const CAFFE_TO_SAFETENSORS =
+  'Convert it by its prototxt: cv2.dnn.readNetFromCaffe(PROTOTXT, FILE) has the blobs, of which the first two of a BatchNorm layer are to be divided by the third; docs/convert.md has all the lines.';
+
+const MADE_FROM = 'Audit the checkpoint or the ONNX model that it was made from.';
+
+/** Varints and short lengths of protobuf in text. */
+const NUMBER = '[\\x80-\\xff]*[\\0-\\x7f]';
+
+/** A `Checkpoint` of MindSpore (utils/checkpoint.proto): a value of a tag and a tensor of dimensions and a type's name. */
+const MINDSPORE = new RegExp(
+  `^\\n${NUMBER}\\n${NUMBER}[ -~]+\\x12${NUMBER}(?:\\x08${NUMBER})*\\x12[\\x03-\\x20](?:B?Float|U?Int|Bool|Complex)`,
+);
+
+/** A `NetParameter` of Caffe (caffe.proto): its name, and layers with a name and a type. */
+const CAFFE = new RegExp(`\\xa2\\x06${NUMBER}\\n[\\0-\\x7f][ -~]+\\x12[\\0-\\x7f][A-Z][A-Za-z]+`);
+
+/** The same of before 2014: its name, and layers that begin with what goes into them and comes out of them. */
+const OLD_CAFFE = new RegExp(
+  `^\\n[\\0-\\x7f][ -~]*\\x12${NUMBER}(?:\\x12[\\0-\\x7f][ -~]+)?\\x1a[\\0-\\x7f][ -~]+`,
+);
 
 /** A file that is plainly no checkpoint, in the words for what it is; a string tells it by its first bytes. */
 function notRead(
@@ -79,15 +106,40 @@ export const OTHER_FILES: readonly Format[] = [
     (head) => /^\s*(?:<!doctype html|<html|<head|<body)/i.test(textOf(head)),
     'Download the file again, from its raw or resolve address.',
   ),
+  notRead(
+    'an OpenVINO model, not a format that is read here',
+    (head) => /^\s*<\?xml[^>]*>\s*<net /.test(textOf(head)),
+    MADE_FROM,
+  ),
   notRead('an XML file, not a checkpoint', (head) => /^\s*<\?xml/i.test(textOf(head))),
   notRead('a gzip-compressed file', '\x1f\x8b', 'Decompress it first: gunzip FILE, or tar -xzf FILE'),
   notRead('a zstd-compressed file', '\x28\xb5\x2f\xfd', 'Decompress it first: unzstd FILE'),
   notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
   notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
   notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
-  notRead('a GGUF file, not a format that is read here', 'GGUF'),
-  notRead('a TensorFlow Lite model, not a format that is read here', (head) =>
-    textOf(head).startsWith('TFL3', 4),
+  notRead('a GGUF file, not a format that is read here', 'GGUF', MADE_FROM),
+  notRead(
+    'a TensorFlow Lite model, not a format that is read here',
+    (head) => textOf(head).startsWith('TFL3', 4),
+    MADE_FROM,
+  ),
+  notRead('a network of ncnn, not a format that is read here', '7767517\n', MADE_FROM),
+  notRead(
+    'an MXNet .params file, not a format that is read here',
+    // A list of NDArrays: its magic number as u64, and eight bytes of 0 (src/ndarray/ndarray.cc).
+    `\x12\x01${'\0'.repeat(14)}`,
+    MXNET_TO_SAFETENSORS,
+  ),
+  notRead(
+    'a MindSpore checkpoint, not a format that is read here',
+    (head) => MINDSPORE.test(textOf(head)),
+    MINDSPORE_TO_SAFETENSORS,
+  ),
+  notRead(
+    'a model of Caffe (.caffemodel), not a format that is read here',
+    (head) =>
+      /^[\n\x1a\xa2]/.test(textOf(head)) && [CAFFE, OLD_CAFFE].some((layers) => layers.test(textOf(head))),
+    CAFFE_TO_SAFETENSORS,
   ),
   notRead(
     'a PyTorch mobile flatbuffer, not a format that is read here',
@@ -113,9 +165,10 @@ export const OTHER_FILES: readonly Format[] = [
   notRead('a program (ELF)', '\x7fELF'),
   notRead(
     'an Orbax checkpoint, not a format that is read here',
-    (head) => textOf(head).startsWith('{"tree_metadata"'),
+    (head) => /^\{"(?:tree_metadata|item_handlers)"/.test(textOf(head)),
     RESTORE_ORBAX,
-    ['_METADATA'],
+    // A step of a CheckpointManager has the second alone; what it holds is in `default`.
+    ['_METADATA', '_CHECKPOINT_METADATA'],
   ),
   notRead(
     'a DeepSpeed checkpoint of several files',

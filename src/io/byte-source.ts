@@ -33,6 +33,11 @@ export interface ByteSource {
   readonly computedFrom?: ByteRange;
 }
 
+/** A source that is a whole file of this machine. */
+export interface LocalFile extends ByteSource {
+  readonly path: string;
+}
+
 /** The bytes under a source that only presents them in another order. */
 interface Backing {
   /** Every byte that the source reads lies in here. */

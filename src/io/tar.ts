@@ -6,8 +6,8 @@ import { type ByteRange, type ByteSource, readRange } from './byte-source.js';
 /** Headers, and the multiples that contents are padded to. */
 const BLOCK_BYTES = 512;
 
-/** torch.save wrote four members, other archives hold a checkpoint and some settings. */
-const MAX_MEMBERS = 64;
+/** torch.save wrote four members, other archives hold a checkpoint, some settings and a tokenizer. */
+const MAX_MEMBERS = 10_000;
 
 /**
  * Lists the members of a tar archive (POSIX.1-1988 ustar):
@@ -15,12 +15,13 @@ const MAX_MEMBERS = 64;
  *       0  100  name, ended by NUL       124   12  size, octal
  *     156    1  type, '0' or NUL: file   257    6  'ustar'
  *
- * @throws CheckpointError `malformed` where a member reaches beyond the file.
+ * @throws CheckpointError `malformed` where a member reaches beyond the file; `limit-exceeded` where there are too many to
+ *   tell whether one is the only checkpoint.
  */
 export async function listTar(source: ByteSource): Promise<ReadonlyMap<string, ByteRange>> {
   const members = new Map<string, ByteRange>();
-  let position = 0;
-  while (position + BLOCK_BYTES <= source.byteLength && members.size < MAX_MEMBERS) {
+  let [position, count] = [0, 0];
+  while (position + BLOCK_BYTES <= source.byteLength) {
     const header = await readRange({ source, offset: position, byteLength: BLOCK_BYTES });
     if (header.every((byte) => byte === 0)) break;
     const text = String.fromCharCode(...header);
@@ -34,6 +35,11 @@ export async function listTar(source: ByteSource): Promise<ReadonlyMap<string, B
         { code: 'malformed', file: source.name, offset: position },
       );
     }
+    if (++count > MAX_MEMBERS)
+      throw new CheckpointError(`expected at most ${MAX_MEMBERS} members of a tar archive, found more`, {
+        code: 'limit-exceeded',
+        file: source.name,
+      });
     if (/[0\0]/.test(text.charAt(156)) && !members.has(name))
       members.set(name, { source, offset, byteLength });
     position = offset + Math.ceil(byteLength / BLOCK_BYTES) * BLOCK_BYTES;

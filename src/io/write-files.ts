@@ -5,14 +5,15 @@ import * as nodeFs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { CheckpointError, quote } from '../errors.js';
-import { type ByteRange, listSpliced, type Splice, sliceRange, wholeOf } from './byte-source.js';
 import {
-  codeOf,
-  explainWriteError,
-  explainWriting,
-  explainWritingLater,
-  type FileSource,
-} from './file-source.js';
+  type ByteRange,
+  type LocalFile,
+  listSpliced,
+  type Splice,
+  sliceRange,
+  wholeOf,
+} from './byte-source.js';
+import { codeOf, explainWriteError, explainWriting, explainWritingLater } from './file-source.js';
 import {
   checkTarget,
   isThere,
@@ -24,7 +25,7 @@ import {
 
 /** A file to be written: another one, with pieces of it replaced. */
 export interface FileCopy {
-  readonly source: FileSource;
+  readonly source: LocalFile;
   /** Where it stands relative to the directory that it is written to, with forward slashes. */
   readonly name: string;
   readonly splices: readonly Splice[];
@@ -230,7 +231,7 @@ async function writeCopy(
   }
 }
 
-async function cloneFile(source: FileSource, path: string, files: WritableFiles): Promise<number> {
+async function cloneFile(source: LocalFile, path: string, files: WritableFiles): Promise<number> {
   const { COPYFILE_FICLONE, COPYFILE_EXCL } = nodeFs.constants;
   await promisify(files.copyFile)(source.path, path, COPYFILE_FICLONE | COPYFILE_EXCL);
   const { mode, size } = files.statSync(path);

@@ -164,8 +164,16 @@ describe('what is plainly something else gets a plain sentence', () => {
       'Name the folder of .npy files that it belongs to.',
       bytesOf(0x93, 'NUMPY', 1, 0),
     ],
-    ['a GGUF file, not a format that is read here', undefined, bytesOf('GGUF', 3, 0, 0, 0)],
-    ['a TensorFlow Lite model, not a format that is read here', undefined, bytesOf(0x1c, 0, 0, 0, 'TFL3')],
+    [
+      'a GGUF file, not a format that is read here',
+      'Audit the checkpoint or the ONNX model that it was made from.',
+      bytesOf('GGUF', 3, 0, 0, 0),
+    ],
+    [
+      'a TensorFlow Lite model, not a format that is read here',
+      'Audit the checkpoint or the ONNX model that it was made from.',
+      bytesOf(0x1c, 0, 0, 0, 'TFL3'),
+    ],
     [
       'a TensorFlow SavedModel without its variables',
       'Name the directory that holds both.',

@@ -100,6 +100,27 @@ export const READERS: readonly Reader[] = [
     listSeeds: (fixtures) => listFixtures(fixtures, (path) => path.endsWith('.npz')),
     mutate: mutateZip,
   }),
+  checkpointReader('torch export', {
+    sources: /^src\/formats\/torch\/(?:exported-program|zip-container)\.ts$/,
+    listSeeds: (fixtures) => listFixtures(fixtures, (path) => path.endsWith('.pt2')),
+    mutate: mutateZip,
+  }),
+  checkpointReader('torch distributed', {
+    sources: /^src\/(?:formats\/torch\/distributed|io\/byte-source)\.ts$/,
+    listSeeds: (fixtures) =>
+      ['distributed', 'sharded'].map((name) => readDirectory(fixtures, `archives/${name}/.metadata`)),
+    mutate: mutatePickles,
+  }),
+  checkpointReader('archives', {
+    sources: /^src\/(?:formats\/open|io\/tar)\.ts$/,
+    listSeeds: (fixtures) => listFixtures(fixtures, (path) => /archives.*\.(?:zip|nemo)$/.test(path)),
+    mutate: (bytes, random, donor) => (bytes[0] === 0x50 ? mutateZip : mutateTar)(bytes, random, donor),
+  }),
+  checkpointReader('flax', {
+    sources: /^src\/formats\/flax\//,
+    listSeeds: (fixtures) => listFixtures(fixtures, (path) => path.endsWith('.msgpack')),
+    mutate: mutateBytes,
+  }),
   checkpointReader('torch tar', {
     sources: /^src\/formats\/torch\/older/,
     listSeeds: (fixtures) => listTorch(fixtures, 'tar'),
@@ -168,7 +189,7 @@ function listFixtures(
 ): readonly Input[] {
   const seeds = new Map<string, Input>();
   for (const name of readdirSync(fixtures, { recursive: true, encoding: 'utf8' }).sort()) {
-    if (!/\.(?:onnx|pt|ckpt|tar|safetensors|pkl|pdparams|npz)$/.test(name)) continue;
+    if (!/\.(?:onnx|pt|pt2|ckpt|tar|safetensors|pkl|pdparams|npz|zip|nemo|msgpack)$/.test(name)) continue;
     const path = join(fixtures, name);
     const bytes = new Uint8Array(readFileSync(path));
     if (bytes.length > MAX_SEED_BYTES || !isWanted(name, bytes)) continue;

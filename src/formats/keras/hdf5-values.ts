@@ -26,6 +26,9 @@ const MAX_CHUNKS = 100_000;
  */
 const MAX_BAND_BYTES = 64 * 1024 * 1024;
 
+/** As many filters as HDF5 itself puts one behind the other (H5Z_MAX_NFILTERS), a bit each. */
+const MAX_FILTERS = 32;
+
 /** The filters that are undone (IV.A.2.l), and the names of others that h5py and hdf5plugin write. */
 const FILTER = { deflate: 1, shuffle: 2, fletcher32: 3 } as const;
 const OTHER_FILTERS: ReadonlyMap<number, string> = new Map([
@@ -49,6 +52,9 @@ const CHUNK_INDEXES = [
 ];
 
 const REPACK = 'Load the model and save it again: Keras itself writes neither chunks nor filters.';
+
+/** Refuses a dataset by its name. */
+type Fail = (message: string, code?: CheckpointErrorCode, hint?: string) => never;
 
 /** One step of a filter pipeline. */
 interface Filter {
@@ -177,10 +183,7 @@ async function locateChunks(
   reader: Hdf5Reader,
   { layout, shape, datatype, path, filters: pipeline }: Hdf5Dataset,
   version: number,
-  {
-    keeper,
-    fail,
-  }: { keeper: Keeper; fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never },
+  { keeper, fail }: { keeper: Keeper; fail: Fail },
 ): Promise<ByteRange> {
   const flags = version === 3 ? 0 : layout.readU8();
   const rank = layout.readU8() - 1;
@@ -190,7 +193,7 @@ async function locateChunks(
   const sizeBytes = version === 3 ? 4 : layout.readU8();
   const sizes = Array.from({ length: rank + 1 }, () => readLittleEndian(layout.readBytes(sizeBytes)));
   const elementBytes = datatype.byteLength;
-  if (sizes.some((size) => !(size >= 1)) || sizes[rank] !== elementBytes)
+  if (sizes.some((size) => !(size >= 1 && Number.isSafeInteger(size))) || sizes[rank] !== elementBytes)
     return fail(`expected chunks of elements of ${elementBytes} bytes, found [${sizes.join(', ')}]`);
   const chunkShape = sizes.slice(0, rank);
   const grid = shape.map((size, axis) => Math.ceil(size / (chunkShape[axis] ?? 1)));
@@ -279,7 +282,7 @@ async function readChunkIndex(
     readonly chunkBytes: number;
     readonly count: number;
     readonly isFiltered: boolean;
-    readonly fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never;
+    readonly fail: Fail;
   },
 ): Promise<void> {
   const { flags, chunkBytes, count, add, fail } = index;
@@ -290,9 +293,9 @@ async function readChunkIndex(
       'unsupported',
       REPACK,
     );
-  const single = kind === 1 && (flags & 2) !== 0;
-  const byteLength = single ? Number(layout.readU64()) : chunkBytes;
-  const skipped = single ? layout.readU32() : 0;
+  const hasSize = kind === 1 && (flags & 2) !== 0;
+  const byteLength = hasSize ? Number(layout.readU64()) : chunkBytes;
+  const skipped = hasSize ? layout.readU32() : 0;
   if (kind === 3) layout.skip(1);
   const address = reader.readAddress(layout);
   if (address === null) return;
@@ -320,7 +323,7 @@ async function readFixedArray(
     readonly chunkBytes: number;
     readonly count: number;
     readonly isFiltered: boolean;
-    readonly fail: (message: string) => never;
+    readonly fail: Fail;
   },
 ): Promise<void> {
   const head = await reader.read(address, 24, 'a fixed array');
@@ -354,12 +357,10 @@ async function readFixedArray(
  * A filter pipeline (IV.A.2.l): 0 version, 1 number; of a filter 2 id, 2 size of its name (version 2: only above 255), 2
  * flags, 2 number of values; the name, the values of four bytes, in version 1 an even number of them.
  */
-function readFilters(
-  cursor: Cursor,
-  fail: (message: string, code?: CheckpointErrorCode, hint?: string) => never,
-): readonly Filter[] {
+function readFilters(cursor: Cursor, fail: Fail): readonly Filter[] {
   const version = cursor.readU8();
   const count = cursor.readU8();
+  if (count > MAX_FILTERS) fail(`expected at most ${MAX_FILTERS} filters, found ${count}`, 'limit-exceeded');
   if (version === 1) cursor.skip(6);
   return Array.from({ length: count }, () => {
     const id = cursor.readU16();

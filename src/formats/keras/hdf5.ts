@@ -27,6 +27,9 @@ const MAX_HEAP_BYTES = 64 * 1024 * 1024;
 /** What all text attributes of a file hold, however often one text is referred to. */
 const MAX_TEXT_BYTES = 64 * 1024 * 1024;
 
+/** Paths of all objects, each with the names of all groups above it; names may overlap in their heap. */
+const MAX_PATH_CHARACTERS = 16 * 1024 * 1024;
+
 /**
  * The metadata that is read in all, in bytes of the file: each is read about once. A file whose headers overlap, or are
  * found again and again, costs no more than this.
@@ -121,6 +124,7 @@ export class Hdf5Reader {
   readonly #groups = new Set<number>();
   #objects = 0;
   #textBytes = 0;
+  #pathCharacters = 0;
   #readBytes = 0;
 
   constructor(file: ByteRange) {
@@ -239,6 +243,7 @@ export class Hdf5Reader {
       });
     if (depth > MAX_DEPTH)
       this.fail(`expected at most ${MAX_DEPTH} groups in each other, found more`, { code: 'limit-exceeded' });
+    this.#countPath(path.length);
     const messages = await this.#readHeader(address);
     const find = (type: number) => messages.find((message) => message.type === type);
     if (find(MESSAGE.external) !== undefined)
@@ -289,6 +294,14 @@ export class Hdf5Reader {
       if (member !== null) members.set(name, member);
     }
     return { kind: 'group', attributes, members };
+  }
+
+  #countPath(characters: number): void {
+    this.#pathCharacters += characters;
+    if (this.#pathCharacters > MAX_PATH_CHARACTERS)
+      this.fail(`expected paths of at most ${MAX_PATH_CHARACTERS} characters in all, found more`, {
+        code: 'limit-exceeded',
+      });
   }
 
   /**
@@ -569,6 +582,7 @@ export class Hdf5Reader {
         const end = names.indexOf(0, start);
         if (start > names.byteLength || end < 0)
           this.fail(`group ${quote(path)}: expected a name in its heap, found none`, { address });
+        this.#countPath(end - start);
         const name = decodeText(names.subarray(start, end));
         if (kind === 2 || header === null) this.#refuseLink('soft', name, path);
         else add(name, header);
@@ -639,6 +653,8 @@ function readDatatype(cursor: Cursor): Datatype {
 
 /** Text up to its padding: zeros, or spaces as Fortran writes them. */
 function decodeText(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end)).replace(/ +$/, '');
+  const zero = bytes.indexOf(0);
+  let end = zero < 0 ? bytes.byteLength : zero;
+  while (bytes[end - 1] === 0x20) end--;
+  return new TextDecoder().decode(bytes.subarray(0, end));
 }

@@ -10,7 +10,14 @@ import type {
 import { bitsOf, decodeFloats, isDecodable } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
-import { type ByteRange, type ByteSource, readRange, sliceRange, wholeOf } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  readRange,
+  refuseAmplified,
+  sliceRange,
+  wholeOf,
+} from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
 import { compareNaturally } from '../../norm/naming.js';
@@ -36,6 +43,9 @@ const MAX_CONFIG_BYTES = 64 * 1024 * 1024;
 
 /** Where the layers of a model are: Keras 3, and Keras 2.12 and 2.13. */
 const LAYERS = ['layers', '_layer_checkpoint_dependencies'];
+
+/** Where older files have what belongs to the model itself. */
+const TOP_LEVEL = 'top_level_model_weights';
 
 /** What a model saves beside its layers. */
 const NOT_LAYERS: ReadonlySet<string> = new Set(['vars', 'optimizer', 'metrics', '_metrics']);
@@ -101,7 +111,7 @@ async function openWeights({ file, source, path, configText, where }: Weights): 
   const warnings: string[] = [];
   const text = configText ?? encode(root.attributes.get('model_config')?.[0]);
   const config = text === null ? null : readConfig(text, { file: source.name, where, warnings });
-  const { variables, isOrdered } = listVariables(root, config);
+  const { variables, isOrdered } = listVariables(root, config, source.name);
   const tensors = await makeTensors(reader, variables, warnings);
   return {
     path,
@@ -158,10 +168,24 @@ interface Variables {
   readonly isOrdered: boolean;
 }
 
-function listVariables(root: Hdf5Group, config: LayerConfig | null): Variables {
+/** Characters of the full paths of all variables: a layer's name may be as long as any text of the file. */
+const MAX_PATH_CHARACTERS = 16 * 1024 * 1024;
+
+function listVariables(root: Hdf5Group, config: LayerConfig | null, file: string): Variables {
+  const found = findVariables(root, config, file);
+  const characters = found.variables.reduce((sum, { fullLayer }) => sum + fullLayer.length, 0);
+  if (characters > MAX_PATH_CHARACTERS)
+    throw new CheckpointError(
+      `expected paths of variables of at most ${MAX_PATH_CHARACTERS} characters in all, found ${characters}`,
+      { code: 'limit-exceeded', file },
+    );
+  return found;
+}
+
+function findVariables(root: Hdf5Group, config: LayerConfig | null, file: string): Variables {
   const legacy = root.members.get('model_weights') ?? root;
   if (legacy.kind === 'group' && readNames(legacy, 'layer_names').length > 0)
-    return listNamed(legacy, config);
+    return listNamed(legacy, config, file);
   if (LAYERS.some((key) => root.members.get(key)?.kind === 'group') || holdsVariables(root)) {
     const walk = new Walk();
     walk.visitModel(root, config);
@@ -211,19 +235,35 @@ function readNames({ attributes }: Hdf5Group, key: string): readonly string[] {
  * The older layout: a group a layer of the model, in whose attribute `weight_names` stand the paths of its variables, such
  * as `bn_a/moving_mean` or, of Keras 2, `bn_a/moving_mean:0`. A model within a model is one layer, with those that are
  * trained first: there the configuration tells the order.
+ *
+ * @throws CheckpointError `malformed` where a name leads to nothing, or two to one thing.
  */
-function listNamed(weights: Hdf5Group, model: LayerConfig | null): Variables {
+function listNamed(weights: Hdf5Group, model: LayerConfig | null, file: string): Variables {
   const variables: Variable[] = [];
   let isOrdered = true;
-  for (const name of new Set([...readNames(weights, 'layer_names'), 'top_level_model_weights'])) {
-    const group = findMember(weights, name);
-    if (group?.kind !== 'group') continue;
+  const seen = new Set<Hdf5Object>();
+  const find = (group: Hdf5Group, path: string, kind: Hdf5Object['kind']): Hdf5Object => {
+    const member = findMember(group, path);
+    const found = member?.kind !== kind ? 'none' : seen.has(member) ? 'it under another name as well' : null;
+    if (member !== undefined && found === null) {
+      seen.add(member);
+      return member;
+    }
+    throw new CheckpointError(`expected a ${kind} ${quote(path)}, which the file lists, found ${found}`, {
+      code: 'malformed',
+      file,
+    });
+  };
+  const topLevel = weights.members.has(TOP_LEVEL) ? [TOP_LEVEL] : [];
+  for (const name of new Set([...readNames(weights, 'layer_names'), ...topLevel])) {
+    const group = find(weights, name, 'group');
+    if (group.kind !== 'group') continue;
     const own = model?.layers?.find((layer) => layer.name === name);
     const inner = own === undefined ? [] : listLayers(own);
     const ranks = new Map(inner.map((layer, rank) => [layer.name, rank]));
     const found = readNames(group, 'weight_names').flatMap((path): readonly Variable[] => {
-      const dataset = findMember(group, path);
-      if (dataset?.kind !== 'dataset') return [];
+      const dataset = find(group, path, 'dataset');
+      if (dataset.kind !== 'dataset') return [];
       const slash = path.lastIndexOf('/');
       const layer = path.slice(0, Math.max(0, slash));
       const called = layer.slice(layer.lastIndexOf('/') + 1);
@@ -279,6 +319,9 @@ interface Place {
   readonly isFrozen: boolean | null;
 }
 
+/** What a layer has from what it lies in. */
+type Surroundings = Pick<Place, 'scope' | 'fullScope' | 'isFrozen'>;
+
 /**
  * Follows the layout of Keras 3: `layers/batch_normalization_1/vars/3`. Layers are numbered by class, and what a layer is
  * called stands in an attribute of `vars`, and in the configuration. In Keras a variable's path leaves functional models
@@ -320,33 +363,29 @@ class Walk implements Variables {
       place.className === 'sequential' || (config === null && /^sequential(_\d+)?$/.test(name));
     const below = isModel && !isSequential ? '' : isModel ? `${name}/` : `${layer}/`;
     const others = children.filter(([key]) => !LAYERS.includes(key));
-    const base = { scope: name === '' ? '' : below, fullScope: inside, isFrozen: place.isFrozen };
+    const around = { scope: name === '' ? '' : below, fullScope: inside, isFrozen: place.isFrozen };
     for (const key of LAYERS) {
       const layers = group.members.get(key);
-      if (layers?.kind === 'group') this.#visitLayers(layers, config, base);
+      if (layers?.kind === 'group') this.#visitLayers(layers, config, around);
     }
     const start = this.variables.length;
     for (const [key, member] of others) {
       if (member.kind !== 'group') continue;
-      const inner = config === null ? null : readInnerLayer(config, key);
-      this.#visitChild(member, key, { inner, ...base });
+      this.#visitAttribute(member, key, config === null ? null : readInnerLayer(config, key), around);
     }
     // Attributes stand in the order of their names.
     if (others.length > 1 && this.variables.length > start + 1) this.isOrdered = false;
   }
 
   /** A model's layers, in the order of its configuration. */
-  #visitLayers(
-    layers: Hdf5Group,
-    config: LayerConfig | null,
-    base: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'>,
-  ): void {
+  #visitLayers(layers: Hdf5Group, config: LayerConfig | null, around: Surroundings): void {
     const counts = new Map<string, number>();
     const left = new Map(layers.members);
     const take = (key: string, inner: LayerConfig | null) => {
       const member = left.get(key);
       left.delete(key);
-      if (member?.kind === 'group') this.#visitLayer(member, key, { inner, ...base });
+      const className = key.replace(/_\d+$/, '');
+      if (member?.kind === 'group') this.#visitLayer(member, key, { inner, className, ...around });
     };
     for (const inner of config?.layers ?? []) {
       const className = toSnakeCase(inner.className);
@@ -358,32 +397,34 @@ class Walk implements Variables {
     for (const key of [...left.keys()].sort(compareNaturally)) take(key, null);
   }
 
+  /** An attribute of a layer: a layer, or a list of such, which has no part in their paths. */
+  #visitAttribute(group: Hdf5Group, key: string, inner: LayerConfig | null, around: Surroundings): void {
+    const isLayer = ['vars', ...LAYERS].some((name) => group.members.has(name));
+    if (isLayer || inner !== null) {
+      const className = classOfName(nameOf(group) ?? '') ?? classOfName(key);
+      this.#visitLayer(group, key, { inner, className, ...around });
+      return;
+    }
+    for (const [name, member] of group.members)
+      if (member.kind === 'group') this.#visitAttribute(member, name, null, around);
+  }
+
+  /** @param about its configuration; and the class that names tell, which counts where there is none. */
   #visitLayer(
     group: Hdf5Group,
     key: string,
-    { inner, ...base }: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'> & { inner: LayerConfig | null },
+    about: Surroundings & Pick<Place, 'className'> & { readonly inner: LayerConfig | null },
   ): void {
-    const className = classOf(inner) ?? key.replace(/_\d+$/, '');
-    const name = nameOf(group) ?? inner?.name ?? key;
-    const isFrozen = inner === null ? base.isFrozen : base.isFrozen === true || isUntrained(inner);
-    this.#visit({ ...base, group, config: inner, className, name, isFrozen });
-  }
-
-  /** An attribute of a layer: a layer, or a list of such, which has no part in their paths. */
-  #visitChild(
-    group: Hdf5Group,
-    key: string,
-    { inner, ...base }: Pick<Place, 'scope' | 'fullScope' | 'isFrozen'> & { inner: LayerConfig | null },
-  ): void {
-    if (!group.members.has('vars') && inner === null && !LAYERS.some((name) => group.members.has(name))) {
-      for (const [name, member] of group.members)
-        if (member.kind === 'group') this.#visitChild(member, name, { inner: null, ...base });
-      return;
-    }
-    const name = nameOf(group) ?? inner?.name ?? key;
-    const told = classOfName(name) ?? classOfName(key);
-    const isFrozen = inner === null ? base.isFrozen : base.isFrozen === true || isUntrained(inner);
-    this.#visit({ ...base, group, config: inner, className: classOf(inner) ?? told, name, isFrozen });
+    const { inner: config, scope, fullScope } = about;
+    this.#visit({
+      group,
+      config,
+      className: classOf(config) ?? about.className,
+      name: nameOf(group) ?? config?.name ?? key,
+      scope,
+      fullScope,
+      isFrozen: config !== null && isUntrained(config) ? true : about.isFrozen,
+    });
   }
 
   #addVariables({ group, config, className, name, isFrozen }: Place, layer: string, fullLayer: string): void {
@@ -393,19 +434,21 @@ class Walk implements Variables {
       member.kind === 'dataset' ? [{ key, dataset: member }] : [],
     );
     found.sort((x, y) => compareNaturally(x.key, y.key));
-    const numbered = found.filter(({ key }) => /^\d+$/.test(key));
-    const shapes = numbered.map(({ dataset }) => dataset.shape);
+    const isNumbered = ({ key }: { key: string }) => /^\d+$/.test(key);
+    const shapes = found.filter(isNumbered).map(({ dataset }) => dataset.shape);
     const { names, isGuessed } = nameVariables({ className, config, name, shapes });
-    for (const { key, dataset } of found) {
-      const leaf = names[numbered.findIndex((each) => each.dataset === dataset)] ?? key;
+    let number = 0;
+    for (const each of found) {
+      const leaf = (isNumbered(each) ? names[number++] : null) ?? each.key;
+      const isLone = isGuessed && leaf === 'beta';
       this.variables.push({
-        dataset,
+        dataset: each.dataset,
         layer,
         fullLayer,
         leaf,
         config,
         isFrozen,
-        isGuessed: isGuessed && leaf === 'beta',
+        isGuessed: isLone,
       });
     }
   }
@@ -462,12 +505,22 @@ async function makeTensors(
   const tensors = new Map<string, Tensor>();
   const unread: string[] = [];
   const guessed: string[] = [];
-  for (const variable of variables) {
+  const all: { variable: Variable; read: Tensor | null }[] = [];
+  for (const variable of variables)
+    all.push({ variable, read: await toTensor(reader, variable.dataset, variable.dataset.path, keeper) });
+  // Of values in chunks, a whole chunk is read for the first ones.
+  const looked = all.flatMap(({ variable, read }) => (variable.isGuessed && read ? [read.range] : []));
+  refuseAmplified(looked, reader.file.source.name);
+  for (const { variable, read } of all) {
     const { dataset, isGuessed } = variable;
-    const read = await toTensor(reader, dataset, dataset.path, keeper);
     const leaf = read !== null && isGuessed && (await isScale(read)) ? 'gamma' : variable.leaf;
     const preferred = joinNames(paths.get(variable) ?? '', leaf);
     const name = tensors.has(preferred) ? dataset.path : preferred;
+    if (tensors.has(name))
+      throw new CheckpointError(`expected unique paths of variables, found ${quote(name)} twice`, {
+        code: 'malformed',
+        file: reader.file.source.name,
+      });
     if (read === null) unread.push(name);
     else tensors.set(name, { ...read, name });
     if (isGuessed) guessed.push(name);

@@ -24,6 +24,7 @@ import {
   haveSameBytes,
   holdBytes,
   joinRanges,
+  type LocalFile,
   placeContent,
   RangeMap,
   type Splice,
@@ -117,8 +118,8 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
 function openDataFiles(
   names: ReadonlyMap<string, string>,
   { external, file }: TensorStore,
-): ReadonlyMap<FileSource, string> {
-  const files = new Map<FileSource, string>();
+): ReadonlyMap<LocalFile, string> {
+  const files = new Map<LocalFile, string>();
   const paths = new Set<string>();
   for (const [location, name] of names) {
     const source = external.open(location);

@@ -6,9 +6,16 @@ import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteRange, type ByteSource, checkBounds, joinRanges, readRange } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  checkBounds,
+  joinRanges,
+  type LocalFile,
+  readRange,
+} from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
-import { explainAs, explainFileError, type FileSource, openFileSource } from '../../io/file-source.js';
+import { explainAs, explainFileError, openFileSource } from '../../io/file-source.js';
 import { isPlace, isSharedCache } from '../../io/places.js';
 import { stridedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
@@ -362,7 +369,7 @@ export interface OnnxOptions {
 export class ExternalData {
   readonly #options: OnnxOptions;
   readonly #path: string;
-  readonly #files = new Map<string, FileSource>();
+  readonly #files = new Map<string, LocalFile>();
   #directories: readonly string[] | null = null;
 
   /** @param path where the model is, when that differs from how it is named. */
@@ -371,7 +378,7 @@ export class ExternalData {
     this.#path = path;
   }
 
-  get files(): ReadonlyMap<string, FileSource> {
+  get files(): ReadonlyMap<string, LocalFile> {
     return this.#files;
   }
 
@@ -412,7 +419,7 @@ export class ExternalData {
   }
 
   /** The file at a location, opened unless it is already; checked as by {@link locate}. */
-  open(location: string): FileSource {
+  open(location: string): LocalFile {
     return this.#open(location, `external data ${quote(location)}`);
   }
 
@@ -421,7 +428,7 @@ export class ExternalData {
     this.#files.clear();
   }
 
-  #open(location: string, what: string): FileSource {
+  #open(location: string, what: string): LocalFile {
     const known = this.#files.get(location);
     if (known !== undefined) return known;
     this.#checkLocation(location, what);

@@ -105,7 +105,11 @@ function* listEntries(
         'malformed',
         block.fileOffset(),
       );
-    key = Uint8Array.from([...key.subarray(0, shared), ...block.readBytes(unshared)]);
+    const rest = block.readBytes(unshared);
+    const whole = new Uint8Array(shared + unshared);
+    whole.set(key.subarray(0, shared));
+    whole.set(rest, shared);
+    key = whole;
     const baseOffset = block.fileOffset() ?? null;
     const value = new Cursor(block.readBytes(length), { ...origin, baseOffset, subject: 'an entry' });
     yield [new TextDecoder().decode(key), value];

@@ -106,7 +106,7 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
     const names =
       graph === undefined
         ? null
-        : nameVariables(await readGraph(locate(GRAPH_KEY, graph), index.name), index.name);
+        : nameVariables(await readGraph(locate(GRAPH_KEY, graph), index.name), entries.keys(), index.name);
     const { tensors, warnings } = makeTensors(entries, names, locate, index.name);
     return {
       path: options.path,
@@ -301,6 +301,9 @@ const OPTIMIZER_MARKS = [
 /** Components of a path that are told; those before them are left out. */
 const MAX_PATH = 32;
 
+/** Characters of all paths, each of which has the names of what it is reached through: a name may be of any length. */
+const MAX_PATH_CHARACTERS = 16 * 1024 * 1024;
+
 /** What a variable may be called: as in the model, which several may share, and by how the program reaches it. */
 interface VariableName {
   readonly fullName: string;
@@ -310,9 +313,18 @@ interface VariableName {
 /**
  * What the variables of the model are called in it, by their keys: those that can be reached without going through
  * metrics or an optimizer, which may well be where the file has them: `model/optimizer/_trainable_variables/0` is `conv_a/kernel`.
+ *
+ * The root is what was saved, even if it counts its steps: `Checkpoint(model=…, iter=…, learning_rate=…)`. What no object
+ * has, is called by its key.
  */
-function nameVariables(nodes: readonly GraphNode[], file: string): ReadonlyMap<string, VariableName> {
+function nameVariables(
+  nodes: readonly GraphNode[],
+  keys: Iterable<string>,
+  file: string,
+): ReadonlyMap<string, VariableName> {
   const names = new Map<string, VariableName>();
+  const owned = new Set(nodes.flatMap(({ variables }) => variables.map(({ key }) => key)));
+  for (const key of keys) if (!owned.has(key)) names.set(key, { fullName: key, path: key });
   const reachedBy = new Map<number, { readonly from: number; readonly name: string } | null>([[0, null]]);
   const pathOf = (node: number): string => {
     const parts: string[] = [];
@@ -322,13 +334,25 @@ function nameVariables(nodes: readonly GraphNode[], file: string): ReadonlyMap<s
       step = reachedBy.get(step.from)
     )
       parts.push(parts.length === 0 ? step.name.replace(/^_(?=kernel$)/, '') : step.name);
+    characters += parts.reduce((sum, part) => sum + part.length, 0);
+    if (characters > MAX_PATH_CHARACTERS)
+      fail(
+        file,
+        `expected paths of at most ${MAX_PATH_CHARACTERS} characters in all, found more`,
+        'limit-exceeded',
+      );
     return parts.reverse().join('/');
   };
+  let characters = 0;
   for (const number of reachedBy.keys()) {
     const node = nodes[number];
     if (node === undefined)
       return fail(file, `expected one of ${nodes.length} objects of the graph, found number ${number}`);
-    if (OPTIMIZER_MARKS.every((marks) => node.children.some(({ name }) => marks.includes(name)))) continue;
+    if (
+      number > 0 &&
+      OPTIMIZER_MARKS.every((marks) => node.children.some(({ name }) => marks.includes(name)))
+    )
+      continue;
     for (const { fullName, key } of node.variables)
       if (!names.has(key)) names.set(key, { fullName, path: pathOf(number) });
     // Sums that Keras 2 puts into a SavedModel.
@@ -396,6 +420,7 @@ function makeTensors(
     const chosen = names.get(key);
     if (chosen === undefined) continue;
     const name = tensors.has(chosen) ? key : chosen;
+    if (tensors.has(name)) fail(file, `expected unique names of tensors, found ${quote(name)} twice`);
     const dtype = DTYPES.get(entry.dtype);
     if (dtype === undefined) {
       unread.push(name);

@@ -118,6 +118,24 @@ describe('hostile datasets', () => {
     ['chunks of nothing', [4], chunkedBy(0), 'expected chunks of elements of 4 bytes'],
     ['chunks of another rank', [4], chunkedBy(2, 2), 'expected chunks of 1 dimensions, found 2'],
     ['a billion chunks', [2 ** 30], chunkedBy(1), 'at most 100000 chunks, found 1073741824'],
+    [
+      'chunks of more than any number of rows',
+      [4, 10],
+      Uint8Array.of(
+        4,
+        2,
+        0,
+        3,
+        200,
+        1,
+        ...new Uint8Array(199),
+        ...Array(200).fill(255),
+        4,
+        ...new Uint8Array(199),
+        1,
+      ),
+      'expected chunks of elements of 4 bytes',
+    ],
     ['chunks that are wide as a terabyte', [4, 2 ** 30], chunkedBy(4, 2 ** 28), 'make up whole rows'],
     ['a tree that is none', [4], chunkedBy(4), 'expected a B-tree'],
   ])('%s', async (_, shape, layout, words) => {
@@ -128,6 +146,13 @@ describe('hostile datasets', () => {
     const pipeline = Uint8Array.of(2, 1, 0x39, 0x30, 0, 0, 0, 0, 0, 0);
     expect((await failureOf(() => header([4], chunkedBy(4), [0x0b, pipeline]))).message).toContain(
       'an unknown filter (12345)',
+    );
+  });
+
+  test('more filters than HDF5 itself has one behind the other', async () => {
+    const pipeline = Uint8Array.of(2, 33, ...Array(33).fill([2, 0, 0, 0, 1, 0, 4, 0, 0, 0]).flat());
+    expect((await failureOf(() => header([4], chunkedBy(4), [0x0b, pipeline]))).message).toContain(
+      'at most 32 filters, found 33',
     );
   });
 

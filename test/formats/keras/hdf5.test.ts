@@ -149,6 +149,51 @@ describe('broken and hostile files', () => {
     expect(failure.message).toContain(words);
   });
 
+  test('texts of many spaces take no time', async () => {
+    const text = `${' '.repeat(60_000)}x  `;
+    const attributes = Array.from({ length: 8 }, (__, index) => textAttribute(`text${index}`, [text]));
+    const { root: found } = await open(
+      hdf5Bytes({ root: [link('a', 'a'), ...attributes], a: floats([1], f32(1)) }),
+    );
+    expect(found.attributes.get('text7')).toEqual([text.trimEnd()]);
+  }, 2_000);
+
+  test('long names of groups above many datasets', async () => {
+    const names = Array.from({ length: 1200 }, (__, index) => link(`d${index}`, 'd'));
+    const groups = Array.from({ length: 60 }, (__, index) => [
+      index === 0 ? 'root' : `g${index}`,
+      [link('x'.repeat(250), index === 59 ? 'last' : `g${index + 1}`)],
+    ]);
+    const objects = { ...Object.fromEntries(groups), last: names, d: floats([1], f32(1)) };
+    expect((await failureOf(() => open(hdf5Bytes(objects)))).message).toMatch(
+      /paths of at most 16777216 characters in all/,
+    );
+  });
+
+  test('names that overlap in their heap', async () => {
+    const heap = bytesOf('x'.repeat(60_000), 0);
+    const entries = Array.from({ length: 600 }, (__, index) =>
+      bytesOf(u64(index), u64(48), new Uint8Array(24)),
+    );
+    const at = 48 + 10 + 20 + 4;
+    const table = bytesOf('SNOD', 1, 0, 600 & 255, 600 >> 8, ...entries);
+    const tree = bytesOf('TREE', 0, 0, 1, 0, u64(0), u64(0), u64(0), u64(at), u64(0));
+    const names = bytesOf(
+      'HEAP',
+      0,
+      0,
+      0,
+      0,
+      u64(heap.length),
+      u64(0),
+      u64(at + table.length + tree.length + 32),
+    );
+    const root = [[0x11, bytesOf(u64(at + table.length), u64(at + table.length + tree.length))] as const];
+    // The end of the file stands in the superblock, and may be before its end.
+    const bytes = bytesOf(hdf5Bytes({ root }), table, tree, names, heap);
+    expect((await failureOf(() => open(bytes))).message).toMatch(/paths of at most 16777216 characters/);
+  });
+
   test('a thousand groups in each other', async () => {
     const objects = Object.fromEntries(
       Array.from({ length: 1000 }, (__, index) => [

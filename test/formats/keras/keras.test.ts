@@ -1,11 +1,12 @@
 import { fileURLToPath } from 'node:url';
+import { deflateSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../../src/audit.js';
 import { openCheckpoint, openSource } from '../../../src/formats/open.js';
 import { inspect } from '../../../src/inspect.js';
 import { holdBytes, memorySource, readRange } from '../../../src/io/byte-source.js';
 import { restore } from '../../../src/restore/restore.js';
-import { f32 } from '../../build/bytes.js';
+import { bytesOf, f32, u64 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { floats, type Hdf5Message, hdf5Bytes, link, textAttribute } from '../../build/hdf5.js';
 import { makeTempDirectory } from '../../build/sources.js';
@@ -101,6 +102,62 @@ test('weights of Keras 2 alone: a group a layer, long lists of names in several 
     'b/bn/gamma:0',
     'out/bias:0',
   ]);
+});
+
+test.each([
+  [
+    'a layer that is not there',
+    ['a', 'b'],
+    ['gamma:0'],
+    'expected a group "b", which the file lists, found none',
+  ],
+  ['a variable that is not there', ['a'], ['gamma:0', 'beta:0'], 'expected a dataset "beta:0", which'],
+  [
+    'a layer twice',
+    ['a', '/a'],
+    ['gamma:0'],
+    'group "/a", which the file lists, found it under another name',
+  ],
+  ['a variable twice', ['a'], ['gamma:0', '/gamma:0'], 'dataset "/gamma:0", which the file lists, found it'],
+])('weights of Keras 2 that list %s are refused', async (_, layers, names, words) => {
+  const bytes = hdf5Bytes({
+    root: [textAttribute('layer_names', layers), link('a', 'a')],
+    a: [textAttribute('weight_names', names), link('gamma:0', 'gamma')],
+    gamma: floats([1], f32(1)),
+  });
+  expect((await failureOf(() => openBytes(bytes))).message).toContain(words);
+});
+
+test('layers whose names are long as texts may be', async () => {
+  const root = Array.from(
+    { length: 28 },
+    (_, index) => [`layers/${'d/layers/'.repeat(index)}d`, [1]] as const,
+  );
+  const names = Object.fromEntries(root.map(([path]) => [path, 'x'.repeat(60_000)]));
+  const failure = await failureOf(() => openBytes(numberedBytes(Object.fromEntries(root), names)));
+  expect(failure.message).toContain('paths of variables of at most 16777216 characters in all');
+});
+
+test('values that tell γ from β are not inflated from next to nothing', async () => {
+  const count = 2 ** 24;
+  const packed = deflateSync(new Uint8Array(4 * count), { level: 9 });
+  const [, type] = floats([1], f32(1));
+  if (type === undefined) throw new Error('no message');
+  const vector = (address: number): Hdf5Message[] => [
+    [0x01, bytesOf(2, 1, 0, 1, u64(count))],
+    type,
+    [0x08, bytesOf(4, 2, 2, 2, 8, u64(count), u64(4), 1, u64(packed.length), 0, 0, 0, 0, u64(address))],
+    [0x0b, bytesOf(2, 1, 1, 0, 0, 0, 1, 0, 9, 0, 0, 0)],
+  ];
+  const objects = (address: number) => ({
+    root: [link('layers', 'layers')],
+    layers: [link('batch_normalization', 'layer')],
+    layer: [link('vars', 'vars')],
+    vars: [link('0', 'vector'), link('1', 'vector'), link('2', 'vector')],
+    vector: vector(address),
+  });
+  const bytes = bytesOf(hdf5Bytes(objects(hdf5Bytes(objects(0)).length)), packed);
+  expect((await failureOf(() => openBytes(bytes))).code).toBe('limit-exceeded');
 });
 
 describe('Keras 2', () => {

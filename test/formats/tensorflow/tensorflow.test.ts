@@ -169,6 +169,46 @@ describe('names', () => {
     expect([...tensors.keys()]).toEqual(['left/kernel', 'right/kernel']);
   });
 
+  test('what was saved as a whole is no optimizer, even if it counts its steps', async () => {
+    const graph = bytesOf(
+      node([
+        ['iter', 1],
+        ['learning_rate', 1],
+        ['model', 2],
+      ]),
+      node([]),
+      node([['w', 3]]),
+      node([], ['net/w', 'model/w']),
+    );
+    expect([...(await openGraph(graph, ['model/w'])).tensors.keys()]).toEqual(['net/w']);
+  });
+
+  test('what no object of the graph has is called by its key', async () => {
+    const { tensors } = await openGraph(node([], ['w', 'a']), ['a', 'b']);
+    expect([...tensors.keys()]).toEqual(['w', 'b']);
+  });
+
+  test('two tensors of one name', async () => {
+    const graph = bytesOf(
+      node([
+        ['x', 1],
+        ['x', 2],
+      ]),
+      node([], ['', 'w']),
+      node([], ['', 'x']),
+    );
+    const failure = await failureOf(() => openGraph(graph, ['w', 'x']));
+    expect(failure.message).toContain('expected unique names of tensors, found "x" twice');
+  });
+
+  test('long names on the way to many variables', async () => {
+    const way = Array.from({ length: 20 }, (_, index) => node([['x'.repeat(10_000), index + 1]]));
+    const ends = Array.from({ length: 100 }, (_, index) => node([], ['', `k${index}`]));
+    const graph = bytesOf(...way, node(ends.map((_, index) => [`v${index}`, 21 + index])), ...ends);
+    const failure = await failureOf(() => openGraph(graph, []));
+    expect(failure.message).toContain('paths of at most 16777216 characters in all');
+  });
+
   test('a graph that leads nowhere', async () => {
     const failure = await failureOf(() => openGraph(node([['x', 7]]), []));
     expect(failure.message).toContain('expected one of 1 objects of the graph, found number 7');
