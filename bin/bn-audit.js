@@ -9,7 +9,7 @@ const { createRequire, wrap } = require('node:module');
 const { dirname, join } = require('node:path');
 const { Script } = require('node:vm');
 
-const { version } = require('../package.json');
+const { version } = JSON.parse(readFileSync(join(__dirname, '../package.json'), 'utf8'));
 
 const MAIN = join(__dirname, '../dist/cli/main.js');
 
