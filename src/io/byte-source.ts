@@ -31,6 +31,8 @@ export interface ByteSource {
   readonly backing?: Backing;
   /** What the source computes its bytes from (inflated, repeated, converted), where they cannot be put back there. */
   readonly computedFrom?: ByteRange;
+  /** What the source reads its bytes from, where these are many places. */
+  readonly assembledFrom?: readonly ByteRange[];
 }
 
 /** A source that is a whole file of this machine. */
@@ -98,9 +100,10 @@ export function enclosingRange(range: ByteRange): ByteRange {
 }
 
 /** The bytes that everything in a range is made of, such as those of one number that a view repeats. */
-function storedRange(range: ByteRange): ByteRange {
-  const below = range.source.backing?.range ?? range.source.computedFrom;
-  return below === undefined ? range : storedRange(below);
+function storedRanges(range: ByteRange): readonly ByteRange[] {
+  const { backing, computedFrom, assembledFrom } = range.source;
+  const below = backing?.range ?? computedFrom;
+  return below === undefined ? (assembledFrom?.flatMap(storedRanges) ?? [range]) : storedRanges(below);
 }
 
 /** Tells the sources under some ranges that these will be read. */
@@ -208,8 +211,13 @@ export function partitionPoint<Item>(items: readonly Item[], isBefore: (item: It
   return low;
 }
 
-/** Ranges one after the other as one range, read only when it is. The caller closes what they read from. */
+/**
+ * Ranges one after the other as one range, read only when it is. The caller closes what they read from. What is joined of
+ * one range that is computed is so, too.
+ */
 export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange {
+  const [first] = parts;
+  const isComputed = parts.length === 1 && first?.source.computedFrom !== undefined;
   let byteLength = 0;
   const ends = parts.map((range) => {
     byteLength += range.byteLength;
@@ -232,6 +240,7 @@ export function joinRanges(name: string, parts: readonly ByteRange[]): ByteRange
       }
     },
     async close() {},
+    ...(isComputed ? { computedFrom: first } : {}),
   };
   return wholeOf(source);
 }
@@ -264,14 +273,15 @@ export interface ArrayPiece {
   readonly range: ByteRange;
 }
 
-/** Runs of an array times its pieces: an embedding of 100,000 rows whose columns 16 ranks share takes half of it. */
-const MAX_ASSEMBLY_STEPS = 50_000_000;
+/** For each piece, so many blocks that all pieces' edges cut an array into; equal shares of ranks are one each. */
+const MAX_BLOCKS_PER_PIECE = 64;
 
 /**
- * The elements of an array whose pieces lie apart, row-major, e.g. the rows that each of several ranks has saved.
+ * The elements of an array whose pieces lie apart, row-major, e.g. the rows that each of several ranks has saved. Runs are
+ * looked up as they are read: the columns that 16 ranks share of an embedding are millions of them.
  *
  * @param shape of the array; the pieces have as many axes.
- * @returns null where the pieces do not cover the array, or lie in shreds, beyond {@link MAX_ASSEMBLY_STEPS}.
+ * @returns null where the pieces do not cover the array, or lie in shreds, beyond {@link MAX_BLOCKS_PER_PIECE}.
  */
 export function assembleArray(
   name: string,
@@ -281,30 +291,108 @@ export function assembleArray(
 ): ByteRange | null {
   // Bytes are the innermost axis: what follows is about bytes alone.
   const extents = [...shape, elementByteLength];
-  const blocks = pieces.map(({ offsets, sizes, range }) => ({
-    offsets: [...offsets, 0],
-    sizes: [...sizes, elementByteLength],
-    range,
-  }));
-  const total = productOf(extents);
-  const runs: ByteRange[] = [];
-  for (let position = 0; position < total; ) {
-    const index = indexAt(position, extents);
-    const block = blocks.find(({ offsets, sizes }) =>
-      index.every((at, axis) => at >= (offsets[axis] ?? 0) && at < (offsets[axis] ?? 0) + (sizes[axis] ?? 0)),
-    );
-    if (block === undefined || runs.length * blocks.length > MAX_ASSEMBLY_STEPS) return null;
-    const { offsets, sizes, range } = block;
-    const within = index.reduce((at, i, axis) => at * (sizes[axis] ?? 0) + i - (offsets[axis] ?? 0), 0);
+  const boxes = pieces.map(({ offsets, sizes, range }) => {
+    const reach = [...sizes, elementByteLength];
     // Along the last axis that the piece covers in part, its elements follow each other until it ends.
-    const axis = sizes.findLastIndex((size, at) => size !== extents[at]);
-    const inner = axis < 0 ? sizes : sizes.slice(axis);
-    const run = productOf(inner) - (within % productOf(inner));
-    runs.push(sliceRange(range, within, within + run));
-    position += run;
+    const axis = Math.max(
+      0,
+      reach.findLastIndex((size, at) => size !== extents[at]),
+    );
+    return { offsets: [...offsets, 0], sizes: reach, range, runBytes: productOf(reach.slice(axis)) };
+  });
+  const byteLength = productOf(extents);
+  if (byteLength === 0) return wholeOf(memorySource(name, new Uint8Array(0)));
+  const [first] = boxes;
+  const isWhole = first?.sizes.every((size, axis) => size === extents[axis] && first.offsets[axis] === 0);
+  if (first !== undefined && boxes.length === 1 && isWhole) return first.range;
+  const grid = ownersOf(extents, boxes);
+  if (grid === null) return null;
+  const source: ByteSource = {
+    name,
+    byteLength,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      for (let done = 0; done < target.byteLength; ) {
+        const index = indexAt(position + done, extents);
+        const box = boxes[grid.ownerAt(index)];
+        if (box === undefined) throw new Error('an array has a hole');
+        const { offsets, sizes, range, runBytes } = box;
+        const within = index.reduce((at, i, axis) => at * (sizes[axis] ?? 0) + i - (offsets[axis] ?? 0), 0);
+        const part = target.subarray(done, done + runBytes - (within % runBytes));
+        await range.source.readInto(part, range.offset + within);
+        done += part.byteLength;
+      }
+    },
+    async close() {},
+    assembledFrom: boxes.map(({ range }) => range),
+  };
+  return wholeOf(source);
+}
+
+type Box = Pick<ArrayPiece, 'offsets' | 'sizes'>;
+
+/**
+ * Cuts an array along the edges of boxes within it, and notes which box each block lies in.
+ *
+ * @returns null where one lies in none, or the boxes beyond the array or in shreds.
+ */
+function ownersOf(
+  extents: readonly number[],
+  boxes: readonly Box[],
+): { readonly ownerAt: (index: readonly number[]) => number } | null {
+  const fits = ({ offsets, sizes }: Box) =>
+    extents.every((extent, axis) => {
+      const [offset = 0, size = 0] = [offsets[axis], sizes[axis]];
+      return offset >= 0 && size >= 0 && offset + size <= extent;
+    });
+  if (!boxes.every(fits)) return null;
+  const edges = extents.map((_, axis) =>
+    [...new Set([0, ...boxes.flatMap(({ offsets, sizes }) => edgesOf(offsets[axis], sizes[axis]))])]
+      .filter((edge) => edge < (extents[axis] ?? 0))
+      .sort((x, y) => x - y),
+  );
+  const counts = edges.map(({ length }) => length);
+  const most = MAX_BLOCKS_PER_PIECE * boxes.length;
+  if (productOf(counts) > most) return null;
+  const owners = new Int32Array(productOf(counts)).fill(-1);
+  const blockOf = (axis: number, at: number) => partitionPoint(edges[axis] ?? [], (edge) => edge <= at) - 1;
+  let visited = 0;
+  for (const [number, { offsets, sizes }] of boxes.entries()) {
+    if (productOf(sizes) === 0) continue;
+    const starts = offsets.map((offset, axis) => blockOf(axis, offset));
+    const spans = sizes.map(
+      (size, axis) => blockOf(axis, (offsets[axis] ?? 0) + size - 1) + 1 - (starts[axis] ?? 0),
+    );
+    visited += productOf(spans);
+    if (visited > most) return null;
+    for (let block = 0; block < productOf(spans); block++) {
+      const within = indexAt(block, spans);
+      owners[
+        toPlace(
+          within.map((at, axis) => at + (starts[axis] ?? 0)),
+          counts,
+        )
+      ] = number;
+    }
   }
-  const [first] = runs;
-  return runs.length === 1 && first !== undefined ? first : joinRanges(name, runs);
+  if (owners.includes(-1)) return null;
+  return {
+    ownerAt: (index) =>
+      owners[
+        toPlace(
+          index.map((at, axis) => blockOf(axis, at)),
+          counts,
+        )
+      ] ?? -1,
+  };
+}
+
+function edgesOf(offset = 0, size = 0): readonly number[] {
+  return size === 0 ? [] : [offset, offset + size];
+}
+
+function toPlace(index: readonly number[], extents: readonly number[]): number {
+  return index.reduce((place, at, axis) => place * (extents[axis] ?? 1) + at, 0);
 }
 
 function productOf(sizes: readonly number[]): number {
@@ -402,7 +490,7 @@ export function refuseAmplified(
   claimed = ranges.reduce((sum, { byteLength }) => sum + byteLength, 0),
 ): void {
   if (claimed <= FREE_BYTES) return;
-  const stored = countStored(ranges.map(storedRange));
+  const stored = countStored(ranges.flatMap(storedRanges));
   if (claimed <= FREE_BYTES + MAX_AMPLIFICATION * stored) return;
   const limit = `at most ${MAX_AMPLIFICATION} times the ${stored} bytes that are stored for them`;
   const hint =

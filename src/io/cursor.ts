@@ -91,17 +91,20 @@ export class Cursor {
     this.#advance(count);
   }
 
-  /** The text up to the next newline, which is read too and left out, as is a carriage return before it. */
-  readTextLine(): string {
+  /**
+   * The text up to the next newline, which is read too and left out, as is a carriage return before it.
+   *
+   * @param isLatin1 whether each byte is a character, instead of UTF-8.
+   */
+  readTextLine(isLatin1 = false): string {
     const start = this.#position;
     const end = this.bytes.indexOf(NEWLINE, start);
     if (end < 0) throw this.#truncated('a line');
     this.#position = end + 1;
-    return decodeText(
-      this.bytes,
-      start,
-      end > start && this.bytes[end - 1] === CARRIAGE_RETURN ? end - 1 : end,
-    );
+    const last = end > start && this.bytes[end - 1] === CARRIAGE_RETURN ? end - 1 : end;
+    return isLatin1
+      ? Buffer.from(this.bytes.subarray(start, last)).toString('latin1')
+      : decodeText(this.bytes, start, last);
   }
 
   #advance(count: number | bigint): number {

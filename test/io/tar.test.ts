@@ -7,7 +7,7 @@ import { failureOf } from '../build/failure.js';
 function tarOf(count: number): Uint8Array {
   const bytes = new Uint8Array(512 * (count + 2));
   for (let index = 0; index < count; index++)
-    bytes.set(Buffer.from(`f${index}`.padEnd(124, '\0') + '00000000000\0'.padEnd(32) + '0'), 512 * index);
+    bytes.set(Buffer.from(`${`f${index}`.padEnd(124, '\0') + '00000000000\0'.padEnd(32)}0`), 512 * index);
   return bytes;
 }
 

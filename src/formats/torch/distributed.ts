@@ -97,6 +97,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
       throw fail(file, `expected at most ${MAX_FILES} files, found ${names.size}`, 'limit-exceeded');
     for (const name of names)
       sources.set(name, await openBeside(source, name, { ...options, what: 'the metadata: file' }));
+    refuseRepeated(saved, sources, file);
     const container: TorchContainer = {
       format: 'PyTorch',
       root: nest(saved),
@@ -113,6 +114,30 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
   } catch (error) {
     for (const opened of sources.values()) await opened.close();
     throw error;
+  }
+}
+
+/** Each piece is opened, so that files of which many pieces take the same bytes would cost more than their size. */
+function refuseRepeated(
+  saved: ReadonlyMap<string, SavedTensor>,
+  sources: ReadonlyMap<string, ByteSource>,
+  file: string,
+): void {
+  const claimed = new Map<string, number>();
+  const sizeOf = (name: string) => sources.get(name)?.byteLength ?? 0;
+  for (const { pieces } of saved.values())
+    for (const { file: name, offset, byteLength } of pieces) {
+      // What reaches beyond its file is refused as truncated.
+      if (byteLength > 0 && offset + byteLength <= sizeOf(name))
+        claimed.set(name, (claimed.get(name) ?? 0) + byteLength);
+    }
+  for (const [name, byteLength] of claimed) {
+    if (byteLength > sizeOf(name))
+      throw fail(
+        file,
+        `expected pieces in places of their own in ${quote(name)}, found ${byteLength} bytes of them in ${sizeOf(name)}`,
+        'limit-exceeded',
+      );
   }
 }
 

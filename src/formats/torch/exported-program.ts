@@ -73,6 +73,8 @@ export function readExportedWeights(config: JsonValue | undefined, records: Weig
       entries.set(name, makeCall('_rebuild_wrapper_subclass', []));
       continue;
     }
+    const firstElement = readSize(meta.get('storage_offset'));
+    if (firstElement === null) throw fail(`expected where the weight ${quote(name)} begins, found something else`);
     const key = records.keyOf(record);
     const byteLength = records.byteLengthOf(key);
     if (byteLength === undefined)
@@ -84,7 +86,7 @@ export function readExportedWeights(config: JsonValue | undefined, records: Weig
       byteLength,
       shape,
       strides,
-      firstElement: readSize(meta.get('storage_offset')) ?? 0,
+      firstElement,
       dtype: dtype === undefined ? null : makeGlobalNode('torch', dtype),
     });
     const isParameter = weight.get('is_param') === true;

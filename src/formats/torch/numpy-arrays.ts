@@ -64,10 +64,13 @@ const READERS: ReadonlyMap<string, (call: ObjectNode, fail: Fail) => Ingredients
 
 /** Whether an object is an array of NumPy, or, with `isScalar`, one of its numbers: `numpy.int64(40)`. */
 export function isNumpyArray({ callee }: ObjectNode, isScalar = false): boolean {
-  return (
-    isNode(callee, 'global') && READERS.has(callee.qualifiedName) && (callee.name === 'scalar') === isScalar
-  );
+  if (!isNode(callee, 'global')) return false;
+  const { name, qualifiedName: called } = callee;
+  return (READERS.has(called) || called === MASKED) && (name === 'scalar') === isScalar;
 }
+
+/** What rebuilds an array with a mask, some of whose elements count for nothing. */
+const MASKED = 'numpy.ma.core._mareconstruct';
 
 /**
  * Reads an array or number that {@link isNumpyArray}.
@@ -75,7 +78,9 @@ export function isNumpyArray({ callee }: ObjectNode, isScalar = false): boolean 
  * @param fail makes the error, about what is malformed.
  */
 export function readNumpyArray(call: ObjectNode, fail: Fail): NumpyArray | UnreadableArray {
-  const reader = READERS.get(qualifiedName(call.callee) ?? '');
+  const called = qualifiedName(call.callee) ?? '';
+  if (called === MASKED) return { kind: 'unreadable', why: 'an array with a mask' };
+  const reader = READERS.get(called);
   if (reader === undefined) throw fail('expected an array of NumPy, found something else');
   const { type, shape: sizes, data, order, axes } = reader(call, fail);
   const kind = kindOf(type);

@@ -688,10 +688,10 @@ function decodeLiteral(text: string): string {
   });
 }
 
-/** UNICODE is raw-unicode-escape: only `\uXXXX` and `\UXXXXXXXX` are escapes. */
+/** UNICODE is raw-unicode-escape: Latin-1, in which only `\uXXXX` and `\UXXXXXXXX` are escapes. */
 function pushUnicodeLine(machine: PickleMachine): void {
   const text = machine.cursor
-    .readTextLine()
+    .readTextLine(true)
     .replace(/\\u([0-9a-f]{4})|\\U([0-9a-f]{8})/gi, (written, short, long) => {
       const codePoint = Number.parseInt(short ?? long, 16);
       return codePoint <= 0x10ffff ? String.fromCodePoint(codePoint) : written;

@@ -298,13 +298,18 @@ const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
 export async function openZipContainer(source: ByteSource, isPart = false): Promise<TorchContainer> {
   const archive = await openZip(source);
   const names = [...archive.entries.keys()];
-  const embedded = isPart ? undefined : names.find((name) => EMBEDDED_STATE_DICT.test(name));
-  if (embedded !== undefined) return openEmbedded(archive, embedded);
-  const config = names.find((name) => WEIGHTS_CONFIG.test(name));
+  const [embedded, ...others] = isPart ? [] : names.filter((name) => EMBEDDED_STATE_DICT.test(name));
+  if (embedded !== undefined && others.length === 0) return openEmbedded(archive, embedded);
+  if (embedded !== undefined)
+    throw zipError(source, `expected one state dict in the .pt2 archive, found ${others.length + 1}`, {
+      code: 'unsupported',
+    });
+  const configs = names.filter((name) => WEIGHTS_CONFIG.test(name));
+  const [config] = configs;
   const root = config === undefined ? findRoot(archive) : config.replace(WEIGHTS_CONFIG, '$1');
   return {
     format: archive.entries.has(`${root}constants.pkl`) ? 'TorchScript' : 'PyTorch',
-    root: await (config === undefined ? readDataPickle(archive, root) : readWeights(archive, config, root)),
+    root: await (config === undefined ? readDataPickle(archive, root) : readPrograms(archive, configs, root)),
     storages: new ZipStorages(archive, root, await readByteOrder(archive, root)),
     readClassSource: (module) => readClassSource(archive, root, module),
     planSplices: (pieces) => planZipSplices(archive, pieces),
@@ -329,13 +334,26 @@ async function readDataPickle(archive: ZipArchive, root: string): Promise<Pickle
 }
 
 /** What torch.export.save lists its weights in, in the root's directory `data/weights` beside them. */
-const WEIGHTS_CONFIG = /^((?:[^/]+\/)?)data\/weights\/[^/]+_weights_config\.json$/;
+const WEIGHTS_CONFIG = /^((?:[^/]+\/)?)data\/weights\/([^/]+)_weights_config\.json$/;
 
 /** What PyTorch before 2.9 put a whole file of torch.save into: the state dict of the exported program. */
 const EMBEDDED_STATE_DICT = /^(?:serialized_state_dict\.(?:pt|json)|(?:[^/]+\/)?data\/weights\/[^/]+\.pt)$/;
 
 /** The list of weights takes some 400 bytes for each of up to 100,000. */
 const MAX_WEIGHTS_CONFIG_BYTES = 40_000_000;
+
+/** The weights of the program in an archive; of several, a dict of them by what they are called. */
+async function readPrograms(
+  archive: ZipArchive,
+  configs: readonly string[],
+  root: string,
+): Promise<PickleValue> {
+  const entries = new Map<PickleValue, PickleValue>();
+  for (const name of configs)
+    entries.set(name.replace(WEIGHTS_CONFIG, '$2'), await readWeights(archive, name, root));
+  const [only] = entries.values();
+  return entries.size === 1 && only !== undefined ? only : { kind: 'dict', entries, state: null };
+}
 
 async function readWeights(archive: ZipArchive, name: string, root: string): Promise<PickleValue> {
   const entry = archive.entries.get(name);

@@ -43,6 +43,8 @@ interface PieceOptions {
   readonly file?: string;
   readonly offsets?: readonly number[] | null;
   readonly length?: number;
+  /** In its file; behind the piece before unless given. */
+  readonly offset?: number;
   readonly transforms?: Piece;
   /** The saved tensor; a vector of four floats unless given. */
   readonly saved?: Uint8Array;
@@ -53,28 +55,30 @@ function writePieces(shape: readonly number[], pieces: readonly PieceOptions[], 
   const directory = makeTempDirectory();
   const contents = pieces.map(({ saved }) => saved ?? zipCheckpoint(tensor({ key: '0' })));
   let offset = 0;
-  const stored = pieces.flatMap(({ file = 'a.distcp', offsets = [0], length, transforms }, index) => {
-    const byteLength = contents[index]?.length ?? 0;
-    const at = offset;
-    offset += byteLength;
-    return [
-      made(
-        'metadata',
-        'MetadataIndex',
-        dict({ fqn: text('w'), offset: offsets === null ? none : sizeOf(offsets) }),
-      ),
-      made(
-        'filesystem',
-        '_StorageInfo',
-        dict({
-          relative_path: text(file),
-          offset: int(at),
-          length: int(length ?? byteLength),
-          ...(transforms === undefined ? {} : { transform_descriptors: transforms }),
-        }),
-      ),
-    ];
-  });
+  const stored = pieces.flatMap(
+    ({ file = 'a.distcp', offsets = [0], length, transforms, offset: given }, index) => {
+      const byteLength = contents[index]?.length ?? 0;
+      const at = given ?? offset;
+      offset += byteLength;
+      return [
+        made(
+          'metadata',
+          'MetadataIndex',
+          dict({ fqn: text('w'), offset: offsets === null ? none : sizeOf(offsets) }),
+        ),
+        made(
+          'filesystem',
+          '_StorageInfo',
+          dict({
+            relative_path: text(file),
+            offset: int(at),
+            length: int(length ?? byteLength),
+            ...(transforms === undefined ? {} : { transform_descriptors: transforms }),
+          }),
+        ),
+      ];
+    },
+  );
   const properties = made('metadata', 'TensorProperties', tuple(global('torch', dtype), none));
   const described = made('metadata', 'TensorStorageMetadata', dict({ properties, size: sizeOf(shape) }));
   const metadata = op(
@@ -157,6 +161,16 @@ describe('a checkpoint of pieces is refused', () => {
       'truncated',
       'it is truncated',
       () => writePieces([4], [{ length: 1_000_000 }]),
+    ],
+    [
+      'pieces share their bytes',
+      'limit-exceeded',
+      'expected pieces in places of their own in "a.distcp"',
+      () =>
+        writePieces(
+          [12],
+          [{}, { offsets: [4], offset: 0, length: 1_500 }, { offsets: [8], offset: 0, length: 1_500 }],
+        ),
     ],
     [
       'a piece is no tensor',

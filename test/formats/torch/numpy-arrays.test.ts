@@ -76,6 +76,17 @@ async function readX(piece: Piece): Promise<{ dtype: DType; shape: readonly numb
 const swapped = (content: Uint8Array) => new Uint8Array(Buffer.from(content).swap32());
 const bytearray = (content: Uint8Array): Piece => op(0x96, u64(content.length), content);
 
+test('statistics with a mask are no tensors, and not passed over', async () => {
+  const made = reduce(global('numpy.ma.core', '_mareconstruct'), tuple(none, none, tuple(int(0)), text('b')));
+  const masked = op(
+    made,
+    tuple(int(1), shapeOf(6), dtype('f4'), no, bytes(VALUES), bytes(VALUES), none),
+    'b',
+  );
+  const all = dict({ 'bn.running_mean': masked, 'bn.running_var': masked });
+  expect((await failureOf(() => open(pickle(all, 5)))).message).toContain('an array with a mask');
+});
+
 describe('arrays', () => {
   const inFortran = f32(1, 4, 2, 5, 3, 6);
   test.each<[string, Piece, readonly number[], DType?, Uint8Array?]>([

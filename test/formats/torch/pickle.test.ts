@@ -32,6 +32,7 @@ describe('values', () => {
     ['BINFLOAT', op(float(0.1), '.'), 0.1],
     ['STRING with escapes', op("S'a\\n\\x41\\\\'\n.", ''), 'a\nA\\'],
     ['UNICODE with escapes', op('Va\\u00e9\n.'), 'aé'],
+    ['UNICODE in Latin-1', op('Va', 0xe9, 0x80, '\n.'), 'aé\x80'],
     ['SHORT_BINUNICODE', op(0x8c, 2, 'é', '.'), 'é'],
     ['BINUNICODE8', op(0x8d, u64(3), 'abc', '.'), 'abc'],
     ['SHORT_BINSTRING', op('U', 2, 'ab', '.'), 'ab'],
