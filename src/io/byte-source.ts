@@ -109,8 +109,7 @@ function storedRanges(range: ByteRange): readonly ByteRange[] {
 /** Tells the sources under some ranges that these will be read. */
 export function expectRanges(ranges: readonly ByteRange[]): void {
   const bySource = new Map<ByteSource, ByteRange[]>();
-  for (const range of ranges) {
-    const stored = storedRange(range);
+  for (const stored of ranges.flatMap(storedRanges)) {
     if (stored.source.expect === undefined) continue;
     const ofSource = bySource.get(stored.source);
     if (ofSource === undefined) bySource.set(stored.source, [stored]);

@@ -74,7 +74,8 @@ export function readExportedWeights(config: JsonValue | undefined, records: Weig
       continue;
     }
     const firstElement = readSize(meta.get('storage_offset'));
-    if (firstElement === null) throw fail(`expected where the weight ${quote(name)} begins, found something else`);
+    if (firstElement === null)
+      throw fail(`expected where the weight ${quote(name)} begins, found something else`);
     const key = records.keyOf(record);
     const byteLength = records.byteLengthOf(key);
     if (byteLength === undefined)

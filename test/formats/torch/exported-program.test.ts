@@ -1,9 +1,12 @@
 import { describe, expect, test } from 'vitest';
 import { JsonReader, type JsonValue } from '../../../src/checkpoint/json-reader.js';
+import { openSource } from '../../../src/formats/open.js';
 import { readExportedWeights } from '../../../src/formats/torch/exported-program.js';
 import { readLayout, type TensorLayout } from '../../../src/formats/torch/tensors.js';
+import { memorySource } from '../../../src/io/byte-source.js';
 import { utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
+import { zip } from './build/zip-writer.js';
 
 const SIZE = (...sizes: number[]) => sizes.map((size) => ({ as_int: size }));
 
@@ -84,6 +87,11 @@ describe('the weights of an exported program', () => {
       { w: weightOf({}, { sizes: [{ as_expr: 's0' }] }) },
       'expected a record, sizes',
     ],
+    [
+      'that begin before their record',
+      { w: weightOf({}, { storage_offset: { as_int: -4 } }) },
+      'expected where the weight "w" begins',
+    ],
     ['whose record is missing', { w: weightOf({ path_name: 'weight_9' }) }, 'expected the record "weight_9"'],
   ])('%s are refused', async (_, weights, said) => {
     expect(await failureOf(() => readExportedWeights(parse(weights), records))).toMatchObject({
@@ -91,5 +99,34 @@ describe('the weights of an exported program', () => {
       file: 'm.pt2',
       message: expect.stringContaining(said),
     });
+  });
+});
+
+describe('an archive', () => {
+  const config = (...names: readonly string[]) =>
+    utf8(JSON.stringify({ config: Object.fromEntries(names.map((name) => [name, weightOf()])) }));
+  const openArchive = (files: Readonly<Record<string, Uint8Array>>) =>
+    openSource(
+      memorySource(
+        'm.pt2',
+        zip(Object.entries(files).map(([name, data]) => ({ name: `m/${name}`, bytes: data }))),
+      ),
+      'm.pt2',
+    );
+
+  test('of several programs holds the weights of all', async () => {
+    const { tensors } = await openArchive({
+      'data/weights/weight_0': new Uint8Array(64),
+      'data/weights/a_weights_config.json': config('bn.running_mean', 'bn.running_var'),
+      'data/weights/b_weights_config.json': config('bn.running_mean', 'bn.running_var'),
+    });
+    expect([...tensors.keys()]).toEqual(
+      ['a', 'b'].flatMap((name) => [`${name}.bn.running_mean`, `${name}.bn.running_var`]),
+    );
+  });
+
+  test('of several state dicts is refused', async () => {
+    const files = { 'data/weights/a.pt': utf8('a'), 'data/weights/b.pt': utf8('b') };
+    expect((await failureOf(() => openArchive(files))).message).toContain('expected one state dict');
   });
 });
