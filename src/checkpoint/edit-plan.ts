@@ -118,14 +118,19 @@ async function checkUntouched(
 /**
  * What a format answers whose tensors are read only.
  *
- * @param what it is, in the plural.
+ * @param what it is.
+ * @param hint the way out.
  * @throws CheckpointError `unsupported`, always.
  */
-export async function refuseEdits(file: string, what: string): Promise<never> {
+export async function refuseEdits(
+  file: string,
+  what: string,
+  hint = 'Save the state dict in one file with torch.save or safetensors, and restore into that.',
+): Promise<never> {
   throw new CheckpointError(`expected a checkpoint that statistics can be written into, found ${what}`, {
     code: 'unsupported',
     file,
-    hint: 'Save the state dict in one file with torch.save or safetensors, and restore into that.',
+    hint,
   });
 }
 

@@ -24,7 +24,7 @@ interface BaselineCommandOptions extends OpenOptions {
 export function createBaselineCommand(terminal: Terminal): Command {
   return createCommand('baseline')
     .description('Write a small file that stands in for a checkpoint: keep it, and the checkpoint can go.')
-    .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint from before the freeze')
+    .argument('<checkpoint>', 'a checkpoint of any format that is read from before the freeze')
     .addHelpText(
       'after',
       `

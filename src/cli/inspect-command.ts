@@ -11,7 +11,7 @@ import { announceReport, getExitCode, needsChannels, planReports, writeReports }
 export function createInspect(terminal: Terminal): Command {
   return createCommand('inspect')
     .description('List every norm layer of one checkpoint, and what is wrong with its statistics.')
-    .argument('<checkpoint>', 'ONNX, safetensors or PyTorch checkpoint')
+    .argument('<checkpoint>', 'a checkpoint of any format that is read')
     .addHelpText(
       'after',
       `

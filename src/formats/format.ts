@@ -180,7 +180,7 @@ export const OTHER_FILES: readonly Format[] = [
 
 /** The error for a file of no known format. @param found what it is, in a few words. */
 export function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {
-  return new CheckpointError(`expected an ONNX, safetensors or PyTorch checkpoint, found ${found}`, {
+  return new CheckpointError(`expected a checkpoint of a format that is read, found ${found}`, {
     code: 'unrecognised-format',
     file,
     hint,

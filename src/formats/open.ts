@@ -32,6 +32,10 @@ import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './
 import { looksLikeDarknet, looksLikeFlax } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
+/** For a file that looks like none. */
+const KNOWN_FORMATS =
+  'Read are safetensors, ONNX, PyTorch, NumPy, Keras, TensorFlow, Flax and Darknet; docs/convert.md has the lines that convert others.';
+
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;
 
@@ -407,7 +411,7 @@ export async function openSource(
     formats.find((known) => known.ending === ending) ||
     (source.name !== path &&
       formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.path ?? source.name))));
-  if (!format) throw refuseUnrecognised('none of them: unknown content', source.name);
+  if (!format) throw refuseUnrecognised('unknown content', source.name, KNOWN_FORMATS);
   const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
@@ -444,11 +448,12 @@ async function openArchive(source: ByteSource, head: Uint8Array): Promise<Archiv
 /** Files of a training run that are no model: `policy.optimizer.pth` of stable-baselines3, `rng_state.pth` of trainers. */
 const NO_MODEL = /optim|sched|scaler|variables|rng|random|training_args/i;
 
+/** How files end that are a checkpoint by themselves. */
+const HELD_ENDING = /\.(?:safetensors|onnx|pt2?|pth|ckpt|bin|pkl|pdparams|npz|keras|h5|msgpack)$/i;
+
 /** The one checkpoint in an archive, such as `policy.pth` or `model_weights.ckpt`; undefined where there are several. */
 function findHeld(names: readonly string[]): string | undefined {
-  const held = names.filter(
-    (name) => /\.(?:safetensors|onnx|pt|pth|ckpt|bin)$/i.test(name) && !NO_MODEL.test(name),
-  );
+  const held = names.filter((name) => HELD_ENDING.test(name) && !NO_MODEL.test(name));
   return held.length === 1 ? held[0] : undefined;
 }
 

@@ -300,11 +300,15 @@ export function adviseFreeze(report: AuditReport): Advice | null {
   const plan = planFreeze(report);
   if (plan.modules.length === 0 && !plan.isPartHidden) return null;
   const { parts } = report.after;
-  if (parts !== undefined && !plan.isPartHidden) return adviseNetworks(report, parts);
   // The user trained after; before may be someone else's.
   const framework = report.after.framework ?? report.before.framework ?? 'pytorch';
+  if (parts !== undefined && !plan.isPartHidden && !OTHER_FRAMEWORKS.has(framework))
+    return adviseNetworks(report, parts);
   return REMEDIES[framework]({ plan, report });
 }
+
+/** Those whose networks are no modules of PyTorch; what they need holds for each network alike. */
+const OTHER_FRAMEWORKS: ReadonlySet<Framework> = new Set(['keras', 'flax', 'mxnet', 'caffe2', 'darknet']);
 
 interface Drift {
   readonly plan: FreezePlan;
@@ -429,7 +433,7 @@ const REMEDIES: Readonly<Record<Framework, (drift: Drift) => Advice>> = {
     ways: [],
   }),
   darknet: () => ({
-    why: 'stopbackward=1 does not stop batch_normalize: every forward pass in training moves its rolling statistics (state.train in src/batchnorm_layer.c), and no option of the .cfg prevents it. Put back those of before.',
+    why: 'stopbackward=1 does not stop batch_normalize: every forward pass in training moves its rolling statistics (its own source, state.train), and no option of the .cfg prevents it. Put back those of before: bn-audit restore.',
     ways: [],
   }),
 };

@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
@@ -9,6 +9,7 @@ import { render } from '../../src/report/render.js';
 import { restore } from '../../src/restore/restore.js';
 import { failureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
+import { zip } from './torch/build/zip-writer.js';
 
 /** What fixtures/archives/expected.json says of one path. */
 interface Expected {
@@ -97,6 +98,32 @@ describe('a checkpoint of several parts, or within an archive', () => {
       expect(await readRange(rangeOf(one))).toEqual(await readRange(rangeOf(other)));
     }
     await Promise.all([restored.close(), original.close()]);
+  });
+});
+
+describe('an archive of files of any format', () => {
+  const zipOf = (...names: readonly string[]) => {
+    const path = join(makeTempDirectory(), 'held.zip');
+    const bytesIn = (name: string) => Uint8Array.from(readFileSync(resolve(DIRECTORY, '..', name)));
+    writeFileSync(path, zip(names.map((name) => ({ name: basename(name), bytes: bytesIn(name) }))));
+    return path;
+  };
+
+  test.each([
+    ['keras/before.keras', 'Keras'],
+    ['flax/before-two.msgpack', 'Flax'],
+    ['archives/exported.pt2', 'PyTorch'],
+  ])('is read where it holds %s alone', async (name, format) => {
+    const checkpoint = await openCheckpoint(zipOf(name));
+    expect(checkpoint.format).toBe(format);
+    await checkpoint.close();
+  });
+
+  test('is refused where it holds several, of whatever formats', async () => {
+    const path = zipOf('keras/before.keras', 'archives/dtensors.pt');
+    expect(await failureOf(() => openCheckpoint(path))).toMatchObject({
+      message: expect.stringContaining('a zip file that holds checkpoints instead of being one'),
+    });
   });
 });
 

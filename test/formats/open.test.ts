@@ -194,7 +194,7 @@ describe('what is plainly something else gets a plain sentence', () => {
     ['a program (ELF)', undefined, bytesOf(0x7f, 'ELF', 2)],
   ])('%s', async (found, hint, bytes) => {
     expect(await failureOf(() => openBytes(bytes))).toEqual({
-      message: `expected an ONNX, safetensors or PyTorch checkpoint, found ${found}`,
+      message: `expected a checkpoint of a format that is read, found ${found}`,
       code: 'unrecognised-format',
       file: 'file',
       ...(hint === undefined ? {} : { hint }),
@@ -203,9 +203,10 @@ describe('what is plainly something else gets a plain sentence', () => {
 
   test('unknown content', async () => {
     expect(await failureOf(() => openBytes(utf8('just some words\n')))).toEqual({
-      message: 'expected an ONNX, safetensors or PyTorch checkpoint, found none of them: unknown content',
+      message: 'expected a checkpoint of a format that is read, found unknown content',
       code: 'unrecognised-format',
       file: 'file',
+      hint: expect.stringContaining('docs/convert.md'),
     });
   });
 });

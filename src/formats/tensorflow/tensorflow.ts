@@ -118,7 +118,11 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
       modules: new Map(),
       warnings,
       planEdits: () =>
-        refuseEdits(index.name, 'a TensorFlow checkpoint, whose index holds checksums of all tensors'),
+        refuseEdits(
+          index.name,
+          'a TensorFlow checkpoint, whose index holds checksums of all tensors',
+          'Save the model as .keras or .weights.h5, and restore into that.',
+        ),
       close,
     };
   } catch (error) {

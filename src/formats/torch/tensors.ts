@@ -36,6 +36,8 @@ export interface TorchContainer {
   readonly storages: StorageTable;
   /** The source of a TorchScript class by its mangled module name, null where it is missing; absent without code. */
   readonly readClassSource?: (module: string) => Promise<string | null>;
+  /** Whether it is a file within another one, whose checksums stand in both: nothing is written into it. */
+  readonly isWithin?: boolean;
   /** The splices that write pieces and renew what the container derives from them; absent where it derives nothing. */
   readonly planSplices?: (
     pieces: ReadonlyMap<ByteSource, readonly PlacedContent[]>,

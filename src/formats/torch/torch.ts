@@ -10,7 +10,13 @@ import type {
   TensorEdit,
 } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
-import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
+import {
+  placeEdits,
+  planOneFile,
+  planPlainEdits,
+  refuseEdits,
+  refuseOtherSources,
+} from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
@@ -149,8 +155,10 @@ async function planTorchEdits(
   edits: readonly TensorEdit[],
   tensors: ReadonlyMap<string, Tensor>,
   source: ByteSource,
-  { planSplices }: TorchContainer,
+  container: TorchContainer,
 ): Promise<EditPlan> {
+  const { planSplices } = container;
+  if (container.isWithin === true) return refuseEdits(source.name, 'one within an archive');
   const isInFile = (holder: ByteSource) => holder === source || isInflated(holder);
   const text = edits.find(({ tensor }) => !isInFile(enclosingRange(tensor.range).source));
   if (text !== undefined) {

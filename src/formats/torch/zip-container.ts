@@ -1,6 +1,6 @@
 // The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
 
-import { refuseEdits, toSplices } from '../../checkpoint/edit-plan.js';
+import { toSplices } from '../../checkpoint/edit-plan.js';
 import { JsonReader, type JsonValue } from '../../checkpoint/json-reader.js';
 import { quote } from '../../errors.js';
 import {
@@ -370,13 +370,13 @@ async function readWeights(archive: ZipArchive, name: string, root: string): Pro
   });
 }
 
-/** A file of torch.save within the archive. Nothing is written into it: its checksums stand in both archives. */
+/** A file of torch.save within the archive. */
 async function openEmbedded(archive: ZipArchive, name: string): Promise<TorchContainer> {
   const entry = archive.entries.get(name);
   if (entry === undefined) throw new Error('an entry of the archive is gone');
   const { source } = joinRanges(archive.source.name, [await locateRecord(archive, entry)]);
   const container = await openZipContainer(source, true);
-  return { ...container, planSplices: () => refuseEdits(archive.source.name, 'one within an archive') };
+  return { ...container, isWithin: true };
 }
 
 /** The directory, with its slash, that holds data.pkl; '' for an archive that was zipped again without one. */
