@@ -4,7 +4,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { compareWithCopies } from './compare-checkpoints.js';
 import { CheckpointError, UsageError } from './errors.js';
-import { withCheckpoints } from './formats/open.js';
+import { withCheckpoints } from './formats/with-checkpoint.js';
 import { checkOptions } from './options.js';
 import { type AuditReport, buildReport } from './report/audit-report.js';
 import { type AuditOutcome, describeFailure } from './report/audit-set.js';

@@ -3,7 +3,7 @@
 import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
 import type { AuditOptions } from './compare-checkpoints.js';
-import { withCheckpoint } from './formats/open.js';
+import { withCheckpoint } from './formats/with-checkpoint.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';

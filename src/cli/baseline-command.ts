@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
 import { type Baseline, createBaseline } from '../formats/baseline/make-baseline.js';
-import { withCheckpoint } from '../formats/open.js';
+import { withCheckpoint } from '../formats/with-checkpoint.js';
 import { nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';

@@ -7,7 +7,7 @@ import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { quote } from '../errors.js';
-import { withCheckpoint } from '../formats/open.js';
+import { withCheckpoint } from '../formats/with-checkpoint.js';
 import { isPlace, nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';

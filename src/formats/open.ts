@@ -2,20 +2,15 @@
 
 import { lstatSync, readdirSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
-import {
-  type Checkpoint,
-  haveSameShape,
-  type OpenOptions,
-  type ReadOptions,
-} from '../checkpoint/checkpoint.js';
+import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
-import { CheckpointError, LostSelection, quote, UsageError } from '../errors.js';
+import { CheckpointError } from '../errors.js';
 import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
-import { findOnMachine, isPlace, nameOf, openPlace } from '../io/places.js';
+import { isPlace, nameOf, openPlace } from '../io/places.js';
 import { listTar } from '../io/tar.js';
-import { isDirectory, isSameFile } from '../io/write-target.js';
+import { isDirectory } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { type Format, looksLikeSavedModel, OTHER_FILES, refuseUnrecognised, textOf } from './format.js';
@@ -29,7 +24,7 @@ import {
   type ShardFormats,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import { looksLikeDarknet, looksLikeFlax } from './sniff.js';
+import { HDF5_SIGNATURE, looksLikeDarknet, looksLikeFlax, NPY_SIGNATURE, startsWith } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** For a file that looks like none. */
@@ -40,11 +35,10 @@ const KNOWN_FORMATS =
 const HEAD_BYTES = 1024;
 
 /**
- * Opens a checkpoint of any format, told by its content: ONNX, safetensors (one file, an index of shards, or the
- * directory that holds either), PyTorch (zip, legacy, TorchScript), Keras, a baseline. Reads headers only.
+ * Opens a checkpoint of any format of {@link FORMATS}, told by its content, or a baseline. Reads headers only.
  *
- * @param path a file, a directory with `model.safetensors` or `*.safetensors.index.json`, or `hf:OWNER/NAME` and web
- *   addresses, which are looked up in the caches of this machine.
+ * @param path a file, a directory that holds one of a format's names, such as `model.safetensors`, or `hf:OWNER/NAME` and
+ *   web addresses, which are looked up in the caches of this machine.
  * @throws CheckpointError with the file's name, what was expected and what was found.
  * @throws UsageError when an option is not what it must be.
  */
@@ -61,11 +55,8 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   });
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
-    const { path: file } = source;
-    if (file !== undefined) options.onOpenFile?.(file);
-    const adapter = file === undefined ? null : await readAdapterConfig(file, options);
-    const configured =
-      file === undefined ? undefined : await findConfiguredFramework(file, options.onOpenFile);
+    const { adapter = null, configured } =
+      source.path === undefined ? {} : await lookBeside(source.path, options);
     const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
     const warnings = [...(place?.notes ?? []), ...checkpoint.warnings];
@@ -74,6 +65,13 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
     await source.close();
     throw error;
   }
+}
+
+/** What files beside a checkpoint say of it. */
+async function lookBeside(file: string, options: OpenOptions) {
+  options.onOpenFile?.(file);
+  const adapter = await readAdapterConfig(file, options);
+  return { adapter, configured: await findConfiguredFramework(file, options.onOpenFile) };
 }
 
 /**
@@ -114,154 +112,6 @@ function isThere(path: string): boolean {
 /** Whether a path is how TensorFlow calls a checkpoint: no file, but what the names of its files begin with. */
 function isPrefix(path: string): boolean {
   return !isThere(path) && isThere(`${path}.index`);
-}
-
-/**
- * Opens a checkpoint, does some work on it, and closes it whatever comes of the work.
- *
- * @throws as {@link openCheckpoint} and {@link refuseIdleSelect}.
- */
-export function withCheckpoint<Result>(
-  path: string,
-  options: OpenOptions,
-  work: (checkpoint: Checkpoint) => Promise<Result>,
-): Promise<Result> {
-  return withOpened(path, options, (checkpoint) => {
-    refuseIdleSelect(options.select, [checkpoint]);
-    return work(checkpoint);
-  });
-}
-
-/**
- * The same of two checkpoints. Where one alone has the part that `select` names, and the other several networks, of these
- * the one that has most of its tensors is opened.
- *
- * @throws as {@link withCheckpoint}; CheckpointError `same-file` where both are one file.
- */
-export async function withCheckpoints<Result>(
-  [beforePath, afterPath]: readonly [before: string, after: string],
-  options: OpenOptions,
-  work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
-): Promise<Result> {
-  refuseSameCheckpoint(beforePath, afterPath);
-  const workOn = async (before: Checkpoint, after: Checkpoint) => {
-    refuseIdleSelect(options.select, [before, after]);
-    return work(before, after);
-  };
-  return withSelected(beforePath, options, (before) =>
-    withSelected(afterPath, options, async (after) => {
-      if (before instanceof LostSelection) {
-        if (after instanceof LostSelection) throw before;
-        return withLike(after, { lost: before, path: beforePath, options }, (found) => workOn(found, after));
-      }
-      return after instanceof LostSelection
-        ? withLike(before, { lost: after, path: afterPath, options }, (found) => workOn(before, found))
-        : workOn(before, after);
-    }),
-  );
-}
-
-/**
- * Refuses to compare a checkpoint with itself: whatever was to be found out, the answer would be that nothing moved.
- *
- * @throws CheckpointError `same-file`.
- */
-function refuseSameCheckpoint(before: string, after: string): void {
-  const isOnePlace = isPlace(before) && before === after;
-  const areSame = () =>
-    isSameFile(findOnMachine(before, DIRECTORY_NAMES), findOnMachine(after, DIRECTORY_NAMES));
-  if (!isOnePlace && !areSame()) return;
-  const hint = 'Name two checkpoints; to look at one alone: bn-audit inspect FILE';
-  const found = `found before itself (${quote(nameOf(before))})`;
-  const message = `expected the checkpoint from after the training, ${found}`;
-  throw new CheckpointError(message, { code: 'same-file', file: nameOf(after), hint });
-}
-
-/** @param work is told so where the file has several parts, and not the one that was to be selected. */
-async function withSelected<Result>(
-  path: string,
-  options: OpenOptions,
-  work: (selected: Checkpoint | LostSelection) => Promise<Result>,
-): Promise<Result> {
-  const opened = await openPath(path, options).catch((error: unknown) => {
-    if (error instanceof LostSelection) return error;
-    throw error;
-  });
-  if (opened instanceof LostSelection) return work(opened);
-  try {
-    return await work(opened);
-  } finally {
-    await opened.close();
-  }
-}
-
-/** Opens of a file's networks the one that is like a model, or all where several are equally like it. */
-function withLike<Result>(
-  model: Checkpoint,
-  {
-    lost,
-    path,
-    options,
-  }: { readonly lost: LostSelection; readonly path: string; readonly options: OpenOptions },
-  work: (found: Checkpoint) => Promise<Result>,
-): Promise<Result> {
-  if (model.unselected !== undefined) throw lost;
-  const workOn = (found: Checkpoint, what: string) => {
-    const warning = `nothing with tensors is at ${quote(options.select ?? '')} in ${quote(nameOf(path))}; ${what} was audited`;
-    return work({ ...found, warnings: [warning, ...found.warnings] });
-  };
-  return withOpened(path, { ...options, select: undefined }, async (whole) => {
-    const [first, ...others] = findLikest(whole, model);
-    if (first === undefined) throw lost;
-    if (others.length > 0 || first === '') return workOn(whole, 'what has most of the selected tensors');
-    return withOpened(path, { ...options, select: first }, (part) =>
-      workOn(part, `${quote(first)}, which has most of the selected tensors,`),
-    );
-  });
-}
-
-async function withOpened<Result>(
-  path: string,
-  options: OpenOptions,
-  work: (checkpoint: Checkpoint) => Promise<Result>,
-): Promise<Result> {
-  const checkpoint = await openPath(path, options);
-  try {
-    return await work(checkpoint);
-  } finally {
-    await checkpoint.close();
-  }
-}
-
-/**
- * Makes sure that `select` names a part of at least one of the checkpoints that it was given for. Of the others, a
- * format without parts has nothing to name, and a checkpoint with one part that holds norm layers no other to offer.
- *
- * @throws UsageError that lists what could be selected.
- */
-export function refuseIdleSelect(select: string | undefined, checkpoints: readonly Checkpoint[]): void {
-  if (select === undefined || checkpoints.some(({ unselected }) => unselected === undefined)) return;
-  const parts = [...new Set(checkpoints.flatMap(({ unselected }) => unselected ?? []))];
-  const files = checkpoints.map(({ path }) => quote(path)).join(' or of ');
-  throw new UsageError(
-    `--select ${quote(select)} names no part of ${files}`,
-    parts.length === 0
-      ? 'There are no parts to choose from: leave --select out.'
-      : `What holds norm layers: ${parts.join(', ')}. Select that, or leave --select out.`,
-  );
-}
-
-/** The parts with most of a model's tensors, by name and shape: `''` is all of a file without parts. */
-function findLikest({ tensors, parts = [''] }: Checkpoint, model: Checkpoint): readonly string[] {
-  const counts = parts.map((part) => {
-    const prefix = part === '' ? '' : `${part}.`;
-    return [...model.tensors].filter(([name, tensor]) => {
-      const twin = tensors.get(prefix + name);
-      return twin !== undefined && haveSameShape(twin, tensor);
-    }).length;
-  });
-  const most = Math.max(...counts);
-  return most === 0 ? [] : parts.filter((_, index) => counts[index] === most);
 }
 
 const openTorchLazily = async (source: ByteSource, options: ReadOptions): Promise<Checkpoint> =>
@@ -318,7 +168,7 @@ export const FORMATS: readonly Format[] = [
   },
   {
     name: 'Keras',
-    looksLike: (head) => textOf(head).startsWith('\x89HDF\r\n\x1a\n'),
+    looksLike: (head) => startsWith(head, HDF5_SIGNATURE),
     looksInside: (names) => names.includes('model.weights.h5'),
     inDirectory: ['tf_model.h5', 'model.weights.h5'],
     async open(source, options, head) {
@@ -374,11 +224,11 @@ export const FORMATS: readonly Format[] = [
   },
   {
     name: 'NumPy .npy files',
-    looksLike: (head) => Buffer.from(head.subarray(0, 6)).toString('latin1') === '\x93NUMPY',
+    looksLike: (head) => startsWith(head, NPY_SIGNATURE),
     async open(source, options, head) {
       if (!isPlace(options.path) && isDirectory(options.path))
         return (await import('./numpy/open-arrays.js')).openNpyFolder(source, options);
-      const hint = Buffer.from(head).toString('latin1').includes("'descr': '|O'")
+      const hint = textOf(head).includes("'descr': '|O'")
         ? "If it is a dict of arrays and you trust the file, save them by their names: np.savez('weights.npz', **np.load('FILE', allow_pickle=True).item())"
         : 'Name the folder of .npy files that it belongs to.';
       throw refuseUnrecognised('a NumPy .npy array, not a checkpoint', source.name, hint);
@@ -387,8 +237,8 @@ export const FORMATS: readonly Format[] = [
   },
 ];
 
-/** What a directory opens as. */
-const DIRECTORY_NAMES = FORMATS.flatMap(({ inDirectory }) => inDirectory ?? []);
+/** Names of files that a directory opens as, in the order in which they are looked for; `*.npy` is any of that ending. */
+export const DIRECTORY_NAMES = FORMATS.flatMap(({ inDirectory }) => inDirectory ?? []);
 
 /**
  * Opens a checkpoint from any source of bytes; `path` is how messages and reports name it.

@@ -1,4 +1,4 @@
-// Knows files of Flax and Darknet by their first bytes, without loading what reads them.
+// Knows files of Flax, Darknet, NumPy and HDF5 by their first bytes, without loading what reads them.
 
 /** Behind a map's header: a text of up to 31 bytes (its length in the low bits), or of up to 255 or 65,535. */
 const isTextHead = (byte: number | undefined) =>
@@ -32,4 +32,15 @@ export function looksLikeDarknet(head: Uint8Array): boolean {
   const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
   const [major, minor, revision] = [0, 4, 8].map((at) => view.getUint32(at, true));
   return major === 0 && (minor === 1 || minor === 2) && revision !== undefined && revision < 10;
+}
+
+/** The bytes that an HDF5 file begins with. */
+export const HDF5_SIGNATURE = '\x89HDF\r\n\x1a\n';
+
+/** The bytes that an .npy array begins with. */
+export const NPY_SIGNATURE = '\x93NUMPY';
+
+/** Whether the bytes of a signature, one for each character, stand at a place. */
+export function startsWith(head: Uint8Array, signature: string, at = 0): boolean {
+  return [...signature].every((character, index) => head[at + index] === character.charCodeAt(0));
 }

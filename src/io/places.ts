@@ -5,7 +5,7 @@ import { homedir } from 'node:os';
 import { basename, dirname, join, posix, sep } from 'node:path';
 import { CheckpointError, quote, toShellWord } from '../errors.js';
 import type { ByteSource } from './byte-source.js';
-import { explainAs, openFileSource } from './file-source.js';
+import { explainAs, type FileSource, openFileSource } from './file-source.js';
 import type { RemoteFile, RemoteSource } from './remote-source.js';
 import { isDirectory, lookAt } from './write-target.js';
 
@@ -173,13 +173,12 @@ function openCached(place: Place, options: PlaceOptions): OpenedPlace {
   const { path, root, note } = findInCaches(place);
   const file = findDefault(place, path, options);
   const named = file === path ? place.name : `${place.name}:${basename(file)}`;
-  if (options.allowExternalSymlinks !== true && leadsOutside(root, file))
-    throw new CheckpointError('expected a file of the cache, found a symbolic link out of it', {
-      code: 'refused',
-      file: named,
-      hint: 'If the link is yours, allow it with --allow-external-symlinks.',
-    });
-  return { source: openFileSource(named, file), notes: note === null ? [] : [note] };
+  const source = openWithin(root, file, {
+    name: named,
+    allowExternalSymlinks: options.allowExternalSymlinks,
+    refusal: { file: named, message: 'expected a file of the cache, found a symbolic link out of it' },
+  });
+  return { source, notes: note === null ? [] : [note] };
 }
 
 async function openOfWeb({ name, url }: WebPlace, { test }: Hub): Promise<OpenedPlace> {
@@ -433,6 +432,36 @@ function describeDownload({ repository, revision, file }: HubPlace): string {
     ...(revision === 'main' ? [] : ['--revision', revision]),
   ];
   return `fetch it first: ${words.join(' ')}`;
+}
+
+/** The way out where a symbolic link is refused. */
+export const ALLOW_LINKS = 'If the link is yours, allow it with --allow-external-symlinks.';
+
+/** How a file within a directory is opened. */
+interface WithinOptions {
+  /** How messages name it; its path unless given. */
+  readonly name?: string;
+  readonly allowExternalSymlinks?: boolean | undefined;
+  readonly onOpenFile?: ((path: string) => void) | undefined;
+  /** What is said, and of which file, where it is a link that leads out. */
+  readonly refusal: { readonly file: string; readonly message: string };
+}
+
+/**
+ * Opens a file that must lie in a directory, be it by a link, unless others are allowed.
+ *
+ * @throws CheckpointError `refused` for a link that leads out of the directory, and as openFileSource.
+ */
+export function openWithin(directory: string, path: string, options: WithinOptions): FileSource {
+  const { name = path, allowExternalSymlinks, onOpenFile, refusal } = options;
+  const source = openFileSource(name, path);
+  if (allowExternalSymlinks !== true && leadsOutside(directory, path)) {
+    void source.close();
+    const { message, file } = refusal;
+    throw new CheckpointError(message, { code: 'refused', file, hint: ALLOW_LINKS });
+  }
+  onOpenFile?.(path);
+  return source;
 }
 
 /** Whether a file that exists is a symbolic link out of its directory; the cache of the Hub is no way out. */

@@ -8,7 +8,7 @@ import { type AuditOptions, type AuditResults, compareCheckpoints } from '../com
 import { CheckpointError, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
-import { withCheckpoints } from '../formats/open.js';
+import { withCheckpoints } from '../formats/with-checkpoint.js';
 import { checkOptions } from '../options.js';
 import { buildReport } from '../report/audit-report.js';
 import { countsSamplesFirst, drawInputs, InputFiles, type InputShape, listInputs } from './inputs.js';

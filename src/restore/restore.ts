@@ -10,9 +10,10 @@ import type { LayerStatus } from '../compare/status.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
 import { type AuditOptions, type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
-import { openPath, openSource, withCheckpoints } from '../formats/open.js';
+import { openPath, openSource } from '../formats/open.js';
+import { withCheckpoints } from '../formats/with-checkpoint.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
-import { findOnMachine, isPlace, leadsOutside, nameOf } from '../io/places.js';
+import { findOnMachine, isPlace, nameOf, openWithin } from '../io/places.js';
 import {
   type FileCopy,
   findLeftovers,
@@ -452,14 +453,13 @@ async function openCompanions(
   try {
     for (const name of copied) {
       const file = join(directory, name);
-      copies.push({ source: openFileSource(file), name, splices: [] });
-      if (allowExternalSymlinks !== true && leadsOutside(directory, file))
-        throw refuse(
-          file,
-          'expected a file of the model’s own directory, found a symbolic link out of it',
-          'If the link is yours, allow it with --allow-external-symlinks.',
-        );
-      onOpenFile?.(file);
+      const message = 'expected a file of the model’s own directory, found a symbolic link out of it';
+      const source = openWithin(directory, file, {
+        allowExternalSymlinks,
+        onOpenFile,
+        refusal: { file, message },
+      });
+      copies.push({ source, name, splices: [] });
     }
   } catch (error) {
     await closeAll(copies);

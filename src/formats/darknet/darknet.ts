@@ -1,5 +1,6 @@
 // Reads Darknet's .weights, which have no names: the .cfg beside them tells what lies where.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -45,7 +46,7 @@ export async function openDarknet(
       fail(source.name, `layer ${index} is a ${quote(type)}, whose weights are not read here`, 'unsupported');
     const stored: Tensor[] = [];
     for (const { name, shape } of arrays) {
-      const elementCount = shape.reduce((product, size) => product * size, 1);
+      const elementCount = countElements(shape);
       const byteLength = elementCount * FLOAT_BYTES;
       if (byteLength > source.byteLength - offset)
         misfit(`expected ${byteLength} bytes of ${name}, found ${source.byteLength - offset}`);

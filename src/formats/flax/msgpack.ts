@@ -1,5 +1,6 @@
 // Walks msgpack as Flax writes it: reads what says what comes, and steps over the elements of arrays.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -208,7 +209,7 @@ class MsgpackWalker {
   }
 
   #toArray(dtype: DType, shape: readonly number[], range: ByteRange, at: number): StoredArray {
-    const elementCount = shape.reduce((product, size) => product * size, 1);
+    const elementCount = countElements(shape);
     if ((elementCount * bitsOf(dtype)) / 8 !== range.byteLength) {
       const expected = `expected ${dtype} of shape [${shape.join(', ')}]`;
       this.#fail(`${expected}, found ${range.byteLength} bytes for it`, 'malformed', at);

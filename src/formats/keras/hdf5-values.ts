@@ -1,6 +1,7 @@
 // Where the values of an HDF5 dataset lie: in one piece, or in chunks that are put together as they are read.
 
 import { inflateSync } from 'node:zlib';
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -97,7 +98,7 @@ export async function toTensor(
   const { shape, datatype } = dataset;
   const type = readElementType(datatype, dataset.attributes.get('dtype')?.[0]);
   if (type === null) return null;
-  const elementCount = product(shape);
+  const elementCount = countElements(shape);
   const stored = await locateValues(reader, dataset, keeper);
   const { dtype, isBigEndian } = type;
   const { byteLength } = datatype;
@@ -146,7 +147,7 @@ async function locateValues(reader: Hdf5Reader, dataset: Hdf5Dataset, keeper: Ke
   const { layout, shape, datatype, path } = dataset;
   const fail = (message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never =>
     reader.fail(`dataset ${quote(path)}: ${message}`, { code, ...(hint === undefined ? {} : { hint }) });
-  const byteLength = product(shape) * datatype.byteLength;
+  const byteLength = countElements(shape) * datatype.byteLength;
   if (byteLength === 0) return holdBytes(new Uint8Array(0));
   const version = layout.readU8();
   const kind = layout.readU8();
@@ -198,17 +199,22 @@ async function locateChunks(
   const chunkShape = sizes.slice(0, rank);
   const grid = shape.map((size, axis) => Math.ceil(size / (chunkShape[axis] ?? 1)));
   const bandBytes =
-    product(chunkShape.map((size, axis) => (axis === 0 ? size : size * (grid[axis] ?? 1)))) * elementBytes;
+    countElements(chunkShape.map((size, axis) => (axis === 0 ? size : size * (grid[axis] ?? 1)))) *
+    elementBytes;
   const filters = pipeline === null ? [] : readFilters(pipeline, fail);
-  if (product(grid) > MAX_CHUNKS)
-    return fail(`expected at most ${MAX_CHUNKS} chunks, found ${product(grid)}`, 'limit-exceeded', REPACK);
+  if (countElements(grid) > MAX_CHUNKS)
+    return fail(
+      `expected at most ${MAX_CHUNKS} chunks, found ${countElements(grid)}`,
+      'limit-exceeded',
+      REPACK,
+    );
   if (bandBytes > MAX_BAND_BYTES)
     return fail(
       `expected chunks of which ${MAX_BAND_BYTES} bytes make up whole rows, found ${bandBytes}`,
       'limit-exceeded',
       REPACK,
     );
-  const chunkBytes = product(chunkShape) * elementBytes;
+  const chunkBytes = countElements(chunkShape) * elementBytes;
   const chunks = new Map<number, Chunk>();
   const add = (place: number, chunk: Chunk) => {
     if (chunk.byteLength > 2 * MAX_BAND_BYTES || chunk.address + chunk.byteLength > reader.file.byteLength)
@@ -224,15 +230,15 @@ async function locateChunks(
     await readChunkIndex(reader, layout, {
       flags,
       chunkBytes,
-      count: product(grid),
+      count: countElements(grid),
       isFiltered: filters.length > 0,
       add,
       fail,
     });
   }
-  if (chunks.size < product(grid))
+  if (chunks.size < countElements(grid))
     return fail(
-      `expected ${product(grid)} chunks, found ${chunks.size}: the others are its fill value`,
+      `expected ${countElements(grid)} chunks, found ${chunks.size}: the others are its fill value`,
       'unsupported',
     );
   const chunked = { name: path, shape, chunkShape, elementBytes, filters, chunks };
@@ -394,7 +400,7 @@ function chunkedSource(file: ByteRange, chunked: Chunked, keeper: Keeper): ByteS
   const { shape, chunkShape, elementBytes, chunks } = chunked;
   const [rows = 1, ...others] = shape;
   const [chunkRows = 1] = chunkShape;
-  const rowBytes = product(others) * elementBytes;
+  const rowBytes = countElements(others) * elementBytes;
   let held: Band = { start: 0, bytes: new Uint8Array(0) };
   const release = () => {
     held = { start: 0, bytes: new Uint8Array(0) };
@@ -434,12 +440,12 @@ async function readBand(file: ByteRange, chunked: Chunked, index: number): Promi
   const { shape, chunkShape, elementBytes, chunks } = chunked;
   const [rows = 1, ...others] = shape;
   const [chunkRows = 1, ...chunkOthers] = chunkShape;
-  const rowBytes = product(others) * elementBytes;
+  const rowBytes = countElements(others) * elementBytes;
   const firstRow = index * chunkRows;
   const bytes = new Uint8Array(Math.min(chunkRows, rows - firstRow) * rowBytes);
   const bandShape = [bytes.byteLength / rowBytes, ...others];
   const grid = others.map((size, axis) => Math.ceil(size / (chunkOthers[axis] ?? 1)));
-  const perBand = product(grid);
+  const perBand = countElements(grid);
   for (let place = 0; place < perBand; place++) {
     const chunk = chunks.get(index * perBand + place);
     if (chunk === undefined) continue;
@@ -489,7 +495,7 @@ function copyChunk(
 }
 
 function stridesOf(shape: readonly number[]): readonly number[] {
-  return shape.map((_, axis) => product(shape.slice(axis + 1)));
+  return shape.map((_, axis) => countElements(shape.slice(axis + 1)));
 }
 
 /** A chunk's bytes as they were before the filters, which are undone from the last to the first. */
@@ -499,7 +505,7 @@ function undoFilters(
   { name, chunkShape, elementBytes, filters }: Chunked,
   { source, offset }: ByteRange,
 ): Uint8Array {
-  const byteLength = product(chunkShape) * elementBytes;
+  const byteLength = countElements(chunkShape) * elementBytes;
   let bytes = stored;
   const fail = (found: string, cause?: unknown) =>
     new CheckpointError(`dataset ${quote(name)}: expected a chunk of ${byteLength} bytes, found ${found}`, {
@@ -535,8 +541,4 @@ function unshuffle(bytes: Uint8Array, unit: number): Uint8Array {
     for (let index = 0; index < count; index++)
       result[index * unit + place] = bytes[place * count + index] ?? 0;
   return result;
-}
-
-function product(sizes: readonly number[]): number {
-  return sizes.reduce((all, size) => all * size, 1);
 }

@@ -1,15 +1,14 @@
 // Reads the tree of an HDF5 file: groups, text attributes, and what each dataset's header says.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, readRange, sliceRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
+import { HDF5_SIGNATURE } from '../sniff.js';
 
 // The layouts are those of the "HDF5 File Format Specification Version 3.0" (docs.hdfgroup.org), sections as noted. Read
 // is what h5py writes for Keras: offsets and lengths of eight bytes, groups that list their members in old symbol tables
 // or in link messages, hard links alone. Checksums are not looked at.
-
-/** The bytes that an HDF5 file begins with. */
-export const HDF5_SIGNATURE = '\x89HDF\r\n\x1a\n';
 
 /** A Keras model has two groups for each layer, and a dataset for each variable and each of an optimizer's slots. */
 const MAX_OBJECTS = 200_000;
@@ -389,7 +388,7 @@ export class Hdf5Reader {
     if (version === 1) cursor.skip(5);
     else if (cursor.readU8() === 2) return [0];
     const shape = Array.from({ length: rank }, () => Number(cursor.readU64()));
-    const count = shape.reduce((product, size) => product * size, 1);
+    const count = countElements(shape);
     if (!Number.isSafeInteger(count * 8) || shape.some((size) => !Number.isSafeInteger(size)))
       this.fail(`dataset ${quote(path)}: expected a shape that a file can hold, found [${shape.join(', ')}]`);
     return shape;

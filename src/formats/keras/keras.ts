@@ -463,7 +463,7 @@ function nameOf(group: Hdf5Group): string | undefined {
   return group.members.get('vars')?.attributes.get('name')?.[0];
 }
 
-/** A layer's path without what would hide others: where two layers share one, the full paths. */
+/** The path of each variable's layer. Where layers of two models share one, such as `conv_a`, both have their full paths. */
 function chooseLayerPaths(variables: readonly Variable[]): ReadonlyMap<Variable, string> {
   const owners = new Map<string, Set<string>>();
   for (const { layer, leaf, fullLayer } of variables) {

@@ -7,6 +7,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.j
 import { type ByteRange, readRange, sliceRange, wholeOf } from '../../io/byte-source.js';
 import { byteSwappedSource, stridedSource } from '../../io/views.js';
 import { locateRecord, readRecord, type ZipArchive } from '../../io/zip.js';
+import { NPY_SIGNATURE, startsWith } from '../sniff.js';
 
 /** NumPy's own reader refuses longer headers (numpy.lib.format, max_header_size). */
 const MAX_HEADER_BYTES = 10_000;
@@ -16,8 +17,6 @@ export const MAX_RANK = 64;
 
 /** What one probe reads of one array; a run's share of it is in memory at a time. */
 const MAX_ARRAY_BYTES = 2 ** 40;
-
-const MAGIC = '\u0093NUMPY';
 
 /** dtypes by kind and size: https://numpy.org/doc/stable/reference/arrays.interface.html */
 export const NUMPY_DTYPES: ReadonlyMap<string, DType> = new Map([
@@ -37,7 +36,7 @@ export const NUMPY_DTYPES: ReadonlyMap<string, DType> = new Map([
 
 /** Whether bytes begin like an .npy array. */
 export function looksLikeNpy(head: Uint8Array): boolean {
-  return [...MAGIC].every((character, index) => head[index] === character.charCodeAt(0));
+  return startsWith(head, NPY_SIGNATURE);
 }
 
 /** Whether bytes begin like a zip file, which an .npz file is. */

@@ -1,13 +1,13 @@
 // Opens .npz archives and folders of .npy files: each array is a tensor, named by its entry or file.
 
 import { lstatSync, readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, wholeOf } from '../../io/byte-source.js';
-import { explainAs, openFileSource } from '../../io/file-source.js';
-import { leadsOutside } from '../../io/places.js';
+import { explainAs } from '../../io/file-source.js';
+import { openWithin } from '../../io/places.js';
 import { isInflated, openZip } from '../../io/zip.js';
 import { listFirst } from '../../norm/naming.js';
 import { planZipSplices } from '../torch/zip-container.js';
@@ -89,17 +89,8 @@ export async function openNpyFolder(first: ByteSource, options: ReadOptions): Pr
 
 function openArray(folder: string, name: string, options: ReadOptions): ByteSource {
   const path = join(folder, name);
-  const source = openFileSource(path);
-  if (options.allowExternalSymlinks !== true && leadsOutside(dirname(path), path)) {
-    void source.close();
-    throw new CheckpointError('expected a file in the folder of arrays, found a symbolic link out of it', {
-      code: 'refused',
-      file: path,
-      hint: 'If the link is yours, allow it with --allow-external-symlinks.',
-    });
-  }
-  options.onOpenFile?.(path);
-  return source;
+  const message = 'expected a file in the folder of arrays, found a symbolic link out of it';
+  return openWithin(folder, path, { ...options, refusal: { file: path, message } });
 }
 
 function holdsArrays(folder: string): boolean {

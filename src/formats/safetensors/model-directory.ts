@@ -21,7 +21,7 @@ import {
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { openFileSource } from '../../io/file-source.js';
-import { isPlace, leadsOutside } from '../../io/places.js';
+import { isPlace, leadsOutside, openWithin } from '../../io/places.js';
 import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
@@ -80,7 +80,7 @@ export async function openShards(
   };
   try {
     const shards = new Map<string, ReadonlyMap<string, Tensor>>();
-    let format = 'safetensors';
+    const found = new Set<string>();
     for (const name of shardNames) {
       const source = await openBeside(index, name, {
         ...options,
@@ -92,9 +92,10 @@ export async function openShards(
       if (open === undefined) throw new Error('a shard without a reader was opened');
       const shard = await open(source, { path: source.name });
       shards.set(name, shard.tensors);
-      format = shard.format;
+      found.add(shard.format);
     }
     const tensors = collectTensors(weightMap, shards, index.name);
+    const format = [...found].join(' and ');
     return {
       path: options.path,
       format,
@@ -164,8 +165,7 @@ interface Naming extends ReadOptions {
  */
 export async function openBeside(index: ByteSource, name: string, options: Naming): Promise<ByteSource> {
   const { what, endings } = options;
-  const refuse = (reason: string, hint?: string): never =>
-    fail(index.name, `${what} ${quote(name)} ${reason}`, 'refused', hint);
+  const refuse = (reason: string): never => fail(index.name, `${what} ${quote(name)} ${reason}`, 'refused');
   // Under Windows rules on every system: an index must mean the same everywhere.
   if (/^[\\/]|^[a-z]:/i.test(name)) refuse('has an absolute path: it must lie in the index’s own directory');
   if (name.split(/[\\/]/).includes('..'))
@@ -178,16 +178,14 @@ export async function openBeside(index: ByteSource, name: string, options: Namin
     refuse('belongs to a file that is not on this machine');
   const directory = dirname(index.path ?? options.path);
   const path = join(directory, name);
-  const source = openFileSource(join(dirname(index.name), name), path);
-  if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
-    void source.close();
-    refuse(
-      'is a symbolic link out of the index’s directory',
-      'If the link is yours, allow it with --allow-external-symlinks.',
-    );
-  }
-  options.onOpenFile?.(path);
-  return source;
+  return openWithin(directory, path, {
+    ...options,
+    name: join(dirname(index.name), name),
+    refusal: {
+      file: index.name,
+      message: `${what} ${quote(name)} is a symbolic link out of the index’s directory`,
+    },
+  });
 }
 
 /**

@@ -1,14 +1,14 @@
 // Opens TensorFlow checkpoints: an index, the data files beside it, and the names that its object graph has for variables.
 
 import { basename, dirname, join } from 'node:path';
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
-import { openFileSource } from '../../io/file-source.js';
-import { isPlace, leadsOutside } from '../../io/places.js';
+import { isPlace, openWithin } from '../../io/places.js';
 import { listFields, readTable, readVarint } from './table.js';
 
 /** Every data file is open at a time; TensorFlow writes one, and one for each task of a cluster. */
@@ -140,18 +140,11 @@ export async function openSavedModel(model: ByteSource, options: ReadOptions): P
   if (model.path === undefined && isPlace(options.path)) return null;
   const directory = dirname(model.path ?? options.path);
   const path = join(directory, 'variables', 'variables.index');
-  const index = openWhereThere(path);
+  const message = 'its variables are a symbolic link out of its directory';
+  const index = openWhereThere(() =>
+    openWithin(directory, path, { ...options, refusal: { file: model.name, message } }),
+  );
   if (index === null) return null;
-  if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
-    await index.close();
-    fail(
-      model.name,
-      'its variables are a symbolic link out of its directory',
-      'refused',
-      'If the link is yours, allow it with --allow-external-symlinks.',
-    );
-  }
-  options.onOpenFile?.(path);
   const opened = await openTensorFlow(index, options).catch(async (error: unknown) => {
     await index.close();
     throw error;
@@ -163,9 +156,9 @@ export async function openSavedModel(model: ByteSource, options: ReadOptions): P
   return { ...opened, close };
 }
 
-function openWhereThere(path: string): ByteSource | null {
+function openWhereThere(open: () => ByteSource): ByteSource | null {
   try {
-    return openFileSource(path);
+    return open();
   } catch (error) {
     if (error instanceof CheckpointError && error.code === 'not-found') return null;
     throw error;
@@ -178,19 +171,15 @@ function pad(number: number): string {
 
 /** Opens a data file, whose name is made of the index's own. */
 function openData(indexPath: string, indexName: string, name: string, options: ReadOptions): ByteSource {
-  const [directory, path] = [dirname(indexPath), join(dirname(indexPath), name)];
-  const source = openFileSource(join(dirname(indexName), name), path);
-  if (options.allowExternalSymlinks !== true && leadsOutside(directory, path)) {
-    void source.close();
-    fail(
-      indexName,
-      `its data file ${quote(name)} is a symbolic link out of the directory`,
-      'refused',
-      'If the link is yours, allow it with --allow-external-symlinks.',
-    );
-  }
-  options.onOpenFile?.(path);
-  return source;
+  const directory = dirname(indexPath);
+  return openWithin(directory, join(directory, name), {
+    ...options,
+    name: join(dirname(indexName), name),
+    refusal: {
+      file: indexName,
+      message: `its data file ${quote(name)} is a symbolic link out of the directory`,
+    },
+  });
 }
 
 /** BundleHeaderProto: 1 number of data files, 2 byte order (0 little). */
@@ -318,8 +307,8 @@ interface VariableName {
  * What the variables of the model are called in it, by their keys: those that can be reached without going through
  * metrics or an optimizer, which may well be where the file has them: `model/optimizer/_trainable_variables/0` is `conv_a/kernel`.
  *
- * The root is what was saved, even if it counts its steps: `Checkpoint(model=…, iter=…, learning_rate=…)`. What no object
- * has, is called by its key.
+ * The root is what was saved, even if it counts its steps: `Checkpoint(model=…, iter=…, learning_rate=…)`. A key that no
+ * object has is a name by itself.
  */
 function nameVariables(
   nodes: readonly GraphNode[],
@@ -448,7 +437,7 @@ function makeTensors(
 }
 
 function makeTensor(name: string, dtype: DType, { shape }: Entry, range: ByteRange, file: string): Tensor {
-  const elementCount = shape.reduce((product, size) => product * size, 1);
+  const elementCount = countElements(shape);
   const expected = (elementCount * bitsOf(dtype)) / 8;
   if (!Number.isSafeInteger(expected) || expected !== range.byteLength)
     fail(

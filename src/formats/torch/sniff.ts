@@ -1,6 +1,7 @@
 // Knows PyTorch files by their first bytes, and says what other ZIP files are.
 
 import { CheckpointError } from '../../errors.js';
+import { startsWith } from '../sniff.js';
 
 /** How to join the parts that DeepSpeed's ZeRO-3 leaves, by the script that it puts beside them. */
 export const JOIN_ZERO =
@@ -33,10 +34,6 @@ export function looksLikeDistributed(head: Uint8Array): boolean {
 export function looksLikeTar(head: Uint8Array): boolean {
   const text = String.fromCharCode(...head.subarray(0, TORCH_HEAD_BYTES));
   return text.startsWith('ustar', 257) || /^(\.\/)?(sys_info|pickle|storages|tensors)\0/.test(text);
-}
-
-function startsWith(head: Uint8Array, text: string, at = 0): boolean {
-  return [...text].every((character, index) => head[at + index] === character.charCodeAt(0));
 }
 
 /** A local file header, or the end record of an empty archive. */

@@ -2,7 +2,12 @@ import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { OpenOptions } from '../../../src/checkpoint/checkpoint.js';
-import { looksLikeShardIndex, openShards } from '../../../src/formats/safetensors/model-directory.js';
+import {
+  looksLikeShardIndex,
+  openShards,
+  SAFETENSORS_SHARDS,
+  type ShardFormats,
+} from '../../../src/formats/safetensors/model-directory.js';
 import { readRange } from '../../../src/io/byte-source.js';
 import { openFileSource } from '../../../src/io/file-source.js';
 import { f32, utf8 } from '../../build/bytes.js';
@@ -44,6 +49,24 @@ describe('opening an index', () => {
     const b = checkpoint.tensors.get('b');
     expect(b && (await readRange(b.range))).toEqual(f32(1));
     expect(checkpoint).toMatchObject({ path, format: 'safetensors', graph: null, warnings: [] });
+    await checkpoint.close();
+  });
+
+  test('writes into shards only where all of them are safetensors', async () => {
+    const path = writeModel({
+      'model.safetensors.index.json': indexOf({ a: '1.bin', b: '2.safetensors' }),
+      '1.bin': shardOf('a'),
+      '2.safetensors': shardOf('b'),
+    });
+    const { '.safetensors': read } = SAFETENSORS_SHARDS;
+    if (read === undefined) throw new Error('expected a reader of safetensors');
+    const formats: ShardFormats = {
+      ...SAFETENSORS_SHARDS,
+      '.bin': async (source, options) => ({ ...(await read(source, options)), format: 'PyTorch' }),
+    };
+    const checkpoint = await openShards(openFileSource(path), { path }, formats);
+    expect(checkpoint.format).toBe('PyTorch and safetensors');
+    expect((await failureOf(async () => checkpoint.planEdits?.([]))).code).toBe('unsupported');
     await checkpoint.close();
   });
 
