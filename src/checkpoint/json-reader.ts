@@ -67,15 +67,35 @@ export class JsonReader {
    */
   readTopObject(onMember: (key: string, value: JsonValue) => void): void {
     if (this.#next() !== OPENING_BRACE) this.#fail(`expected a JSON object, found ${this.#describeNext()}`);
-    this.#readMembers(0, onMember);
+    const seen = new Set<string>();
+    this.#readMembers(0, seen, (key, value) => {
+      seen.add(key);
+      onMember(key, value);
+    });
     if (this.#next() !== undefined) {
       this.#fail(`expected the end of the JSON text, found ${this.#describeNext()}`);
     }
   }
 
-  #readMembers(depth: number, onMember: (key: string, value: JsonValue) => void): void {
-    const seen = new Set<string>();
-    this.#readItems(CLOSING_BRACE, () => this.#readMember(depth, seen, onMember));
+  #readMembers(
+    depth: number,
+    seen: { has(key: string): boolean },
+    onMember: (key: string, value: JsonValue) => void,
+  ): void {
+    this.#readItems(CLOSING_BRACE, () => {
+      if (this.#next() !== QUOTE)
+        this.#fail(`expected a JSON key in double quotes, found ${this.#describeNext()}`);
+      const start = this.#position;
+      const key = this.#readString();
+      if (seen.has(key)) {
+        this.#position = start;
+        this.#fail(`duplicate JSON key ${quote(key)}: it appears twice in one object`);
+      }
+      if (this.#next() !== COLON) this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
+      this.#position++;
+      if (depth === 0) this.#values = 0;
+      onMember(key, this.#readValue(depth + 1));
+    });
   }
 
   /** Reads items with commas between them, from the opening bracket on to the closing one. */
@@ -97,22 +117,6 @@ export class JsonReader {
     }
   }
 
-  #readMember(depth: number, seen: Set<string>, onMember: (key: string, value: JsonValue) => void): void {
-    if (this.#next() !== QUOTE)
-      this.#fail(`expected a JSON key in double quotes, found ${this.#describeNext()}`);
-    const start = this.#position;
-    const key = this.#readString();
-    if (seen.has(key)) {
-      this.#position = start;
-      this.#fail(`duplicate JSON key ${quote(key)}: it appears twice in one object`);
-    }
-    seen.add(key);
-    if (this.#next() !== COLON) this.#fail(`expected ":" in JSON, found ${this.#describeNext()}`);
-    this.#position++;
-    if (depth === 0) this.#values = 0;
-    onMember(key, this.#readValue(depth + 1));
-  }
-
   #readValue(depth: number): JsonValue {
     if (depth > MAX_DEPTH) this.#fail(`JSON nested deeper than ${MAX_DEPTH} levels`);
     if (++this.#values > MAX_VALUES)
@@ -120,7 +124,7 @@ export class JsonReader {
     switch (this.#next()) {
       case OPENING_BRACE: {
         const members = new Map<string, JsonValue>();
-        this.#readMembers(depth, (key, value) => members.set(key, value));
+        this.#readMembers(depth, members, (key, value) => members.set(key, value));
         return members;
       }
       case OPENING_BRACKET: {
@@ -137,8 +141,7 @@ export class JsonReader {
 
   #readLiteral(): JsonValue {
     const start = this.#position;
-    while (this.#position < this.#bytes.length && isLiteralByte(this.#bytes[this.#position] ?? 0))
-      this.#position++;
+    while (isLiteralByte(this.#bytes[this.#position])) this.#position++;
     const word = this.#bytes.toString('latin1', start, Math.min(this.#position, start + 400));
     if (word === 'true') return true;
     if (word === 'false') return false;
@@ -256,7 +259,8 @@ export function describeJson(value: JsonValue | undefined): string {
 }
 
 /** Letters, digits, signs and dots: what the words and numbers of JSON are made of. */
-function isLiteralByte(byte: number): boolean {
+function isLiteralByte(byte: number | undefined): boolean {
+  if (byte === undefined) return false;
   const isDigit = byte >= 0x30 && byte <= 0x39;
   const isLetter = (byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a;
   return isDigit || isLetter || byte === 0x2b || byte === 0x2d || byte === 0x2e;

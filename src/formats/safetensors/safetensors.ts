@@ -12,7 +12,7 @@ import {
   toUnsignedInteger,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
 
 /** Bytes of the header's length, a little-endian u64 at the start of the file. */
 const LENGTH_BYTES = 8;
@@ -25,12 +25,6 @@ const MAX_TENSORS = 200_000;
 
 /** Far above any real tensor; a shape is kept in memory. */
 export const MAX_RANK = 64;
-
-/** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
-interface Entry extends Pick<Tensor, 'name' | 'dtype' | 'shape' | 'elementCount'> {
-  readonly begin: number;
-  readonly end: number;
-}
 
 /** What a safetensors header says. */
 export interface SafetensorsHeader {
@@ -90,14 +84,9 @@ export async function openSafetensors(
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const headerLength = await readHeaderLength(source);
   const bytes = await readRange({ source, offset: LENGTH_BYTES, byteLength: headerLength });
-  const { entries, metadata } = parseHeader(bytes, source.name);
-  checkLayout(entries, source.byteLength - LENGTH_BYTES - headerLength, source.name);
-  const tensors = new Map<string, Tensor>();
-  for (const { begin, end, ...facts } of entries) {
-    const offset = LENGTH_BYTES + headerLength + begin;
-    tensors.set(facts.name, { ...facts, range: { source, offset, byteLength: end - begin } });
-  }
-  return { tensors, metadata };
+  const header = parseHeader(bytes, source);
+  checkLayout([...header.tensors.values()], LENGTH_BYTES + headerLength, source);
+  return header;
 }
 
 async function readHeaderLength(source: ByteSource): Promise<number> {
@@ -120,18 +109,17 @@ async function readHeaderLength(source: ByteSource): Promise<number> {
   return Number(length);
 }
 
-function parseHeader(
-  bytes: Uint8Array,
-  file: string,
-): Pick<SafetensorsHeader, 'metadata'> & { readonly entries: readonly Entry[] } {
-  const entries: Entry[] = [];
+function parseHeader(bytes: Uint8Array, source: ByteSource): SafetensorsHeader {
+  const file = source.name;
+  const buffer = { source, offset: LENGTH_BYTES + bytes.length };
+  const tensors = new Map<string, Tensor>();
   let metadata: ReadonlyMap<string, string> = new Map();
   new JsonReader(bytes, file, LENGTH_BYTES).readTopObject((key, value) => {
     if (key === '__metadata__') metadata = parseMetadata(value, file);
-    else if (entries.push(parseEntry(key, value, file)) > MAX_TENSORS)
+    else if (tensors.set(key, parseEntry(key, value, buffer)).size > MAX_TENSORS)
       fail(file, `more than ${MAX_TENSORS} tensors in one header`, 'limit-exceeded');
   });
-  return { entries, metadata };
+  return { tensors, metadata };
 }
 
 function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, string> {
@@ -147,9 +135,10 @@ function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, stri
   return metadata;
 }
 
-function parseEntry(name: string, value: JsonValue, file: string): Entry {
+/** A header entry after its own checks: sizes agree, its place in the buffer is yet to be checked. */
+function parseEntry(name: string, value: JsonValue, buffer: Pick<ByteRange, 'source' | 'offset'>): Tensor {
   const failTensor = (message: string, code?: CheckpointErrorCode): never =>
-    fail(file, `tensor ${quote(name)}: ${message}`, code);
+    fail(buffer.source.name, `tensor ${quote(name)}: ${message}`, code);
   if (!isJsonObject(value))
     return failTensor(`expected a header entry (a JSON object), found ${describeJson(value)}`);
   const dtype = value.get('dtype');
@@ -188,36 +177,52 @@ function parseEntry(name: string, value: JsonValue, file: string): Entry {
     dtype,
     shape: shape.map(Number),
     elementCount: Number(elementCount),
-    begin: Number(begin),
-    end: Number(end),
+    range: {
+      source: buffer.source,
+      offset: buffer.offset + Number(begin),
+      byteLength: Number(end - begin),
+    },
   };
 }
 
 function toIntegers(value: JsonValue | undefined): readonly bigint[] | null {
   if (!isJsonArray(value)) return null;
-  const integers = value.flatMap((item) => toUnsignedInteger(item) ?? []);
-  return integers.length === value.length ? integers : null;
+  const integers: bigint[] = [];
+  for (const item of value) {
+    const integer = toUnsignedInteger(item);
+    if (integer === null) return null;
+    integers.push(integer);
+  }
+  return integers;
 }
 
-/** Checks that the entries, sorted, cover the buffer exactly: no hole, no overlap, no missing or extra byte. */
-function checkLayout(entries: readonly Entry[], bufferLength: number, file: string): void {
-  const sorted = [...entries].sort((x, y) => x.begin - y.begin || x.end - y.end);
+/**
+ * Checks that the tensors, sorted, cover the buffer exactly: no hole, no overlap, no missing or extra byte.
+ *
+ * @param start where the buffer starts in the file; it reaches to the file's end.
+ */
+function checkLayout(tensors: readonly Tensor[], start: number, { name: file, byteLength }: ByteSource): void {
+  const placed = tensors.map(({ name, range }) => {
+    const begin = range.offset - start;
+    return { name, begin, end: begin + range.byteLength };
+  });
+  const bufferLength = byteLength - start;
   let position = 0;
-  let previous: Entry | null = null;
-  for (const entry of sorted) {
-    if (entry.begin !== position) {
-      const kind = entry.begin < position ? 'overlaps' : 'leaves a hole after';
-      const neighbour = previous === null ? 'the start of the buffer' : `tensor ${quote(previous.name)}`;
-      const expected = `tensor ${quote(entry.name)}: expected data_offsets to begin at ${position}`;
-      fail(file, `${expected}, found ${entry.begin}: it ${kind} ${neighbour}`);
+  let previous: string | null = null;
+  for (const { name, begin, end } of placed.sort((x, y) => x.begin - y.begin || x.end - y.end)) {
+    if (begin !== position) {
+      const kind = begin < position ? 'overlaps' : 'leaves a hole after';
+      const neighbour = previous === null ? 'the start of the buffer' : `tensor ${quote(previous)}`;
+      const expected = `tensor ${quote(name)}: expected data_offsets to begin at ${position}`;
+      fail(file, `${expected}, found ${begin}: it ${kind} ${neighbour}`);
     }
-    if (entry.end > bufferLength) {
-      const expected = `tensor ${quote(entry.name)}: expected data_offsets within the file's ${bufferLength} data bytes`;
-      const found = `found [${entry.begin}, ${entry.end}]: the file is truncated or the range is wrong`;
+    if (end > bufferLength) {
+      const expected = `tensor ${quote(name)}: expected data_offsets within the file's ${bufferLength} data bytes`;
+      const found = `found [${begin}, ${end}]: the file is truncated or the range is wrong`;
       fail(file, `${expected}, ${found}`, 'truncated');
     }
-    position = entry.end;
-    previous = entry;
+    position = end;
+    previous = name;
   }
   if (position !== bufferLength) {
     const found = `found ${bufferLength - position} extra trailing bytes beyond it`;
@@ -233,6 +238,7 @@ function withDroppedAliases(
   tensors: ReadonlyMap<string, Tensor>,
   metadata: ReadonlyMap<string, string>,
 ): ReadonlyMap<string, Tensor> {
+  if (metadata.size === 0) return tensors;
   const all = new Map(tensors);
   for (const [dropped, kept] of metadata) {
     const tensor = tensors.get(kept);
