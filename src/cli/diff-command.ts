@@ -2,7 +2,6 @@
 
 import { type Dirent, lstatSync, readdirSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import type { Command } from 'commander';
 import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit.js';
 import { Glob, type Reached } from '../compare/globs.js';
@@ -45,7 +44,6 @@ async function runAudits(audits: readonly PlannedAudit[], plan: ReportPlan, term
   }
   if (layer !== undefined)
     throw new UsageError(`--layer shows one layer of one audit, found ${audits.length} audits`);
-  spareHeap();
   const reports = new PackedReports();
   const failures: AuditFailure[] = [];
   let exitCode = 0;
@@ -61,14 +59,6 @@ async function runAudits(audits: readonly PlannedAudit[], plan: ReportPlan, term
       terminal.writeError(defuseCommands(`bn-audit: ${escapeControls(outcome.message)}`));
   }
   return { report: buildReportSet({ reports, heads: reports.heads, failures }), exitCode };
-}
-
-/**
- * V8 gives new objects ever more room before it looks for garbage among them, which would be a third of the peak of many
- * audits. What it begins with is enough, in about the same time.
- */
-function spareHeap(): void {
-  setFlagsFromString('--semi-space-growth-factor=1');
 }
 
 interface DiffOptions extends CommonOptions, PolicyRules, Pick<DiffTargets, 'pair' | 'allPairs'> {

@@ -208,12 +208,9 @@ function bareName(stem: string): string {
 /** Feeders by the numbers and then by the stems of the beginnings of their names. */
 type NumberedFeeders = ReadonlyMap<string, ReadonlyMap<string, readonly Place[]>>;
 
-/** Each place's, by how deep names are looked at, once found. */
-const numbered = new WeakMap<Place, Map<number, NumberedFeeders>>();
-
 function feedersBelow(scope: Place, depth: number): NumberedFeeders {
-  const byDepth = getOrMake(numbered, scope, () => new Map<number, NumberedFeeders>());
-  return getOrMake(byDepth, depth, () => numberFeeders(scope, depth));
+  scope.numbered ??= new Map();
+  return getOrMake(scope.numbered, depth, () => numberFeeders(scope, depth));
 }
 
 function numberFeeders(scope: Place, depth: number): NumberedFeeders {
@@ -577,14 +574,19 @@ interface Place {
   /** The last component of its path. */
   readonly name: string;
   readonly parent: Place | null;
-  readonly children: Map<string, Place>;
+  children: Map<string, Place>;
   feeder: Feeder | null;
   layer: NamedNorm | null;
   /** How many feeders are here and below. */
   feederCount: number;
   /** The path of the module that is here. */
   path: string;
+  /** Its feeders by how deep names are looked at, once asked for. */
+  numbered: Map<number, NumberedFeeders> | null;
 }
+
+/** Most places are leaves, and a Map of its own for each would be the larger half of the tree. */
+const NO_CHILDREN: Map<string, Place> = new Map();
 
 /**
  * The tree of a file's norm layers and of what may feed them.
@@ -611,13 +613,23 @@ function buildModuleTree(
 }
 
 function newPlace(name: string, parent: Place | null): Place {
-  return { name, parent, children: new Map(), feeder: null, layer: null, feederCount: 0, path: '' };
+  return {
+    name,
+    parent,
+    children: NO_CHILDREN,
+    feeder: null,
+    layer: null,
+    feederCount: 0,
+    path: '',
+    numbered: null,
+  };
 }
 
 function growTo(root: Place, path: string): Place {
   let place = root;
   for (const name of path === '' ? [] : componentsOf(path)) {
     const parent = place;
+    if (parent.children === NO_CHILDREN) parent.children = new Map();
     place = getOrMake(parent.children, name, () => newPlace(name, parent));
   }
   place.path = path;
