@@ -551,10 +551,12 @@ export interface FoldingSide extends LayersAndLearned {
  */
 export function listFreeLinears({ checkpoint, layers, learned }: FoldingSide): readonly LinearLayer[] {
   if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
+  const biased = findBiasedLinears(learned);
+  if (biased.length === 0) return biased;
   const fed = new Set(
     layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
   );
-  return findBiasedLinears(learned).filter(({ weightName }) => !fed.has(weightName));
+  return biased.filter(({ weightName }) => !fed.has(weightName));
 }
 
 /** How modules are called that normalise without a bias (RMSNorm): `ln_1`, `input_layernorm`. */

@@ -250,11 +250,18 @@ export function findNamedLayers(checkpoint: Checkpoint): Found {
   refuseTooManyLayers(layers.size, checkpoint.path);
   const found = [...layers.values()];
   const learned = findLearnedTensors(checkpoint, found);
-  // Where each module's first tensor stands.
-  const modules = [...new Set([...tensors.keys()].map((name) => splitPath(name)[0]))];
-  const positions = checkpoint.inModuleOrder ? new Map(modules.map((path, index) => [path, index])) : null;
-  const neighbours = findNamedNeighbours(found, learned, positions);
+  const neighbours = findNamedNeighbours(
+    found,
+    learned,
+    checkpoint.inModuleOrder ? placeModules(tensors) : null,
+  );
   return { layers: found.map((layer) => ({ ...layer, ...neighbours.get(layer) })), learned };
+}
+
+/** Where each module's first tensor stands among those of other modules. */
+function placeModules(tensors: ReadonlyMap<string, Tensor>): ReadonlyMap<string, number> {
+  const modules = new Set([...tensors.keys()].map((name) => splitPath(name)[0]));
+  return new Map([...modules].map((path, index) => [path, index]));
 }
 
 /** How the mean or the variance ends in every convention, without the longer ones that end like a shorter one. */

@@ -27,9 +27,10 @@ interface NamedFeed {
  * always have as many inputs too, what the other series of the place tell decides, then those of the file.
  */
 function findNamedFeeds(layers: readonly ScopedLayer[]): ReadonlyMap<NamedNorm, NamedFeed> {
-  const named = layers.map((each): NamedLayer => {
-    const path = pathBelow(each.scope, each.place);
-    return { ...each, kind: kindOf(each.scope), depth: path.length, ...nameSeries(path) };
+  const named = layers.map(({ layer, place, scope }): NamedLayer => {
+    const path = pathBelow(scope, place);
+    const { stem, key } = nameSeries(path);
+    return { layer, place, scope, kind: kindOf(scope), depth: path.length, stem, key };
   });
   const series = [...groupBy(named, ({ kind, depth, stem }) => `${kind} ${depth} ${stem}`).values()].map(
     (members) => judgeSeries(members),

@@ -201,7 +201,11 @@ function toIntegers(value: JsonValue | undefined): readonly bigint[] | null {
  *
  * @param start where the buffer starts in the file; it reaches to the file's end.
  */
-function checkLayout(tensors: readonly Tensor[], start: number, { name: file, byteLength }: ByteSource): void {
+function checkLayout(
+  tensors: readonly Tensor[],
+  start: number,
+  { name: file, byteLength }: ByteSource,
+): void {
   const placed = tensors.map(({ name, range }) => {
     const begin = range.offset - start;
     return { name, begin, end: begin + range.byteLength };
