@@ -48,6 +48,7 @@ import {
   mayBeFused,
 } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
+import { explainAdapter, putOnBase } from './norm/adapters.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
@@ -107,7 +108,7 @@ export async function compareCheckpoints(
 ): Promise<AuditResults> {
   const checkpoints = [beforeCheckpoint, afterCheckpoint];
   if (!checkpoints.some(mayHoldLayers) && !checkpoints.every(mayBeFused)) refuseWithoutAny(afterCheckpoint);
-  const [before, after] = [examine(beforeCheckpoint), examine(afterCheckpoint)];
+  const [before, after] = [examine(beforeCheckpoint), examine(putOnBase(afterCheckpoint, beforeCheckpoint))];
   const declared = chooseDeclared(before, after);
   const { globs, isAuto } = readFrozen(options.frozen);
   if (isAuto) refuseIdleAuto(declared);
@@ -204,23 +205,16 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
   return pairParts(toSide(before), toSide(after), { maps, parts });
 }
 
-/** How PEFT names what its methods add: LoRA, LoHa, LoKr, IA³, OFT, BOFT, VeRA. */
-const ADAPTER_NAME = /(?:^|\.)(?:lora|hada|lokr|ia3|oft|boft|vera)_\w+(?:\.|$)/;
-
-const MERGE_ADAPTER_HINT =
-  'It is an adapter (LoRA or its like) without the model, and without statistics that moved in training. Audit the merged model: model.merge_and_unload(), then save its state_dict.';
-
 const EXPORT_CONVERTED_HINT =
   'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions, which hides the statistics. Audit the model from before convert(), or ONNX exports of both.';
 
 function refuseWithoutAny(checkpoint: Checkpoint): never {
   const names = [...checkpoint.tensors.keys()];
-  const isAdapter = names.some((name) => ADAPTER_NAME.test(name));
   // Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left.
   const isScaled = (name: string) =>
     name.endsWith('.zero_point') && checkpoint.tensors.has(name.replace(/zero_point$/, 'scale'));
   const isConverted = names.some(isScaled) && !names.some((name) => name.endsWith('.fake_quant_enabled'));
-  const hint = isAdapter ? MERGE_ADAPTER_HINT : isConverted ? EXPORT_CONVERTED_HINT : undefined;
+  const hint = explainAdapter(checkpoint) ?? (isConverted ? EXPORT_CONVERTED_HINT : undefined);
   refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
 }
 

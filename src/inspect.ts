@@ -4,6 +4,7 @@ import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { withCheckpoint } from './formats/with-checkpoint.js';
+import { describeAdapter, explainAdapter } from './norm/adapters.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';
@@ -36,7 +37,8 @@ export async function inspectCheckpoint(
   options: InspectOptions = {},
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
-  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
+  if (!mayHoldLayers(checkpoint))
+    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainAdapter(checkpoint));
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
@@ -46,7 +48,13 @@ export async function inspectCheckpoint(
       await examineLayer(layer, { epsilon: options.epsilon, keepChannels: options.channels === true }),
     );
   }
-  return buildInspectReport(checkpoint, examined, { learned: learned.size, folded });
+  const adapter = describeAdapter(checkpoint);
+  const warnings =
+    adapter === null ? [] : [`it is ${adapter} without the model: what PEFT saved is all that is in it`];
+  return buildInspectReport({ ...checkpoint, warnings: [...checkpoint.warnings, ...warnings] }, examined, {
+    learned: learned.size,
+    folded,
+  });
 }
 
 const NOTHING_TO_INSPECT = 'no BatchNorm layer: nothing to inspect';

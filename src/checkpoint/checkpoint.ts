@@ -269,6 +269,10 @@ export interface PathsDeclaration {
 export interface AdapterDeclaration {
   readonly kind: 'adapter';
   readonly where: string;
+  /** As `peft_type` has it, such as `LORA`. */
+  readonly method: string;
+  /** What it was trained on, `base_model_name_or_path`; null where that is not said. */
+  readonly base: string | null;
   /** Ends of the paths of modules that the adapter may have been merged into; null where a pattern names them. */
   readonly targets: readonly string[] | null;
   /** Ends of the paths of modules that are trained and saved as a whole. */

@@ -11,6 +11,7 @@ import { explainAs, openFileSource } from '../io/file-source.js';
 import { isPlace, nameOf, openPlace } from '../io/places.js';
 import { listTar } from '../io/tar.js';
 import { isDirectory } from '../io/write-target.js';
+import { leaveOutOriginals } from '../norm/adapters.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { type Format, looksLikeSavedModel, OTHER_FILES, refuseUnrecognised, textOf } from './format.js';
@@ -154,6 +155,7 @@ export const FORMATS: readonly Format[] = [
     inDirectory: [
       'pytorch_model.bin',
       'pytorch_model.bin.index.json',
+      'adapter_model.bin',
       // What DeepSpeed writes for each step, with ZeRO-3 in parts.
       'mp_rank_00_model_states.pt',
       'zero_pp_rank_0_mp_rank_00_model_states.pt',
@@ -262,7 +264,7 @@ export async function openSource(
     (source.name !== path &&
       formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.path ?? source.name))));
   if (!format) throw refuseUnrecognised('unknown content', source.name, KNOWN_FORMATS);
-  const checkpoint = multiplyMasks(await format.open(source, { ...options, path }, head));
+  const checkpoint = leaveOutOriginals(multiplyMasks(await format.open(source, { ...options, path }, head)));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };

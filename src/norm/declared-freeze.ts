@@ -471,9 +471,9 @@ function readAdapter(
     .filter(([name, { shape, name: nameInFile }]) => {
       const [module, leaf] = splitPath(name);
       const components = module.split('.', MAX_COMPONENTS + 1);
-      const isAdapter = [...components, leaf].some((one) =>
-        ADAPTER_PARTS.some((part) => one.startsWith(part)),
-      );
+      const isAdapter = nameInFile
+        .split('.', MAX_COMPONENTS + 2)
+        .some((one) => ADAPTER_PARTS.some((part) => one.startsWith(part)));
       if (isAdapter || isSaved(components) || (trainsBiases && leaf === 'bias')) return false;
       if (standsBesideAdapter(nameInFile)) return true;
       // A pattern is not run: any matrix may be meant by it.

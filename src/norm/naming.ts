@@ -126,10 +126,11 @@ export function toDottedName(name: string, isFlat = false): string {
 
 /**
  * What wraps a model, or a part of it, without being one: DataParallel's and AveragedModel's `module`, torch.compile's,
- * FSDP's, activation checkpointing's and, around a layer with an adapter, PEFT's attribute, each with the dot behind it.
+ * FSDP's, activation checkpointing's and PEFT's attributes, around a layer with an adapter and around the copy of a module
+ * that it trains, each with the dot behind it.
  */
 const WRAPPERS =
-  /(?<=^|\.)(?:module|base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
+  /(?<=^|\.)(?:module|base_layer|modules_to_save\.[^.]+|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 
 /** Wrappers that are told from modules in one name, several at each level of a deep model; each costs a look at it. */
 const MAX_WRAPPERS = 64;
@@ -163,7 +164,8 @@ function listWrappers(name: string): readonly string[] {
 }
 
 /** The wrappers that no one calls a part of a model, and `module` where it holds all of it. */
-const SURE_WRAPPERS = /(?<=^|\.)(?:base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
+const SURE_WRAPPERS =
+  /(?<=^|\.)(?:base_layer|modules_to_save\.[^.]+|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 const LEADING_MODULES = /^(?:module\.)+/;
 
 /**

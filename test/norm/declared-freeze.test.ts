@@ -229,6 +229,8 @@ describe('an adapter of PEFT freezes', () => {
     const declaration: Declaration = {
       kind: 'adapter',
       where: 'adapter_config.json',
+      method: 'LORA',
+      base: null,
       targets: ['conv1'],
       saved: ['fc'],
       trainsBiases: false,

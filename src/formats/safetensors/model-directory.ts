@@ -315,10 +315,13 @@ async function readConfig(
 }
 
 function describeAdapter(members: ReadonlyMap<string, JsonValue>): Declaration {
-  if (typeof members.get('peft_type') !== 'string') return makeUnread('names no peft_type');
+  const [method, base] = [members.get('peft_type'), members.get('base_model_name_or_path')];
+  if (typeof method !== 'string') return makeUnread('names no peft_type');
   return {
     kind: 'adapter',
     where: ADAPTER_CONFIG_NAME,
+    method,
+    base: typeof base === 'string' ? base : null,
     targets: readNames(members.get('target_modules')),
     saved: readNames(members.get('modules_to_save')) ?? [],
     trainsBiases: (members.get('bias') ?? 'none') !== 'none',

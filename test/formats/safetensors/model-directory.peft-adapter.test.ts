@@ -30,6 +30,7 @@ async function declarationsOf(
 test('the adapter beside a checkpoint tells what it trains', async () => {
   const config = {
     peft_type: 'LORA',
+    base_model_name_or_path: 'timm/resnet18',
     target_modules: ['conv1', 'conv2'],
     modules_to_save: ['head'],
     bias: 'all',
@@ -39,6 +40,8 @@ test('the adapter beside a checkpoint tells what it trains', async () => {
     {
       kind: 'adapter',
       where: 'adapter_config.json',
+      method: 'LORA',
+      base: 'timm/resnet18',
       targets: ['conv1', 'conv2'],
       saved: ['head'],
       trainsBiases: true,
