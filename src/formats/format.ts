@@ -152,14 +152,6 @@ export const OTHER_FILES: readonly Format[] = [
     (head) => textOf(head).startsWith('ORTM', 4),
     SAVE_UNOPTIMISED,
   ),
-  {
-    ...notRead(
-      'the data of a TensorFlow checkpoint',
-      () => false,
-      'Name its index, which lies beside it and ends in .index.',
-    ),
-    ending: '.data-00000-of-00001',
-  },
   notRead('a PDF document', '%PDF'),
   notRead('a PNG image', '\x89PNG'),
   notRead('a program (ELF)', '\x7fELF'),
@@ -179,8 +171,13 @@ export const OTHER_FILES: readonly Format[] = [
 ];
 
 /** The error for a file of no known format. @param found what it is, in a few words. */
-export function refuseUnrecognised(found: string, file: string, hint?: string): CheckpointError {
-  return new CheckpointError(`expected a checkpoint of a format that is read, found ${found}`, {
+export function refuseUnrecognised(
+  found: string,
+  file: string,
+  hint?: string,
+  expected = 'a checkpoint of a format that is read',
+): CheckpointError {
+  return new CheckpointError(`expected ${expected}, found ${found}`, {
     code: 'unrecognised-format',
     file,
     hint,

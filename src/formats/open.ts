@@ -5,17 +5,19 @@ import { basename, extname, join } from 'node:path';
 import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
-import { CheckpointError } from '../errors.js';
+import { CheckpointError, quote } from '../errors.js';
 import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { isPlace, nameOf, openPlace } from '../io/places.js';
 import { listTar } from '../io/tar.js';
 import { isDirectory } from '../io/write-target.js';
 import { leaveOutOriginals } from '../norm/adapters.js';
+import { listFirst } from '../norm/naming.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { type Format, looksLikeSavedModel, OTHER_FILES, refuseUnrecognised, textOf } from './format.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
+import { findPart } from './parts.js';
 import {
   findConfiguredFramework,
   looksLikeShardIndex,
@@ -56,16 +58,33 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   });
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
+    const notes = [...(place?.notes ?? []), ...checkWhole(path, source.name)];
     const { adapter = null, configured } =
       source.path === undefined ? {} : await lookBeside(source.path, options);
     const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
-    const warnings = [...(place?.notes ?? []), ...checkpoint.warnings];
+    const warnings = [...notes, ...checkpoint.warnings];
     return { ...checkpoint, framework: checkpoint.framework ?? configured, declarations, warnings };
   } catch (error) {
     await source.close();
     throw error;
   }
+}
+
+/**
+ * Makes sure that a file is not named alone that is a part of a checkpoint only. What is there of one without the rest can
+ * be read, as far as it goes.
+ *
+ * @returns what is to be known of it, sentences.
+ * @throws CheckpointError that says what to name.
+ */
+function checkWhole(path: string, file: string): readonly string[] {
+  const part = findPart(nameOf(path));
+  if (part === null || isDirectory(path)) return [];
+  const { what, instead, isReadable, index } = part;
+  if (!isReadable || (index !== null && !isPlace(path) && isThere(index)))
+    throw refuseUnrecognised(what, file, instead, 'a whole checkpoint');
+  return [`it is ${what}: what the others hold was not looked at. ${instead}`];
 }
 
 /** What files beside a checkpoint say of it. */
@@ -87,10 +106,22 @@ export function findInDirectory(path: string): string | null {
     const file = name.startsWith('*') ? findAlike(path, name.slice(1)) : join(path, name);
     if (file !== null && isThere(file)) return file;
   }
-  throw new CheckpointError(
-    'expected a checkpoint file, found a directory without model.safetensors or model.safetensors.index.json',
-    { code: 'not-a-file', file: path, hint: 'Name the checkpoint file inside it.' },
+  const known = FORMATS.filter((format) => !OTHER_FILES.includes(format)).flatMap(
+    ({ inDirectory = [] }) => inDirectory[0] ?? [],
   );
+  throw new CheckpointError(
+    `expected a checkpoint file, found a directory without one that is known by its name (${known.join(', ')}, and their like)`,
+    { code: 'not-a-file', file: path, hint: describeInside(path) },
+  );
+}
+
+/** What a directory could be named by that opens as nothing itself. */
+function describeInside(path: string): string {
+  const names = explainAs(path, () => readdirSync(path)).sort();
+  if (names.includes('data.pkl') && names.includes('data'))
+    return 'It is an unpacked checkpoint of torch.save. Pack it again: zip -0 -r model.pt DIRECTORY';
+  const held = names.filter((name) => HELD_ENDING.test(name) && !NO_MODEL.test(name)).map(quote);
+  return `Name the checkpoint file inside it${held.length === 0 ? '' : `: ${listFirst(held, 3)}`}.`;
 }
 
 /** Files that lie beside weights and are none. */
