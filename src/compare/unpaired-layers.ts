@@ -273,9 +273,12 @@ export function questionPair(pair: Pair): readonly string[] {
     ];
   }
   const signs = findSignsOfSwapping(pair);
-  return signs.length === 0
-    ? []
-    : [`${signs.join(', and ')}: are the two files swapped? Before comes first.`];
+  if (signs.length === 0) return [];
+  // A part of the model is no sign by itself: an export without the head, a container that lacks some layers.
+  const isPart = signs.length === 1 && pair.unpaired.onlyBefore.length > 0;
+  return [
+    `${signs.join(', and ')}: ${isPart ? 'is it a part of the model, or are' : 'are'} the two files swapped? Before comes first.`,
+  ];
 }
 
 function holdSameValues({ layers, learned, unpaired }: Pair): boolean {

@@ -1,6 +1,7 @@
 // What the reports of audit and inspect have in common, and findings in groups and ranks.
 
 import { createHash } from 'node:crypto';
+import type { Framework } from '../checkpoint/checkpoint.js';
 import type { Finding, FindingKind, FindingLevel } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import type { AuditReport, CheckpointSummary } from './audit-report.js';
@@ -18,6 +19,11 @@ export function isAudit(report: AnyReport): report is AuditReport {
 /** The checkpoint that a report judges: after, or the one inspected. */
 export function getJudgedCheckpoint(report: AnyReport): CheckpointSummary {
   return isAudit(report) ? report.after : report.checkpoint;
+}
+
+/** What the judged checkpoint was trained with, else before's; null where no file tells. */
+export function findReportFramework(report: AnyReport): Framework | null {
+  return getJudgedCheckpoint(report).framework ?? (isAudit(report) ? report.before.framework : null);
 }
 
 /** How long names and messages that hold them may be in each format, in characters: beyond this they are not read. */

@@ -1,5 +1,6 @@
-// The title and help of each kind of finding, as code scanners show them.
+// The help for each kind of finding, as code scanners show it, in the words of the framework that the model is of.
 
+import type { Framework } from '../checkpoint/checkpoint.js';
 import type { FindingKind } from '../compare/findings.js';
 
 interface FindingHelp {
@@ -7,8 +8,109 @@ interface FindingHelp {
   readonly remedy: string;
 }
 
-/** Help for each kind; the whole story is in docs/findings. */
-export const FINDING_HELP: Readonly<Record<FindingKind, FindingHelp>> = {
+/** What is called otherwise where the modules are not those of PyTorch. None of these counts batches. */
+interface FrameworkWords {
+  /** What freezes learned tensors, and does not stop statistics. */
+  readonly freezing: string;
+  /** How layers run so that their statistics move. */
+  readonly running: string;
+  /** What keeps the statistics of frozen layers still; the rest of a sentence that says to do it. */
+  readonly holding: string;
+}
+
+const OTHER_WORDS: Readonly<Partial<Record<Framework, FrameworkWords>>> = {
+  keras: {
+    freezing: 'leaving its weights out of the updates',
+    running: 'it was called with training=True',
+    holding:
+      'set trainable=False on the frozen layers before compile(), and do not call them with training=True',
+  },
+  flax: {
+    freezing: 'gradients of zero or an optimizer that leaves it out',
+    running: 'it was called with use_running_average=False',
+    holding: 'call the BatchNorm layers of the frozen part with use_running_average=True in training, too',
+  },
+  paddle: {
+    freezing: 'stop_gradient=True or a learning rate of 0',
+    running: 'it ran in training mode',
+    holding: 'put the frozen layers in evaluation mode after every model.train()',
+  },
+  mxnet: {
+    freezing: 'a gradient that is not applied',
+    running: 'it ran in training mode',
+    holding: 'make the BatchNorm layers of the frozen part with use_global_stats=True',
+  },
+  caffe2: {
+    freezing: 'a gradient that is not applied',
+    running: 'it ran in training mode',
+    holding: 'run the SpatialBN operators of the frozen part with is_test=1',
+  },
+  darknet: {
+    freezing: 'stopbackward=1',
+    running: 'every forward pass in training moves them',
+    holding:
+      'put the statistics of before back after the training (bn-audit restore): no option of the .cfg keeps them still',
+  },
+};
+
+/** What {@link HELP} says otherwise, of those kinds that speak of what a framework does. */
+function adaptHelp({
+  freezing,
+  running,
+  holding,
+}: FrameworkWords): Partial<Record<FindingKind, FindingHelp>> {
+  const capital = `${holding.charAt(0).toUpperCase()}${holding.slice(1)}`;
+  return {
+    'frozen-stats-drift': {
+      meaning: `Every learned tensor of the layer and of what feeds it is identical in both checkpoints, yet its moving mean or variance moved: the layer was frozen by ${freezing}, but ${running}.`,
+      remedy: `${capital}. Then restore the statistics of the checkpoint from before.`,
+    },
+    'folded-scale-drift': {
+      meaning: HELP['folded-scale-drift'].meaning,
+      remedy: `${capital}. Then restore the statistics of the checkpoint from before and export again.`,
+    },
+    'affine-frozen-drift': {
+      meaning: HELP['affine-frozen-drift'].meaning,
+      remedy: `If the layer was meant to be frozen, ${holding}; if not, train its affine as well, or accept it with --allow.`,
+    },
+    'trained-norm-in-frozen': {
+      meaning:
+        'The weights that feed the layer are identical in both checkpoints, while its own scale or shift was trained: convolutions were frozen, norm layers were not. What the frozen part computes has changed.',
+      remedy: `If the whole part was meant to be frozen, freeze all of its weights and ${holding}; if not, accept it with --allow.`,
+    },
+    'stats-reset': {
+      meaning: HELP['stats-reset'].meaning,
+      remedy: 'Load the statistics together with the weights.',
+    },
+    'training-mode-graph': {
+      meaning: HELP['training-mode-graph'].meaning,
+      remedy: 'Export the model in inference mode.',
+    },
+    'frozen-weights-changed': {
+      meaning: HELP['frozen-weights-changed'].meaning,
+      remedy: 'Leave the weight out of what the optimizer updates.',
+    },
+    'stats-removed': {
+      meaning: HELP['stats-removed'].meaning,
+      remedy:
+        'Load the statistics of the checkpoint from before; where the layer was replaced on purpose, accept it with --allow.',
+    },
+  };
+}
+
+/** Help for a kind of finding, in the words of the framework that a checkpoint is of; null stands for PyTorch. */
+export function helpWith(kind: FindingKind, framework: Framework | null): FindingHelp {
+  const words = framework === null ? undefined : OTHER_WORDS[framework];
+  return (words === undefined ? undefined : adaptHelp(words)[kind]) ?? HELP[kind];
+}
+
+/** Whether a framework's checkpoints count the batches that moved statistics. */
+export function countsBatches(framework: Framework | null): boolean {
+  return framework === null || OTHER_WORDS[framework] === undefined;
+}
+
+/** Help for each kind, in the words of PyTorch; the whole story is in docs/findings. */
+const HELP: Readonly<Record<FindingKind, FindingHelp>> = {
   'frozen-stats-drift': {
     meaning:
       'Every learned tensor of the layer and of what feeds it is identical in both checkpoints, yet its running mean or variance moved. Where the batch count rose, the layer was frozen by requires_grad=False or lr=0, but it ran in training mode.',

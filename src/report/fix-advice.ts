@@ -4,6 +4,7 @@ import type { Framework } from '../checkpoint/checkpoint.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { LOG_COMMAND } from '../errors.js';
 import { isUnder, splitPath, withoutWrappers } from '../norm/naming.js';
+import { findReportFramework } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { isUnmarked } from './layer-nouns.js';
 
@@ -301,7 +302,7 @@ export function adviseFreeze(report: AuditReport): Advice | null {
   if (plan.modules.length === 0 && !plan.isPartHidden) return null;
   const { parts } = report.after;
   // The user trained after; before may be someone else's.
-  const framework = report.after.framework ?? report.before.framework ?? 'pytorch';
+  const framework = findReportFramework(report) ?? 'pytorch';
   if (parts !== undefined && !plan.isPartHidden && !OTHER_FRAMEWORKS.has(framework))
     return adviseNetworks(report, parts);
   return REMEDIES[framework]({ plan, report });

@@ -1,10 +1,11 @@
 // GitLab's code quality report.
 
 import { createHash } from 'node:crypto';
-import { type FindingLevel, titleOf } from '../compare/findings.js';
+import { type FindingKind, type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import {
   type AnyReport,
+  findReportFramework,
   getJudgedCheckpoint,
   LIMITS,
   rankFindings,
@@ -12,7 +13,7 @@ import {
   showSafely,
 } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './audit-set.js';
-import { FINDING_HELP } from './finding-help.js';
+import { helpWith } from './finding-help.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
@@ -55,12 +56,14 @@ function tellApart(issue: Issue): Issue {
 
 function listIssues(report: AnyReport, options: PrintingOptions): readonly Issue[] {
   const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, options));
+  const framework = findReportFramework(report);
+  const explain = (kind: FindingKind) => Object.values(helpWith(kind, framework)).join(' ');
   return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
     type: 'issue',
     check_name: kind,
     description: `${titleOf(kind)}: ${showSafely(layer, LIMITS.gitlab.name)}: ${showMessage(message, LIMITS.gitlab.message)}`,
     content: {
-      body: `${FINDING_HELP[kind].meaning} ${FINDING_HELP[kind].remedy} More in ${docs} of bn-audit.`,
+      body: `${explain(kind)} More in ${docs} of bn-audit.`,
     },
     categories: ['Bug Risk'],
     severity: SEVERITIES[level],

@@ -1,9 +1,11 @@
 // JUnit XML, for test tabs of CI systems.
 
+import type { Framework } from '../checkpoint/checkpoint.js';
 import { type Finding, titleOf } from '../compare/findings.js';
 import { addTo } from '../norm/naming.js';
 import {
   type AnyReport,
+  findReportFramework,
   getJudgedCheckpoint,
   isAudit,
   LEVEL_RANKS,
@@ -12,7 +14,7 @@ import {
   showSafely,
 } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
-import { FINDING_HELP } from './finding-help.js';
+import { helpWith } from './finding-help.js';
 import type { Pieces } from './text-layout.js';
 
 interface TestCase {
@@ -49,7 +51,7 @@ function* describeSuite(report: AnyReport): Iterable<string> {
   const path = showSafely(getJudgedCheckpoint(report).path, LIMITS.junit.name);
   yield `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`;
   yield* renderProperties(report);
-  for (const testCase of cases) yield* renderTestCase(testCase);
+  for (const testCase of cases) yield* renderTestCase(testCase, findReportFramework(report));
   yield '  </testsuite>';
 }
 
@@ -117,7 +119,7 @@ function writeProperties(properties: readonly (readonly string[])[]): readonly s
   ];
 }
 
-function renderTestCase(testCase: TestCase): readonly string[] {
+function renderTestCase(testCase: TestCase, framework: Framework | null): readonly string[] {
   const { name, findings } = testCase;
   const shown = showSafely(name, LIMITS.junit.name);
   const parent = name.slice(0, Math.max(0, name.lastIndexOf('.')));
@@ -126,7 +128,7 @@ function renderTestCase(testCase: TestCase): readonly string[] {
   const [first] = findings;
   if (first === undefined) return [`${open}/>`];
   const message = escapeXml(describe(first));
-  const body = findings.map(explain).join('\n');
+  const body = findings.map((finding) => explain(finding, framework)).join('\n');
   if (first.level === 'error') {
     return [
       `${open}>`,
@@ -144,13 +146,13 @@ function describe({ message }: Finding): string {
   return showMessage(message, LIMITS.junit.message);
 }
 
-function explain(finding: Finding): string {
+function explain(finding: Finding, framework: Framework | null): string {
   const { kind, level, docs } = finding;
   return escapeXml(
     [
       `${level}: ${titleOf(kind)} (${kind})`,
       `  ${describe(finding)}`,
-      `  ${FINDING_HELP[kind].remedy}`,
+      `  ${helpWith(kind, framework).remedy}`,
       `  ${docs}`,
     ].join('\n'),
   );

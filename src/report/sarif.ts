@@ -1,9 +1,11 @@
 // SARIF, for code scanning.
 
 import { isAbsolute, join } from 'node:path';
+import type { Framework } from '../checkpoint/checkpoint.js';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import {
   type AnyReport,
+  findReportFramework,
   getJudgedCheckpoint,
   LIMITS,
   rankFindings,
@@ -12,7 +14,7 @@ import {
   type TrackedFinding,
 } from './any-report.js';
 import { listReports, type ReportSet } from './audit-set.js';
-import { FINDING_HELP } from './finding-help.js';
+import { helpWith } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
@@ -69,7 +71,7 @@ function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions):
     const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(one).path, options));
     const ranked = rankFindings(one);
     const shown = ranked.slice(0, MAX_SARIF_RESULTS);
-    yield describeRun(one.tool, uri, {
+    yield describeRun(one.tool, uri, findReportFramework(one), {
       executionSuccessful: true,
       toolExecutionNotifications: listNotifications(one, ranked.length - shown.length),
       artifacts: [{ location: { uri } }],
@@ -77,7 +79,7 @@ function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions):
     });
   }
   for (const { after, message } of failures)
-    yield describeRun(report.tool, toUriReference(findArtifactPath(after, options)), {
+    yield describeRun(report.tool, toUriReference(findArtifactPath(after, options)), null, {
       executionSuccessful: false,
       toolExecutionNotifications: [notify('error', showMessage(message, LIMITS.sarif.message))],
       results: [],
@@ -94,10 +96,17 @@ interface Run {
 function describeRun(
   { name, version }: ReportSet['tool'],
   uri: string,
+  framework: Framework | null,
   { executionSuccessful, toolExecutionNotifications, artifacts, results }: Run,
 ): object {
   return {
-    tool: { driver: { name, semanticVersion: version, rules: FINDING_KINDS.map(describeRule) } },
+    tool: {
+      driver: {
+        name,
+        semanticVersion: version,
+        rules: FINDING_KINDS.map((kind) => describeRule(kind, framework)),
+      },
+    },
     automationDetails: { id: `${name}/${uri}/` },
     invocations: [{ executionSuccessful, toolExecutionNotifications }],
     artifacts,
@@ -108,8 +117,8 @@ function describeRun(
 
 const PROBLEM_SEVERITY = { error: 'error', warning: 'warning', note: 'recommendation' } as const;
 
-function describeRule(kind: FindingKind): object {
-  const { meaning, remedy } = FINDING_HELP[kind];
+function describeRule(kind: FindingKind, framework: Framework | null): object {
+  const { meaning, remedy } = helpWith(kind, framework);
   const { level, docs } = makeFinding(kind, '', '');
   return {
     id: kind,

@@ -80,7 +80,7 @@ export function buildRestoreReport(results: RestoreResults): RestoreReport {
     files: results.files,
     layers: results.plans.map(toRestoredLayer),
     left: results.left.map(({ name, status }) => ({ name, status })),
-    warnings: [...before.warnings, ...after.warnings, ...results.warnings],
+    warnings: [...new Set([...before.warnings, ...after.warnings, ...results.warnings])],
   };
 }
 

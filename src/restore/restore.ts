@@ -124,6 +124,7 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
       )
     : NO_COMPANIONS;
   try {
+    if (target !== null && edits !== null) refuseWithoutCfg(after, target);
     const files = [...companions.copies, ...weights];
     const order = edits === null || target === null ? null : await orderFiles(files, target, sides);
     if (options.dryRun === true) await readContents(plans);
@@ -151,6 +152,21 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
   } finally {
     await closeAll(companions.copies);
   }
+}
+
+/** Darknet's weights are read by the .cfg beside them, which stays where it is. */
+function refuseWithoutCfg({ format, path }: Checkpoint, { directory, label }: Target): void {
+  if (format !== 'Darknet' || isSameFile(directory, dirname(findOnMachine(path)))) return;
+  const names = explainAs(directory, () => readdirSync(directory));
+  if (names.some((name) => name.endsWith('.cfg'))) return;
+  throw new CheckpointError(
+    'expected the .cfg in the directory of the restored weights, found none there: it lies beside after, and what was written could not be read without it',
+    {
+      code: 'unsupported',
+      file: label,
+      hint: 'Copy the .cfg of after there first, or write the file beside after: -o DIRECTORY_OF_AFTER/NAME.weights',
+    },
+  );
 }
 
 async function planLayers(

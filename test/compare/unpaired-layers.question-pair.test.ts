@@ -35,7 +35,7 @@ test('counts that went down raise the question whether the files are swapped', a
 
 test('so does an after that merely lacks a part of before', async () => {
   expect(await warningsOf([...body(10), ...head], body(10))).toEqual([
-    'after lacks 1 of the norm layers of before and has none of its own: are the two files swapped? Before comes first.',
+    'after lacks 1 of the norm layers of before and has none of its own: is it a part of the model, or are the two files swapped? Before comes first.',
   ]);
   // Besides, the counts of layers that stood still went back.
   expect((await warningsOf([...body(20), ...head], body(10))).slice(0, 1)).toEqual([

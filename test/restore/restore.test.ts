@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -217,4 +217,17 @@ describe('a baseline', () => {
     const failure = await failureOf(() => restoreInto(BEFORE, after, 'f.bn'));
     expect(failure).toMatchObject({ code: 'unsupported', file: after });
   });
+});
+
+test('weights of Darknet are not written where no .cfg says what they are', async () => {
+  const directory = makeTempDirectory();
+  const darknet = fileURLToPath(new URL('../../fixtures/darknet/', import.meta.url));
+  const [before, after] = [join(darknet, 'tiny.weights'), join(darknet, 'tiny_final.weights')];
+  const fixed = join(directory, 'fixed.weights');
+  const { message, hint } = await failureOf(() => restore(before, after, fixed));
+  expect(message).toContain('it lies beside after');
+  expect(hint).toContain('Copy the .cfg of after there first');
+  expect(existsSync(fixed)).toBe(false);
+  copyFileSync(join(darknet, 'tiny.cfg'), join(directory, 'tiny.cfg'));
+  expect((await restore(before, after, fixed)).outcome).toBe('restored');
 });

@@ -1,5 +1,6 @@
 // Reports as one HTML page that needs nothing else.
 
+import type { Framework } from '../../checkpoint/checkpoint.js';
 import { type Finding, titleOf } from '../../compare/findings.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { failUnreachable } from '../../errors.js';
@@ -7,6 +8,7 @@ import { describeAnswer, type Outcome } from '../answer.js';
 import {
   type AnyReport,
   type FindingGroup,
+  findReportFramework,
   groupFindings,
   isAudit,
   rankFindings,
@@ -26,7 +28,7 @@ import {
   type ReportSet,
 } from '../audit-set.js';
 import { type Block, type Document, describeReport, type Fact, type Moves, type Table } from '../document.js';
-import { FINDING_HELP } from '../finding-help.js';
+import { countsBatches, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
 import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import { areUnmarked, formatLayers, nameLayer } from '../layer-nouns.js';
@@ -286,12 +288,14 @@ function renderKinds({ heads }: ReportSet): Markup {
   const kinds = new Map(
     groupFindings(heads.flatMap(({ findings }) => findings)).map(([first]) => [first.kind, first]),
   );
+  // One of several: that of the checkpoint which the page names first.
+  const [framework = null] = heads.map(({ before, after }) => after.framework ?? before.framework);
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
 ${[...kinds.values()].map(
   (finding) => html`<article class="panel finding">
 <h3>${titleOf(finding.kind)}</h3>
-${renderHelp(finding)}
+${renderHelp(finding, framework)}
 </article>
 `,
 )}</section>`;
@@ -373,7 +377,11 @@ function renderEvidence(report: AuditReport): Markup {
     [
       'Batch counts moved',
       describeBatches(batches),
-      byStatus.drifted > 0 ? 'of what drifted' : 'of any layer',
+      batches === null && !countsBatches(findReportFramework(report))
+        ? 'its checkpoints count none'
+        : byStatus.drifted > 0
+          ? 'of what drifted'
+          : 'of any layer',
     ],
     ['Learned tensors unchanged', formatCount(learned.equal), `of ${formatCount(learned.compared)}`],
   ];
@@ -413,16 +421,20 @@ function renderFindings(report: AnyReport): Markup | null {
   const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
-${groups.map((group) => renderGroup(group, positions))}
+${groups.map((group) => renderGroup(group, positions, findReportFramework(report)))}
 </section>`;
 }
 
-function renderGroup(group: FindingGroup, positions: ReadonlyMap<string, number>): Markup {
+function renderGroup(
+  group: FindingGroup,
+  positions: ReadonlyMap<string, number>,
+  framework: Framework | null,
+): Markup {
   const [first] = group;
   const rest = group.length - SHOWN_FINDINGS;
   return html`<article class="panel finding">
 <h3>${renderSort(group)}</h3>
-${renderHelp(first)}
+${renderHelp(first, framework)}
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
 ${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message)}</span></li>`)}
 ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
@@ -436,8 +448,8 @@ function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
 }
 
 /** What a finding of its kind means, what to do about it, and where to read on. */
-function renderHelp({ kind, docs }: Finding): Markup {
-  const { meaning, remedy } = FINDING_HELP[kind];
+function renderHelp({ kind, docs }: Finding, framework: Framework | null): Markup {
+  const { meaning, remedy } = helpWith(kind, framework);
   return html`<p>${meaning}</p>
 <p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
 }

@@ -1,5 +1,6 @@
 // The data that the page's script draws from.
 
+import type { EpsilonFrom } from '../../compare/compare-layers.js';
 import { type AnyReport, isAudit, rankFindings, showMessage, showSafely } from '../any-report.js';
 import type { AuditLayer, LayerSide } from '../audit-report.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
@@ -224,6 +225,14 @@ const shown = (name: string | null) => (name === null ? 'cannot be read' : showS
 /** What a side calls the layer, where that is not the name shown. */
 const otherName = ({ name }: AuditLayer, side: LayerSide) => (side.name === name ? null : shown(side.name));
 
+/** Where an epsilon comes from. */
+const EPSILON_SOURCES: Readonly<Record<EpsilonFrom, string>> = {
+  graph: 'from the file',
+  default: 'the framework’s default',
+  option: '--epsilon',
+  weights: 'solved from the weights',
+};
+
 const AUDIT_FACTS: readonly Fact<AuditLayer>[] = [
   ['Kind', ({ kind }) => shown(kind)],
   [
@@ -234,7 +243,7 @@ const AUDIT_FACTS: readonly Fact<AuditLayer>[] = [
   ['Weights that feed it', ({ neighbours }) => RELATIONS[neighbours]],
   ['Batches', ({ batches }) => formatBatches(batches)],
   ['Divergence', ({ divergence }) => (divergence === null ? '–' : `${formatMeasure(divergence)} nats`)],
-  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
+  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${EPSILON_SOURCES[epsilonFrom]})`],
   ['Epsilon in after', ({ epsilonAfter }) => (epsilonAfter === undefined ? null : String(epsilonAfter))],
   ['Paired by', ({ pairedBy }) => pairedBy],
   ['Name in before', (layer) => otherName(layer, layer.before)],
@@ -252,7 +261,7 @@ const INSPECT_FACTS: readonly Fact<InspectLayer>[] = [
   ['Variance', ({ variance }) => describeRange(variance)],
   ['Affine', ({ affine }) => (affine ? 'yes' : 'no')],
   ['Momentum', ({ momentum }) => (momentum === null ? 'unknown' : String(momentum))],
-  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${epsilonFrom})`],
+  ['Epsilon', ({ epsilon, epsilonFrom }) => `${epsilon} (${EPSILON_SOURCES[epsilonFrom]})`],
   ['Notes', ({ notes }) => (notes.length === 0 ? null : showMessage(notes.join('; ')))],
 ];
 
