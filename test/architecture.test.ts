@@ -37,7 +37,7 @@ const READS_FILES = [
   'cli/terminal.ts',
   'cli/write-reports.ts',
   'cli/explain-command.ts',
-  'cli/diff-command.ts',
+  'cli/find-checkpoints.ts',
 ];
 
 /** The only file beside the command line that reads the environment: the caches of other programs are found by it. */

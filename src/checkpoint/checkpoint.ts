@@ -3,6 +3,7 @@
 import type { ByteRange, LocalFile, Splice } from '../io/byte-source.js';
 import type { ChannelLayout } from './channel-grid.js';
 import { bitsOf, type DType } from './dtype.js';
+import type { TrainingProgress } from './training-progress.js';
 
 /** A tensor of a checkpoint and what it shall hold: as many bytes as it has, little-endian and row-major. */
 export interface TensorEdit {
@@ -198,6 +199,8 @@ export interface Checkpoint {
   readonly framework?: Framework | undefined;
   /** Facts about modules by module path, where the format has them. */
   readonly modules: ReadonlyMap<string, ModuleFacts>;
+  /** How far the training was, as the file says; absent where it says nothing. */
+  readonly progress?: TrainingProgress | undefined;
   /** What the file says of how it was trained; absent where the format has no place for it. */
   readonly declarations?: readonly Declaration[] | undefined;
   /** What the user should know about the file although it could be read; plain sentences. */

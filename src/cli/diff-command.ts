@@ -1,20 +1,17 @@
 // `bn-audit diff`: which audits a command line asks for, and what becomes of them.
 
-import { type Dirent, lstatSync, readdirSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit.js';
-import { Glob, type Reached } from '../compare/globs.js';
-import { CheckpointError, escapeControls, quote, UsageError } from '../errors.js';
-import { findInDirectory } from '../formats/open.js';
+import { escapeControls, quote, UsageError } from '../errors.js';
 import { findOnMachine, isPlace } from '../io/places.js';
 import { isSameFile } from '../io/write-target.js';
-import { compareNaturally } from '../norm/naming.js';
 import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
 import { findPolicyFile, type NamedPair, type Policy, type PolicyRules, readPolicyFile } from '../policy.js';
 import { type AuditFailure, buildReportSet, isFailure, PackedReports } from '../report/audit-set.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
+import { findCheckpoints, type OnSkip, type Search } from './find-checkpoints.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
 import {
@@ -153,117 +150,6 @@ function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | nu
     within: loaded.directory,
   }));
   return [...ofPolicy, ...report];
-}
-
-/** Globs that have to look at more files and directories, all of a run together, were not meant: `/**`. */
-const MAX_ENTRIES = 200_000;
-
-/** Told of a place that a glob leads to and that could not be looked into, and of the code of the error. */
-type OnSkip = (path: string, code: string) => void;
-
-interface Search {
-  readonly onSkip: OnSkip;
-  entries: number;
-}
-
-/**
- * The checkpoints that an argument means: the place or path itself, or, where it is a glob and no such file exists, every file
- * that it matches and every directory of shards, `epoch9` before `epoch10`. Links to directories are not followed.
- *
- * @param directory what relative paths and globs start from; the results do not.
- * @throws UsageError when it is empty, or globs that would look at too many files.
- */
-export function findCheckpoints(
-  argument: string,
-  directory = '.',
-  search: Search = { onSkip: () => {}, entries: 0 },
-): readonly string[] {
-  if (argument === '')
-    throw new UsageError('expected a checkpoint, or a glob over files, found an empty text');
-  if (isPlace(argument)) return [argument];
-  const locate = (path: string) => (isAbsolute(argument) || directory === '.' ? path : join(directory, path));
-  const path = locate(argument);
-  if (exists(path)) return [path];
-  const { base, rest } = splitGlob(argument);
-  if (rest === '') return [path];
-  const start = locate(base);
-  const found: string[] = [];
-  for (const { name, isMatch } of walk(start, rest, search.onSkip)) {
-    if (++search.entries > MAX_ENTRIES)
-      throw new UsageError(
-        `${quote(argument)}: more than ${MAX_ENTRIES} files to look at`,
-        'Start the glob with a directory: runs/**/*.pt',
-      );
-    if (isMatch) found.push(name);
-  }
-  // Opening the glob itself will say that there is no such file: one audit that fails among others that do not.
-  if (found.length === 0) return [path];
-  return found.sort(compareNaturally).map((name) => join(start, name));
-}
-
-/** A glob as the directory that it begins with and what follows, from the first component with a wildcard on. */
-function splitGlob(glob: string): { readonly base: string; readonly rest: string } {
-  let index = 0;
-  while (index < glob.length && !'*?[{'.includes(glob.charAt(index))) index += glob[index] === '\\' ? 2 : 1;
-  if (index >= glob.length) return { base: glob, rest: '' };
-  const begin = glob.lastIndexOf('/', index) + 1;
-  const base = glob.slice(0, begin).replace(/\\(.)/gs, '$1');
-  return { base: base === '' ? '.' : base, rest: glob.slice(begin) };
-}
-
-/** False also where the file system does not let look: whoever opens the path says why. */
-function exists(path: string): boolean {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
-  } catch {
-    return false;
-  }
-}
-
-interface Place {
-  readonly directory: string;
-  /** What its entries are called from where the walk started, with forward slashes. */
-  readonly prefix: string;
-  readonly reached: Reached;
-}
-
-/** Goes through the directories in which a glob may match, and no others. */
-function* walk(
-  start: string,
-  text: string,
-  onSkip: OnSkip,
-): Generator<{ readonly name: string; readonly isMatch: boolean }> {
-  const glob = new Glob(text, { separators: '/', seesHidden: false });
-  // What is not there is no match, and a glob without any is an error in the end; of all else that fails is told.
-  const tryAt = <Value>(path: string, look: () => Value, otherwise: Value): Value => {
-    try {
-      return look();
-    } catch (error) {
-      const cause = error instanceof CheckpointError ? error.cause : error;
-      const code = cause instanceof Error && 'code' in cause ? String(cause.code) : null;
-      if (code === null && !(error instanceof CheckpointError)) throw error;
-      if (code !== null && code !== 'ENOENT' && code !== 'ENOTDIR') onSkip(path, code);
-      return otherwise;
-    }
-  };
-  const isCheckpoint = (entry: Dirent, path: string): boolean => {
-    if (entry.isSymbolicLink()) return tryAt(path, () => statSync(path).isFile(), false);
-    return (
-      entry.isFile() || (entry.isDirectory() && tryAt(path, () => findInDirectory(path) !== null, false))
-    );
-  };
-  const places: Place[] = [{ directory: start, prefix: '', reached: glob.start }];
-  for (let place = places.pop(); place !== undefined; place = places.pop()) {
-    const { directory } = place;
-    const entries = tryAt(directory, () => readdirSync(directory, { withFileTypes: true }), []);
-    for (const entry of entries) {
-      const [name, path] = [place.prefix + entry.name, join(directory, entry.name)];
-      const reached = glob.readComponent(place.reached, entry.name);
-      yield { name, isMatch: glob.isMatch(reached) && isCheckpoint(entry, path) };
-      const below = entry.isDirectory() ? glob.readSeparator(reached) : [];
-      if (below.length > 0) places.push({ directory: path, prefix: `${name}/`, reached: below });
-    }
-  }
 }
 
 /** A policy and where it was found. */

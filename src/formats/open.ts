@@ -334,6 +334,14 @@ const NO_MODEL = /optim|sched|scaler|variables|rng|random|training_args/i;
 /** How files end that are a checkpoint by themselves. */
 const HELD_ENDING = /\.(?:safetensors|onnx|pt2?|pth|ckpt|bin|pkl|pdparams|npz|keras|h5|msgpack)$/i;
 
+/** How checkpoints end besides, where a training run writes them: torch.save of old, Darknet, TensorFlow, archives. */
+const WRITTEN_ENDING = /\.(?:tar|weights|index|zip)$/i;
+
+/** Whether a file in the directory of a training run is a model by its name: `epoch_3.pth`, and not `optimizer.pt`. */
+export function isNamedAsModel(name: string): boolean {
+  return (HELD_ENDING.test(name) || WRITTEN_ENDING.test(name)) && !NO_MODEL.test(name);
+}
+
 /** The one checkpoint in an archive, such as `policy.pth` or `model_weights.ckpt`; undefined where there are several. */
 function findHeld(names: readonly string[]): string | undefined {
   const held = names.filter((name) => HELD_ENDING.test(name) && !NO_MODEL.test(name));

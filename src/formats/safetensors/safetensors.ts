@@ -11,6 +11,7 @@ import {
   type JsonValue,
   toUnsignedInteger,
 } from '../../checkpoint/json-reader.js';
+import { findProgress } from '../../checkpoint/training-progress.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
 
@@ -70,6 +71,7 @@ export async function openSafetensors(
     inModuleOrder: false,
     graph: null,
     modules: new Map(),
+    progress: findProgress([metadata]),
     warnings: [],
     planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
     close: () => source.close(),

@@ -17,6 +17,7 @@ import {
   refuseEdits,
   refuseOtherSources,
 } from '../../checkpoint/edit-plan.js';
+import { findProgress } from '../../checkpoint/training-progress.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
@@ -124,6 +125,7 @@ async function readParts(
     graph: null,
     framework: findMarkedFramework(root),
     modules: await completeModules(named, container),
+    progress: findProgress(listPlaces(root)),
     declarations: [...optimizers, ...readTrainingSettings(root)],
     warnings: [
       ...chosen.warnings,
@@ -136,6 +138,13 @@ async function readParts(
     planEdits: (edits) => planTorchEdits(edits, tensors, source, container),
     close: () => source.close(),
   };
+}
+
+/** Where frameworks keep the epoch and the step: at the root, mmengine in `meta`. */
+function listPlaces(root: PickleValue): readonly Entries[] {
+  const top = entriesOf(root);
+  const nests = ['meta', 'trainer_state', 'train_state', 'trainer', 'progress', 'info'];
+  return top === null ? [] : [top, ...nests.flatMap((key) => entriesOf(top.get(key)) ?? [])];
 }
 
 /** Optimizers train the model; its averaged copy has the same names. Lightning keeps the average as `state_dict`. */

@@ -1,7 +1,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { findCheckpoints } from '../../src/cli/diff-command.js';
+import { findCheckpoints } from '../../src/cli/find-checkpoints.js';
 import { makeTempDirectory } from '../build/sources.js';
 
 const root = makeTempDirectory();
