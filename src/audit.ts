@@ -4,7 +4,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { compareWithCopies } from './compare-checkpoints.js';
 import { CheckpointError, UsageError } from './errors.js';
-import { withCheckpoints } from './formats/with-checkpoint.js';
+import { withBefore, withCheckpoints } from './formats/with-checkpoint.js';
 import { checkOptions } from './options.js';
 import { type AuditReport, buildReport } from './report/audit-report.js';
 import { type AuditOutcome, describeFailure } from './report/audit-set.js';
@@ -62,11 +62,43 @@ export async function* auditEach<Request extends AuditRequest>(
   requests: Iterable<Request>,
 ): AsyncGenerator<{ readonly request: Request; readonly outcome: AuditOutcome }> {
   for (const request of requests) {
-    const outcome = await audit(request.before, request.after, request.options).catch((error: unknown) => {
-      if (error instanceof CheckpointError || error instanceof UsageError)
-        return describeFailure(request, error);
-      throw error;
-    });
+    const outcome = await settleAudit(request, audit(request.before, request.after, request.options));
     yield { request, outcome };
   }
+}
+
+/** What an audit comes to, also where it cannot be done. */
+function settleAudit(
+  request: Pick<AuditRequest, 'before' | 'after'>,
+  running: Promise<AuditReport>,
+): Promise<AuditOutcome> {
+  return running.catch((error: unknown) => {
+    if (error instanceof CheckpointError || error instanceof UsageError)
+      return describeFailure(request, error);
+    throw error;
+  });
+}
+
+/** Audits one more checkpoint against the same before. */
+export type AuditNext = (after: string, options: AuditOptions) => Promise<AuditOutcome>;
+
+/**
+ * Opens a checkpoint from before once, for any number of audits against it, one after the other.
+ *
+ * @throws as {@link audit} where before cannot be opened; what is wrong with one after is an outcome.
+ */
+export async function withAudits<Result>(
+  before: string,
+  options: AuditOptions,
+  work: (auditNext: AuditNext) => Promise<Result>,
+): Promise<Result> {
+  checkOptions('audit', options);
+  return withBefore(before, options, (withAfter) =>
+    work((after, its) =>
+      settleAudit(
+        { before, after },
+        withAfter(after, its, async (...both) => buildReport(await compareWithCopies(...both, its))),
+      ),
+    ),
+  );
 }

@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { type AuditRequest, auditEach } from '../src/audit.js';
+import { type AuditRequest, audit, auditEach, withAudits } from '../src/audit.js';
 import { isFailure } from '../src/report/audit-set.js';
 
 const pair = (name: string) => fileURLToPath(new URL(`../fixtures/pairs/${name}`, import.meta.url));
@@ -41,4 +41,28 @@ test('a defect is thrown, not reported as a failure of a checkpoint', async () =
     },
   };
   await expect(auditEach([{ before, after: drifted, options }]).next()).rejects.toThrow(TypeError);
+});
+
+test('audits against one before open it once, and say of each after what audit says of the two', async () => {
+  const opened: string[] = [];
+  const onOpenFile = (path: string) => opened.push(path);
+  const outcomes = await withAudits(before, { onOpenFile }, async (auditNext) => [
+    await auditNext(drifted, {}),
+    await auditNext('gone.pt', {}),
+    await auditNext(drifted, { frozen: ['nope'] }),
+    await auditNext(drifted, { allow: ['**'] }),
+  ]);
+  expect(opened).toEqual([before]);
+  expect(outcomes.map((outcome) => (isFailure(outcome) ? outcome.code : outcome.verdict))).toEqual([
+    'drifted',
+    'not-found',
+    'usage',
+    'clean',
+  ]);
+  expect(outcomes[0]).toEqual(await audit(before, drifted));
+});
+
+test('a before that cannot be opened is no outcome of an after', async () => {
+  const failing = withAudits('gone.pt', {}, (auditNext) => auditNext(drifted, {}));
+  await expect(failing).rejects.toThrow(expect.objectContaining({ code: 'not-found', file: 'gone.pt' }));
 });

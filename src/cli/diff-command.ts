@@ -1,17 +1,17 @@
 // `bn-audit diff`: which audits a command line asks for, and what becomes of them.
 
-import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit.js';
 import { escapeControls, quote, UsageError } from '../errors.js';
 import { findOnMachine, isPlace } from '../io/places.js';
 import { isSameFile } from '../io/write-target.js';
 import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
-import { findPolicyFile, type NamedPair, type Policy, type PolicyRules, readPolicyFile } from '../policy.js';
+import type { NamedPair, Policy, PolicyRules } from '../policy.js';
 import { type AuditFailure, buildReportSet, isFailure, PackedReports } from '../report/audit-set.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { findCheckpoints, type OnSkip, type Search } from './find-checkpoints.js';
+import { type LoadedPolicy, loadPolicy, type PolicyOptions, resolveFromPolicy } from './load-policy.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
 import {
@@ -58,10 +58,12 @@ async function runAudits(audits: readonly PlannedAudit[], plan: ReportPlan, term
   return { report: buildReportSet({ reports, heads: reports.heads, failures }), exitCode };
 }
 
-interface DiffOptions extends CommonOptions, PolicyRules, Pick<DiffTargets, 'pair' | 'allPairs'> {
+interface DiffOptions
+  extends CommonOptions,
+    PolicyOptions,
+    PolicyRules,
+    Pick<DiffTargets, 'pair' | 'allPairs'> {
   readonly layer?: string;
-  /** False with `--no-config`. */
-  readonly config?: string | false;
 }
 
 /** `bn-audit diff BEFORE AFTER...`, or pairs of the policy. */
@@ -114,9 +116,7 @@ function requireTargets(
 
 async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
   for (const path of [targets.before, ...targets.after]) if (path !== undefined) noteInput(path);
-  const loaded = await loadPolicy(options.config);
-  if (loaded !== null && options.config === undefined && options.quiet !== true)
-    terminal.writeError(`bn-audit: using the policy ${quote(loaded.file)}`);
+  const loaded = await loadPolicy(options, terminal);
   const skipped = new Map<string, string>();
   const onSkip = (path: string, code: string) => skipped.set(path, code);
   const planned = planAudits(targets, pickOptions('policy', options), loaded, onSkip);
@@ -150,36 +150,6 @@ function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | nu
     within: loaded.directory,
   }));
   return [...ofPolicy, ...report];
-}
-
-/** A policy and where it was found. */
-interface LoadedPolicy {
-  readonly policy: Policy;
-  /** As messages name it. */
-  readonly file: string;
-  /** What the paths in the policy start from, as the working directory sees it; `.` where it is that. */
-  readonly directory: string;
-}
-
-/**
- * Reads the policy that holds for a run.
- *
- * @param config the file that `--config` names; false for `--no-config`; undefined to look for one.
- * @throws as readPolicyFile.
- */
-async function loadPolicy(config: string | false | undefined): Promise<LoadedPolicy | null> {
-  if (config === false) return null;
-  const path = config ?? findPolicyFile(process.cwd());
-  if (path === null) return null;
-  noteInput(path);
-  const file = config ?? relative(process.cwd(), path);
-  const directory = relative(process.cwd(), dirname(resolve(path)));
-  return { policy: await readPolicyFile(path, file), file, directory: directory === '' ? '.' : directory };
-}
-
-/** A path of a policy as the working directory sees it. */
-function resolveFromPolicy({ directory }: LoadedPolicy, path: string): string {
-  return isPlace(path) || isAbsolute(path) || directory === '.' ? path : join(directory, path);
 }
 
 /** A run of some thousand audits takes seconds however small the files are; more of them were not meant. */

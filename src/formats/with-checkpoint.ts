@@ -34,20 +34,44 @@ export async function withCheckpoints<Result>(
   work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
 ): Promise<Result> {
   refuseSameCheckpoint(beforePath, afterPath);
-  const workOn = async (before: Checkpoint, after: Checkpoint) => {
-    refuseIdleSelect(options.select, [before, after]);
-    return work(before, after);
-  };
+  return withBefore(beforePath, options, (withAfter) => withAfter(afterPath, options, work));
+}
+
+/** Opens a checkpoint beside the one from before, does some work on both, and closes it. */
+export type WithAfter = <Result>(
+  path: string,
+  options: OpenOptions,
+  work: (before: Checkpoint, after: Checkpoint) => Promise<Result>,
+) => Promise<Result>;
+
+/**
+ * The same of one checkpoint from before and any number that it is compared with, one after the other: it is opened once.
+ *
+ * @throws as {@link withCheckpoint}; {@link WithAfter} likewise, and where `select` names a part of neither.
+ */
+export function withBefore<Result>(
+  beforePath: string,
+  options: OpenOptions,
+  work: (withAfter: WithAfter) => Promise<Result>,
+): Promise<Result> {
   return withSelected(beforePath, options, (before) =>
-    withSelected(afterPath, options, async (after) => {
-      if (before instanceof LostSelection) {
-        if (after instanceof LostSelection) throw before;
-        return withLike(after, { lost: before, path: beforePath, options }, (found) => workOn(found, after));
-      }
-      return after instanceof LostSelection
-        ? withLike(before, { lost: after, path: afterPath, options }, (found) => workOn(before, found))
-        : workOn(before, after);
-    }),
+    work((afterPath, opening, workOn) =>
+      withSelected(afterPath, opening, (after) => {
+        const workOnBoth = async (one: Checkpoint, other: Checkpoint) => {
+          refuseIdleSelect(opening.select, [one, other]);
+          return workOn(one, other);
+        };
+        if (before instanceof LostSelection) {
+          if (after instanceof LostSelection) throw before;
+          const like = { lost: before, path: beforePath, options };
+          return withLike(after, like, (found) => workOnBoth(found, after));
+        }
+        const like = { path: afterPath, options: opening };
+        return after instanceof LostSelection
+          ? withLike(before, { ...like, lost: after }, (found) => workOnBoth(before, found))
+          : workOnBoth(before, after);
+      }),
+    ),
   );
 }
 
