@@ -17,6 +17,10 @@ export const MAX_GLOB_LENGTH = 1_024;
 /** So many samples run for days on any machine; a mistyped number must not. */
 const MAX_SAMPLES = 1_000_000;
 
+/** In seconds: looking at a directory more often would do nothing else, and less often than once a day was not meant. */
+export const MIN_INTERVAL = 0.01;
+export const MAX_INTERVAL = 86_400;
+
 /** What a value must be, in words, and whether it is. */
 interface Kind {
   readonly expected: string;
@@ -56,6 +60,10 @@ const KINDS = {
     expected: `a whole number from 1 to ${MAX_SAMPLES}`,
     isMet: (value) => isWholeFrom(1, value) && value <= MAX_SAMPLES,
   },
+  interval: {
+    expected: `a number of seconds from ${MIN_INTERVAL} to ${MAX_INTERVAL}`,
+    isMet: (value) => typeof value === 'number' && value >= MIN_INTERVAL && value <= MAX_INTERVAL,
+  },
   whole: { expected: 'a whole number, 0 or larger', isMet: (value) => isWholeFrom(0, value) },
   columns: { expected: 'a whole number, 1 or larger', isMet: (value) => isWholeFrom(1, value) },
   function: { expected: 'a function', isMet: (value) => typeof value === 'function' },
@@ -89,7 +97,15 @@ function isInputShape(value: unknown): boolean {
 export type OptionKind = keyof typeof KINDS;
 
 /** A command of the command line. */
-export type CommandName = 'diff' | 'inspect' | 'init' | 'baseline' | 'restore' | 'probe' | 'explain';
+export type CommandName =
+  | 'diff'
+  | 'watch'
+  | 'inspect'
+  | 'init'
+  | 'baseline'
+  | 'restore'
+  | 'probe'
+  | 'explain';
 
 /** An option of the library, of commands, of the policy file, or of several of them. */
 interface OptionRow {
@@ -238,7 +254,10 @@ const OPTIONS = {
     flags: '-f, --format <format>',
     help: 'how to print the report',
     initial: 'text',
-    in: { restore: { help: 'how to print what was done' } },
+    in: {
+      restore: { help: 'how to print what was done' },
+      watch: { help: 'how to print what landed: a line of text, or an object of JSON' },
+    },
   },
   width: { is: 'columns' },
   paint: { is: 'function' },
@@ -277,6 +296,32 @@ const OPTIONS = {
     help: 'audit a pair of checkpoints that the policy file names (repeatable)',
   },
   allPairs: { is: 'flag', flags: '--all-pairs', help: 'audit every pair that the policy file names' },
+  match: {
+    is: 'globs',
+    flags: '--match <glob>',
+    help: 'the files or directories that are checkpoints, below the directory (repeatable)',
+  },
+  interval: {
+    is: 'interval',
+    flags: '--interval <seconds>',
+    help: 'how long to wait before looking again, and how long a file must stand still (5)',
+  },
+  timeout: { is: 'number', flags: '--timeout <seconds>', help: 'end after so long' },
+  idle: {
+    is: 'number',
+    flags: '--idle <seconds>',
+    help: 'end when nothing has landed or changed for so long',
+  },
+  exec: {
+    is: 'text',
+    flags: '--exec <command>',
+    help: 'run this at drift, before the end: a line of sh, in which {} is the checkpoint',
+  },
+  keepGoing: {
+    is: 'flag',
+    flags: '--keep-going',
+    help: 'go on after drift; the exit code tells of it in the end',
+  },
   noCi: {
     is: 'flag',
     flags: '--no-ci',
@@ -337,6 +382,23 @@ const REPORTING = [
 /** What the commands take, in the order of their help. */
 const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
   diff: [...REPORTING, ...JUDGING, 'map', 'layer', 'config', 'noConfig', 'pair', 'allPairs'],
+  watch: [
+    'interval',
+    'timeout',
+    'idle',
+    'exec',
+    'keepGoing',
+    'match',
+    'format',
+    'failOn',
+    ...JUDGING,
+    ...MATCHING,
+    'config',
+    'noConfig',
+    'noCi',
+    'quiet',
+    'debug',
+  ],
   inspect: REPORTING,
   init: ['output', 'force', ...READING, 'debug'],
   baseline: ['output', 'force', ...READING, 'quiet', 'debug'],

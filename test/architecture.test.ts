@@ -17,7 +17,7 @@ const ROOMS: readonly (readonly string[])[] = [
   ['compare-checkpoints.ts'],
   ['report/'],
   ['audit.ts', 'inspect.ts'],
-  ['restore/', 'probe/', 'policy.ts'],
+  ['restore/', 'probe/', 'watch/', 'policy.ts'],
   ['index.ts'],
   ['cli/'],
 ];
@@ -33,6 +33,7 @@ const READS_FILES = [
   'formats/numpy/open-arrays.ts',
   'formats/onnx/stored-tensor.ts',
   'restore/restore.ts',
+  'watch/list-checkpoints.ts',
   'policy.ts',
   'cli/terminal.ts',
   'cli/write-reports.ts',

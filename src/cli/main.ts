@@ -7,12 +7,14 @@ import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { createDiff } from './diff-command.js';
 import { EXIT_CODE_HELP } from './options.js';
+import { ENDING_SIGNALS, endBySignal } from './signals.js';
 import { createTerminal, type Terminal } from './terminal.js';
 import { announceFailure } from './write-reports.js';
 
 /** The commands in the order of the help. All but the main job are loaded when they are needed: a run needs one. */
 const COMMANDS: ReadonlyMap<string, () => Promise<(terminal: Terminal) => Command>> = new Map([
   ['diff', async () => createDiff],
+  ['watch', async () => (await import('./watch-command.js')).createWatch],
   ['inspect', async () => (await import('./inspect-command.js')).createInspect],
   ['init', async () => (await import('./init-command.js')).createInit],
   ['baseline', async () => (await import('./baseline-command.js')).createBaselineCommand],
@@ -46,6 +48,7 @@ async function createProgram(args: readonly string[], terminal: Terminal): Promi
 Examples:
   bn-audit diff before.safetensors after.safetensors
   bn-audit diff before.pt exported.onnx --frozen backbone
+  bn-audit watch before.pt runs/
   bn-audit inspect model.onnx
   bn-audit init model.pt
   bn-audit explain frozen-stats-drift
@@ -133,9 +136,6 @@ function endUnlessPipeClosed(error: NodeJS.ErrnoException, terminal: Terminal): 
   process.exit(FAILED);
 }
 
-/** Signals that ask a process to end, from a keyboard, a supervisor, or a terminal that was closed. */
-const ENDING_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-
 /**
  * Has no temporary file outlive the process. Only while there are such files are signals waited for: at other times they
  * end the process at once, also out of a loop that never ends.
@@ -145,8 +145,7 @@ function removeTemporariesAtEnd(): void {
   const end = (signal: NodeJS.Signals) => {
     removeTemporaries();
     for (const one of ENDING_SIGNALS) process.off(one, end);
-    // Ends the process as if nothing had waited for it, so that whoever started it sees why it ended.
-    process.kill(process.pid, signal);
+    endBySignal(signal);
   };
   watchTemporaries((areAny) => {
     for (const one of ENDING_SIGNALS) areAny ? process.on(one, end) : process.off(one, end);

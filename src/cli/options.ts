@@ -3,7 +3,14 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
-import { type CommandName, FAIL_ON_LEVELS, listCommandOptions, type OptionKind } from '../options.js';
+import {
+  type CommandName,
+  FAIL_ON_LEVELS,
+  listCommandOptions,
+  MAX_INTERVAL,
+  MIN_INTERVAL,
+  type OptionKind,
+} from '../options.js';
 import { type PolicyRules, type ReportTarget, trimDot } from '../policy.js';
 import type { InputShape } from '../probe/inputs.js';
 import { REPORT_FORMATS, type ReportFormat } from '../report/formats.js';
@@ -41,6 +48,7 @@ const PARSERS: Partial<Record<OptionKind, Parse>> = {
   files: collect(parseReport),
   file: parseFileName,
   number: parseNonNegative,
+  interval: parseInterval,
   samples: parseWhole,
   whole: parseWhole,
 };
@@ -99,6 +107,12 @@ function parseNonNegative(value: string): number {
     throw new InvalidArgumentError('It must be a number, zero or larger.');
   }
   return number;
+}
+
+function parseInterval(value: string): number {
+  const seconds = parseNonNegative(value);
+  if (seconds >= MIN_INTERVAL && seconds <= MAX_INTERVAL) return seconds;
+  throw new InvalidArgumentError(`It must be a number of seconds from ${MIN_INTERVAL} to ${MAX_INTERVAL}.`);
 }
 
 function parseWhole(value: string): number {

@@ -24,6 +24,11 @@ export function toJson(value: unknown): string {
   return [...writeJson(value, 0)].join('');
 }
 
+/** The same without indentation and line ends. */
+export function toJsonLine(value: unknown): string {
+  return writeWhole(value, { indentation: 0 });
+}
+
 /**
  * The same text in pieces. What is iterable is a list, so that its items may be made as they are asked for.
  *
@@ -31,7 +36,7 @@ export function toJson(value: unknown): string {
  * @param omitted a member to leave out of those.
  */
 export function* writeJson(value: unknown, levels: number, omitted?: string): Pieces {
-  const write = (part: unknown) => writeWhole(part, omitted);
+  const write = (part: unknown) => writeWhole(part, { omitted, indentation: 2 });
   yield* writePart(value, { levels, lineEnd: '\n', write });
   yield '\n';
 }
@@ -65,12 +70,17 @@ function* listItems(items: Iterable<unknown>): Iterable<readonly [null, unknown]
   for (const item of items) yield [null, item];
 }
 
-function writeWhole(value: unknown, omitted?: string): string {
+interface Writing {
+  readonly omitted?: string | undefined;
+  readonly indentation: number;
+}
+
+function writeWhole(value: unknown, { omitted, indentation }: Writing): string {
   const text = JSON.stringify(
     value,
     (key, part: unknown) =>
       key === omitted ? undefined : typeof part === 'number' && !Number.isFinite(part) ? String(part) : part,
-    2,
+    indentation,
   );
   return escapeJson(text);
 }

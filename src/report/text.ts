@@ -151,6 +151,13 @@ const OUTCOME_SIGNS: Readonly<Record<Outcome, readonly [sign: string, tone: Tone
   clean: ['✔', 'good'],
 };
 
+/** What an audit came to, as a line among others says it. */
+export function describeOutcome(report: AuditReport): Omit<NamedLine, 'name'> {
+  const { outcome, word, headline } = describeAnswer(report);
+  const [sign, tone] = OUTCOME_SIGNS[outcome];
+  return { label: `${sign} ${word.toLowerCase()}`, tone, about: sayPhrase(headline) };
+}
+
 /** Names in sentences are cut to this many characters. */
 const NAME_WIDTH = 50;
 
@@ -358,12 +365,7 @@ function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
   const nameReport = (report: AuditReport) =>
     nameOf({ before: report.before.path, after: report.after.path });
   const outcomes: NamedLine[] = [];
-  for (const report of set.reports) {
-    const { outcome, word, headline } = describeAnswer(report);
-    const [sign, tone] = OUTCOME_SIGNS[outcome];
-    const label = `${sign} ${word.toLowerCase()}`;
-    outcomes.push({ label, tone, name: nameReport(report), about: sayPhrase(headline) });
-  }
+  for (const report of set.reports) outcomes.push({ name: nameReport(report), ...describeOutcome(report) });
   for (const failure of set.failures) {
     const { message, hint } = failure;
     const about = escapeControls(hint === null ? message : `${message}. ${hint}`);

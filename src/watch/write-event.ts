@@ -1,0 +1,76 @@
+// What became of a checkpoint that landed, as a line: text, or an object of JSON.
+
+import { escapeControls, failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
+import { formatMeasure } from '../report/format-numbers.js';
+import { toJsonLine } from '../report/json.js';
+import { describeOutcome } from '../report/text.js';
+import { defuseCommands, type Paint, showName } from '../report/text-layout.js';
+import type { WatchEvent } from './watch.js';
+
+/** An event that is about one checkpoint. */
+export type CheckpointEvent = Exclude<WatchEvent, { readonly kind: 'note' }>;
+
+/** Paths are shown whole but for absurd ones. */
+const PATH_WIDTH = 500;
+
+/** Columns of the first words: `✖ drifted`. */
+const LABEL_WIDTH = 9;
+
+/** An event as a line of text without its end. */
+export function writeEvent(event: CheckpointEvent, paint: Paint): string {
+  const { label, tone, about } = describeEvent(event);
+  const name = showName(event.path, PATH_WIDTH);
+  return defuseCommands(`${paint(tone, label.padEnd(LABEL_WIDTH))}  ${name}  ${paint('faint', about)}`);
+}
+
+function describeEvent(event: CheckpointEvent): ReturnType<typeof describeOutcome> {
+  switch (event.kind) {
+    case 'audited': {
+      const { report } = event;
+      const { label, tone, about } = describeOutcome(report);
+      const { worst } = report.summary;
+      const shift =
+        report.verdict === 'clean' || worst === null
+          ? ''
+          : `, output shift up to ${formatMeasure(worst.outputShift)}`;
+      return { label, tone, about: `${about}${shift}` };
+    }
+    case 'failed': {
+      const { message, hint } = event.failure;
+      const prefix = `${event.path}: `;
+      const said = message.startsWith(prefix) ? message.slice(prefix.length) : message;
+      return {
+        label: '✖ failed',
+        tone: 'error',
+        about: escapeControls(hint === null ? said : `${said}. ${hint}`),
+      };
+    }
+    case 'gone':
+      return { label: '– gone', tone: 'faint', about: 'deleted before it could be audited' };
+    default:
+      return failUnreachable(event);
+  }
+}
+
+/** An event as a line of JSON without its end: the contract of docs/json.md. */
+export function writeEventAsJson(event: CheckpointEvent): string {
+  const head = { schemaVersion: 1, tool: { name: TOOL_NAME, version: VERSION } };
+  switch (event.kind) {
+    case 'audited':
+      return toJsonLine(event.report);
+    case 'failed': {
+      const { before, after, ...why } = event.failure;
+      return toJsonLine({
+        ...head,
+        verdict: 'failed',
+        before: { path: before },
+        after: { path: after },
+        ...why,
+      });
+    }
+    case 'gone':
+      return toJsonLine({ ...head, verdict: 'gone', after: { path: event.path } });
+    default:
+      return failUnreachable(event);
+  }
+}
