@@ -1,9 +1,8 @@
 // Tells from listings, one after the other, which checkpoints have landed: written completely, and not audited as they are.
 
-import { sep } from 'node:path';
 import { compareNaturally } from '../norm/naming.js';
 import type { AuditFailure } from '../report/audit-set.js';
-import type { FoundCheckpoint, Listing } from './list-checkpoints.js';
+import { type FoundCheckpoint, type Listing, prefixOf } from './list-checkpoints.js';
 
 /** What a listing tells that the one before did not. */
 export interface Changes {
@@ -53,7 +52,7 @@ export class Landings {
       next.set(found.path, { ...known, isTold: known.isTold || known.failure !== null });
     }
     const isHidden = (file: string) =>
-      unread.some(({ path }) => file === path || path === '.' || file.startsWith(path + sep));
+      unread.some(({ path }) => file === path || file.startsWith(prefixOf(path)));
     const gone: string[] = [];
     for (const [path, known] of lost) {
       if (isHidden(path)) next.set(path, known);

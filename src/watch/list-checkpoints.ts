@@ -1,6 +1,6 @@
 // Lists the checkpoints under a directory: which files are one by themselves, which are parts of one, and how they stand.
 
-import { type BigIntStats, lstatSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import { lstatSync, readdirSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
@@ -16,8 +16,8 @@ export interface Stamp {
   readonly content: string;
   /** What permissions and names are kept by too: a file that could not be read may be readable when this changes. */
   readonly all: string;
-  /** The latest time of writing, in nanoseconds since 1970. */
-  readonly written: bigint;
+  /** The latest time of writing, in milliseconds since 1970. */
+  readonly written: number;
 }
 
 /** A checkpoint that lies under a directory. */
@@ -130,10 +130,17 @@ export function listCheckpoints(directory: string, { match = [], without = [] }:
         places.push({ path: join(path, entry.name), reached: below, isMeant: isMeant || isNamed });
     }
     const { checkpoints, passed } = groupFiles(files);
-    for (const group of checkpoints) found.push(...lookAtFiles(place.path, group, listing.unread));
+    const prefix = prefixOf(place.path);
+    for (const group of checkpoints)
+      found.push(...lookAtFiles({ directory: place.path, prefix, group }, listing.unread));
     listing.passed.add(place.path, passed);
   }
   return { ...listing, checkpoints: dropTwins(found, without) };
+}
+
+/** What the paths of everything in a directory begin with: `runs/`; nothing for `.`. */
+export function prefixOf(directory: string): string {
+  return join(directory, 'x').slice(0, -1);
 }
 
 function refuseCrowd(directory: string): never {
@@ -225,9 +232,16 @@ interface FoundFile extends FoundCheckpoint {
   readonly isShared: boolean;
 }
 
+interface PlacedGroup {
+  readonly directory: string;
+  /** What the paths of its files begin with: there may be thousands. */
+  readonly prefix: string;
+  readonly group: readonly NamedFile[];
+}
+
 /** Empty where one of the files is no regular one, or is gone. */
-function lookAtFiles(directory: string, group: readonly NamedFile[], unread: Unread[]): readonly FoundFile[] {
-  const files = group.map(({ name }) => join(directory, name));
+function lookAtFiles({ directory, prefix, group }: PlacedGroup, unread: Unread[]): readonly FoundFile[] {
+  const files = group.map(({ name }) => prefix + name);
   const [first = directory] = files;
   try {
     const stats = lookAtAll(files);
@@ -241,7 +255,7 @@ function lookAtFiles(directory: string, group: readonly NamedFile[], unread: Unr
         identity: identify(head),
         stamp: toStamp(files, stats),
         isLink: group[0]?.isLink === true,
-        isShared: head.nlink > 1n,
+        isShared: head.nlink > 1,
       },
     ];
   } catch (error) {
@@ -259,23 +273,23 @@ function isMissing(error: unknown): boolean {
 }
 
 /** Empty where one is no regular file. */
-function lookAtAll(files: readonly string[]): readonly BigIntStats[] {
-  const stats = files.map((file) => statSync(file, { bigint: true }));
+function lookAtAll(files: readonly string[]): readonly Stats[] {
+  const stats = files.map((file) => statSync(file));
   return stats.every((one) => one.isFile()) ? stats : [];
 }
 
-function identify({ dev, ino, size, mtimeNs }: BigIntStats): string {
-  return `${dev}:${ino}:${size}:${mtimeNs}`;
+function identify({ dev, ino, size, mtimeMs }: Stats): string {
+  return `${dev}:${ino}:${size}:${mtimeMs}`;
 }
 
-function toStamp(files: readonly string[], stats: readonly BigIntStats[]): Stamp {
+function toStamp(files: readonly string[], stats: readonly Stats[]): Stamp {
   const content = stats.map(
-    ({ size, mtimeNs }, index) => `${basename(files[index] ?? '')}:${size}:${mtimeNs}`,
+    ({ size, mtimeMs }, index) => `${basename(files[index] ?? '')}:${size}:${mtimeMs}`,
   );
   return {
     content: content.join('/'),
-    all: [...content, ...stats.map(({ ctimeNs }) => ctimeNs)].join('/'),
-    written: stats.reduce((latest, { mtimeNs }) => (mtimeNs > latest ? mtimeNs : latest), 0n),
+    all: [...content, ...stats.map(({ ctimeMs }) => ctimeMs)].join('/'),
+    written: Math.max(...stats.map(({ mtimeMs }) => mtimeMs)),
   };
 }
 
@@ -296,7 +310,7 @@ export function identifyFiles(paths: readonly string[]): readonly KnownFile[] {
   return paths.flatMap(
     (path) =>
       lookAt(() => ({
-        identity: identify(statSync(path, { bigint: true })),
+        identity: identify(statSync(path)),
         realPath: realpathSync(path),
       })) ?? [],
   );
@@ -323,6 +337,6 @@ function linksLast(one: FoundFile, other: FoundFile): number {
 
 function isKnown({ files: [file = ''], identity, isLink }: FoundFile, known: KnownFile): boolean {
   if (identity === known.identity) return true;
-  const mayBe = isLink || basename(file) === basename(known.realPath);
+  const mayBe = isLink || file.endsWith(basename(known.realPath));
   return mayBe && lookAt(() => realpathSync(file)) === known.realPath;
 }

@@ -17,7 +17,7 @@ function found(path: string, { size = 1, time = 1, changed, inode = path }: Fact
     path,
     files: [path],
     identity: `${inode}:${content}`,
-    stamp: { content, all: `${content}:${changed ?? time}`, written: BigInt(time) },
+    stamp: { content, all: `${content}:${changed ?? time}`, written: time },
   };
 }
 
@@ -158,5 +158,13 @@ describe('what is deleted', () => {
       gone: ['run/xy'],
     });
     expect(look(landings, [found('run/x/a')])).toEqual({ ...BUSY, landed: ['run/x/a'], gone: ['run/b'] });
+  });
+
+  test.each(['run/', '.', '/'])('is not deleted where nothing could be looked into: %s', (path) => {
+    const landings = new Landings();
+    const file = `${path === '.' ? '' : path}a`;
+    look(landings, [found(file)]);
+    expect(look(landings, [], [{ path, message: '' }])).toEqual(NOTHING);
+    expect(look(landings, [found(file)]).landed).toEqual([file]);
   });
 });
