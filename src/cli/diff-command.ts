@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit.js';
 import { escapeControls, quote, UsageError } from '../errors.js';
-import { findOnMachine, isPlace } from '../io/places.js';
+import { findOnMachine } from '../io/places.js';
 import { isSameFile } from '../io/write-target.js';
 import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
 import type { NamedPair, Policy, PolicyRules } from '../policy.js';

@@ -328,14 +328,15 @@ async function openArchive(source: ByteSource, head: Uint8Array): Promise<Archiv
   };
 }
 
-/** Files of a training run that are no model: `policy.optimizer.pth` of stable-baselines3, `rng_state.pth` of trainers. */
-const NO_MODEL = /optim|sched|scaler|variables|rng|random|training_args/i;
+/** Files of a training run that are no model: `policy.optimizer.pth` of stable-baselines3, `rng_state_0.pth` of trainers. */
+const NO_MODEL =
+  /^(?:.*[./_-])?(?:optim(?:izer)?s?|schedulers?|scaler|sampler|variables|(?:rng|random)_states?|args|dl_state_dict|custom_checkpoint)(?:[._-]?\d+)?\.\w+(?:\.tar)?$/i;
 
 /** How files end that are a checkpoint by themselves. */
 const HELD_ENDING = /\.(?:safetensors|onnx|pt2?|pth|ckpt|bin|pkl|pdparams|npz|keras|h5|msgpack)$/i;
 
 /** How checkpoints end besides, where a training run writes them: torch.save of old, Darknet, TensorFlow, archives. */
-const WRITTEN_ENDING = /\.(?:tar|weights|index|zip)$/i;
+const WRITTEN_ENDING = /\.(?:tar|th|hdf5|weights|index|zip)$/i;
 
 /** Whether a file in the directory of a training run is a model by its name: `epoch_3.pth`, and not `optimizer.pt`. */
 export function isNamedAsModel(name: string): boolean {

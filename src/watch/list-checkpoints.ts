@@ -4,6 +4,7 @@ import { lstatSync, readdirSync, realpathSync, type Stats, statSync } from 'node
 import { basename, join } from 'node:path';
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
+import { isNamedAsModel } from '../formats/open.js';
 import { codeOf, describeFailure, isSystemError } from '../io/file-source.js';
 import { lookAt } from '../io/write-target.js';
 
@@ -58,14 +59,6 @@ export interface ListingOptions {
 
 /** Watching more than this was not meant: the root of a disk. */
 const MAX_ENTRIES = 200_000;
-
-/** Endings of files that hold a model. What is written under another name and renamed is seen when it has its own. */
-const MODEL_ENDING =
-  /\.(?:safetensors|onnx|pt2?|pth|th|ckpt|bin|pkl|pdparams|npz|keras|h5|hdf5|msgpack|weights|pth\.tar)$/i;
-
-/** What trainers save beside a model: `optimizer.pt`, `rng_state_0.pth`, `training_args.bin`. */
-const NO_MODEL =
-  /^(?:.*[._-])?(?:optim(?:izer)?s?|schedulers?|scaler|sampler|(?:rng|random)_states?|args|dl_state_dict|custom_checkpoint)(?:[._-]?\d+)?\.\w+(?:\.tar)?$/i;
 
 /** Files that are one checkpoint. */
 interface Group {
@@ -223,7 +216,7 @@ function groupFiles(files: readonly NamedFile[]) {
 }
 
 function isModel(name: string): boolean {
-  return !name.startsWith('.') && MODEL_ENDING.test(name) && !NO_MODEL.test(name) && !LONE_PART.test(name);
+  return !name.startsWith('.') && isNamedAsModel(name) && !LONE_PART.test(name);
 }
 
 interface FoundFile extends FoundCheckpoint {

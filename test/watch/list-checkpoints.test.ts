@@ -108,7 +108,6 @@ describe('files that are one checkpoint', () => {
       'tf/ckpt-1.data-00000-of-00001',
       'tf/ckpt-10.index',
       'tf/ckpt-10.data-00000-of-00001',
-      'tf/other.index',
       'model.onnx',
       'model.onnx.data',
     );
