@@ -128,8 +128,8 @@ const OPTIONS = {
   select: {
     is: 'text',
     flags: '--select <path>',
-    help: 'the part of a nested PyTorch checkpoint to read, such as state_dict',
-    in: { restore: { help: 'the part of a nested PyTorch checkpoint, such as state_dict' } },
+    help: 'the part of a checkpoint of several to read, such as state_dict',
+    in: { restore: { help: 'the part of a checkpoint of several, such as state_dict' } },
   },
   allowExternalSymlinks: {
     is: 'flag',
@@ -180,7 +180,7 @@ const OPTIONS = {
   epsilon: {
     is: 'number',
     flags: '--epsilon <e>',
-    help: "epsilon of every norm layer, instead of the graph's or 1e-5",
+    help: "epsilon of every norm layer, instead of the file's, else the framework's default",
     in: { probe: { help: 'epsilon of every norm layer, where neither file tells' } },
     policy: "Epsilon of every norm layer, instead of the graph's or the framework's default.",
   },

@@ -1,6 +1,6 @@
 // Runs before and after on the same inputs and compares the outputs: `bn-audit probe`.
 
-import type { OpenOptions } from '../checkpoint/checkpoint.js';
+import type { Framework, OpenOptions } from '../checkpoint/checkpoint.js';
 import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/compare-layers.js';
 import { matchLayers } from '../compare/globs.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
@@ -9,6 +9,8 @@ import { CheckpointError, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
 import { withCheckpoints } from '../formats/with-checkpoint.js';
+import { findLayersAndLearned } from '../norm/find-layers.js';
+import { findFramework } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
 import { buildReport } from '../report/audit-report.js';
 import { countsSamplesFirst, drawInputs, InputFiles, type InputShape, listInputs } from './inputs.js';
@@ -50,6 +52,18 @@ export interface ProbeOptions extends OpenOptions, Pick<AuditOptions, 'map' | 'o
 
 const DEFAULT_SAMPLES = 8;
 
+/** How models of PyTorch become ONNX, and whatever else a model may be. */
+const EXPORT_TORCH = 'torch.onnx.export(model, sample, "after.onnx")';
+
+/** How those of other frameworks do. */
+const EXPORTS: ReadonlyMap<Framework | null, string> = new Map([
+  ['keras', 'model.export("after.onnx", format="onnx") (Keras 3), or python -m tf2onnx.convert'],
+  ['flax', 'jax2onnx, or jax2tf and tf2onnx'],
+  ['paddle', 'paddle.onnx.export(model, "after", input_spec=[…])'],
+  ['mxnet', 'mxnet.onnx.export_model(symbol, params, [shape], onnx_file_path="after.onnx")'],
+  ['darknet', `build the network of the .cfg in PyTorch, and ${EXPORT_TORCH}`],
+]);
+
 /**
  * Runs after, and after with before's statistics put back in memory, on the same inputs through onnxruntime-node, and
  * measures what the drift of the statistics does to the outputs.
@@ -72,7 +86,7 @@ export async function probe(
       throw new CheckpointError(`expected an ONNX model to run, found a ${after.format} checkpoint`, {
         code: 'unsupported',
         file: after.path,
-        hint: 'Export after to ONNX: torch.onnx.export(model, sample, "after.onnx"). Before may stay what it is.',
+        hint: `Export after to ONNX: ${EXPORTS.get(findFramework(after, findLayersAndLearned(after).layers)) ?? EXPORT_TORCH}. Before may stay what it is.`,
       });
     const { epsilon, map } = options;
     const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
