@@ -262,7 +262,13 @@ export interface OptimizerParameter {
 /** Settings that name modules. */
 export interface PathsDeclaration {
   readonly kind: 'paths';
-  readonly by: 'ultralytics-freeze' | 'frozen-stages' | 'norm-cfg' | 'norm-eval' | 'keras-trainable';
+  readonly by:
+    | 'ultralytics-freeze'
+    | 'frozen-stages'
+    | 'norm-cfg'
+    | 'norm-eval'
+    | 'keras-trainable'
+    | 'darknet-stopbackward';
   readonly where: string;
   /** Paths of modules from the model's root; they mean everything below them. */
   readonly paths: readonly string[];

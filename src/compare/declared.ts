@@ -164,6 +164,7 @@ const DECLARED_WORDS: Readonly<Record<DeclaredBy, string>> = {
   'norm-cfg': 'norm_cfg',
   'ultralytics-freeze': 'train_args.freeze',
   'keras-trainable': 'trainable=False',
+  'darknet-stopbackward': 'stopbackward=1',
   'peft-adapter': 'adapter_config.json',
 };
 

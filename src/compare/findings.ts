@@ -45,7 +45,7 @@ const ROWS = {
   },
   'unresolved-stats': { title: 'Statistics cannot be read from the file', level: 'error', isDefect: true },
   'folded-scale-drift': {
-    title: 'A frozen convolution was rescaled per channel by folding',
+    title: 'A frozen convolution was rescaled per channel, as folding does it',
     level: 'error',
     says: 'drift',
   },

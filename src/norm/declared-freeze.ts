@@ -226,6 +226,7 @@ export type DeclaredBy =
   | 'norm-cfg'
   | 'ultralytics-freeze'
   | 'keras-trainable'
+  | 'darknet-stopbackward'
   | 'peft-adapter';
 
 /** What a file says of one learned tensor. */

@@ -141,7 +141,7 @@ const HELP: Readonly<Record<FindingKind, FindingHelp>> = {
   },
   'folded-scale-drift': {
     meaning:
-      'Normalisation was folded into a frozen convolution, and each of its output channels was rescaled by a constant: the running variance moved before the export.',
+      'Each output channel of a frozen convolution was rescaled by a constant. Where a norm layer was folded into it, that is its running variance, which moved before the export.',
     remedy:
       'Keep the frozen modules in evaluation mode during training, restore their statistics and export again.',
   },

@@ -22,6 +22,8 @@ export interface DarknetLayer {
   readonly type: string;
   /** Null for a type that is not known: weights may end before it. */
   readonly arrays: readonly DarknetArray[] | null;
+  /** Whether the backward pass ends here: this layer and those before it get no gradient (src/network.c). */
+  readonly stopsBackward: boolean;
 }
 
 interface Section {
@@ -103,11 +105,12 @@ class Planner {
 
   plan(section: Section): DarknetLayer {
     const { type } = section;
+    const stopsBackward = read(section, 'stopbackward', 0) !== 0;
     const index = this.#sizes.length;
     const planned = this.#planSection(section);
     if (planned === null) {
       this.#sizes.push(this.#size);
-      return { type, arrays: null };
+      return { type, arrays: null, stopsBackward };
     }
     const { size, arrays } = planned;
     for (const one of [size.width, size.height, size.channels, ...arrays.flatMap(({ shape }) => shape)])
@@ -118,7 +121,8 @@ class Planner {
     this.#sizes.push(size);
     this.#size = size;
     const path = `layers.${index}.`;
-    return { type, arrays: arrays.map(({ name, shape }) => ({ name: path + name, shape })) };
+    const named = arrays.map(({ name, shape }) => ({ name: path + name, shape }));
+    return { type, arrays: named, stopsBackward };
   }
 
   /** @returns null for a type that is not known. */

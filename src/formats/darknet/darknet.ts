@@ -1,12 +1,12 @@
 // Reads Darknet's .weights, which have no names: the .cfg beside them tells what lies where.
 
 import { countElements } from '../../checkpoint/channel-grid.js';
-import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
+import type { Checkpoint, Declaration, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { openFirstBeside } from '../safetensors/model-directory.js';
-import { readCfg } from './cfg.js';
+import { type DarknetLayer, readCfg } from './cfg.js';
 
 /** The .cfg of YOLOv4 has 12 kB. */
 const MAX_CFG_BYTES = 1_000_000;
@@ -70,11 +70,19 @@ export async function openDarknet(
     graph: null,
     framework: 'darknet',
     modules: new Map(),
+    declarations: declareFrozen(layers, cfg.name),
     warnings:
       missing === 0 ? [] : [`the file ends before the last ${missing} layers with weights of ${cfg.name}`],
     planEdits: (edits) => planPlainEdits(edits, tensors.values(), [source]),
     close: () => source.close(),
   };
+}
+
+/** `stopbackward=1` freezes the layer that it stands at, and all before it. */
+function declareFrozen(layers: readonly DarknetLayer[], where: string): readonly Declaration[] {
+  const last = layers.findLastIndex(({ stopsBackward }) => stopsBackward);
+  const paths = layers.slice(0, last + 1).map((_, index) => `layers.${index}`);
+  return paths.length === 0 ? [] : [{ kind: 'paths', by: 'darknet-stopbackward', where, paths }];
 }
 
 const isNorm = ({ name }: Tensor) => name.includes('.bn.');

@@ -20,7 +20,7 @@ import {
 } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
-import { compareNaturally } from '../../norm/naming.js';
+import { addTo, compareNaturally } from '../../norm/naming.js';
 import { type Hdf5Dataset, type Hdf5Group, type Hdf5Object, type Hdf5Reader, readHdf5 } from './hdf5.js';
 import { toTensor } from './hdf5-values.js';
 import {
@@ -254,20 +254,23 @@ function listNamed(weights: Hdf5Group, model: LayerConfig | null, file: string):
       file,
     });
   };
+  const layers = new Map(model?.layers?.map((layer) => [layer.name, layer]));
   const topLevel = weights.members.has(TOP_LEVEL) ? [TOP_LEVEL] : [];
   for (const name of new Set([...readNames(weights, 'layer_names'), ...topLevel])) {
     const group = find(weights, name, 'group');
     if (group.kind !== 'group') continue;
-    const own = model?.layers?.find((layer) => layer.name === name);
+    const own = layers.get(name);
     const inner = own === undefined ? [] : listLayers(own);
     const ranks = new Map(inner.map((layer, rank) => [layer.name, rank]));
+    const namesakes = new Map<string, LayerConfig[]>();
+    for (const layer of inner) addTo(namesakes, layer.name, layer);
     const found = readNames(group, 'weight_names').flatMap((path): readonly Variable[] => {
       const dataset = find(group, path, 'dataset');
       if (dataset.kind !== 'dataset') return [];
       const slash = path.lastIndexOf('/');
       const layer = path.slice(0, Math.max(0, slash));
       const called = layer.slice(layer.lastIndexOf('/') + 1);
-      const same = inner.filter((each) => each.name === called);
+      const same = namesakes.get(called) ?? [];
       const config = same.length === 1 ? (same[0] ?? null) : null;
       const isFrozen = own === undefined ? null : [own, ...same].some(isUntrained);
       return [

@@ -42,6 +42,18 @@ describe('an audit of weights that Darknet wrote', () => {
     for (const { name, meanShift } of layers) expect(meanShift?.rms).toBeCloseTo(meanShiftRms[name], 9);
   });
 
+  test('says what stopbackward freezes: its layer and all before it', async () => {
+    const cfg = readFileSync(at('tiny.cfg'), 'utf8');
+    const [net = '', first = '', second = '', ...rest] = cfg.split(/(?=^\[)/m);
+    const stopped = [net, first, second.trimEnd(), '\nstopbackward=1\n', ...rest].join('');
+    const directory = directoryOf({ 'n.cfg': stopped, 'n.weights': readFileSync(at('tiny.weights')) });
+    const { declarations, close } = await openCheckpoint(join(directory, 'n.weights'));
+    await close();
+    expect(declarations).toMatchObject([
+      { kind: 'paths', by: 'darknet-stopbackward', paths: ['layers.0', 'layers.1'] },
+    ]);
+  });
+
   test('reads a backbone as far as it goes', async () => {
     const { tensors, warnings } = await openCheckpoint(at('tiny.conv.4'));
     expect([...tensors.keys()].at(-1)).toBe('layers.3.bn.running_var');
