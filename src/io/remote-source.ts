@@ -34,8 +34,12 @@ const MAX_WINDOW_BYTES = 8 * 1024 * 1024;
 /** From this size on the next window is asked for while this one is worked on. */
 const PREFETCHED_BYTES = 1024 * 1024;
 
-/** Windows that are held: two of full size and what was read in between. */
-const MAX_HELD_BYTES = 2 * MAX_WINDOW_BYTES + 4 * PREFETCHED_BYTES;
+/** Windows that are held: two of full size, and small ones, which are read again and again: statistics, batch counts. */
+const MAX_HELD_BYTES = 2 * MAX_WINDOW_BYTES;
+const MAX_HELD_SMALL_BYTES = 4 * PREFETCHED_BYTES;
+
+/** Places from which is read on at the same time: the weights, and the batch counts that lie apart from them. */
+const MAX_TRAILS = 4;
 
 /** What lies between two expected ranges is fetched with them up to so many bytes: a request of its own takes longer. */
 const MAX_GAP_BYTES = 16 * 1024;
@@ -281,6 +285,12 @@ interface Window {
   readonly isRead: boolean;
 }
 
+/** A place from which is read on: where the last window there ends, and how long it was asked for. */
+interface Trail {
+  readonly end: number;
+  readonly size: number;
+}
+
 /**
  * Opens a file behind a web address: its bytes are fetched as they are read, in few requests, and every answer is held
  * against the first one, so that a file which changes meanwhile is an error.
@@ -398,9 +408,10 @@ export class RemoteSource implements ByteSource {
   #windows: readonly Window[];
   /** By offset; none touches another. */
   #expected: readonly Pick<Window, 'start' | 'end'>[] = [];
-  /** Where the last window ends, and how long it was asked for. */
-  #end: number;
-  #size = MIN_WINDOW_BYTES;
+  /** The one that was followed last comes first. */
+  #trails: readonly Trail[];
+  /** A window's room that is free again: made anew for each, they would pile up until memory is looked through. */
+  #spare: Uint8Array | null = null;
   #work: Promise<void> = Promise.resolve();
 
   constructor({ name, openBeside }: RemoteFile, client: Client, version: FileVersion, head: Uint8Array) {
@@ -410,7 +421,7 @@ export class RemoteSource implements ByteSource {
     this.commit = client.commit;
     this.#client = client;
     this.#version = version;
-    this.#end = head.byteLength;
+    this.#trails = [{ end: head.byteLength, size: MIN_WINDOW_BYTES }];
     this.#windows = [{ start: 0, end: head.byteLength, bytes: Promise.resolve(head), isRead: false }];
   }
 
@@ -463,17 +474,21 @@ export class RemoteSource implements ByteSource {
   /** Asks for a window: as long as what is read on and on, what is expected there, or what is wanted. */
   #fetchAt(at: number, wanted: number): Window {
     const expected = this.#expected[partitionPoint(this.#expected, ({ end }) => end <= at)];
-    const isExpected = expected !== undefined && expected.start <= at && this.#size < PREFETCHED_BYTES;
-    const isNext = at >= this.#end && at - this.#end <= this.#size;
-    if (!isExpected) this.#size = isNext ? Math.min(2 * this.#size, MAX_WINDOW_BYTES) : MIN_WINDOW_BYTES;
+    const trail = this.#trails.find(({ end, size }) => at >= end && at - end <= size);
+    const isExpected =
+      expected !== undefined && expected.start <= at && (trail?.size ?? 0) < PREFETCHED_BYTES;
+    const grown = trail === undefined ? MIN_WINDOW_BYTES : Math.min(2 * trail.size, MAX_WINDOW_BYTES);
+    const size = isExpected ? (trail?.size ?? MIN_WINDOW_BYTES) : grown;
     // Of a group, what is read first need not be what lies first.
     const isGroup = isExpected && expected.end - expected.start <= PREFETCHED_BYTES;
     const start = isGroup ? expected.start : at;
-    const least = isExpected ? expected.end - start : this.#size;
+    const least = isExpected ? expected.end - start : size;
     const length = Math.min(Math.max(least, at - start + wanted), MAX_WINDOW_BYTES, this.byteLength - start);
     const bytes = this.#download(start, length);
-    const window = { start, end: start + length, bytes, isRead: isNext && length >= PREFETCHED_BYTES };
-    this.#end = window.end;
+    const isRead = trail !== undefined && length >= PREFETCHED_BYTES;
+    const window = { start, end: start + length, bytes, isRead };
+    const others = this.#trails.filter((one) => one !== trail);
+    this.#trails = [{ end: window.end, size }, ...others].slice(0, MAX_TRAILS);
     this.#hold(window);
     // Whoever reads it is told; a window that was asked for ahead may be read by nobody.
     bytes.catch(() => {
@@ -483,17 +498,24 @@ export class RemoteSource implements ByteSource {
   }
 
   async #download(start: number, length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
+    const room = length === MAX_WINDOW_BYTES ? this.#spare : null;
+    if (room !== null) this.#spare = null;
+    const bytes = room ?? new Uint8Array(length);
     await fetchRange(this.#client, { start, bytes, version: this.#version });
     return bytes;
   }
 
   #hold(window: Window): void {
-    const kept = [window];
-    let held = window.end - window.start;
-    for (const one of this.#windows) {
-      held += one.end - one.start;
-      if (held <= MAX_HELD_BYTES) kept.push(one);
+    const kept: Window[] = [];
+    let [large, small] = [0, 0];
+    for (const one of [window, ...this.#windows]) {
+      const length = one.end - one.start;
+      const isSmall = length <= PREFETCHED_BYTES;
+      if (isSmall) small += length;
+      else large += length;
+      if (isSmall ? small <= MAX_HELD_SMALL_BYTES : large <= MAX_HELD_BYTES) kept.push(one);
+      // Nobody reads it any more: reads follow one another, and this one has asked for two windows since.
+      else if (length === MAX_WINDOW_BYTES) one.bytes.then((bytes) => (this.#spare = bytes)).catch(() => {});
     }
     this.#windows = kept;
   }

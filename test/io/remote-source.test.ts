@@ -98,6 +98,21 @@ describe('a file behind a web address', () => {
     expect(server.requests.length).toBeLessThan(16);
   });
 
+  test('is fetched once where batch counts lie apart from the weights that are read on and on', async () => {
+    const bytes = content(100 * MIB);
+    const server = await serve(undefined, bytes);
+    const source = await open(server.origin);
+    const piece = new Uint8Array(MIB);
+    for (let at = MIB; at < bytes.byteLength; at += piece.byteLength) {
+      await source.readInto(piece, at);
+      // Counts stand together at the front.
+      await read(source, 50_000 + (at / MIB) * 8, 50_008 + (at / MIB) * 8);
+      expect(Buffer.compare(piece, bytes.subarray(at, at + MIB))).toBe(0);
+    }
+    expect(server.requests.length).toBeLessThan(24);
+    expect(server.bytesSent).toBeLessThan(bytes.byteLength);
+  });
+
   test('is fetched where it is read, and no further', async () => {
     const server = await serve(undefined, content(4 * MIB));
     const source = await open(server.origin);
