@@ -1,5 +1,6 @@
-// Imports ending in ?bundle give what esbuild makes of a script or style sheet for browsers, as text: so the page of the
-// HTML report is part of the bundle. One plugin for esbuild, one for vitest.
+// Imports ending in ?bundle give text: what esbuild makes of a script or style sheet for browsers, and Python as it is. So
+// the page of the HTML report and the guards are part of the bundle. One plugin for esbuild, one for vitest.
+import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { build } from 'esbuild';
 
@@ -7,6 +8,7 @@ const SUFFIX = /\?bundle$/;
 
 /** @param {string} path */
 async function bundleText(path) {
+  if (path.endsWith('.py')) return readFile(path, 'utf8');
   const { outputFiles } = await build({
     entryPoints: [path],
     bundle: true,

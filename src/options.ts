@@ -11,6 +11,12 @@ export const FAIL_ON_LEVELS = ['error', 'warning'] as const;
 /** The lowest level of finding that fails a run. */
 export type FailOn = (typeof FAIL_ON_LEVELS)[number];
 
+/** What a guard does about drift: it ends the training, or prints a warning. */
+export const GUARD_MODES = ['raise', 'warn'] as const;
+
+/** What a guard does about drift. */
+export type GuardMode = (typeof GUARD_MODES)[number];
+
 /** Several times the longest module path of real models; a glob over files may begin with a longer directory. */
 export const MAX_GLOB_LENGTH = 1_024;
 
@@ -39,6 +45,7 @@ const KINDS = {
     expected: '"error" or "warning"',
     isMet: (value) => FAIL_ON_LEVELS.some((level) => level === value),
   },
+  mode: { expected: '"raise" or "warn"', isMet: (value) => GUARD_MODES.some((mode) => mode === value) },
   globs: {
     expected: `a list of globs, each of 1 to ${MAX_GLOB_LENGTH} characters`,
     isMet: (value) =>
@@ -215,6 +222,16 @@ const OPTIONS = {
     help: 'replace the file if there is one',
     in: { restore: { help: 'replace files that exist' } },
   },
+  guard: {
+    is: 'text',
+    flags: '--guard <framework>',
+    help: 'write a Python file that checks, while the model trains, that its frozen norm layers stand still',
+  },
+  mode: {
+    is: 'mode',
+    flags: '--mode <mode>',
+    help: 'what the guard does where they move: raise an error, which it does unless told otherwise, or warn',
+  },
   dryRun: {
     is: 'flag',
     flags: '--dry-run',
@@ -275,7 +292,7 @@ const OPTIONS = {
     help: 'write the report to a file instead of standard output',
     in: {
       restore: { flags: '-o, --output <fixed>', help: 'the checkpoint to write' },
-      init: { help: 'where to write the policy', initial: POLICY_FILE_NAME },
+      init: { help: `where to write it (${POLICY_FILE_NAME}, bn_guard.py)` },
       baseline: { help: 'where to write the baseline', isRequired: true },
     },
   },
@@ -400,7 +417,7 @@ const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
     'debug',
   ],
   inspect: REPORTING,
-  init: ['output', 'force', ...READING, 'debug'],
+  init: ['guard', 'mode', 'output', 'force', ...READING, 'debug'],
   baseline: ['output', 'force', ...READING, 'quiet', 'debug'],
   restore: ['output', 'layers', ...WRITING, ...MATCHING, 'format', 'all', 'quiet', 'debug'],
   probe: [...SAMPLING, 'layers', 'ablations', 'noAblation', ...MATCHING, 'format', 'output', 'all', 'debug'],

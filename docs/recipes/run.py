@@ -11,7 +11,9 @@ comment marks where advice goes, and tells how the code for that place begins:
 
 The script runs as it is, and must be found drifted. Then it runs with the printed code in place of the marked line: now
 every layer that drifted must be locked, and every other layer be what it was. Folders beside the scripts have other code
-for a mark, named SCRIPT.WAY.py: in `holds/` what works as well, in `leaks/` what looks right and is not enough.
+for a mark, named SCRIPT.WAY.py: in `holds/` what works as well, in `leaks/` what looks right and is not enough; in
+`guards/`, named SCRIPT.FRAMEWORK.py, what puts the guard in that `bn-audit init --guard FRAMEWORK` writes. It must end the
+leaking run and name layers that the audit calls drifted, warn with `--mode warn`, and be silent once it has frozen them.
 
 Needs Node and a built bn-audit. A recipe whose packages are missing is skipped. Exit code 1 if one failed.
 """
@@ -56,6 +58,14 @@ class Failed(Exception):
     """What a recipe did in place of what it should."""
 
 
+class Ended(Failed):
+    """A script that did not end well."""
+
+    def __init__(self, code, output):
+        self.output = output
+        super().__init__("\n    ".join([f"the script ended with exit code {code}:", *output.splitlines()[-12:]]))
+
+
 class Skipped(Exception):
     """Why a recipe could not run here."""
 
@@ -83,9 +93,11 @@ def check_needs(source):
     return ", ".join(found)
 
 
-def train(source, folder, python_path):
-    """Runs a script in an empty folder of its own, and returns the paths of what it wrote, before and after."""
+def train(source, folder, python_path, guard):
+    """Runs a script in a folder of its own, with a guard or none, and returns the paths of what it wrote, before and after."""
     folder.mkdir()
+    if guard:
+        subprocess.run(["node", str(BN_AUDIT), "init", "--guard", *guard], cwd=folder, check=True, capture_output=True)
     (folder / "recipe.py").write_text(source)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(python_path), "OMP_NUM_THREADS": "1"}
     with open(folder / "output.txt", "w") as output:
@@ -95,8 +107,7 @@ def train(source, folder, python_path):
         except subprocess.TimeoutExpired:
             code = f"none within {LIMIT_SECONDS} s"
     if code != 0:
-        last = (folder / "output.txt").read_text(errors="replace").strip().splitlines()[-12:]
-        raise Failed("\n    ".join([f"the script ended with exit code {code}:", *last]))
+        raise Ended(code, (folder / "output.txt").read_text(errors="replace").strip())
     return [str(next(folder.glob(f"{name}*"))) for name in ("before", "after")]
 
 
@@ -170,6 +181,41 @@ def try_way(path, holds, source, leaked, run):
     return f"is not enough, {drifted} still drift"
 
 
+def try_guard(path, source, leaked, run):
+    """Trains with a guard: one that raises, one that warns, and one that has frozen the layers."""
+    way = path.read_text()
+    check_needs(way)
+    mark = next(mark for mark in MARK.finditer(source) if f"# for {mark.group(2)}" == way.splitlines()[0])
+
+    def guard(mode, freeze):
+        text = f"FREEZE = {freeze}\n" + paste(source, mark, way)
+        files = run(text, f"{path.stem}-{mode}-{freeze}", (path.stem.split(".")[1], "--mode", mode))
+        output = (pathlib.Path(files[0]).parent / "output.txt").read_text(errors="replace")
+        return files, "\n".join(line for line in output.splitlines() if "frozen norm layers moved" in line)
+
+    drifted = {name for name, status in leaked.items() if status == "drifted"}
+    try:
+        guard("raise", False)
+        raise Failed("the guard let the leaking run pass")
+    except Ended as ended:
+        check_named(ended.output, drifted)
+    files, warnings = guard("warn", False)
+    check_named(warnings, drifted)
+    if read_statuses(*files)[0] != leaked:
+        raise Failed("with a guard that warns, the audit finds something else than without")
+    files, _ = guard("raise", True)
+    check_held(leaked, *read_statuses(*files))
+    return f"raises and warns of {len(drifted)} norm layers, and is silent once it has frozen them"
+
+
+def check_named(output, drifted):
+    """Fails unless a guard counts the layers that the audit calls drifted, and names only those."""
+    told = re.search(r"(\d+) frozen norm layers moved, in standard deviations: (.*)\. Cure", output)
+    names = re.findall(r"(\S+) by [\d.e-]+", told.group(2).replace("/", ".")) if told else []
+    if not names or int(told.group(1)) != len(drifted) or not drifted.issuperset(names):
+        raise Failed(f"the guard should tell of {', '.join(sorted(drifted))}; it said:\n    {output[-2000:]}")
+
+
 def try_recipe(script, scratch, python_path):
     """Runs a script in each way, and returns (name, "passed" | "failed" | "skipped", what happened) of each."""
     results = []
@@ -179,10 +225,10 @@ def try_recipe(script, scratch, python_path):
         try:
             results.append((label, "passed", check()))
         except (Failed, Skipped) as problem:
-            results.append((label, type(problem).__name__.lower(), str(problem)))
+            results.append((label, "skipped" if isinstance(problem, Skipped) else "failed", str(problem)))
 
-    def run(text, way):
-        return train(text, scratch / f"{name}-{way}".replace("/", "-"), python_path)
+    def run(text, way, guard=()):
+        return train(text, scratch / f"{name}-{way}".replace("/", "-"), python_path, guard)
 
     try:
         source = script.read_text()
@@ -193,7 +239,7 @@ def try_recipe(script, scratch, python_path):
             raise Failed(f"nothing drifts without the advice, of {len(leaked)} norm layers")
         advice = read_advice(*files)
     except (Failed, Skipped) as problem:
-        return [(name, type(problem).__name__.lower(), str(problem))]
+        return [(name, "skipped" if isinstance(problem, Skipped) else "failed", str(problem))]
 
     def try_advice(mark):
         code = next((piece for piece in advice if piece.startswith(mark.group(2))), None)
@@ -209,6 +255,8 @@ def try_recipe(script, scratch, python_path):
         note(f"{name}, {mark.group(2)} …", lambda: try_advice(mark))
     for path, holds in find_ways(script):
         note(path.relative_to(RECIPES).with_suffix("").as_posix(), lambda: try_way(path, holds, source, leaked, run))
+    for path in sorted((script.parent / "guards").glob(f"{script.stem}.*.py")):
+        note(path.relative_to(RECIPES).with_suffix("").as_posix(), lambda: try_guard(path, source, leaked, run))
     return results
 
 

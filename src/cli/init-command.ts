@@ -6,13 +6,13 @@ import { audit } from '../audit.js';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
-import { quote } from '../errors.js';
+import { quote, UsageError } from '../errors.js';
 import { withCheckpoint } from '../formats/with-checkpoint.js';
 import { isPlace, nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { refuseWithoutLayers } from '../norm/norm-layer.js';
-import { MAX_GLOB_LENGTH, pickOptions } from '../options.js';
+import { type GuardMode, MAX_GLOB_LENGTH, POLICY_FILE_NAME, pickOptions } from '../options.js';
 import {
   type FrozenSuggestion,
   findPolicyFile,
@@ -23,42 +23,82 @@ import {
 import { formatPlural } from '../report/format-numbers.js';
 import { toJson } from '../report/json.js';
 import { defuseCommands } from '../report/text-layout.js';
+import { composeGuard, GUARD_FRAMEWORKS } from './guard-file.js';
 import { createCommand } from './options.js';
 import type { Terminal } from './terminal.js';
 import { guardInputs } from './write-reports.js';
 
 interface InitOptions extends OpenOptions {
-  readonly output: string;
+  readonly guard?: string;
+  readonly mode?: GuardMode;
+  readonly output?: string;
   readonly force?: boolean;
 }
 
 /** Where an installed package keeps the schema, for editors, from where the command runs. */
 const SCHEMA_PATH = 'node_modules/bn-audit/docs/bn-audit.config.schema.json';
 
-/** `bn-audit init CHECKPOINT [AFTER]`: writes a policy file to start from. */
+/** `bn-audit init CHECKPOINT [AFTER]` writes a policy file to start from; `--guard FRAMEWORK` a guard for training. */
 export function createInit(terminal: Terminal): Command {
   return createCommand('init')
-    .description('Write a policy file, with the parts of the model that it would keep frozen.')
-    .argument('<checkpoint>', 'checkpoint from before the freeze')
+    .description(
+      'Write a policy file, with the parts of the model that it would keep frozen; or a guard, which checks them while the model trains.',
+    )
+    .argument('[checkpoint]', 'checkpoint from before the freeze')
     .argument('[after]', 'checkpoint from after it: what did not change is frozen, and the two become a pair')
     .addHelpText(
       'after',
       `
 Examples:
   bn-audit init base.pt
-  bn-audit init base.safetensors tuned.safetensors -o ci/bn-audit.config.json`,
+  bn-audit init base.safetensors tuned.safetensors -o ci/bn-audit.config.json
+  bn-audit init --guard lightning
+
+There are guards for ${GUARD_FRAMEWORKS.join(', ')}.`,
     )
-    .action(async (before: string, after: string | undefined, options: InitOptions) => {
-      const guard = guardInputs([options.output], after === undefined ? [before] : [before, after]);
-      const rules = { what: 'the policy', mayReplace: options.force === true };
-      checkTarget(options.output, rules);
-      const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
-      const targets = { before, after };
-      const found = await findParts(targets, opening);
-      guard.refuseHarm();
-      await writeFile(options.output, [toJson(makePolicy(targets, found, options))], rules);
-      terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
+    .action(async (before: string | undefined, after: string | undefined, options: InitOptions) => {
+      if (options.guard !== undefined) {
+        if (before !== undefined || Object.keys(pickOptions('openCheckpoint', options)).length > 0)
+          throw new UsageError('--guard reads no checkpoint: it writes the same file for any model');
+        return writeGuard(options.guard, options, terminal);
+      }
+      if (options.mode !== undefined) throw new UsageError('--mode is for guards: give --guard as well');
+      if (before === undefined)
+        throw new UsageError(
+          'expected a checkpoint, or --guard FRAMEWORK, found neither',
+          'Run bn-audit init --help for its options.',
+        );
+      return writePolicy(
+        { before, after },
+        { ...options, output: options.output ?? POLICY_FILE_NAME },
+        terminal,
+      );
     });
+}
+
+async function writeGuard(framework: string, options: InitOptions, terminal: Terminal): Promise<void> {
+  const { name, text } = composeGuard(framework, options.mode ?? 'raise');
+  const output = options.output ?? name;
+  const rules = { what: 'the guard', mayReplace: options.force === true };
+  checkTarget(output, rules);
+  await writeFile(output, [text], rules);
+  terminal.writeError(
+    defuseCommands(`bn-audit: wrote ${quote(output)}\n  How to use it stands in its first lines.`),
+  );
+}
+
+type PolicyOptions = InitOptions & Required<Pick<InitOptions, 'output'>>;
+
+async function writePolicy(targets: InitTargets, options: PolicyOptions, terminal: Terminal): Promise<void> {
+  const { before, after } = targets;
+  const guard = guardInputs([options.output], after === undefined ? [before] : [before, after]);
+  const rules = { what: 'the policy', mayReplace: options.force === true };
+  checkTarget(options.output, rules);
+  const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
+  const found = await findParts(targets, opening);
+  guard.refuseHarm();
+  await writeFile(options.output, [toJson(makePolicy(targets, found, options))], rules);
+  terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
 }
 
 interface InitTargets {
@@ -86,7 +126,7 @@ async function findParts({ before, after }: InitTargets, options: OpenOptions): 
 function makePolicy(
   { before, after }: InitTargets,
   { frozen }: FrozenSuggestion,
-  { output, remote }: InitOptions,
+  { output, remote }: PolicyOptions,
 ): object {
   const directory = dirname(resolve(output));
   const toPath = (path: string) =>
@@ -115,7 +155,7 @@ const MAX_LISTED = 12;
 function describeInit(
   { before, after }: InitTargets,
   { frozen, others }: FrozenSuggestion,
-  { output }: InitOptions,
+  { output }: PolicyOptions,
 ): readonly string[] {
   const list = (word: string, parts: readonly ModuleCandidate[]) => [
     ...parts.slice(0, MAX_LISTED).map((part) => `  ${word}  ${describePart(part)}`),

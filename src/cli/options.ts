@@ -6,6 +6,7 @@ import type { PrefixEdit } from '../compare/pair-layers.js';
 import {
   type CommandName,
   FAIL_ON_LEVELS,
+  GUARD_MODES,
   listCommandOptions,
   MAX_INTERVAL,
   MIN_INTERVAL,
@@ -66,6 +67,7 @@ export function createCommand(name: CommandName, formats: readonly string[] = RE
     if (parse !== undefined) option.argParser(parse);
     if (is === 'format') option.choices(formats);
     if (is === 'level') option.choices(FAIL_ON_LEVELS);
+    if (is === 'mode') option.choices(GUARD_MODES);
     command.addOption(option);
   }
   return command;

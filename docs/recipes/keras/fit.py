@@ -56,7 +56,10 @@ save("before.safetensors")
 
 for variable in model.backbone.trainable_variables:
     variable.trainable = False
+callbacks = []
+# PASTE (guard)
 # PASTE for layer in model._flatten_layers()
 model.compile(optimizer=keras.optimizers.SGD(0.05), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-model.fit(images * 2 + 1, labels, epochs=2, batch_size=8, validation_data=(images, labels), verbose=0)
+model.fit(images * 2 + 1, labels, epochs=2, batch_size=8, validation_data=(images, labels), callbacks=callbacks,
+          verbose=0)
 save("after.safetensors")

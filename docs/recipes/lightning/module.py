@@ -42,5 +42,6 @@ trainer = lightning.Trainer(
 model = Classifier()
 trainer.strategy.connect(model)
 trainer.save_checkpoint("before.ckpt")
+# PASTE (guard)
 trainer.fit(model, make_batches(), make_batches(seed=4))
 trainer.save_checkpoint("after.ckpt")

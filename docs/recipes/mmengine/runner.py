@@ -43,6 +43,7 @@ custom_hooks = []
 
 model = Classifier()
 model.backbone.requires_grad_(False)
+# PASTE (guard)
 runner = Runner(
     model=model,
     work_dir="runs",

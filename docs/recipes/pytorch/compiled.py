@@ -25,6 +25,7 @@ optimizer = torch.optim.SGD([
     {"params": model.backbone.parameters(), "lr": 0.0},
     {"params": model.head.parameters(), "lr": 0.05},
 ])
+# PASTE (guard)
 for epoch in range(2):
     model.train()  # PASTE model.train()
     for images, labels in make_batches():

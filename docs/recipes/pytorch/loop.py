@@ -21,14 +21,20 @@ model = Classifier()
 torch.save(model.state_dict(), "before.pt")
 model.backbone.requires_grad_(False)
 optimizer = torch.optim.SGD(model.head.parameters(), lr=0.05)
-for epoch in range(2):
-    model.train()  # PASTE model.train()
-    for images, labels in make_batches():
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        for images, labels in make_batches(seed=4):
-            model(images)
+
+
+def train():
+    for epoch in range(2):
+        model.train()  # PASTE model.train()
+        for images, labels in make_batches():
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            for images, labels in make_batches(seed=4):
+                model(images)
+
+
+train()  # PASTE (guard)
 torch.save(model.state_dict(), "after.pt")

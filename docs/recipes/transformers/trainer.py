@@ -39,5 +39,6 @@ arguments = transformers.TrainingArguments(
     use_cpu=True,
 )
 trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data, callbacks=callbacks)
+# PASTE (guard)
 trainer.train()
 trainer.save_model("after")

@@ -51,6 +51,7 @@ model.add_callback("on_train_start", freeze)
 frozen = {}
 # PASTE def keep_still(trainer)
 # PASTE (frozen)
+# PASTE (guard)
 model.train(
     data=FOLDER / "data.yaml", epochs=2, batch=4, nbs=4, imgsz=64, optimizer="SGD", lr0=0.01, warmup_epochs=0,
     project=str(FOLDER / "runs"), name="run", device="cpu", workers=0, plots=False, seed=0, **frozen,

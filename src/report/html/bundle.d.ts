@@ -1,4 +1,4 @@
-/** What esbuild makes of the file, as text; see build/bundle-text.js. */
+/** What esbuild makes of the file, or Python as it is, as text; see build/bundle-text.js. */
 declare module '*?bundle' {
   const text: string;
   export default text;
