@@ -9,7 +9,7 @@ const list = (folder: string, extension: string) =>
   readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith(extension));
 const read = (path: string) => readFileSync(path, 'utf8');
 
-const ways = list(recipes, '.py').filter((path) => /(^|\/)(holds|leaks)\//.test(path));
+const ways = list(recipes, '.py').filter((path) => /(^|\/)(holds|leaks|guards)\//.test(path));
 
 test.each(list(docs, '.md'))('%s names recipes that exist', (page) => {
   const named = [...read(join(docs, page)).matchAll(/\brecipes\/([\w./-]*\w)/g)].map(([, path = '']) => path);
