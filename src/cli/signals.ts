@@ -3,8 +3,8 @@
 /** From a keyboard, a supervisor, or a terminal that was closed. */
 export const ENDING_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
-/** One of {@link ENDING_SIGNALS}. */
-export type EndingSignal = (typeof ENDING_SIGNALS)[number];
+/** What ends a command that goes on and on: SIGPIPE too, when nobody reads any more what it prints. */
+const STOPPING_SIGNALS = [...ENDING_SIGNALS, 'SIGPIPE'] as const;
 
 /** Ends the process as if nothing had waited for the signal, so that whoever started it sees why it ended. */
 export function endBySignal(signal: NodeJS.Signals): void {
@@ -16,23 +16,24 @@ export interface CaughtSignals {
   /** Aborted by the first one; the next ends the process at once. */
   readonly signal: AbortSignal;
   /** The one that came; null where none did. */
-  readonly readCaught: () => EndingSignal | null;
-  /** Waits for them no longer. */
+  readonly readCaught: () => NodeJS.Signals | null;
+  /** Waits for them no longer: from then on each ends the process. */
   readonly release: () => void;
 }
 
 /** Waits for signals until one comes. */
 export function catchSignals(): CaughtSignals {
   const controller = new AbortController();
-  let caught: EndingSignal | null = null;
+  let caught: NodeJS.Signals | null = null;
   const onSignal = (signal: NodeJS.Signals) => {
-    caught = ENDING_SIGNALS.find((one) => one === signal) ?? null;
-    release();
+    // Whatever is printed yet would bring the same signal again.
+    if (signal !== 'SIGPIPE') release();
+    caught ??= signal;
     controller.abort();
   };
   const release = () => {
-    for (const one of ENDING_SIGNALS) process.off(one, onSignal);
+    for (const one of STOPPING_SIGNALS) process.off(one, onSignal);
   };
-  for (const one of ENDING_SIGNALS) process.on(one, onSignal);
+  for (const one of STOPPING_SIGNALS) process.on(one, onSignal);
   return { signal: controller.signal, readCaught: () => caught, release };
 }

@@ -13,7 +13,7 @@ import { type CheckpointEvent, writeEvent, writeEventAsJson } from '../watch/wri
 import { loadPolicy, type PolicyOptions } from './load-policy.js';
 import { type CommonOptions, createCommand } from './options.js';
 import { readCommand, runCommand } from './run-command.js';
-import { catchSignals, type EndingSignal, endBySignal } from './signals.js';
+import { catchSignals, endBySignal } from './signals.js';
 import type { Terminal } from './terminal.js';
 import { announceReport, getExitCode, noteInput } from './write-reports.js';
 
@@ -83,7 +83,11 @@ async function runWatch(targets: Targets, options: WatchCommandOptions, terminal
     );
     const { signal } = caught;
     const end = await watch(targets, { audit, interval, timeout, idle, match, signal }, onEvent);
-    return printer.conclude(end, caught.readCaught());
+    const by = caught.readCaught();
+    const exitCode = printer.conclude(end, by !== null);
+    caught.release();
+    if (by !== null && exitCode === 0) endBySignal(by);
+    return exitCode;
   } finally {
     caught.release();
   }
@@ -133,11 +137,10 @@ class Printer {
   /**
    * Says what the watch came to.
    *
-   * @param signal that ended it: where nothing was found that its exit code would tell, the process ends by it.
    * @returns the exit code.
-   * @throws CheckpointError where it was to end by itself and nothing was audited.
+   * @throws CheckpointError where it ended by itself and there was nothing to audit.
    */
-  conclude({ failed, changing, passed }: WatchEnd, signal: EndingSignal | null): number {
+  conclude({ failed, changing, passed }: WatchEnd, isStopped: boolean): number {
     this.#terminal.finishProgress();
     const counts = [
       `${formatPlural(this.#audited, 'checkpoint')} audited`,
@@ -154,8 +157,8 @@ class Printer {
       ),
     );
     if (this.#drifted > 0) return 1;
-    if (signal !== null && failed === 0) endBySignal(signal);
-    else if (this.#audited + this.#gone + failed + changing.length === 0) refuseNothing(directory, passed);
+    if (isStopped) return failed > 0 ? 2 : 0;
+    if (this.#audited + this.#gone + failed + changing.length === 0) refuseNothing(directory, passed);
     return failed + changing.length > 0 ? 2 : 0;
   }
 

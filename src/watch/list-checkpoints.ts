@@ -1,6 +1,6 @@
 // Lists the checkpoints under a directory: which files are one by themselves, which are parts of one, and how they stand.
 
-import { lstatSync, readdirSync, realpathSync, type Stats, statSync } from 'node:fs';
+import { readdirSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
@@ -107,8 +107,9 @@ export function listCheckpoints(directory: string, { match = [], without = [] }:
   ];
   let entryCount = 0;
   for (let place = places.pop(); place !== undefined; place = places.pop()) {
-    const entries = readPlace(place.path, listing.unread);
-    if (entries === null && place.path === directory) listing.isThere = false;
+    const isRoot = place.path === directory;
+    const entries = readPlace(place.path, isRoot, listing.unread);
+    if (entries === null && isRoot) listing.isThere = false;
     const files: NamedFile[] = [];
     for (const entry of entries ?? []) {
       if (++entryCount > MAX_ENTRIES) refuseCrowd(directory);
@@ -164,11 +165,11 @@ interface Place {
 }
 
 /** Null where there is no such directory. */
-function readPlace(path: string, unread: Unread[]) {
+function readPlace(path: string, isRoot: boolean, unread: Unread[]) {
   try {
     return readdirSync(path, { withFileTypes: true });
   } catch (error) {
-    if (codeOf(error) === 'ENOTDIR' && lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === false)
+    if (isRoot && codeOf(error) === 'ENOTDIR')
       throw new CheckpointError('expected a directory to watch, found something else', {
         code: 'not-a-file',
         file: path,

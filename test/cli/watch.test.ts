@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { modelBytes } from '../build/run-directory.js';
 import { makeTempDirectory } from '../build/sources.js';
@@ -325,5 +326,22 @@ describe('a watch that runs', () => {
     await lines('stderr', 2);
     child.kill('SIGTERM');
     expect(await ended).toBe(1);
+  });
+
+  test('and whose output nobody reads any more ends too', async () => {
+    const place = makePlace({ 'runs/1.safetensors': 0 });
+    const { child, lines, ended } = start(place);
+    await lines('stdout', 1);
+    child.stdout.destroy();
+    let isOver = false;
+    const over = ended.then((by) => {
+      isOver = true;
+      return by;
+    });
+    for (let index = 2; !isOver; index++) {
+      writeFileSync(join(place, 'runs', `${index}.safetensors`), modelBytes(0));
+      await Promise.race([over, setTimeout(20)]);
+    }
+    expect(await over).toBe('SIGPIPE');
   });
 });

@@ -210,11 +210,12 @@ describe('what cannot be looked at', () => {
     const listing = listCheckpoints(join(run.path, 'later'), {});
     expect(listing).toMatchObject({ isThere: false, checkpoints: [], unread: [] });
     const path = run.at('model.pt');
-    expect(await failureOf(() => listCheckpoints(path, {}))).toMatchObject({
-      code: 'not-a-file',
-      file: path,
-      message: 'expected a directory to watch, found something else',
-    });
+    for (const file of [path, join(path, 'below')])
+      expect(await failureOf(() => listCheckpoints(file, {}))).toMatchObject({
+        code: 'not-a-file',
+        file,
+        message: 'expected a directory to watch, found something else',
+      });
   });
 
   test('a glob that is none is a usage error', async () => {

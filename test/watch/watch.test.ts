@@ -84,7 +84,9 @@ function shiftOf(event: WatchEvent & { kind: 'audited' }): number {
   return Math.round(shift * Math.sqrt(1 + 1e-5) * 1e4) / 1e4;
 }
 
-test('200 checkpoints, 20 half-written for a while and 20 deleted at once: none missed, none misread', async () => {
+test('200 checkpoints, 20 half-written for a while and 20 deleted at once: none missed, none misread', {
+  timeout: 120_000,
+}, async () => {
   const run = new RunDirectory();
   const nameOf = (index: number) => `version_${index % 3}/epoch=${index}.safetensors`;
   const steps: Step[] = [];
