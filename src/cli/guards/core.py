@@ -46,7 +46,7 @@ def guard_norms(model: nn.Module, *optimizers: optim.Optimizer, parts: tuple[str
                 gamma = torch.ones_like(after[0]) if layer.weight is None else layer.weight.detach().cpu().double()
                 (mean, sigma), (new_mean, new_sigma) = [(m, (v + layer.eps).sqrt()) for m, v in (before[name], after)]
                 moved = ((new_mean - mean) ** 2 + (new_sigma - sigma) ** 2) / sigma**2
-                shifts.append((float((gamma**2 * moved).sum() / (gamma**2).sum()) ** 0.5, name))
+                shifts.append((float((gamma**2 * moved).sum() / (gamma**2).sum().clamp(min=1e-300)) ** 0.5, name))
         if shifts:
             worst = ", ".join(f"{name} by {shift:.2g}" for shift, name in sorted(shifts, reverse=True)[:5])
             text = f"{len(shifts)} frozen norm layers moved, in standard deviations: {worst}. Cure: freeze_norms(model)"
@@ -59,6 +59,6 @@ def guard_norms(model: nn.Module, *optimizers: optim.Optimizer, parts: tuple[str
     if lost or not before:
         raise ValueError(f"no norm layer is frozen {lost or 'yet'}: freeze first, or name what is in PARTS")
     steps = iter(range(3))
-    for optimizer in optimizers:
+    for optimizer in [each for each in optimizers if isinstance(each, optim.Optimizer)]:  # DeepSpeed's is none
         optimizer.register_step_post_hook(lambda *_: None if next(steps, None) is None else check())
     return check

@@ -67,7 +67,7 @@ class NormGuard(keras.callbacks.Callback):
                 gamma = numpy.ones_like(before[0]) if layer.gamma is None else read(layer.gamma)[0]
                 sigma, new_sigma = (before[1] + layer.epsilon) ** 0.5, (after[1] + layer.epsilon) ** 0.5
                 moved = ((after[0] - before[0]) ** 2 + (new_sigma - sigma) ** 2) / sigma**2
-                shifts[path] = float((gamma**2 * moved).sum() / (gamma**2).sum()) ** 0.5
+                shifts[path] = float((gamma**2 * moved).sum() / max((gamma**2).sum(), 1e-300)) ** 0.5
         if shifts:
             worst = sorted(shifts, key=lambda path: -shifts[path])[:5]
             text = f"{len(shifts)} frozen norm layers moved, in standard deviations: "
