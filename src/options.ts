@@ -106,6 +106,7 @@ export type OptionKind = keyof typeof KINDS;
 /** A command of the command line. */
 export type CommandName =
   | 'diff'
+  | 'trace'
   | 'watch'
   | 'inspect'
   | 'init'
@@ -198,6 +199,11 @@ const OPTIONS = {
     policy:
       'Names of before that start with the key start with the value in after. Both may be globs of the same wildcards.',
     examples: [{ encoder: 'model.backbone' }, { '**.bn*': '**.norm*' }],
+  },
+  strict: {
+    is: 'flag',
+    flags: '--strict',
+    help: 'fail where a checkpoint is given twice or cannot be audited, instead of leaving it out',
   },
   channels: { is: 'flag', flags: '--channels', help: 'add the statistics of every channel to the JSON' },
   layers: {
@@ -312,6 +318,7 @@ const OPTIONS = {
     flags: '--pair <name>',
     help: 'audit a pair of checkpoints that the policy file names (repeatable)',
   },
+  run: { is: 'text', flags: '--run <name>', help: 'trace a run that the policy file names' },
   allPairs: { is: 'flag', flags: '--all-pairs', help: 'audit every pair that the policy file names' },
   match: {
     is: 'globs',
@@ -369,6 +376,7 @@ const RENDERING = ['format', 'width', 'paint', 'all'] as const;
 const TAKEN = {
   openCheckpoint: OPENING,
   audit: [...OPENING, ...JUDGING, 'epsilon', 'map', 'channels', 'onProgress'],
+  trace: [...OPENING, ...JUDGING, 'epsilon', 'map', 'strict', 'onProgress'],
   inspect: [...OPENING, 'epsilon', 'channels'],
   createBaseline: ['onProgress'],
   restore: [...OPENING, 'epsilon', 'map', 'layers', ...WRITING, 'onProgress'],
@@ -399,6 +407,15 @@ const REPORTING = [
 /** What the commands take, in the order of their help. */
 const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
   diff: [...REPORTING, ...JUDGING, 'map', 'layer', 'config', 'noConfig', 'pair', 'allPairs'],
+  trace: [
+    ...REPORTING.filter((name) => name !== 'channels'),
+    ...JUDGING,
+    'map',
+    'strict',
+    'config',
+    'noConfig',
+    'run',
+  ],
   watch: [
     'interval',
     'timeout',

@@ -48,9 +48,16 @@ export interface NamedPair extends PolicyRules {
   readonly after: readonly string[];
 }
 
+/** A training run that is traced under a name. Paths and globs are relative to the policy file. */
+export interface NamedRun extends PolicyRules {
+  readonly before: string;
+  readonly checkpoints: readonly string[];
+}
+
 /** The contents of a policy file. */
 export interface Policy extends PolicyRules {
   readonly pairs: ReadonlyMap<string, NamedPair>;
+  readonly runs: ReadonlyMap<string, NamedRun>;
   /** Files are relative to the policy file, and lie in its directory or below. */
   readonly reports: readonly ReportTarget[];
 }
@@ -75,10 +82,13 @@ const RULE_READERS = Object.fromEntries(
 
 const PAIR_READERS: Readers<NamedPair> = { before: readPath, after: readPaths, ...RULE_READERS };
 
+const RUN_READERS: Readers<NamedRun> = { before: readPath, checkpoints: readPaths, ...RULE_READERS };
+
 const POLICY_READERS: Readers<Policy & { $schema: string }> = {
   $schema: readString,
   ...RULE_READERS,
-  pairs: readPairs,
+  pairs: readNamed('pair', PAIR_READERS, 'after'),
+  runs: readNamed('run', RUN_READERS, 'checkpoints'),
   reports: readReports,
 };
 
@@ -93,7 +103,7 @@ export function parsePolicy(bytes: Uint8Array, file: string): Policy {
   const members = new Map<string, JsonValue>();
   new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
   const { $schema: _, ...policy } = readMembers(members, { file, key: '' }, POLICY_READERS);
-  return { pairs: new Map(), reports: [], ...policy };
+  return { pairs: new Map(), runs: new Map(), reports: [], ...policy };
 }
 
 function readMembers<Shape>(
@@ -178,21 +188,27 @@ export function trimDot(prefix: string): string {
   return prefix.replace(/\.$/, '');
 }
 
-function readPairs(value: JsonValue, place: Place): ReadonlyMap<string, NamedPair> {
-  return new Map(
-    readEntries(value, place, 'an object of named pairs').map(([name, pair, at]) => [
-      name,
-      readPair(pair, at),
-    ]),
-  );
-}
-
-function readPair(value: JsonValue, place: Place): NamedPair {
-  if (!isJsonObject(value)) failType(place, 'an object with "before" and "after"', value);
-  const { before, after, ...rules } = readMembers(value, place, PAIR_READERS);
-  if (before === undefined) fail(place, 'expected the key "before", found none');
-  if (after === undefined) fail(place, 'expected the key "after", found none');
-  return { before, after, ...rules };
+/** An object of what goes together by name: `before`, and under `others` what it is compared with. */
+function readNamed<Shape extends { readonly before: string }>(
+  noun: string,
+  readers: Readers<Shape>,
+  others: keyof Shape & string,
+): ReadValue<ReadonlyMap<string, Shape>> {
+  const readOne = (value: JsonValue, place: Place): Shape => {
+    if (!isJsonObject(value)) failType(place, `an object with "before" and "${others}"`, value);
+    const members = readMembers(value, place, readers);
+    for (const key of ['before', others] as const)
+      if (members[key] === undefined) fail(place, `expected the key "${key}", found none`);
+    // What is required is there, and all else may be left out.
+    return members as Shape;
+  };
+  return (value, place) =>
+    new Map(
+      readEntries(value, place, `an object of named ${noun}s`).map(([name, one, at]) => [
+        name,
+        readOne(one, at),
+      ]),
+    );
 }
 
 function readReports(value: JsonValue, place: Place): readonly ReportTarget[] {

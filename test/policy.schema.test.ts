@@ -42,6 +42,22 @@ const PAIR = {
   },
 };
 
+const RUN = {
+  description:
+    'A training run: a checkpoint from before it and those of the run, with what is different for them. Paths are relative to this file.',
+  type: 'object',
+  additionalProperties: false,
+  required: ['before', 'checkpoints'],
+  properties: {
+    before: { description: 'The checkpoint from before the training, or its baseline.', ...PATH },
+    checkpoints: {
+      description: 'The checkpoints of the run: its directory, a glob over files, a path, or a list of them.',
+      oneOf: [PATH, { type: 'array', minItems: 1, maxItems: MAX_ITEMS, items: PATH }],
+    },
+    ...RULES,
+  },
+};
+
 const SCHEMA = {
   $schema: 'http://json-schema.org/draft-07/schema#',
   title: 'bn-audit policy',
@@ -59,6 +75,12 @@ const SCHEMA = {
       maxProperties: MAX_ITEMS,
       additionalProperties: refer('pair'),
     },
+    runs: {
+      description: 'Training runs that are traced, by name: bn-audit trace --run NAME.',
+      type: 'object',
+      maxProperties: MAX_ITEMS,
+      additionalProperties: refer('run'),
+    },
     reports: {
       description:
         'Reports to write in every audit: format to file, relative to this file, in its directory or below.',
@@ -75,6 +97,7 @@ const SCHEMA = {
       ]),
     ),
     pair: PAIR,
+    run: RUN,
     reportFile: {
       ...TEXT,
       pattern:

@@ -70,6 +70,7 @@ describe('a policy with', () => {
         { from: '', to: 'module' },
       ],
       pairs: new Map(),
+      runs: new Map(),
       reports: [{ format: 'junit', file: 'a/b.xml' }],
     });
   });
@@ -102,6 +103,9 @@ const INVALID: readonly (readonly [policy: object, message: string])[] = [
   [{ pairs: [] }, 'p.json: pairs: expected an object of named pairs, found []'],
   [{ pairs: { a: 'x' } }, 'p.json: pairs.a: expected an object with "before" and "after", found "x"'],
   [{ pairs: { a: { after: 'y' } } }, 'p.json: pairs.a: expected the key "before", found none'],
+  [{ runs: { a: 'x' } }, 'p.json: runs.a: expected an object with "before" and "checkpoints", found "x"'],
+  [{ runs: { a: { before: 'x' } } }, 'p.json: runs.a: expected the key "checkpoints", found none'],
+  [{ runs: { a: { before: 'x', after: 'y' } } }, 'p.json: runs.a.after: unknown key'],
   [{ pairs: { a: { before: 'x' } } }, 'p.json: pairs.a: expected the key "after", found none'],
   [
     { pairs: { a: { before: 'x', after: [] } } },

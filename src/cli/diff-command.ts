@@ -142,7 +142,11 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   return exitCode;
 }
 
-function listReportFiles({ report = [] }: DiffOptions, loaded: LoadedPolicy | null): readonly ReportFile[] {
+/** The reports of the command line, and those of the policy, which must lie in its directory. */
+export function listReportFiles(
+  { report = [] }: Pick<CommonOptions, 'report'>,
+  loaded: LoadedPolicy | null,
+): readonly ReportFile[] {
   if (loaded === null) return report;
   const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({
     format,
@@ -185,14 +189,18 @@ export function planAudits(
 ): readonly PlannedAudit[] {
   const search: Search = { onSkip, entries: 0 };
   const audits: PlannedAudit[] = [];
-  const { pairs: _, reports: __, ...shared }: Partial<Policy> = loaded?.policy ?? {};
+  const { pairs: _, runs: __, reports: ___, ...shared }: Partial<Policy> = loaded?.policy ?? {};
   const plan = (before: string, after: readonly string[], pair: PolicyRules) => {
     const { failOn = 'error', ...options } = { ...shared, ...pair, ...rules };
     for (const path of after) audits.push({ before, after: path, options, failOn });
     if (audits.length > MAX_AUDITS) throw new UsageError(`more than ${MAX_AUDITS} audits in one run`);
   };
   if (targets.before !== undefined) {
-    plan(targets.before, expandAfter(targets.before, targets.after, '.', search), {});
+    plan(
+      targets.before,
+      expandAfter(targets.before, targets.after, (argument) => findCheckpoints(argument, '.', search)),
+      {},
+    );
     return audits;
   }
   if (loaded === null) {
@@ -203,26 +211,27 @@ export function planAudits(
   }
   for (const { before: name, after, ...overrides } of listPairs(targets, loaded)) {
     const before = resolveFromPolicy(loaded, name);
-    plan(before, expandAfter(before, after, loaded.directory, search), overrides);
+    plan(
+      before,
+      expandAfter(before, after, (argument) => findCheckpoints(argument, loaded.directory, search)),
+      overrides,
+    );
   }
   return audits;
 }
 
-/** Every after, globs expanded. A glob that catches before as well does not mean it. */
-function expandAfter(
+/** Every checkpoint that arguments mean. One that catches before among others does not mean it. */
+export function expandAfter(
   before: string,
   after: readonly string[],
-  directory: string,
-  search: Search,
+  find: (argument: string) => readonly string[],
 ): readonly string[] {
-  const expanded: string[] = [];
-  for (const argument of after) {
-    const found = findCheckpoints(argument, directory, search);
+  return after.flatMap((argument) => {
+    const found = find(argument);
     const others =
       found.length === 1 ? found : found.filter((path) => !isSameFile(path, findOnMachine(before)));
-    expanded.push(...(others.length === 0 ? found : others));
-  }
-  return expanded;
+    return others.length === 0 ? found : others;
+  });
 }
 
 function listPairs(

@@ -14,6 +14,7 @@ import { announceFailure } from './write-reports.js';
 /** The commands in the order of the help. All but the main job are loaded when they are needed: a run needs one. */
 const COMMANDS: ReadonlyMap<string, () => Promise<(terminal: Terminal) => Command>> = new Map([
   ['diff', async () => createDiff],
+  ['trace', async () => (await import('./trace-command.js')).createTrace],
   ['watch', async () => (await import('./watch-command.js')).createWatch],
   ['inspect', async () => (await import('./inspect-command.js')).createInspect],
   ['init', async () => (await import('./init-command.js')).createInit],

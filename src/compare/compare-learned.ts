@@ -78,7 +78,7 @@ export interface LearnedOptions {
   /** Tensors that go together by what they hold, whatever names say. */
   readonly byValue?: readonly TensorPair[] | undefined;
   readonly onProgress?: OnProgress | undefined;
-  readonly known?: LearnedComparisons | undefined;
+  readonly known?: Pick<LearnedComparisons, 'byAfter'> | undefined;
   /** Whether every difference counts as a change. */
   readonly exact?: boolean | undefined;
 }

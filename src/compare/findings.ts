@@ -94,6 +94,8 @@ export interface Finding {
   readonly message: string;
   /** The page that explains the kind, as a path within the package. */
   readonly docs: string;
+  /** The checkpoint that it is about, where a report is about several; absent elsewhere. */
+  readonly checkpoint?: string;
 }
 
 /** Makes a finding with its kind's level and docs page. */

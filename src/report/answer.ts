@@ -8,7 +8,7 @@ import {
   isLeadingDrift,
   titleOf,
 } from '../compare/findings.js';
-import { type AnyReport, encloseName, isAudit } from './any-report.js';
+import { encloseName, isAudit, type OneReport } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { findModulesToFreeze } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from './format-numbers.js';
@@ -74,7 +74,7 @@ export interface Answer {
 }
 
 /** The answer of a report in words. */
-export function describeAnswer(report: AnyReport): Answer {
+export function describeAnswer(report: OneReport): Answer {
   return isAudit(report) ? answerAudit(report) : answerInspection(report);
 }
 
@@ -84,7 +84,7 @@ function answerAudit(report: AuditReport): Answer {
     errors.length > 0 ? (['drifted', 'Drifted'] as const) : (['clean', 'Clean'] as const);
   if (errors.some(isLeadingDrift))
     return { outcome, word, headline: headlineOfDrift(report), explanation: explainDrift(report) };
-  const headline = errors.length > 0 ? listKinds(errors) : headlineOfClean(report);
+  const headline = errors.length > 0 ? listTitles(errors) : headlineOfClean(report);
   return { outcome, word, headline, explanation: explainCounts(report) };
 }
 
@@ -188,7 +188,8 @@ function describeBatches({ summary: { batches, causes } }: AuditReport): string 
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
 }
 
-function describeCauses({ summary: { causes } }: AuditReport): string {
+/** What moved the layers whose drift stands, in sentences with a space before each. */
+export function describeCauses({ summary: { causes } }: AuditReport): string {
   return causes
     .map(({ layers, sentence }) => {
       const which = causes.length === 1 ? '' : `${formatPlural(layers, 'norm layer')}: `;
@@ -215,7 +216,7 @@ function claimClean(report: AuditReport): string {
     ({ kind, level }) => level === 'warning' && kind !== 'unpaired-layer',
   );
   if (warnings.length > 0)
-    return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listKinds(warnings)}`;
+    return `no error, but ${formatPlural(warnings.length, 'warning')}: ${listTitles(warnings)}`;
   if (byStatus.locked === layers) {
     const isHidden = report.layers.some(({ channelsHidden }) => channelsHidden !== undefined);
     return `every ${notAudited > 0 ? 'audited ' : ''}${noun} stood still${isHidden ? ', as far as folding shows it' : ''}`;
@@ -267,12 +268,13 @@ function answerInspection({ health, findings, layers }: InspectReport): Answer {
         ? layers.length === 0
           ? 'no running statistics are in the file: norm layers were folded away'
           : 'all running statistics are finite'
-        : listKinds(serious.filter(({ level }) => level === worst)),
+        : listTitles(serious.filter(({ level }) => level === worst)),
     explanation: `${formatPlural(layers.length, 'norm layer')}, ${concerned === 0 ? 'none' : formatCount(concerned)} with an error or a warning.`,
   };
 }
 
-function listKinds(findings: AnyReport['findings']): string {
+/** The titles of findings, one of each kind, in a clause. */
+export function listTitles(findings: readonly Finding[]): string {
   const titles = [...new Set(findings.map(({ kind }) => titleOf(kind)))];
   return titles.map((title) => title.charAt(0).toLowerCase() + title.slice(1)).join('; ');
 }

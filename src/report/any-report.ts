@@ -7,23 +7,39 @@ import { escapeControls } from '../errors.js';
 import type { AuditReport, CheckpointSummary } from './audit-report.js';
 import type { InspectReport } from './inspect-report.js';
 import { defuseCommands, showName } from './text-layout.js';
+import type { TraceReport } from './trace-report.js';
 
-/** What every renderer takes: the report of a `diff` or of an `inspect`. */
-export type AnyReport = AuditReport | InspectReport;
+/** The report of a `diff` or of an `inspect`, which judge one checkpoint. */
+export type OneReport = AuditReport | InspectReport;
+
+/** What every renderer takes: the report of a `diff`, of an `inspect`, or of a `trace`. */
+export type AnyReport = OneReport | TraceReport;
 
 /** Whether a report is that of a `diff`. */
 export function isAudit(report: AnyReport): report is AuditReport {
-  return 'verdict' in report;
+  return 'regions' in report;
 }
 
-/** The checkpoint that a report judges: after, or the one inspected. */
-export function getJudgedCheckpoint(report: AnyReport): CheckpointSummary {
+/** Whether a report is that of a `trace`. */
+export function isTrace(report: AnyReport): report is TraceReport {
+  return 'checkpoints' in report;
+}
+
+/** The checkpoint that a report judges: after, the one inspected, or the last of a run. */
+export function getJudgedCheckpoint(report: AnyReport): Pick<CheckpointSummary, 'path'> {
+  if (isTrace(report)) return report.checkpoints.at(-1) ?? report.before;
   return isAudit(report) ? report.after : report.checkpoint;
 }
 
 /** What the judged checkpoint was trained with, else before's; null where no file tells. */
 export function findReportFramework(report: AnyReport): Framework | null {
-  return getJudgedCheckpoint(report).framework ?? (isAudit(report) ? report.before.framework : null);
+  if (isTrace(report)) return report.audit?.after.framework ?? report.before.framework;
+  return isAudit(report) ? (report.after.framework ?? report.before.framework) : report.checkpoint.framework;
+}
+
+/** The checkpoint that a finding is about: of a run, the one at which it began. */
+export function locateFinding(report: AnyReport, { checkpoint }: Finding): string {
+  return checkpoint ?? getJudgedCheckpoint(report).path;
 }
 
 /** How long names and messages that hold them may be in each format, in characters: beyond this they are not read. */
@@ -111,11 +127,18 @@ export interface TrackedFinding {
 /** Hexadecimal digits of a fingerprint: 128 bits. */
 const FINGERPRINT_LENGTH = 32;
 
+function listShifts(report: AnyReport): readonly (readonly [layer: string, shift: number])[] {
+  if (isTrace(report))
+    return report.layers.map(({ name, outputShift }) => [
+      name,
+      Math.max(...outputShift.map((shift) => shift || 0)),
+    ]);
+  return isAudit(report) ? report.layers.map(({ name, outputShift }) => [name, outputShift ?? 0]) : [];
+}
+
 /** Every finding, errors first, within a level the layers first whose output moved most. */
 export function rankFindings(report: AnyReport): readonly TrackedFinding[] {
-  const shifts = new Map(
-    isAudit(report) ? report.layers.map(({ name, outputShift }) => [name, outputShift ?? 0] as const) : [],
-  );
+  const shifts = new Map(listShifts(report));
   const shiftOf = ({ layer }: Finding) => shifts.get(layer) || 0;
   const occurrences = new Map<string, number>();
   return [...report.findings]

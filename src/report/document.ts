@@ -4,7 +4,7 @@ import { UNMARKED_KIND } from '../compare/compare-layers.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
 import { LAYER_STATUSES } from '../compare/status.js';
 import { type Answer, describeAnswer, isBiasOnly, keepCurableByEval, listRemedies } from './answer.js';
-import { type AnyReport, encloseName, isAudit } from './any-report.js';
+import { encloseName } from './any-report.js';
 import {
   type AuditLayer,
   type AuditReport,
@@ -55,8 +55,12 @@ export type Block =
   | { readonly kind: 'regions'; readonly report: AuditReport }
   /** What a reader should know beyond the findings: sentences that hold names from files as they are. */
   | { readonly kind: 'notes'; readonly notes: readonly string[] }
-  /** What words of the report mean. */
-  | { readonly kind: 'terms'; readonly terms: readonly (readonly [term: string, meaning: string])[] }
+  /** What words of the report mean, or what there is so much of; meanings are phrases. */
+  | {
+      readonly kind: 'terms';
+      readonly title?: string;
+      readonly terms: readonly (readonly [term: string, meaning: string])[];
+    }
   /** What to do, a paragraph for each cause. */
   | { readonly kind: 'remedies'; readonly remedies: readonly string[] }
   | { readonly kind: 'advice'; readonly advice: Advice };
@@ -70,10 +74,11 @@ export interface Table extends TableOptions {
   readonly take: (count: number, isText: boolean) => readonly (readonly Cell[])[];
 }
 
-/** A cell's phrase, and how long a bar beside it is, where it has one. */
+/** A cell's phrase; how long a bar beside it is, and the values that a line is drawn of, where it has them. */
 interface Cell {
   readonly phrase: string;
   readonly size: number | null;
+  readonly trend: readonly (number | null)[] | null;
 }
 
 interface TableOptions {
@@ -110,6 +115,8 @@ export interface Column<Row> {
   /** The size that a bar shows; the longest is that of `full`, or of the largest. */
   readonly bar?: (row: Row) => number | null;
   readonly full?: number;
+  /** Values in a row that a page draws as a line instead of the cell. */
+  readonly trend?: (row: Row) => readonly (number | null)[];
   /** What text, where columns are dear, shows instead; false where it goes without. */
   readonly text?:
     | { readonly title?: string; readonly cell?: (row: Row) => string; readonly hasNoBar?: true }
@@ -147,20 +154,17 @@ export function makeTable<Row>(
 ): Table {
   const take = (count: number, isText: boolean) =>
     rows.slice(0, count).map((row) =>
-      columns.map(({ cell, bar, text = false }) => ({
+      columns.map(({ cell, bar, trend, text = false }) => ({
         phrase: isText && text !== false && text.cell !== undefined ? text.cell(row) : cell(row),
         size: bar?.(row) ?? null,
+        trend: trend?.(row) ?? null,
       })),
     );
   return { kind: 'table', columns, length: rows.length, take, ...options };
 }
 
-/** What the report of an audit or an inspection says. */
-export function describeReport(report: AnyReport, { all }: { readonly all: boolean }): Document {
-  return isAudit(report) ? describeAudit(report, all) : describeInspection(report);
-}
-
-function describeAudit(report: AuditReport, all: boolean): Document {
+/** What the report of an audit says. */
+export function describeAudit(report: AuditReport, all: boolean): Document {
   const advice = adviseFreeze(keepCurableByEval(report));
   return {
     answer: describeAnswer(report),
@@ -285,7 +289,8 @@ function nameLayer({ name, before, after, via }: AuditLayer): string {
   return isTold ? encloseName(name) : `${encloseName(name)} (${encloseName(node)})`;
 }
 
-function describeInspection(report: InspectReport): Document {
+/** What the report of an inspection says. */
+export function describeInspection(report: InspectReport): Document {
   return {
     answer: describeAnswer(report),
     facts: [describeCheckpoint('checkpoint', report.checkpoint)],

@@ -67,6 +67,26 @@ export function formatBar(value: number, { full, cells }: { full: number; cells:
   return '█'.repeat(Math.floor(eighths / 8)) + (EIGHTHS[eighths % 8] ?? '');
 }
 
+const LEVELS = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'] as const;
+
+/**
+ * Values in a row as a line of at most `cells` characters, the largest as the highest. A value above 0 is always visible; 0
+ * is a dot, and an unknown value a space. Where there are more values than cells, each cell shows the largest of its own.
+ */
+export function formatSparkline(values: readonly (number | null)[], cells: number): string {
+  const finite = values.map((value) => (value !== null && Number.isFinite(value) ? value : null));
+  const full = finite.reduce<number>((most, value) => Math.max(most, value ?? 0), 0);
+  const count = Math.min(cells, values.length);
+  return Array.from({ length: count }, (_, index) => {
+    const from = Math.floor((index * values.length) / count);
+    const to = Math.floor(((index + 1) * values.length) / count);
+    const known = finite.slice(from, to).filter((value) => value !== null);
+    if (known.length === 0) return ' ';
+    const most = Math.max(...known);
+    return most <= 0 ? '·' : (LEVELS[Math.max(0, Math.ceil((most / full) * LEVELS.length) - 1)] ?? '█');
+  }).join('');
+}
+
 function toThreeDigits(value: number): string {
   const text = value.toPrecision(3);
   return text.includes('e') ? String(Math.round(value)) : text;

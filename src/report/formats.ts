@@ -55,7 +55,7 @@ const FORMATS = [
     name: 'html',
     signature: /^<!doctype html>[\s\S]*<meta name="generator" content="bn-audit[ "]/,
     hasChannels: true,
-    load: async (): Promise<Renderer> => (await import('./html/html.js')).renderHtml,
+    load: async (): Promise<Renderer> => (await import('./html/render-html.js')).renderHtml,
   },
   {
     name: 'junit',

@@ -2,7 +2,7 @@
 
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, getJudgedCheckpoint, LIMITS, rankFindings, showSafely } from './any-report.js';
+import { type AnyReport, LIMITS, locateFinding, rankFindings, showSafely } from './any-report.js';
 import { FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { formatPlural } from './format-numbers.js';
 import { findArtifactPath } from './sarif.js';
@@ -41,7 +41,6 @@ export function renderGithub(report: AnyReport | ReportSet, options: PrintingOpt
   };
   const counts: Record<AnnotatedLevel, number> = { error: failures.length, warning: 0 };
   for (const one of reports) {
-    const file = findArtifactPath(getJudgedCheckpoint(one).path, options);
     const findings = rankFindings(one);
     for (const level of ANNOTATED_LEVELS) {
       const own = findings.filter(({ finding }) => finding.level === level);
@@ -49,6 +48,7 @@ export function renderGithub(report: AnyReport | ReportSet, options: PrintingOpt
       // No more can be shown, even if these come before all others.
       for (const [rank, { finding }] of own.slice(0, MAX_ANNOTATIONS).entries()) {
         const { kind, layer, message, docs } = finding;
+        const file = findArtifactPath(locateFinding(one, finding), options);
         const text = `${showSafely(layer, LIMITS.github.name)}: ${message.slice(0, LIMITS.github.message)} (${kind}, ${docs})`;
         found[level].push({ rank, title: titleOf(kind), file, message: text });
       }

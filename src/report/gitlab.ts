@@ -1,13 +1,13 @@
 // GitLab's code quality report.
 
 import { createHash } from 'node:crypto';
-import { type FindingKind, type FindingLevel, titleOf } from '../compare/findings.js';
+import { type Finding, type FindingKind, type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import {
   type AnyReport,
   findReportFramework,
-  getJudgedCheckpoint,
   LIMITS,
+  locateFinding,
   rankFindings,
   showMessage,
   showSafely,
@@ -55,21 +55,33 @@ function tellApart(issue: Issue): Issue {
 }
 
 function listIssues(report: AnyReport, options: PrintingOptions): readonly Issue[] {
-  const path = escapeControls(findArtifactPath(getJudgedCheckpoint(report).path, options));
   const framework = findReportFramework(report);
   const explain = (kind: FindingKind) => Object.values(helpWith(kind, framework)).join(' ');
-  return rankFindings(report).map(({ finding: { kind, level, layer, message, docs }, fingerprint }) => ({
+  return rankFindings(report).map(({ finding, fingerprint }) =>
+    describeIssue(finding, {
+      fingerprint,
+      help: explain(finding.kind),
+      path: escapeControls(findArtifactPath(locateFinding(report, finding), options)),
+    }),
+  );
+}
+
+function describeIssue(
+  { kind, level, layer, message, docs }: Finding,
+  { fingerprint, help, path }: { readonly fingerprint: string; readonly help: string; readonly path: string },
+): Issue {
+  return {
     type: 'issue',
     check_name: kind,
     description: `${titleOf(kind)}: ${showSafely(layer, LIMITS.gitlab.name)}: ${showMessage(message, LIMITS.gitlab.message)}`,
     content: {
-      body: `${explain(kind)} More in ${docs} of bn-audit.`,
+      body: `${help} More in ${docs} of bn-audit.`,
     },
     categories: ['Bug Risk'],
     severity: SEVERITIES[level],
     fingerprint,
     location: { path, lines: { begin: 1 } },
-  }));
+  };
 }
 
 function describeFailedAudit({ after, message, hint, code }: AuditFailure, options: PrintingOptions): Issue {

@@ -8,6 +8,7 @@ import {
   findReportFramework,
   getJudgedCheckpoint,
   isAudit,
+  isTrace,
   LEVEL_RANKS,
   LIMITS,
   showMessage,
@@ -95,16 +96,23 @@ function isSkipped({ findings }: TestCase): boolean {
 }
 
 function renderProperties(report: AnyReport): readonly string[] {
-  const properties = isAudit(report)
+  const properties = isTrace(report)
     ? [
         ['verdict', report.verdict],
         ['before', report.before.path],
-        ['after', report.after.path],
+        ['checkpoints', String(report.checkpoints.length)],
+        ...report.skipped.map(({ message }) => ['skipped', message]),
       ]
-    : [
-        ['health', report.health],
-        ['checkpoint', report.checkpoint.path],
-      ];
+    : isAudit(report)
+      ? [
+          ['verdict', report.verdict],
+          ['before', report.before.path],
+          ['after', report.after.path],
+        ]
+      : [
+          ['health', report.health],
+          ['checkpoint', report.checkpoint.path],
+        ];
   return writeProperties(properties);
 }
 

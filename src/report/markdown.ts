@@ -14,7 +14,8 @@ import {
 } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
-import { type Block, type Document, describeReport, type Fact, type Table } from './document.js';
+import { describeReport } from './describe-report.js';
+import type { Block, Document, Fact, Table } from './document.js';
 import { type Advice, splitCodeWords } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatPlural } from './format-numbers.js';
 import { nameLayers } from './layer-nouns.js';
@@ -110,7 +111,10 @@ function writeBlock(block: Block, all: boolean): readonly string[] {
     case 'moves':
       return [];
     case 'terms':
-      return [block.terms.map(([term, meaning]) => `- **${term}**: ${meaning}`).join('\n')];
+      return [
+        ...(block.title === undefined ? [] : [`**${block.title}.**`]),
+        block.terms.map(([term, meaning]) => `- **${term}**: ${sayPhrase(meaning)}`).join('\n'),
+      ];
     case 'remedies':
       return block.remedies.map((remedy) => `**What to do.** ${remedy}`);
     case 'advice':

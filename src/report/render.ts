@@ -6,7 +6,7 @@ import { type AuditSet, isAuditSet, toReportSet } from './audit-set.js';
 import { findFormat, type Renderer, type ReportFormat } from './formats.js';
 import { renderGithub } from './github.js';
 import { renderGitlab } from './gitlab.js';
-import { renderHtml } from './html/html.js';
+import { renderHtml } from './html/render-html.js';
 import { renderJson } from './json.js';
 import { renderJunit } from './junit.js';
 import { renderMarkdown } from './markdown.js';

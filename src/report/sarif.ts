@@ -8,6 +8,7 @@ import {
   findReportFramework,
   getJudgedCheckpoint,
   LIMITS,
+  locateFinding,
   rankFindings,
   showMessage,
   showSafely,
@@ -68,14 +69,17 @@ const LOG_LEVELS = 4;
 function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions): Iterable<object> {
   const { reports, failures } = listReports(report);
   for (const one of reports) {
-    const uri = toUriReference(findArtifactPath(getJudgedCheckpoint(one).path, options));
+    const uriOf = (path: string) => toUriReference(findArtifactPath(path, options));
+    const uri = uriOf(getJudgedCheckpoint(one).path);
     const ranked = rankFindings(one);
     const shown = ranked.slice(0, MAX_SARIF_RESULTS);
+    const places = shown.map(({ finding }) => uriOf(locateFinding(one, finding)));
+    const uris = [...new Set([uri, ...places])];
     yield describeRun(one.tool, uri, findReportFramework(one), {
       executionSuccessful: true,
       toolExecutionNotifications: listNotifications(one, ranked.length - shown.length),
-      artifacts: [{ location: { uri } }],
-      results: shown.map((tracked) => describeResult(tracked, uri)),
+      artifacts: uris.map((one) => ({ location: { uri: one } })),
+      results: shown.map((tracked, index) => describeResult(tracked, places[index] ?? uri, uris)),
     });
   }
   for (const { after, message } of failures)
@@ -139,7 +143,11 @@ function describeRule(kind: FindingKind, framework: Framework | null): object {
   };
 }
 
-function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): object {
+function describeResult(
+  { finding, fingerprint }: TrackedFinding,
+  uri: string,
+  uris: readonly string[],
+): object {
   const layer = showSafely(finding.layer, LIMITS.sarif.name);
   const message = showMessage(finding.message, LIMITS.sarif.message);
   return {
@@ -149,7 +157,7 @@ function describeResult({ finding, fingerprint }: TrackedFinding, uri: string): 
     message: { text: escapeMessage(`${layer}: ${message}`) },
     locations: [
       {
-        physicalLocation: { artifactLocation: { uri, index: 0 }, region: { startLine: 1 } },
+        physicalLocation: { artifactLocation: { uri, index: uris.indexOf(uri) }, region: { startLine: 1 } },
         logicalLocations: [{ fullyQualifiedName: layer, kind: 'module' }],
       },
     ],

@@ -14,14 +14,8 @@ import {
 } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
-import {
-  type Block,
-  type Document,
-  describeReport,
-  type Fact,
-  listChannels,
-  type Table,
-} from './document.js';
+import { describeReport } from './describe-report.js';
+import { type Block, type Document, type Fact, listChannels, type Table } from './document.js';
 import type { Advice } from './fix-advice.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { formatLayers } from './layer-nouns.js';
@@ -89,7 +83,7 @@ function layOutBlock(block: Block, layout: TextLayout): readonly Lines[] {
     case 'moves':
       return [];
     case 'terms':
-      return [layOutTerms(block.terms, layout)];
+      return [layOutTerms(block, layout)];
     case 'remedies':
       return block.remedies.map((remedy) => layOutSection('What to do', [remedy], layout));
     case 'advice':
@@ -316,15 +310,20 @@ function layOutNotes(notes: readonly string[], { width, paint, all }: TextLayout
 }
 
 function layOutTerms(
-  terms: readonly (readonly [term: string, meaning: string])[],
+  { title, terms }: Extract<Block, { kind: 'terms' }>,
   { width, paint }: TextLayout,
 ): Lines {
   const termWidth = Math.max(...terms.map(([term]) => term.length));
-  return terms.flatMap(([term, meaning]) =>
-    wrapText(meaning, { width, indent: ' '.repeat(termWidth + 4) }).map((line, index) =>
-      paint('faint', index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
+  // Under a title they are what the report says; without one they explain it.
+  const show = (line: string) => (title === undefined ? paint('faint', line) : line);
+  return [
+    ...(title === undefined ? [] : [paint('strong', title)]),
+    ...terms.flatMap(([term, meaning]) =>
+      wrapText(sayPhrase(meaning), { width, indent: ' '.repeat(termWidth + 4) }).map((line, index) =>
+        show(index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
+      ),
     ),
-  );
+  ];
 }
 
 function layOutSection(title: string, sentences: readonly string[], { width, paint }: TextLayout): Lines {

@@ -1,4 +1,4 @@
-// Reports as one HTML page that needs nothing else.
+// The page of an audit or an inspection, and that of several audits.
 
 import type { Framework } from '../../checkpoint/checkpoint.js';
 import { type Finding, titleOf } from '../../compare/findings.js';
@@ -6,11 +6,11 @@ import { LAYER_STATUSES } from '../../compare/status.js';
 import { failUnreachable } from '../../errors.js';
 import { describeAnswer, type Outcome } from '../answer.js';
 import {
-  type AnyReport,
   type FindingGroup,
   findReportFramework,
   groupFindings,
   isAudit,
+  type OneReport,
   rankFindings,
   showMessage,
   showSafely,
@@ -23,16 +23,16 @@ import {
   findWorstReport,
   getCommonBefore,
   getShift,
-  isAuditSet,
   type ReportHead,
   type ReportSet,
 } from '../audit-set.js';
-import { type Block, type Document, describeReport, type Fact, type Moves, type Table } from '../document.js';
+import { describeReport } from '../describe-report.js';
+import type { Block, Document, Fact, Moves, Table } from '../document.js';
 import { countsBatches, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
 import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import { areUnmarked, formatLayers, nameLayer } from '../layer-nouns.js';
-import { defuseCommands, type Pieces } from '../text-layout.js';
+import { defuseCommands } from '../text-layout.js';
 import {
   renderBar,
   renderLayerTable,
@@ -61,17 +61,11 @@ import { buildPageChannels, buildPageData } from './page-data.js';
 const MAX_PAGE_LENGTH = 900_000;
 
 /**
- * A report as one HTML page that needs no network and no server. The answer, the module tree, the table and the findings
- * stand in the markup and read without scripts; the script sorts, filters and draws. Of several audits: the answer over
- * all, then a row for each checkpoint, which opens to what was found in it and to the layers that moved most.
+ * The page of an audit or an inspection: the answer, the module tree, the table and the findings.
  *
  * Charts of channels need the report's `perChannel`; their data is cut so that the page stays small.
  */
-export function renderHtml(report: AnyReport | ReportSet): Pieces {
-  return [isAuditSet(report) ? renderSet(report) : renderOne(report)];
-}
-
-function renderOne(report: AnyReport): string {
+export function renderOne(report: OneReport): string {
   const document = describeReport(report, { all: true });
   const { answer } = document;
   const main = html`<main>
@@ -97,7 +91,7 @@ ${main}`,
   });
 }
 
-function listSections(report: AnyReport): readonly (readonly [id: string, title: string])[] {
+function listSections(report: OneReport): readonly (readonly [id: string, title: string])[] {
   return [
     ['depth', 'Depth'],
     ...(isAudit(report) ? ([['modules', 'Modules']] as const) : []),
@@ -106,7 +100,7 @@ function listSections(report: AnyReport): readonly (readonly [id: string, title:
   ];
 }
 
-function renderDepthChart(report: AnyReport): Markup {
+function renderDepthChart(report: OneReport): Markup {
   const { format } = isAudit(report) ? report.before : report.checkpoint;
   return html`<section id="depth" aria-labelledby="depth-title">
 <h2 id="depth-title">${isAudit(report) ? 'Drift along the depth' : 'Statistics along the depth'}</h2>
@@ -137,7 +131,8 @@ const MAX_CONTENTS_LENGTH = 700_000;
 /** So many layers of a checkpoint are shown; a page of its own has them all. */
 const SHOWN_LAYERS = 10;
 
-function renderSet(set: ReportSet): string {
+/** The page of several audits: the answer over all, then a row for each checkpoint, which opens to what was found in it. */
+export function renderSet(set: ReportSet): string {
   const outcome = set.verdict;
   const hasAnyFinding = set.heads.some(({ findings }) => findings.length > 0);
   const worst = findWorstReport(set);
@@ -317,8 +312,8 @@ const ICONS: Readonly<Record<Outcome, string>> = {
   clean: 'M5.5 10.5l3 3 6-7',
 };
 
-/** What the page says first: the verdict, the evidence in numbers, and what was looked at. */
-function renderAnswer({ answer, facts }: Document, evidence: Markup | null): Markup {
+/** What a page says first: the verdict, the evidence in numbers, and what was looked at. */
+export function renderAnswer({ answer, facts }: Document, evidence: Markup | null): Markup {
   const { outcome, word, headline, explanation } = answer;
   return html`<section class="answer ${outcome}" aria-labelledby="headline">
 <p>${renderVerdict(outcome, word)}</p>
@@ -346,10 +341,10 @@ function renderVerdict(outcome: Outcome, word: string): Markup {
 }
 
 /** A number that a page shows large. */
-type Figure = readonly [label: string, value: string, note: string];
+export type Figure = readonly [label: string, value: string, note: string];
 
 /** Numbers in a row, each with its label and a note. */
-function renderFigures(figures: readonly Figure[]): Markup {
+export function renderFigures(figures: readonly Figure[]): Markup {
   return html`<dl class="figures">
 ${figures.map(([label, value, note]) => html`<div><dt>${label}</dt><dd>${value} <small>${note}</small></dd></div>`)}
 </dl>`;
@@ -415,7 +410,7 @@ const BRIEF_FINDINGS = 3;
 const SHOWN_NOTES = 100;
 
 /** What was found, by kind: what it means, what to do, and where. */
-function renderFindings(report: AnyReport): Markup | null {
+function renderFindings(report: OneReport): Markup | null {
   if (report.findings.length === 0) return null;
   const positions = new Map(report.layers.map(({ name }, index) => [name, index]));
   const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
@@ -443,12 +438,12 @@ ${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
 }
 
 /** What sort of findings these are, and how many. */
-function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
+export function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup {
   return html`<span class="level ${level}">${level}</span> ${titleOf(kind)} <small>${formatCount(length)}</small>`;
 }
 
 /** What a finding of its kind means, what to do about it, and where to read on. */
-function renderHelp({ kind, docs }: Finding, framework: Framework | null): Markup {
+export function renderHelp({ kind, docs }: Finding, framework: Framework | null): Markup {
   const { meaning, remedy } = helpWith(kind, framework);
   return html`<p>${meaning}</p>
 <p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
@@ -475,7 +470,7 @@ function linkLayer(name: string, positions: ReadonlyMap<string, number>): Markup
  * A part of a report as a section of its page. Null for what a page shows in its own way, with links from one to the other:
  * findings and regions.
  */
-function renderBlock(block: Block): Markup | null {
+export function renderBlock(block: Block): Markup | null {
   switch (block.kind) {
     case 'table':
       return renderTable(block);
@@ -484,7 +479,7 @@ function renderBlock(block: Block): Markup | null {
     case 'notes':
       return renderNotes(block.notes);
     case 'terms':
-      return html`<dl class="terms">${block.terms.map(([term, meaning]) => html`<dt>${term}</dt><dd>${meaning}</dd>`)}</dl>\n`;
+      return html`${block.title === undefined ? null : html`<h2>${block.title}</h2>\n`}<dl class="terms">${block.terms.map(([term, meaning]) => html`<dt>${term}</dt><dd>${markNames(meaning)}</dd>`)}</dl>\n`;
     case 'remedies':
       return renderRemedies(block.remedies);
     case 'advice':
@@ -504,9 +499,41 @@ function renderTable(table: Table): Markup {
   return html`<section>${section === undefined ? null : html`<h2>${section.title}</h2>\n`}${section?.lead === undefined ? null : html`<p class="lead">${section.lead}</p>\n`}<div class="panel scroll"><table class="plain">
 <thead><tr>${columns.map(({ title }, index) => html`<th scope="col" class="${kindOf(index)}">${capitalize(title)}</th>`)}</tr></thead>
 <tbody>
-${table.take(table.length, false).map((row) => html`<tr>${row.map(({ phrase, size }, index) => html`<td class="${kindOf(index)}">${markNames(phrase)}${size === null ? null : drawShare(size / (scales[index] ?? 1))}</td>`)}</tr>\n`)}</tbody>
+${table.take(table.length, false).map((row) => html`<tr>${row.map(({ phrase, size, trend }, index) => html`<td class="${kindOf(index)}">${trend === null ? markNames(phrase) : drawTrend(trend)}${size === null ? null : drawShare(size / (scales[index] ?? 1))}</td>`)}</tr>\n`)}</tbody>
 </table></div></section>
 `;
+}
+
+/** Points of a line in a table: a cell is hardly wider in pixels. */
+const TREND_POINTS = 80;
+
+/** Values in a row as a line, the largest on top; where there are more than points, each shows the largest of its own. */
+function drawTrend(values: readonly (number | null)[]): Markup {
+  const count = Math.min(values.length, TREND_POINTS);
+  const most = Array.from({ length: count }, (_, index) => {
+    const from = Math.floor((index * values.length) / count);
+    const own = values.slice(from, Math.floor(((index + 1) * values.length) / count));
+    return own.reduce<number | null>(
+      (max, value) => (value === null ? max : Math.max(max ?? 0, value)),
+      null,
+    );
+  });
+  const full = most.reduce<number>(
+    (max, value) => (Number.isFinite(value) ? Math.max(max, value ?? 0) : max),
+    0,
+  );
+  const step = 120 / Math.max(1, count - 1);
+  let path = '';
+  let isOpen = false;
+  most.forEach((value, index) => {
+    if (value === null) isOpen = false;
+    else {
+      const height = full === 0 ? 0 : Math.min(1, value / full || 0) * 18;
+      path += `${isOpen ? 'L' : 'M'}${(index * step).toFixed(1)} ${(19 - height).toFixed(1)}`;
+      isOpen = true;
+    }
+  });
+  return html`<svg class="trend" viewBox="0 0 120 20" preserveAspectRatio="none" aria-hidden="true"><path d="${path}"/></svg>`;
 }
 
 function drawShare(share: number): Markup {

@@ -3,7 +3,7 @@
 import type { Region } from '../../compare/regions.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { getOrMake } from '../../norm/naming.js';
-import { type AnyReport, isAudit, showSafely } from '../any-report.js';
+import { isAudit, type OneReport, showSafely } from '../any-report.js';
 import type { AuditLayer, AuditReport } from '../audit-report.js';
 import { type Column, LAYER_COLUMNS, listInspectColumns } from '../document.js';
 import { formatCount, formatMagnitude, formatMeasure, formatPlural } from '../format-numbers.js';
@@ -12,7 +12,7 @@ import { formatLayers, nameLayers } from '../layer-nouns.js';
 import { capitalize, html, type Markup, markNames } from './markup.js';
 
 /** The table of layers. The page's script makes it sortable and opens rows; the order here is what sorts first. */
-export function renderLayerTable(report: AnyReport): Markup {
+export function renderLayerTable(report: OneReport): Markup {
   return isAudit(report)
     ? renderTable(report.layers, LAYER_COLUMNS, AUDIT_ORDER)
     : renderTable(report.layers, listInspectColumns(report.layers), {

@@ -1,7 +1,7 @@
 // The data that the page's script draws from.
 
 import type { EpsilonFrom } from '../../compare/compare-layers.js';
-import { type AnyReport, isAudit, rankFindings, showMessage, showSafely } from '../any-report.js';
+import { isAudit, type OneReport, rankFindings, showMessage, showSafely } from '../any-report.js';
 import type { AuditLayer, LayerSide } from '../audit-report.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
@@ -41,7 +41,7 @@ interface ChannelSource {
  * The statistics per channel of a report's layers, in `available` characters: where there is not room for all, the
  * channels of each layer that moved most.
  */
-export function buildPageChannels(report: AnyReport, available: number): readonly (PageChannels | null)[] {
+export function buildPageChannels(report: OneReport, available: number): readonly (PageChannels | null)[] {
   const sources: readonly (ChannelSource | null)[] = isAudit(report)
     ? report.layers.map(({ perChannel, epsilon }) =>
         perChannel?.before ? { epsilon, before: perChannel.before, after: perChannel.after } : null,
@@ -135,7 +135,7 @@ interface Measure<Layer> extends PageMeasure {
 }
 
 /** The data of a report's page, but for its channels. */
-export function buildPageData(report: AnyReport): PageData {
+export function buildPageData(report: OneReport): PageData {
   const findings = groupFindings(report);
   const describe = <Layer extends AuditLayer | InspectLayer>(
     layers: readonly Layer[],
@@ -205,7 +205,7 @@ function toJsonNumber(value: number | null | undefined): number | string | null 
   return Number.isFinite(value) ? Number(value.toPrecision(6)) : String(value);
 }
 
-function groupFindings(report: AnyReport): ReadonlyMap<string, PageLayer['findings']> {
+function groupFindings(report: OneReport): ReadonlyMap<string, PageLayer['findings']> {
   const groups = new Map<string, { level: string; text: string }[]>();
   for (const { finding } of rankFindings(report)) {
     const group = groups.get(finding.layer) ?? [];

@@ -1,0 +1,251 @@
+import { copyFileSync, linkSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import type { TraceReport } from '../../src/report/trace-report.js';
+import { type TraceOptions, trace } from '../../src/trace/trace.js';
+import { failureOf } from '../build/failure.js';
+import { checkpointBytes, type RunState, writeFiles } from '../build/runs.js';
+import { makeTempDirectory } from '../build/sources.js';
+
+const leak = fileURLToPath(new URL('../../fixtures/runs/leak', import.meta.url));
+const LEAK = Array.from({ length: 12 }, (_, index) =>
+  join(leak, `epoch_${String(index + 1).padStart(2, '0')}.pt`),
+);
+
+/** The statuses of a layer at each checkpoint. */
+function statusesOf({ layers, checkpoints }: TraceReport, name: string): readonly (string | undefined)[] {
+  const spans = layers.find((layer) => layer.name === name)?.spans ?? [];
+  return checkpoints.map((_, index) => spans.find(({ from, to }) => from <= index && index <= to)?.status);
+}
+
+/** Traces states that are written as epochs 1, 2, … of a run. */
+async function traceStates(
+  states: readonly RunState[],
+  options: TraceOptions = {},
+  base: RunState = {
+    layers: Object.fromEntries(Object.keys(states[0]?.layers ?? {}).map((path) => [path, {}])),
+  },
+): Promise<TraceReport> {
+  const directory = makeTempDirectory();
+  const named = states.map((state, index) => {
+    const metadata = { epoch: String(index + 1), ...state.metadata };
+    return [
+      `epoch_${index + 1}.safetensors`,
+      checkpointBytes({ head: index + 1, ...state, metadata }),
+    ] as const;
+  });
+  writeFiles(directory, { 'base.safetensors': checkpointBytes(base), ...Object.fromEntries(named) });
+  return trace(
+    join(directory, 'base.safetensors'),
+    named.map(([name]) => join(directory, name)),
+    options,
+  );
+}
+
+const one = (...states: readonly RunState['layers'][string][]) => states.map((net) => ({ layers: { net } }));
+
+describe('a run of PyTorch whose freeze leaks', async () => {
+  const expected: {
+    readonly layers: Readonly<
+      Record<
+        string,
+        { statuses: readonly string[]; outputShift: readonly number[]; batches: readonly number[] }
+      >
+    >;
+  } = JSON.parse(readFileSync(join(leak, 'expected.json'), 'utf8'));
+  const report = await trace(join(leak, 'base.pt'), LEAK.toReversed());
+
+  test('is put in order by its epochs, and tells its steps and batch counts', () => {
+    expect(report.order).toEqual(['epoch']);
+    expect(report.checkpoints.map(({ path, epoch, step }) => [path, epoch, step])).toEqual(
+      LEAK.map((path, index) => [path, index + 1, 6 * (index + 1)]),
+    );
+    const [first = 0] = report.checkpoints.map(({ batches }) => batches);
+    const moved = report.checkpoints.map(({ batches }) => (batches ?? 0) - (first ?? 0));
+    expect(moved).toEqual(
+      Object.values(expected.layers)[0]?.batches.map((_, index) =>
+        Object.values(expected.layers).reduce((sum, { batches }) => sum + (batches[index] ?? 0), 0),
+      ),
+    );
+  });
+
+  test.each(Object.entries(expected.layers))(
+    '%s goes where numpy says',
+    (name, { statuses, outputShift }) => {
+      const layer = report.layers.find((one) => one.name === name);
+      expect(statusesOf(report, name)).toEqual(statuses);
+      expect(layer?.outputShift).toHaveLength(12);
+      outputShift.forEach((shift, index) => {
+        expect(layer?.outputShift[index]).toBeCloseTo(shift, 9);
+      });
+    },
+  );
+
+  test('begins to drift at epoch 4, both layers at once', () => {
+    expect(report.verdict).toBe('drifted');
+    expect(report.summary).toMatchObject({
+      layers: 2,
+      drifted: 2,
+      thawed: 1,
+      refrozen: 1,
+      onset: { locked: 2, drifted: 3, layers: 2 },
+      worst: { layer: 'backbone.stage2.bn', checkpoint: 11 },
+    });
+    expect(report.layers.map(({ onset, thawed, refrozen }) => ({ onset, thawed, refrozen }))).toEqual([
+      { onset: { locked: 2, drifted: 3 }, thawed: null, refrozen: null },
+      { onset: { locked: 2, drifted: 3 }, thawed: 8, refrozen: 10 },
+    ]);
+    const drift = report.findings.filter(({ kind }) => kind === 'frozen-stats-drift');
+    expect(
+      drift.map(({ layer, first, last, times, checkpoint }) => [layer, first, last, times, checkpoint]),
+    ).toEqual([
+      ['backbone.stage1.bn', 3, 11, 9, LEAK[3]],
+      ['backbone.stage2.bn', 3, 11, 7, LEAK[3]],
+    ]);
+    expect(drift[0]?.message).toMatch(
+      /^not yet at epoch 3, drifted from epoch 4 on, at 9 of 12 checkpoints: the running statistics of 4 of 4/,
+    );
+    expect(report.checkpoints.map(({ verdict }) => verdict)).toEqual([
+      ...Array(3).fill('clean'),
+      ...Array(9).fill('drifted'),
+    ]);
+    expect(report.audit?.after.path).toBe(LEAK[7]);
+  });
+});
+
+describe('staged unfreezing', () => {
+  const staged = (drift: number) => [
+    { layers: { a: { mean: drift, count: 10 + drift }, b: {} } },
+    { layers: { a: { mean: drift, count: 10 + drift }, b: {} } },
+    { layers: { a: { weight: 2, mean: 3, count: 30 }, b: {} } },
+    { layers: { a: { weight: 3, mean: 5, count: 40 }, b: {} } },
+  ];
+
+  test('of what stood still until it was trained is no finding', async () => {
+    const report = await traceStates(staged(0));
+    expect(statusesOf(report, 'a.bn')).toEqual(['locked', 'locked', 'trained', 'trained']);
+    expect(statusesOf(report, 'b.bn')).toEqual(['locked', 'locked', 'locked', 'locked']);
+    expect(report).toMatchObject({ verdict: 'clean', findings: [], audit: null });
+    expect(report.layers[0]).toMatchObject({ onset: null, thawed: 2, refrozen: null });
+  });
+
+  test('of what drifted before it was trained is one, and says when', async () => {
+    const report = await traceStates(staged(1));
+    expect(statusesOf(report, 'a.bn')).toEqual(['drifted', 'drifted', 'trained', 'trained']);
+    expect(report.verdict).toBe('drifted');
+    expect(report.findings).toMatchObject([
+      { kind: 'frozen-stats-drift', layer: 'a.bn', first: 0, last: 1, times: 2 },
+    ]);
+    expect(report.summary.onset).toEqual({ locked: null, drifted: 0, layers: 1 });
+  });
+});
+
+describe('a layer that was trained and frozen again', () => {
+  test('and stands still is no finding', async () => {
+    const report = await traceStates(
+      one({ weight: 2, mean: 1, count: 20 }, { weight: 2, mean: 1, count: 20 }),
+    );
+    expect(statusesOf(report, 'net.bn')).toEqual(['trained', 'locked']);
+    expect(report.verdict).toBe('clean');
+    expect(report.layers[0]).toMatchObject({ thawed: 0, refrozen: 1, onset: null });
+  });
+
+  test('and drifts is one, though before alone would call it trained', async () => {
+    const states = one(
+      { weight: 2, mean: 1, count: 20 },
+      { weight: 2, mean: 1, count: 20 },
+      { weight: 2, mean: 4, count: 30 },
+      { weight: 2, mean: 4, count: 30 },
+      { weight: 3, mean: 4, count: 40 },
+    );
+    const report = await traceStates(states);
+    expect(statusesOf(report, 'net.bn')).toEqual(['trained', 'locked', 'drifted', 'drifted', 'held']);
+    expect(report.findings).toMatchObject([{ kind: 'frozen-stats-drift', first: 2, last: 2 }]);
+    expect(report.layers[0]?.onset).toEqual({ locked: 1, drifted: 2 });
+    expect(report.audit?.before.path).toMatch(/epoch_2/);
+    expect((await traceStates(states, { allow: ['net'] })).verdict).toBe('clean');
+  });
+
+  test('weights that lose what they learned are those of before again', async () => {
+    const report = await traceStates(one({ weight: 2, mean: 1, count: 20 }, {}));
+    expect(statusesOf(report, 'net.bn')).toEqual(['trained', 'locked']);
+  });
+});
+
+describe('options', () => {
+  const drifting = one({}, { mean: 0.1, count: 20 }, { mean: 3, count: 30 });
+
+  test('minShift leaves drift below it out of the verdict, until it is above', async () => {
+    const report = await traceStates(drifting, { minShift: 0.5 });
+    expect(report.findings).toMatchObject([{ level: 'error', first: 2 }]);
+    expect((await traceStates(drifting, { minShift: 100 })).verdict).toBe('clean');
+  });
+
+  test('frozen insists on layers that were trained, and a glob that means nothing is refused', async () => {
+    const trained = one({ weight: 2, mean: 1, count: 20 });
+    expect((await traceStates(trained, { frozen: ['net'] })).verdict).toBe('drifted');
+    const failing = () => traceStates(trained, { frozen: ['backbone'] });
+    await expect(failing()).rejects.toThrow('--frozen "backbone" matches');
+  });
+
+  test('map says how before’s names read in the run, in every step of it', async () => {
+    const states = ['a', 'b', 'c'].map((_, index) => ({
+      layers: { 'model.net': { weight: Math.min(index + 2, 3), mean: index + 1, count: 20 + index } },
+    }));
+    const base = { layers: { net: {} } };
+    const report = await traceStates(states, { map: [{ from: 'net', to: 'model.net' }] }, base);
+    expect(statusesOf(report, 'model.net.bn')).toEqual(['trained', 'trained', 'drifted']);
+  });
+
+  test('one that is unknown is a usage error', async () => {
+    const failing = () => trace('a', ['b'], { channels: true } as TraceOptions);
+    await expect(failing()).rejects.toThrow('"channels": no such option');
+  });
+});
+
+describe('what is left out', () => {
+  const directory = makeTempDirectory();
+  const at = (name: string) => join(directory, name);
+  const state = (epoch: number) =>
+    checkpointBytes({ layers: { net: { mean: 0 } }, head: epoch, metadata: { epoch: String(epoch) } });
+  writeFiles(directory, {
+    'base.safetensors': state(0),
+    '1.safetensors': state(1),
+    '2.safetensors': state(2),
+    'broken.safetensors': 'no checkpoint',
+  });
+  linkSync(at('2.safetensors'), at('linked.safetensors'));
+  copyFileSync(at('2.safetensors'), at('best.safetensors'));
+  const traceThem = (names: readonly string[], options?: TraceOptions) =>
+    trace(at('base.safetensors'), names.map(at), options);
+  const GOOD = ['1.safetensors', '2.safetensors'];
+
+  test.each([
+    ['a file that is given twice', '1.safetensors', 'duplicate', '1.safetensors" again'],
+    ['one file under two names', 'linked.safetensors', 'duplicate', '2.safetensors" again'],
+    ['a copy of another checkpoint', 'best.safetensors', 'duplicate', 'found a copy of'],
+    ['before itself', 'base.safetensors', 'duplicate', 'found before itself'],
+    ['what is no checkpoint', 'broken.safetensors', 'failed', 'broken.safetensors: expected'],
+    ['what is not there', 'gone.safetensors', 'failed', 'gone.safetensors'],
+  ])('%s is said, or fails where the run is strict', async (_, name, reason, said) => {
+    const report = await traceThem([...GOOD, name]);
+    expect(report.skipped).toMatchObject([{ reason, message: expect.stringContaining(said) }]);
+    expect(report.checkpoints.map(({ epoch }) => epoch)).toEqual([1, 2]);
+    const failing = () => traceThem([...GOOD, name], { strict: true });
+    expect(await failureOf(failing)).toMatchObject({ file: expect.stringContaining(name) });
+  });
+
+  test('where nothing is left, the first failure is that of the run', async () => {
+    const failing = () => traceThem(['broken.safetensors', 'gone.safetensors']);
+    expect(await failureOf(failing)).toMatchObject({ file: at('broken.safetensors') });
+  });
+});
+
+test('before is opened once, and each checkpoint at most twice: to be put in order, and to be audited', async () => {
+  const opened = new Map<string, number>();
+  const onOpenFile = (path: string) => opened.set(path, (opened.get(path) ?? 0) + 1);
+  await trace(join(leak, 'base.pt'), LEAK, { onOpenFile });
+  expect(opened.get(join(leak, 'base.pt'))).toBe(1);
+  expect(LEAK.map((path) => opened.get(path))).toEqual(LEAK.map(() => 2));
+});
