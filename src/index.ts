@@ -53,5 +53,15 @@ export { type AuditFailure, type AuditOutcome, type AuditSet, buildAuditSet } fr
 export type { Count } from './report/format-numbers.js';
 export type { InspectLayer, InspectReport } from './report/inspect-report.js';
 export { type RenderOptions, type ReportFormat, render } from './report/render.js';
+export type {
+  OrderKey,
+  SkippedCheckpoint,
+  TraceCheckpoint,
+  TraceFinding,
+  TraceLayer,
+  TraceReport,
+  TraceSpan,
+} from './report/trace-report.js';
 export { type RestoreOptions, restore } from './restore/restore.js';
 export type { LeftLayer, RestoredLayer, RestoredPart, RestoreReport } from './restore/restore-report.js';
+export { type TraceOptions, trace } from './trace/trace.js';

@@ -17,6 +17,7 @@ test('the public API is this and no more', () => {
         'openCheckpoint',
         'render',
         'renderProbe',
+        'trace',
       ],
       ...['CheckpointError', 'UsageError', 'VERSION'],
     ].sort(),

@@ -82,5 +82,5 @@ test('a policy beyond the limit is not read', async () => {
 
 test('a policy at the limit is read', async () => {
   const path = writePolicy(makeDirectory('at-limit'), '{}'.padEnd(MAX_POLICY_BYTES));
-  expect(await readPolicyFile(path)).toEqual({ pairs: new Map(), reports: [] });
+  expect(await readPolicyFile(path)).toEqual({ pairs: new Map(), runs: new Map(), reports: [] });
 });

@@ -172,6 +172,26 @@ describe('action.yml', () => {
     expect(JSON.parse(readFileSync(outputs['report'] ?? '', 'utf8')).reports).toHaveLength(2);
   });
 
+  test('traces a run that the policy names, or after as the checkpoints of one', async () => {
+    const workspace = makeWorkspace({
+      'bn-audit.config.json': JSON.stringify({
+        runs: { leak: { before: LEAK.before, checkpoints: LEAK.after } },
+      }),
+    });
+    const named = await runAction({ run: 'leak' }, {}, { workspace });
+    expect(named.calls).toEqual(['trace', expect.stringMatching(/^--report=json=/), '--run=leak']);
+    expect([named.exitCode, named.outputs['verdict']]).toEqual([1, 'drifted']);
+    const given = await runAction({ ...LEAK, command: 'trace' });
+    expect(given.calls.slice(0, 1)).toEqual(['trace']);
+    expect(JSON.parse(readFileSync(given.outputs['report'] ?? '', 'utf8')).checkpoints).toHaveLength(1);
+  });
+
+  test('runs no other command', async () => {
+    const { calls, exitCode, outputs, stderr } = await runAction({ ...LEAK, command: 'restore' });
+    expect([calls, exitCode, outputs['verdict']]).toEqual([[], 2, 'failed']);
+    expect(stderr).toContain('bn-audit: command: expected diff or trace');
+  });
+
   test('passes every input on', async () => {
     const { calls, exitCode } = await runAction(
       {
@@ -233,7 +253,12 @@ describe('action.yml', () => {
       // Everything allowed is no drift; what matters is that no file name took the place of the asterisk.
       if (hostile !== '*') expect(exitCode, input).not.toBe(0);
       expect(readdirSync(workspace).sort(), input).toEqual(
-        ['.bin', 'calls.txt', 'output.txt', 'summary.md', 'temp', ...FIXTURE_GROUPS].sort(),
+        [
+          '.bin',
+          // No other command is ever called.
+          ...(input === 'command' ? [] : ['calls.txt']),
+          ...['output.txt', 'summary.md', 'temp', ...FIXTURE_GROUPS],
+        ].sort(),
       );
     });
     await Promise.all(runs);
