@@ -99,6 +99,55 @@ export function prepareAveragedPair(megabytes) {
 }
 
 /**
+ * A training run of a frozen network whose norm layers drift: so many copies of the safetensors after of a size, each with
+ * batch counts and a running mean of its own.
+ *
+ * @param {number} megabytes
+ * @param {number} count
+ * @returns {Pair & {checkpoints: readonly string[]}} `after` is the directory
+ */
+export function prepareRun(megabytes, count) {
+  const pair = preparePair('safetensors', megabytes);
+  const directory = join(dirname(pair.after), 'run');
+  mkdirSync(directory, { recursive: true });
+  const checkpoints = Array.from({ length: count }, (_, index) =>
+    join(directory, `epoch_${index + 1}.safetensors`),
+  );
+  checkpoints.forEach((path, index) => {
+    writeOnce(path, (partial) => {
+      copyFileSync(pair.after, partial);
+      moveStatistics(partial, index + 1);
+    });
+  });
+  return { ...pair, after: directory, checkpoints };
+}
+
+/**
+ * Writes other batch counts into a safetensors file, and another first value into its first running mean.
+ *
+ * @param {string} path
+ * @param {number} epoch
+ */
+function moveStatistics(path, epoch) {
+  const descriptor = openSync(path, 'r+');
+  const length = Buffer.alloc(8);
+  readSync(descriptor, length, 0, 8, 0);
+  const header = Buffer.alloc(Number(length.readBigUInt64LE()));
+  readSync(descriptor, header, 0, header.length, 8);
+  const entries = Object.entries(JSON.parse(header.toString('utf8')));
+  const offsetOf = (/** @type {any} */ { data_offsets: [begin] }) => 8 + header.length + begin;
+  const counts = entries.filter(([name]) => name.endsWith('num_batches_tracked'));
+  const count = Buffer.alloc(8);
+  count.writeBigInt64LE(BigInt(1000 + 100 * epoch));
+  for (const [, entry] of counts) writeSync(descriptor, count, 0, 8, offsetOf(entry));
+  const mean = Buffer.alloc(4);
+  mean.writeFloatLE(0.01 * epoch);
+  const first = entries.find(([name]) => name.endsWith('running_mean'));
+  if (first !== undefined) writeSync(descriptor, mean, 0, 4, offsetOf(first[1]));
+  closeSync(descriptor);
+}
+
+/**
  * Where a command writes what it makes of a file: on the same file system.
  *
  * @param {string} path
