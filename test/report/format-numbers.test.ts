@@ -7,6 +7,7 @@ import {
   formatMagnitude,
   formatMeasure,
   formatPlural,
+  formatSparkline,
   formatStdRatio,
 } from '../../src/report/format-numbers.js';
 
@@ -120,5 +121,19 @@ describe('a bar', () => {
 
   test('is empty where nothing is full', () => {
     expect(formatBar(1, { full: 0, cells: 4 })).toBe('');
+  });
+});
+
+describe('a line of values', () => {
+  test('shows 0 as a dot, the largest as a full block, and what is not known as a space', () => {
+    expect(formatSparkline([0, 1, 4, 8, null, Number.NaN], 16)).toBe('·▁▄█  ');
+  });
+
+  test('shows what is above 0, however small', () => {
+    expect(formatSparkline([1e-9, 1], 16)).toBe('▁█');
+  });
+
+  test('shows the largest of several values where there is less room', () => {
+    expect(formatSparkline([0, 0, 0, 8, 1, 1, 0, 0], 4)).toBe('·█▁·');
   });
 });

@@ -15,6 +15,7 @@ import {
   makeInspectReport,
   makeMixedReport,
 } from './sample-reports.js';
+import { makeTrace } from './sample-traces.js';
 
 /** Where a Chromium may be installed; CHROMIUM_PATH names another. */
 const CHROMIUM_PATHS = [
@@ -89,6 +90,25 @@ describe.skipIf(executablePath === undefined)('the HTML page in Chromium', { tim
     await page.goto(`file://${path}`);
     return { page, problems };
   }
+
+  test('of a run draws a line for each layer, marks the onset, and is quick with 300 layers over 500 checkpoints', async () => {
+    const { page, problems } = await openReport(makeTrace({ layers: 150, checkpoints: 500, onset: 120 }));
+    await page.waitForSelector('#run-chart .lines path');
+    expect(await page.locator('#run-chart .lines path').count()).toBe(300);
+    expect(await page.textContent('#run-chart .onset-label')).toBe('drift begins: epoch 121');
+    await page.focus('#run-chart .plot');
+    const milliseconds = await page.evaluate<number>(`(() => {
+      const start = performance.now();
+      document.querySelector('#run-chart input').click();
+      return performance.now() - start;
+    })()`);
+    expect(milliseconds).toBeLessThan(2000);
+    await page.keyboard.press('End');
+    expect(await page.textContent('#run-chart .readout')).toMatch(/^epoch 500: backbone\.layer0\.bn 0\.76/);
+    await page.hover('#layers table tbody tr:first-child');
+    expect(await page.locator('#run-chart path.lit').count()).toBe(1);
+    expect(problems).toEqual([]);
+  });
 
   test('opens 300 layers in less than a second of work, without an error or a request', async () => {
     const { page, problems } = await openReport(makeDeepReport(300));
