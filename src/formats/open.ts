@@ -20,6 +20,7 @@ import { looksLikeOnnx } from './onnx/sniff.js';
 import { findPart } from './parts.js';
 import {
   findConfiguredFramework,
+  hasConfigBeside,
   looksLikeShardIndex,
   openShards,
   readAdapterConfig,
@@ -59,8 +60,7 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
   try {
     const notes = [...(place?.notes ?? []), ...checkWhole(path, source.name)];
-    const { adapter = null, configured } =
-      source.path === undefined ? {} : await lookBeside(source.path, options);
+    const { adapter, configured } = await lookBeside(source, options);
     const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
     const warnings = [...notes, ...checkpoint.warnings];
@@ -88,8 +88,9 @@ function checkWhole(path: string, file: string): readonly string[] {
 }
 
 /** What files beside a checkpoint say of it. */
-async function lookBeside(file: string, options: OpenOptions) {
-  options.onOpenFile?.(file);
+async function lookBeside(file: ByteSource, options: OpenOptions) {
+  if (file.path !== undefined) options.onOpenFile?.(file.path);
+  else if (!hasConfigBeside(file)) return { adapter: null, configured: undefined };
   const adapter = await readAdapterConfig(file, options);
   return { adapter, configured: await findConfiguredFramework(file, options.onOpenFile) };
 }

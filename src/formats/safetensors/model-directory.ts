@@ -1,7 +1,7 @@
 // Opens directories: sharded checkpoints by their index, PEFT adapters, and the config.json beside the weights.
 
 import { lstatSync, readdirSync } from 'node:fs';
-import { basename, dirname, extname, join } from 'node:path';
+import { dirname, extname, join } from 'node:path';
 import type {
   Checkpoint,
   Declaration,
@@ -277,12 +277,11 @@ const MAX_CONFIG_BYTES = 4_000_000;
  * What an `adapter_config.json` beside a checkpoint says of the freeze: PEFT freezes everything but the adapter, the
  * modules in `modules_to_save`, and biases where `bias` says so.
  *
- * @param file where the checkpoint is.
  * @returns null where no such file is beside it.
  */
-export async function readAdapterConfig(file: string, options: OpenOptions): Promise<Declaration | null> {
+export async function readAdapterConfig(file: ByteSource, options: OpenOptions): Promise<Declaration | null> {
   try {
-    const members = await readConfig(join(dirname(file), ADAPTER_CONFIG_NAME), options);
+    const members = await readConfig(file, ADAPTER_CONFIG_NAME, options);
     return typeof members === 'string' ? makeUnread(members) : describeAdapter(members);
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
@@ -294,20 +293,27 @@ function makeUnread(reason: string): Declaration {
   return { kind: 'unread', of: 'settings', where: ADAPTER_CONFIG_NAME, reason };
 }
 
-/** The members of a JSON file's outermost object, or why it is not read. */
+/**
+ * The members of the outermost object of a JSON file beside a checkpoint, or why it is not read.
+ *
+ * @throws CheckpointError `not-found` where there is none; over the network, also where nothing is known to lie beside.
+ */
 async function readConfig(
-  path: string,
+  file: ByteSource,
+  name: string,
   { allowExternalSymlinks, onOpenFile }: OpenOptions = {},
 ): Promise<ReadonlyMap<string, JsonValue> | string> {
-  const source = openFileSource(path);
+  const path = file.path === undefined ? null : join(dirname(file.path), name);
+  const source = path === null ? await file.openBeside?.(name) : openFileSource(path);
+  if (source === undefined) fail(file.name, `nothing beside it is known`, 'not-found');
   try {
-    if (allowExternalSymlinks !== true && leadsOutside(dirname(path), path))
+    if (path !== null && allowExternalSymlinks !== true && leadsOutside(dirname(path), path))
       return 'is a symbolic link out of the directory';
     if (source.byteLength > MAX_CONFIG_BYTES) return `is larger than ${MAX_CONFIG_BYTES} bytes`;
-    onOpenFile?.(path);
+    if (path !== null) onOpenFile?.(path);
     const members = new Map<string, JsonValue>();
     const bytes = await readRange(wholeOf(source));
-    new JsonReader(bytes, basename(path)).readTopObject((key, value) => members.set(key, value));
+    new JsonReader(bytes, name).readTopObject((key, value) => members.set(key, value));
     return members;
   } finally {
     await source.close();
@@ -333,31 +339,37 @@ function readNames(value: JsonValue | undefined): readonly string[] | null {
   return isJsonArray(value) ? value.filter((item) => typeof item === 'string') : null;
 }
 
+/** What transformers and timm write beside a model. */
+const CONFIG_NAME = 'config.json';
+
 /** How `save_pretrained` names what it writes beside its config.json, shards and their index included. */
-const PRETRAINED_NAME = /^(?:pytorch_)?model\b.*\.(?:safetensors|bin)(?:\.index\.json)?$/;
+const PRETRAINED_NAME = /(?:^|[:/\\])(?:pytorch_)?model\b[^:/\\]*\.(?:safetensors|bin)(?:\.index\.json)?$/;
+
+/** The same, and what PEFT writes: over the network, only beside these a configuration is asked for. */
+export function hasConfigBeside({ name }: Pick<ByteSource, 'name'>): boolean {
+  return PRETRAINED_NAME.test(name) || /(?:^|[:/])adapter_model\.(?:safetensors|bin)$/.test(name);
+}
 
 /**
  * The framework that wrote the config.json beside a checkpoint: transformers names its version or the model's classes,
  * timm the architecture with its pretrained configuration.
  *
- * @param path the checkpoint's file.
  * @param onOpenFile told of the config.json before it is read.
  * @returns undefined where there is no such file, and for any that is a link, too large or malformed: it is a hint only.
  */
 export async function findConfiguredFramework(
-  path: string,
+  file: ByteSource,
   onOpenFile?: (path: string) => void,
 ): Promise<Framework | undefined> {
-  if (!PRETRAINED_NAME.test(basename(path))) return undefined;
-  const config = join(dirname(path), 'config.json');
+  if (!PRETRAINED_NAME.test(file.path ?? file.name)) return undefined;
   try {
-    if (!lstatSync(config).isFile()) return undefined;
+    if (file.path !== undefined && !lstatSync(join(dirname(file.path), CONFIG_NAME)).isFile())
+      return undefined;
   } catch {
     // Also where it may not be looked at.
     return undefined;
   }
-  onOpenFile?.(config);
-  const keys = await readConfig(config).catch(() => '');
+  const keys = await readConfig(file, CONFIG_NAME, { onOpenFile }).catch(() => '');
   if (typeof keys === 'string') return undefined;
   if (keys.has('transformers_version') || (keys.has('architectures') && keys.has('model_type')))
     return 'transformers';

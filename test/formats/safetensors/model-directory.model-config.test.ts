@@ -2,7 +2,13 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { findConfiguredFramework } from '../../../src/formats/safetensors/model-directory.js';
+import { CheckpointError } from '../../../src/errors.js';
+import {
+  findConfiguredFramework,
+  hasConfigBeside,
+  readAdapterConfig,
+} from '../../../src/formats/safetensors/model-directory.js';
+import { memorySource } from '../../../src/io/byte-source.js';
 
 let directory = '';
 beforeEach(() => {
@@ -14,7 +20,11 @@ const HUGGING_FACE = { architectures: ['ResNetForImageClassification'], transfor
 
 const write = (config: unknown) =>
   writeFileSync(join(directory, 'config.json'), typeof config === 'string' ? config : JSON.stringify(config));
-const frameworkOf = (name = 'model.safetensors') => findConfiguredFramework(join(directory, name));
+const sourceAt = (name: string) => ({
+  ...memorySource(name, new Uint8Array()),
+  path: join(directory, name),
+});
+const frameworkOf = (name = 'model.safetensors') => findConfiguredFramework(sourceAt(name));
 
 describe('the config.json beside a checkpoint tells its framework', () => {
   test.each([
@@ -41,7 +51,7 @@ describe('the config.json beside a checkpoint tells its framework', () => {
 test('it is told of before it is read', async () => {
   write(HUGGING_FACE);
   const opened: string[] = [];
-  await findConfiguredFramework(join(directory, 'model.safetensors'), (path) => opened.push(path));
+  await findConfiguredFramework(sourceAt('model.safetensors'), (path) => opened.push(path));
   expect(opened).toEqual([join(directory, 'config.json')]);
 });
 
@@ -64,5 +74,36 @@ describe('it is not read', () => {
   test('where it is larger than any configuration', async () => {
     write(JSON.stringify(HUGGING_FACE) + ' '.repeat(4_000_000));
     expect(await frameworkOf()).toBeUndefined();
+  });
+});
+
+describe('over the network', () => {
+  const remote = (files: Readonly<Record<string, string>>, name = 'hf:acme/net:model.safetensors') => ({
+    ...memorySource(name, new Uint8Array()),
+    openBeside: async (beside: string) => {
+      const content = files[beside];
+      if (content === undefined) throw new CheckpointError('none', { code: 'not-found', file: beside });
+      return memorySource(beside, Buffer.from(content));
+    },
+  });
+
+  test('the configurations beside a model are read as those on this machine', async () => {
+    const adapter = JSON.stringify({ peft_type: 'LORA', base_model_name_or_path: 'acme/base' });
+    const files = { 'config.json': JSON.stringify(HUGGING_FACE), 'adapter_config.json': adapter };
+    expect(await findConfiguredFramework(remote(files))).toBe('transformers');
+    expect(await readAdapterConfig(remote(files), {})).toMatchObject({ kind: 'adapter', base: 'acme/base' });
+    expect(await findConfiguredFramework(remote({}))).toBeUndefined();
+    expect(await readAdapterConfig(remote({}), {})).toBeNull();
+  });
+
+  test('they are asked for beside names that have them', () => {
+    const names = [
+      'hf:acme/net:model.safetensors',
+      'https://host/a/adapter_model.bin',
+      'https://host/pytorch_model.bin',
+      'https://host/resnet18-f37072fd.pth',
+      'https://model.safetensors/other.pt',
+    ];
+    expect(names.map((name) => hasConfigBeside({ name }))).toEqual([true, true, true, false, false]);
   });
 });
