@@ -16,7 +16,8 @@ import {
 } from '../../io/byte-source.js';
 import type { Cursor } from '../../io/cursor.js';
 import { byteSwappedSource, type Keeper } from '../../io/views.js';
-import { type Datatype, type Hdf5Dataset, type Hdf5Reader, isTagged } from './hdf5.js';
+import { startsWith } from '../sniff.js';
+import type { Datatype, Hdf5Dataset, Hdf5Reader } from './hdf5.js';
 
 /** Chunks of one dataset; h5py makes them of 8 KiB to 1 MiB where it is left to choose. */
 const MAX_CHUNKS = 100_000;
@@ -333,7 +334,7 @@ async function readFixedArray(
   },
 ): Promise<void> {
   const head = await reader.read(address, 24, 'a fixed array');
-  if (!isTagged(head, 'FAHD')) fail('expected a fixed array of chunks, found other bytes');
+  if (!startsWith(head.bytes, 'FAHD')) fail('expected a fixed array of chunks, found other bytes');
   head.skip(6);
   const [entryBytes, pageBits, entries] = [head.readU8(), head.readU8(), head.readU64()];
   const block = reader.readAddress(head);
@@ -348,7 +349,7 @@ async function readFixedArray(
     prefix + count * entryBytes + Math.max(0, pages - 1) * 4,
     'a fixed array',
   );
-  if (!isTagged(body, 'FADB')) fail('expected a block of a fixed array, found other bytes');
+  if (!startsWith(body.bytes, 'FADB')) fail('expected a block of a fixed array, found other bytes');
   body.skip(prefix);
   for (let place = 0; place < count; place++) {
     if (pages > 0 && place > 0 && place % perPage === 0) body.skip(4);

@@ -4,11 +4,12 @@ import { countElements } from '../../checkpoint/channel-grid.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, readRange, sliceRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
-import { HDF5_SIGNATURE } from '../sniff.js';
+import { HDF5_SIGNATURE, startsWith } from '../sniff.js';
+import { readDense } from './hdf5-heap.js';
 
 // The layouts are those of the "HDF5 File Format Specification Version 3.0" (docs.hdfgroup.org), sections as noted. Read
-// is what h5py writes for Keras: offsets and lengths of eight bytes, groups that list their members in old symbol tables
-// or in link messages, hard links alone. Checksums are not looked at.
+// is what h5py writes for Keras: offsets and lengths of eight bytes, groups that list their members in old symbol tables,
+// in link messages or in heaps (hdf5-heap.ts), hard links alone. Checksums are not looked at.
 
 /** A Keras model has two groups for each layer, and a dataset for each variable and each of an optimizer's slots. */
 const MAX_OBJECTS = 200_000;
@@ -253,7 +254,7 @@ export class Hdf5Reader {
           address,
         },
       );
-    const attributes = await this.#readAttributes(messages, path);
+    const attributes = await this.#readAttributes(messages);
     const layout = find(MESSAGE.layout);
     if (layout !== undefined) {
       const [space, type, filters] = [MESSAGE.dataspace, MESSAGE.datatype, MESSAGE.filters].map(find);
@@ -317,7 +318,7 @@ export class Hdf5Reader {
     // The longest beginning of a header has 34 bytes, the shortest header 16.
     const left = Math.min(34, Math.max(16, this.file.byteLength - address));
     const head = await this.read(address, left, 'an object header');
-    const isNew = isTagged(head, 'OHDR');
+    const isNew = startsWith(head.bytes, 'OHDR');
     if (isNew) head.skip(4);
     const version = head.readU8();
     const flags = isNew ? head.readU8() : 0;
@@ -348,7 +349,7 @@ export class Hdf5Reader {
         });
       const cursor = await this.read(block.address, block.byteLength, 'an object header');
       if (isNew && !block.isFirst) {
-        if (!isTagged(cursor, 'OCHK'))
+        if (!startsWith(cursor.bytes, 'OCHK'))
           this.fail('expected a block of an object header, found other bytes', { address: block.address });
         cursor.skip(4);
       }
@@ -394,14 +395,20 @@ export class Hdf5Reader {
     return shape;
   }
 
-  async #readAttributes(messages: readonly Message[], path: string): Promise<Attributes> {
+  async #readAttributes(messages: readonly Message[]): Promise<Attributes> {
     const attributes = new Map<string, readonly string[]>();
     for (const { type, isShared, body } of messages) {
-      if (type === MESSAGE.attributeInfo && !isShared)
-        this.#refuseDense(body, 2, `attributes of ${quote(path)}`);
-      if (type !== MESSAGE.attribute || isShared) continue;
-      const [name, texts] = await this.#readAttribute(body);
-      if (texts !== null) attributes.set(name, texts);
+      if (isShared) continue;
+      const stored =
+        type === MESSAGE.attributeInfo
+          ? await this.#readDense(body, 'attribute', 2)
+          : type === MESSAGE.attribute
+            ? [body]
+            : [];
+      for (const one of stored) {
+        const [name, texts] = await this.#readAttribute(one);
+        if (texts !== null) attributes.set(name, texts);
+      }
     }
     return attributes;
   }
@@ -460,7 +467,7 @@ export class Hdf5Reader {
     const known = this.#texts.get(address);
     if (known !== undefined) return known;
     const head = await this.read(address, 16, 'a global heap');
-    if (!isTagged(head, 'GCOL')) this.fail('expected a global heap, found other bytes', { address });
+    if (!startsWith(head.bytes, 'GCOL')) this.fail('expected a global heap, found other bytes', { address });
     head.skip(8);
     const byteLength = this.#readHeapSize(head, 'a global heap', address);
     const heap = await this.read(address, byteLength, 'a global heap');
@@ -500,8 +507,12 @@ export class Hdf5Reader {
         });
     };
     for (const { type, body } of messages) {
-      if (type === MESSAGE.linkInfo) this.#refuseDense(body, 8, `members of ${quote(path)}`);
-      else if (type === MESSAGE.link) add(...this.#readLink(body, path));
+      if (type === MESSAGE.linkInfo) {
+        const stored = await this.#readDense(body, 'link', 8);
+        const found = stored.map((link) => this.#readLink(link, path));
+        // The tree has them by the hashes of their names; elsewhere they stand by the names.
+        for (const link of found.sort(([x], [y]) => (x < y ? -1 : 1))) add(...link);
+      } else if (type === MESSAGE.link) add(...this.#readLink(body, path));
       else if (type === MESSAGE.symbolTable) {
         const [tree, heap] = [this.readAddress(body), this.readAddress(body)];
         if (tree !== null && heap !== null)
@@ -512,17 +523,19 @@ export class Hdf5Reader {
   }
 
   /**
-   * Many members or attributes stand in a heap of their own; h5py writes that only where it is asked to. 0 version, 1
-   * flags, the number of the last one where they are numbered, then the heap's address.
+   * Many members or attributes stand in a heap of their own, where h5py is asked for it. 0 version, 1 flags, the number of
+   * the last one where they are numbered, then the addresses of the heap and of the tree that lists it by name.
    */
-  #refuseDense(body: Cursor, numberBytes: number, what: string): void {
+  async #readDense(
+    body: Cursor,
+    kind: 'link' | 'attribute',
+    numberBytes: number,
+  ): Promise<readonly Cursor[]> {
     body.skip(1);
     if (body.readU8() & 1) body.skip(numberBytes);
-    if (this.readAddress(body) !== null)
-      this.fail(`expected the ${what} in its header, found them in a fractal heap (dense storage)`, {
-        code: 'unsupported',
-        hint: "Save it without libver='latest' and track_order.",
-      });
+    const [heap, tree] = [this.readAddress(body), this.readAddress(body)];
+    if (heap === null || tree === null) return [];
+    return readDense(this, kind, { heap, tree });
   }
 
   /** A link (IV.A.2.g): 0 version, 1 flags, then the fields that the flags tell, the name, and where it leads. */
@@ -549,7 +562,7 @@ export class Hdf5Reader {
   /** A local heap (III.D): HEAP, 8 8 size of its data, 24 8 their address. */
   async #readNames(address: number): Promise<Uint8Array> {
     const head = await this.read(address, 32, 'a local heap');
-    if (!isTagged(head, 'HEAP')) this.fail('expected a local heap, found other bytes', { address });
+    if (!startsWith(head.bytes, 'HEAP')) this.fail('expected a local heap, found other bytes', { address });
     head.skip(8);
     const byteLength = this.#readHeapSize(head, 'a local heap', address);
     head.skip(8);
@@ -569,7 +582,8 @@ export class Hdf5Reader {
   ): Promise<void> {
     for (const { address } of await this.readTree(tree, 0, 8)) {
       const head = await this.read(address, 8, 'a symbol table');
-      if (!isTagged(head, 'SNOD')) this.fail('expected a symbol table, found other bytes', { address });
+      if (!startsWith(head.bytes, 'SNOD'))
+        this.fail('expected a symbol table, found other bytes', { address });
       head.skip(6);
       const count = head.readU16();
       const entries = await this.read(address + 8, count * 40, 'a symbol table');
@@ -609,7 +623,7 @@ export class Hdf5Reader {
           address,
         });
       const head = await this.read(address, 24, 'a B-tree');
-      if (!isTagged(head, 'TREE')) this.fail('expected a B-tree, found other bytes', { address });
+      if (!startsWith(head.bytes, 'TREE')) this.fail('expected a B-tree, found other bytes', { address });
       head.skip(4);
       const [found, own, count] = [head.readU8(), head.readU8(), head.readU16()];
       if (found !== type || (level !== null && own !== level))
@@ -628,11 +642,6 @@ export class Hdf5Reader {
     await visit(root, null);
     return leaves;
   }
-}
-
-/** Whether the bytes from the start on are a structure's signature. */
-export function isTagged({ bytes }: Cursor, tag: string): boolean {
-  return [...tag].every((letter, index) => bytes[index] === letter.charCodeAt(0));
 }
 
 /** An unsigned number of 1, 2, 4 or 8 bytes. */

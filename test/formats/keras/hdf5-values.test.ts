@@ -67,7 +67,6 @@ describe('what reaches outside of the file, or is not read, is refused by name',
     ['virtual', 'refused', 'dataset "kernel": is virtual: its values lie in other files'],
     ['lzf', 'unsupported', 'dataset "kernel": is filtered by lzf (32000)'],
     ['resizable-latest', 'unsupported', 'indexed by an extensible array'],
-    ['dense-latest', 'unsupported', 'in a fractal heap (dense storage)'],
     ['not-stored', 'unsupported', 'dataset "kernel": expected values, found none stored'],
   ])('%s', async (name, code, words) => {
     const failure = await failureOf(() => open(`refused/${name}.h5`));
