@@ -19,6 +19,7 @@ import {
   asInteger,
   entriesOf,
   isNode,
+  itemsOf,
   type ObjectNode,
   type PickleNode,
   type PickleValue,
@@ -365,6 +366,8 @@ export interface NamedTensor {
   readonly isBuffer: boolean | null;
   /** Whether a TorchScript object holds it, whose tensors state their own `requires_grad`. */
   readonly isScript: boolean;
+  /** Whether its name stands beside it, as PaddlePaddle writes arrays; absent for others. */
+  readonly isPaddle?: boolean | undefined;
 }
 
 /** The tensors of what was chosen of a checkpoint, in module order, and what it tells of the modules. */
@@ -375,6 +378,8 @@ export interface NamedParts {
   readonly scriptClasses: ReadonlyMap<string, string>;
   /** False for Flax: JAX sorts the keys of dicts. */
   readonly inModuleOrder: boolean;
+  /** Statistics by their names that are no tensors but Python lists of numbers. */
+  readonly lists: readonly string[];
 }
 
 /**
@@ -395,6 +400,7 @@ class Namer {
   readonly #modules = new Map<string, ModuleFacts>();
   readonly #scriptClasses = new Map<string, string>();
   readonly #path = new Set<PickleNode>();
+  readonly #lists: string[] = [];
   #isFlax = false;
   #visits = 0;
 
@@ -415,6 +421,7 @@ class Namer {
       modules: this.#modules,
       scriptClasses: this.#scriptClasses,
       inModuleOrder: !this.#isFlax,
+      lists: this.#lists,
     };
   }
 
@@ -455,7 +462,9 @@ class Namer {
     for (const child of collections ?? children) {
       const name = collections === null ? join(prefix, child.name) : prefix;
       const call = asTensorCall(child.value) ?? asCountCall(name, child.value);
-      if (call !== null) this.#add(name, { call, isBuffer: null, isScript: false });
+      if (call !== null)
+        this.#add(name, { call, isBuffer: null, isScript: false, isPaddle: call !== child.value });
+      else if (STATISTIC.test(name) && isNumberList(child.value)) this.#lists.push(name);
       else if (!this.#isTrainingState(child)) this.#visit(child.value, name);
     }
   }
@@ -489,6 +498,14 @@ class Namer {
     const message = `expected a model with at most ${limit}, found more`;
     return new CheckpointError(message, { code: 'limit-exceeded', file: this.#file });
   }
+}
+
+/** How PyTorch and Keras end the names of statistics. */
+const STATISTIC = /(?:^|\.)(?:running_mean|running_var|moving_mean|moving_variance)$/;
+
+function isNumberList(value: PickleValue): boolean {
+  const items = itemsOf(value);
+  return items.length > 0 && items.every((item) => typeof item === 'number' || typeof item === 'bigint');
 }
 
 function join(prefix: string, name: string): string {

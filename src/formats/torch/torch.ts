@@ -131,6 +131,7 @@ async function readParts(
       ...chosen.warnings,
       ...warnings,
       ...describeScript(container, tensors),
+      ...describeLists(named.lists),
       ...(optimizers.length === 0 ? [] : describeCopy(root, chosen)),
     ],
     ...(chosen.parts.length > 1 ? { parts: chosen.parts.map(({ prefix }) => prefix) } : {}),
@@ -206,7 +207,10 @@ async function buildTensors(
   const leftOut = new Map<string, string[]>();
   for (const [name, namedTensor] of named.tensors) {
     const { call } = namedTensor;
-    const layout = readLayout(call, name, file);
+    const read = readLayout(call, name, file);
+    // NumPy has no bfloat16: PaddlePaddle writes its bits as uint16, a type that it has no tensors of.
+    const isHalf = namedTensor.isPaddle === true && read.kind !== 'unreadable' && read.dtype === 'U16';
+    const layout = isHalf ? { ...read, dtype: 'BF16' as const } : read;
     if (layout.kind === 'unreadable') {
       const prefix = name.slice(0, name.lastIndexOf('.') + 1);
       const isOfNormLayer = ['running_mean', 'running_var'].every((leaf) => named.tensors.has(prefix + leaf));
@@ -266,6 +270,14 @@ async function completeModules(
     if (source != null) modules.set(path, completeFacts(facts, source));
   }
   return modules;
+}
+
+/** Statistics that are not read must not be passed over: their layers would be missing without a word. */
+function describeLists(names: readonly string[]): readonly string[] {
+  if (names.length === 0) return [];
+  return [
+    `${describeLeftOut('plain Python lists of numbers', names)}. Save them as arrays or tensors (torch.tensor, numpy.asarray) to have them audited`,
+  ];
 }
 
 /** Freezing and optimising fold norm layers into convolutions, and weights into constants of the code. */

@@ -87,6 +87,33 @@ test('statistics with a mask are no tensors, and not passed over', async () => {
   expect((await failureOf(() => open(pickle(all, 5)))).message).toContain('an array with a mask');
 });
 
+test('bfloat16 of PaddlePaddle is the uint16 beside its name, and of nobody else', async () => {
+  const bits = bytesOf(Uint8Array.of(0x80, 0x3f, 0, 0x40));
+  const halves = array({ shape: shapeOf(2), type: dtype('u2'), data: bytes(bits) });
+  expect(await readX(tuple(text('conv2d_0.w_0'), halves))).toEqual({
+    dtype: 'BF16',
+    shape: [2],
+    bytes: bits,
+  });
+  expect((await readX(halves)).dtype).toBe('U16');
+});
+
+test('statistics as lists of numbers are not passed over', async () => {
+  const numbers = tuple(int(1), int(2));
+  const { tensors, warnings } = await open(
+    pickle(
+      dict({ 'bn.weight': array(), 'bn.running_mean': numbers, 'bn.running_var': numbers, sizes: numbers }),
+      5,
+    ),
+  );
+  expect([...tensors.keys()]).toEqual(['bn.weight']);
+  expect(warnings).toEqual([
+    expect.stringMatching(
+      /^"bn\.running_mean", "bn\.running_var" are plain Python lists of numbers: not compared/,
+    ),
+  ]);
+});
+
 describe('arrays', () => {
   const inFortran = f32(1, 4, 2, 5, 3, 6);
   test.each<[string, Piece, readonly number[], DType?, Uint8Array?]>([
