@@ -1,5 +1,6 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { audit, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, Declaration, Tensor } from '../../src/checkpoint/checkpoint.js';
@@ -188,4 +189,21 @@ test('a directory opens as an adapter, and nothing is written into before', asyn
   await opened.close();
   const report = await audit(join(root, 'base.safetensors'), join(root, 'adapter'));
   expect(report.summary.byStatus).toMatchObject({ drifted: 1, locked: 1 });
+});
+
+test('an adapter that PEFT wrote is audited as the model that PEFT merges it into', async () => {
+  const at = (name: string) => fileURLToPath(new URL(`../../fixtures/peft/${name}`, import.meta.url));
+  const layersOf = async (after: string) =>
+    (await audit(at('base.safetensors'), at(after))).layers.map(
+      ({ name, status, batches, meanShift, logStdRatio, outputShift }) => ({
+        name: name.replace(/^base_model\.model\./, ''),
+        ...{ status, batches, meanShift, logStdRatio, outputShift },
+      }),
+    );
+  const layers = await layersOf('adapter');
+  expect(layers).toEqual(await layersOf('merged.safetensors'));
+  expect(layers.map(({ name, status }) => [name, status])).toEqual([
+    ['bn1', 'drifted'],
+    ['norm2', 'locked'],
+  ]);
 });
