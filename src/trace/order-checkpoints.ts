@@ -14,11 +14,13 @@ export interface Progress extends TrainingProgress {
 }
 
 /**
- * Reads how far the training was: what stands beside the model, and the batch counts of its norm layers.
+ * Reads how far the training was: what stands beside the model, and the batch counts of its norm layers, where it has any.
  *
  * @throws CheckpointError when a count cannot be read.
  */
-export async function readProgress(checkpoint: Checkpoint): Promise<Progress> {
+export async function readProgress(
+  checkpoint: Checkpoint,
+): Promise<Progress & { readonly hasLayers: boolean }> {
   const { epoch = null, step = null } = checkpoint.progress ?? {};
   const layers = mayHoldLayers(checkpoint) ? findLayersAndLearned(checkpoint).layers : [];
   let batches: number | null = null;
@@ -26,7 +28,7 @@ export async function readProgress(checkpoint: Checkpoint): Promise<Progress> {
     const count = await readBatchCount(layer);
     if (count !== null) batches = (batches ?? 0) + Number(count);
   }
-  return { epoch, step, batches };
+  return { epoch, step, batches, hasLayers: layers.length > 0 };
 }
 
 /** How names call epochs and steps: `epoch_12.pth`, `RFB-Epoch-100`, `epoch=3-step=400.ckpt`, `checkpoint-500`, `iter_80`. */

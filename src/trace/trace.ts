@@ -34,6 +34,8 @@ export interface TraceOptions extends Omit<AuditOptions, 'channels'> {
 /** A checkpoint of the run that could be opened. */
 interface Surveyed extends Progress {
   readonly path: string;
+  /** What has none, such as an optimizer, is hardly a checkpoint of the run: it does not keep the others from their order. */
+  readonly hasLayers: boolean;
 }
 
 /**
@@ -54,9 +56,11 @@ export async function trace(
   const skipped = new SkipList(strict);
   return withBefore(before, auditing, async (withAfter) => {
     const surveyed = await survey(listOnce(before, paths, skipped), auditing, skipped);
-    const { ordered, by, doubts } = orderCheckpoints(surveyed);
+    const withLayers = surveyed.filter(({ hasLayers }) => hasLayers);
+    const others = withLayers.length === 0 ? [] : surveyed.filter(({ hasLayers }) => !hasLayers);
+    const { ordered, by, doubts } = orderCheckpoints(others.length === 0 ? surveyed : withLayers);
     const record = new RunRecord();
-    await auditInOrder(ordered, withAfter, { options: auditing, record, skipped });
+    await auditInOrder([...ordered, ...others], withAfter, { options: auditing, record, skipped });
     if (record.length === 0) skipped.refuseAll();
     return record.conclude({ order: by, skipped: skipped.all, doubts });
   });

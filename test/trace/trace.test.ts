@@ -242,6 +242,19 @@ describe('what is left out', () => {
   });
 });
 
+test('a file without norm layers does not keep the others from their order', async () => {
+  const directory = makeTempDirectory();
+  const at = (name: string) => join(directory, name);
+  const state = (epoch: number) =>
+    checkpointBytes({ layers: { net: {} }, head: epoch, metadata: { epoch: String(epoch) } });
+  const other = checkpointBytes({ layers: {} });
+  writeFiles(directory, { base: state(0), 'b9.bin': state(1), 'a10.bin': state(2), 'c.bin': other });
+  const report = await trace(at('base'), ['c.bin', 'a10.bin', 'b9.bin'].map(at));
+  expect(report.order).toEqual(['epoch']);
+  expect(report.checkpoints.map(({ epoch }) => epoch)).toEqual([1, 2]);
+  expect(report.skipped).toMatchObject([{ reason: 'failed', code: 'no-norm-layers' }]);
+});
+
 test('before is opened once, and each checkpoint at most twice: to be put in order, and to be audited', async () => {
   const opened = new Map<string, number>();
   const onOpenFile = (path: string) => opened.set(path, (opened.get(path) ?? 0) + 1);
