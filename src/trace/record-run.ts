@@ -100,7 +100,9 @@ export class RunRecord {
       (finding) => isMoved.has(finding.layer) && (isLeadingDrift(finding) || isExcusedDrift(finding)),
     );
     const findings = [...report.findings, ...ofStep];
-    this.#note(findings, index, new Map(report.layers.map((layer) => [layer.name, layer.outputShift ?? 0])));
+    this.#note(report.findings, index, shiftsOf(report));
+    // A step's message is about the step: its numbers count as such.
+    if (step !== null) this.#note(ofStep, index, shiftsOf(step));
     for (const warning of report.warnings) this.#warn(warning);
     if (step !== null && ofStep.some(isLeadingDrift)) this.#keepWorst(step);
     this.#keepWorst(report);
@@ -203,6 +205,10 @@ function describePlace(
   return times === length
     ? `at every checkpoint`
     : `${began}, at ${formatCount(times)} of ${formatCount(length)} checkpoints`;
+}
+
+function shiftsOf({ layers }: AuditReport): ReadonlyMap<string, number> {
+  return new Map(layers.map(({ name, outputShift }) => [name, outputShift ?? 0]));
 }
 
 function rankOf({ findings, summary }: AuditReport): readonly [drifted: number, shift: number] {
