@@ -300,7 +300,8 @@ function describeProbe(report: ProbeReport): Document {
       }),
       {
         kind: 'moves',
-        layers: layers.map(({ movement }) => ({
+        layers: layers.map(({ name, movement }) => ({
+          name,
           alone: movement?.sameInput ?? null,
           network: movement?.inNetwork ?? null,
         })),

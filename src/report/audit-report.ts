@@ -138,6 +138,8 @@ export interface CheckpointSummary {
   /** As the user named it. */
   readonly path: string;
   readonly format: CheckpointFormat;
+  /** Whether the file keeps the order of the network's layers. */
+  readonly inModuleOrder: boolean;
   /** What the model was trained with, as far as the file tells. */
   readonly framework: Framework | null;
   /** Norm layers in the file, those left out that were folded away. */
@@ -307,6 +309,7 @@ function summarizeSide(
   return {
     path: checkpoint.path,
     format: checkpoint.format,
+    inModuleOrder: checkpoint.inModuleOrder,
     framework: findFramework(checkpoint, layers),
     layers: layers.length,
     folded: folded.length,

@@ -35,7 +35,11 @@ export interface Document {
 /** How far the outputs of layers move along the depth, alone and in the network: what a page draws. */
 export interface Moves {
   readonly kind: 'moves';
-  readonly layers: readonly { readonly alone: number | null; readonly network: number | null }[];
+  readonly layers: readonly {
+    readonly name: string;
+    readonly alone: number | null;
+    readonly network: number | null;
+  }[];
 }
 
 /** What was looked at, e.g. a checkpoint's role, its path and what it holds. */
@@ -75,7 +79,7 @@ export interface Table extends TableOptions {
 }
 
 /** A cell's phrase; how long a bar beside it is, and the values that a line is drawn of, where it has them. */
-interface Cell {
+export interface Cell {
   readonly phrase: string;
   readonly size: number | null;
   readonly trend: readonly (number | null)[] | null;

@@ -57,6 +57,7 @@ export function buildInspectReport(
     checkpoint: {
       path: checkpoint.path,
       format: checkpoint.format,
+      inModuleOrder: checkpoint.inModuleOrder,
       framework: findFramework(
         checkpoint,
         examined.map(({ layer }) => layer),

@@ -193,7 +193,7 @@ describe('several audits', () => {
       'Clean',
     ]);
     expect(rows[2]).toContain('2 of 2 norm layers drifted');
-    expect(rows[2]).toMatch(/worst <bdi class="name"><span>backbone\.<\/span><wbr>bn1<\/bdi>/);
+    expect(rows[2]).toMatch(/worst <bdi class="name"><span>backbone\.<wbr><\/span>bn1<\/bdi>/);
     expect(rows[2]).toContain('<b>0.900</b>');
     expect(page).toContain('expected 8 bytes, found 3 (at byte 0)');
     expect(page.match(/<details /g)).toHaveLength(3);

@@ -41,8 +41,24 @@ const COMMANDS: Readonly<Record<string, string>> = {
 const probeOf = (name: string): ProbeReport => ({
   schemaVersion: 1,
   tool: { name: 'bn-audit', version: '1.2.3' },
-  before: { path: name, format: 'ONNX', framework: null, layers: 1, folded: 0, learned: 5 },
-  after: { path: name, format: 'ONNX', framework: null, layers: 1, folded: 0, learned: 5 },
+  before: {
+    path: name,
+    format: 'ONNX',
+    inModuleOrder: true,
+    framework: null,
+    layers: 1,
+    folded: 0,
+    learned: 5,
+  },
+  after: {
+    path: name,
+    format: 'ONNX',
+    inModuleOrder: true,
+    framework: null,
+    layers: 1,
+    folded: 0,
+    learned: 5,
+  },
   runtime: { name: 'onnxruntime-node', version: '1.30.0' },
   inputs: {
     kind: 'files',

@@ -82,6 +82,7 @@ export function makeReport({
   const side = (path: string) => ({
     path,
     format: 'PyTorch' as const,
+    inModuleOrder: true,
     framework: 'pytorch' as const,
     layers: layers.length,
     folded: 0,
@@ -393,6 +394,7 @@ export function makeInspectReport(names: readonly string[] = ['stem.bn', 'head.b
     checkpoint: {
       path: names[0] ?? 'model.onnx',
       format: 'ONNX',
+      inModuleOrder: true,
       framework: 'pytorch',
       layers: names.length,
       folded: 0,

@@ -16,7 +16,7 @@ import {
   showSafely,
   splitPhrase,
 } from '../any-report.js';
-import type { AuditReport } from '../audit-report.js';
+import type { AuditReport, CheckpointSummary } from '../audit-report.js';
 import {
   type AuditFailure,
   countOutcomes,
@@ -27,10 +27,16 @@ import {
   type ReportSet,
 } from '../audit-set.js';
 import { describeReport } from '../describe-report.js';
-import type { Block, Document, Fact, Moves, Table } from '../document.js';
+import type { Block, Cell, Document, Fact, Moves, Table } from '../document.js';
 import { countsBatches, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
-import { formatBatches, formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
+import {
+  formatBatches,
+  formatCount,
+  formatMeasure,
+  formatOptional,
+  formatPlural,
+} from '../format-numbers.js';
 import { areUnmarked, formatLayers, nameLayer } from '../layer-nouns.js';
 import { defuseCommands } from '../text-layout.js';
 import {
@@ -65,18 +71,23 @@ const MAX_PAGE_LENGTH = 900_000;
  *
  * Charts of channels need the report's `perChannel`; their data is cut so that the page stays small.
  */
-export function renderOne(report: OneReport): string {
+export function renderOne(given: OneReport): string {
+  const isOrdered = listedCheckpointOf(given).inModuleOrder;
+  const report = isOrdered ? given : sortLayers(given);
   const document = describeReport(report, { all: true });
   const { answer } = document;
+  const pageData = buildPageData(report);
+  const hasChart = pageData.layers.some(({ values }) => values.some((value) => Number(value)));
   const main = html`<main>
-${renderAnswer(document, isAudit(report) ? renderEvidence(report) : null)}
-${renderDepthChart(report)}
-${isAudit(report) ? renderModuleTree(report) : null}
-${renderLayerTable(report)}
+${renderAnswer(document, html`${renderKindList(report)}${isAudit(report) ? renderEvidence(report) : null}`)}
+${document.blocks.filter(isWayOut).map(renderBlock)}
 ${renderFindings(report)}
-${document.blocks.filter(({ kind }) => kind !== 'table').map((block) => html`${renderBlock(block)}\n`)}
+${hasChart ? renderChart(report, isOrdered) : null}
+${isAudit(report) ? renderModuleTree(report) : null}
+${renderLayerTable(report, isOrdered)}
+${document.blocks.filter(({ kind }) => kind === 'notes').map(renderBlock)}
 </main>`;
-  const data = toScriptJson(buildPageData(report));
+  const data = toScriptJson(pageData);
   const used = [script, style, main.markup, data.markup].reduce((sum, { length }) => sum + length, 0);
   const channels = toScriptJson(buildPageChannels(report, MAX_PAGE_LENGTH - used));
   return renderDocument({
@@ -84,29 +95,70 @@ ${document.blocks.filter(({ kind }) => kind !== 'table').map((block) => html`${r
     title: `${answer.word}: ${unmarkNames(answer.headline)}`,
     style,
     body: html`<a class="skip" href="#layers">Skip to the layers</a>
-${renderTop(report.tool, answer.outcome, listSections(report))}
+${renderTop(report.tool, answer.outcome, listSections(main))}
 ${main}`,
     data: { data, channels },
     script,
   });
 }
 
-function listSections(report: OneReport): readonly (readonly [id: string, title: string])[] {
-  return [
-    ['depth', 'Depth'],
-    ...(isAudit(report) ? ([['modules', 'Modules']] as const) : []),
-    ['layers', 'Layers'],
-    ...(report.findings.length > 0 ? ([['findings', 'Findings']] as const) : []),
-  ];
+/** The checkpoint whose order the layers of a report stand in. */
+function listedCheckpointOf(report: OneReport): CheckpointSummary {
+  return isAudit(report) ? report.before : report.checkpoint;
 }
 
-function renderDepthChart(report: OneReport): Markup {
-  const { format } = isAudit(report) ? report.before : report.checkpoint;
-  return html`<section id="depth" aria-labelledby="depth-title">
-<h2 id="depth-title">${isAudit(report) ? 'Drift along the depth' : 'Statistics along the depth'}</h2>
-<p class="lead">Every ${nameLayer(report.layers)} in the order of the checkpoint${format === 'safetensors' ? ', which is that of the names here' : ', first on the left'}. The <a href="#layers">table of layers</a> holds the same numbers.</p>
-<div id="depth-chart" class="panel chart"><noscript><p>The charts, sorting and filtering need JavaScript. Everything else is below.</p></noscript></div>
+/** Where a file keeps no order of layers, that of their names, with numbers by their value. */
+function sortLayers(report: OneReport): OneReport {
+  const byName = (one: { readonly name: string }, other: { readonly name: string }) =>
+    NATURAL_ORDER.compare(one.name, other.name);
+  return isAudit(report)
+    ? { ...report, layers: [...report.layers].sort(byName) }
+    : { ...report, layers: [...report.layers].sort(byName) };
+}
+
+/** layer2 before layer10. */
+const NATURAL_ORDER = new Intl.Collator('en', { numeric: true });
+
+/** What to do, which stands right below the answer. */
+function isWayOut({ kind }: Block): boolean {
+  return kind === 'remedies' || kind === 'advice';
+}
+
+const SECTIONS = [
+  ['fix', 'Fix'],
+  ['findings', 'Findings'],
+  ['chart', 'Chart'],
+  ['modules', 'Modules'],
+  ['layers', 'Layers'],
+  ['notes', 'Notes'],
+] as const;
+
+/** Those sections that the page has. */
+function listSections({ markup }: Markup): readonly (readonly [id: string, title: string])[] {
+  return SECTIONS.filter(([id]) => markup.includes(`<section id="${id}"`));
+}
+
+function renderChart(report: OneReport, isOrdered: boolean): Markup {
+  const order = isOrdered
+    ? 'in the order of the network, first on the left'
+    : 'by name, with numbers by value: the file does not keep the order of the network';
+  return html`<section id="chart" aria-labelledby="chart-title">
+<h2 id="chart-title">${isAudit(report) ? 'Movement' : 'Statistics'} ${isOrdered ? 'along the depth' : 'by layer'}</h2>
+<p class="lead">Every ${nameLayer(report.layers)} ${order}. The <a href="#layers">table of layers</a> holds the same numbers.</p>
+<div id="layer-chart" class="panel chart"><noscript><p>The charts, sorting and filtering need JavaScript. Everything else is below.</p></noscript></div>
 </section>`;
+}
+
+/** What was found, by kind, each with a link to what it means. */
+function renderKindList({ findings }: OneReport): Markup | null {
+  if (findings.length === 0) return null;
+  return html`<ul class="found" aria-label="Findings by kind">
+${groupFindings(findings).map((group) => html`<li><a href="#${idOf(group)}">${renderSort(group)}</a></li>\n`)}</ul>
+`;
+}
+
+function idOf([{ level, kind }]: FindingGroup): string {
+  return `${level}-${kind}`;
 }
 
 /** What a report says as one HTML page without a script: it needs no network and no server. */
@@ -147,18 +199,12 @@ ${renderTop(set.tool, outcome, [
 ])}
 <main>
 ${renderSetAnswer(set, worst)}
+${worst === null ? null : describeReport(worst, { all: false }).blocks.filter(isWayOut).map(renderBlock)}
 ${renderCheckpoints(set)}
 ${hasAnyFinding ? renderKinds(set) : null}
-${worst === null ? null : listWaysOut(worst).map(renderBlock)}
 </main>`,
     script: setScript,
   });
-}
-
-/** What to do about a report's drift. */
-function listWaysOut(report: AuditReport): readonly Block[] {
-  const { blocks } = describeReport(report, { all: false });
-  return blocks.filter(({ kind }) => kind === 'remedies' || kind === 'advice');
 }
 
 const WORDS: Readonly<Record<ReportSet['verdict'], string>> = {
@@ -427,7 +473,7 @@ function renderGroup(
 ): Markup {
   const [first] = group;
   const rest = group.length - SHOWN_FINDINGS;
-  return html`<article class="panel finding">
+  return html`<article class="panel finding" id="${idOf(group)}">
 <h3>${renderSort(group)}</h3>
 ${renderHelp(first, framework)}
 <details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
@@ -492,16 +538,35 @@ export function renderBlock(block: Block): Markup | null {
   }
 }
 
+/** So many rows of a table of documents are shown; the others unfold. */
+const SHOWN_ROWS = 25;
+
 function renderTable(table: Table): Markup {
-  const { columns, section } = table;
-  const kindOf = (index: number) => (columns[index]?.isNumber ? '' : 'text');
-  const scales = columns.map(({ full }) => full ?? 1);
-  return html`<section>${section === undefined ? null : html`<h2>${section.title}</h2>\n`}${section?.lead === undefined ? null : html`<p class="lead">${section.lead}</p>\n`}<div class="panel scroll"><table class="plain">
-<thead><tr>${columns.map(({ title }, index) => html`<th scope="col" class="${kindOf(index)}">${capitalize(title)}</th>`)}</tr></thead>
-<tbody>
-${table.take(table.length, false).map((row) => html`<tr>${row.map(({ phrase, size, trend }, index) => html`<td class="${kindOf(index)}">${trend === null ? markNames(phrase) : drawTrend(trend)}${size === null ? null : drawShare(size / (scales[index] ?? 1))}</td>`)}</tr>\n`)}</tbody>
-</table></div></section>
+  const { section, length, noun } = table;
+  const rows = table.take(length, false);
+  const rest = length - SHOWN_ROWS;
+  return html`<section>${section === undefined ? null : html`<h2>${section.title}</h2>\n`}${section?.lead === undefined ? null : html`<p class="lead">${section.lead}</p>\n`}${renderRows(table, rows.slice(0, SHOWN_ROWS))}
+${
+  rest > 0
+    ? html`<details class="rest"><summary>${formatPlural(rest, `more ${noun}`)}</summary>
+${renderRows(table, rows.slice(SHOWN_ROWS))}
+</details>
+`
+    : null
+}</section>
 `;
+}
+
+function renderRows({ columns }: Table, rows: readonly (readonly Cell[])[]): Markup {
+  const kindOf = (index: number) => (columns[index]?.isNumber ? '' : 'text');
+  const titles = columns.map(({ title }) => capitalize(title));
+  const describe = ({ phrase, size, trend }: Cell, index: number) =>
+    html`${trend === null ? markNames(phrase) : drawTrend(trend)}${size === null ? null : drawShare(size / (columns[index]?.full ?? 1))}`;
+  return html`<div class="panel scroll"><table class="plain">
+<thead><tr>${titles.map((title, index) => html`<th scope="col" class="${kindOf(index)}">${title}</th>`)}</tr></thead>
+<tbody>
+${rows.map(([first, ...cells]) => html`<tr>${first && html`<th scope="row" class="text">${describe(first, 0)}</th>`}${cells.map((cell, index) => html`<td class="${kindOf(index + 1)}" data-label="${titles[index + 1] ?? ''}">${describe(cell, index + 1)}</td>`)}</tr>\n`)}</tbody>
+</table></div>`;
 }
 
 /** Points of a line in a table: a cell is hardly wider in pixels. */
@@ -548,21 +613,27 @@ const CHART = { width: 1000, height: 180 } as const;
 function renderMoves(layers: Moves['layers']): Markup | null {
   const finite = (value: number | null) =>
     value !== null && Number.isFinite(value) ? Math.max(0, value) : 0;
-  const moves = layers.map(({ alone, network }) => ({ alone: finite(alone), network: finite(network) }));
-  const full = moves.reduce((most, { alone, network }) => Math.max(most, alone, network), 0);
+  const full = layers.reduce((most, { alone, network }) => Math.max(most, finite(alone), finite(network)), 0);
   if (full === 0) return null;
   const step = CHART.width / layers.length;
-  const bar = (kind: 'alone' | 'network', value: number, index: number) => {
-    const height = (value / full) * CHART.height;
+  const bar = (kind: 'alone' | 'network', value: number | null, index: number) => {
+    const height = (finite(value) / full) * CHART.height;
     const width = step * (kind === 'alone' ? 0.4 : 0.8);
     const x = index * step + (step - width) / 2;
     return html`<rect class="${kind}" x="${x.toFixed(1)}" y="${(CHART.height - height).toFixed(1)}" width="${width.toFixed(1)}" height="${height.toFixed(1)}"/>`;
   };
+  const say = ({ name, alone, network }: Moves['layers'][number]) =>
+    `${showSafely(name)}: alone ${formatOptional(alone)}, in network ${formatOptional(network)}`;
+  const [first, last] = [layers[0], layers.length > 1 ? layers.at(-1) : undefined];
   return html`<section><h2>Movement along the depth</h2>
-<p class="lead">How far each layer’s output moves, first layer on the left: alone in front, in the network behind; the highest bar is ${formatMeasure(full)}.</p>
-<div class="panel depth"><svg viewBox="0 0 ${CHART.width} ${CHART.height}" preserveAspectRatio="none" role="img" aria-label="Movement of each layer's output along the depth; the table holds the same numbers">
-${moves.map(({ alone, network }, index) => [bar('network', network, index), bar('alone', alone, index)])}
-</svg></div></section>
+<p class="lead">How far each layer’s output moves, relative to its own size, in the order of the network.</p>
+<div class="panel depth"><p class="legend"><span><i class="alone"></i>alone</span><span><i class="network"></i>in network</span></p>
+<div class="axes"><p class="ticks" aria-hidden="true">${[1, 0.5, 0].map((share) => html`<span>${formatMeasure(share * full)}</span>`)}</p>
+<svg viewBox="0 0 ${CHART.width} ${CHART.height}" preserveAspectRatio="none" role="img" aria-label="Movement of each layer's output along the depth, up to ${formatMeasure(full)}; the table holds the same numbers">
+${[0, 0.5, 1].map((share) => html`<path class="grid" d="M0 ${share * CHART.height}H${CHART.width}"/>`)}
+${layers.map((layer, index) => html`<g><title>${say(layer)}</title>${bar('network', layer.network, index)}${bar('alone', layer.alone, index)}</g>\n`)}</svg>
+<p class="ends">${[first, last].map((end) => end && html`<span>${renderName(end.name)}</span>`)}</p></div>
+</div></section>
 `;
 }
 
@@ -582,7 +653,7 @@ function renderAdvice({ why, ways }: Advice): Markup {
 <h2 id="fix-title">How to keep it frozen</h2>
 <p class="lead">${say(why)}</p>
 <div class="columns">
-${ways.map(({ where, code }) => html`<figure class="panel"><figcaption>${say(where)}</figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`)}
+${ways.map(({ where, code }) => html`<figure class="panel"><figcaption><span>${say(where)}</span></figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`)}
 </div>
 </section>`;
 }

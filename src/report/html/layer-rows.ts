@@ -12,13 +12,13 @@ import { formatLayers, nameLayers } from '../layer-nouns.js';
 import { capitalize, html, type Markup, markNames } from './markup.js';
 
 /** The table of layers. The page's script makes it sortable and opens rows; the order here is what sorts first. */
-export function renderLayerTable(report: OneReport): Markup {
+export function renderLayerTable(report: OneReport, isOrdered: boolean): Markup {
   return isAudit(report)
-    ? renderTable(report.layers, LAYER_COLUMNS, AUDIT_ORDER)
-    : renderTable(report.layers, listInspectColumns(report.layers), {
-        sorted: '#',
-        groupOf: () => 0,
-        sizeOf: () => null,
+    ? renderTable(report.layers, { columns: LAYER_COLUMNS, order: AUDIT_ORDER, isOrdered })
+    : renderTable(report.layers, {
+        columns: listInspectColumns(report.layers),
+        order: GIVEN_ORDER,
+        isOrdered,
       });
 }
 
@@ -37,30 +37,41 @@ const AUDIT_ORDER: Order<AuditLayer> = {
   sizeOf: ({ outputShift }) => outputShift,
 };
 
+/** The order of the report. */
+const GIVEN_ORDER: Order<InspectLayer> = { sorted: '#', groupOf: () => 0, sizeOf: () => null };
+
+interface TableOptions<Layer> {
+  readonly columns: readonly Column<Layer>[];
+  readonly order: Order<Layer>;
+  /** Whether the report's order is that of the network. */
+  readonly isOrdered: boolean;
+}
+
 function renderTable<Layer extends AuditLayer | InspectLayer>(
   layers: readonly Layer[],
-  columns: readonly Column<Layer>[],
-  order: Order<Layer>,
+  { columns, order, isOrdered }: TableOptions<Layer>,
 ): Markup {
   const { ranked, scale } = rankLayers(layers, order);
+  const kind = order.sorted === '#' ? 'inspected' : 'audited';
   return html`<section id="layers" aria-labelledby="layers-title">
 <h2 id="layers-title">Layers</h2>
 <div id="layer-filter"></div>
-<div class="panel scroll"><table id="layer-table" class="layers opening">
+<div class="panel scroll"><table id="layer-table" class="layers ${kind} shortened">
 <caption class="unseen">Norm layers</caption>
-${renderHead(columns, order.sorted)}
+${renderHead(columns, order.sorted, isOrdered)}
 <tbody>
 ${ranked.map(({ layer, index }) => renderRow(layer, index, { columns, scale, isOpenable: true }))}</tbody>
 </table></div>
+<div id="layer-rest"></div>
 </section>`;
 }
 
 /** The layers of an audit that come first in the order of its own page, without a script: a table of so many rows. */
 export function renderWorstLayers(report: AuditReport, count: number): Markup {
   const { ranked, scale } = rankLayers(report.layers, AUDIT_ORDER);
-  return html`<div class="panel scroll"><table class="layers">
+  return html`<div class="panel scroll"><table class="layers audited">
 <caption class="unseen">Norm layers, the worst first</caption>
-${renderHead(LAYER_COLUMNS, null)}
+${renderHead(LAYER_COLUMNS, null, report.before.inModuleOrder)}
 <tbody>
 ${ranked.slice(0, count).map(({ layer, index }) => renderRow(layer, index, { columns: LAYER_COLUMNS, scale, isOpenable: false }))}</tbody>
 </table></div>`;
@@ -85,9 +96,18 @@ function rankLayers<Layer>(layers: readonly Layer[], { groupOf, sizeOf }: Order<
 }
 
 /** Column titles; where the table sorts, the column that it is sorted by. */
-function renderHead<Layer>(columns: readonly Column<Layer>[], sorted: string | null): Markup {
+function renderHead<Layer>(
+  columns: readonly Column<Layer>[],
+  sorted: string | null,
+  isOrdered: boolean,
+): Markup {
+  const position: Omit<Column<Layer>, 'cell'> = {
+    title: '#',
+    hint: isOrdered ? 'position in the network' : 'position by name',
+    isNumber: true,
+  };
   const sortOf = (title: string) => (title === sorted ? 'ascending' : 'none');
-  return html`<thead><tr>${[POSITION, ...columns].map(({ title, hint, isNumber, bar }) => html`<th scope="col"${isNumber ? html` class="${bar === undefined ? 'number' : 'number wide'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${capitalize(title)}</th>`)}</tr></thead>`;
+  return html`<thead><tr>${[position, ...columns].map(({ title, hint, isNumber, bar }) => html`<th scope="col"${isNumber ? html` class="${bar === undefined ? 'number' : 'number wide'}"` : null}${sorted === null ? null : html` aria-sort="${sortOf(title)}"`}${hint === undefined ? null : html` title="${hint}"`}>${capitalize(title)}</th>`)}</tr></thead>`;
 }
 
 /** Values that are not finite are the worst; layers without a value come last. */
@@ -95,12 +115,6 @@ function rankSize(value: number | null): number {
   if (value === null) return -1;
   return Number.isFinite(value) ? value : Number.MAX_VALUE;
 }
-
-const POSITION: Omit<Column<never>, 'cell'> = {
-  title: '#',
-  hint: 'position in the model',
-  isNumber: true,
-};
 
 interface RowOptions<Layer> {
   readonly columns: readonly Column<Layer>[];
@@ -136,16 +150,16 @@ function renderRow<Layer extends AuditLayer | InspectLayer>(
 `;
 }
 
-/** A module path with its last part set off, before which it may wrap. */
+/** A module path with its last part set off; it may wrap behind its dots. */
 export function renderName(name: string): Markup {
-  const shown = showSafely(name);
-  const start = shown.lastIndexOf('.') + 1;
-  return html`<bdi class="name"><span>${shown.slice(0, start)}</span><wbr>${shown.slice(start)}</bdi>`;
+  const parts = showSafely(name).split('.');
+  const last = parts.pop() ?? '';
+  return html`<bdi class="name"><span>${parts.map((part) => html`${part}.<wbr>`)}</span>${last}</bdi>`;
 }
 
-/** A bar of a share of its width, in the colour of the status that it stands in. */
+/** A bar of a share of its width, in the colour of the status that it stands in; none for what is no number. */
 export function renderBar(value: number | null, scale: number): Markup {
-  const width = value === null || !(scale > 0) ? 0 : Number.isFinite(value) ? (value / scale) * 100 : 100;
+  const width = value === null || Number.isNaN(value) || !(scale > 0) ? 0 : Math.min(1, value / scale) * 100;
   return html`<svg class="bar" aria-hidden="true">${width > 0 ? html`<rect width="${Math.max(width, 1).toFixed()}%" height="7"/>` : null}</svg>`;
 }
 

@@ -10,7 +10,7 @@ export interface Markup {
   readonly markup: string;
 }
 
-type Content = Markup | string | number | null | false | readonly Content[];
+type Content = Markup | string | number | null | undefined | false | readonly Content[];
 
 /** A template of HTML. Whatever is put into it is escaped, for text and for quoted attributes, unless it is markup. */
 export function html(parts: TemplateStringsArray, ...contents: readonly Content[]): Markup {
@@ -21,7 +21,7 @@ export function html(parts: TemplateStringsArray, ...contents: readonly Content[
 }
 
 function toMarkup(content: Content): string {
-  if (content === null || content === false) return '';
+  if (content === null || content === undefined || content === false) return '';
   if (typeof content === 'string')
     return content.replace(/[&<>"']/g, (character) => ENTITIES[character] ?? '');
   if (typeof content === 'number') return String(content);

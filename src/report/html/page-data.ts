@@ -98,11 +98,11 @@ function selectChannels({ before, after, epsilon }: ChannelSource, limit: number
 
 /** What the page's script reads at once: what is neither in the page's markup nor about single channels. */
 export interface PageData {
-  /** What the chart along the depth can show; the first is shown first. */
+  /** What the chart of layers can show, which some layer has; the first is shown first. */
   readonly measures: readonly PageMeasure[];
   /** What a layer's own panel tells, in its order. */
   readonly facts: readonly string[];
-  /** In the order of the model; index for index the rows of the page's table before it is sorted. */
+  /** In the order of the chart; index for index the rows of the page's table before it is sorted. */
   readonly layers: readonly PageLayer[];
   /** The layer that is open at first; null where none moved. */
   readonly opened: number | null;
@@ -139,19 +139,23 @@ export function buildPageData(report: OneReport): PageData {
   const findings = groupFindings(report);
   const describe = <Layer extends AuditLayer | InspectLayer>(
     layers: readonly Layer[],
-    measures: readonly Measure<Layer>[],
+    all: readonly Measure<Layer>[],
     facts: readonly Fact<Layer>[],
-  ) => ({
-    measures,
-    facts: facts.map(([label]) => label),
-    layers: layers.map((layer) => ({
-      name: showSafely(layer.name),
-      status: layer.status,
-      findings: findings.get(layer.name) ?? [],
-      values: measures.map((measure) => toJsonNumber(measure.of(layer))),
-      facts: facts.map(([, tell]) => tell(layer)),
-    })),
-  });
+  ) => {
+    // Of a folded pair, only standard deviations are known.
+    const measures = all.filter(({ of }) => layers.some((layer) => of(layer) != null));
+    return {
+      measures,
+      facts: facts.map(([label]) => label),
+      layers: layers.map((layer) => ({
+        name: showSafely(layer.name),
+        status: layer.status,
+        findings: findings.get(layer.name) ?? [],
+        values: measures.map((measure) => toJsonNumber(measure.of(layer))),
+        facts: facts.map(([, tell]) => tell(layer)),
+      })),
+    };
+  };
   return isAudit(report)
     ? { ...describe(report.layers, AUDIT_MEASURES, AUDIT_FACTS), opened: findOpened(report.layers) }
     : { ...describe(report.layers, INSPECT_MEASURES, INSPECT_FACTS), opened: null };

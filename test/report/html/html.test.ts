@@ -56,6 +56,37 @@ describe('the HTML page', () => {
     await expect(stable).toMatchFileSnapshot('__snapshots__/mixed.html.txt');
   });
 
+  test('says what to do right below the answer, and what was found before every layer', () => {
+    const { markup } = splitPage(renderHtml(makeMixedReport()));
+    const sections = [...markup.matchAll(/<section (?:id|class)="(\w+)/g)].map(([, name]) => name);
+    expect(sections).toEqual(['answer', 'fix', 'findings', 'chart', 'modules', 'layers', 'notes']);
+    const targets = [...markup.matchAll(/<li><a href="#([^"]+)"><span class="level/g)].map(([, id]) => id);
+    expect(targets[0]).toBe('error-frozen-stats-drift');
+    for (const id of targets) expect(markup).toContain(`<article class="panel finding" id="${id}">`);
+  });
+
+  test('stands in the order of the network only where before keeps it, else in that of names', () => {
+    const report = makeReport({
+      layers: ['layer10.bn', 'layer2.bn', 'head.bn'].map((name) => makeLayer(name)),
+    });
+    const namesOf = (page: string) => dataOf(page).data.layers.map(({ name }) => name);
+    const ordered = renderHtml(report);
+    expect(namesOf(ordered)).toEqual(['layer10.bn', 'layer2.bn', 'head.bn']);
+    expect(ordered).toContain('Movement along the depth</h2>');
+    const named = renderHtml({ ...report, before: { ...report.before, inModuleOrder: false } });
+    expect(namesOf(named)).toEqual(['head.bn', 'layer2.bn', 'layer10.bn']);
+    expect(named).toContain(
+      'by name, with numbers by value: the file does not keep the order of the network',
+    );
+    expect(named).not.toContain('along the depth');
+  });
+
+  test('offers no measure that no layer has', () => {
+    const layers = [makeLayer('bn', { outputShift: null, meanShift: null, divergence: null })];
+    const { data } = dataOf(renderHtml(makeReport({ layers, findings: [] })));
+    expect(data.measures.map(({ label }) => label)).toEqual(['Std ratio']);
+  });
+
   test('shows no number that folded weights do not tell', async () => {
     const [before, after] = ['before', 'after'].map((side) =>
       fileURLToPath(new URL(`../../../fixtures/pairs/requires-grad-leak/${side}.fold.onnx`, import.meta.url)),

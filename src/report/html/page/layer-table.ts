@@ -17,8 +17,7 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
   const body = table.tBodies[0];
   if (body === undefined) return { show: () => {} };
   const rows = [...body.rows];
-  const showAllRows = () => table.classList.remove('opening');
-  addEventListener('load', () => requestAnimationFrame(() => setTimeout(showAllRows)));
+  const rest = addRest(table);
   const rowOf = new Map(rows.map((row) => [indexOf(row), row]));
   makeSortable(table, body, rows);
   const toggleRow = makeToggle(data);
@@ -26,16 +25,44 @@ export function enhanceLayerTable(table: HTMLTableElement, filter: HTMLElement, 
     const row = target instanceof Element ? target.closest('.open')?.closest('tr') : null;
     if (row != null) toggleRow(row, findDetail(row)?.hidden !== false);
   });
-  const clearFilter = addFilter(filter, rows, data.layers);
+  const clearFilter = addFilter(filter, { rows, layers: data.layers, onChange: rest.count });
   return {
     show: (layer) => {
       const row = rowOf.get(layer);
       if (row === undefined) return;
-      showAllRows();
       if (row.hidden) clearFilter();
+      if (!row.checkVisibility()) rest.show();
       toggleRow(row, true);
       row.scrollIntoView({ block: 'start' });
       row.querySelector<HTMLElement>('.open')?.focus({ preventScroll: true });
+    },
+  };
+}
+
+/** A long table begins with so many rows, as its style has it. */
+const FIRST_ROWS = 25;
+
+interface Rest {
+  readonly show: () => void;
+  /** Told how many rows the filter leaves. */
+  readonly count: (rows: number) => void;
+}
+
+/** A button below a long table that shows the rest of it. */
+function addRest(table: HTMLTableElement): Rest {
+  const button = makeElement('button', { class: 'quiet rest', attributes: { type: 'button' } });
+  const isShort = () => table.classList.contains('shortened');
+  const show = () => {
+    table.classList.remove('shortened');
+    button.hidden = true;
+  };
+  button.addEventListener('click', show);
+  table.closest('section')?.querySelector('#layer-rest')?.replaceChildren(button);
+  return {
+    show,
+    count: (rows) => {
+      button.textContent = `Show all ${formatCount(rows)} layers`;
+      button.hidden = rows <= FIRST_ROWS || !isShort();
     },
   };
 }
@@ -169,12 +196,15 @@ function makeDetail(columns: number, { layer, labels, channels }: DetailContents
   return makeElement('tr', { class: 'detail' }, [cell]);
 }
 
+interface FilterOptions {
+  readonly rows: readonly HTMLTableRowElement[];
+  readonly layers: readonly PageLayer[];
+  /** Told how many rows are left. */
+  readonly onChange: (count: number) => void;
+}
+
 /** A search field, one switch a status, and how many rows are left; returns what clears them all. */
-function addFilter(
-  box: HTMLElement,
-  rows: readonly HTMLTableRowElement[],
-  layers: readonly PageLayer[],
-): () => void {
+function addFilter(box: HTMLElement, { rows, layers, onChange }: FilterOptions): () => void {
   const search = makeElement('input', {
     attributes: {
       type: 'search',
@@ -206,6 +236,7 @@ function addFilter(
       count === rows.length
         ? `${formatCount(count)} layers`
         : `${formatCount(count)} of ${formatCount(rows.length)} layers`;
+    onChange(count);
   };
   const chips = countStatuses(layers).map(([status, count]) => {
     const chip = makeElement(

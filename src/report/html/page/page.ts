@@ -1,4 +1,4 @@
-// The page's script for one report, with the chart along the depth.
+// The page's script for one report, with the chart of layers.
 
 import { scaleLinear, scaleLog } from 'd3-scale';
 import { formatMeasure } from '../../format-numbers.js';
@@ -13,12 +13,15 @@ function start(): void {
   const data: PageData = JSON.parse(find('data').textContent ?? '');
   addCopyButtons();
   const table = enhanceLayerTable(find('layer-table') as HTMLTableElement, find('layer-filter'), data);
-  drawDepthChart(find('depth-chart'), data, (layer) => {
-    const hash = `#layer-${layer}`;
-    // A second click on the same bar changes no address, and should still lead to the layer.
-    if (location.hash === hash) table.show(layer);
-    else location.hash = hash;
-  });
+  // A page on which nothing moved has none.
+  const chart = document.getElementById('layer-chart');
+  if (chart !== null)
+    drawChart(chart, data, (layer) => {
+      const hash = `#layer-${layer}`;
+      // A second click on the same bar changes no address, and should still lead to the layer.
+      if (location.hash === hash) table.show(layer);
+      else location.hash = hash;
+    });
   if (!followAddress(table) && data.opened !== null) openQuietly(data.opened);
   addEventListener('hashchange', () => followAddress(table));
 }
@@ -70,16 +73,13 @@ const MAX_BAR_WIDTH = 36;
 const MAX_DECADES = 7;
 
 /**
- * Draws the chart along the depth: one bar a layer, coloured by status, with the modules under the axis.
+ * Draws the chart of layers: one bar a layer, coloured by status, with the modules under the axis.
  *
  * @param onChoose told which layer a reader clicked, or chose with Enter.
  */
-function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
+function drawChart(box: HTMLElement, data: PageData, onChoose: (layer: number) => void): void {
   const { layers, measures } = data;
-  // Of a folded pair only standard deviations are known: the first measure is then none to begin with.
-  const isKnown = (_: PageMeasure, measure: number) => layers.some(({ values }) => values[measure] != null);
-  const chosen = Math.max(0, measures.findIndex(isKnown));
-  const state = { measure: chosen, isLog: false, width: 0, pointed: null as number | null };
+  const state = { measure: 0, isLog: false, width: 0, pointed: null as number | null };
   const meaning = makeElement('span', { class: 'meaning' });
   const plot = makeElement('div', { class: 'plot' });
   const readout = makeElement('p', { class: 'readout' });
@@ -87,12 +87,13 @@ function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: numb
   const redraw = () => {
     const measure = measures[state.measure];
     if (measure === undefined || state.width === 0) return;
-    meaning.textContent = measure.meaning.replace(/^./, (letter) => letter.toUpperCase());
+    const isBroken = layers.some(({ values }) => isNoNumber(values[state.measure]));
+    meaning.textContent = `${measure.meaning.replace(/^./, (letter) => letter.toUpperCase())}.${isBroken ? ' A cross: not a finite number.' : ''}`;
     drawBars(plot, frame(), { ...state, layers });
     showReadout(readout, state.pointed === null ? null : (layers[state.pointed] ?? null), measures);
   };
   const { moveTo } = addCursor(plot, {
-    label: 'Layers along the depth of the network',
+    label: box.parentElement?.querySelector('h2')?.textContent ?? '',
     count: () => layers.length,
     positionAt: (x) => findPosition(x, layers.length, frame()),
     describe: (position) => describeLayer(layers[position], measures[state.measure], state.measure),
@@ -108,7 +109,7 @@ function drawDepthChart(box: HTMLElement, data: PageData, onChoose: (layer: numb
     makeElement('div', { class: 'chart-bar' }, [
       makeSegments('Measure', {
         choices: measures.map(({ label }) => label),
-        chosen,
+        chosen: 0,
         onChoose: (index) => {
           state.measure = index;
           redraw();
@@ -147,6 +148,7 @@ function drawBars(plot: HTMLElement, frame: Frame, { layers, measure, isLog, poi
     const y = topOf(values[layer] ?? 0, scale);
     const x = MARGIN.left + (layer + 0.5) * step - width / 2;
     const height = Math.max(0, bottom - y);
+    if (isNoNumber(layers[layer]?.values[measure])) return makeCross(status, x + width / 2, bottom - 9);
     return makeShape('rect', { class: `is-${status}`, x, width, y, height, rx: Math.min(2, step / 4) });
   });
   const [x1, x2] = [MARGIN.left, MARGIN.left + innerWidth(frame)];
@@ -160,7 +162,17 @@ function drawBars(plot: HTMLElement, frame: Frame, { layers, measure, isLog, poi
   movePointer(plot, pointed, step);
 }
 
-/** From zero, or over as many decades as there are; a value that is not finite reaches the top. */
+/** Whether a value is one that JSON has no number for: NaN or infinite. */
+function isNoNumber(value: PageLayer['values'][number] | undefined): boolean {
+  return typeof value === 'string';
+}
+
+/** Stands for a value that has no length: a bar of any would lie. */
+function makeCross(status: string, x: number, y: number): SVGElement {
+  return makeShape('path', { class: `cross is-${status}`, d: `M${x - 4} ${y - 4}l8 8m0-8l-8 8` });
+}
+
+/** From zero, or over as many decades as there are. */
 function makeScale(values: readonly number[], isLog: boolean): Scale {
   const finite = values.filter((value) => Number.isFinite(value) && value > 0);
   const max = finite.length === 0 ? 1 : Math.max(...finite);
@@ -172,7 +184,6 @@ function makeScale(values: readonly number[], isLog: boolean): Scale {
 }
 
 function topOf(value: number, scale: Scale): number {
-  if (!Number.isFinite(value)) return MARGIN.top;
   if (value === 0) return scale.range()[0] ?? 0;
   return scale(value);
 }
