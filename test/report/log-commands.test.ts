@@ -170,7 +170,7 @@ describe('a command in a name is none in any report', () => {
     expect(findForeignCommands(name, 80)).toEqual([]);
   });
 
-  test('whatever it is made of, and wherever it is cut', () => {
+  test('whatever it is made of, and wherever it is cut', { timeout: 120_000 }, () => {
     const parts = [
       '#',
       '##',
