@@ -110,7 +110,9 @@ describe('several audits', () => {
     expect(text.match(/^### /gm)).toHaveLength(2);
   });
 
-  test('as Markdown fit a comment, and with all a job summary, however many they are', { timeout: 120_000 }, () => {
+  test('as Markdown fit a comment, and with all a job summary, however many they are', {
+    timeout: 120_000,
+  }, () => {
     const name = 'x'.repeat(10_000);
     const many = buildAuditSet(
       Array.from({ length: 2000 }, (_, index) => ({ ...drifted(`${index}${name}`, 1), warnings: [name] })),
