@@ -56,6 +56,7 @@ export function makeTrace({
     before: {
       path: 'base.pt',
       format: 'PyTorch',
+      inModuleOrder: true,
       framework: 'pytorch',
       layers: layers.length,
       folded: 0,
