@@ -4,6 +4,15 @@
 // Starts the program that the build left in dist/cli, and keeps its compiled code there between runs: compiling anew takes
 // a third of a small audit. (module.enableCompileCache of Node 22 keeps less: what is compiled before anything runs.)
 
+const { engines, version } = require('../package.json');
+
+// Before anything that an older Node does not have: whoever has one shall read why.
+const required = engines.node.replace('>=', '');
+if (parseInt(process.versions.node, 10) < required) {
+  process.stderr.write(`bn-audit: expected Node ${required} or newer, found Node ${process.versions.node}\n`);
+  process.exit(2);
+}
+
 const { readFileSync, renameSync, rmSync, writeFileSync } = require('node:fs');
 const { createRequire, wrap } = require('node:module');
 const { dirname, join } = require('node:path');
@@ -14,8 +23,6 @@ const { Script } = require('node:vm');
 // layers or many files. With less it takes as long. Code is kept under the flags that it was compiled with.
 setFlagsFromString('--semi-space-growth-factor=1');
 setFlagsFromString('--heap-growing-percent=60');
-
-const { version } = JSON.parse(readFileSync(join(__dirname, '../package.json'), 'utf8'));
 
 const MAIN = join(__dirname, '../dist/cli/main.js');
 
@@ -59,19 +66,19 @@ function replace(path, content) {
   }
 }
 
+function keepCompiled() {
+  for (const [path, script] of compiled) replace(path, script.createCachedData());
+}
+
 let cli;
 try {
   cli = load(MAIN);
 } catch (error) {
   process.stderr.write(
-    `bn-audit: it is not built: run "npm run build" first (${error.code ?? error.message})\n`,
+    `bn-audit: it is not built: run "npm run build" first (${error.code || error.message})\n`,
   );
   process.exitCode = 2;
 }
 // At the end most functions are compiled, and `diff` calls nearly everything that the other commands do.
-if (process.argv[2] === 'diff') {
-  process.once('exit', () => {
-    for (const [path, script] of compiled) replace(path, script.createCachedData());
-  });
-}
-cli?.main(process.argv.slice(2));
+if (process.argv[2] === 'diff') process.once('exit', keepCompiled);
+if (cli !== undefined) cli.main(process.argv.slice(2));

@@ -54,13 +54,15 @@ function drawTerminal(output) {
   const texts = lines.flatMap((line, index) => {
     const at = `x="${MARGIN}" y="${FIRST_LINE + index * LINE_HEIGHT}"`;
     const length = ((lengths[index] ?? 0) * CHARACTER_WIDTH).toFixed(1);
-    return line === '' ? [] : [`<text ${at} textLength="${length}">${drawLine(line)}</text>`];
+    // Browsers pass this attribute on to no child.
+    const spaces = 'xml:space="preserve"';
+    return line === '' ? [] : [`<text ${at} textLength="${length}" ${spaces}>${drawLine(line)}</text>`];
   });
   const font = 'ui-monospace, SFMono-Regular, Menlo, Consolas, monospace';
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img" aria-label="${TITLE}">
 <rect width="${width}" height="${height}" rx="10" fill="#0d1117"/>
 <g fill="#30363d"><circle cx="22" cy="20" r="6"/><circle cx="42" cy="20" r="6"/><circle cx="62" cy="20" r="6"/></g>
-<g font-family="${font}" font-size="14" xml:space="preserve" fill="#e6edf3">
+<g font-family="${font}" font-size="14" fill="#e6edf3">
 ${texts.join('\n')}
 </g>
 </svg>

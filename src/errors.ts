@@ -146,5 +146,13 @@ export function escapeControls(text: string): string {
 /** The tool's version, as package.json has it; a test keeps the two together. */
 export const VERSION = '0.1.0';
 
+/** `OWNER/NAME` of the project's repository on GitHub, as package.json has it; null until it has one. */
+const REPOSITORY: string | null = null;
+
+/** The web address of a page of the project, such as `docs/measures.md`, as of this version; null while it has none. */
+export function findAddress(page: string, repository = REPOSITORY): string | null {
+  return repository === null ? null : `https://github.com/${repository}/blob/v${VERSION}/${page}`;
+}
+
 /** The tool's name, as reports give it. */
 export const TOOL_NAME = 'bn-audit';

@@ -80,7 +80,6 @@ export async function probe(
 ): Promise<ProbeReport> {
   checkOptions('probe', options);
   refuseBothInputs(options);
-  const runtime = await loadRuntime(options.importRuntime);
   return withCheckpoints([beforePath, afterPath], options, async (before, after) => {
     if (!isOnnxCheckpoint(after))
       throw new CheckpointError(`expected an ONNX model to run, found a ${after.format} checkpoint`, {
@@ -88,6 +87,8 @@ export async function probe(
         file: after.path,
         hint: `Export after to ONNX: ${EXPORTS.get(findFramework(after, findLayersAndLearned(after).layers)) ?? EXPORT_TORCH}. Before may stay what it is.`,
       });
+    // Only now: whoever lacks both needs a model first, and the runtime is large.
+    const runtime = await loadRuntime(options.importRuntime);
     const { epsilon, map } = options;
     const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
     refuseWithoutPairs(compared.layers, after.path);

@@ -42,7 +42,7 @@ export interface OnnxRuntime {
 export type ImportRuntime = () => Promise<unknown>;
 
 const INSTALL_HINT =
-  'Install it beside bn-audit: npm install onnxruntime-node (with onnxruntime-node-install=skip in .npmrc the install stays offline: the CPU build is in the package), or run: npx -p bn-audit -p onnxruntime-node bn-audit probe …';
+  'Install it beside bn-audit: ONNXRUNTIME_NODE_INSTALL=skip npm install onnxruntime-node (290 MB; without the variable its install fetches CUDA besides, which a probe does not use), or run: ONNXRUNTIME_NODE_INSTALL=skip npx -p bn-audit -p onnxruntime-node bn-audit probe …';
 
 /**
  * Loads onnxruntime-node, which is an optional peer: hundreds of megabytes that only a probe needs.

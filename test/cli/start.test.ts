@@ -49,6 +49,17 @@ describe('the program', () => {
     }
   });
 
+  test('needs Node 20, and says so in a line where it finds an older one', async () => {
+    const older = join(makeTempDirectory(), 'older.cjs');
+    writeFileSync(older, "Object.defineProperty(process.versions, 'node', { value: '18.20.8' });");
+    const bin = join(root, 'bin', 'bn-audit.js');
+    expect(await run(process.execPath, ['--require', older, bin, ...COMMANDS[0]], root)).toEqual({
+      stdout: '',
+      stderr: 'bn-audit: expected Node 20 or newer, found Node 18.20.8\n',
+      exitCode: 2,
+    });
+  });
+
   test('says how to build it where it is not built', async () => {
     const directory = copyPackage();
     rmSync(join(directory, 'dist'), { recursive: true });

@@ -20,7 +20,7 @@ describe('loadRuntime', () => {
     );
     expect(message).toBe('a probe runs the model with onnxruntime-node, which is not installed');
     expect(hint).toContain('npm install onnxruntime-node');
-    expect(hint).toContain('onnxruntime-node-install=skip');
+    expect(hint).toContain('ONNXRUNTIME_NODE_INSTALL=skip npx');
   });
 
   test('says so when it is there and does not load', async () => {
