@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { FINDING_KINDS } from '../src/compare/findings.js';
@@ -10,6 +10,31 @@ import { makeTempDirectory } from './build/sources.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const pair = (name: string) => join(root, 'fixtures', 'pairs', 'requires-grad-leak', name);
+
+/** What a package is made of. */
+const PACKED_FROM = [
+  ...['bin', 'build', 'docs', 'src', 'build.js', 'package.json', 'tsconfig.json', 'tsconfig.types.json'],
+  ...['CHANGELOG.md', 'LICENSE', 'README.md'],
+];
+
+/** What may lie in dist/ from before: of another build, and what a run has compiled. */
+const LEFT_BEHIND = [
+  ...['dist/other.js', 'dist/other.d.ts', 'dist/cli/other.js'],
+  `dist/cli/main.js.${VERSION}.v20.0.0-x64.compiled`,
+];
+
+/** All that a package may hold. */
+const PACKED = [
+  /^(?:CHANGELOG\.md|LICENSE|README\.md|package\.json)$/,
+  /^bin\/(?:bn-audit\.js|package\.json)$/,
+  /^dist\/index\.js$/,
+  /^dist\/chunks\/[\w-]+-[0-9A-Z]{8}\.js$/,
+  /^dist\/cli\/(?:package\.json|main\.js|[\w-]+-[0-9A-Z]{8}\.js)$/,
+  /^dist\/(?:[\w-]+\/)*[\w-]+\.d\.ts$/,
+  /^docs\/(?:[\w-]+\/)*[\w-]+\.md$/,
+  /^docs\/images\/[\w-]+\.svg$/,
+  /^docs\/[\w.-]+\.schema\.json$/,
+];
 
 /** What the tests look at of package.json. */
 interface Manifest {
@@ -81,15 +106,35 @@ describe('the packed tarball, installed into an empty folder', () => {
     });
 
   beforeAll(() => {
-    npm(root, 'pack', '--ignore-scripts', '--pack-destination', directory);
+    // As a person does, who may have left anything in dist/: npm builds anew before it packs.
+    const sources = join(directory, 'sources');
+    for (const name of PACKED_FROM) cpSync(join(root, name), join(sources, name), { recursive: true });
+    symlinkSync(join(root, 'node_modules'), join(sources, 'node_modules'));
+    mkdirSync(join(sources, 'dist', 'cli'), { recursive: true });
+    for (const name of LEFT_BEHIND) writeFileSync(join(sources, name), 'left behind');
+    npm(sources, 'pack', '--pack-destination', directory);
     tarball = join(directory, `bn-audit-${VERSION}.tgz`);
     mkdirSync(consumer);
     writeFileSync(join(consumer, 'package.json'), '{"name":"consumer","private":true,"type":"module"}');
     npm(consumer, 'install', '--offline', '--no-audit', '--ignore-scripts', '--omit=peer', tarball);
-  }, 60_000);
+  }, 180_000);
 
   test('is under 1 MB', () => {
     expect(statSync(tarball).size).toBeLessThan(1_000_000);
+  });
+
+  test('holds what was built for it and the docs, and nothing that lay there', () => {
+    const files = readdirSync(installed, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => relative(installed, join(entry.parentPath, entry.name)).split(sep).join('/'));
+    const isMeant = (name: string) => PACKED.some((pattern) => pattern.test(name));
+    expect(files.filter((name) => !isMeant(name))).toEqual([]);
+    for (const name of LEFT_BEHIND) expect(files).not.toContain(name);
+    for (const pattern of PACKED)
+      expect(
+        files.some((name) => pattern.test(name)),
+        String(pattern),
+      ).toBe(true);
   });
 
   test('brings nothing else along', () => {

@@ -69,7 +69,7 @@ describe('the workflows that docs/ci/github-actions.md shows', async () => {
   test.each(workflows.flatMap((workflow) => workflow.match(/uses: .*/g) ?? []))(
     'name an action by its commit, and the version beside it: %s',
     (line) => {
-      const isOurs = line.startsWith('uses: OWNER/bn-audit@v');
+      const isOurs = /^uses: [\w.-]+\/bn-audit@v/.test(line);
       expect(isOurs || /^uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/.test(line)).toBe(true);
     },
   );
@@ -96,8 +96,8 @@ test('the GitLab job leaves the reports that it names as artifacts', async () =>
   expect(JSON.parse(readFileSync(join(cwd, 'gl-code-quality-report.json'), 'utf8'))).toHaveLength(8);
 });
 
-describe('.pre-commit-hooks.yaml', () => {
-  const hooks = read('.pre-commit-hooks.yaml');
+describe('pre-commit/.pre-commit-hooks.yaml', () => {
+  const hooks = read('pre-commit/.pre-commit-hooks.yaml');
   const readKey = (key: string) => new RegExp(`^[ -] ${key}: (.*)$`, 'm').exec(hooks)?.[1] ?? '';
 
   test('defines the hook, without file names and in one process', () => {
