@@ -76,7 +76,7 @@ const { stdout, stderr, status } = spawnSync(
   {
     cwd: fileURLToPath(new URL('../fixtures/pairs/requires-grad-leak', import.meta.url)),
     encoding: 'utf8',
-    env: { PATH: process.env.PATH, FORCE_COLOR: '1' },
+    env: { PATH: process.env.PATH, FORCE_COLOR: '1', COLUMNS: '92' },
   },
 );
 if (status !== 1) throw new Error(`expected exit code 1, drift found, found ${status}: ${stderr}`);

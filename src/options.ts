@@ -5,6 +5,12 @@ import { quote, UsageError } from './errors.js';
 /** The name under which a policy file is found. */
 export const POLICY_FILE_NAME = 'bn-audit.config.json';
 
+/** When output is coloured: on a terminal that shows colours, or as the word says. */
+export const COLOR_CHOICES = ['auto', 'always', 'never'] as const;
+
+/** When output is coloured. */
+export type ColorChoice = (typeof COLOR_CHOICES)[number];
+
 /** The lowest level of finding that fails a run. */
 export const FAIL_ON_LEVELS = ['error', 'warning'] as const;
 
@@ -46,6 +52,10 @@ const KINDS = {
     isMet: (value) => FAIL_ON_LEVELS.some((level) => level === value),
   },
   mode: { expected: '"raise" or "warn"', isMet: (value) => GUARD_MODES.some((mode) => mode === value) },
+  when: {
+    expected: '"auto", "always" or "never"',
+    isMet: (value) => COLOR_CHOICES.some((choice) => choice === value),
+  },
   globs: {
     expected: `a list of globs, each of 1 to ${MAX_GLOB_LENGTH} characters`,
     isMet: (value) =>
@@ -283,6 +293,7 @@ const OPTIONS = {
     },
   },
   width: { is: 'columns' },
+  wholeNames: { is: 'flag' },
   paint: { is: 'function' },
   all: {
     is: 'flag',
@@ -360,6 +371,11 @@ const OPTIONS = {
       baseline: { help: 'print nothing; the exit code tells' },
     },
   },
+  color: {
+    is: 'when',
+    flags: '--color <when>',
+    help: 'colours in the text; auto unless given, which is on a terminal',
+  },
   debug: { is: 'flag', flags: '--debug', help: 'print stack traces of errors' },
 } satisfies Record<string, OptionRow>;
 
@@ -370,7 +386,7 @@ const OPENING = [...READING, 'onOpenFile'] as const;
 const JUDGING = ['frozen', 'allow', 'minShift', 'exact'] as const;
 const WRITING = ['keepBatches', 'dataName', 'force', 'dryRun'] as const;
 const SAMPLING = ['inputs', 'samples', 'seed', 'shapes', 'batch'] as const;
-const RENDERING = ['format', 'width', 'paint', 'all'] as const;
+const RENDERING = ['format', 'width', 'wholeNames', 'paint', 'all'] as const;
 
 /** What the functions of the library take, and a policy file holds, in the order in which messages list it. */
 const TAKEN = {
@@ -401,6 +417,7 @@ const REPORTING = [
   ...READING,
   'noCi',
   'quiet',
+  'color',
   'debug',
 ] as const;
 
@@ -436,9 +453,20 @@ const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
   inspect: REPORTING,
   init: ['guard', 'mode', 'output', 'force', ...READING, 'debug'],
   baseline: ['output', 'force', ...READING, 'quiet', 'debug'],
-  restore: ['output', 'layers', ...WRITING, ...MATCHING, 'format', 'all', 'quiet', 'debug'],
-  probe: [...SAMPLING, 'layers', 'ablations', 'noAblation', ...MATCHING, 'format', 'output', 'all', 'debug'],
-  explain: ['debug'],
+  restore: ['output', 'layers', ...WRITING, ...MATCHING, 'format', 'all', 'quiet', 'color', 'debug'],
+  probe: [
+    ...SAMPLING,
+    'layers',
+    'ablations',
+    'noAblation',
+    ...MATCHING,
+    'format',
+    'output',
+    'all',
+    'color',
+    'debug',
+  ],
+  explain: ['color', 'debug'],
 };
 
 /** The options of a command, each with its name, in the order of the help. */

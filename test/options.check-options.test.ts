@@ -89,6 +89,7 @@ const ALL_PROBE: Required<ProbeOptions> = {
 const ALL_PROBE_RENDER: Required<ProbeRenderOptions> = {
   format: 'text',
   width: 80,
+  wholeNames: true,
   paint: (_tone, text) => text,
   all: true,
 };

@@ -133,13 +133,31 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   };
   const audits = planned.map((one) => ({ ...one, options: { ...one.options, ...running } }));
   const { report, exitCode } = await runAudits(audits, plan, terminal);
-  await writeReports(report, plan, terminal);
+  const matching = audits.flatMap((one) => (audits.length === 1 ? listMatching(one.options) : []));
+  await writeReports(report, { ...plan, matching }, terminal);
   for (const [path, code] of [...skipped].slice(0, 1))
     terminal.writeError(
       `bn-audit: not audited: what is in ${formatPlural(skipped.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
     );
   await announceReport(report, options, terminal);
   return exitCode;
+}
+
+/** The options that made a pair comparable, as a command that goes on from it must be given them. */
+function listMatching({
+  select,
+  epsilon,
+  map = [],
+  allowExternalSymlinks,
+  remote,
+}: AuditOptions): readonly string[] {
+  return [
+    ...(select === undefined ? [] : ['--select', select]),
+    ...(epsilon === undefined ? [] : ['--epsilon', String(epsilon)]),
+    ...map.flatMap(({ from, to }) => ['--map', `${from}=${to}`]),
+    ...(allowExternalSymlinks ? ['--allow-external-symlinks'] : []),
+    ...(remote ? ['--remote'] : []),
+  ];
 }
 
 /** The reports of the command line, and those of the policy, which must lie in its directory. */

@@ -55,6 +55,7 @@ Examples:
   bn-audit explain frozen-stats-drift
 ${EXIT_CODE_HELP}`,
     );
+  program.hook('preAction', (_, command) => terminal.chooseColor(command.opts()['color'] ?? 'auto'));
   const named = COMMANDS.get(args[0] ?? '');
   const commands = named === undefined ? [...COMMANDS.values()] : [named];
   for (const load of commands) program.addCommand((await load())(terminal));

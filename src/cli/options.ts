@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import {
+  COLOR_CHOICES,
   type CommandName,
   FAIL_ON_LEVELS,
   GUARD_MODES,
@@ -68,6 +69,7 @@ export function createCommand(name: CommandName, formats: readonly string[] = RE
     if (is === 'format') option.choices(formats);
     if (is === 'level') option.choices(FAIL_ON_LEVELS);
     if (is === 'mode') option.choices(GUARD_MODES);
+    if (is === 'when') option.choices(COLOR_CHOICES);
     command.addOption(option);
   }
   return command;

@@ -1,6 +1,7 @@
 // `bn-audit probe`.
 
 import type { Command } from 'commander';
+import { quote } from '../errors.js';
 import { pickOptions } from '../options.js';
 import { type ProbeOptions, probe } from '../probe/probe.js';
 import { PROBE_FORMATS, type ProbeFormat, renderProbe } from '../probe/probe-report.js';
@@ -50,9 +51,10 @@ Exit codes:
       });
       terminal.finishProgress();
       guard.refuseHarm();
-      if (output !== undefined)
+      if (output !== undefined) {
         await writeReport({ file: output, format }, [renderProbe(report, { format, all })]);
-      else await terminal.write(renderProbe(report, { format, all, ...terminal.readLooks() }));
+        terminal.writeError(`bn-audit: wrote ${quote(output)} (${format})`);
+      } else await terminal.write(renderProbe(report, { format, all, ...terminal.readLooks() }));
     });
 }
 

@@ -2,12 +2,15 @@
 
 import { fstatSync, writeFileSync } from 'node:fs';
 import { Chalk, type ColorSupportLevel } from 'chalk';
+import type { ColorChoice } from '../options.js';
 import type { Paint } from '../report/text-layout.js';
 
 /** How standard output shows text. */
 export interface Looks {
-  /** Columns; 80 where it is no terminal. */
+  /** Columns: those that COLUMNS names, else the terminal's, else 80. */
   readonly width: number;
+  /** Whether names stay whole, since it is no terminal. */
+  readonly wholeNames: boolean;
   /** Colours, none where they cannot be shown. */
   readonly paint: Paint;
 }
@@ -16,6 +19,8 @@ export interface Looks {
 export interface Terminal {
   /** Judges standard output. */
   readonly readLooks: () => Looks;
+  /** What the user says of colours, which counts more than what the environment does. */
+  readonly chooseColor: (choice: ColorChoice) => void;
   /** Writes data to standard output, and settles when it is written: a slow reader holds up the work, not the memory. */
   readonly write: (text: string) => Promise<void>;
   /** Writes a message and a line end to standard error. */
@@ -38,7 +43,9 @@ type ProcessLike = Pick<NodeJS.Process, 'stdout' | 'stderr' | 'env'>;
 type OnWriteError = (error: NodeJS.ErrnoException) => void;
 
 const DEFAULT_WIDTH = 80;
-const MAX_WIDTH = 120;
+
+/** Wider lines than those of any screen were not meant. */
+const MAX_WIDTH = 1000;
 
 /** Work that is done within this needs no bar. */
 const PROGRESS_DELAY_MS = 1000;
@@ -52,6 +59,7 @@ const BAR_CELLS = 30;
 export function createTerminal(process: ProcessLike, onWriteError: OnWriteError): Terminal {
   const open = guardStreams(process, onWriteError);
   const start = Date.now();
+  let color: ColorChoice = 'auto';
   let lastDrawn = 0;
   let isDrawn = false;
   const draw = (verb: string, { done, total }: Progress, counts: string) => {
@@ -64,7 +72,10 @@ export function createTerminal(process: ProcessLike, onWriteError: OnWriteError)
     stderr.write(`\r${verb} ${drawBar(total === 0 ? 1 : done / total)}  ${counts}\u001b[K`);
   };
   return {
-    readLooks: () => readLooks(open('stdout'), process.env),
+    readLooks: () => readLooks(open('stdout'), process.env, color),
+    chooseColor: (choice) => {
+      color = choice;
+    },
     write: (text) => writeAll(open('stdout'), text, onWriteError),
     writeError: (message) => {
       open('stderr').write(`${message}\n`);
@@ -108,11 +119,15 @@ async function writeAll(stdout: Stream, text: string, onWriteError: OnWriteError
   }
 }
 
-function readLooks({ isTTY, columns }: NodeJS.WriteStream, env: NodeJS.ProcessEnv): Looks {
-  return {
-    width: isTTY === true ? Math.min(columns || DEFAULT_WIDTH, MAX_WIDTH) : DEFAULT_WIDTH,
-    paint: createPaint(chooseColorLevel({ isTTY }, env)),
-  };
+function readLooks(
+  { isTTY, columns }: NodeJS.WriteStream,
+  env: NodeJS.ProcessEnv,
+  color: ColorChoice,
+): Looks {
+  const asked = /^\d{1,9}$/.test(env['COLUMNS'] ?? '') ? Number(env['COLUMNS']) : 0;
+  const width = asked || (isTTY === true && columns) || DEFAULT_WIDTH;
+  const level = color === 'auto' ? chooseColorLevel({ isTTY }, env) : color === 'always' ? 1 : 0;
+  return { width: Math.min(width, MAX_WIDTH), wholeNames: isTTY !== true, paint: createPaint(level) };
 }
 
 /**

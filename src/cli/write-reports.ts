@@ -74,6 +74,7 @@ type PrintedReport = AnyReport | ReportSet;
 
 type PrintOptions = Pick<CommonOptions, 'format' | 'output' | 'all' | 'channels' | 'quiet'> & {
   readonly layer?: string;
+  readonly matching?: readonly string[];
 };
 
 /** What to print, which files to write, and what keeps the run from writing to what it reads. */
@@ -123,10 +124,12 @@ export async function writeReports(
   terminal: Terminal,
 ): Promise<void> {
   plan.guard.refuseHarm();
-  const { all, layer } = plan;
-  const options = { all, layer, omitsChannels: plan.channels !== true && layer === undefined };
-  for (const one of plan.files)
+  const { all, layer, matching } = plan;
+  const options = { all, layer, matching, omitsChannels: plan.channels !== true && layer === undefined };
+  for (const one of plan.files) {
     await writeReport(one, gather(await renderInRepository(report, one.format, options)));
+    if (plan.quiet !== true) terminal.writeError(`bn-audit: wrote ${quote(one.file)} (${one.format})`);
+  }
   if (plan.output !== undefined || plan.quiet === true) return;
   const looks = { ...options, ...terminal.readLooks() };
   for (const piece of gather(await renderInRepository(report, plan.format, looks)))

@@ -232,6 +232,7 @@ const LAYER: Column<AuditLayer> = { ...names('layer'), text: { cell: nameLayer }
 
 const MEASURES: readonly Column<AuditLayer>[] = [
   numbers('channels', ({ channels }) => channels, {
+    isSpare: true,
     hint: 'channels that moved, of all',
     cell: ({ channels, channelsMoved }) =>
       channelsMoved === null || channelsMoved === channels || channelsMoved === 0
@@ -245,10 +246,12 @@ const MEASURES: readonly Column<AuditLayer>[] = [
     cell: ({ batches }) => formatBatches(batches),
   }),
   numbers('mean shift', ({ meanShift }) => meanShift?.rms, {
+    isSpare: true,
     hint: 'root mean square over channels, in standard deviations of before',
     format: formatSigma,
   }),
   numbers('std ratio', ({ logStdRatio }) => logStdRatio?.rms, {
+    isSpare: true,
     hint: 'typical ratio of the standard deviations, the larger over the smaller',
     format: formatStdRatio,
   }),
@@ -323,17 +326,25 @@ const INSPECT_COLUMNS: readonly Column<InspectLayer>[] = [
   names('layer'),
   {
     title: 'kind',
+    isSpare: true,
     cell: ({ kind }) =>
       encloseName(showName(kind.replace('BatchNormalization', 'BatchNorm'), MAX_KIND_LENGTH)),
   },
-  numbers('channels', ({ channels }) => channels, { format: formatCount, text: { title: 'ch' } }),
+  numbers('channels', ({ channels }) => channels, {
+    isSpare: true,
+    format: formatCount,
+    text: { title: 'ch' },
+  }),
   numbers('mean rms', ({ mean }) => mean?.rms, {
+    isSpare: true,
     hint: 'root mean square of the running mean over channels',
   }),
   numbers('variance', ({ variance }) => variance?.geometricMean, {
+    isSpare: true,
     hint: 'geometric mean of the running variance over channels',
   }),
   numbers('batches', ({ batches }) => (batches === null ? null : Number(batches)), {
+    isSpare: true,
     cell: ({ batches }) => (batches === null ? NO_VALUE : formatCount(batches)),
   }),
   { title: 'mode', cell: ({ mode }) => (mode === 'unknown' ? NO_VALUE : mode) },

@@ -15,6 +15,8 @@ export const plain: Paint = (_, text) => text;
 export interface TextOptions {
   /** Columns; 80 unless given. */
   readonly width?: number | undefined;
+  /** Show names whole, however long: what is no terminal is searched and copied from. So it is unless a width is given. */
+  readonly wholeNames?: boolean | undefined;
   readonly paint?: Paint | undefined;
   /** Show every layer and finding, not the worst alone. */
   readonly all?: boolean | undefined;
@@ -34,6 +36,8 @@ export interface PrintingOptions extends RendererOptions {
   readonly directory?: string | undefined;
   /** Leave out the values of channels, which were kept for another report. */
   readonly omitsChannels?: boolean | undefined;
+  /** What a command that goes on from an audit must be told besides: `['--map', 'a=b']`. */
+  readonly matching?: readonly string[] | undefined;
 }
 
 /**
@@ -44,14 +48,30 @@ export type Pieces = Iterable<string> & object;
 
 /** {@link TextOptions} with what was left out filled in. */
 export interface TextLayout {
+  /** Columns of sentences. */
   readonly width: number;
+  /** Columns of tables. */
+  readonly tableWidth: number;
+  readonly wholeNames: boolean;
   readonly paint: Paint;
   readonly all: boolean;
 }
 
+const DEFAULT_WIDTH = 80;
+
+/** Longer lines of prose are hard to read. */
+const MAX_SENTENCE_WIDTH = 120;
+
 /** Fills in what options leave out. */
-export function chooseLayout({ width = 80, paint = plain, all = false }: TextOptions): TextLayout {
-  return { width, paint, all };
+export function chooseLayout({ width, wholeNames, paint = plain, all = false }: TextOptions): TextLayout {
+  const tableWidth = width ?? DEFAULT_WIDTH;
+  return {
+    width: Math.min(tableWidth, MAX_SENTENCE_WIDTH),
+    tableWidth,
+    wholeNames: wholeNames ?? width === undefined,
+    paint,
+    all,
+  };
 }
 
 /** Blocks of lines as text, an empty line between them; empty blocks are left out. */
@@ -69,54 +89,133 @@ export interface TableColumn<Row> {
   readonly title: string;
   readonly align: 'left' | 'right';
   readonly cell: (row: Row) => string;
+  /** The cell where the line has room for more. */
+  readonly roomyCell?: (row: Row) => string;
+  /** Whether a line without room goes without it. */
+  readonly isSpare?: boolean | undefined;
 }
 
 /** Columns between two cells. */
 const GAP = 2;
 
-/** A name column is never squeezed below this. */
-const MIN_NAME_WIDTH = 12;
+/** Spare columns go before names are squeezed below this; below half of it they never are. */
+const MIN_NAME_WIDTH = 24;
 
 /** What a cell without a value holds. */
 export const NO_VALUE = '–';
 
 /**
- * Lays out a table, one line a row, the header first. A column without a value in any row is left out. The first
- * column takes what width the others leave; longer names lose their middle, since both ends tell layers apart.
+ * Lays out a table, one line a row, the header first. A column without a value in any row is left out. Where the lines are
+ * too wide, bars go first; then what all names begin and end with, which a line over the header says once; then spare
+ * columns, the first ones first; at last names lose a part that leaves them different. Whole names lose nothing.
  */
 export function layOutTable<Row>(
   rows: readonly Row[],
-  allColumns: readonly TableColumn<Row>[],
-  width: number,
+  columns: readonly TableColumn<Row>[],
+  { tableWidth: width, wholeNames }: Pick<TextLayout, 'tableWidth' | 'wholeNames'>,
 ): readonly string[] {
-  const columns = allColumns.filter(({ cell }) => rows.some((row) => cell(row).trim() !== NO_VALUE));
-  const cells = rows.map((row) => columns.map(({ cell }) => cell(row)));
-  const widths = columns.map(({ title }, index) =>
-    Math.max(lengthOf(title), ...cells.map((line) => lengthOf(line[index] ?? ''))),
-  );
-  const others = widths.slice(1).reduce((sum, size) => sum + size + GAP, 0);
-  widths[0] = Math.min(widths[0] ?? 0, Math.max(MIN_NAME_WIDTH, width - others));
-  const layOut = (line: readonly string[]) =>
-    line
-      .map((text, index) => {
-        const size = widths[index] ?? 0;
-        const shown = index === 0 ? shortenMiddle(text, size) : text;
-        const padding = ' '.repeat(Math.max(0, size - lengthOf(shown)));
-        return columns[index]?.align === 'right' ? padding + shown : shown + padding;
-      })
-      .join(' '.repeat(GAP))
-      .trimEnd();
-  return [layOut(columns.map(({ title }) => title)), ...cells.map(layOut)];
+  const roomy = columns
+    .map(({ cell, roomyCell, align, ...column }) => ({
+      ...column,
+      // What is roomy begins with its bar.
+      align: roomyCell === undefined ? align : ('left' as const),
+      texts: rows.map(roomyCell ?? cell),
+    }))
+    .filter(({ texts }) => texts.some((text) => text.trim() !== NO_VALUE));
+  if (measure(roomy) <= width) return layOutColumns(roomy);
+  const [names, ...others] = columns
+    .map(({ cell, roomyCell: _, ...column }) => ({ ...column, texts: rows.map(cell) }))
+    .filter(({ texts }) => texts.some((text) => text.trim() !== NO_VALUE));
+  if (names === undefined) return [];
+  if (wholeNames || measure([names, ...others]) <= width) return layOutColumns([names, ...others]);
+  const path = findCommonPath(names.texts);
+  const ending = findCommonEnding(names.texts.map((text) => text.slice(path.length)));
+  const isShared = path !== '' || ending !== '';
+  const head = isShared ? [`${shortenMiddle(`${path}…${ending}`, width - 1)}:`] : [];
+  const texts = names.texts.map((text) => text.slice(path.length, text.length - ending.length));
+  let needed = others;
+  const roomLeft = () => width - measure(needed) - GAP;
+  const wanted = Math.min(measureColumn({ ...names, texts }), MIN_NAME_WIDTH);
+  while (roomLeft() < wanted) {
+    const spare = needed.findIndex(({ isSpare }) => isSpare === true);
+    if (spare < 0) break;
+    needed = needed.toSpliced(spare, 1);
+  }
+  const room = Math.max(MIN_NAME_WIDTH / 2, roomLeft());
+  return [...head, ...layOutColumns([{ ...names, texts: shortenApart(texts, room) }, ...needed])];
 }
 
-/** Text wrapped at spaces to a width, each line indented; a word that fits no line loses its middle. */
+/** A column with the texts of its cells. */
+type FilledColumn = Pick<TableColumn<never>, 'title' | 'align' | 'isSpare'> & {
+  readonly texts: readonly string[];
+};
+
+function measureColumn({ title, texts }: FilledColumn): number {
+  return texts.reduce((size, text) => Math.max(size, lengthOf(text)), lengthOf(title));
+}
+
+function measure(columns: readonly FilledColumn[]): number {
+  return columns.reduce((sum, column) => sum + measureColumn(column) + GAP, -GAP);
+}
+
+function layOutColumns(columns: readonly FilledColumn[]): readonly string[] {
+  const padded = columns.map((column) => {
+    const size = measureColumn(column);
+    return [column.title, ...column.texts].map((text) => {
+      const padding = ' '.repeat(size - lengthOf(text));
+      return column.align === 'right' ? padding + text : text + padding;
+    });
+  });
+  const [first = []] = padded;
+  return first.map((_, line) =>
+    padded
+      .map((texts) => texts[line])
+      .join(' '.repeat(GAP))
+      .trimEnd(),
+  );
+}
+
+/** The module path that several names begin with, its last dot included: `encoder.stages.`; empty where there is none. */
+export function findCommonPath(names: readonly string[]): string {
+  const [first = '', ...others] = names;
+  if (others.length === 0) return '';
+  let length = first.length;
+  for (const name of others) {
+    let same = 0;
+    while (same < length && first[same] === name[same]) same++;
+    length = same;
+  }
+  return first.slice(0, first.lastIndexOf('.', length - 1) + 1);
+}
+
+/** The modules that several names end with, the dot before them included: `.normalization`. */
+function findCommonEnding(names: readonly string[]): string {
+  const reversed = names.map((name) => [...name].reverse().join(''));
+  return [...findCommonPath(reversed)].reverse().join('');
+}
+
+/** The shares of what is kept that stand before the cut, as they are tried. */
+const HEAD_SHARES = [1 / 3, 0, 2 / 3];
+
+/** Names of at most `width` characters, or of a few more where they would not differ else. */
+export function shortenApart(names: readonly string[], width: number): readonly string[] {
+  const different = new Set(names).size;
+  for (let room = width; ; room = Math.ceil(room * 1.25))
+    for (const share of HEAD_SHARES) {
+      const shown = names.map((name) => shortenMiddle(name, room, share));
+      if (new Set(shown).size === different) return shown;
+    }
+}
+
+/** Text wrapped at spaces to a width, each line indented; a word that fits no line loses its middle unless names stay whole. */
 export function wrapText(
   text: string,
-  { width, indent }: { width: number; indent: string },
+  { width, indent, wholeNames = false }: { width: number; indent: string; wholeNames?: boolean },
 ): readonly string[] {
   const lines: string[] = [];
   let line = '';
-  for (const word of text.split(' ').map((one) => shortenMiddle(one, width - lengthOf(indent)))) {
+  const longest = wholeNames ? Number.POSITIVE_INFINITY : width - lengthOf(indent);
+  for (const word of text.split(' ').map((one) => shortenMiddle(one, longest))) {
     if (line !== '' && lengthOf(indent) + lengthOf(line) + 1 + lengthOf(word) > width) {
       lines.push(indent + line);
       line = word;
@@ -130,6 +229,14 @@ export function showName(name: string, width = 120): string {
   return shortenMiddle(name === '' ? '(root)' : escapeControls(name), width);
 }
 
+/** No real model has longer names; each row of a table is as wide as the longest. */
+export const MAX_NAME_LENGTH = 400;
+
+/** {@link showName} as a layout has it: of at most `width` characters, unless names stay whole. */
+export function fitName(name: string, width: number, { wholeNames }: Pick<TextLayout, 'wholeNames'>): string {
+  return showName(name, wholeNames ? MAX_NAME_LENGTH : width);
+}
+
 /** What GitHub's runner takes for a command: colons at the beginning of a line, behind what is white or has no width. */
 const LINE_COMMAND = /^((?:(?![\r\n\u2028\u2029])[\s\p{DI}])*):(?=\p{DI}*:)/gmu;
 
@@ -141,12 +248,12 @@ export function defuseCommands(text: string): string {
   return text.replace(LINE_COMMAND, '$1\\x3a').replace(LOG_COMMAND, '\\x23');
 }
 
-/** Text of at most `width` characters, with `…` for what its middle lost. */
-export function shortenMiddle(text: string, width: number): string {
+/** Text of at most `width` characters, with `…` for what it lost; `headShare` of what is kept stands before that. */
+export function shortenMiddle(text: string, width: number, headShare: number = 1 / 3): string {
   const characters = [...text];
   if (characters.length <= width) return text;
   const kept = Math.max(1, width - 1);
-  const head = Math.floor(kept / 3);
+  const head = Math.floor(kept * headShare);
   return `${characters.slice(0, head).join('')}…${characters.slice(characters.length - (kept - head)).join('')}`;
 }
 

@@ -1,7 +1,7 @@
 // Reports as text for the terminal.
 
 import { type Finding, type FindingLevel, titleOf } from '../compare/findings.js';
-import { escapeControls, failUnreachable } from '../errors.js';
+import { escapeControls, failUnreachable, toShellWord } from '../errors.js';
 import { type Answer, describeAnswer, nameEquality, type Outcome } from './answer.js';
 import {
   type AnyReport,
@@ -19,11 +19,14 @@ import { type Block, type Document, type Fact, listChannels, type Table } from '
 import type { Advice } from './fix-advice.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { formatLayers } from './layer-nouns.js';
+import { listNextCommands } from './next-commands.js';
 import {
   chooseLayout,
+  fitName,
   layOutTable,
+  MAX_NAME_LENGTH,
   type Pieces,
-  type RendererOptions,
+  type PrintingOptions,
   showName,
   type TableColumn,
   type TextLayout,
@@ -44,12 +47,13 @@ type Lines = readonly string[];
  *
  * @throws RangeError when `layer` names none of the report's layers.
  */
-export function renderText(report: AnyReport | ReportSet, options: RendererOptions): Pieces {
+export function renderText(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
   const layout = chooseLayout(options);
   if (isAuditSet(report)) return writeBlocks(layOutSet(report, layout));
   if (!isAudit(report) || options.layer === undefined)
     return writeBlocks([
       ...layOutDocument(describeReport(report, layout), layout),
+      isAudit(report) ? layOutNext(report, options.matching ?? [], layout) : [],
       layOutPages(report.findings, layout),
     ]);
   const layer = report.layers.find(({ name }) => name === options.layer);
@@ -98,7 +102,7 @@ function layOutFacts(facts: readonly Fact[], layout: TextLayout): Lines {
   const rows = facts.map(({ role, what, contents }) => ({
     label: role,
     tone: 'faint' as const,
-    name: writePhrase(what, (name) => showName(name, layout.width - labelWidth - 2)),
+    name: writePhrase(what, (name) => fitName(name, layout.width - labelWidth - 2, layout)),
     about: contents.join(', '),
   }));
   return layOutNamed(rows, layout, { isAlike: true });
@@ -115,9 +119,10 @@ interface NamedLine {
 /** @param isAlike whether all stand below where one does. */
 function layOutNamed(
   rows: readonly NamedLine[],
-  { width, paint }: TextLayout,
+  layout: TextLayout,
   { isAlike }: { readonly isAlike: boolean },
 ): Lines {
+  const { width, paint } = layout;
   const labelWidth = Math.max(...rows.map(({ label }) => label.length));
   const indent = ' '.repeat(labelWidth + 2);
   const filled = rows.filter(({ about }) => about !== '');
@@ -132,7 +137,9 @@ function layOutNamed(
       ? [head + gap + paint('faint', row.about)]
       : [
           head,
-          ...wrapText(row.about, { width, indent }).map((line) => indent + paint('faint', line.trimStart())),
+          ...wrapText(row.about, { ...layout, indent }).map(
+            (line) => indent + paint('faint', line.trimStart()),
+          ),
         ];
   });
 }
@@ -146,63 +153,72 @@ const OUTCOME_SIGNS: Readonly<Record<Outcome, readonly [sign: string, tone: Tone
 };
 
 /** What an audit came to, as a line among others says it. */
-export function describeOutcome(report: AuditReport): Omit<NamedLine, 'name'> {
+export function describeOutcome(
+  report: AuditReport,
+  layout: Pick<TextLayout, 'wholeNames'>,
+): Omit<NamedLine, 'name'> {
   const { outcome, word, headline } = describeAnswer(report);
   const [sign, tone] = OUTCOME_SIGNS[outcome];
-  return { label: `${sign} ${word.toLowerCase()}`, tone, about: sayPhrase(headline) };
+  return { label: `${sign} ${word.toLowerCase()}`, tone, about: sayPhrase(headline, layout) };
 }
 
 /** Names in sentences are cut to this many characters. */
 const NAME_WIDTH = 50;
 
-function sayPhrase(phrase: string): string {
-  return writePhrase(phrase, (name) => showName(name, NAME_WIDTH));
+function sayPhrase(phrase: string, layout: Pick<TextLayout, 'wholeNames'>): string {
+  return writePhrase(phrase, (name) => fitName(name, NAME_WIDTH, layout));
 }
 
 /** The answer: a headline, and a few lines that a human can act on. */
-function layOutAnswer({ outcome, word, headline, explanation }: Answer, { paint, width }: TextLayout): Lines {
+function layOutAnswer({ outcome, word, headline, explanation }: Answer, layout: TextLayout): Lines {
+  const { paint } = layout;
   const [sign, tone] = OUTCOME_SIGNS[outcome];
   const label = `${sign} ${word.toUpperCase()}`;
   const indent = ' '.repeat(label.length + 2);
-  const [first = '', ...rest] = wrapText(sayPhrase(headline), { width, indent });
+  const [first = '', ...rest] = wrapText(sayPhrase(headline, layout), { ...layout, indent });
   return [
     `${paint(tone, label)}  ${paint('strong', first.trimStart())}`,
     ...rest.map((line) => paint('strong', line)),
-    ...wrapText(sayPhrase(explanation), { width, indent: '  ' }),
+    ...wrapText(sayPhrase(explanation, layout), { ...layout, indent: '  ' }),
   ];
 }
 
 /** Cells of a bar beside a number. */
 const BAR_CELLS = 7;
 
-/** Narrower text has no room for bars and for columns to spare. */
-const ROOMY_WIDTH = 72;
-
 type Row = ReturnType<Table['take']>[number];
 
-function layOutRows(table: Table, { width, paint, all }: TextLayout): Lines {
+function layOutRows(table: Table, layout: TextLayout): Lines {
   if (table.length === 0) return [];
+  const { paint, all } = layout;
   const rows = table.take(all ? table.length : table.shown.text, true);
   const margin = table.isFlush ? '' : '  ';
-  const isTight = width < ROOMY_WIDTH;
   const columns = table.columns.flatMap((column, index): readonly TableColumn<Row>[] => {
     const { text = {}, title, isNumber, isSpare, bar, full } = column;
-    if (text === false || (isSpare && isTight)) return [];
-    const say = (row: Row) => writePhrase(row[index]?.phrase ?? '', showName);
+    if (text === false) return [];
+    const say = (row: Row) =>
+      writePhrase(row[index]?.phrase ?? '', (name) => showName(name, MAX_NAME_LENGTH));
+    const shown = {
+      title: text.title ?? title,
+      align: isNumber ? 'right' : 'left',
+      cell: say,
+      isSpare,
+    } as const;
+    if (bar === undefined || text.hasNoBar) return [shown];
     const sizes = rows.map((row) => row[index]?.size ?? 0);
     const longest = full ?? Math.max(...sizes.map((size) => (Number.isFinite(size) ? size : 0)));
     const draw = (row: Row) => formatBar(row[index]?.size ?? 0, { full: longest, cells: BAR_CELLS });
-    return bar === undefined || isTight || text.hasNoBar
-      ? [{ title: text.title ?? title, align: isNumber ? 'right' : 'left', cell: say }]
-      : [{ title, align: 'left', cell: (row) => `${draw(row).padEnd(BAR_CELLS)} ${say(row)}` }];
+    return [{ ...shown, title, roomyCell: (row) => `${draw(row).padEnd(BAR_CELLS)} ${say(row)}` }];
   });
-  const [header = '', ...lines] = layOutTable(rows, columns, width - margin.length);
+  const tableWidth = layout.tableWidth - margin.length;
+  const lines = layOutTable(rows, columns, { ...layout, tableWidth });
+  // The header, and what all names begin with over it.
+  const heads = lines.length - rows.length;
   const more = table.length - rows.length;
   const left = `… ${formatPlural(more, `more ${table.noun}`)}${table.rest ?? ''} (--all)`;
   return [
     ...(table.title === undefined ? [] : [paint('strong', table.title)]),
-    paint('faint', margin + header),
-    ...lines.map((line) => margin + line),
+    ...lines.map((line, index) => (index < heads ? paint('faint', margin + line) : margin + line)),
     ...(more > 0 ? [paint('faint', margin + left)] : []),
     ...(table.footnote === undefined ? [] : [paint('faint', margin + table.footnote)]),
   ];
@@ -213,6 +229,14 @@ const NAMED_LAYERS = 6;
 
 const SIGNS: Readonly<Record<FindingLevel, string>> = { error: '✖', warning: '!', note: '·' };
 const TONES = { error: 'error', warning: 'warning', note: 'faint' } as const;
+
+/** What to do about drift: commands that are ready to run. */
+function layOutNext(report: AuditReport, matching: readonly string[], { paint }: TextLayout): Lines {
+  return listNextCommands(report, matching).map((words, index) => {
+    const label = index === 0 ? 'next' : '    ';
+    return `${paint('faint', label)}  bn-audit ${words.map(toShellWord).join(' ')}`;
+  });
+}
 
 /** Where to read on: the command that prints the page of each kind, in a line each. */
 function layOutPages(findings: readonly Finding[], { paint }: TextLayout): Lines {
@@ -226,10 +250,7 @@ function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
   const [{ level, kind }] = group;
   const label = `${SIGNS[level]} ${level}`;
   const indent = ' '.repeat(label.length + 2);
-  const [first = '', ...rest] = wrapText(`${titleOf(kind)} (${kind})`, {
-    width: layout.width,
-    indent,
-  });
+  const [first = '', ...rest] = wrapText(`${titleOf(kind)} (${kind})`, { ...layout, indent });
   const head = [layout.paint(TONES[level], label) + first.slice(label.length), ...rest];
   return [
     ...head,
@@ -240,17 +261,18 @@ function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
 }
 
 /** Messages that differ in their numbers alone are one message: the first is shown, the layers of all are named. */
-function layOutAlike([first, ...others]: FindingGroup, { width, paint, all }: TextLayout): Lines {
-  const lines = wrapText(`${showName(first.layer, 60)}: ${escapeControls(first.message)}`, {
-    width,
+function layOutAlike([first, ...others]: FindingGroup, layout: TextLayout): Lines {
+  const { paint, all } = layout;
+  const lines = wrapText(`${fitName(first.layer, 60, layout)}: ${escapeControls(first.message)}`, {
+    ...layout,
     indent: '    ',
   });
   const [line = '', ...rest] = lines;
   const shown = all ? others : others.slice(0, NAMED_LAYERS);
-  const names = shown.map(({ layer }) => showName(layer, 60)).join(', ');
+  const names = shown.map(({ layer }) => fitName(layer, 60, layout)).join(', ');
   const more =
     others.length > shown.length ? paint('faint', ` … ${others.length - shown.length} more (--all)`) : '';
-  const likewise = others.length === 0 ? [] : wrapText(`likewise ${names}`, { width, indent: '    ' });
+  const likewise = others.length === 0 ? [] : wrapText(`likewise ${names}`, { ...layout, indent: '    ' });
   return [
     `  ${line.trimStart()}`,
     ...rest,
@@ -262,7 +284,8 @@ function layOutAlike([first, ...others]: FindingGroup, { width, paint, all }: Te
 const SHOWN_FINDINGS = 5;
 
 /** Regions without drift, in one line each: what is fine. */
-function layOutRegions({ regions, layers }: AuditReport, { width, paint, all }: TextLayout): Lines {
+function layOutRegions({ regions, layers }: AuditReport, layout: TextLayout): Lines {
+  const { paint, all } = layout;
   const fine = regions.filter(({ drifted }) => drifted === 0);
   const shown = all
     ? fine
@@ -276,8 +299,8 @@ function layOutRegions({ regions, layers }: AuditReport, { width, paint, all }: 
         ? 'no norm layer'
         : `${formatLayers(region.layers, layers)} ${[...(statuses.get(path) ?? [])].join(', ')}`;
     const [first = '', ...rest] = wrapText(
-      `${showName(path === '' ? '(whole model)' : path, 50)}: ${count}, ${inside}`,
-      { width, indent: '           ' },
+      `${fitName(path === '' ? '(whole model)' : path, 50, layout)}: ${count}, ${inside}`,
+      { ...layout, indent: '           ' },
     );
     return [`${paint('good', '✔')} ${status.padEnd(7)}  ${first.trimStart()}`, ...rest];
   });
@@ -299,10 +322,11 @@ function listStatuses(
   return byPath;
 }
 
-function layOutNotes(notes: readonly string[], { width, paint, all }: TextLayout): Lines {
+function layOutNotes(notes: readonly string[], layout: TextLayout): Lines {
+  const { paint, all } = layout;
   const shown = all ? notes : notes.slice(0, SHOWN_FINDINGS);
   const lines = shown.flatMap((note) => {
-    const [first = '', ...rest] = wrapText(escapeControls(note), { width, indent: '        ' });
+    const [first = '', ...rest] = wrapText(escapeControls(note), { ...layout, indent: '        ' });
     return [`${paint('warning', '! note')}  ${first.trimStart()}`, ...rest];
   });
   const more = notes.length - shown.length;
@@ -326,10 +350,10 @@ function layOutTerms(
   ];
 }
 
-function layOutSection(title: string, sentences: readonly string[], { width, paint }: TextLayout): Lines {
+function layOutSection(title: string, sentences: readonly string[], layout: TextLayout): Lines {
   return [
-    paint('strong', title),
-    ...sentences.flatMap((sentence) => wrapText(sentence, { width, indent: '  ' })),
+    layout.paint('strong', title),
+    ...sentences.flatMap((sentence) => wrapText(sentence, { ...layout, indent: '  ' })),
   ];
 }
 
@@ -341,7 +365,7 @@ function layOutAdvice({ why, ways }: Advice, layout: TextLayout): Lines {
     ...(first === undefined ? [] : show(first.code)),
     ...others.flatMap(({ where, code }) => [
       '',
-      ...wrapText(where, { width: layout.width, indent: '  ' }),
+      ...wrapText(where, { ...layout, indent: '  ' }),
       ...show(code),
     ]),
   ];
@@ -350,7 +374,7 @@ function layOutAdvice({ why, ways }: Advice, layout: TextLayout): Lines {
 /** One layer channel by channel; a sentence where folding or an unreadable statistic hides the channels. */
 function layOutLayer(layer: AuditLayer, layout: TextLayout): readonly Lines[] {
   const { name, kind, status, epsilon, epsilonAfter, channels, channelsMoved, outputShift } = layer;
-  const head = `${layout.paint('strong', showName(name))}  ${showName(kind, 40)}, ${status}, ${formatPlural(channels, 'channel')}, ε ${epsilon}${epsilonAfter === undefined ? '' : `, in after ${epsilonAfter}`}`;
+  const head = `${layout.paint('strong', fitName(name, 120, layout))}  ${showName(kind, 40)}, ${status}, ${formatPlural(channels, 'channel')}, ε ${epsilon}${epsilonAfter === undefined ? '' : `, in after ${epsilonAfter}`}`;
   const table = listChannels(layer, layout);
   if (table === null) return [[head, '  Its statistics cannot be read on both sides.']];
   const moved = `  ${formatCount(channelsMoved ?? 0)} of ${formatPlural(channels, 'channel')} moved; output shift ${outputShift === null ? '–' : formatMeasure(outputShift)}`;
@@ -364,22 +388,24 @@ function* layOutSet(set: ReportSet, layout: TextLayout): Iterable<Lines> {
   const nameReport = (report: AuditReport) =>
     nameOf({ before: report.before.path, after: report.after.path });
   const outcomes: NamedLine[] = [];
-  for (const report of set.reports) outcomes.push({ name: nameReport(report), ...describeOutcome(report) });
+  for (const report of set.reports)
+    outcomes.push({ name: nameReport(report), ...describeOutcome(report, layout) });
   for (const failure of set.failures) {
     const { message, hint } = failure;
     const about = escapeControls(hint === null ? message : `${message}. ${hint}`);
     outcomes.push({ label: '✖ failed', tone: 'error', name: nameOf(failure), about });
   }
-  if (before !== null) yield [`${layout.paint('faint', 'before')}  ${showName(before, layout.width - 8)}`];
+  if (before !== null)
+    yield [`${layout.paint('faint', 'before')}  ${fitName(before, layout.width - 8, layout)}`];
   const room = layout.width - Math.max(...outcomes.map(({ label }) => label.length)) - 2;
   yield layOutNamed(
-    outcomes.map((one) => ({ ...one, name: showName(one.name, room) })),
+    outcomes.map((one) => ({ ...one, name: fitName(one.name, room, layout) })),
     layout,
     { isAlike: false },
   );
   yield [layout.paint('strong', countOutcomes(set))];
   for (const report of listDetailed(set, layout.all)) {
-    const title = `── ${showName(nameReport(report), layout.width - 8)} `;
+    const title = `── ${fitName(nameReport(report), layout.width - 8, layout)} `;
     yield [layout.paint('faint', title.padEnd(layout.width, '─'))];
     yield* layOutDocument(describeReport(report, layout), layout);
   }

@@ -27,7 +27,7 @@ function describeEvent(event: CheckpointEvent): ReturnType<typeof describeOutcom
   switch (event.kind) {
     case 'audited': {
       const { report } = event;
-      const { label, tone, about } = describeOutcome(report);
+      const { label, tone, about } = describeOutcome(report, { wholeNames: false });
       const { worst } = report.summary;
       const shift =
         report.verdict === 'clean' || worst === null

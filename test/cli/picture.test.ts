@@ -18,7 +18,9 @@ test('the picture in the README shows what the command prints: npm run picture d
   );
   const [command = '', ...shown] = lines;
   const args = command.replace(/^\$ bn-audit /, '').split(' ');
-  const { stdout } = await runCli(args, join(root, 'fixtures/pairs/requires-grad-leak'));
+  const { stdout } = await runCli(args, join(root, 'fixtures/pairs/requires-grad-leak'), {
+    env: { COLUMNS: '92' },
+  });
   expect(shown).toEqual(stdout.split('\n').filter((line) => line !== ''));
 });
 

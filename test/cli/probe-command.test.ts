@@ -7,7 +7,8 @@ const fixture = (path: string) => new URL(`../../fixtures/${path}`, import.meta.
 test('a probe shows how many of its runs are done, and takes the bar away before it prints', async () => {
   const seen: string[] = [];
   const terminal: Terminal = {
-    readLooks: () => ({ width: 80, paint: (_tone, text) => text }),
+    readLooks: () => ({ width: 80, wholeNames: true, paint: (_tone, text) => text }),
+    chooseColor: () => {},
     write: async () => void seen.push('report'),
     writeError: () => seen.push('message'),
     showProgress: () => seen.push('bytes'),

@@ -55,12 +55,29 @@ function fakeProcess({
 describe('width', () => {
   test.each([
     [true, 100, 100],
-    [true, 300, 120],
+    [true, 300, 300],
     [true, 0, 80],
     [false, 200, 80],
   ])('terminal %j of %d columns: %d', async (isTTY, columns, width) => {
     const { process } = fakeProcess({ isTTY, columns });
-    expect(createTerminal(process as never, ignoreErrors).readLooks()).toMatchObject({ width });
+    const looks = createTerminal(process as never, ignoreErrors).readLooks();
+    expect(looks).toMatchObject({ width, wholeNames: !isTTY });
+  });
+
+  test.each([
+    ['60', 60],
+    ['200', 200],
+    ['', 100],
+    ['0', 100],
+    ['-5', 100],
+    ['wide', 100],
+    ['999999999', 1000],
+  ])('COLUMNS=%s in a terminal of 100 columns: %d', (COLUMNS, width) => {
+    for (const isTTY of [true, false]) {
+      const { process } = fakeProcess({ isTTY, columns: 100, env: { COLUMNS } });
+      const looks = createTerminal(process as never, ignoreErrors).readLooks();
+      expect(looks.width).toBe(isTTY || width !== 100 ? width : 80);
+    }
   });
 });
 
@@ -72,6 +89,19 @@ describe('paint', () => {
     const { process } = fakeProcess({ isTTY });
     const { paint } = createTerminal(process as never, ignoreErrors).readLooks();
     expect(paint('error', 'DRIFTED')).toBe(painted);
+  });
+
+  test.each([
+    ['always', false, { NO_COLOR: '1' }, true],
+    ['always', false, {}, true],
+    ['never', true, { FORCE_COLOR: '1' }, false],
+    ['auto', true, {}, true],
+    ['auto', false, {}, false],
+  ] as const)('--color %s, terminal %j, %j: %j', (choice, isTTY, env, isPainted) => {
+    const { process } = fakeProcess({ isTTY, env });
+    const terminal = createTerminal(process as never, ignoreErrors);
+    terminal.chooseColor(choice);
+    expect(terminal.readLooks().paint('good', 'x') !== 'x').toBe(isPainted);
   });
 });
 

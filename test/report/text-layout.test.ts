@@ -19,13 +19,19 @@ const COLUMNS: readonly TableColumn<Row>[] = [
   { title: 'count', align: 'right', cell: ({ count }) => count },
 ];
 
+const within = (tableWidth: number) => ({ tableWidth, wholeNames: false });
+
 describe('layOutTable', () => {
   test('aligns columns, two spaces apart, without spaces at the ends of lines', () => {
     const rows = [
       { name: 'a', count: '1' },
       { name: 'backbone', count: '12' },
     ];
-    expect(layOutTable(rows, COLUMNS, 80)).toEqual(['layer     count', 'a             1', 'backbone     12']);
+    expect(layOutTable(rows, COLUMNS, within(80))).toEqual([
+      'layer     count',
+      'a             1',
+      'backbone     12',
+    ]);
     expect(
       layOutTable(
         [
@@ -33,24 +39,75 @@ describe('layOutTable', () => {
           { name: 'y', count: '3' },
         ],
         COLUMNS.toReversed(),
-        80,
+        within(80),
       ),
     ).toEqual(['count  layer', '    –  x', '    3  y']);
   });
 
   test('leaves out a column without a value in any row', () => {
-    expect(layOutTable([{ name: 'a', count: '–' }], COLUMNS, 80)).toEqual(['layer', 'a']);
+    expect(layOutTable([{ name: 'a', count: '–' }], COLUMNS, within(80))).toEqual(['layer', 'a']);
   });
 
   test('shortens names in their middle to keep the width', () => {
-    const lines = layOutTable([{ name: 'backbone.layer4.2.downsample.1', count: '1' }], COLUMNS, 30);
+    const lines = layOutTable([{ name: 'backbone.layer4.2.downsample.1', count: '1' }], COLUMNS, within(30));
     expect(lines).toEqual(['layer                    count', 'backbon….2.downsample.1      1']);
     expect(lines.every((line) => line.length <= 30)).toBe(true);
   });
 
   test('never squeezes names below 12 characters', () => {
-    expect(layOutTable([{ name: 'x'.repeat(40), count: '1' }], COLUMNS, 5)[1]).toMatch(/^x+…x+ {2,}1$/);
-    expect(layOutTable([{ name: 'x'.repeat(40), count: '1' }], COLUMNS, 5)[0]).toHaveLength(12 + 2 + 5);
+    expect(layOutTable([{ name: 'x'.repeat(40), count: '1' }], COLUMNS, within(5))[1]).toMatch(
+      /^x+…x+ {2,}1$/,
+    );
+    expect(layOutTable([{ name: 'x'.repeat(40), count: '1' }], COLUMNS, within(5))[0]).toHaveLength(
+      12 + 2 + 5,
+    );
+  });
+
+  const DEEP = ['0.layers.1', '0.layers.2', '3.layers.12'].map((rest, index) => ({
+    name: `resnet.encoder.stages.${rest}.normalization`,
+    count: String(index),
+  }));
+
+  test('says once what all names begin and end with, before any name is cut', () => {
+    expect(layOutTable(DEEP, COLUMNS, within(40))).toEqual([
+      'resnet.encoder.stages.….normalization:',
+      'layer        count',
+      '0.layers.1       0',
+      '0.layers.2       1',
+      '3.layers.12      2',
+    ]);
+  });
+
+  test('goes without bars first, then without spare columns', () => {
+    const columns: readonly TableColumn<Row>[] = [
+      ...COLUMNS,
+      { title: 'spare', align: 'right', cell: () => 'xxxxx', isSpare: true },
+      { title: 'bar', align: 'left', cell: () => '7', roomyCell: () => '▇▇▇▇▇▇▇▇ 7' },
+    ];
+    const header = (width: number) =>
+      layOutTable(DEEP, columns, within(width)).slice(0, -DEEP.length).join('|');
+    const row = (width: number) => layOutTable(DEEP, columns, within(width)).at(-1) ?? '';
+    expect([row(80), row(73), row(72)].map((line) => line.includes('▇'))).toEqual([true, true, false]);
+    for (const width of [72, 66])
+      expect(row(width)).toMatch(/^resnet\.encoder\.stages\.3\.layers\.12\.normalization .* xxxxx {2}7$/);
+    expect(header(65)).toMatch(/^resnet\.encoder\.stages\.…\.normalization:\|layer .*spare {2}bar$/);
+    expect(header(30)).toContain('spare');
+    expect(header(28)).not.toContain('spare');
+    expect(row(28)).toMatch(/^3\.layers\.12 /);
+  });
+
+  test.each([12, 20, 26, 40, 60, 80, 120])('tells every row apart in %d columns', (width) => {
+    const names = Array.from({ length: 60 }, (_, index) => ({
+      name: `model.${'deep.'.repeat(index % 4)}stage${Math.floor(index / 6)}.block.${index}.norm.normalization`,
+      count: '1',
+    }));
+    const lines = layOutTable(names, COLUMNS, within(width)).slice(-60);
+    expect(new Set(lines).size).toBe(60);
+  });
+
+  test('cuts no name that shall stay whole, however narrow', () => {
+    const lines = layOutTable(DEEP, COLUMNS, { tableWidth: 20, wholeNames: true });
+    expect(lines.slice(1)).toEqual(DEEP.map(({ name, count }) => `${name.padEnd(47)}      ${count}`));
   });
 });
 

