@@ -23,10 +23,10 @@ const LOCKED = ['diff', 'pairs/locked/before.safetensors', 'pairs/locked/after.s
 const preload = (name: string) => ({ preload: join(workspace, name) });
 
 describe('--output', () => {
-  test('writes the report to the file, prints nothing, and keeps the exit code', async () => {
+  test('writes the report to the file, says so, prints nothing else, and keeps the exit code', async () => {
     const printed = await runCli(LEAK, workspace);
     const written = await runCli([...LEAK, '--output', 'report.txt'], workspace);
-    expect(written).toEqual({ stdout: '', stderr: '', exitCode: 1 });
+    expect(written).toEqual({ stdout: '', stderr: 'bn-audit: wrote "report.txt" (text)\n', exitCode: 1 });
     expect(readFileSync(join(workspace, 'report.txt'), 'utf8')).toBe(printed.stdout);
   });
 
