@@ -134,7 +134,11 @@ describe('what is read is never written to', () => {
 
   test('devices take any number of reports', async () => {
     const args = [...DIFF, '-o', '/dev/null', '--report', 'json=/dev/null'];
-    expect(await runCli(args, makeWorkspace())).toEqual({ stdout: '', stderr: '', exitCode: 1 });
+    expect(await runCli(args, makeWorkspace())).toEqual({
+      stdout: '',
+      stderr: 'bn-audit: wrote "/dev/null" (json)\nbn-audit: wrote "/dev/null" (text)\n',
+      exitCode: 1,
+    });
   });
 });
 
