@@ -143,7 +143,7 @@ describe('the packed tarball, installed into an empty folder', () => {
     ]);
   });
 
-  test('explains every kind of finding from its own docs', () => {
+  test('explains every kind of finding from its own docs', { timeout: 60_000 }, () => {
     for (const kind of FINDING_KINDS) {
       const page = execFileSync(process.execPath, [join(installed, 'bin/bn-audit.js'), 'explain', kind], {
         cwd: directory,
