@@ -469,12 +469,35 @@ const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
   explain: ['color', 'debug'],
 };
 
+/** The group of options that are about nothing in particular. */
+export const OTHER_OPTIONS = 'Besides';
+
+/** What options are about, as the help groups them; the others come last. */
+const GROUPS: ReadonlyMap<string, readonly string[]> = new Map<string, readonly OptionName[]>([
+  ['What is compared', [...MATCHING, 'match', 'config', 'noConfig', 'pair', 'allPairs']],
+  ['What counts', [...JUDGING, 'failOn']],
+  ['What runs', [...SAMPLING, 'ablations', 'noAblation']],
+  ['What is written', ['layers', ...WRITING]],
+  ['What is printed', ['format', 'output', 'report', 'all', 'layer', 'channels', 'quiet', 'color', 'noCi']],
+]);
+
+/** A command's option: its row, its name, and the group that it stands under in help. */
+export type CommandOption = OptionRow & { readonly name: string; readonly group: string };
+
 /** The options of a command, each with its name, in the order of the help. */
-export function listCommandOptions(command: CommandName): readonly (OptionRow & { readonly name: string })[] {
-  return COMMANDS[command].map((name) => {
-    const row: OptionRow = OPTIONS[name];
-    return { name, ...row, ...row.in?.[command] };
-  });
+export function listCommandOptions(command: CommandName): readonly CommandOption[] {
+  const order = [...GROUPS].flatMap(([group, names]) => names.map((name) => ({ group, name })));
+  const rank = ({ name }: CommandOption) => {
+    const index = order.findIndex((one) => one.name === name);
+    return index < 0 ? order.length : index;
+  };
+  return COMMANDS[command]
+    .map((name) => {
+      const row: OptionRow = OPTIONS[name];
+      const group = order.find((one) => one.name === name)?.group ?? OTHER_OPTIONS;
+      return { name, ...row, ...row.in?.[command], group };
+    })
+    .sort((x, y) => rank(x) - rank(y));
 }
 
 /** What a policy file may say about an audit. */
@@ -540,12 +563,23 @@ const MAX_CHANGES = 3;
 /** `; did you mean "…"?` with the known name that is nearest to the one given; empty where none is near. */
 export function suggestName(name: string, known: readonly string[]): string {
   if (name.length > 80) return '';
-  const ranked = known
-    .map((candidate) => ({ candidate, changes: countChanges(fold(name), fold(candidate)) }))
-    .filter(({ candidate, changes }) => changes <= Math.min(MAX_CHANGES, candidate.length / 2))
-    .sort((x, y) => x.changes - y.changes);
-  const [nearest] = ranked;
-  return nearest === undefined ? '' : `; did you mean "${nearest.candidate}"?`;
+  const nearest = findNearest(name, known);
+  return nearest === null ? '' : `; did you mean "${nearest}"?`;
+}
+
+/** The known name that is nearest to one that is not known, by spelling, else by the words in it; null where none is near. */
+export function findNearest(name: string, known: readonly string[]): string | null {
+  const given = fold(name);
+  const words = name.toLowerCase().match(/[a-z\d]{3,}/g) ?? [];
+  let best: { readonly candidate: string; readonly changes: number } | null = null;
+  for (const candidate of known) {
+    const hasWords = words.length > 1 && words.every((word) => candidate.toLowerCase().includes(word));
+    const most = hasWords ? candidate.length : Math.min(MAX_CHANGES, candidate.length / 2);
+    if (Math.abs(fold(candidate).length - given.length) > most) continue;
+    const changes = countChanges(given, fold(candidate));
+    if (changes <= most && (best === null || changes < best.changes)) best = { candidate, changes };
+  }
+  return best?.candidate ?? null;
 }
 
 /** `fail-on`, `fail_on` and `failOn` are the same word. */

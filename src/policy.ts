@@ -97,13 +97,30 @@ const POLICY_READERS: Readers<Policy & { $schema: string }> = {
  *
  * @param file how messages name it.
  * @throws UsageError that names the key, what was expected and what was found.
- * @throws CheckpointError `malformed` with the byte, where it is no JSON or has a key twice.
+ * @throws CheckpointError `malformed` with line and column, where it is no JSON or has a key twice.
  */
 export function parsePolicy(bytes: Uint8Array, file: string): Policy {
   const members = new Map<string, JsonValue>();
-  new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
+  try {
+    new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
+  } catch (error) {
+    throw error instanceof CheckpointError ? placeInText(error, bytes) : error;
+  }
   const { $schema: _, ...policy } = readMembers(members, { file, key: '' }, POLICY_READERS);
   return { pairs: new Map(), runs: new Map(), reports: [], ...policy };
+}
+
+/** An error at a byte of a text that people edit: editors go by line and column, counted from 1. */
+function placeInText(error: CheckpointError, bytes: Uint8Array): CheckpointError {
+  const { message, code, file, offset } = error;
+  if (offset === undefined) return error;
+  const lines = new TextDecoder().decode(bytes.subarray(0, Number(offset))).split('\n');
+  const column = [...(lines.at(-1) ?? '')].length + 1;
+  return new CheckpointError(`${message} (line ${lines.length}, column ${column})`, {
+    code,
+    file,
+    cause: error,
+  });
 }
 
 function readMembers<Shape>(

@@ -18,6 +18,12 @@ test.each(['zebra', '', 'x', 'a'.repeat(10_000)])('nothing is guessed for %s', (
   expect(suggestName(name, KNOWN)).toBe('');
 });
 
+test('of names that hold all the words given, the nearest is meant', () => {
+  const kinds = ['affine-frozen-drift', 'frozen-stats-drift', 'stats-reset'];
+  expect(suggestName('frozen-drift', kinds)).toBe('; did you mean "frozen-stats-drift"?');
+  expect(suggestName('frozen-reset', kinds)).toBe('');
+});
+
 test('nothing is guessed where nothing is known', () => {
   expect(suggestName('a', [])).toBe('');
 });

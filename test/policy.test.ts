@@ -162,12 +162,16 @@ describe('a policy is refused', () => {
   });
 
   test.each([
-    ['{"frozen": [], "frozen": ["a"]}', 'duplicate JSON key "frozen": it appears twice in one object', 15],
-    ['[]', 'expected a JSON object, found "["', 0],
-    ['{"failOn": "error",}', 'expected a JSON key in double quotes, found "}"', 19],
-    ['{} // nothing', 'expected the end of the JSON text, found "/"', 3],
-  ])('when it is no strict JSON: %s', (text, message, offset) => {
-    expect(catchFailure(() => parseText(text))).toMatchObject({ name: 'CheckpointError', message, offset });
+    [
+      '{"frozen": [], "frozen": ["a"]}',
+      'duplicate JSON key "frozen": it appears twice in one object (line 1, column 16)',
+    ],
+    ['[]', 'expected a JSON object, found "[" (line 1, column 1)'],
+    ['{"failOn": "error",}', 'expected a JSON key in double quotes, found "}" (line 1, column 20)'],
+    ['{\n  "frozen": ["é"],\n  "é": 1 2}', 'expected "}", found "2" (line 3, column 10)'],
+    ['{} // nothing', 'expected the end of the JSON text, found "/" (line 1, column 4)'],
+  ])('when it is no strict JSON, by line and column: %s', (text, message) => {
+    expect(catchFailure(() => parseText(text))).toMatchObject({ name: 'CheckpointError', message });
   });
 
   test('when a key is that of a prototype', () => {

@@ -4,9 +4,10 @@ import { Command, CommanderError } from 'commander';
 import { CheckpointError, describeError, escapeControls, UsageError, VERSION } from '../errors.js';
 import { describeFailure, isSystemError } from '../io/file-source.js';
 import { removeTemporaries, watchTemporaries } from '../io/write-files.js';
+import { findNearest, OTHER_OPTIONS } from '../options.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { createDiff } from './diff-command.js';
-import { EXIT_CODE_HELP } from './options.js';
+import { DOCS_HELP, EXIT_CODE_HELP } from './options.js';
 import { ENDING_SIGNALS, endBySignal } from './signals.js';
 import { createTerminal, type Terminal } from './terminal.js';
 import { announceFailure } from './write-reports.js';
@@ -53,7 +54,8 @@ Examples:
   bn-audit inspect model.onnx
   bn-audit init model.pt
   bn-audit explain frozen-stats-drift
-${EXIT_CODE_HELP}`,
+${EXIT_CODE_HELP}
+${DOCS_HELP}`,
     );
   program.hook('preAction', (_, command) => terminal.chooseColor(command.opts()['color'] ?? 'auto'));
   const named = COMMANDS.get(args[0] ?? '');
@@ -62,7 +64,9 @@ ${EXIT_CODE_HELP}`,
   if (named === undefined) program.addCommand(createHelp(program));
   for (const command of program.commands) {
     command
+      .addHelpText('after', DOCS_HELP)
       .copyInheritedSettings(program)
+      .addHelpOption(program.createOption('-h, --help', 'print this help').helpGroup(`${OTHER_OPTIONS}:`))
       .showHelpAfterError(`  Run bn-audit ${command.name()} --help for its options.`)
       .exitOverride();
   }
@@ -81,12 +85,23 @@ function createHelp(program: Command): Command {
     });
 }
 
-/** A complaint of commander's holds arguments as they were given, and its suggestion in a line of its own. */
+/**
+ * A complaint of commander's holds arguments as they were given, and its suggestion in a line of its own. Where something
+ * else than one of several words was given, it has none.
+ */
 function toOneLine(message: string): string {
   const [, complaint = message, suggestion] =
     /^error: (.*?)(?:\n(\(Did you mean [^\n]*\)))?\n$/s.exec(message) ?? [];
-  return `bn-audit: ${escapeControls(complaint)}${suggestion === undefined ? '' : ` ${suggestion}`}`;
+  const [, given = '', choices = ''] =
+    / '([^']*)' is invalid.* Allowed choices are ([^']*)\.$/s.exec(complaint) ?? [];
+  const nearest =
+    given === '' || given.length > MAX_WORD_LENGTH ? null : findNearest(given, choices.split(', '));
+  const meant = suggestion ?? (nearest === null ? null : `(Did you mean ${nearest}?)`);
+  return `bn-audit: ${escapeControls(complaint)}${meant === null ? '' : ` ${meant}`}`;
 }
+
+/** No choice is nearly as long. */
+const MAX_WORD_LENGTH = 80;
 
 /** The exit code where the work could not be done; 0 means nothing found and 1 a finding, as in diff(1). */
 const FAILED = 2;

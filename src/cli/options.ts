@@ -3,6 +3,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
+import { findAddress } from '../errors.js';
 import {
   COLOR_CHOICES,
   type CommandName,
@@ -31,7 +32,11 @@ export interface CommonOptions
   readonly quiet?: boolean;
 }
 
-/** What every command's help ends with. */
+/** Where the docs are: on the web, once they are there. */
+export const DOCS_HELP = `
+Docs: ${findAddress('README.md') ?? 'bn-audit explain, and docs/ in the package'}`;
+
+/** What the help of every command that judges ends with. */
 export const EXIT_CODE_HELP = `
 Exit codes:
   0  nothing found
@@ -58,7 +63,7 @@ const PARSERS: Partial<Record<OptionKind, Parse>> = {
 /** A command with the options that the table gives it; `formats` are those of its `--format`. */
 export function createCommand(name: CommandName, formats: readonly string[] = REPORT_FORMATS): Command {
   const command = new Command(name);
-  for (const { name: key, is, flags = '', help, initial, isRequired } of listCommandOptions(name)) {
+  for (const { name: key, is, flags = '', help, initial, isRequired, group } of listCommandOptions(name)) {
     const option = new Option(flags, help);
     // `--layer GLOB` fills the library's `layers`.
     if (!option.negate) option.attributeName = () => key;
@@ -70,7 +75,7 @@ export function createCommand(name: CommandName, formats: readonly string[] = RE
     if (is === 'level') option.choices(FAIL_ON_LEVELS);
     if (is === 'mode') option.choices(GUARD_MODES);
     if (is === 'when') option.choices(COLOR_CHOICES);
-    command.addOption(option);
+    command.addOption(option.helpGroup(`${group}:`));
   }
   return command;
 }

@@ -16,7 +16,7 @@ import {
   type LiveComparison,
   measuresOf,
 } from './compare-layers.js';
-import { findIdle, matchNames, type NameMatcher } from './globs.js';
+import { findIdle, matchNames, type NameMatcher, suggestModule } from './globs.js';
 import { checkRename, type PrefixEdit, translateName } from './pair-layers.js';
 
 /** How much a finding weighs. Only errors make a verdict "drifted". */
@@ -159,7 +159,7 @@ export function refuseIdleFrozen(globs: readonly string[], names: Names): void {
   const [idle] = findIdle(globs, names);
   if (idle !== undefined)
     throw new UsageError(
-      `--frozen ${quote(idle)} matches no norm layer and no learned tensor of both checkpoints`,
+      `--frozen ${quote(idle)} matches no norm layer and no learned tensor of both checkpoints${suggestModule(idle, names)}`,
       'Globs match module paths with "." as the separator: backbone, backbone.layer1, **.bn1',
     );
 }
@@ -170,7 +170,9 @@ export function refuseIdleFrozen(globs: readonly string[], names: Names): void {
  * @param names of the norm layers of either checkpoint.
  */
 export function findIdleAllows(globs: readonly string[], names: Names): readonly string[] {
-  return findIdle(globs, names).map((glob) => `--allow ${quote(glob)} matches no norm layer`);
+  return findIdle(globs, names).map(
+    (glob) => `--allow ${quote(glob)} matches no norm layer${suggestModule(glob, names)}`,
+  );
 }
 
 /**

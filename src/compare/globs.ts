@@ -3,7 +3,7 @@
 import { quote, UsageError } from '../errors.js';
 import { isUnder, withoutSureWrappers } from '../norm/naming.js';
 import { listLayerNames } from '../norm/norm-layer.js';
-import { MAX_GLOB_LENGTH } from '../options.js';
+import { findNearest, MAX_GLOB_LENGTH } from '../options.js';
 
 /** Steps that each character of a name may take; `**.bn1` takes ten. */
 const FREE_STEPS = 64;
@@ -61,6 +61,17 @@ export function findIdle(globs: readonly string[], all: readonly (readonly strin
   return globs.filter((glob) => !all.some(matchNames([glob], all)));
 }
 
+/** `; did you mean "…"?` with the module that is nearest to a glob without wildcards; empty where none is near. */
+export function suggestModule(glob: string, all: readonly (readonly string[])[]): string {
+  const depth = glob.split('.').length;
+  const modules = new Set(all.flatMap((names) => names.map((name) => name.split('.', depth).join('.'))));
+  const nearest = /[*?[{]/.test(glob) || glob.length > MAX_SUGGESTED ? null : findNearest(glob, [...modules]);
+  return nearest === null ? '' : `; did you mean ${quote(nearest)}?`;
+}
+
+/** Longer globs are compared with no names. */
+const MAX_SUGGESTED = 80;
+
 type NamedLayer = Parameters<typeof listLayerNames>[0];
 
 /**
@@ -76,7 +87,10 @@ export function matchLayers(
   const names = layers.map(listLayerNames);
   const [idle] = findIdle(globs, names);
   if (idle !== undefined)
-    throw new UsageError(`--layer ${quote(idle)} matches no norm layer of both checkpoints`, hint);
+    throw new UsageError(
+      `--layer ${quote(idle)} matches no norm layer of both checkpoints${suggestModule(idle, names)}`,
+      hint,
+    );
   const isNamed = matchNames(globs, names);
   return (layer) => isNamed(listLayerNames(layer));
 }

@@ -1,9 +1,10 @@
 // Files on disk as byte sources, and what the operating system means by ENOENT, EACCES, ENOSPC and the others.
 
 import * as nodeFs from 'node:fs';
-import { basename, dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { CheckpointError, type CheckpointErrorCode } from '../errors.js';
+import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
+import { findNearest } from '../options.js';
 import { type ByteSource, checkBounds } from './byte-source.js';
 
 /**
@@ -116,8 +117,24 @@ export class FileSource implements ByteSource {
 
 /** A file system error as a {@link CheckpointError} in plain words. */
 export function explainFileError(error: unknown, name: string): CheckpointError {
-  const { code, reading, hint } = describeFailure(error);
+  const { code, reading, hint = suggestNeighbour(error, name) } = describeFailure(error);
   return new CheckpointError(reading, { code, file: name, hint, cause: error });
+}
+
+/** So many names of a directory are looked at for one that was meant. */
+const MAX_NEIGHBOURS = 10_000;
+
+/** A file that is there, where one is not whose name is nearly the same. */
+function suggestNeighbour(error: unknown, name: string): string | undefined {
+  if (!isSystemError(error) || error.code !== 'ENOENT' || error.path === undefined) return undefined;
+  try {
+    const neighbours = nodeFs.readdirSync(dirname(error.path)).slice(0, MAX_NEIGHBOURS);
+    const nearest = basename(name).length > 200 ? null : findNearest(basename(name), neighbours);
+    return nearest === null ? undefined : `Did you mean ${quote(join(dirname(name), nearest))}?`;
+  } catch {
+    // A directory that is not there, or may not be looked into, has nothing to suggest.
+    return undefined;
+  }
 }
 
 function describeFileKind(stat: nodeFs.Stats): string {

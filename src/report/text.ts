@@ -217,7 +217,7 @@ function layOutRows(table: Table, layout: TextLayout): Lines {
   const more = table.length - rows.length;
   const left = `… ${formatPlural(more, `more ${table.noun}`)}${table.rest ?? ''} (--all)`;
   return [
-    ...(table.title === undefined ? [] : [paint('strong', table.title)]),
+    ...wrapText(table.title ?? '', { ...layout, indent: '' }).map((line) => paint('strong', line)),
     ...lines.map((line, index) => (index < heads ? paint('faint', margin + line) : margin + line)),
     ...(more > 0 ? [paint('faint', margin + left)] : []),
     ...(table.footnote === undefined ? [] : [paint('faint', margin + table.footnote)]),

@@ -22,7 +22,9 @@ describe('a policy file', () => {
     const workspace = withPolicy({ pairs: { leak }, reports: { json: 'audit.json' } });
     mkdirSync(join(workspace, 'src'));
     const { stdout, stderr, exitCode } = await runCli(['diff', '--pair', 'leak'], join(workspace, 'src'));
-    expect(stderr).toBe(`bn-audit: using the policy "../${POLICY_FILE_NAME}"\n`);
+    expect(stderr).toBe(
+      `bn-audit: using the policy "../${POLICY_FILE_NAME}"\nbn-audit: wrote "../audit.json" (json)\n`,
+    );
     expect(stdout).toContain('../pairs/requires-grad-leak/before.safetensors');
     expect([exitCode, existsSync(join(workspace, 'audit.json'))]).toEqual([1, true]);
   });
@@ -59,12 +61,12 @@ describe('a policy file', () => {
     );
   });
 
-  test('with a key twice stops the run at the byte', async () => {
+  test('with a key twice stops the run at the line and column', async () => {
     const workspace = makeWorkspace({ [POLICY_FILE_NAME]: '{"allow": [], "allow": ["**"]}' });
     const { stderr, exitCode } = await runCli(['diff', ...LEAK], workspace);
     expect({ stderr, exitCode }).toEqual({
       stderr:
-        'bn-audit: bn-audit.config.json: duplicate JSON key "allow": it appears twice in one object (at byte 14)\n',
+        'bn-audit: bn-audit.config.json: duplicate JSON key "allow": it appears twice in one object (line 1, column 15)\n',
       exitCode: 2,
     });
   });
@@ -216,7 +218,11 @@ describe('--report', () => {
       'json=a.json',
       '--report=json=b.json',
     ];
-    expect(await runCli(['diff', ...LEAK, ...args], workspace)).toEqual(plain);
+    const written = ['out.html" (html', 'out.xml" (junit', 'a.json" (json', 'b.json" (json'];
+    expect(await runCli(['diff', ...LEAK, ...args], workspace)).toEqual({
+      ...plain,
+      stderr: written.map((file) => `bn-audit: wrote "${file})\n`).join(''),
+    });
     const read = (name: string) => readFileSync(join(workspace, name), 'utf8');
     expect(read('out.html')).toMatch(/^<!doctype html>/);
     expect(read('out.xml')).toMatch(/^<\?xml/);

@@ -138,6 +138,9 @@ const COMMANDS: Readonly<Record<string, readonly (readonly [name: string, comman
     ['bad-fail-on', `diff ${LOCKED} --fail-on note`],
   ],
   'what cannot be audited': [
+    ['misspelt-file', 'diff pairs/locked/befor.safetensors pairs/locked/after.safetensors'],
+    ['misspelt-module', `diff ${LEAK} --frozen backbon`],
+    ['misspelt-format', `diff ${LOCKED} --format jsn`],
     ['missing-file', 'diff pairs/locked/before.safetensors gone.safetensors'],
     ['lfs-pointer', 'diff lfs.safetensors pairs/locked/after.safetensors'],
     ['html-page', 'inspect page.onnx'],
