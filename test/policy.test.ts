@@ -168,7 +168,7 @@ describe('a policy is refused', () => {
     ],
     ['[]', 'expected a JSON object, found "[" (line 1, column 1)'],
     ['{"failOn": "error",}', 'expected a JSON key in double quotes, found "}" (line 1, column 20)'],
-    ['{\n  "frozen": ["é"],\n  "é": 1 2}', 'expected "}", found "2" (line 3, column 10)'],
+    ['{\n  "frozen": ["é"],\n  "é": 1 2}', 'expected "," or "}" in JSON, found "2" (line 3, column 10)'],
     ['{} // nothing', 'expected the end of the JSON text, found "/" (line 1, column 4)'],
   ])('when it is no strict JSON, by line and column: %s', (text, message) => {
     expect(catchFailure(() => parseText(text))).toMatchObject({ name: 'CheckpointError', message });
