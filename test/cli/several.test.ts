@@ -125,7 +125,7 @@ test('memory does not grow with the number of checkpoints', async () => {
     const after = Array<string>(count).fill(DRIFTED);
     const preload = join(workspace, 'peak.mjs');
     return Number(
-      (await startCli(['diff', BEFORE, ...after, '-o', 'many.txt'], workspace, { preload })).stderr,
+      (await startCli(['diff', BEFORE, ...after, '-qo', 'many.txt'], workspace, { preload })).stderr,
     );
   };
   const [few, many] = [await peakKilobytes(2), await peakKilobytes(200)];
