@@ -333,18 +333,16 @@ function layOutNotes(notes: readonly string[], layout: TextLayout): Lines {
   return more > 0 ? [...lines, paint('faint', `  … ${formatCount(more)} more (--all)`)] : lines;
 }
 
-function layOutTerms(
-  { title, terms }: Extract<Block, { kind: 'terms' }>,
-  { width, paint }: TextLayout,
-): Lines {
+function layOutTerms({ title, terms }: Extract<Block, { kind: 'terms' }>, layout: TextLayout): Lines {
+  const { paint } = layout;
   const termWidth = Math.max(...terms.map(([term]) => term.length));
   // Under a title they are what the report says; without one they explain it.
   const show = (line: string) => (title === undefined ? paint('faint', line) : line);
   return [
     ...(title === undefined ? [] : [paint('strong', title)]),
     ...terms.flatMap(([term, meaning]) =>
-      wrapText(sayPhrase(meaning), { width, indent: ' '.repeat(termWidth + 4) }).map((line, index) =>
-        show(index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
+      wrapText(sayPhrase(meaning, layout), { ...layout, indent: ' '.repeat(termWidth + 4) }).map(
+        (line, index) => show(index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
       ),
     ),
   ];
