@@ -77,13 +77,13 @@ describe('a trace', () => {
     );
   });
 
-  test('as text stays within 80 columns, whatever its names', () => {
+  test('as text on a terminal stays within 80 columns, whatever its names', () => {
     const name = (index: number) => `backbone.${'block.'.repeat(40)}${index}.bn`;
     const path = (index: number) => `runs/${'directory/'.repeat(30)}checkpoint ${index}.pt`;
     const report = makeTrace({ layers: 30, name, path });
     const unnamed = { ...report, checkpoints: report.checkpoints.map((one) => ({ ...one, epoch: null })) };
     for (const one of [report, unnamed]) {
-      const lines = render(one, {}).split('\n');
+      const lines = render(one, { width: 80 }).split('\n');
       expect(lines.filter((line) => [...line].length > 80)).toEqual([]);
     }
   });
