@@ -66,9 +66,25 @@ export async function loadRuntime(
   const runtime = [module, isObject(module) ? module['default'] : null].find(isRuntime);
   if (runtime === undefined)
     throw new UsageError('the onnxruntime-node that was found is not what a probe needs', INSTALL_HINT);
+  settleHalves(runtime);
   // What goes wrong comes as an error; the rest is about initializers that the copy does not use.
   runtime.env.logLevel = 'fatal';
   return runtime;
+}
+
+/**
+ * Has the runtime hold halves as the numbers of their bits, on every Node. When it makes its first tensor it looks for
+ * Float16Array, which Node 24 has, and its own native code takes none.
+ */
+function settleHalves({ Tensor }: OnnxRuntime): void {
+  const found = Object.getOwnPropertyDescriptor(globalThis, 'Float16Array');
+  if (found === undefined) return;
+  Reflect.deleteProperty(globalThis, 'Float16Array');
+  try {
+    new Tensor('uint8', new Uint8Array(1), [1]);
+  } finally {
+    Object.defineProperty(globalThis, 'Float16Array', found);
+  }
 }
 
 function isRuntime(value: unknown): value is OnnxRuntime {
