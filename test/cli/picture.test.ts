@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { hasChromium, launchChromium } from '../build/chromium.js';
+import { CHROMIUM_PATH, launchChromium } from '../report/chromium.js';
 import { runCli } from './run.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -50,7 +50,7 @@ async function measureLines(): Promise<readonly ShownLine[]> {
   }
 }
 
-test.skipIf(!hasChromium)(
+test.skipIf(CHROMIUM_PATH === undefined)(
   'a browser shows the picture in columns, every space as wide as a letter',
   { timeout: 60_000 },
   async () => {
