@@ -50,7 +50,7 @@ async function measureLines(): Promise<readonly ShownLine[]> {
   }
 }
 
-test.skipIf(CHROMIUM_PATH === undefined)(
+test.skipIf(CHROMIUM_PATH === null)(
   'a browser shows the picture in columns, every space as wide as a letter',
   { timeout: 60_000 },
   async () => {
