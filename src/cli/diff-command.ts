@@ -207,7 +207,7 @@ export function planAudits(
 ): readonly PlannedAudit[] {
   const search: Search = { onSkip, entries: 0 };
   const audits: PlannedAudit[] = [];
-  const { pairs: _, runs: __, reports: ___, ...shared }: Partial<Policy> = loaded?.policy ?? {};
+  const shared: PolicyRules = pickOptions('policy', loaded?.policy ?? {});
   const plan = (before: string, after: readonly string[], pair: PolicyRules) => {
     const { failOn = 'error', ...options } = { ...shared, ...pair, ...rules };
     for (const path of after) audits.push({ before, after: path, options, failOn });

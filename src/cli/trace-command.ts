@@ -125,7 +125,7 @@ export function planRun(
   loaded: LoadedPolicy | null,
   search: Search,
 ): PlannedRun {
-  const { pairs: _, runs: __, reports: ___, ...shared }: Partial<Policy> = loaded?.policy ?? {};
+  const shared: PolicyRules = pickOptions('policy', loaded?.policy ?? {});
   const { before, checkpoints, ...own } = findTarget(targets, loaded);
   const directory = targets.before === undefined ? (loaded?.directory ?? '.') : '.';
   const found = expandAfter(before, checkpoints, (argument) => findRun(argument, directory, search));

@@ -5,7 +5,7 @@ import { CheckpointError, quote, toShellWord } from '../errors.js';
 import { nameOf } from '../io/places.js';
 import { listFirst } from '../norm/naming.js';
 import { type FailOn, pickOptions } from '../options.js';
-import type { Policy, PolicyRules } from '../policy.js';
+import type { PolicyRules } from '../policy.js';
 import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { type WatchEnd, type WatchEvent, watch } from '../watch/watch.js';
@@ -64,7 +64,7 @@ async function runWatch(targets: Targets, options: WatchCommandOptions, terminal
   const command = exec === undefined ? null : readCommand(exec);
   noteInput(targets.before);
   const loaded = await loadPolicy(options, terminal);
-  const { pairs: _, reports: __, ...shared }: Partial<Policy> = loaded?.policy ?? {};
+  const shared: PolicyRules = pickOptions('policy', loaded?.policy ?? {});
   const { failOn = 'error', ...rules } = { ...shared, ...pickOptions('policy', options) };
   const onProgress = quiet === true ? undefined : terminal.showProgress;
   const audit = { ...rules, ...pickOptions('openCheckpoint', options), onOpenFile: noteInput, onProgress };

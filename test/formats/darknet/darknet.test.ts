@@ -16,7 +16,7 @@ const at = (name: string) => join(DIRECTORY, name);
 async function auditOf(before: string, after: string): Promise<unknown> {
   const report = JSON.parse(render(await audit(at(before), at(after)), { format: 'json' }));
   for (const side of [report.before, report.after])
-    for (const key of ['path', 'format', 'framework']) delete side[key];
+    for (const key of ['path', 'format', 'framework', 'inModuleOrder']) delete side[key];
   return report;
 }
 
