@@ -6,7 +6,7 @@ import { escapeControls, quote, UsageError } from '../errors.js';
 import { findOnMachine } from '../io/places.js';
 import { isSameFile } from '../io/write-target.js';
 import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
-import type { NamedPair, Policy, PolicyRules } from '../policy.js';
+import type { NamedPair, PolicyRules } from '../policy.js';
 import { type AuditFailure, buildReportSet, isFailure, PackedReports } from '../report/audit-set.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';

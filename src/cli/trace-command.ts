@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import { quote, UsageError } from '../errors.js';
 import { POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
-import type { NamedRun, Policy, PolicyRules } from '../policy.js';
+import type { NamedRun, PolicyRules } from '../policy.js';
 import { formatPlural } from '../report/format-numbers.js';
 import { type TraceOptions, trace } from '../trace/trace.js';
 import { expandAfter, listReportFiles } from './diff-command.js';
