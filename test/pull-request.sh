@@ -54,7 +54,7 @@ echo 'pull request 1: the backbone was frozen by requires_grad=False, and drifte
 cp "$pairs/requires-grad-leak/after.safetensors" models/drifted.safetensors
 pull_request drifted 1
 expect stdout 'DRIFTED'
-expect stderr '^::error title=Statistics of a frozen layer drifted,file=models/drifted.safetensors::backbone\.'
+expect stderr '^::error title=Statistics of a frozen layer drifted,file=models/drifted.safetensors::8 layers of backbone, the worst backbone\.'
 expect summary.md '^### ❌ Drifted: '
 expect report.html '<!doctype html>'
 expect report.xml '<failure '

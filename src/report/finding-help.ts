@@ -1,7 +1,8 @@
 // The help for each kind of finding, as code scanners show it, in the words of the framework that the model is of.
 
 import type { Framework } from '../checkpoint/checkpoint.js';
-import type { FindingKind } from '../compare/findings.js';
+import { type FindingKind, makeFinding } from '../compare/findings.js';
+import { findAddress } from '../errors.js';
 
 interface FindingHelp {
   readonly meaning: string;
@@ -107,6 +108,11 @@ export function helpWith(kind: FindingKind, framework: Framework | null): Findin
 /** Whether a framework's checkpoints count the batches that moved statistics. */
 export function countsBatches(framework: Framework | null): boolean {
   return framework === null || OTHER_WORDS[framework] === undefined;
+}
+
+/** Where a reader finds the page of a kind of finding: its web address, or the command that prints it. */
+export function findPage(kind: FindingKind): string {
+  return findAddress(makeFinding(kind, '', '').docs) ?? `bn-audit explain ${kind}`;
 }
 
 /** Help for each kind, in the words of PyTorch; the whole story is in docs/findings. */

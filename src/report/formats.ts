@@ -81,6 +81,18 @@ const FORMATS = [
     isLocated: true,
     load: async (): Promise<Renderer> => (await import('./gitlab.js')).renderGitlab,
   },
+  {
+    name: 'azure',
+    signature:
+      /^##vso\[task\.logissue type=(?:error|warning);sourcepath=[^;\]]*;linenumber=1;code=[a-z-]+;\]/,
+    isLocated: true,
+    load: async (): Promise<Renderer> => (await import('./azure.js')).renderAzure,
+  },
+  {
+    name: 'summary',
+    signature: new RegExp(`^bn-audit: ${OUTCOME}: \\S`, 'iu'),
+    load: async (): Promise<Renderer> => (await import('./summary.js')).renderSummary,
+  },
 ] as const satisfies readonly Format[];
 
 /** A form that a report of `diff` or `inspect` can be printed in. */

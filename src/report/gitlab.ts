@@ -1,19 +1,20 @@
 // GitLab's code quality report.
 
-import { createHash } from 'node:crypto';
-import { type Finding, type FindingKind, type FindingLevel, titleOf } from '../compare/findings.js';
+import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import {
   type AnyReport,
   findReportFramework,
+  fingerprintFindings,
+  groupByRegion,
+  hashParts,
   LIMITS,
-  locateFinding,
-  rankFindings,
+  listPaths,
+  sayFindings,
   showMessage,
-  showSafely,
 } from './any-report.js';
-import { type AuditFailure, FAILURE_TITLE, isAuditSet, type ReportSet } from './audit-set.js';
-import { helpWith } from './finding-help.js';
+import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
+import { findPage, helpWith } from './finding-help.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
@@ -37,54 +38,40 @@ interface Issue {
 }
 
 /**
- * Findings as a GitLab Code Quality report (a subset of Code Climate's format); `[]` when there are none. Findings of
- * different checkpoints of several have different fingerprints.
+ * Findings as a GitLab Code Quality report (a subset of Code Climate's format), an issue for each kind and region;
+ * `[]` when there are none. Those of different pairs of checkpoints have different fingerprints.
  */
 export function renderGitlab(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
-  return writeJson(isAuditSet(report) ? listAllIssues(report, options) : listIssues(report, options), 1);
+  return writeJson(listIssues(report, options), 1);
 }
 
-function* listAllIssues({ reports, failures }: ReportSet, options: PrintingOptions): Iterable<Issue> {
-  for (const failure of failures) yield tellApart(describeFailedAudit(failure, options));
-  for (const report of reports) for (const issue of listIssues(report, options)) yield tellApart(issue);
+function* listIssues(report: AnyReport | ReportSet, options: PrintingOptions): Iterable<Issue> {
+  const { reports, failures } = listReports(report);
+  for (const failure of failures) yield describeFailedAudit(failure, options);
+  for (const one of reports) {
+    const [before = ''] = listPaths(one).map((path) => findArtifactPath(path, options));
+    for (const group of groupByRegion(one)) {
+      const { kind, level } = group.findings[0];
+      const path = findArtifactPath(group.path, options);
+      const { meaning, remedy } = helpWith(kind, findReportFramework(one));
+      yield {
+        type: 'issue',
+        check_name: kind,
+        description: `${titleOf(kind)}: ${sayFindings(group, LIMITS.gitlab)}`,
+        content: { body: `${meaning} ${remedy} More: ${findPage(kind)}` },
+        categories: ['Bug Risk'],
+        severity: SEVERITIES[level],
+        fingerprint: fingerprintFindings(group, [before, path]),
+        location: { path: escapeControls(path), lines: { begin: 1 } },
+      };
+    }
+  }
 }
 
-function tellApart(issue: Issue): Issue {
-  const text = `${issue.location.path}\n${issue.fingerprint}`;
-  return { ...issue, fingerprint: createHash('sha256').update(text).digest('hex').slice(0, 32) };
-}
-
-function listIssues(report: AnyReport, options: PrintingOptions): readonly Issue[] {
-  const framework = findReportFramework(report);
-  const explain = (kind: FindingKind) => Object.values(helpWith(kind, framework)).join(' ');
-  return rankFindings(report).map(({ finding, fingerprint }) =>
-    describeIssue(finding, {
-      fingerprint,
-      help: explain(finding.kind),
-      path: escapeControls(findArtifactPath(locateFinding(report, finding), options)),
-    }),
-  );
-}
-
-function describeIssue(
-  { kind, level, layer, message, docs }: Finding,
-  { fingerprint, help, path }: { readonly fingerprint: string; readonly help: string; readonly path: string },
+function describeFailedAudit(
+  { before, after, message, hint, code }: AuditFailure,
+  options: PrintingOptions,
 ): Issue {
-  return {
-    type: 'issue',
-    check_name: kind,
-    description: `${titleOf(kind)}: ${showSafely(layer, LIMITS.gitlab.name)}: ${showMessage(message, LIMITS.gitlab.message)}`,
-    content: {
-      body: `${help} More in ${docs} of bn-audit.`,
-    },
-    categories: ['Bug Risk'],
-    severity: SEVERITIES[level],
-    fingerprint,
-    location: { path, lines: { begin: 1 } },
-  };
-}
-
-function describeFailedAudit({ after, message, hint, code }: AuditFailure, options: PrintingOptions): Issue {
   return {
     type: 'issue',
     check_name: 'not-audited',
@@ -92,7 +79,7 @@ function describeFailedAudit({ after, message, hint, code }: AuditFailure, optio
     content: { body: showMessage(hint ?? message, LIMITS.gitlab.message) },
     categories: ['Bug Risk'],
     severity: SEVERITIES.error,
-    fingerprint: code,
+    fingerprint: hashParts([before, after].map((path) => findArtifactPath(path, options)).concat(code)),
     location: { path: escapeControls(findArtifactPath(after, options)), lines: { begin: 1 } },
   };
 }

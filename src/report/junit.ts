@@ -6,16 +6,16 @@ import { addTo } from '../norm/naming.js';
 import {
   type AnyReport,
   findReportFramework,
-  getJudgedCheckpoint,
   isAudit,
   isTrace,
   LEVEL_RANKS,
   LIMITS,
+  listPaths,
   showMessage,
   showSafely,
 } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
-import { helpWith } from './finding-help.js';
+import { findPage, helpWith } from './finding-help.js';
 import type { Pieces } from './text-layout.js';
 
 interface TestCase {
@@ -49,11 +49,16 @@ function* describeSuite(report: AnyReport): Iterable<string> {
   const failures = cases.filter(isFailed).length;
   const skipped = cases.filter(isSkipped).length;
   const counts = `tests="${cases.length}" failures="${failures}" errors="0" skipped="${skipped}" time="0"`;
-  const path = showSafely(getJudgedCheckpoint(report).path, LIMITS.junit.name);
-  yield `  <testsuite name="${escapeXml(`${report.tool.name} ${path}`)}" ${counts}>`;
+  const paths = listPaths(report);
+  yield `  <testsuite name="${nameSuite(report.tool.name, paths)}" ${counts}>`;
   yield* renderProperties(report);
   for (const testCase of cases) yield* renderTestCase(testCase, findReportFramework(report));
   yield '  </testsuite>';
+}
+
+/** By the checkpoints that it compares: two pairs may share one. */
+function nameSuite(tool: string, paths: readonly string[]): string {
+  return escapeXml(`${tool} ${paths.map((path) => showSafely(path, LIMITS.junit.name)).join(' → ')}`);
 }
 
 function describeFailedSuite(
@@ -63,7 +68,7 @@ function describeFailedSuite(
   const path = escapeXml(showSafely(after, LIMITS.junit.name));
   const show = (text: string) => escapeXml(showMessage(text, LIMITS.junit.message));
   return [
-    `  <testsuite name="${tool} ${path}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
+    `  <testsuite name="${nameSuite(tool, [before, after])}" tests="1" failures="0" errors="1" skipped="0" time="0">`,
     ...writeProperties([
       ['verdict', 'failed'],
       ['before', before],
@@ -155,13 +160,13 @@ function describe({ message }: Finding): string {
 }
 
 function explain(finding: Finding, framework: Framework | null): string {
-  const { kind, level, docs } = finding;
+  const { kind, level } = finding;
   return escapeXml(
     [
       `${level}: ${titleOf(kind)} (${kind})`,
       `  ${describe(finding)}`,
       `  ${helpWith(kind, framework).remedy}`,
-      `  ${docs}`,
+      `  ${findPage(kind)}`,
     ].join('\n'),
   );
 }

@@ -1,6 +1,6 @@
 // Markdown, for comments on pull requests and job summaries.
 
-import { type Finding, makeFinding, titleOf } from '../compare/findings.js';
+import { type Finding, type FindingKind, titleOf } from '../compare/findings.js';
 import { escapeControls, failUnreachable } from '../errors.js';
 import { describeAnswer, type Outcome } from './answer.js';
 import {
@@ -16,6 +16,7 @@ import type { AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
 import { describeReport } from './describe-report.js';
 import type { Block, Document, Fact, Table } from './document.js';
+import { findPage } from './finding-help.js';
 import { type Advice, splitCodeWords } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatPlural } from './format-numbers.js';
 import { nameLayers } from './layer-nouns.js';
@@ -152,9 +153,15 @@ function writeRows(table: Table, all: boolean): readonly string[] {
 
 const LEVEL_SIGNS = { error: '❌', warning: '⚠️', note: 'ℹ️' } as const;
 
+/** The page of a kind of finding: its address, which Markdown links, or the command that prints it. */
+function namePage(kind: FindingKind): string {
+  const page = findPage(kind);
+  return page.startsWith('https:') ? `<${page}>` : `\`${page}\``;
+}
+
 /** What a sort of findings is about, and the page that explains it. */
-function nameSort({ level, kind, docs }: Finding): string {
-  return `${LEVEL_SIGNS[level]} **${titleOf(kind)}** (${level} \`${kind}\`, \`${docs}\`)`;
+function nameSort({ level, kind }: Finding): string {
+  return `${LEVEL_SIGNS[level]} **${titleOf(kind)}** (${level} \`${kind}\`, ${namePage(kind)})`;
 }
 
 function writeGroup(group: FindingGroup, all: boolean): string {
@@ -279,7 +286,7 @@ function renderSet(set: ReportSet, all: boolean): string {
 /** The pages of all kinds of finding: a row of the table tells what was found, and not where to read on. */
 function namePages({ heads }: ReportSet): readonly string[] {
   const kinds = listKinds(heads.flatMap(({ findings }) => findings));
-  const pages = kinds.map((kind) => `\`${makeFinding(kind, '', '').docs}\``);
+  const pages = kinds.map(namePage);
   return pages.length === 0 ? [] : [`What these findings mean: ${pages.join(', ')}.`];
 }
 

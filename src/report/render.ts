@@ -3,6 +3,7 @@
 import { checkOptions } from '../options.js';
 import type { AnyReport } from './any-report.js';
 import { type AuditSet, isAuditSet, toReportSet } from './audit-set.js';
+import { renderAzure } from './azure.js';
 import { findFormat, type Renderer, type ReportFormat } from './formats.js';
 import { renderGithub } from './github.js';
 import { renderGitlab } from './gitlab.js';
@@ -11,6 +12,7 @@ import { renderJson } from './json.js';
 import { renderJunit } from './junit.js';
 import { renderMarkdown } from './markdown.js';
 import { renderSarif } from './sarif.js';
+import { renderSummary } from './summary.js';
 import { renderText } from './text.js';
 import type { RendererOptions } from './text-layout.js';
 
@@ -32,6 +34,8 @@ const RENDERERS: Readonly<Record<ReportFormat, Renderer>> = {
   sarif: renderSarif,
   github: renderGithub,
   gitlab: renderGitlab,
+  azure: renderAzure,
+  summary: renderSummary,
 };
 
 /**

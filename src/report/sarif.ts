@@ -3,19 +3,21 @@
 import { isAbsolute, join } from 'node:path';
 import type { Framework } from '../checkpoint/checkpoint.js';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
+import { findAddress } from '../errors.js';
 import {
   type AnyReport,
   findReportFramework,
-  getJudgedCheckpoint,
+  fingerprintFindings,
+  groupByRegion,
   LIMITS,
-  locateFinding,
-  rankFindings,
+  listPaths,
+  type RegionFindings,
+  sayFindings,
   showMessage,
   showSafely,
-  type TrackedFinding,
 } from './any-report.js';
 import { listReports, type ReportSet } from './audit-set.js';
-import { helpWith } from './finding-help.js';
+import { findPage, helpWith } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
@@ -51,9 +53,9 @@ export function toUriReference(path: string): string {
 export const MAX_SARIF_RESULTS = 25_000;
 
 /**
- * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and every finding is a result
- * in line 1 of the judged checkpoint, with a fingerprint that stays the same while its numbers change. Several audits
- * are a run each, told apart by the checkpoint that it judges.
+ * A report as SARIF 2.1.0 (OASIS), for code scanning: the kinds of finding are the rules, and those of one kind in one
+ * region are a result in line 1 of the judged checkpoint, with a fingerprint that stays the same while their numbers
+ * change. Several audits are a run each, told apart by the checkpoints that it compares.
  */
 export function renderSarif(report: AnyReport | ReportSet, options: PrintingOptions): Pieces {
   const runs = describeRuns(report, options);
@@ -70,24 +72,33 @@ function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions):
   const { reports, failures } = listReports(report);
   for (const one of reports) {
     const uriOf = (path: string) => toUriReference(findArtifactPath(path, options));
-    const uri = uriOf(getJudgedCheckpoint(one).path);
-    const ranked = rankFindings(one);
-    const shown = ranked.slice(0, MAX_SARIF_RESULTS);
-    const places = shown.map(({ finding }) => uriOf(locateFinding(one, finding)));
-    const uris = [...new Set([uri, ...places])];
-    yield describeRun(one.tool, uri, findReportFramework(one), {
+    const compared = listPaths(one).map(uriOf);
+    const groups = groupByRegion(one);
+    const shown = groups.slice(0, MAX_SARIF_RESULTS).map((group) => ({ group, uri: uriOf(group.path) }));
+    const artifacts = [...new Set([...compared.slice(-1), ...shown.map(({ uri }) => uri)])];
+    yield describeRun(one.tool, compared, findReportFramework(one), {
       executionSuccessful: true,
-      toolExecutionNotifications: listNotifications(one, ranked.length - shown.length),
-      artifacts: uris.map((one) => ({ location: { uri: one } })),
-      results: shown.map((tracked, index) => describeResult(tracked, places[index] ?? uri, uris)),
+      toolExecutionNotifications: listNotifications(one, groups.length - shown.length),
+      artifacts: artifacts.map((uri) => ({ location: { uri } })),
+      results: shown.map(({ group, uri }) =>
+        describeResult(group, {
+          artifactLocation: { uri, index: artifacts.indexOf(uri) },
+          fingerprint: fingerprintFindings(group, [compared[0] ?? '', uri]),
+        }),
+      ),
     });
   }
-  for (const { after, message } of failures)
-    yield describeRun(report.tool, toUriReference(findArtifactPath(after, options)), null, {
-      executionSuccessful: false,
-      toolExecutionNotifications: [notify('error', showMessage(message, LIMITS.sarif.message))],
-      results: [],
-    });
+  for (const { before, after, message } of failures)
+    yield describeRun(
+      report.tool,
+      [before, after].map((path) => toUriReference(findArtifactPath(path, options))),
+      null,
+      {
+        executionSuccessful: false,
+        toolExecutionNotifications: [notify('error', showMessage(message, LIMITS.sarif.message))],
+        results: [],
+      },
+    );
 }
 
 interface Run {
@@ -99,7 +110,7 @@ interface Run {
 
 function describeRun(
   { name, version }: ReportSet['tool'],
-  uri: string,
+  uris: readonly string[],
   framework: Framework | null,
   { executionSuccessful, toolExecutionNotifications, artifacts, results }: Run,
 ): object {
@@ -108,10 +119,12 @@ function describeRun(
       driver: {
         name,
         semanticVersion: version,
+        informationUri: findAddress('README.md') ?? undefined,
         rules: FINDING_KINDS.map((kind) => describeRule(kind, framework)),
       },
     },
-    automationDetails: { id: `${name}/${uri}/` },
+    // What stands before the last slash is GitHub's category: uploads of one replace each other.
+    automationDetails: { id: `${name}/${uris.join('..')}/` },
     invocations: [{ executionSuccessful, toolExecutionNotifications }],
     artifacts,
     results,
@@ -124,6 +137,7 @@ const PROBLEM_SEVERITY = { error: 'error', warning: 'warning', note: 'recommenda
 function describeRule(kind: FindingKind, framework: Framework | null): object {
   const { meaning, remedy } = helpWith(kind, framework);
   const { level, docs } = makeFinding(kind, '', '');
+  const page = findPage(kind);
   return {
     id: kind,
     // In Pascal case.
@@ -131,9 +145,10 @@ function describeRule(kind: FindingKind, framework: Framework | null): object {
     shortDescription: { text: titleOf(kind) },
     fullDescription: { text: meaning },
     help: {
-      text: `${meaning}\n\n${remedy}\n\nMore in ${docs} of bn-audit.`,
-      markdown: `${meaning}\n\n**What to do.** ${remedy}\n\nMore in \`${docs}\` of bn-audit.`,
+      text: `${meaning}\n\n${remedy}\n\nMore: ${page}`,
+      markdown: `${meaning}\n\n**What to do.** ${remedy}\n\nMore: \`${page}\``,
     },
+    helpUri: findAddress(docs) ?? undefined,
     defaultConfiguration: { level },
     properties: {
       tags: ['batch-norm', 'correctness'],
@@ -143,25 +158,33 @@ function describeRule(kind: FindingKind, framework: Framework | null): object {
   };
 }
 
+/** So many layers of a result are named. */
+const MAX_NAMED_LAYERS = 1000;
+
 function describeResult(
-  { finding, fingerprint }: TrackedFinding,
-  uri: string,
-  uris: readonly string[],
+  group: RegionFindings,
+  { artifactLocation, fingerprint }: { readonly artifactLocation: object; readonly fingerprint: string },
 ): object {
-  const layer = showSafely(finding.layer, LIMITS.sarif.name);
-  const message = showMessage(finding.message, LIMITS.sarif.message);
+  const { findings, region } = group;
+  const [{ kind, level, layer }] = findings;
+  const show = (name: string) => showSafely(name, LIMITS.sarif.name);
   return {
-    ruleId: finding.kind,
-    ruleIndex: FINDING_KINDS.indexOf(finding.kind),
-    level: finding.level,
-    message: { text: escapeMessage(`${layer}: ${message}`) },
+    ruleId: kind,
+    ruleIndex: FINDING_KINDS.indexOf(kind),
+    level,
+    message: { text: escapeMessage(sayFindings(group, LIMITS.sarif)) },
     locations: [
       {
-        physicalLocation: { artifactLocation: { uri, index: uris.indexOf(uri) }, region: { startLine: 1 } },
-        logicalLocations: [{ fullyQualifiedName: layer, kind: 'module' }],
+        physicalLocation: { artifactLocation, region: { startLine: 1 } },
+        logicalLocations: [{ fullyQualifiedName: show(layer), kind: 'module' }],
       },
     ],
-    partialFingerprints: { primaryLocationLineHash: fingerprint },
+    partialFingerprints: { primaryLocationLineHash: `${fingerprint}:1` },
+    properties: {
+      region: show(region),
+      count: findings.length,
+      layers: findings.slice(0, MAX_NAMED_LAYERS).map((finding) => show(finding.layer)),
+    },
   };
 }
 
@@ -177,7 +200,7 @@ function escapeMessage(text: string): string {
 function listNotifications({ warnings }: AnyReport, dropped: number): readonly object[] {
   const texts = [
     ...(dropped > 0
-      ? [`${formatPlural(dropped, 'finding')} beyond the first ${MAX_SARIF_RESULTS} left out`]
+      ? [`${formatPlural(dropped, 'result')} beyond the first ${MAX_SARIF_RESULTS} left out`]
       : []),
     ...warnings.slice(0, MAX_NOTIFICATIONS).map((text) => showMessage(text, LIMITS.sarif.message)),
   ];

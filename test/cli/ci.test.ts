@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -32,7 +32,7 @@ function findBaselineCommand(page: string): string {
   return /npx bn-audit baseline .*/.exec(page)?.[0] ?? '';
 }
 
-describe.each(['github-actions', 'gitlab', 'pre-commit'])('docs/ci/%s.md', (name) => {
+describe.each(['github-actions', 'gitlab', 'azure', 'pre-commit'])('docs/ci/%s.md', (name) => {
   const page = read(`docs/ci/${name}.md`);
   const baselineCommand = findBaselineCommand(page);
 
@@ -76,9 +76,70 @@ describe('the workflows that docs/ci/github-actions.md shows', async () => {
 
   test.each(workflows)('may do no more than they must, and leave no token behind (%#)', (workflow) => {
     expect(workflow).toMatch(/^permissions: \{\}$/m);
-    expect(workflow).toMatch(/^ {4}permissions:\n {6}contents: read # /m);
+    expect(workflow).toMatch(/^ {4}permissions:\n {6}(?:contents|actions): read # /m);
     const checkouts = workflow.match(/uses: actions\/checkout@/g) ?? [];
     expect(workflow.match(/persist-credentials: false/g) ?? []).toHaveLength(checkouts.length);
+  });
+});
+
+describe('the comment on a pull request', () => {
+  const page = read('docs/ci/github-actions.md');
+  const [, block = ''] =
+    / - run: \|\n((?: {14}.*\n)+?) {12}env:\n {14}GH_TOKEN.*\n {14}GH_REPO/.exec(page) ?? [];
+  const script = block.replace(/^ {14}/gm, '');
+
+  /** What `gh` is asked for, where a pull request has the commit `abc` and some comments. */
+  async function comment(
+    comments: string,
+    { sha = 'abc', report = 'drift' } = {},
+  ): Promise<readonly string[]> {
+    const cwd = makeWorkspace();
+    mkdirSync(join(cwd, 'bin'));
+    writeFileSync(join(cwd, 'report.txt'), report);
+    writeFileSync(
+      join(cwd, 'bin', 'gh'),
+      `#!/bin/bash
+printf '%s\\n' "$*" | head -n 1 >> "$CALLS"
+case "$*" in
+  'run download'*) mkdir -p "$RUNNER_TEMP/report"; cp report.txt "$RUNNER_TEMP/report/bn-audit.md" ;;
+  *pulls*) if [ "$SHA" = abc ]; then echo 7; fi ;;
+  *issues/7/comments*) printf '%s' '${comments}' ;;
+esac
+`,
+      { mode: 0o755 },
+    );
+    const env = {
+      PATH: `${join(cwd, 'bin')}:${process.env['PATH'] ?? ''}`,
+      CALLS: join(cwd, 'calls.log'),
+      RUNNER_TEMP: cwd,
+      GH_REPO: 'o/r',
+      RUN: '1',
+      SHA: sha,
+      HEAD: 'o:b',
+    };
+    const { exitCode, stderr } = await runScript(script, { cwd, env });
+    expect(exitCode, stderr).toBe(0);
+    if (sha === 'abc')
+      expect(readFileSync(join(cwd, 'comment.md'), 'utf8')).toMatch(/^<!-- bn-audit -->\ndrift/);
+    return readFileSync(join(cwd, 'calls.log'), 'utf8').trimEnd().split('\n');
+  }
+
+  test('is written where there is none', async () => {
+    expect((await comment('')).at(-1)).toMatch(/^pr comment 7 --body-file /);
+  });
+
+  test('is written anew where there is one', async () => {
+    expect((await comment('42\n')).at(-1)).toMatch(
+      /^api --silent --method PATCH repos\/o\/r\/issues\/comments\/42 /,
+    );
+  });
+
+  test('is left to the next run where the pull request has moved on', async () => {
+    expect((await comment('', { sha: 'def' })).at(-1)).toContain('pulls');
+  });
+
+  test('is no longer than GitHub takes', async () => {
+    expect(await comment('', { report: 'drift '.repeat(50_000) })).not.toEqual([]);
   });
 });
 
@@ -93,7 +154,7 @@ test('the GitLab job leaves the reports that it names as artifacts', async () =>
   ];
   expect(artifacts).toHaveLength(3);
   for (const artifact of artifacts) expect(readFileSync(join(cwd, artifact), 'utf8')).not.toBe('');
-  expect(JSON.parse(readFileSync(join(cwd, 'gl-code-quality-report.json'), 'utf8'))).toHaveLength(8);
+  expect(JSON.parse(readFileSync(join(cwd, 'gl-code-quality-report.json'), 'utf8'))).toHaveLength(1);
 });
 
 describe('pre-commit/.pre-commit-hooks.yaml', () => {

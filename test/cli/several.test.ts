@@ -103,7 +103,7 @@ describe('several checkpoints after', () => {
     });
   });
 
-  test.each(['text', 'json', 'markdown', 'html', 'junit', 'sarif', 'github', 'gitlab'])(
+  test.each(['text', 'json', 'markdown', 'html', 'junit', 'sarif', 'github', 'gitlab', 'azure', 'summary'])(
     'are one %s report',
     async (format) => {
       const { exitCode } = await runCli(

@@ -6,6 +6,7 @@ import {
   type FindingLevel,
   makeFinding,
 } from '../../src/compare/findings.js';
+import { findAddress } from '../../src/errors.js';
 import type { AnyReport } from '../../src/report/any-report.js';
 import { type AuditSet, buildAuditSet } from '../../src/report/audit-set.js';
 import { REPORT_FORMATS, type ReportFormat } from '../../src/report/formats.js';
@@ -58,6 +59,10 @@ function readFinding(format: ReportFormat, text: string): string {
       return parseWorkflowCommands(text)
         .map(({ message }) => message)
         .join();
+    case 'azure':
+      return text;
+    case 'summary':
+      return '';
     case 'gitlab':
       return JSON.parse(text)
         .map(({ content }: { content: { body: string } }) => content.body)
@@ -74,21 +79,30 @@ interface SarifRun {
   };
 }
 
-describe.each(REPORT_FORMATS)('%s names the page of a finding', (format) => {
-  test.each(SORTS)('of kind %s and level %s', (kind, level) => {
-    for (const report of makeReports(kind, level)) {
-      const said = readFinding(format, render(report, { format }));
-      // GitHub shows ten annotations of a level; notes are not worth one.
-      if (format === 'github' && level === 'note') expect(said).toBe('');
-      else if (format === 'text') expect(said).toMatch(new RegExp(`\\bbn-audit explain ${kind}$`, 'm'));
-      else expect(said).toContain(`docs/findings/${kind}.md`);
-      for (const other of FINDING_KINDS) {
-        if (other === kind || format === 'text') continue;
-        expect(said).not.toContain(`docs/findings/${other}.md`);
+/** Without a web address, the page of a kind is what the command prints. */
+const pageOf = (kind: FindingKind) => findAddress(`docs/findings/${kind}.md`) ?? `bn-audit explain ${kind}`;
+
+describe.each(REPORT_FORMATS.filter((format) => format !== 'summary'))(
+  '%s names the page of a finding',
+  (format) => {
+    test.each(SORTS)('of kind %s and level %s', (kind, level) => {
+      for (const report of makeReports(kind, level)) {
+        const said = readFinding(format, render(report, { format }));
+        // Ten annotations of a level are shown; notes are not worth one.
+        if (['github', 'azure'].includes(format) && level === 'note') expect(said).toBe('');
+        else if (format === 'text') expect(said).toMatch(new RegExp(`\\bbn-audit explain ${kind}$`, 'm'));
+        else if (format === 'json') expect(said).toContain(`docs/findings/${kind}.md`);
+        else expect(said).toContain(pageOf(kind));
+        // A path would be taken for one of the user's own repository.
+        if (format !== 'json') expect(said).not.toMatch(/(?<![\w/])docs\/findings/);
+        for (const other of FINDING_KINDS) {
+          if (other === kind || format === 'text') continue;
+          expect(said).not.toContain(format === 'json' ? `docs/findings/${other}.md` : pageOf(other));
+        }
       }
-    }
-  });
-});
+    });
+  },
+);
 
 test('the text names each page once, those of errors first', () => {
   const findings = [

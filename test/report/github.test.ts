@@ -6,6 +6,7 @@ import {
   makeDeepReport,
   makeLayer,
   makeMixedReport,
+  makeRegion,
   makeReport,
   renderAs,
 } from './sample-reports.js';
@@ -27,14 +28,15 @@ describe('GitHub annotations', () => {
     expect(first).toMatchObject({
       name: 'error',
       properties: { title: 'Statistics of a frozen layer drifted', file: 'runs/tuned.pt' },
-      message: expect.stringMatching(/^backbone\.layer1\.bn1: /),
+      message: expect.stringMatching(/^2 layers of backbone, the worst backbone\.layer1\.bn1: /),
     });
   });
 
   test('are ten errors and ten warnings at most, the last of which counts the rest', () => {
-    const names = Array.from({ length: 40 }, (_, index) => `bn${index}`);
+    const names = Array.from({ length: 40 }, (_, index) => `part${index}.bn`);
     const report = makeReport({
       layers: names.map((name) => makeLayer(name)),
+      regions: names.map((_, index) => makeRegion(`part${index}`)),
       findings: names.flatMap((name) => [
         makeFinding('frozen-stats-drift', name, 'moved'),
         makeFinding('affine-frozen-drift', name, 'moved'),
@@ -64,7 +66,12 @@ describe('GitHub annotations', () => {
     expect(command?.properties['file']).toBe('runs/after.pt');
   });
 
-  test('hold for a report of hundreds of layers', () => {
-    expect(parseWorkflowCommands(renderGithub(makeDeepReport(300)))).toHaveLength(MAX_ANNOTATIONS);
+  test('say the drift of hundreds of layers in one, with their count and the worst', () => {
+    const report = makeDeepReport(300);
+    const commands = parseWorkflowCommands(renderGithub(report)).filter(({ name }) => name === 'error');
+    const worst = report.summary.worst?.layer ?? '';
+    expect(commands.map(({ message }) => message)).toEqual([
+      expect.stringMatching(new RegExp(`^\\d+ layers of backbone, the worst ${worst}: .*frozen-stats-drift`)),
+    ]);
   });
 });

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { REPORT_FORMATS } from '../../src/report/formats.js';
 import { type ReportFormat, render } from '../../src/report/render.js';
 import { HOSTILE_NAMES, makeHostileReport, makeInspectReport } from './sample-reports.js';
-import { parseWorkflowCommands } from './workflow-commands.js';
+import { parseWorkflowCommands, readAzureIssues } from './workflow-commands.js';
 
 /** Controls, and characters that reorder or break lines: nothing that a terminal, a log or a reader would act on. */
 const STEERING = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/;
@@ -30,8 +30,12 @@ function findStructure(format: ReportFormat, text: string): unknown {
       return parseWorkflowCommands(text).map(({ name, properties }) => [name, Object.keys(properties)]);
     case 'markdown':
       return text.split('\n').map((line) => line.replace(/[^|]/g, '').length);
+    case 'azure':
+      return readAzureIssues(text).map(Object.keys);
     case 'text':
       return null;
+    case 'summary':
+      return text.split('\n').length;
     default:
       return format satisfies never;
   }
@@ -58,7 +62,7 @@ describe.each(REPORT_FORMATS)('hostile names in %s', (format) => {
     for (const text of [audit, inspection]) {
       expect(text).not.toMatch(format === 'json' ? CONTROLS : STEERING);
       expect(text.isWellFormed()).toBe(true);
-      if (format !== 'github' && format !== 'json') expect(parseWorkflowCommands(text)).toEqual([]);
+      if (!['github', 'azure', 'json'].includes(format)) expect(parseWorkflowCommands(text)).toEqual([]);
     }
     if (format === 'markdown') return; // its structure is tested by a parser, in markdown.test.ts
     expect(findStructure(format, audit)).toEqual(findStructure(format, plain.audit));

@@ -87,6 +87,13 @@ describe('JUnit', () => {
     for (const root of roots) checkRules(root);
   });
 
+  test('names suites by the checkpoints that they compare: two pairs may share one', () => {
+    const suites = findAll(parseXml(renderJunit(makeMixedReport())), 'testsuite');
+    expect(suites.map(({ attributes }) => attributes['name'])).toEqual([
+      'bn-audit runs/base.pt → runs/tuned.pt',
+    ]);
+  });
+
   test.each(SAMPLE_REPORTS)('counts what it holds in %s', (_, report) => {
     const roots = parseXml(renderJunit(report));
     const [suite] = findAll(roots, 'testsuite');

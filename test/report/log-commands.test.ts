@@ -156,10 +156,11 @@ function showAll(name: string, width: number): ReadonlyMap<string, string> {
 /** The lines that command a server, but for annotations of our own that hold nothing more. */
 function findForeignCommands(name: string, width: number): readonly string[] {
   const isOwn = (line: string) =>
-    /^::(?:error|warning) title=[^:]*::/.test(line) && findCommands(line.slice(2)).length === 0;
+    /^(?:::(?:error|warning) title=[^:]*::|##vso\[task\.logissue [^\]]*\])/.test(line) &&
+    findCommands(line.slice(2)).length === 0;
   return [...showAll(name, width)].flatMap(([what, text]) =>
     findCommands(text).flatMap((line) =>
-      what.endsWith('as github') && isOwn(line) ? [] : [`${what}: ${line}`],
+      / as (?:github|azure)$/.test(what) && isOwn(line) ? [] : [`${what}: ${line}`],
     ),
   );
 }

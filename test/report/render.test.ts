@@ -46,7 +46,7 @@ test.each(REPORT_FORMATS)('%s is the same text each time, and ends with a line e
 test.each(['nope', '', 'toString'])('the format %j is refused', (name) => {
   const options = { format: name } as unknown as { format: 'text' };
   const failure = new UsageError(
-    `format: expected one of text, json, markdown, html, junit, sarif, github, gitlab, found "${name}"`,
+    `format: expected one of text, json, markdown, html, junit, sarif, github, gitlab, azure, summary, found "${name}"`,
   );
   expect(() => render(report, options)).toThrow(failure);
   expect(() => render(buildAuditSet([report, report]), options)).toThrow(failure);

@@ -119,6 +119,19 @@ export function makeReport({
   };
 }
 
+/** A frozen region with a layer that drifted. */
+export function makeRegion(path: string): AuditReport['regions'][number] {
+  return {
+    path,
+    status: 'frozen',
+    equality: 'exact',
+    relativeDifference: 0,
+    layers: 1,
+    drifted: 1,
+    learned: { tensors: 3, equal: 3, elements: 12 },
+  };
+}
+
 /** A small audit with a bit of everything: drift, a warning, an accepted layer, a new layer, a trained head. */
 export function makeMixedReport(): AuditReport {
   const layers = [

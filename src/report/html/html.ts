@@ -28,7 +28,7 @@ import {
 } from '../audit-set.js';
 import { describeReport } from '../describe-report.js';
 import type { Block, Cell, Document, Fact, Moves, Table } from '../document.js';
-import { countsBatches, helpWith } from '../finding-help.js';
+import { countsBatches, findPage, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
 import {
   formatBatches,
@@ -459,7 +459,7 @@ const SHOWN_NOTES = 100;
 function renderFindings(report: OneReport): Markup | null {
   if (report.findings.length === 0) return null;
   const positions = new Map(report.layers.map(({ name }, index) => [name, index]));
-  const groups = groupFindings(rankFindings(report).map(({ finding }) => finding));
+  const groups = groupFindings(rankFindings(report));
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
 ${groups.map((group) => renderGroup(group, positions, findReportFramework(report)))}
@@ -489,10 +489,10 @@ export function renderSort({ 0: { level, kind }, length }: FindingGroup): Markup
 }
 
 /** What a finding of its kind means, what to do about it, and where to read on. */
-export function renderHelp({ kind, docs }: Finding, framework: Framework | null): Markup {
+export function renderHelp({ kind }: Finding, framework: Framework | null): Markup {
   const { meaning, remedy } = helpWith(kind, framework);
   return html`<p>${meaning}</p>
-<p><b>What to do.</b> ${remedy} <span class="faint">More in <code>${docs}</code>, or from <code>bn-audit explain ${kind}</code>.</span></p>`;
+<p><b>What to do.</b> ${remedy} <span class="faint">More: <code>${findPage(kind)}</code></span></p>`;
 }
 
 /** What was found, with a few of its layers: what a page that explains the kinds elsewhere says of one checkpoint. */

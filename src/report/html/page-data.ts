@@ -211,7 +211,7 @@ function toJsonNumber(value: number | null | undefined): number | string | null 
 
 function groupFindings(report: OneReport): ReadonlyMap<string, PageLayer['findings']> {
   const groups = new Map<string, { level: string; text: string }[]>();
-  for (const { finding } of rankFindings(report)) {
+  for (const finding of rankFindings(report)) {
     const group = groups.get(finding.layer) ?? [];
     if (group.length >= MAX_FINDINGS_PER_LAYER) continue;
     group.push({ level: finding.level, text: showMessage(finding.message) });
