@@ -56,7 +56,9 @@ describe('a trace', () => {
       uri: 'runs/a/epoch_3.pt',
       index: 1,
     });
-    expect(render(makeTrace(), { format: 'github' })).toContain('file=runs/a/epoch_3.pt::2 layers, the worst backbone.layer0.bn');
+    expect(render(makeTrace(), { format: 'github' })).toContain(
+      'file=runs/a/epoch_3.pt::2 layers, the worst backbone.layer0.bn',
+    );
     const [issue] = JSON.parse(render(makeTrace(), { format: 'gitlab' }));
     expect(issue.location.path).toBe('runs/a/epoch_3.pt');
   });
