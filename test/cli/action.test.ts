@@ -145,7 +145,7 @@ describe('action.yml', () => {
     expect(exitCode).toBe(1);
     expect(outputs['verdict']).toBe('drifted');
     expect(JSON.parse(readFileSync(outputs['report'] ?? '', 'utf8')).verdict).toBe('drifted');
-    expect(parseWorkflowCommands(stderr)).toHaveLength(8);
+    expect(parseWorkflowCommands(stderr)).toHaveLength(1);
     expect(summary).toMatch(/^### ❌ Drifted/);
     expect(calls[0]).toBe('diff');
   });
