@@ -106,7 +106,7 @@ describe('renderProbe', () => {
       warnings: ['a word '.repeat(40).trim()],
     });
     expect(
-      renderProbe(report)
+      renderProbe(report, { width: 80 })
         .split('\n')
         .filter((line) => [...line].length > 80),
     ).toEqual([]);
