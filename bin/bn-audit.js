@@ -20,10 +20,9 @@ const { createRequire, wrap } = require('node:module');
 const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
-// V8 gives the heap ever more room before it looks for garbage, which would be up to half of the peak of a run over many
+// V8 gives the heap ever more room before it looks for garbage, which would be up to a third of the peak of a run over many
 // layers or many files. With less it takes as long. Code is kept under the flags that it was compiled with.
-setFlagsFromString('--semi-space-growth-factor=1');
-setFlagsFromString('--heap-growing-percent=60');
+setFlagsFromString('--heap-growing-percent=45');
 
 const MAIN = join(__dirname, '../dist/cli/main.js');
 
