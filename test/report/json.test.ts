@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
 import { inspectCheckpoint } from '../../src/inspect.js';
-import { renderJson as renderPieces, toJson, writeJson } from '../../src/report/json.js';
+import { escapeJson, renderJson as renderPieces, toJson, writeJson } from '../../src/report/json.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { makeLayer, makeReport } from './sample-reports.js';
 
