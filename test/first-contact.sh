@@ -71,7 +71,7 @@ git commit --quiet --message 'A baseline and a policy'
 
 # The mirror as it is published, but for where npm has bn-audit from.
 cp -R "$root/pre-commit" "$work/mirror"
-sed -i.bak "s#'bn-audit@[^']*'#'$tarball'#" "$work/mirror/.pre-commit-hooks.yaml"
+sed -i.bak "s#['\"]bn-audit@[^'\"]*['\"]#'$tarball'#" "$work/mirror/.pre-commit-hooks.yaml"
 rm "$work/mirror/.pre-commit-hooks.yaml.bak"
 grep -q "$tarball" "$work/mirror/.pre-commit-hooks.yaml" || fail 'the hook installs no bn-audit'
 git -C "$work/mirror" init --quiet
@@ -86,7 +86,7 @@ try_hook() {
   local version
   version="$("$1" --version)"
   step "$version, ${2##*/}: what stood still is committed, what drifted is not"
-  sed "s#https://github.com/.*/bn-audit-pre-commit#file://$work/mirror#; s#'bn-audit@[^']*'#'$tarball'#" \
+  sed "s#https://github.com/.*/bn-audit-pre-commit#file://$work/mirror#; s#['\"]bn-audit@[^'\"]*['\"]#'$tarball'#" \
     "$2" > .pre-commit-config.yaml
   expect_exit 0 "$1" install
   cp "$pair/before.pt" models/tuned.pt
