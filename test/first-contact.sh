@@ -128,7 +128,7 @@ mkdir "$work/action"
 (cd "$root" && git ls-files -z bin build build.js docs src package.json package-lock.json .npmrc 'tsconfig*.json' action.sh |
   xargs -0 tar c) | tar x -C "$work/action"
 : > "$work/output"
-for input in PAIR FROZEN ALLOW FAIL_ON MIN_SHIFT EPSILON MAP CONFIG ARGS; do export "INPUT_$input="; done
+for input in COMMAND RUN PAIR FROZEN ALLOW FAIL_ON MIN_SHIFT EPSILON MAP CONFIG ARGS; do export "INPUT_$input="; done
 expect_exit 1 env GITHUB_ACTION_PATH="$work/action" GITHUB_OUTPUT="$work/output" INPUT_FROZEN=backbone \
   INPUT_BEFORE=models/backbone.bn.safetensors INPUT_AFTER=models/tuned.pt \
   bash -c 'POSIXLY_CORRECT=y; source "$GITHUB_ACTION_PATH/action.sh"'
