@@ -92,14 +92,16 @@ fi
 
 # A directory of its own: a report of an earlier step must never be taken for this one's.
 report="$(mktemp -d "${RUNNER_TEMP:-/tmp}/bn-audit-XXXXXX")/report.json"
-command="${INPUT_COMMAND:-diff}"
-if [ -n "${INPUT_RUN-}" ]; then command=trace; fi
+# Callers of an earlier version set neither.
+: "${INPUT_COMMAND:=diff}" "${INPUT_RUN:=}"
+command="$INPUT_COMMAND"
+if [ -n "$INPUT_RUN" ]; then command=trace; fi
 case "$command" in
   diff | trace) ;;
   *) refuse 'command: expected diff or trace' ;;
 esac
 arguments=("$command" "--report=json=$report")
-add_lines --run= "${INPUT_RUN-}"
+add_lines --run= "$INPUT_RUN"
 add_lines --pair= "$INPUT_PAIR"
 add_lines --frozen= "$INPUT_FROZEN"
 add_lines --allow= "$INPUT_ALLOW"
