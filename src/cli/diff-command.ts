@@ -3,15 +3,25 @@
 import type { Command } from 'commander';
 import { type AuditOptions, type AuditRequest, audit, auditEach } from '../audit.js';
 import { escapeControls, quote, UsageError } from '../errors.js';
-import { findOnMachine } from '../io/places.js';
-import { isSameFile } from '../io/write-target.js';
-import { type FailOn, POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
+import { type FailOn, POLICY_FILE_NAME, pickOptions } from '../options.js';
 import type { NamedPair, PolicyRules } from '../policy.js';
 import { type AuditFailure, buildReportSet, isFailure, PackedReports } from '../report/audit-set.js';
-import { formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
-import { findCheckpoints, type OnSkip, type Search } from './find-checkpoints.js';
-import { type LoadedPolicy, loadPolicy, type PolicyOptions, resolveFromPolicy } from './load-policy.js';
+import {
+  describeUnseen,
+  expandAfter,
+  findCheckpoints,
+  type Search,
+  startSearch,
+} from './find-checkpoints.js';
+import {
+  findNamed,
+  type LoadedPolicy,
+  listReportFiles,
+  loadPolicy,
+  type PolicyOptions,
+  resolveFromPolicy,
+} from './load-policy.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
 import {
@@ -20,7 +30,6 @@ import {
   needsChannels,
   noteInput,
   planReports,
-  type ReportFile,
   type ReportPlan,
   writeReports,
 } from './write-reports.js';
@@ -117,9 +126,8 @@ function requireTargets(
 async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Terminal): Promise<number> {
   for (const path of [targets.before, ...targets.after]) if (path !== undefined) noteInput(path);
   const loaded = await loadPolicy(options, terminal);
-  const skipped = new Map<string, string>();
-  const onSkip = (path: string, code: string) => skipped.set(path, code);
-  const planned = planAudits(targets, pickOptions('policy', options), loaded, onSkip);
+  const { search, unseen } = startSearch();
+  const planned = planAudits(targets, pickOptions('policy', options), loaded, search);
   const inputs = [
     ...(loaded === null ? [] : [loaded.file]),
     ...planned.flatMap(({ before, after }) => [before, after]),
@@ -135,10 +143,7 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
   const { report, exitCode } = await runAudits(audits, plan, terminal);
   const matching = audits.flatMap((one) => (audits.length === 1 ? listMatching(one.options) : []));
   await writeReports(report, { ...plan, matching }, terminal);
-  for (const [path, code] of [...skipped].slice(0, 1))
-    terminal.writeError(
-      `bn-audit: not audited: what is in ${formatPlural(skipped.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
-    );
+  for (const sentence of describeUnseen(unseen, 'audited')) terminal.writeError(sentence);
   await announceReport(report, options, terminal);
   return exitCode;
 }
@@ -158,20 +163,6 @@ function listMatching({
     ...(allowExternalSymlinks ? ['--allow-external-symlinks'] : []),
     ...(remote ? ['--remote'] : []),
   ];
-}
-
-/** The reports of the command line, and those of the policy, which must lie in its directory. */
-export function listReportFiles(
-  { report = [] }: Pick<CommonOptions, 'report'>,
-  loaded: LoadedPolicy | null,
-): readonly ReportFile[] {
-  if (loaded === null) return report;
-  const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({
-    format,
-    file: resolveFromPolicy(loaded, file),
-    within: loaded.directory,
-  }));
-  return [...ofPolicy, ...report];
 }
 
 /** A run of some thousand audits takes seconds however small the files are; more of them were not meant. */
@@ -196,16 +187,14 @@ interface PlannedAudit extends AuditRequest {
  * The audits that a run asks for. For each setting the command line wins over the named pair, and the pair over the
  * rest of the policy.
  *
- * @param onSkip is told of what a glob could not look into.
  * @throws UsageError when a pair is unknown, more than {@link MAX_AUDITS} audits are asked for, or as {@link findCheckpoints}.
  */
 export function planAudits(
   targets: DiffTargets,
   rules: PolicyRules,
   loaded: LoadedPolicy | null,
-  onSkip: OnSkip,
+  search: Search,
 ): readonly PlannedAudit[] {
-  const search: Search = { onSkip, entries: 0 };
   const audits: PlannedAudit[] = [];
   const shared: PolicyRules = pickOptions('policy', loaded?.policy ?? {});
   const plan = (before: string, after: readonly string[], pair: PolicyRules) => {
@@ -238,32 +227,10 @@ export function planAudits(
   return audits;
 }
 
-/** Every checkpoint that arguments mean. One that catches before among others does not mean it. */
-export function expandAfter(
-  before: string,
-  after: readonly string[],
-  find: (argument: string) => readonly string[],
-): readonly string[] {
-  return after.flatMap((argument) => {
-    const found = find(argument);
-    const others =
-      found.length === 1 ? found : found.filter((path) => !isSameFile(path, findOnMachine(before)));
-    return others.length === 0 ? found : others;
-  });
-}
-
 function listPairs(
   { pair: names = [], allPairs }: DiffTargets,
   { policy: { pairs }, file }: LoadedPolicy,
 ): readonly NamedPair[] {
-  if (pairs.size === 0) throw new UsageError(`${file}: pairs: expected at least one pair, found none`);
-  const wanted = allPairs === true ? [...pairs.keys()] : names;
-  return wanted.map((name) => {
-    const pair = pairs.get(name);
-    if (pair !== undefined) return pair;
-    throw new UsageError(
-      `--pair ${quote(name)}: ${file} has no such pair${suggestName(name, [...pairs.keys()])}`,
-      `Pairs there: ${[...pairs.keys()].slice(0, 20).map(quote).join(', ')}`,
-    );
-  });
+  const wanted = allPairs === true && pairs.size > 0 ? [...pairs.keys()] : names;
+  return wanted.map((name) => findNamed(pairs, name, { what: 'pair', file }));
 }

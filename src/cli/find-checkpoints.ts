@@ -5,9 +5,10 @@ import { basename, dirname, isAbsolute, join } from 'node:path';
 import { Glob, type Reached } from '../compare/globs.js';
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { findInDirectory, isNamedAsModel } from '../formats/open.js';
-import { isPlace } from '../io/places.js';
-import { isDirectory } from '../io/write-target.js';
+import { findOnMachine, isPlace } from '../io/places.js';
+import { isDirectory, isSameFile } from '../io/write-target.js';
 import { compareNaturally } from '../norm/naming.js';
+import { formatPlural } from '../report/format-numbers.js';
 
 /** Globs that have to look at more files and directories, all of a run together, were not meant: `/**`. */
 const MAX_ENTRIES = 200_000;
@@ -19,6 +20,25 @@ export type OnSkip = (path: string, code: string) => void;
 export interface Search {
   readonly onSkip: OnSkip;
   entries: number;
+}
+
+/** A search that keeps where it could not look. */
+export function startSearch(): { readonly search: Search; readonly unseen: ReadonlyMap<string, string> } {
+  const unseen = new Map<string, string>();
+  return { search: { onSkip: (path, code) => unseen.set(path, code), entries: 0 }, unseen };
+}
+
+/** Says where globs could not look, in a sentence; nothing where they could look everywhere. */
+export function describeUnseen(
+  unseen: ReadonlyMap<string, string>,
+  missed: 'audited' | 'traced',
+): readonly string[] {
+  return [...unseen]
+    .slice(0, 1)
+    .map(
+      ([path, code]) =>
+        `bn-audit: not ${missed}: what is in ${formatPlural(unseen.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
+    );
 }
 
 /**
@@ -58,6 +78,20 @@ export function findRun(argument: string, directory: string, search: Search): re
   return findCheckpoints(argument, directory, search).flatMap((path) =>
     isPlace(path) || !isDirectory(path) ? [path] : listRun(path, argument, search),
   );
+}
+
+/** Every checkpoint that arguments mean. One that catches before among others does not mean it. */
+export function expandAfter(
+  before: string,
+  after: readonly string[],
+  find: (argument: string) => readonly string[],
+): readonly string[] {
+  return after.flatMap((argument) => {
+    const found = find(argument);
+    const others =
+      found.length === 1 ? found : found.filter((path) => !isSameFile(path, findOnMachine(before)));
+    return others.length === 0 ? found : others;
+  });
 }
 
 function listRun(start: string, argument: string, search: Search): readonly string[] {

@@ -1,11 +1,13 @@
 // The policy that holds for a run of a command, and what its paths mean there.
 
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { quote } from '../errors.js';
+import { quote, UsageError } from '../errors.js';
 import { isPlace } from '../io/places.js';
+import { suggestName } from '../options.js';
 import { findPolicyFile, type Policy, readPolicyFile } from '../policy.js';
+import type { CommonOptions } from './options.js';
 import type { Terminal } from './terminal.js';
-import { noteInput } from './write-reports.js';
+import { noteInput, type ReportFile } from './write-reports.js';
 
 /** What of a command's options decides which policy holds. */
 export interface PolicyOptions {
@@ -47,4 +49,40 @@ export async function loadPolicy(
 /** A path of a policy as the working directory sees it. */
 export function resolveFromPolicy({ directory }: LoadedPolicy, path: string): string {
   return isPlace(path) || isAbsolute(path) || directory === '.' ? path : join(directory, path);
+}
+
+/** The reports of the command line, and those of the policy, which must lie in its directory. */
+export function listReportFiles(
+  { report = [] }: Pick<CommonOptions, 'report'>,
+  loaded: LoadedPolicy | null,
+): readonly ReportFile[] {
+  if (loaded === null) return report;
+  const ofPolicy = loaded.policy.reports.map(({ format, file }) => ({
+    format,
+    file: resolveFromPolicy(loaded, file),
+    within: loaded.directory,
+  }));
+  return [...ofPolicy, ...report];
+}
+
+/**
+ * What the policy calls by a name.
+ *
+ * @param what a `pair` of checkpoints or a `run`: the option that names it, and, with an s, where the policy has it.
+ * @throws UsageError where it calls nothing so.
+ */
+export function findNamed<Named>(
+  named: ReadonlyMap<string, Named>,
+  name: string,
+  { what, file }: { readonly what: 'pair' | 'run'; readonly file: string },
+): Named {
+  const found = named.get(name);
+  if (found !== undefined) return found;
+  const names = [...named.keys()];
+  if (names.length === 0)
+    throw new UsageError(`${file}: ${what}s: expected at least one ${what}, found none`);
+  throw new UsageError(
+    `--${what} ${quote(name)}: ${file} has no such ${what}${suggestName(name, names)}`,
+    `${what.charAt(0).toUpperCase()}${what.slice(1)}s there: ${names.slice(0, 20).map(quote).join(', ')}`,
+  );
 }

@@ -1,14 +1,19 @@
 // `bn-audit trace`: which runs a command line asks for, and what becomes of them.
 
 import type { Command } from 'commander';
-import { quote, UsageError } from '../errors.js';
-import { POLICY_FILE_NAME, pickOptions, suggestName } from '../options.js';
+import { UsageError } from '../errors.js';
+import { POLICY_FILE_NAME, pickOptions } from '../options.js';
 import type { NamedRun, PolicyRules } from '../policy.js';
-import { formatPlural } from '../report/format-numbers.js';
 import { type TraceOptions, trace } from '../trace/trace.js';
-import { expandAfter, listReportFiles } from './diff-command.js';
-import { findRun, type Search } from './find-checkpoints.js';
-import { type LoadedPolicy, loadPolicy, type PolicyOptions, resolveFromPolicy } from './load-policy.js';
+import { describeUnseen, expandAfter, findRun, type Search, startSearch } from './find-checkpoints.js';
+import {
+  findNamed,
+  type LoadedPolicy,
+  listReportFiles,
+  loadPolicy,
+  type PolicyOptions,
+  resolveFromPolicy,
+} from './load-policy.js';
 import { type CommonOptions, createCommand, EXIT_CODE_HELP } from './options.js';
 import type { Terminal } from './terminal.js';
 import { announceReport, getExitCode, noteInput, planReports, writeReports } from './write-reports.js';
@@ -78,8 +83,7 @@ async function runTrace(
 ): Promise<number> {
   for (const path of [targets.before, ...targets.checkpoints]) if (path !== undefined) noteInput(path);
   const loaded = await loadPolicy(options, terminal);
-  const unseen = new Map<string, string>();
-  const search: Search = { onSkip: (path, code) => unseen.set(path, code), entries: 0 };
+  const { search, unseen } = startSearch();
   const { before, checkpoints, rules } = planRun(targets, pickOptions('policy', options), loaded, search);
   const plan = planReports(options, listReportFiles(options, loaded), [
     ...(loaded === null ? [] : [loaded.file]),
@@ -96,10 +100,7 @@ async function runTrace(
   });
   terminal.finishProgress();
   await writeReports(report, plan, terminal);
-  for (const [path, code] of [...unseen].slice(0, 1))
-    terminal.writeError(
-      `bn-audit: not traced: what is in ${formatPlural(unseen.size, 'place')} where a glob could not look, such as ${quote(path)} (${code})`,
-    );
+  for (const sentence of describeUnseen(unseen, 'traced')) terminal.writeError(sentence);
   await announceReport(report, options, terminal);
   return getExitCode(report.findings, failOn);
 }
@@ -145,12 +146,6 @@ function findTarget(
       `--run needs a policy file, found no ${POLICY_FILE_NAME} here or above`,
       'Name one with --config FILE.',
     );
-  const { runs } = loaded.policy;
-  if (runs.size === 0) throw new UsageError(`${loaded.file}: runs: expected at least one run, found none`);
-  const run = runs.get(name);
-  if (run !== undefined) return { ...run, before: resolveFromPolicy(loaded, run.before) };
-  throw new UsageError(
-    `--run ${quote(name)}: ${loaded.file} has no such run${suggestName(name, [...runs.keys()])}`,
-    `Runs there: ${[...runs.keys()].slice(0, 20).map(quote).join(', ')}`,
-  );
+  const run = findNamed(loaded.policy.runs, name, { what: 'run', file: loaded.file });
+  return { ...run, before: resolveFromPolicy(loaded, run.before) };
 }

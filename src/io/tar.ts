@@ -77,5 +77,7 @@ function readExtended(type: string, bytes: Uint8Array): Extended {
   if (type === 'L') return { name: untilNul(text) };
   const findRecord = (key: string) => new RegExp(`(?:^|\\n)\\d+ ${key}=([^\\n]*)(?=\\n)`).exec(text)?.[1];
   const size = findRecord('size');
-  return { name: findRecord('path'), ...(size === undefined ? {} : { byteLength: Number(size) }) };
+  if (size === undefined) return { name: findRecord('path') };
+  // What is no number of bytes leads nowhere within the file.
+  return { name: findRecord('path'), byteLength: /^\d+$/.test(size) ? Number(size) : Number.NaN };
 }

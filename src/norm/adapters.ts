@@ -122,6 +122,7 @@ function findPrefix(names: readonly string[], base: ReadonlyMap<string, Tensor>)
 export function leaveOutOriginals<Opened extends Checkpoint>(checkpoint: Opened): Opened {
   const { tensors, warnings } = checkpoint;
   const left = new Set<string>();
+  if (![...tensors.keys()].some((name) => name.includes(ORIGINAL))) return checkpoint;
   const kept = [...tensors].filter(([name]) => {
     const at = name.indexOf(ORIGINAL);
     if (at < 0) return true;
@@ -129,7 +130,7 @@ export function leaveOutOriginals<Opened extends Checkpoint>(checkpoint: Opened)
     return false;
   });
   const trained = new Set(kept.flatMap(([name]) => /^(.*?)\.modules_to_save\./.exec(name)?.[1] ?? []));
-  if (left.size === 0 || [...left].some((path) => !trained.has(path))) return checkpoint;
+  if ([...left].some((path) => !trained.has(path))) return checkpoint;
   const warning = `of modules that PEFT trains a copy of, the copy was read (modules_to_save) and the original left out: ${listFirst([...left].map(quote), 2)}`;
   return { ...checkpoint, tensors: new Map(kept), warnings: [...warnings, warning] };
 }

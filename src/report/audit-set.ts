@@ -11,8 +11,9 @@ import {
   VERSION,
 } from '../errors.js';
 import { nameOf } from '../io/places.js';
-import { type AnyReport, groupFindingsBy } from './any-report.js';
+import type { AnyReport } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
+import { groupFindingsBy } from './finding-groups.js';
 import { formatCount, formatPlural } from './format-numbers.js';
 
 /**

@@ -2,18 +2,9 @@
 
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import {
-  type AnyReport,
-  findReportFramework,
-  fingerprintFindings,
-  groupByRegion,
-  hashParts,
-  LIMITS,
-  listPaths,
-  sayFindings,
-  showMessage,
-} from './any-report.js';
+import { type AnyReport, findReportFramework, LIMITS, listPaths, showMessage } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
+import { fingerprintFindings, groupByRegion, hashParts, sayFindings } from './finding-groups.js';
 import { findPage, helpWith } from './finding-help.js';
 import { writeJson } from './json.js';
 import { findArtifactPath } from './sarif.js';

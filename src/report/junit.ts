@@ -8,13 +8,13 @@ import {
   findReportFramework,
   isAudit,
   isTrace,
-  LEVEL_RANKS,
   LIMITS,
   listPaths,
   showMessage,
   showSafely,
 } from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
+import { LEVEL_RANKS } from './finding-groups.js';
 import { findPage, helpWith } from './finding-help.js';
 import type { Pieces } from './text-layout.js';
 

@@ -3,19 +3,12 @@
 import { type Finding, type FindingKind, titleOf } from '../compare/findings.js';
 import { escapeControls, failUnreachable } from '../errors.js';
 import { describeAnswer, type Outcome } from './answer.js';
-import {
-  type AnyReport,
-  type FindingGroup,
-  groupFindings,
-  LIMITS,
-  listKinds,
-  showSafely,
-  writePhrase,
-} from './any-report.js';
+import { type AnyReport, LIMITS, showSafely, writePhrase } from './any-report.js';
 import type { AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
 import { describeReport } from './describe-report.js';
 import type { Block, Document, Fact, Table } from './document.js';
+import { type FindingGroup, groupFindings, listKinds } from './finding-groups.js';
 import { findPage } from './finding-help.js';
 import { type Advice, splitCodeWords } from './fix-advice.js';
 import { formatCount, formatMagnitude, formatPlural } from './format-numbers.js';

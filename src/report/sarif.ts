@@ -7,16 +7,13 @@ import { findAddress } from '../errors.js';
 import {
   type AnyReport,
   findReportFramework,
-  fingerprintFindings,
-  groupByRegion,
   LIMITS,
   listPaths,
-  type RegionFindings,
-  sayFindings,
   showMessage,
   showSafely,
 } from './any-report.js';
 import { listReports, type ReportSet } from './audit-set.js';
+import { fingerprintFindings, groupByRegion, type RegionFindings, sayFindings } from './finding-groups.js';
 import { findPage, helpWith } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';

@@ -2,7 +2,6 @@
 
 import {
   type AnyReport,
-  groupFindingsBy,
   isAudit,
   LIMITS,
   listPaths,
@@ -12,6 +11,7 @@ import {
 } from './any-report.js';
 import { listReports, type ReportSet } from './audit-set.js';
 import { describeReport } from './describe-report.js';
+import { groupFindingsBy } from './finding-groups.js';
 import { formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { formatLayers } from './layer-nouns.js';
 import type { Pieces } from './text-layout.js';

@@ -3,19 +3,12 @@
 import { type Finding, type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls, failUnreachable, toShellWord } from '../errors.js';
 import { type Answer, describeAnswer, nameEquality, type Outcome } from './answer.js';
-import {
-  type AnyReport,
-  type FindingGroup,
-  groupFindings,
-  groupFindingsBy,
-  isAudit,
-  listKinds,
-  writePhrase,
-} from './any-report.js';
+import { type AnyReport, isAudit, writePhrase } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
 import { countOutcomes, getCommonBefore, isAuditSet, listDetailed, type ReportSet } from './audit-set.js';
 import { describeReport } from './describe-report.js';
 import { type Block, type Document, type Fact, listChannels, type Table } from './document.js';
+import { type FindingGroup, groupFindings, groupFindingsBy, listKinds } from './finding-groups.js';
 import type { Advice } from './fix-advice.js';
 import { formatBar, formatCount, formatMeasure, formatPlural } from './format-numbers.js';
 import { formatLayers } from './layer-nouns.js';

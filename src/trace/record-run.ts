@@ -4,8 +4,8 @@ import { deserialize, serialize } from 'node:v8';
 import { type Finding, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
 import { LAYER_STATUSES, type LayerStatus } from '../compare/status.js';
 import { CheckpointError, TOOL_NAME, VERSION } from '../errors.js';
-import { LEVEL_RANKS } from '../report/any-report.js';
 import type { AuditLayer, AuditReport } from '../report/audit-report.js';
+import { LEVEL_RANKS } from '../report/finding-groups.js';
 import { formatCount } from '../report/format-numbers.js';
 import {
   makeMoments,

@@ -53,7 +53,7 @@ export interface Listing {
 export interface ListingOptions {
   /** Globs over paths below the directory: only what they match, and all files that they match themselves. */
   readonly match?: readonly string[] | undefined;
-  /** Files that are none, as {@link identifyFiles} knows them. */
+  /** Files that are none, as {@link rememberFiles} knows them. */
   readonly without?: readonly KnownFile[] | undefined;
 }
 
@@ -300,7 +300,7 @@ export interface KnownFile {
 }
 
 /** Files as {@link ListingOptions.without} takes them; those that are not there are left out. */
-export function identifyFiles(paths: readonly string[]): readonly KnownFile[] {
+export function rememberFiles(paths: readonly string[]): readonly KnownFile[] {
   return paths.flatMap(
     (path) =>
       lookAt(() => ({

@@ -8,11 +8,11 @@ import { type AuditFailure, isFailure } from '../report/audit-set.js';
 import { Landings } from './landings.js';
 import {
   type FoundCheckpoint,
-  identifyFiles,
   type KnownFile,
   type Listing,
   type ListingOptions,
   listCheckpoints,
+  rememberFiles,
   type Stamp,
   stampFiles,
 } from './list-checkpoints.js';
@@ -117,7 +117,7 @@ class Reference {
   note(file: string): void {
     if (CONFIG.test(file) || this.#opened.has(file)) return;
     this.#opened.set(file, this.#stamp([file]));
-    this.files.push(...identifyFiles([file]));
+    this.files.push(...rememberFiles([file]));
   }
 
   /**

@@ -68,9 +68,12 @@ test('a name of two parts is put together', async () => {
   ]);
 });
 
-test('a size of PAX that leads out of the file is refused', async () => {
-  const failure = await failureOf(() =>
-    namesIn(memberOf('x', record('size=99999999'), 'x'), memberOf('m', 'abc')),
-  );
-  expect(failure.code).toBe('malformed');
-});
+test.each(['99999999', '-3', 'many', ''])(
+  'a size of PAX that leads out of the file is refused: %j',
+  async (size) => {
+    const failure = await failureOf(() =>
+      namesIn(memberOf('x', record(`size=${size}`), 'x'), memberOf('m', 'abc')),
+    );
+    expect(failure.code).toBe('malformed');
+  },
+);

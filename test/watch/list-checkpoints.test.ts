@@ -3,7 +3,7 @@ import { chmodSync, linkSync, mkdirSync, symlinkSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { compareNaturally } from '../../src/norm/naming.js';
-import { identifyFiles, listCheckpoints, stampFiles } from '../../src/watch/list-checkpoints.js';
+import { listCheckpoints, rememberFiles, stampFiles } from '../../src/watch/list-checkpoints.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { RunDirectory } from '../build/run-directory.js';
 
@@ -169,11 +169,11 @@ describe('several names of one file', () => {
   test('what is known is left out by whatever name, renamed or replaced', () => {
     const run = makeRun('before.pt', 'other.pt');
     symlinkSync('before.pt', run.at('alias.pt'));
-    const without = identifyFiles([run.at('before.pt'), run.at('gone.pt')]);
+    const without = rememberFiles([run.at('before.pt'), run.at('gone.pt')]);
     expect(pathsIn(run, { without })).toEqual(['other.pt']);
     run.write('before.pt', 'replaced');
     expect(pathsIn(run, { without })).toEqual(['other.pt']);
-    const again = identifyFiles([run.at('before.pt')]);
+    const again = rememberFiles([run.at('before.pt')]);
     run.rename('before.pt', 'renamed.pt');
     expect(pathsIn(run, { without: again })).toEqual(['other.pt']);
   });

@@ -6,12 +6,9 @@ import { LAYER_STATUSES } from '../../compare/status.js';
 import { failUnreachable } from '../../errors.js';
 import { describeAnswer, type Outcome } from '../answer.js';
 import {
-  type FindingGroup,
   findReportFramework,
-  groupFindings,
   isAudit,
   type OneReport,
-  rankFindings,
   showMessage,
   showSafely,
   splitPhrase,
@@ -28,6 +25,7 @@ import {
 } from '../audit-set.js';
 import { describeReport } from '../describe-report.js';
 import type { Block, Cell, Document, Fact, Moves, Table } from '../document.js';
+import { type FindingGroup, groupFindings, rankFindings } from '../finding-groups.js';
 import { countsBatches, findPage, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
 import {

@@ -1,8 +1,9 @@
 // The data that the page's script draws from.
 
 import type { EpsilonFrom } from '../../compare/compare-layers.js';
-import { isAudit, type OneReport, rankFindings, showMessage, showSafely } from '../any-report.js';
+import { isAudit, type OneReport, showMessage, showSafely } from '../any-report.js';
 import type { AuditLayer, LayerSide } from '../audit-report.js';
+import { rankFindings } from '../finding-groups.js';
 import { formatBatches, formatMeasure } from '../format-numbers.js';
 import type { InspectLayer } from '../inspect-report.js';
 import { encodeNumbers } from './channel-codec.js';

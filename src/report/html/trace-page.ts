@@ -1,8 +1,9 @@
 // The page of a trace: every norm layer over the run.
 
-import { findReportFramework, groupFindings, showMessage, showSafely } from '../any-report.js';
+import { findReportFramework, showMessage, showSafely } from '../any-report.js';
 import { describeReport } from '../describe-report.js';
 import type { Block } from '../document.js';
+import { groupFindings } from '../finding-groups.js';
 import { formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import { makeMoments, type TraceReport } from '../trace-report.js';
 import { type Figure, renderAnswer, renderBlock, renderFigures, renderHelp, renderSort } from './html.js';
