@@ -21,7 +21,8 @@ const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
 // V8 gives the heap ever more room before it looks for garbage, which would be up to a third of the peak of a run over many
-// layers or many files. With less it takes as long. Code is kept under the flags that it was compiled with.
+// layers or many files. With less it takes as long. This stands before any code is loaded: V8 refuses kept code that was
+// compiled with other flags.
 setFlagsFromString('--heap-growing-percent=45');
 
 const MAIN = join(__dirname, '../dist/cli/main.js');
