@@ -134,12 +134,17 @@ interface OptionRow {
   readonly help?: string;
   readonly initial?: string;
   readonly isRequired?: boolean;
+  /** Which group it stands under in help, where several have it. */
+  readonly group?: string;
   /** What is different in some commands. */
   readonly in?: Partial<Record<CommandName, Partial<OptionRow>>>;
   /** Its sentence in the schema of the policy file. */
   readonly policy?: string;
   readonly examples?: readonly unknown[];
 }
+
+/** The group of what makes the file that a command is for. */
+const WRITTEN = 'What is written';
 
 /** Every option, under its name in the library and among what commander has parsed. */
 const OPTIONS = {
@@ -220,7 +225,13 @@ const OPTIONS = {
     is: 'globs',
     flags: '--layer <glob>',
     help: 'restore these layers instead of those that drifted (repeatable)',
-    in: { probe: { help: 'put these layers back, instead of those that drifted or hold NaN (repeatable)' } },
+    group: WRITTEN,
+    in: {
+      probe: {
+        help: 'put these layers back, instead of those that drifted or hold NaN (repeatable)',
+        group: 'What runs',
+      },
+    },
   },
   keepBatches: {
     is: 'flag',
@@ -307,10 +318,11 @@ const OPTIONS = {
     is: 'file',
     flags: '-o, --output <file>',
     help: 'write the report to a file instead of standard output',
+    group: 'What is printed',
     in: {
-      restore: { flags: '-o, --output <fixed>', help: 'the checkpoint to write' },
-      init: { help: `where to write it (${POLICY_FILE_NAME}, bn_guard.py)` },
-      baseline: { help: 'where to write the baseline', isRequired: true },
+      restore: { flags: '-o, --output <fixed>', help: 'the checkpoint to write', group: WRITTEN },
+      init: { help: `where to write it (${POLICY_FILE_NAME}, bn_guard.py)`, group: WRITTEN },
+      baseline: { help: 'where to write the baseline', isRequired: true, group: WRITTEN },
     },
   },
   report: {
@@ -448,6 +460,7 @@ const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
     'noConfig',
     'noCi',
     'quiet',
+    'color',
     'debug',
   ],
   inspect: REPORTING,
@@ -474,10 +487,11 @@ export const OTHER_OPTIONS = 'Besides';
 
 /** What options are about, as the help groups them; the others come last. */
 const GROUPS: ReadonlyMap<string, readonly string[]> = new Map<string, readonly OptionName[]>([
-  ['What is compared', [...MATCHING, 'match', 'config', 'noConfig', 'pair', 'allPairs']],
-  ['What counts', [...JUDGING, 'failOn']],
-  ['What runs', [...SAMPLING, 'ablations', 'noAblation']],
-  ['What is written', ['layers', ...WRITING]],
+  ['What is compared', [...MATCHING, 'match', 'config', 'noConfig', 'pair', 'allPairs', 'run']],
+  ['What counts', [...JUDGING, 'failOn', 'strict']],
+  ['How it watches', ['interval', 'idle', 'timeout', 'exec', 'keepGoing']],
+  ['What runs', [...SAMPLING, 'layers', 'ablations', 'noAblation']],
+  [WRITTEN, ['output', 'layers', ...WRITING, 'guard', 'mode']],
   ['What is printed', ['format', 'output', 'report', 'all', 'layer', 'channels', 'quiet', 'color', 'noCi']],
 ]);
 
@@ -487,15 +501,15 @@ export type CommandOption = OptionRow & { readonly name: string; readonly group:
 /** The options of a command, each with its name, in the order of the help. */
 export function listCommandOptions(command: CommandName): readonly CommandOption[] {
   const order = [...GROUPS].flatMap(([group, names]) => names.map((name) => ({ group, name })));
-  const rank = ({ name }: CommandOption) => {
-    const index = order.findIndex((one) => one.name === name);
+  const rank = (option: CommandOption) => {
+    const index = order.findIndex(({ group, name }) => group === option.group && name === option.name);
     return index < 0 ? order.length : index;
   };
   return COMMANDS[command]
     .map((name) => {
       const row: OptionRow = OPTIONS[name];
       const group = order.find((one) => one.name === name)?.group ?? OTHER_OPTIONS;
-      return { name, ...row, ...row.in?.[command], group };
+      return { name, group, ...row, ...row.in?.[command] };
     })
     .sort((x, y) => rank(x) - rank(y));
 }

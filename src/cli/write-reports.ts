@@ -323,7 +323,7 @@ export function checkReport({ file, format, within }: ReportFile): boolean {
 }
 
 /**
- * Writes a report to a file, in directories that are made where they are missing. What was there is replaced as a whole.
+ * Writes a report to a file. What was there is replaced as a whole.
  *
  * @throws CheckpointError as {@link checkReport}.
  */
@@ -334,5 +334,5 @@ export async function writeReport(report: ReportFile, pieces: Pieces): Promise<v
 
 function toRules(within: string | undefined) {
   const what = within === undefined ? 'the report' : 'a report of a policy file';
-  return { what, within, makesFolders: true };
+  return { what, within };
 }

@@ -81,20 +81,17 @@ interface WriteOptions extends TargetRules {
 }
 
 /**
- * Writes a file as a whole or not at all: to a temporary one beside it, which then takes its place. A pipe or a device
- * is written to as it is.
+ * Writes a file as a whole or not at all: to a temporary one beside it, which then takes its place. Directories that are
+ * missing are made. A pipe or a device is written to as it is.
  *
  * @throws CheckpointError as {@link checkTarget}; `refused` also where a file that must stay appeared meanwhile.
  */
 export async function writeFile(path: string, pieces: Pieces, options: WriteOptions): Promise<void> {
-  const { what, makesFolders, mayReplace, within, isDurable, files = nodeFs } = options;
+  const { what, mayReplace, within, isDurable, files = nodeFs } = options;
   const { path: real, found } = checkTarget(path, options);
   if (found === 'other') return explainWritingLater(path, what, () => writeDirectly(real, pieces, files));
   const directory = dirname(real);
-  const replaced = explainWriting(path, what, () => {
-    if (makesFolders === true) files.mkdirSync(directory, { recursive: true });
-    return found === 'file' ? files.statSync(real) : null;
-  });
+  const replaced = explainWriting(path, what, () => (found === 'file' ? files.statSync(real) : null));
   const name = basename(real);
   const staged = await stageFiles(
     { directory, isNewDirectory: false, label: name, files: [{ name, pieces, replaced }], mayReplace },
@@ -139,7 +136,8 @@ export interface StagedFiles {
 }
 
 /**
- * Writes files beside where they belong. Copies are clones where the file system can do that.
+ * Writes files beside where they belong, in directories that are made where they are missing. Copies are clones where the
+ * file system can do that.
  *
  * @throws CheckpointError `unwritable` naming the file and why; nothing is left behind then.
  */
@@ -157,14 +155,17 @@ export async function stageFiles(
     to: join(directory, file.name),
   }));
   const mainTarget = places.at(-1)?.to ?? directory;
+  let made: string | undefined;
   const discard = () => {
     // Why it failed says more than why this did; what is left behind, the next run names.
     removeQuietly(temporary, files);
+    if (made !== undefined) removeEmpty(parent, made, files);
     if (temporaries.delete(temporary) && temporaries.size === 0) onTemporaries(false);
   };
   explainWriting(mainTarget, what, () => {
     // What is there already is not ours to remove.
     if (isThere(temporary, files)) throw systemError('EEXIST');
+    if (!isThere(parent, files)) made = files.mkdirSync(parent, { recursive: true });
   });
   // Before the file is made: whatever ends the process then finds it.
   temporaries.add(temporary);
@@ -452,6 +453,18 @@ export function watchTemporaries(listener: (areAny: boolean) => void): void {
 /** Removes every temporary file and directory at once, for a process that is about to end. */
 export function removeTemporaries(): void {
   for (const path of temporaries) removeQuietly(path, nodeFs);
+}
+
+/** Removes a directory that was made and those above it, up to the first one that was made, as long as nothing is in them. */
+function removeEmpty(directory: string, first: string, files: WritableFiles): void {
+  try {
+    for (let path = resolve(directory); ; path = dirname(path)) {
+      files.rmdirSync(path);
+      if (path === resolve(first)) return;
+    }
+  } catch {
+    // What holds the file stays.
+  }
 }
 
 function removeQuietly(path: string, files: Pick<WritableFiles, 'rmSync'>): void {

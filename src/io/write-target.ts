@@ -72,6 +72,7 @@ export type WritableFiles = Pick<
   | 'openSync'
   | 'realpathSync'
   | 'renameSync'
+  | 'rmdirSync'
   | 'rmSync'
   | 'statSync'
   | 'writev'
@@ -83,8 +84,6 @@ export interface TargetRules {
   readonly what?: string | undefined;
   /** Whether a file that is there gives way. */
   readonly mayReplace: boolean;
-  /** Whether missing directories above it are made. */
-  readonly makesFolders?: boolean | undefined;
   /** A directory that it must not leave, nor enter the repository's own (`.git`) in it, whatever links are on the way. */
   readonly within?: string | undefined;
   readonly files?: WritableFiles | undefined;
@@ -106,13 +105,13 @@ export function examineTarget(path: string): TargetFacts {
 }
 
 /**
- * Checks, before any work goes into it, that a file may be written to a path.
+ * Checks, before any work goes into it, that a file may be written to a path. Directories that are missing will be made.
  *
  * @throws CheckpointError `unwritable` for a directory, or where the file system would not let it be written; `refused`
  *   for a file that must stay and a path that leads out.
  */
 export function checkTarget(path: string, rules: TargetRules): TargetFacts {
-  const { what, mayReplace, makesFolders = false, within, files = nodeFs } = rules;
+  const { what, mayReplace, within, files = nodeFs } = rules;
   return explainWriting(path, what, () => {
     const target = within === undefined ? lookAtTarget(path, files) : confineTarget(path, rules);
     if (target.found === 'directory' || (target.found === 'nothing' && path.endsWith('/')))
@@ -123,8 +122,7 @@ export function checkTarget(path: string, rules: TargetRules): TargetFacts {
       throw new CheckpointError('there is such a file already', { code: 'refused', file: path, hint });
     // To take its place, no permission to write it is needed; but who took that away wanted to keep it.
     if (target.found === 'file') files.accessSync(target.path, nodeFs.constants.W_OK);
-    const parent = dirname(target.path);
-    const folder = makesFolders ? findFolder(parent, files) : parent;
+    const folder = findFolder(dirname(target.path), files);
     if (!files.statSync(folder).isDirectory()) throw systemError('ENOTDIR');
     files.accessSync(folder, nodeFs.constants.W_OK);
     return target;

@@ -157,7 +157,7 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
 /** Darknet's weights are read by the .cfg beside them, which stays where it is. */
 function refuseWithoutCfg({ format, path }: Checkpoint, { directory, label }: Target): void {
   if (format !== 'Darknet' || isSameFile(directory, dirname(findOnMachine(path)))) return;
-  const names = explainAs(directory, () => readdirSync(directory));
+  const names = isDirectory(directory) ? explainAs(directory, () => readdirSync(directory)) : [];
   if (names.some((name) => name.endsWith('.cfg'))) return;
   throw new CheckpointError(
     'expected the .cfg in the directory of the restored weights, found none there: it lies beside after, and what was written could not be read without it',

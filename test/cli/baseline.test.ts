@@ -110,9 +110,9 @@ test.each([
     /pairs: it could not be written: it is a directory\n {2}Nothing was changed. Name a file in it\./,
   ],
   [
-    'no such directory',
-    ['baseline', BEFORE, '-o', 'none/x'],
-    /none\/x: it could not be written: its directory does not exist/,
+    'a directory below a file',
+    ['baseline', BEFORE, '-o', `${BEFORE}/none/x`],
+    /none\/x: it could not be written: a part of its path is no directory/,
   ],
   ['no output', ['baseline', BEFORE], /required option '-o, --output <file>' not specified/],
   ['no checkpoint', ['baseline', 'none', '-o', OUTPUT], /none: no such file/],

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv } from 'ajv';
 import { describe, expect, test } from 'vitest';
@@ -55,6 +55,21 @@ test('init from two checkpoints finds what is frozen, and names the pair', async
     pairs: { main: { before: BEFORE, after: AFTER } },
   });
   expect((await runCli(['diff', '--pair', 'main'], workspace)).exitCode).toBe(1);
+});
+
+test.each([
+  ['init', ['init', BEFORE]],
+  ['init --guard', ['init', '--guard', 'pytorch']],
+  ['baseline', ['baseline', BEFORE]],
+  ['restore', ['restore', BEFORE, AFTER]],
+  ['diff', ['diff', BEFORE, AFTER]],
+  ['trace', ['trace', BEFORE, AFTER]],
+  ['inspect', ['inspect', AFTER]],
+])('the directories of the output of %s are made', async (_, args) => {
+  const workspace = makeWorkspace();
+  const { stderr } = await runCli([...args, '-o', 'new/folder/file'], workspace);
+  expect(stderr).not.toContain('could not');
+  expect(statSync(join(workspace, 'new', 'folder', 'file')).size).toBeGreaterThan(0);
 });
 
 test('init from two checkpoints leaves out what was trained', async () => {

@@ -98,7 +98,6 @@ describe.each([
       const failure = await failureOf(() =>
         writeFile(path, ['new'], {
           mayReplace: true,
-          makesFolders: true,
           isDurable: name === 'fsync',
           within: place,
           files: failingFiles(name, code),

@@ -395,12 +395,20 @@ describe('a new file', () => {
     expect(readFileSync(path, 'utf8')).toBe('head body');
   });
 
-  test('makes directories only where it is told to', async () => {
+  test('makes the directories that are missing', async () => {
     const path = join(makeSubdirectory(directory), 'some', 'where', 'f');
-    const failure = await failureOf(() => writeFile(path, ['text'], keeping));
-    expect(failure.message).toBe('it could not be written: its directory does not exist');
-    await writeFile(path, ['text'], { ...keeping, makesFolders: true });
+    await writeFile(path, ['text'], keeping);
     expect(readFileSync(path, 'utf8')).toBe('text');
+  });
+
+  test('takes the directories that it made away again where it fails, and no others', async () => {
+    const place = makeSubdirectory(directory);
+    function* fail() {
+      yield 'text';
+      throw new Error('it fails');
+    }
+    await expect(writeFile(join(place, 'some', 'where', 'f'), fail(), keeping)).rejects.toThrow('it fails');
+    expect(readdirSync(place)).toEqual([]);
   });
 });
 

@@ -56,7 +56,7 @@ describe('a file that must stay in its directory', () => {
     const { outside, root } = makeCheckout();
     const list = () => readdirSync(outside, { recursive: true }).sort();
     const before = list();
-    const rules = { what: 'the report', mayReplace: true, makesFolders: true, within: root };
+    const rules = { what: 'the report', mayReplace: true, within: root };
     for (const action of [
       () => checkTarget(join(root, path), rules),
       () => writeFile(join(root, path), ['text'], rules),
@@ -78,7 +78,7 @@ describe('a file that must stay in its directory', () => {
     'gitlike',
   ])('is written where it stays: %s', async (path) => {
     const { root } = makeCheckout();
-    await writeFile(join(root, path), ['text'], { mayReplace: true, makesFolders: true, within: root });
+    await writeFile(join(root, path), ['text'], { mayReplace: true, within: root });
     expect(nodeFs.readFileSync(join(root, path), 'utf8')).toBe('text');
   });
 
@@ -139,7 +139,6 @@ describe('any file', () => {
     ['a directory', 'folder', 'it is a directory'],
     ['what would be one', 'new/', 'it is a directory'],
     ['a part of its path is a file', '.git/config/x', 'a part of its path is no directory'],
-    ['its directory is missing', 'none/x', 'its directory does not exist'],
     ['its directory is a link that leads nowhere', 'new-file/x', 'its directory does not exist'],
     ['its name is too long', 'n'.repeat(256), 'its name is too long'],
     ['its links lead in a circle', 'loop', 'its symbolic links lead in a circle'],
@@ -164,7 +163,7 @@ describe('any file', () => {
 
   test('whose directories would be made needs one that they can be made in', async () => {
     const { root } = makeCheckout();
-    const rules = { mayReplace: true, makesFolders: true };
+    const rules = { mayReplace: true };
     checkTarget(join(root, 'a', 'b', 'c'), rules);
     expect(existsSync(join(root, 'a'))).toBe(false);
     const failure = await failureOf(() => checkTarget(join(root, 'folder', 'report', 'b', 'c'), rules));

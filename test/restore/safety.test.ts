@@ -125,10 +125,15 @@ describe('the target', () => {
     expect(readdirSync(place).sort()).toEqual(['link.safetensors', 'real.safetensors']);
   });
 
-  test('needs a directory that exists', async () => {
-    const failure = await failureOf(() => restore(BEFORE, AFTER, join(workspace(), 'none', 'f.safetensors')));
-    expect(failure).toMatchObject({ code: 'unwritable' });
-    expect(failure.message).toContain('its directory does not exist');
+  test('has its directories made', async () => {
+    const place = workspace();
+    const file = join(place, 'new', 'er', 'f.safetensors');
+    await restore(BEFORE, AFTER, file, { dryRun: true });
+    expect(readdirSync(place)).toEqual([]);
+    await restore(BEFORE, AFTER, file);
+    expect(statSync(file).size).toBe(statSync(AFTER).size);
+    await restore(BEFORE, SHARDED, join(place, 'newer', 'set'));
+    expect(readdirSync(join(place, 'newer', 'set')).sort()).toEqual(readdirSync(SHARDED).sort());
   });
 
   test.each([
