@@ -138,7 +138,11 @@ async function openHeap(reader: HeapFile, address: number) {
  * The records of a B-tree of version 2: BTHD, 5 1 type, 6 4 size of a node, 10 2 of a record, 12 2 depth, 16 8 root, 24 2
  * its records. A node: BTLF or BTIN, 6 its records, then, in inner ones, for each child its address and its counts.
  */
-async function listRecords(reader: HeapFile, address: number, type: number): Promise<readonly Uint8Array[]> {
+export async function listRecords(
+  reader: HeapFile,
+  address: number,
+  type: number,
+): Promise<readonly Uint8Array[]> {
   const head = await reader.read(address, 26, 'a B-tree');
   if (!startsWith(head.bytes, 'BTHD')) reader.fail('expected a B-tree, found other bytes', { address });
   head.skip(5);
@@ -197,6 +201,6 @@ function isPowerOfTwo(value: number): boolean {
 }
 
 /** An unsigned number of some bytes, the lowest first. */
-function readNumber(bytes: Uint8Array): number {
+export function readNumber(bytes: Uint8Array): number {
   return bytes.reduceRight((sum, byte) => sum * 256 + byte, 0);
 }

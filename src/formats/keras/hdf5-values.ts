@@ -16,11 +16,9 @@ import {
 } from '../../io/byte-source.js';
 import type { Cursor } from '../../io/cursor.js';
 import { byteSwappedSource, type Keeper } from '../../io/views.js';
-import { startsWith } from '../sniff.js';
 import type { Datatype, Hdf5Dataset, Hdf5Reader } from './hdf5.js';
-
-/** Chunks of one dataset; h5py makes them of 8 KiB to 1 MiB where it is left to choose. */
-const MAX_CHUNKS = 100_000;
+import { type Chunk, MAX_CHUNKS, readChunkIndex, readChunkTree } from './hdf5-chunks.js';
+import { readNumber } from './hdf5-heap.js';
 
 /**
  * What is put together of chunks at a time, which is also the most that one chunk may hold: those that lie beside each
@@ -44,15 +42,6 @@ const OTHER_FILTERS: ReadonlyMap<number, string> = new Map([
   [32015, 'zstd'],
 ]);
 
-const CHUNK_INDEXES = [
-  '',
-  'a single chunk',
-  'implicit',
-  'a fixed array',
-  'an extensible array',
-  'a B-tree of version 2',
-];
-
 const REPACK = 'Load the model and save it again: Keras itself writes neither chunks nor filters.';
 
 /** Refuses a dataset by its name. */
@@ -62,14 +51,6 @@ type Fail = (message: string, code?: CheckpointErrorCode, hint?: string) => neve
 interface Filter {
   readonly id: number;
   readonly elementBytes: number;
-}
-
-/** A chunk as it is stored. */
-interface Chunk {
-  readonly address: number;
-  readonly byteLength: number;
-  /** A bit for each filter that was left out. */
-  readonly skipped: number;
 }
 
 /** What is known of the dataset whose chunks are put together. */
@@ -183,7 +164,7 @@ async function locateValues(reader: Hdf5Reader, dataset: Hdf5Dataset, keeper: Ke
  */
 async function locateChunks(
   reader: Hdf5Reader,
-  { layout, shape, datatype, path, filters: pipeline }: Hdf5Dataset,
+  { layout, shape, fullShape, datatype, path, filters: pipeline }: Hdf5Dataset,
   version: number,
   { keeper, fail }: { keeper: Keeper; fail: Fail },
 ): Promise<ByteRange> {
@@ -193,12 +174,14 @@ async function locateChunks(
     return fail(`expected chunks of ${shape.length} dimensions, found ${rank}`);
   const tree = version === 3 ? reader.readAddress(layout) : null;
   const sizeBytes = version === 3 ? 4 : layout.readU8();
-  const sizes = Array.from({ length: rank + 1 }, () => readLittleEndian(layout.readBytes(sizeBytes)));
+  const sizes = Array.from({ length: rank + 1 }, () => readNumber(layout.readBytes(sizeBytes)));
   const elementBytes = datatype.byteLength;
   if (sizes.some((size) => !(size >= 1 && Number.isSafeInteger(size))) || sizes[rank] !== elementBytes)
     return fail(`expected chunks of elements of ${elementBytes} bytes, found [${sizes.join(', ')}]`);
   const chunkShape = sizes.slice(0, rank);
-  const grid = shape.map((size, axis) => Math.ceil(size / (chunkShape[axis] ?? 1)));
+  const [grid = [], fullGrid = []] = [shape, fullShape].map((sizes) =>
+    sizes.map((size, axis) => Math.ceil(size / (chunkShape[axis] ?? 1))),
+  );
   const bandBytes =
     countElements(chunkShape.map((size, axis) => (axis === 0 ? size : size * (grid[axis] ?? 1)))) *
     elementBytes;
@@ -225,18 +208,9 @@ async function locateChunks(
       );
     chunks.set(place, chunk);
   };
-  if (version === 3) {
-    if (tree !== null) await readChunkTree(reader, tree, { rank, chunkShape, grid, add });
-  } else {
-    await readChunkIndex(reader, layout, {
-      flags,
-      chunkBytes,
-      count: countElements(grid),
-      isFiltered: filters.length > 0,
-      add,
-      fail,
-    });
-  }
+  const list = { chunkShape, grid, fullGrid, chunkBytes, isFiltered: filters.length > 0, add, fail };
+  if (version !== 3) await readChunkIndex(reader, layout, { ...list, flags });
+  else if (tree !== null) await readChunkTree(reader, tree, list);
   if (chunks.size < countElements(grid))
     return fail(
       `expected ${countElements(grid)} chunks, found ${chunks.size}: the others are its fill value`,
@@ -244,120 +218,6 @@ async function locateChunks(
     );
   const chunked = { name: path, shape, chunkShape, elementBytes, filters, chunks };
   return wholeOf(chunkedSource(reader.file, chunked, keeper));
-}
-
-function readLittleEndian(bytes: Uint8Array): number {
-  return bytes.reduceRight((value, byte) => value * 256 + byte, 0);
-}
-
-interface ChunkSink {
-  /** @param place in the grid, row-major. */
-  readonly add: (place: number, chunk: Chunk) => void;
-}
-
-/** Keys of a chunk B-tree (III.A.1): 0 4 stored size, 4 4 filters left out, then where it begins, eight bytes a dimension. */
-async function readChunkTree(
-  reader: Hdf5Reader,
-  tree: number,
-  {
-    rank,
-    chunkShape,
-    grid,
-    add,
-  }: ChunkSink & { rank: number; chunkShape: readonly number[]; grid: readonly number[] },
-): Promise<void> {
-  for (const { key, address } of await reader.readTree(tree, 1, 16 + 8 * rank, MAX_CHUNKS)) {
-    const view = new DataView(key.buffer, key.byteOffset, key.byteLength);
-    const starts = chunkShape.map((size, axis) => Number(view.getBigUint64(8 + 8 * axis, true)) / size);
-    if (starts.some((start, axis) => !Number.isInteger(start) || start >= (grid[axis] ?? 0))) {
-      reader.fail('expected a chunk that begins in its dataset, found another', { address });
-    }
-    const place = starts.reduce((sum, start, axis) => sum * (grid[axis] ?? 1) + start, 0);
-    add(place, { address, byteLength: view.getUint32(0, true), skipped: view.getUint32(4, true) });
-  }
-}
-
-/**
- * The indexes of version 4 (VII) that datasets of a fixed size have. 1 single chunk: 8 size and 4 filters left out, where
- * it is filtered (flag 2). 2 implicit: one chunk after the other. 3 fixed array: 1 bits of a page. Then the address.
- */
-async function readChunkIndex(
-  reader: Hdf5Reader,
-  layout: Cursor,
-  index: ChunkSink & {
-    readonly flags: number;
-    readonly chunkBytes: number;
-    readonly count: number;
-    readonly isFiltered: boolean;
-    readonly fail: Fail;
-  },
-): Promise<void> {
-  const { flags, chunkBytes, count, add, fail } = index;
-  const kind = layout.readU8();
-  if (kind < 1 || kind > 3)
-    fail(
-      `expected chunks of a dataset of fixed size, found them indexed by ${CHUNK_INDEXES[kind] ?? kind}`,
-      'unsupported',
-      REPACK,
-    );
-  const hasSize = kind === 1 && (flags & 2) !== 0;
-  const byteLength = hasSize ? Number(layout.readU64()) : chunkBytes;
-  const skipped = hasSize ? layout.readU32() : 0;
-  if (kind === 3) layout.skip(1);
-  const address = reader.readAddress(layout);
-  if (address === null) return;
-  if (kind === 3) await readFixedArray(reader, address, index);
-  else
-    for (let place = 0; place < count; place++)
-      add(place, { address: address + place * chunkBytes, byteLength, skipped });
-}
-
-/**
- * A fixed array (VII.C): FAHD, 5 1 filtered, 6 1 size of an entry, 7 1 bits of a page, 8 8 entries, 16 8 its block. The
- * block: FADB, 14 bytes of header; where there are more entries than a page holds, a bit for each page and a checksum,
- * and a checksum behind each page. An entry: 8 address; where filtered, its size, and 4 filters left out.
- */
-async function readFixedArray(
-  reader: Hdf5Reader,
-  address: number,
-  {
-    chunkBytes,
-    count,
-    isFiltered,
-    add,
-    fail,
-  }: ChunkSink & {
-    readonly chunkBytes: number;
-    readonly count: number;
-    readonly isFiltered: boolean;
-    readonly fail: Fail;
-  },
-): Promise<void> {
-  const head = await reader.read(address, 24, 'a fixed array');
-  if (!startsWith(head.bytes, 'FAHD')) fail('expected a fixed array of chunks, found other bytes');
-  head.skip(6);
-  const [entryBytes, pageBits, entries] = [head.readU8(), head.readU8(), head.readU64()];
-  const block = reader.readAddress(head);
-  if (entries !== BigInt(count) || entryBytes < (isFiltered ? 13 : 8) || entryBytes > 20 || pageBits > 32)
-    fail(`expected a fixed array of ${count} chunks, found ${entries}`);
-  if (block === null) return;
-  const perPage = 2 ** pageBits;
-  const pages = count > perPage ? Math.ceil(count / perPage) : 0;
-  const prefix = 14 + (pages > 0 ? Math.ceil(pages / 8) + 4 : 0);
-  const body = await reader.read(
-    block,
-    prefix + count * entryBytes + Math.max(0, pages - 1) * 4,
-    'a fixed array',
-  );
-  if (!startsWith(body.bytes, 'FADB')) fail('expected a block of a fixed array, found other bytes');
-  body.skip(prefix);
-  for (let place = 0; place < count; place++) {
-    if (pages > 0 && place > 0 && place % perPage === 0) body.skip(4);
-    const at = reader.readAddress(body);
-    const byteLength = isFiltered ? readLittleEndian(body.readBytes(entryBytes - 12)) : chunkBytes;
-    const skipped = isFiltered ? body.readU32() : 0;
-    if (at !== null) add(place, { address: at, byteLength, skipped });
-  }
 }
 
 /**

@@ -77,6 +77,8 @@ export interface Hdf5Dataset {
   readonly path: string;
   readonly attributes: Attributes;
   readonly shape: readonly number[];
+  /** What the shape may become, Infinity for a dimension without a bound. */
+  readonly fullShape: readonly number[];
   readonly datatype: Datatype;
   readonly layout: Cursor;
   readonly filters: Cursor | null;
@@ -268,12 +270,13 @@ export class Hdf5Reader {
           address,
         });
       const datatype = readDatatype(type.body);
-      const shape = this.#readShape(space.body, path);
+      const { shape, fullShape } = this.#readShape(space.body, path);
       return {
         kind: 'dataset',
         path,
         attributes,
         shape,
+        fullShape,
         datatype,
         layout: layout.body,
         filters: filters?.body ?? null,
@@ -380,19 +383,24 @@ export class Hdf5Reader {
   }
 
   /**
-   * A dataspace (IV.A.2.b): 0 version, 1 rank, 2 flags, 3 kind (version 2) or 5 reserved bytes, then the dimensions.
+   * A dataspace (IV.A.2.b): 0 version, 1 rank, 2 flags (1: with bounds), 3 kind (version 2) or 5 reserved bytes, then the
+   * dimensions, then their bounds.
    */
-  #readShape(cursor: Cursor, path: string): readonly number[] {
+  #readShape(cursor: Cursor, path: string): Pick<Hdf5Dataset, 'shape' | 'fullShape'> {
     const version = cursor.readU8();
     const rank = cursor.readU8();
-    cursor.skip(1);
+    const hasBounds = (cursor.readU8() & 1) !== 0;
     if (version === 1) cursor.skip(5);
-    else if (cursor.readU8() === 2) return [0];
+    else if (cursor.readU8() === 2) return { shape: [0], fullShape: [0] };
     const shape = Array.from({ length: rank }, () => Number(cursor.readU64()));
+    const fullShape = hasBounds
+      ? shape.map(() => this.readAddress(cursor) ?? Number.POSITIVE_INFINITY)
+      : shape;
     const count = countElements(shape);
-    if (!Number.isSafeInteger(count * 8) || shape.some((size) => !Number.isSafeInteger(size)))
+    const isPossible = Number.isSafeInteger(count * 8) && shape.every(Number.isSafeInteger);
+    if (!isPossible || shape.some((size, axis) => size > (fullShape[axis] ?? 0)))
       this.fail(`dataset ${quote(path)}: expected a shape that a file can hold, found [${shape.join(', ')}]`);
-    return shape;
+    return { shape, fullShape };
   }
 
   async #readAttributes(messages: readonly Message[]): Promise<Attributes> {
@@ -431,7 +439,7 @@ export class Hdf5Reader {
     const called = decodeText(name.bytes);
     if (isShared) return [called, null];
     const datatype = readDatatype(type);
-    const count = this.#readShape(space, called).reduce((product, size) => product * size, 1);
+    const count = countElements(this.#readShape(space, called).shape);
     const isText = datatype.class === 3 || (datatype.class === 9 && (datatype.bits & 15) === 1);
     if (!isText) return [called, null];
     // An element takes at least a byte, so that the list is no longer than the message; an empty list has none.

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../../src/errors.js';
 import { openCheckpoint, openSource } from '../../../src/formats/open.js';
 import { memorySource, readRange, sliceRange } from '../../../src/io/byte-source.js';
-import { f32 } from '../../build/bytes.js';
+import { bytesOf, f32 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { floats, hdf5Bytes, link } from '../../build/hdf5.js';
 
@@ -66,12 +66,52 @@ describe('what reaches outside of the file, or is not read, is refused by name',
     ['external-storage', 'refused', 'dataset "kernel": its values lie in another file (external storage)'],
     ['virtual', 'refused', 'dataset "kernel": is virtual: its values lie in other files'],
     ['lzf', 'unsupported', 'dataset "kernel": is filtered by lzf (32000)'],
-    ['resizable-latest', 'unsupported', 'indexed by an extensible array'],
     ['not-stored', 'unsupported', 'dataset "kernel": expected values, found none stored'],
   ])('%s', async (name, code, words) => {
     const failure = await failureOf(() => open(`refused/${name}.h5`));
     expect(failure.message).toContain(words);
     expect(failure.code).toBe(code);
+  });
+});
+
+describe('indexes of chunks that lie', () => {
+  /** A file of storage/ with bytes changed behind a structure's signature. */
+  const withBytes = (name: string, tag: string, at: number, ...values: readonly number[]) => {
+    const bytes = readFileSync(`${fixtures}storage/${name}.h5`);
+    bytes.set(values, bytes.indexOf(tag) + at);
+    return openBytes(bytes);
+  };
+
+  test.each<readonly [what: string, file: string, tag: string, at: number, values: number[], words: string]>([
+    ['pages that were never written', 'paged-latest', 'FADB', 14, [0x40], 'expected 1100 chunks, found 76'],
+    ['a fixed array of others', 'roomy-latest', 'FAHD', 8, [1], 'a fixed array of 27 chunks, found 1'],
+    ['entries without room', 'roomy-latest', 'FAHD', 6, [4], 'found entries of 4 bytes'],
+    ['no extensible array', 'growing-latest', 'EAHD', 0, [0], 'expected an extensible array of chunks'],
+    ['data blocks of no size', 'growing-latest', 'EAHD', 9, [0], 'found sizes that none has'],
+    ['super blocks of three', 'growing-latest', 'EAHD', 10, [3], 'found sizes that none has'],
+    ['more entries than the file', 'growing-latest', 'EAHD', 8, [255], 'expected a block EADB'],
+    ['pages of an entry', 'growing-long-latest', 'EAHD', 11, [0], 'found one in pages'],
+    ['an index block elsewhere', 'growing-latest', 'EAHD', 60, [9, 9, 9, 9], 'found the end of the file'],
+    ['another block', 'growing-long-latest', 'EASB', 0, [0], 'expected a block EASB'],
+    ['chunks beyond the dataset', 'growing-twice-latest', 'BTLF', 14, [9], 'begins in its dataset'],
+    ['chunks beyond the file', 'growing-twice-latest', 'BTLF', 10, [9], 'found the end of the file'],
+    ['filters in a tree without', 'growing-twice-latest', 'BTHD', 5, [11], 'a B-tree of the other kind'],
+  ])('%s', async (_, file, tag, at, values, words) => {
+    expect((await failureOf(() => withBytes(file, tag, at, ...values))).message).toContain(words);
+  });
+
+  test('blocks that are all the same one', async () => {
+    const bytes = readFileSync(`${fixtures}storage/growing-long-latest.h5`);
+    const [index, first] = [bytes.indexOf('EAIB'), bytes.indexOf('EADB')];
+    const [direct, dataBlocks] = [14 + 4 * 14, 6];
+    for (let block = 0; block < dataBlocks; block++)
+      bytes.writeBigUInt64LE(BigInt(first), index + direct + 8 * block);
+    await openBytes(bytes).catch((error: unknown) => expect(error).toBeInstanceOf(CheckpointError));
+    // A level beyond the dataset: as many blocks as it has room for, at one place.
+    const superBlock = bytes.indexOf('EASB');
+    for (let level = 0; level < 24; level++)
+      bytes.writeBigUInt64LE(BigInt(superBlock), index + direct + 8 * (dataBlocks + level));
+    expect((await failureOf(() => openBytes(bytes))).code).toMatch(/truncated|malformed|limit-exceeded/);
   });
 });
 
@@ -137,6 +177,7 @@ describe('hostile datasets', () => {
     ],
     ['chunks that are wide as a terabyte', [4, 2 ** 30], chunkedBy(4, 2 ** 28), 'make up whole rows'],
     ['a tree that is none', [4], chunkedBy(4), 'expected a B-tree'],
+    ['an index of a seventh kind', [4], bytesOf(4, 2, 0, 2, 1, 4, 4, 6, u64(0)), 'of chunks, found number 6'],
   ])('%s', async (_, shape, layout, words) => {
     expect((await failureOf(() => header(shape, layout))).message).toContain(words);
   });
@@ -155,20 +196,24 @@ describe('hostile datasets', () => {
     );
   });
 
-  test.each(['gzip', 'gzip-latest', 'gzip-shuffle-checksum', 'paged-latest'])(
-    '%s with any byte changed is read or refused',
-    async (name) => {
-      const bytes = Uint8Array.from(readFileSync(`${fixtures}storage/${name}.h5`));
-      for (let at = 8; at < bytes.length; at += 1 + Math.floor(bytes.length / 150)) {
-        const changed = bytes.slice();
-        changed[at] = (changed[at] ?? 0) ^ 0xff;
-        try {
-          const { tensors } = await openBytes(changed);
-          for (const { range } of tensors.values()) await readRange(range);
-        } catch (error) {
-          expect(error).toBeInstanceOf(CheckpointError);
-        }
+  test.each([
+    'gzip',
+    'gzip-latest',
+    'gzip-shuffle-checksum',
+    'paged-latest',
+    'growing-long-latest',
+    'growing-twice-gzip-latest',
+  ])('%s with any byte changed is read or refused', async (name) => {
+    const bytes = Uint8Array.from(readFileSync(`${fixtures}storage/${name}.h5`));
+    for (let at = 8; at < bytes.length; at += 1 + Math.floor(bytes.length / 150)) {
+      const changed = bytes.slice();
+      changed[at] = (changed[at] ?? 0) ^ 0xff;
+      try {
+        const { tensors } = await openBytes(changed);
+        for (const { range } of tensors.values()) await readRange(range);
+      } catch (error) {
+        expect(error).toBeInstanceOf(CheckpointError);
       }
-    },
-  );
+    }
+  });
 });
