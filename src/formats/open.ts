@@ -84,6 +84,7 @@ function checkWhole(path: string, file: string): readonly string[] {
   const { what, instead, isReadable, index } = part;
   if (!isReadable || (index !== null && !isPlace(path) && isThere(index)))
     throw refuseUnrecognised(what, file, instead, 'a whole checkpoint');
+  if (!part.isCertain) return [];
   return [`it is ${what}: what the others hold was not looked at. ${instead}`];
 }
 
@@ -163,6 +164,12 @@ export const FORMATS: readonly Format[] = [
     inDirectory: ['model.safetensors', 'diffusion_pytorch_model.safetensors', 'adapter_model.safetensors'],
   },
   ...OTHER_FILES,
+  {
+    name: 'Keras in shards',
+    looksLike: (head) => looksLikeShardIndex(head) && textOf(head).includes('.weights.h5"'),
+    open: async (source, options) => (await import('./keras/keras.js')).openKerasShards(source, options),
+    inDirectory: ['model.weights.json'],
+  },
   {
     name: 'safetensors in shards',
     looksLike: looksLikeShardIndex,

@@ -11,12 +11,17 @@ export interface Part {
   readonly instead: string;
   /** Whether it can be read by itself as far as it goes; what it holds is whole layers then, as a rule. */
   readonly isReadable: boolean;
+  /** Whether its name alone tells; else only together with the index. */
+  readonly isCertain: boolean;
   /** The file that knows all parts, where it is to be found; null where there is none. */
   readonly index: string | null;
 }
 
 /** Parts that hold tensors by their names. */
 const SHARD = /^(.+)-\d{5}-of-0*(\d+)(\.safetensors|\.bin)$/;
+
+/** A shard of Keras; checkpoints of a training may be numbered in the same way. */
+const KERAS_SHARD = /^(.+)_\d{5}\.weights\.h5$/;
 
 /** How others are called, what they are, and what to name instead. */
 const OTHER_PARTS: readonly (readonly [name: RegExp, what: string, instead: string])[] = [
@@ -52,11 +57,23 @@ export function findPart(path: string): Part | null {
       what: `one of the ${count} shards of a model`,
       instead: `Name the index, ${index}, or the directory that holds it.`,
       isReadable: true,
+      isCertain: true,
+      index: join(dirname(path), index),
+    };
+  }
+  const keras = KERAS_SHARD.exec(name)?.[1];
+  if (keras !== undefined) {
+    const index = `${keras}.weights.json`;
+    return {
+      what: 'one of the shards of a model',
+      instead: `Name the index, ${index}, or the directory that holds it.`,
+      isReadable: true,
+      isCertain: false,
       index: join(dirname(path), index),
     };
   }
   const [, what, instead] = OTHER_PARTS.find(([pattern]) => pattern.test(name)) ?? [];
   return what === undefined || instead === undefined
     ? null
-    : { what, instead, isReadable: false, index: null };
+    : { what, instead, isReadable: false, isCertain: true, index: null };
 }

@@ -26,6 +26,19 @@ describe('a part of a checkpoint, named alone', () => {
     expect(warnings).toEqual([expect.stringContaining('it is one of the 3 shards of a model')]);
   });
 
+  test('a shard of Keras is refused where its index lies beside it, and else may be a whole checkpoint', async () => {
+    const fixture = fileURLToPath(new URL('../../fixtures/keras/sharded/', import.meta.url));
+    const name = 'model_00000.weights.h5';
+    expect((await failureOf(() => openCheckpoint(join(fixture, name)))).hint).toBe(
+      'Name the index, model.weights.json, or the directory that holds it.',
+    );
+    const alone = join(makeTempDirectory(), name);
+    copyFileSync(join(fixture, name), alone);
+    const { warnings, close } = await openCheckpoint(alone);
+    await close();
+    expect(warnings).toEqual([]);
+  });
+
   test.each<[string, string, string]>([
     ['__0_0.distcp', 'a distributed checkpoint', 'Name its directory'],
     ['m.data-00001-of-00003', 'the data of a TensorFlow checkpoint', 'Name its index'],

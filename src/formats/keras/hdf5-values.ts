@@ -16,7 +16,7 @@ import {
 } from '../../io/byte-source.js';
 import type { Cursor } from '../../io/cursor.js';
 import { byteSwappedSource, type Keeper } from '../../io/views.js';
-import type { Datatype, Hdf5Dataset, Hdf5Reader } from './hdf5.js';
+import type { Datatype, Hdf5Dataset } from './hdf5.js';
 import { type Chunk, MAX_CHUNKS, readChunkIndex, readChunkTree } from './hdf5-chunks.js';
 import { readNumber } from './hdf5-heap.js';
 
@@ -67,21 +67,16 @@ interface Chunked {
 /**
  * A dataset as a tensor.
  *
- * @param keeper of all datasets of one file, of which one at a time holds what it has put together.
+ * @param keeper of all datasets of one model, of which one at a time holds what it has put together.
  * @returns null where its values are no numbers that tensors have.
  * @throws CheckpointError naming the dataset, for storage and filters that are not read.
  */
-export async function toTensor(
-  reader: Hdf5Reader,
-  dataset: Hdf5Dataset,
-  name: string,
-  keeper: Keeper,
-): Promise<Tensor | null> {
+export async function toTensor(dataset: Hdf5Dataset, name: string, keeper: Keeper): Promise<Tensor | null> {
   const { shape, datatype } = dataset;
   const type = readElementType(datatype, dataset.attributes.get('dtype')?.[0]);
   if (type === null) return null;
   const elementCount = countElements(shape);
-  const stored = await locateValues(reader, dataset, keeper);
+  const stored = await locateValues(dataset, keeper);
   const { dtype, isBigEndian } = type;
   const { byteLength } = datatype;
   const isSwapped = isBigEndian && (byteLength === 2 || byteLength === 4 || byteLength === 8);
@@ -125,8 +120,8 @@ const ELEMENT_TYPES: readonly DType[] = [
  * Where a dataset's bytes are (IV.A.2.i). 0 version (3, 4 or 5), 1 class: 0 in the header (2 2 size, bytes), 1 in one
  * piece (2 8 address, 10 8 size), 2 in chunks, 3 in other datasets.
  */
-async function locateValues(reader: Hdf5Reader, dataset: Hdf5Dataset, keeper: Keeper): Promise<ByteRange> {
-  const { layout, shape, datatype, path } = dataset;
+async function locateValues(dataset: Hdf5Dataset, keeper: Keeper): Promise<ByteRange> {
+  const { reader, layout, shape, datatype, path } = dataset;
   const fail = (message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never =>
     reader.fail(`dataset ${quote(path)}: ${message}`, { code, ...(hint === undefined ? {} : { hint }) });
   const byteLength = countElements(shape) * datatype.byteLength;
@@ -155,7 +150,7 @@ async function locateValues(reader: Hdf5Reader, dataset: Hdf5Dataset, keeper: Ke
     return sliceRange(reader.file, address, address + byteLength);
   }
   if (kind !== 2) return fail(`expected a known data layout, found class ${kind}`);
-  return locateChunks(reader, dataset, version, { keeper, fail });
+  return locateChunks(dataset, version, { keeper, fail });
 }
 
 /**
@@ -163,8 +158,7 @@ async function locateValues(reader: Hdf5Reader, dataset: Hdf5Dataset, keeper: Ke
  * Version 4: 2 1 flags, 3 1 rank + 1, 4 1 size of a dimension, the dimensions, kind of index, what that needs, address.
  */
 async function locateChunks(
-  reader: Hdf5Reader,
-  { layout, shape, fullShape, datatype, path, filters: pipeline }: Hdf5Dataset,
+  { reader, layout, shape, fullShape, datatype, path, filters: pipeline }: Hdf5Dataset,
   version: number,
   { keeper, fail }: { keeper: Keeper; fail: Fail },
 ): Promise<ByteRange> {

@@ -73,6 +73,8 @@ export interface Hdf5Group {
 /** A dataset as its header describes it. What the messages say is yet to be understood. */
 export interface Hdf5Dataset {
   readonly kind: 'dataset';
+  /** The file that it is in. */
+  readonly reader: Hdf5Reader;
   /** Names from the root, joined by slashes. */
   readonly path: string;
   readonly attributes: Attributes;
@@ -108,29 +110,38 @@ interface Message {
  * Reads all groups and headers of an HDF5 file.
  *
  * @param file all of the file, which may be a record of an archive.
+ * @param used what was read of the other shards of a model: the limits are those of all of them.
  * @throws CheckpointError `refused` for links and data outside of the file, `unsupported` for what h5py does not write for
  *   Keras, `truncated`, `malformed` or `limit-exceeded` for a broken or hostile file.
  */
-export async function readHdf5(file: ByteRange): Promise<Hdf5Reader> {
-  const reader = new Hdf5Reader(file);
+export async function readHdf5(file: ByteRange, used = new Used()): Promise<Hdf5Reader> {
+  const reader = new Hdf5Reader(file, used);
   await reader.readRoot();
   return reader;
+}
+
+/** What was read so far, and the pieces that are held. */
+export class Used {
+  objects = 0;
+  textBytes = 0;
+  pathCharacters = 0;
+  readonly pages = new Map<number, Uint8Array>();
+  /** The file whose pieces they are. */
+  owner: Hdf5Reader | null = null;
 }
 
 /** An HDF5 file, of which pieces are read by their addresses. */
 export class Hdf5Reader {
   readonly file: ByteRange;
   root: Hdf5Group = { kind: 'group', attributes: new Map(), members: new Map() };
-  readonly #pages = new Map<number, Uint8Array>();
+  readonly #used: Used;
   readonly #texts = new Map<number, ReadonlyMap<number, Uint8Array>>();
   readonly #groups = new Set<number>();
-  #objects = 0;
-  #textBytes = 0;
-  #pathCharacters = 0;
   #readBytes = 0;
 
-  constructor(file: ByteRange) {
+  constructor(file: ByteRange, used: Used) {
     this.file = file;
+    this.#used = used;
   }
 
   /** Bytes of the file by their address, with a cursor at their start. */
@@ -160,13 +171,15 @@ export class Hdf5Reader {
   }
 
   async #readPage(page: number): Promise<Uint8Array> {
-    const known = this.#pages.get(page);
+    const { pages } = this.#used;
+    const known = this.#used.owner === this ? pages.get(page) : undefined;
     if (known !== undefined) return known;
     const start = page * PAGE_BYTES;
     const end = Math.min(start + PAGE_BYTES, this.file.byteLength);
     const bytes = await readRange(sliceRange(this.file, start, end));
-    if (this.#pages.size >= MAX_PAGES) this.#pages.clear();
-    this.#pages.set(page, bytes);
+    if (pages.size >= MAX_PAGES || this.#used.owner !== this) pages.clear();
+    this.#used.owner = this;
+    pages.set(page, bytes);
     return bytes;
   }
 
@@ -235,11 +248,12 @@ export class Hdf5Reader {
     if (object?.kind !== 'group')
       this.fail('expected a group at the root, found something else', { address: root });
     this.root = object;
+    this.#texts.clear();
   }
 
   /** @returns null for what is neither group nor dataset, such as a named type. */
   async #readObject(address: number, path: string, depth: number): Promise<Hdf5Object | null> {
-    if (++this.#objects > MAX_OBJECTS)
+    if (++this.#used.objects > MAX_OBJECTS)
       this.fail(`expected at most ${MAX_OBJECTS} groups and datasets, found more`, {
         code: 'limit-exceeded',
       });
@@ -273,6 +287,7 @@ export class Hdf5Reader {
       const { shape, fullShape } = this.#readShape(space.body, path);
       return {
         kind: 'dataset',
+        reader: this,
         path,
         attributes,
         shape,
@@ -300,8 +315,8 @@ export class Hdf5Reader {
   }
 
   #countPath(characters: number): void {
-    this.#pathCharacters += characters;
-    if (this.#pathCharacters > MAX_PATH_CHARACTERS)
+    this.#used.pathCharacters += characters;
+    if (this.#used.pathCharacters > MAX_PATH_CHARACTERS)
       this.fail(`expected paths of at most ${MAX_PATH_CHARACTERS} characters in all, found more`, {
         code: 'limit-exceeded',
       });
@@ -449,8 +464,8 @@ export class Hdf5Reader {
     for (let index = 0; index < count; index++) {
       const stored = this.#slice(cursor, datatype.byteLength);
       const bytes = datatype.class === 3 ? stored.bytes : await this.#readVariable(stored);
-      this.#textBytes += bytes.byteLength;
-      if (this.#textBytes > MAX_TEXT_BYTES)
+      this.#used.textBytes += bytes.byteLength;
+      if (this.#used.textBytes > MAX_TEXT_BYTES)
         this.fail(`expected attributes of at most ${MAX_TEXT_BYTES} bytes in all, found more`, {
           code: 'limit-exceeded',
         });

@@ -1,4 +1,4 @@
-// Opens Keras models: .keras archives, .weights.h5 and older .h5, with the names that their variables have in Keras.
+// Opens Keras models: .keras archives, .weights.h5, also in shards, and older .h5, by the names that variables have in Keras.
 
 import type {
   Checkpoint,
@@ -10,18 +10,12 @@ import type {
 import { bitsOf, decodeFloats, isDecodable } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
-import {
-  type ByteRange,
-  type ByteSource,
-  readRange,
-  refuseAmplified,
-  sliceRange,
-  wholeOf,
-} from '../../io/byte-source.js';
+import { type ByteSource, readRange, refuseAmplified, sliceRange, wholeOf } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
 import { addTo, compareNaturally } from '../../norm/naming.js';
-import { type Hdf5Dataset, type Hdf5Group, type Hdf5Object, type Hdf5Reader, readHdf5 } from './hdf5.js';
+import { describeUnlisted, openShardFiles, type ShardFiles } from '../safetensors/model-directory.js';
+import { type Hdf5Dataset, type Hdf5Group, type Hdf5Object, readHdf5, Used } from './hdf5.js';
 import { toTensor } from './hdf5-values.js';
 import {
   classOfName,
@@ -68,7 +62,8 @@ export async function openKerasArchive(source: ByteSource, { path }: ReadOptions
     );
   const { bytes } = await readRecord(archive, config, MAX_CONFIG_BYTES);
   const file = await locateRecord(archive, weights);
-  const opened = await openWeights({ file, source, path, configText: bytes, where: CONFIG_RECORD });
+  const { root } = await readHdf5(file);
+  const opened = await openWeights({ root, source, path, configText: bytes, where: CONFIG_RECORD });
   const planEdits: Checkpoint['planEdits'] = async (edits) => {
     const { planZipSplices } = await import('../torch/zip-container.js');
     const pieces = await placeEdits(edits, opened.tensors.values());
@@ -84,35 +79,91 @@ export async function openKerasArchive(source: ByteSource, { path }: ReadOptions
  * @throws CheckpointError as {@link readHdf5}.
  */
 export async function openKerasHdf5(source: ByteSource, { path }: ReadOptions): Promise<Checkpoint> {
-  const opened = await openWeights({
-    file: wholeOf(source),
-    source,
-    path,
-    configText: null,
-    where: 'model_config',
-  });
+  const { root } = await readHdf5(wholeOf(source));
+  const opened = await openWeights({ root, source, path, configText: null, where: 'model_config' });
   return { ...opened, planEdits: (edits) => planPlainEdits(edits, opened.tensors.values(), [source]) };
 }
 
-/** The HDF5 file of a model, and where its configuration comes from. */
+/**
+ * Opens the index of a model's shards, as `save_weights('m.weights.json', max_shard_size=…)` writes it: for each group of
+ * variables, such as `/layers/dense/vars`, the shards that they are in.
+ *
+ * @throws CheckpointError as {@link openShardFiles} and {@link readHdf5}.
+ */
+export async function openKerasShards(index: ByteSource, options: ReadOptions): Promise<Checkpoint> {
+  const { weightMap, files, close } = await openShardFiles(index, options, ['.h5']);
+  try {
+    const used = new Used();
+    const shards = new Map<string, Hdf5Group>();
+    for (const [name, source] of files) shards.set(name, (await readHdf5(wholeOf(source), used)).root);
+    const { root, unlisted } = joinShards(weightMap, shards, index.name);
+    const { path } = options;
+    const opened = await openWeights({ root, source: index, path, configText: null, where: 'model_config' });
+    const planEdits: Checkpoint['planEdits'] = (edits) =>
+      planPlainEdits(edits, opened.tensors.values(), [...files.values(), index]);
+    return { ...opened, warnings: [...opened.warnings, ...describeUnlisted(unlisted)], planEdits, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** One tree of all shards. A group may stand in several, its name and its variables in different ones. */
+function joinShards(
+  weightMap: ShardFiles['weightMap'],
+  shards: ReadonlyMap<string, Hdf5Group>,
+  file: string,
+): { readonly root: Hdf5Group; readonly unlisted: readonly string[] } {
+  const fail = (message: string): never => {
+    throw new CheckpointError(`weight_map: ${message}`, { code: 'malformed', file });
+  };
+  for (const [path, names] of weightMap)
+    for (const name of names) {
+      const group = shards.get(name);
+      if (group !== undefined && findMember(group, path)?.kind !== 'group')
+        fail(`expected ${quote(path)} in shard ${quote(name)}, found no such group there`);
+    }
+  const unlisted: string[] = [];
+  const join = (groups: readonly (readonly [shard: string, group: Hdf5Group])[], path: string): Hdf5Group => {
+    const below = new Map<string, [shard: string, group: Hdf5Group][]>();
+    const members = new Map<string, Hdf5Object>();
+    for (const [shard, group] of groups)
+      for (const [name, member] of group.members) {
+        if (member.kind === 'group') addTo(below, name, [shard, member]);
+        else if (weightMap.get(path)?.includes(shard) !== true) unlisted.push(member.path);
+        else if (members.has(name)) fail(`expected ${quote(member.path)} in one shard, found it in several`);
+        else members.set(name, member);
+      }
+    for (const [name, inner] of below) {
+      if (members.has(name)) fail(`expected ${quote(`${path}/${name}`)} to be one thing, found two`);
+      members.set(name, join(inner, `${path}/${name}`));
+    }
+    return {
+      kind: 'group',
+      attributes: new Map(groups.flatMap(([, group]) => [...group.attributes])),
+      members,
+    };
+  };
+  return { root: join([...shards], ''), unlisted };
+}
+
+/** The tree of a model's HDF5 file, and where its configuration comes from. */
 interface Weights {
-  readonly file: ByteRange;
+  readonly root: Hdf5Group;
   readonly source: ByteSource;
   readonly path: string;
-  /** Null where the HDF5 file holds it itself. */
+  /** Null where the tree holds it itself. */
   readonly configText: Uint8Array | null;
   /** How messages call the configuration. */
   readonly where: string;
 }
 
-async function openWeights({ file, source, path, configText, where }: Weights): Promise<Checkpoint> {
-  const reader = await readHdf5(file);
-  const { root } = reader;
+async function openWeights({ root, source, path, configText, where }: Weights): Promise<Checkpoint> {
   const warnings: string[] = [];
   const text = configText ?? encode(root.attributes.get('model_config')?.[0]);
   const config = text === null ? null : readConfig(text, { file: source.name, where, warnings });
   const { variables, isOrdered } = listVariables(root, config, source.name);
-  const tensors = await makeTensors(reader, variables, warnings);
+  const tensors = await makeTensors(variables, source.name, warnings);
   return {
     path,
     format: 'Keras',
@@ -499,8 +550,8 @@ async function isScale({ range, dtype, elementCount }: Tensor): Promise<boolean>
 }
 
 async function makeTensors(
-  reader: Hdf5Reader,
   variables: readonly Variable[],
+  file: string,
   warnings: string[],
 ): Promise<ReadonlyMap<string, Tensor>> {
   const keeper = new Keeper();
@@ -510,10 +561,10 @@ async function makeTensors(
   const guessed: string[] = [];
   const all: { variable: Variable; read: Tensor | null }[] = [];
   for (const variable of variables)
-    all.push({ variable, read: await toTensor(reader, variable.dataset, variable.dataset.path, keeper) });
+    all.push({ variable, read: await toTensor(variable.dataset, variable.dataset.path, keeper) });
   // Of values in chunks, a whole chunk is read for the first ones.
   const looked = all.flatMap(({ variable, read }) => (variable.isGuessed && read ? [read.range] : []));
-  refuseAmplified(looked, reader.file.source.name);
+  refuseAmplified(looked, file);
   for (const { variable, read } of all) {
     const { dataset, isGuessed } = variable;
     const leaf = read !== null && isGuessed && (await isScale(read)) ? 'gamma' : variable.leaf;
@@ -522,7 +573,7 @@ async function makeTensors(
     if (tensors.has(name))
       throw new CheckpointError(`expected unique paths of variables, found ${quote(name)} twice`, {
         code: 'malformed',
-        file: reader.file.source.name,
+        file,
       });
     if (read === null) unread.push(name);
     else tensors.set(name, { ...read, name });

@@ -27,10 +27,6 @@ import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 /** An index names each tensor once; 50 MB is some 400,000 of them. */
 const MAX_INDEX_BYTES = 50_000_000;
 
-/** How to join the files that Keras writes with `max_shard_size`. */
-const JOIN_KERAS =
-  "Join them: model.load_weights('PATH.weights.json'), then model.save_weights('PATH.weights.h5')";
-
 /** Every shard is an open file; large models have some hundreds. */
 const MAX_SHARDS = 1_000;
 
@@ -69,25 +65,11 @@ export async function openShards(
   options: ReadOptions,
   formats: ShardFormats = SAFETENSORS_SHARDS,
 ): Promise<Checkpoint> {
-  const weightMap = await readWeightMap(index);
-  const shardNames = [...new Set(weightMap.values())].sort();
-  if (shardNames.length > MAX_SHARDS) {
-    fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${shardNames.length}`, 'limit-exceeded');
-  }
-  const sources: ByteSource[] = [index];
-  const close = async () => {
-    for (const source of sources) await source.close();
-  };
+  const { weightMap, files, close } = await openShardFiles(index, options, Object.keys(formats));
   try {
     const shards = new Map<string, ReadonlyMap<string, Tensor>>();
     const found = new Set<string>();
-    for (const name of shardNames) {
-      const source = await openBeside(index, name, {
-        ...options,
-        what: 'weight_map: shard',
-        endings: Object.keys(formats),
-      });
-      sources.push(source);
+    for (const [name, source] of files) {
       const open = formats[extname(name)];
       if (open === undefined) throw new Error('a shard without a reader was opened');
       const shard = await open(source, { path: source.name });
@@ -96,6 +78,9 @@ export async function openShards(
     }
     const tensors = collectTensors(weightMap, shards, index.name);
     const format = [...found].join(' and ');
+    const unlisted = [...shards].flatMap(([shard, held]) =>
+      [...held.keys()].filter((name) => weightMap.get(name)?.[0] !== shard),
+    );
     return {
       path: options.path,
       format,
@@ -103,10 +88,10 @@ export async function openShards(
       inModuleOrder: false,
       graph: null,
       modules: new Map(),
-      warnings: findUnlisted(weightMap, shards),
+      warnings: describeUnlisted(unlisted),
       planEdits:
         format === 'safetensors'
-          ? (edits) => planPlainEdits(edits, tensors.values(), [...sources.slice(1), index])
+          ? (edits) => planPlainEdits(edits, tensors.values(), [...files.values(), index])
           : () => refuseEdits(index.name, `${format} shards`),
       close,
     };
@@ -116,7 +101,46 @@ export async function openShards(
   }
 }
 
-async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, string>> {
+/** What an index says, and the shards that it names, open. */
+export interface ShardFiles {
+  /** The shards of each thing that is stored, which most indexes have one of. */
+  readonly weightMap: ReadonlyMap<string, readonly string[]>;
+  /** By their names, in the order of these. */
+  readonly files: ReadonlyMap<string, ByteSource>;
+  /** Closes the index as well. */
+  readonly close: () => Promise<void>;
+}
+
+/**
+ * Opens the files that an index of shards names, and reads nothing of them.
+ *
+ * @param endings what their names must end with, e.g. `.safetensors`.
+ * @throws CheckpointError as {@link openBeside}; `malformed` or `limit-exceeded` for an index that is none.
+ */
+export async function openShardFiles(
+  index: ByteSource,
+  options: ReadOptions,
+  endings: readonly string[],
+): Promise<ShardFiles> {
+  const files = new Map<string, ByteSource>();
+  const close = async () => {
+    for (const source of [index, ...files.values()]) await source.close();
+  };
+  try {
+    const weightMap = await readWeightMap(index);
+    const names = [...new Set([...weightMap.values()].flat())].sort();
+    if (names.length > MAX_SHARDS)
+      fail(index.name, `expected at most ${MAX_SHARDS} shards, found ${names.length}`, 'limit-exceeded');
+    const naming = { ...options, what: 'weight_map: shard', endings };
+    for (const name of names) files.set(name, await openBeside(index, name, naming));
+    return { weightMap, files, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function readWeightMap(index: ByteSource): Promise<ShardFiles['weightMap']> {
   if (index.byteLength > MAX_INDEX_BYTES) {
     const expected = `expected an index of at most ${MAX_INDEX_BYTES} bytes`;
     fail(index.name, `${expected}, found ${index.byteLength}`, 'limit-exceeded');
@@ -130,20 +154,14 @@ async function readWeightMap(index: ByteSource): Promise<ReadonlyMap<string, str
     const expected = 'expected an index of shards with a "weight_map" object';
     return fail(index.name, `${expected}, found ${describeJson(found)} there: not a checkpoint`);
   }
-  const weightMap = new Map<string, string>();
-  for (const [tensor, shard] of found) {
-    if (isJsonArray(shard) && shard.some((name) => typeof name === 'string' && name.endsWith('.weights.h5')))
-      fail(
-        index.name,
-        'expected weights in one file, found those of Keras in several',
-        'unsupported',
-        JOIN_KERAS,
-      );
-    if (typeof shard !== 'string') {
+  const weightMap = new Map<string, readonly string[]>();
+  for (const [tensor, value] of found) {
+    const shards = (isJsonArray(value) && value.length > 0 ? value : [value]).map((shard) => {
+      if (typeof shard === 'string') return shard;
       const expected = `weight_map: expected a file name for tensor ${quote(tensor)}`;
       return fail(index.name, `${expected}, found ${describeJson(shard)}`);
-    }
-    weightMap.set(tensor, shard);
+    });
+    weightMap.set(tensor, shards);
   }
   if (weightMap.size === 0) fail(index.name, 'expected tensors in "weight_map", found none');
   return weightMap;
@@ -234,29 +252,24 @@ function listBeside(path: string): readonly string[] {
 }
 
 function collectTensors(
-  weightMap: ReadonlyMap<string, string>,
+  weightMap: ShardFiles['weightMap'],
   shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
   indexName: string,
 ): ReadonlyMap<string, Tensor> {
   const tensors = new Map<string, Tensor>();
-  for (const [name, shard] of weightMap) {
+  for (const [name, [shard = '', ...others]] of weightMap) {
     const tensor = shards.get(shard)?.get(name);
-    if (tensor === undefined) {
+    if (tensor === undefined || others.length > 0) {
       const expected = `weight_map: expected tensor ${quote(name)} in shard ${quote(shard)}`;
-      fail(indexName, `${expected}, found no such tensor there`);
+      fail(indexName, `${expected}, found ${tensor === undefined ? 'no such tensor there' : 'more of them'}`);
     }
     tensors.set(name, tensor);
   }
   return tensors;
 }
 
-function findUnlisted(
-  weightMap: ReadonlyMap<string, string>,
-  shards: ReadonlyMap<string, ReadonlyMap<string, Tensor>>,
-): readonly string[] {
-  const unlisted = [...shards].flatMap(([shard, tensors]) =>
-    [...tensors.keys()].filter((name) => weightMap.get(name) !== shard),
-  );
+/** The warning for what stands in shards and not in their index, if anything. */
+export function describeUnlisted(unlisted: readonly string[]): readonly string[] {
   if (unlisted.length === 0) return [];
   const shown = unlisted.slice(0, 3).map(quote).join(', ');
   return [

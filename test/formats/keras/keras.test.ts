@@ -1,3 +1,5 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { deflateSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
@@ -79,6 +81,99 @@ describe('one model, saved in every way that Keras knows', () => {
   test('a freeze that the file declares is said', async () => {
     const report = await audit(`${fixtures}before.keras`, `${fixtures}after.keras`, { frozen: ['auto'] });
     expect(report.warnings).toContain('declared frozen: 4 of 16 parameters (trainable=False)');
+  });
+});
+
+describe('weights in shards', () => {
+  const named = (name: string) => readFileSync(`${fixtures}sharded/${name}`);
+  /** A copy of the fixture with another index, and other files if need be. */
+  function writeShards(weightMap: unknown, files: Readonly<Record<string, Uint8Array>> = {}): string {
+    const directory = makeTempDirectory();
+    const shards = { 'a.weights.h5': named(SHARD_NAMES[0]), 'b.weights.h5': named(SHARD_NAMES[1]), ...files };
+    for (const [name, bytes] of Object.entries(shards)) writeFileSync(join(directory, name), bytes);
+    writeFileSync(join(directory, 'model.weights.json'), JSON.stringify({ weight_map: weightMap }));
+    return directory;
+  }
+  const SHARD_NAMES = ['model_00000.weights.h5', 'model_00001.weights.h5'] as const;
+  const [dense, norm, last] = ['dense', 'batch_normalization', 'dense_1'].map(
+    (layer) => `/layers/${layer}/vars`,
+  ) as [string, string, string];
+  const [a, b] = ['a.weights.h5', 'b.weights.h5'];
+  const whole = { [dense]: a, [norm]: [a, b], [last]: [b] };
+
+  test.each(['sharded', 'sharded/model.weights.json'])('%s holds the tensors of the model', async (name) => {
+    const [found, wanted] = [await open(name), await open('sharded/expected.safetensors')];
+    expect([...found.tensors.keys()].sort()).toEqual([...wanted.tensors.keys()].sort());
+    for (const [path, { range }] of wanted.tensors) {
+      const tensor = found.tensors.get(path);
+      expect(tensor && (await readRange(tensor.range))).toEqual(await readRange(range));
+    }
+    expect(found).toMatchObject({ format: 'Keras', framework: 'keras', warnings: [] });
+    await found.close();
+  });
+
+  test('restore writes the shards that hold statistics, and copies the others', async () => {
+    const after = writeShards(whole, { [b]: named(SHARD_NAMES[1]) });
+    const bytes = Uint8Array.from(named(SHARD_NAMES[1]));
+    const mean = f32(2.5, 3.5, 4.5, 5.5);
+    const at = Buffer.from(bytes).indexOf(mean);
+    bytes.set(f32(9, 9, 9, 9), at);
+    writeFileSync(join(after, b), bytes);
+    const output = join(makeTempDirectory(), 'fixed');
+    await restore(`${fixtures}sharded`, after, output);
+    const restored = await openCheckpoint(output);
+    const tensor = restored.tensors.get('sequential/bn/moving_mean');
+    expect(tensor && (await readRange(tensor.range))).toEqual(mean);
+    await restored.close();
+  });
+
+  test.each<readonly [what: string, weightMap: unknown, words: string]>([
+    ['a group that is not there', { ...whole, '/layers/x/vars': [a] }, 'expected "/layers/x/vars" in shard'],
+    ['another shard', { ...whole, [last]: [a] }, 'expected "/layers/dense_1/vars" in shard "a.weights.h5"'],
+    ['a shard that is no file name', { [dense]: [7] }, 'expected a file name for tensor'],
+    ['a shard outside', { [dense]: '../a.weights.h5' }, 'leads out of the directory by ".."'],
+    ['an absolute path', { [dense]: '/etc/a.h5' }, 'has an absolute path'],
+    ['another kind of file', { [dense]: a, [norm]: 'x.weights.h5".bin' }, 'another extension than .h5'],
+    ['no shard', { [dense]: [], [norm]: [] }, 'expected a file name for tensor'],
+  ])('an index that names %s', async (_, weightMap, words) => {
+    const run = () => inspect(writeShards(weightMap));
+    expect((await failureOf(run)).message).toContain(words);
+  });
+
+  test('a variable in two shards, and one in none that the index names', async () => {
+    const first = named(SHARD_NAMES[0]);
+    const twice = writeShards({ [dense]: [a, b], [norm]: a }, { [a]: first, [b]: first });
+    expect((await failureOf(() => openCheckpoint(twice))).message).toContain(
+      'expected "layers/dense/vars/0" in one shard, found it in several',
+    );
+    const { warnings, tensors, close } = await openCheckpoint(writeShards({ [norm]: [a, b] }));
+    await close();
+    expect(tensors.size).toBe(4);
+    expect(warnings).toEqual([
+      '4 tensors in the shards are not in the index and were left out: "layers/dense/vars/0", "layers/dense/vars/1", "layers/dense_1/vars/0", …',
+    ]);
+  });
+
+  test('what a group is in one shard and a dataset in the other', async () => {
+    const group = hdf5Bytes({ root: [link('x', 'x')], x: [link('y', 'y')], y: floats([1], f32(1)) });
+    const dataset = hdf5Bytes({ root: [link('x', 'x')], x: floats([1], f32(1)) });
+    const directory = writeShards({ '': [b], '/x': [a] }, { [a]: group, [b]: dataset });
+    expect((await failureOf(() => openCheckpoint(directory))).message).toContain(
+      'to be one thing, found two',
+    );
+  });
+
+  test('limits hold for all shards together', async () => {
+    const long = 'x'.repeat(60_000);
+    const shard = hdf5Bytes({
+      root: Array.from({ length: 20 }, (_, index) => link(`${index}`, 'a')),
+      a: [textAttribute(long.slice(0, 10), [long])],
+    });
+    const names = Array.from({ length: 60 }, (_, index) => `s${index}.weights.h5`);
+    const directory = writeShards({ '': names }, Object.fromEntries(names.map((name) => [name, shard])));
+    expect((await failureOf(() => openCheckpoint(directory))).message).toContain(
+      'expected attributes of at most 67108864 bytes in all',
+    );
   });
 });
 

@@ -196,14 +196,6 @@ describe('refusing an index', () => {
     expect(failure).toEqual({ message, code, file: path });
   });
 
-  test('of weights that Keras spread over several files: it joins them', async () => {
-    const index = indexOf({ '/layers/dense/vars': ['m_00000.weights.h5'] });
-    const path = writeModel({ 'model.safetensors.index.json': index });
-    const failure = await failureOf(() => open(path));
-    expect(failure.message).toBe('expected weights in one file, found those of Keras in several');
-    expect(failure.hint).toContain("model.load_weights('PATH.weights.json')");
-  });
-
   test('one of more than 50 MB, without reading it', async () => {
     const path = writeModel({ 'model.safetensors.index.json': '{' });
     truncateSync(path, 50_000_001);
