@@ -53,6 +53,7 @@ const PROGRESS_DELAY_MS = 1000;
 /** A bar that is redrawn more often than this flickers and costs time. */
 const PROGRESS_INTERVAL_MS = 100;
 
+/** Columns of the bar where the line has room for them. */
 const BAR_CELLS = 30;
 
 /** The terminal of a process, with colours judged for each stream by itself. */
@@ -69,7 +70,12 @@ export function createTerminal(process: ProcessLike, onWriteError: OnWriteError)
     const stderr = open('stderr');
     if (stderr.isTTY !== true || process.env['TERM'] === 'dumb') return;
     isDrawn = true;
-    stderr.write(`\r${verb} ${drawBar(total === 0 ? 1 : done / total)}  ${counts}\u001b[K`);
+    const [share, width] = [total === 0 ? 1 : done / total, readWidth(stderr, process.env)];
+    const line = [verb, `${Math.round(share * 100)} %  ${counts}`];
+    // A line that the terminal breaks could not be drawn over; the last column is the cursor's.
+    const cells = Math.min(BAR_CELLS, width - 3 - line.join('').length);
+    const shown = cells < 1 ? line : line.toSpliced(1, 0, drawBar(share, cells));
+    stderr.write(`\r${shown.join(' ').slice(0, width - 1)}\u001b[K`);
   };
   return {
     readLooks: () => readLooks(open('stdout'), process.env, color),
@@ -119,15 +125,15 @@ async function writeAll(stdout: Stream, text: string, onWriteError: OnWriteError
   }
 }
 
-function readLooks(
-  { isTTY, columns }: NodeJS.WriteStream,
-  env: NodeJS.ProcessEnv,
-  color: ColorChoice,
-): Looks {
+function readWidth({ isTTY, columns }: NodeJS.WriteStream, env: NodeJS.ProcessEnv): number {
   const asked = /^\d{1,9}$/.test(env['COLUMNS'] ?? '') ? Number(env['COLUMNS']) : 0;
-  const width = asked || (isTTY === true && columns) || DEFAULT_WIDTH;
+  return Math.min(asked || (isTTY === true && columns) || DEFAULT_WIDTH, MAX_WIDTH);
+}
+
+function readLooks(stdout: NodeJS.WriteStream, env: NodeJS.ProcessEnv, color: ColorChoice): Looks {
+  const { isTTY } = stdout;
   const level = color === 'auto' ? chooseColorLevel({ isTTY }, env) : color === 'always' ? 1 : 0;
-  return { width: Math.min(width, MAX_WIDTH), wholeNames: isTTY !== true, paint: createPaint(level) };
+  return { width: readWidth(stdout, env), wholeNames: isTTY !== true, paint: createPaint(level) };
 }
 
 /**
@@ -157,9 +163,9 @@ function createPaint(level: ColorSupportLevel): Paint {
   return (tone, text) => tones[tone](text);
 }
 
-function drawBar(share: number): string {
-  const filled = Math.round(share * BAR_CELLS);
-  return `${'█'.repeat(filled)}${'░'.repeat(BAR_CELLS - filled)} ${Math.round(share * 100)} %`;
+function drawBar(share: number, cells: number): string {
+  const filled = Math.round(share * cells);
+  return `${'█'.repeat(filled)}${'░'.repeat(cells - filled)}`;
 }
 
 function toMegabytes(byteLength: number): number {

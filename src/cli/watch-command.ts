@@ -165,8 +165,7 @@ class Printer {
   async #write(event: CheckpointEvent): Promise<void> {
     const { quiet, format } = this.#options;
     if (quiet === true) return;
-    const line =
-      format === 'json' ? writeEventAsJson(event) : writeEvent(event, this.#terminal.readLooks().paint);
+    const line = format === 'json' ? writeEventAsJson(event) : writeEvent(event, this.#terminal.readLooks());
     await this.#terminal.write(`${line}\n`);
   }
 }

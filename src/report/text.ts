@@ -109,10 +109,14 @@ interface NamedLine {
   readonly about: string;
 }
 
-/** @param isAlike whether all stand below where one does. */
-function layOutNamed(
+/**
+ * Lays out what is said of several names.
+ *
+ * @param isAlike whether all stand below where one does.
+ */
+export function layOutNamed(
   rows: readonly NamedLine[],
-  layout: TextLayout,
+  layout: Pick<TextLayout, 'width' | 'wholeNames' | 'paint'>,
   { isAlike }: { readonly isAlike: boolean },
 ): Lines {
   const { width, paint } = layout;
@@ -212,8 +216,9 @@ function layOutRows(table: Table, layout: TextLayout): Lines {
   return [
     ...wrapText(table.title ?? '', { ...layout, indent: '' }).map((line) => paint('strong', line)),
     ...lines.map((line, index) => (index < heads ? paint('faint', margin + line) : margin + line)),
-    ...(more > 0 ? [paint('faint', margin + left)] : []),
-    ...(table.footnote === undefined ? [] : [paint('faint', margin + table.footnote)]),
+    ...[...(more > 0 ? [left] : []), table.footnote ?? ''].flatMap((line) =>
+      wrapText(line, { ...layout, indent: margin }).map((part) => paint('faint', part)),
+    ),
   ];
 }
 
@@ -255,7 +260,7 @@ function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
 
 /** Messages that differ in their numbers alone are one message: the first is shown, the layers of all are named. */
 function layOutAlike([first, ...others]: FindingGroup, layout: TextLayout): Lines {
-  const { paint, all } = layout;
+  const { all } = layout;
   const lines = wrapText(`${fitName(first.layer, 60, layout)}: ${escapeControls(first.message)}`, {
     ...layout,
     indent: '    ',
@@ -263,14 +268,9 @@ function layOutAlike([first, ...others]: FindingGroup, layout: TextLayout): Line
   const [line = '', ...rest] = lines;
   const shown = all ? others : others.slice(0, NAMED_LAYERS);
   const names = shown.map(({ layer }) => fitName(layer, 60, layout)).join(', ');
-  const more =
-    others.length > shown.length ? paint('faint', ` … ${others.length - shown.length} more (--all)`) : '';
-  const likewise = others.length === 0 ? [] : wrapText(`likewise ${names}`, { ...layout, indent: '    ' });
-  return [
-    `  ${line.trimStart()}`,
-    ...rest,
-    ...likewise.map((text, index) => (index === likewise.length - 1 ? text + more : text)),
-  ];
+  const more = others.length > shown.length ? ` … ${others.length - shown.length} more (--all)` : '';
+  const likewise = others.length === 0 ? '' : `likewise ${names}${more}`;
+  return [`  ${line.trimStart()}`, ...rest, ...wrapText(likewise, { ...layout, indent: '    ' })];
 }
 
 /** So many findings of a kind, regions and notes are shown unless all are asked for. */

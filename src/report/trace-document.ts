@@ -179,6 +179,7 @@ function listTrajectories(report: TraceReport, at: NameMoment, all: boolean): re
     names<Row>('layer'),
     {
       title: 'over the run',
+      isSpare: true as const,
       hint: 'output shift at each checkpoint',
       cell: ({ outputShift }: Row) => formatSparkline(outputShift, TREND_CELLS),
       trend: ({ outputShift }: Row) => outputShift,
@@ -200,6 +201,7 @@ function listTrajectories(report: TraceReport, at: NameMoment, all: boolean): re
       ? [
           {
             title: 'at the end',
+            isSpare: true as const,
             cell: ({ spans, allowed }: Row) => `${spans.at(-1)?.status ?? '–'}${allowed ? ' (allowed)' : ''}`,
           },
         ]
@@ -226,10 +228,17 @@ function listTrajectories(report: TraceReport, at: NameMoment, all: boolean): re
 function listCheckpoints(report: TraceReport, at: NameMoment): Table {
   const columns = [
     { title: 'checkpoint', cell: (one: TraceCheckpoint) => encloseName(one.path) },
-    { title: 'moment', cell: (one: TraceCheckpoint) => at(report.checkpoints.indexOf(one)) },
+    {
+      title: 'moment',
+      isSpare: true as const,
+      cell: (one: TraceCheckpoint) => at(report.checkpoints.indexOf(one)),
+    },
     { title: 'verdict', cell: ({ verdict }: TraceCheckpoint) => verdict },
     numbers<TraceCheckpoint>('drifted', ({ byStatus }) => byStatus.drifted, { format: formatCount }),
-    numbers<TraceCheckpoint>('trained', ({ byStatus }) => byStatus.trained, { format: formatCount }),
+    numbers<TraceCheckpoint>('trained', ({ byStatus }) => byStatus.trained, {
+      isSpare: true,
+      format: formatCount,
+    }),
     numbers<TraceCheckpoint>('output shift', ({ worst }) => worst?.outputShift, {
       hint: 'of the drifted layer whose output moves most',
       text: { title: 'shift' },

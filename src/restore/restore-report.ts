@@ -158,9 +158,13 @@ function answerRestore(
 
 const COLUMNS: readonly Column<RestoredLayer>[] = [
   names('layer'),
-  { title: 'was', cell: ({ status, via }) => (via === 'folded' ? `${status}, folded` : status) },
-  numbers('channels', ({ channels }) => channels, { format: formatCount }),
-  numbers('moved', ({ channelsMoved }) => channelsMoved, { format: formatCount }),
+  {
+    title: 'was',
+    isSpare: true,
+    cell: ({ status, via }) => (via === 'folded' ? `${status}, folded` : status),
+  },
+  numbers('channels', ({ channels }) => channels, { isSpare: true, format: formatCount }),
+  numbers('moved', ({ channelsMoved }) => channelsMoved, { isSpare: true, format: formatCount }),
   numbers('output shift', ({ outputShift }) => outputShift),
   {
     title: 'batches',

@@ -3,24 +3,24 @@
 import { escapeControls, failUnreachable, TOOL_NAME, VERSION } from '../errors.js';
 import { formatMeasure } from '../report/format-numbers.js';
 import { toJsonLine } from '../report/json.js';
-import { describeOutcome } from '../report/text.js';
-import { defuseCommands, type Paint, showName } from '../report/text-layout.js';
+import { describeOutcome, layOutNamed } from '../report/text.js';
+import { chooseLayout, defuseCommands, fitName, type TextOptions } from '../report/text-layout.js';
 import type { WatchEvent } from './watch.js';
 
 /** An event that is about one checkpoint. */
 export type CheckpointEvent = Exclude<WatchEvent, { readonly kind: 'note' }>;
 
-/** Paths are shown whole but for absurd ones. */
-const PATH_WIDTH = 500;
-
 /** Columns of the first words: `✖ drifted`. */
 const LABEL_WIDTH = 9;
 
-/** An event as a line of text without its end. */
-export function writeEvent(event: CheckpointEvent, paint: Paint): string {
-  const { label, tone, about } = describeEvent(event);
-  const name = showName(event.path, PATH_WIDTH);
-  return defuseCommands(`${paint(tone, label.padEnd(LABEL_WIDTH))}  ${name}  ${paint('faint', about)}`);
+/** An event as text without its end: a line, or in a terminal several where it has no room for all. */
+export function writeEvent(event: CheckpointEvent, options: TextOptions): string {
+  const { wholeNames, tableWidth, paint } = chooseLayout(options);
+  const layout = { wholeNames, paint, width: wholeNames ? Number.POSITIVE_INFINITY : tableWidth };
+  const { label, ...outcome } = describeEvent(event);
+  const name = fitName(event.path, layout.width - LABEL_WIDTH - 2, layout);
+  const row = { ...outcome, label: label.padEnd(LABEL_WIDTH), name };
+  return defuseCommands(layOutNamed([row], layout, { isAlike: false }).join('\n'));
 }
 
 function describeEvent(event: CheckpointEvent): ReturnType<typeof describeOutcome> {

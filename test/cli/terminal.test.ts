@@ -189,6 +189,17 @@ describe('progress', () => {
     expect(written.stdout).toBe('');
   });
 
+  test.each([
+    [40, `\rcomparing ${'█'.repeat(5)}${'░'.repeat(5)} 50 %  50 of 100 MB\u001b[K`],
+    [25, '\rcomparing 50 %  50 of 10\u001b[K'],
+  ])('fits into a line of %d columns', (columns, line) => {
+    const { process, written } = fakeProcess({ isTTY: true, columns });
+    const terminal = createTerminal(process as never, ignoreErrors);
+    vi.advanceTimersByTime(1000);
+    terminal.showProgress(half);
+    expect(written.stderr).toBe(line);
+  });
+
   test('of a probe counts runs', () => {
     const { process, written } = fakeProcess({ isTTY: true });
     const terminal = createTerminal(process as never, ignoreErrors);

@@ -2,7 +2,15 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { makeFinding } from '../../src/compare/findings.js';
 import type { Paint, TextOptions } from '../../src/report/text-layout.js';
-import { makeLayer, makeMixedReport, makeReport, renderAs } from './sample-reports.js';
+import {
+  makeDeepReport,
+  makeInspectReport,
+  makeLayer,
+  makeMixedReport,
+  makeReport,
+  renderAs,
+} from './sample-reports.js';
+import { makeTrace } from './sample-traces.js';
 
 const renderText = renderAs('text');
 
@@ -165,8 +173,11 @@ describe('looks', () => {
   });
 
   test.each([40, 60, 80, 120, 200])('every line but code and commands fits %d columns', (width) => {
-    for (const all of [false, true]) {
-      const wide = renderText(report, { width, all })
+    const nameDeep = (index: number) => `net.encoder.stages.${index % 4}.layers.${index}.normalization`;
+    const deep = Array.from({ length: 12 }, (_, index) => nameDeep(index));
+    const reports = [report, makeDeepReport(30), makeInspectReport(deep), makeTrace({ name: nameDeep })];
+    for (const [one, all] of reports.flatMap((each) => [[each, false] as const, [each, true] as const])) {
+      const wide = renderText(one, { width, all })
         .split('\n')
         .filter(
           (line) => [...line].length > width && !/^(?:next|more| {4}) {2}bn-audit |\.eval\(\)$/.test(line),
