@@ -279,16 +279,25 @@ export class RoundingJudge {
       : { kind: 'changed' };
   }
 
-  /** Both sides of one type. Every value is held against the bound; of a large piece only some are looked at closely. */
+  /**
+   * Both sides of one type. Every value is held against the bound, which trained ones are soon beyond; then values are
+   * looked at closely, of a large piece only some.
+   */
   #addAlike(before: Values, after: Values): boolean {
     const { sums } = this;
     const unit = 2 ** -significandBitsOf(this.#types[1]);
     const stride = strideOf(before);
+    for (let i = 0; i < before.length; i += stride)
+      sums.largest = Math.max(sums.largest, Math.abs(before[i] as number));
+    const allowed = LARGEST_GROWTH * MAX_MERGE_UNITS * unit * sums.largest;
+    const known = Math.max(sums.largestRelative, this.#floor);
+    const largestRelative = findLargestRelative(before, after, known, allowed);
+    if (largestRelative === null) return false;
+    if (largestRelative > this.#floor) sums.largestRelative = largestRelative;
     for (let i = 0; i < before.length; i += stride) {
       const x = before[i] as number;
       const y = after[i] as number;
       if (x !== 0) sums.values++;
-      sums.largest = Math.max(sums.largest, Math.abs(x));
       const difference = y - x;
       if (isSameOrNegligible(x, y) || Math.abs(difference) <= this.#floor * Math.abs(x)) continue;
       sums.changed++;
@@ -296,11 +305,7 @@ export class RoundingJudge {
       sums.largestDifference = Math.max(sums.largestDifference, Math.abs(difference));
       this.#look(x, y);
     }
-    const allowed = LARGEST_GROWTH * MAX_MERGE_UNITS * unit * sums.largest;
-    const known = Math.max(sums.largestRelative, this.#floor);
-    const largestRelative = findLargestRelative(before, after, known, allowed);
-    if (largestRelative !== null && largestRelative > this.#floor) sums.largestRelative = largestRelative;
-    return largestRelative !== null;
+    return true;
   }
 
   /** Sides of two types: a difference counts from where the rounding of the narrower type ends. */
