@@ -16,7 +16,7 @@ def find_frozen(model: nn.Module, *optimizers: optim.Optimizer, parts: tuple[str
     frozen, feeding = dict[str, Any](), list[nn.Parameter]()
     for path, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if isinstance(getattr(module, "running_var", None), torch.Tensor):
+        if all(isinstance(getattr(module, part, None), torch.Tensor) for part in ("running_mean", "running_var")):
             name = path.replace("_orig_mod.", "").removeprefix("module.")
             learned = feeding + (own or list(model.get_submodule(path.rpartition(".")[0]).parameters()))
             is_trained = any(p.requires_grad and (rates.get(p) or not is_known) for p in learned)
@@ -35,16 +35,16 @@ def freeze_norms(model: nn.Module, *optimizers: optim.Optimizer, parts: tuple[st
 
 def guard_norms(model: nn.Module, *optimizers: optim.Optimizer, parts: tuple[str, ...] = PARTS) -> Callable[[], None]:
     """Takes the frozen statistics. The optimizers' first steps compare them, and so does the function returned."""
-    def read(layer: Any) -> torch.Tensor:
-        return torch.stack([layer.running_mean, layer.running_var]).cpu().double()
+    def read(bn: Any) -> torch.Tensor:
+        return torch.stack([bn.running_mean.cpu().double(), bn.running_var.cpu().double() + getattr(bn, "eps", 1e-5)])
 
     def check() -> None:
         shifts = []
         for name, layer in find_frozen(model, *optimizers, parts=parts).items():
-            after = read(layer)
-            if name in before and not torch.equal(after, before[name]):
-                gamma = torch.ones_like(after[0]) if layer.weight is None else layer.weight.detach().cpu().double()
-                (mean, sigma), (new_mean, new_sigma) = [(m, (v + layer.eps).sqrt()) for m, v in (before[name], after)]
+            if name in before and not torch.equal(after := read(layer), before[name]):
+                weight = getattr(layer, "weight", None)
+                gamma = torch.ones_like(after[0]) if weight is None else weight.detach().cpu().double()
+                (mean, sigma), (new_mean, new_sigma) = [(m, v.sqrt()) for m, v in (before[name], after)]
                 moved = ((new_mean - mean) ** 2 + (new_sigma - sigma) ** 2) / sigma**2
                 shifts.append((float((gamma**2 * moved).sum() / (gamma**2).sum().clamp(min=1e-300)) ** 0.5, name))
         if shifts:
