@@ -154,5 +154,15 @@ export function findAddress(page: string, repository = REPOSITORY): string | nul
   return repository === null ? null : `https://github.com/${repository}/blob/v${VERSION}/${page}`;
 }
 
+/** What `bn-audit explain` calls a page of the docs: `folding` for `docs/folding.md`, `ci/gitlab` for `docs/ci/gitlab.md`. */
+export function nameTopic(page: string): string {
+  return page.replace(/(?:\/README)?\.md$/, '').replace(/^docs\/(?:findings\/)?/, '');
+}
+
+/** Where a reader finds a page of the docs: its web address, or the command that prints it. */
+export function findDocs(page: string): string {
+  return findAddress(page) ?? `bn-audit explain ${nameTopic(page)}`;
+}
+
 /** The tool's name, as reports give it. */
 export const TOOL_NAME = 'bn-audit';

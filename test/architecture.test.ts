@@ -37,7 +37,7 @@ const READS_FILES = [
   'policy.ts',
   'cli/terminal.ts',
   'cli/write-reports.ts',
-  'cli/explain-command.ts',
+  'cli/topics.ts',
   'cli/find-checkpoints.ts',
 ];
 

@@ -149,7 +149,7 @@ describe('the packed tarball, installed into an empty folder', () => {
         cwd: directory,
         encoding: 'utf8',
       });
-      expect(page).toMatch(new RegExp(`^# ${kind}\n`));
+      expect(page).toMatch(new RegExp(`^${kind}\n`));
     }
   });
 

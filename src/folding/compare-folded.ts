@@ -16,7 +16,7 @@ import {
 import type { ProportionalScales, ScaleComparison } from '../compare/projected-scales.js';
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { readOptional } from '../compare/statistics.js';
-import { CheckpointError, quote } from '../errors.js';
+import { CheckpointError, findDocs, quote } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
 import { dottedNameOf, dottedTensorsOf, joinPath, splitPath } from '../norm/naming.js';
 import {
@@ -172,7 +172,7 @@ function describeUnmarked(layers: readonly LayerComparison[]): readonly string[]
       ? '1 convolution or linear layer'
       : `${unmarked.length} convolutions or linear layers`;
   return [
-    `${what} with a bias, paired ${how}, stand for norm layers that may have been folded into them: neither file says whether there were any. See docs/folding.md`,
+    `${what} with a bias, paired ${how}, stand for norm layers that may have been folded into them: neither file says whether there were any. More: ${findDocs('docs/folding.md')}`,
   ];
 }
 

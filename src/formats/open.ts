@@ -5,7 +5,7 @@ import { basename, extname, join } from 'node:path';
 import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
-import { CheckpointError, quote } from '../errors.js';
+import { CheckpointError, findDocs, quote } from '../errors.js';
 import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { isPlace, nameOf, openPlace } from '../io/places.js';
@@ -32,8 +32,7 @@ import { HDF5_SIGNATURE, looksLikeDarknet, looksLikeFlax, NPY_SIGNATURE, startsW
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** For a file that looks like none. */
-const KNOWN_FORMATS =
-  'Read are safetensors, ONNX, PyTorch, NumPy, Keras, TensorFlow, Flax and Darknet; docs/convert.md has the lines that convert others.';
+const KNOWN_FORMATS = `Read are safetensors, ONNX, PyTorch, NumPy, Keras, TensorFlow, Flax and Darknet. How to convert others: ${findDocs('docs/convert.md')}`;
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;

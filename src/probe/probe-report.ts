@@ -3,7 +3,7 @@
 import { measuresOf, viaOf } from '../compare/compare-layers.js';
 import { describeUnpaired } from '../compare/findings.js';
 import type { LayerStatus } from '../compare/status.js';
-import { TOOL_NAME, VERSION } from '../errors.js';
+import { findDocs, TOOL_NAME, VERSION } from '../errors.js';
 import { checkOptions } from '../options.js';
 import type { Answer } from '../report/answer.js';
 import { encloseName, showSafely } from '../report/any-report.js';
@@ -231,7 +231,7 @@ function explainColumns({ putBack }: ProbeReport): readonly (readonly [term: str
 }
 
 const COLUMN_NOTES = [
-  ['predicted', 'the output shift that the statistics alone tell (docs/measures.md)'],
+  ['predicted', `the output shift that the statistics alone tell (${findDocs('docs/measures.md')})`],
   ['alone', 'how far the layer’s output moves on these inputs when its own statistics are put back'],
   ['in network', 'how far the layer’s output moves when all statistics are put back'],
   [

@@ -2,7 +2,7 @@
 
 import type { Framework } from '../checkpoint/checkpoint.js';
 import { type FindingKind, makeFinding } from '../compare/findings.js';
-import { findAddress } from '../errors.js';
+import { findDocs } from '../errors.js';
 
 interface FindingHelp {
   readonly meaning: string;
@@ -112,7 +112,7 @@ export function countsBatches(framework: Framework | null): boolean {
 
 /** Where a reader finds the page of a kind of finding: its web address, or the command that prints it. */
 export function findPage(kind: FindingKind): string {
-  return findAddress(makeFinding(kind, '', '').docs) ?? `bn-audit explain ${kind}`;
+  return findDocs(makeFinding(kind, '', '').docs);
 }
 
 /** Help for each kind, in the words of PyTorch; the whole story is in docs/findings. */

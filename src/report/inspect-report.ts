@@ -5,7 +5,7 @@ import type { EpsilonFrom } from '../compare/compare-layers.js';
 import type { Finding, FindingLevel } from '../compare/findings.js';
 import type { StatisticsSummary } from '../compare/statistics.js';
 import type { ChannelValues, LayerExamination } from '../compare/unpaired-layers.js';
-import { TOOL_NAME, VERSION } from '../errors.js';
+import { findDocs, TOOL_NAME, VERSION } from '../errors.js';
 import { findFramework } from '../norm/norm-layer.js';
 import { type CheckpointSummary, describeStatistic, toCount } from './audit-report.js';
 import type { Count } from './format-numbers.js';
@@ -75,7 +75,7 @@ export function buildInspectReport(
 /** What an audit of a file with folded norm layers can and cannot tell. */
 function describeFolding(folded: number): string {
   const convolutions = folded === 1 ? '1 convolution carries' : `${folded} convolutions carry`;
-  return `${convolutions} a bias that looks folded: a norm layer was merged into each, and its statistics are not in the file. An audit against a checkpoint with live or named norm layers solves for them; against another folded file it sees the ratio of the variances, and a moved mean only in the bias. See docs/folding.md`;
+  return `${convolutions} a bias that looks folded: a norm layer was merged into each, and its statistics are not in the file. An audit against a checkpoint with live or named norm layers solves for them; against another folded file it sees the ratio of the variances, and a moved mean only in the bias. More: ${findDocs('docs/folding.md')}`;
 }
 
 function toInspectLayer(examined: LayerExamination): InspectLayer {

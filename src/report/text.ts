@@ -20,6 +20,7 @@ import {
   MAX_NAME_LENGTH,
   type Pieces,
   type PrintingOptions,
+  plain,
   showName,
   type TableColumn,
   type TextLayout,
@@ -79,8 +80,16 @@ function layOutBlock(block: Block, layout: TextLayout): readonly Lines[] {
       return [layOutNotes(block.notes, layout)];
     case 'moves':
       return [];
-    case 'terms':
-      return [layOutTerms(block, layout)];
+    case 'terms': {
+      const lines = layOutTerms(block.terms, { ...layout, paint: plain });
+      // Under a title they are what the report says; without one they explain it.
+      const { title } = block;
+      return [
+        title === undefined
+          ? lines.map((line) => layout.paint('faint', line))
+          : [layout.paint('strong', title), ...lines],
+      ];
+    }
     case 'remedies':
       return block.remedies.map((remedy) => layOutSection('What to do', [remedy], layout));
     case 'advice':
@@ -229,19 +238,30 @@ const SIGNS: Readonly<Record<FindingLevel, string>> = { error: '✖', warning: '
 const TONES = { error: 'error', warning: 'warning', note: 'faint' } as const;
 
 /** What to do about drift: commands that are ready to run. */
-function layOutNext(report: AuditReport, matching: readonly string[], { paint }: TextLayout): Lines {
-  return listNextCommands(report, matching).map((words, index) => {
-    const label = index === 0 ? 'next' : '    ';
-    return `${paint('faint', label)}  bn-audit ${words.map(toShellWord).join(' ')}`;
-  });
+function layOutNext(report: AuditReport, matching: readonly string[], layout: TextLayout): Lines {
+  const commands = listNextCommands(report, matching).map((words) => words.map(toShellWord).join(' '));
+  return layOutCommands(
+    'next',
+    commands.map((command) => `bn-audit ${command}`),
+    layout,
+  );
 }
 
-/** Where to read on: the command that prints the page of each kind, in a line each. */
-function layOutPages(findings: readonly Finding[], { paint }: TextLayout): Lines {
-  return listKinds(findings).map((kind, index) => {
-    const label = index === 0 ? 'more' : '    ';
-    return `${paint('faint', label)}  bn-audit explain ${kind}`;
-  });
+/** Where to read on: the command that prints the page of each kind. */
+function layOutPages(findings: readonly Finding[], layout: TextLayout): Lines {
+  const commands = listKinds(findings).map((kind) => `bn-audit explain ${kind}`);
+  return layOutCommands('more', commands, layout);
+}
+
+/** Commands to go on with, in a line each, with what they are for before the first. */
+export function layOutCommands(
+  label: string,
+  commands: readonly string[],
+  { paint }: Pick<TextLayout, 'paint'>,
+): Lines {
+  return commands.map(
+    (command, index) => `${paint('faint', index === 0 ? label : ' '.repeat(label.length))}  ${command}`,
+  );
 }
 
 function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
@@ -326,19 +346,25 @@ function layOutNotes(notes: readonly string[], layout: TextLayout): Lines {
   return more > 0 ? [...lines, paint('faint', `  … ${formatCount(more)} more (--all)`)] : lines;
 }
 
-function layOutTerms({ title, terms }: Extract<Block, { kind: 'terms' }>, layout: TextLayout): Lines {
-  const { paint } = layout;
-  const termWidth = Math.max(...terms.map(([term]) => term.length));
-  // Under a title they are what the report says; without one they explain it.
-  const show = (line: string) => (title === undefined ? paint('faint', line) : line);
-  return [
-    ...(title === undefined ? [] : [paint('strong', title)]),
-    ...terms.flatMap(([term, meaning]) =>
-      wrapText(sayPhrase(meaning, layout), { ...layout, indent: ' '.repeat(termWidth + 4) }).map(
-        (line, index) => show(index === 0 ? `  ${term.padEnd(termWidth)}  ${line.trimStart()}` : line),
-      ),
-    ),
-  ];
+/** Terms, each with its meaning beside it; below it where the terms take more than half of the line. */
+export function layOutTerms(
+  terms: Extract<Block, { kind: 'terms' }>['terms'],
+  layout: TextLayout,
+  indent = '  ',
+): Lines {
+  const termWidth = Math.max(...terms.map(([term]) => [...term].length));
+  const isNarrow = indent.length + termWidth > layout.width / 2;
+  const margin = indent + ' '.repeat(isNarrow ? 2 : termWidth + 2);
+  return terms.flatMap(([term, meaning]) => {
+    const lines = wrapText(sayPhrase(meaning, layout), { ...layout, indent: margin });
+    const [name = '', ...more] = wrapText(term, { ...layout, indent }).map((line) =>
+      layout.paint('strong', line),
+    );
+    if (isNarrow) return [name, ...more, ...lines];
+    const [first = '', ...rest] = lines;
+    const gap = ' '.repeat(termWidth - [...term].length + 2);
+    return [`${name}${gap}${first.slice(margin.length)}`, ...rest];
+  });
 }
 
 function layOutSection(title: string, sentences: readonly string[], layout: TextLayout): Lines {

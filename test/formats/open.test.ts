@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
-import { CheckpointError } from '../../src/errors.js';
+import { CheckpointError, findDocs } from '../../src/errors.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
 import type { Format } from '../../src/formats/format.js';
 import { SAVE_UNOPTIMISED } from '../../src/formats/onnx/sniff.js';
@@ -124,7 +124,7 @@ describe('what is plainly something else gets a plain sentence', () => {
       message: 'expected a checkpoint of a format that is read, found unknown content',
       code: 'unrecognised-format',
       file: 'file',
-      hint: expect.stringContaining('docs/convert.md'),
+      hint: expect.stringContaining(findDocs('docs/convert.md')),
     });
   });
 });
