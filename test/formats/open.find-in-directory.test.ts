@@ -61,7 +61,7 @@ describe('a directory', () => {
     const directory = join(writeModel({ 'weights.safetensors': '' }), '..');
     expect(await failureOf(() => findInDirectory(directory))).toEqual({
       message:
-        'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
+        'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.weights.json, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
       code: 'not-a-file',
       file: directory,
       hint: 'Name the checkpoint file inside it: "weights.safetensors".',

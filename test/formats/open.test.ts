@@ -173,7 +173,7 @@ describe('files and directories', () => {
     mkdirSync(path);
     expect(await failureOf(() => openCheckpoint(path))).toEqual({
       message:
-        'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
+        'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.weights.json, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
       code: 'not-a-file',
       file: path,
       hint: 'Name the checkpoint file inside it.',
