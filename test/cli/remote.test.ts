@@ -38,7 +38,9 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
         '/before.safetensors': pair('before.safetensors'),
         '/before.pt': pair('before.pt'),
         '/after.onnx': pair('after.live.onnx'),
-        '/after.external.onnx': pair('after.external.onnx'),
+        '/before.external.onnx': pair('before.external.onnx'),
+        '/before.external.onnx.data': pair('before.external.onnx.data'),
+        '/alone/model.onnx': pair('before.external.onnx'),
         '/set/model.safetensors.index.json': {
           bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('before.safetensors').bytes) })),
         },
@@ -81,6 +83,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     ['before.safetensors', 'before.safetensors'],
     ['before.pt', 'before.pt'],
     ['set/model.safetensors.index.json', 'before.safetensors'],
+    ['before.external.onnx', 'before.external.onnx'],
   ])('%s is audited as the file itself, and is never sent the token of the Hub', async (name, file) => {
     const url = `${server.origin}/${name}?signature=s3cret`;
     const local = await bnAudit('diff', `pairs/requires-grad-leak/${file}`, after, '--format', 'json');
@@ -116,7 +119,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
 
   test.each([
     ['restore', 'before.pt', '/before.safetensors', 'expected after on this machine'],
-    ['inspect', '/after.external.onnx', '', 'since it is read over the network'],
+    ['inspect', '/alone/model.onnx', '', 'the server has no such file (404)'],
     ['inspect', '/gone.pt?signature=s3cret', '', 'the server has no such file (404)'],
   ])('%s %s %s says what is wrong', async (command, first, second, message) => {
     const toArgument = (name: string) =>

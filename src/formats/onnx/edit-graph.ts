@@ -16,6 +16,7 @@ import {
   EXTERNAL,
   FIELDS,
   GRAPH,
+  listLocations,
   MODEL,
   type OnnxGraph,
   type OnnxModel,
@@ -38,15 +39,6 @@ import {
   WIRE_LENGTH,
   WIRE_VARINT,
 } from './wire.js';
-
-/** Whether a model, or a part of it, has any tensor whose data lies in another file. */
-function refersToFiles(part: unknown): boolean {
-  if (typeof part !== 'object' || part === null) return false;
-  if ('dataLocation' in part && part.dataLocation === EXTERNAL) return true;
-  const inner = part instanceof Map ? part.values() : Object.values(part);
-  for (const each of inner) if (refersToFiles(each)) return true;
-  return false;
-}
 
 /** A field of a message, by positions in the file. */
 export interface Field {
@@ -150,7 +142,7 @@ interface LocationField {
  *   leaves out.
  */
 export async function findLocations(source: ByteSource, model: OnnxModel): Promise<readonly LocationField[]> {
-  const isSelfContained = !refersToFiles(model);
+  const isSelfContained = listLocations(model).size === 0;
   const found: LocationField[] = [];
   const pending: { extent: MessageExtent; type: MessageType }[] = [
     { extent: { start: 0, end: source.byteLength }, type: MODEL },

@@ -21,7 +21,7 @@ import {
 import { type BuiltNorm, buildNorm, describeForeignNorm, groupCalls, mergeCalls } from './norm-nodes.js';
 import type { LocatedNodes } from './plan-edits.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
-import { readModel } from './schema.js';
+import { listLocations, readModel } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
 import { SAVE_UNOPTIMISED } from './sniff.js';
 import { ExternalData, locateTensor, type OnnxOptions, TensorStore } from './stored-tensor.js';
@@ -41,7 +41,7 @@ const MAX_NAMED_OPERATORS = 3;
  *   external data.
  */
 export async function openOnnx(source: ByteSource, options: OnnxOptions): Promise<OnnxCheckpoint> {
-  const external = new ExternalData(options, source.path);
+  const external = new ExternalData(options, source);
   const close = async () => {
     await external.close();
     await source.close();
@@ -116,6 +116,7 @@ async function readParts(store: TensorStore) {
     const message = 'expected an ONNX model, found no graph in it';
     throw new CheckpointError(message, { code: 'malformed', file: store.file.name, hint });
   }
+  await store.external.fetch(listLocations(model));
   const tensors = readTensors(mainGraph, store);
   const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [], quantisers: [] };
   visitNodes(model, mainGraph, store.file.name, (site) => {

@@ -122,7 +122,7 @@ function openDataFiles(
   const files = new Map<LocalFile, string>();
   const paths = new Set<string>();
   for (const [location, name] of names) {
-    const source = external.open(location);
+    const source = asFile(external.open(location));
     if (paths.has(source.path)) {
       const found = 'found one that another location leads to as well';
       const message = `external data ${quote(location)}: expected a file of its own, ${found}`;

@@ -41,6 +41,16 @@ export function isExternal({ dataLocation }: OnnxTensor): boolean {
   return dataLocation === EXTERNAL;
 }
 
+/** The files that tensors of a model, or of a part of it, name for their data, each once; `''` where one names none. */
+export function listLocations(part: unknown, found: Set<string> = new Set()): ReadonlySet<string> {
+  if (typeof part !== 'object' || part === null) return found;
+  if ('dataLocation' in part && part.dataLocation === EXTERNAL && 'externalData' in part)
+    found.add(part.externalData instanceof Map ? (part.externalData.get('location') ?? '') : '');
+  const inner = part instanceof Map ? part.values() : Object.values(part);
+  for (const each of inner) listLocations(each, found);
+  return found;
+}
+
 /** A sparse tensor: `values` at the positions `indices` of a tensor of shape `dims`. */
 export interface OnnxSparseTensor {
   readonly values: OnnxTensor;

@@ -15,7 +15,7 @@ import {
   readRange,
 } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
-import { explainAs, explainFileError, openFileSource } from '../../io/file-source.js';
+import { explainAs, explainFileError, FileSource, openFileSource } from '../../io/file-source.js';
 import { isPlace, isSharedCache } from '../../io/places.js';
 import { stridedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
@@ -369,17 +369,42 @@ export interface OnnxOptions {
 export class ExternalData {
   readonly #options: OnnxOptions;
   readonly #path: string;
-  readonly #files = new Map<string, LocalFile>();
+  readonly #model: ByteSource;
+  readonly #files = new Map<string, ByteSource>();
+  readonly #failures = new Map<string, CheckpointError>();
   #directories: readonly string[] | null = null;
 
-  /** @param path where the model is, when that differs from how it is named. */
-  constructor(options: OnnxOptions, path: string = options.path) {
+  /** @param model which may lie elsewhere than its name says. */
+  constructor(options: OnnxOptions, model: ByteSource) {
     this.#options = options;
-    this.#path = path;
+    this.#path = model.path ?? options.path;
+    this.#model = model;
   }
 
+  /** Those of this machine. */
   get files(): ReadonlyMap<string, LocalFile> {
-    return this.#files;
+    return new Map(
+      [...this.#files].flatMap(([name, file]) => (file instanceof FileSource ? [[name, file]] : [])),
+    );
+  }
+
+  /**
+   * Opens the data files of a model that is read over the network, where it takes time; others are opened as they are
+   * needed. What fails is said of the first tensor that is in such a file.
+   */
+  async fetch(locations: Iterable<string>): Promise<void> {
+    const { openBeside } = this.#model;
+    if (openBeside === undefined) return;
+    for (const location of locations) {
+      if (this.#files.has(location) || this.#files.size >= MAX_EXTERNAL_FILES) continue;
+      try {
+        this.#checkLocation(location, `external data ${quote(location)}`);
+        this.#files.set(location, await openBeside(location));
+      } catch (error) {
+        if (!(error instanceof CheckpointError)) throw error;
+        this.#failures.set(location, error);
+      }
+    }
   }
 
   /**
@@ -419,7 +444,7 @@ export class ExternalData {
   }
 
   /** The file at a location, opened unless it is already; checked as by {@link locate}. */
-  open(location: string): LocalFile {
+  open(location: string): ByteSource {
     return this.#open(location, `external data ${quote(location)}`);
   }
 
@@ -428,10 +453,12 @@ export class ExternalData {
     this.#files.clear();
   }
 
-  #open(location: string, what: string): LocalFile {
+  #open(location: string, what: string): ByteSource {
     const known = this.#files.get(location);
     if (known !== undefined) return known;
     this.#checkLocation(location, what);
+    const failure = this.#failures.get(location);
+    if (failure !== undefined) throw this.#explain(failure, what);
     if (this.#files.size >= MAX_EXTERNAL_FILES) {
       const message = `expected external data in at most ${MAX_EXTERNAL_FILES} files, found more`;
       throw this.#error('limit-exceeded', message);

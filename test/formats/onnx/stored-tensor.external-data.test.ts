@@ -1,8 +1,9 @@
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { CheckpointError } from '../../../src/errors.js';
 import { openOnnx } from '../../../src/formats/onnx/onnx.js';
-import { readRange } from '../../../src/io/byte-source.js';
+import { type ByteSource, memorySource, readRange } from '../../../src/io/byte-source.js';
 import { openFileSource } from '../../../src/io/file-source.js';
 import { bytesOf } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
@@ -175,5 +176,68 @@ describe('external data is refused', () => {
     const path = makeModel([external({ location: 'v.bin' })], { 'v.bin': floats(1, 2) });
     rmSync(join(path, '..', 'v.bin'));
     expect((await failureOf(() => readTensors(path))).hint).toContain('beside it');
+  });
+});
+
+describe('a model that is read over the network', () => {
+  /** A server that has some files beside the model, and is told to note which it is asked for. */
+  function openRemotely(initializers: readonly Uint8Array[], files: Readonly<Record<string, Uint8Array>>) {
+    const asked: string[] = [];
+    const closed: string[] = [];
+    const beside = async (name: string): Promise<ByteSource> => {
+      asked.push(name);
+      const bytes = files[name];
+      if (bytes === undefined)
+        throw new CheckpointError('the server has no such file (404)', { code: 'not-found', file: name });
+      const close = async () => {
+        closed.push(name);
+      };
+      return { ...memorySource(name, bytes), close };
+    };
+    const source = memorySource('model.onnx', model(graph({ initializers })));
+    const path = 'https://example.org/model.onnx';
+    const opened = openOnnx({ ...source, openBeside: beside }, { path });
+    return { opened, asked, closed };
+  }
+
+  test('has its data beside it, and each file is asked for once', async () => {
+    const tensors = [
+      external({ location: 'sub/v.bin', offset: '4', length: '8' }, 'a'),
+      external({ location: 'sub/v.bin', offset: '0', length: '8' }, 'b'),
+    ];
+    const { opened, asked, closed } = openRemotely(tensors, { 'sub/v.bin': floats(1, 2, 3) });
+    const checkpoint = await opened;
+    const a = checkpoint.tensors.get('a');
+    expect(a && [...new Float32Array((await readRange(a.range)).buffer)]).toEqual([2, 3]);
+    expect(checkpoint.externalFiles().size).toBe(0);
+    await checkpoint.close();
+    expect({ asked, closed }).toEqual({ asked: ['sub/v.bin'], closed: ['sub/v.bin'] });
+  });
+
+  test.each<[location: string, code: string, words: string]>([
+    ['../v.bin', 'refused', '".." in the path'],
+    ['/v.bin', 'refused', 'an absolute path'],
+    ['//elsewhere.org/v.bin', 'refused', 'an absolute path'],
+    ['https://elsewhere.org/v.bin', 'not-found', 'no such file (404)'],
+    ['a\\v.bin', 'refused', 'a backslash'],
+    ['', 'malformed', 'expected the key location to name a file'],
+    ['gone.bin', 'not-found', 'of tensor "t": the server has no such file (404)'],
+  ])('%s: %s', async (location, code, words) => {
+    const { opened, asked } = openRemotely([external({ location })], {});
+    const failure = await failureOf(() => opened);
+    expect(failure).toMatchObject({ code, file: 'https://example.org/model.onnx' });
+    expect(failure.message).toContain(words);
+    expect(asked).toEqual(code === 'not-found' ? [location] : []);
+  });
+
+  test('with more than 1,000 data files is refused', async () => {
+    const names = Array.from({ length: 1_001 }, (_, index) => `${index}.bin`);
+    const files = Object.fromEntries(names.map((name) => [name, floats(1, 2)]));
+    const { opened, asked } = openRemotely(
+      names.map((location) => external({ location, length: '8' }, location)),
+      files,
+    );
+    expect((await failureOf(() => opened)).code).toBe('limit-exceeded');
+    expect(asked.length).toBe(1_000);
   });
 });
