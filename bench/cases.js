@@ -1,7 +1,9 @@
 // What is measured, and against what: each case is a set of commands that run in turn, and the bars to reach.
-import { spawnSync } from 'node:child_process';
-import { statSync } from 'node:fs';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
 import module from 'node:module';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chooseTarget, prepareAveragedPair, preparePair, prepareRun } from './data.js';
 
@@ -37,6 +39,7 @@ import { chooseTarget, prepareAveragedPair, preparePair, prepareRun } from './da
 
 const NODE = 'node -e 0';
 const CMP = 'cmp';
+const CURL = 'curl';
 const DIFF = 'bn-audit diff';
 const RESTORE = 'bn-audit restore';
 const COPY = 'cp + sync';
@@ -91,6 +94,13 @@ const RUN_BAR_MEGABYTES = 100;
 const RUN_BAR_FACTOR = 1.3;
 const MAX_RUN_PEAK_MEGABYTES = 150;
 
+/** A line of 400 Mbit/s, how many times as long as curl an audit over it may take, and the memory for that. */
+const REMOTE_MEGABYTES_PER_SECOND = 50;
+const REMOTE_BAR_FACTOR = 1.15;
+const MAX_REMOTE_PEAK_MEGABYTES = 160;
+/** Starts of Node that a server may take for its own. */
+const MAX_SERVER_WAITS = 200;
+
 /** How many times as long as contiguous weights those in another order may take. */
 const STRIDED_BAR_FACTOR = 2;
 
@@ -124,6 +134,7 @@ export function listCases(setting) {
     for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt'])) {
       cases.set(`inspect-${format}-${megabytes}`, () => makeInspectCase(format, megabytes, setting));
     }
+    cases.set(`remote-${megabytes}`, () => makeRemoteCase(megabytes, setting));
     cases.set(`baseline-${megabytes}`, () => makeBaselineCase(megabytes, setting));
     for (const format of /** @type {const} */ (['safetensors', 'onnx', 'pt', 'folded'])) {
       cases.set(`restore-${format}-${megabytes}`, () => makeRestoreCase(format, megabytes, setting));
@@ -292,6 +303,86 @@ function makeTraceCase(megabytes, { cli }) {
     ],
     missing: [],
   };
+}
+
+/**
+ * A before that a server of this machine gives out at the rate of a line of 400 Mbit/s, against an after that is here.
+ *
+ * @param {number} megabytes
+ * @param {Setting} setting
+ * @returns {Case}
+ */
+function makeRemoteCase(megabytes, { cli }) {
+  const { before, after } = preparePair('safetensors', megabytes);
+  const { origin, certificate } = startServer(dirname(before), REMOTE_MEGABYTES_PER_SECOND);
+  const url = `${origin}/${basename(before)}`;
+  const flags = ['-s', '-f', '--cacert', certificate];
+  const countSent = () => Number(spawnSync('curl', [...flags, `${origin}/bytes`]).stdout);
+  const run = (/** @type {string} */ label, /** @type {readonly string[]} */ args) => {
+    const { argv, ...rest } = audit(cli, label, [...args, '--remote', '-q']);
+    // No cache of torch.hub stands in for the server.
+    const environment = [`NODE_EXTRA_CA_CERTS=${certificate}`, `TORCH_HOME=${dirname(certificate)}`];
+    return { ...rest, argv: ['env', ...environment, ...argv] };
+  };
+  const inspect = run('bn-audit inspect', ['inspect', url]);
+  const start = countSent();
+  spawnSync('env', inspect.argv.slice(1));
+  const inspectedBytes = countSent() - start;
+  return {
+    name: `remote-${megabytes}`,
+    title: `A safetensors before of ${megabytes} MB over https at ${REMOTE_MEGABYTES_PER_SECOND} MB/s, all learned tensors equal`,
+    files: [before, after],
+    commands: [
+      nodeStart(),
+      { label: CURL, argv: ['curl', ...flags, '-o', '/dev/null', url], exitCodes: [0] },
+      run(DIFF, ['diff', url, after]),
+      inspect,
+    ],
+    bars: [
+      {
+        claim: `${DIFF} within ${REMOTE_BAR_FACTOR} × ${CURL}`,
+        judge: (take) => ratioBar(take(DIFF).seconds, take(CURL).seconds, REMOTE_BAR_FACTOR),
+      },
+      {
+        claim: 'bn-audit inspect is sent under 2 MB',
+        judge: () => ({ found: inspectedBytes / 1e6, limit: 2, unit: 'MB' }),
+      },
+      memoryBar(DIFF, MAX_REMOTE_PEAK_MEGABYTES),
+    ],
+    missing: [],
+  };
+}
+
+/**
+ * Starts bench/serve.js; it ends with this process.
+ *
+ * @param {string} directory
+ * @param {number} megabytesPerSecond
+ */
+function startServer(directory, megabytesPerSecond) {
+  const scratch = mkdtempSync(join(tmpdir(), 'bn-audit-bench-'));
+  const key = join(scratch, 'key.pem');
+  const certificate = join(scratch, 'cert.pem');
+  const port = join(scratch, 'port');
+  const names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
+  execFileSync('openssl', ['req', '-x509', ...kind, ...names, '-keyout', key, '-out', certificate], {
+    stdio: 'ignore',
+  });
+  const script = fileURLToPath(new URL('serve.js', import.meta.url));
+  const server = spawn(process.execPath, [script, directory, key, certificate, String(megabytesPerSecond)], {
+    stdio: ['ignore', openSync(port, 'w'), 'inherit'],
+  });
+  server.unref();
+  process.on('exit', () => {
+    server.kill();
+    rmSync(scratch, { recursive: true, force: true });
+  });
+  for (let waits = 0; readFileSync(port, 'utf8') === ''; waits++) {
+    if (waits > MAX_SERVER_WAITS) throw new Error('the server did not start');
+    spawnSync(process.execPath, ['-e', '0']);
+  }
+  return { origin: `https://localhost:${readFileSync(port, 'utf8').trim()}`, certificate };
 }
 
 /**
