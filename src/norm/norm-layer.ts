@@ -130,11 +130,16 @@ export function refuseTooManyLayers(count: number, file: string): void {
  * @param found what it has in their place, and what comes of that: `no BatchNorm layer: nothing to audit`.
  * @throws CheckpointError `no-norm-layers`
  */
-export function refuseWithoutLayers({ path }: Pick<Checkpoint, 'path'>, found: string, hint?: string): never {
+export function refuseWithoutLayers(
+  { path, warnings = [] }: Pick<Checkpoint, 'path'> & Partial<Pick<Checkpoint, 'warnings'>>,
+  found: string,
+  hint?: string,
+): never {
   throw new CheckpointError(`expected norm layers with running statistics, found ${found}`, {
     code: 'no-norm-layers',
     file: path,
-    hint,
+    // What was left out may have been all of them.
+    hint: hint ?? (warnings.length > 0 ? `Of the file: ${warnings.join('; ')}.` : undefined),
   });
 }
 

@@ -116,7 +116,7 @@ async function readParts(store: TensorStore) {
     const message = 'expected an ONNX model, found no graph in it';
     throw new CheckpointError(message, { code: 'malformed', file: store.file.name, hint });
   }
-  await store.external.fetch(listLocations(model));
+  await store.external.openAll(listLocations(model));
   const tensors = readTensors(mainGraph, store);
   const sites: Sites = { norms: [], linears: [], readers: new LinearReaders(), foreign: [], quantisers: [] };
   visitNodes(model, mainGraph, store.file.name, (site) => {

@@ -392,7 +392,7 @@ export class ExternalData {
    * Opens the data files of a model that is read over the network, where it takes time; others are opened as they are
    * needed. What fails is said of the first tensor that is in such a file.
    */
-  async fetch(locations: Iterable<string>): Promise<void> {
+  async openAll(locations: Iterable<string>): Promise<void> {
     const { openBeside } = this.#model;
     if (openBeside === undefined) return;
     for (const location of locations) {

@@ -1,6 +1,7 @@
 // Walks pickled objects: modules, their parameters and buffers, and what holds them.
 
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
+import { quote } from '../../errors.js';
 import {
   attributesOf,
   type Entries,
@@ -241,4 +242,41 @@ function isNormMean(name: string, names: ReadonlySet<string>): boolean {
   if (name !== 'running_mean' && !name.endsWith('.running_mean')) return false;
   const prefix = name.slice(0, -'running_mean'.length);
   return names.has(`${prefix}running_var`) && !names.has(`${prefix}count`);
+}
+
+/** The way out where values stand in plain lists. */
+export const SAVE_LISTS = 'Save them as arrays or tensors (torch.tensor, numpy.asarray) to have them audited';
+
+/** Lists within lists that a weight of a convolution or of an attention makes. */
+const MAX_LIST_NESTING = 8;
+
+/**
+ * What is said where tensors are expected and their values stand in plain Python lists: `plain Python lists of numbers, such
+ * as "bn.running_mean"`; null where there are none.
+ */
+export function describeNumberLists(root: PickleValue): string | null {
+  const seen = new Set<PickleNode>();
+  const find = (value: PickleValue, path: readonly string[]): string | null => {
+    const node = asContainer(value);
+    if (node === null || seen.has(node) || path.length > MAX_NESTING) return null;
+    seen.add(node);
+    if (path.length > 0 && holdsNumbers(node)) return path.join('.');
+    for (const child of childrenOf(node)) {
+      const found = find(child.value, [...path, child.name]);
+      if (found !== null) return found;
+    }
+    return null;
+  };
+  const found = find(root, []);
+  return found === null ? null : `plain Python lists of numbers, such as ${quote(found)}`;
+}
+
+function holdsNumbers(node: PickleNode): boolean {
+  let value: PickleValue | undefined = node;
+  for (let depth = 0; depth < MAX_LIST_NESTING && !isNumber(value); depth++) [value] = itemsOf(value);
+  return isNumber(value);
+}
+
+function isNumber(value: PickleValue | undefined): boolean {
+  return typeof value === 'number' || typeof value === 'bigint';
 }

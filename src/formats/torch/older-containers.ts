@@ -4,7 +4,7 @@ import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.j
 import { type ByteRange, type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { listTar } from '../../io/tar.js';
-import { Surveyor } from './objects.js';
+import { describeNumberLists, SAVE_LISTS, Surveyor } from './objects.js';
 import { type PickleOptions, readPickle } from './pickle.js';
 import {
   asInteger,
@@ -145,11 +145,12 @@ const NO_STORAGES: StorageTable = {
 function openBarePickle(value: PickleValue, namesStorages: boolean, file: string): TorchContainer {
   const hasArrays = asTensorCall(value) !== null || new Surveyor().survey(value).tensors > 0;
   if (hasArrays && !namesStorages) return { format: 'NumPy pickle', root: value, storages: NO_STORAGES };
+  const lists = describeNumberLists(value);
   const found = namesStorages
     ? 'the data.pkl of an unpacked checkpoint, whose tensors are in other files'
-    : `a bare pickle of ${describeValue(value)}, without tensors`;
+    : `a bare pickle of ${describeValue(value)}, without tensors${lists === null ? '' : `: ${lists}`}`;
   const message = `expected a checkpoint of torch.save, found ${found}`;
-  const hint = 'Save the state dict with torch.save, and audit that.';
+  const hint = lists === null ? 'Save the state dict with torch.save, and audit that.' : `${SAVE_LISTS}.`;
   throw new CheckpointError(message, { code: 'unsupported', file, hint });
 }
 

@@ -9,10 +9,12 @@ import {
   childrenOf,
   collectionsOf,
   countNormLayers,
+  describeNumberLists,
   MAX_NESTING,
   type ModuleObject,
   NO_FACTS,
   nameOfKey,
+  SAVE_LISTS,
   type Surveyor,
 } from './objects.js';
 import {
@@ -158,8 +160,10 @@ const MAX_LISTED = 8;
 export function chooseStateDict(root: PickleValue, context: ChoiceContext): ChosenParts {
   const { select, surveyor, file, isCopyLoaded } = context;
   if (asTensorCall(root) === null && surveyor.survey(root).tensors === 0) {
-    const message = `expected tensors in the ${context.format} checkpoint, found none`;
-    throw new CheckpointError(message, { code: 'unsupported', file });
+    const lists = describeNumberLists(root);
+    const message = `expected tensors in the ${context.format} checkpoint, found ${lists ?? 'none'}`;
+    const hint = lists === null ? undefined : `${SAVE_LISTS}.`;
+    throw new CheckpointError(message, { code: 'unsupported', file, hint });
   }
   const candidates = findCandidates(root, surveyor);
   if (select !== undefined) return followSelection(root, select, { candidates, surveyor, file });

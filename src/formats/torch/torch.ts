@@ -22,7 +22,7 @@ import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
-import { asContainer, asModule, childrenOf, Surveyor } from './objects.js';
+import { asContainer, asModule, childrenOf, SAVE_LISTS, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { type Entries, entriesOf, type ObjectNode, type PickleValue } from './pickle-values.js';
 import { isZip, JOIN_ZERO, looksLikeTar, TORCH_HEAD_BYTES } from './sniff.js';
@@ -275,9 +275,7 @@ async function completeModules(
 /** Statistics that are not read must not be passed over: their layers would be missing without a word. */
 function describeLists(names: readonly string[]): readonly string[] {
   if (names.length === 0) return [];
-  return [
-    `${describeLeftOut('plain Python lists of numbers', names)}. Save them as arrays or tensors (torch.tensor, numpy.asarray) to have them audited`,
-  ];
+  return [`${describeLeftOut('plain Python lists of numbers', names)}. ${SAVE_LISTS}`];
 }
 
 /** Freezing and optimising fold norm layers into convolutions, and weights into constants of the code. */

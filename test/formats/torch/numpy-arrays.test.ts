@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import { auditCheckpoints } from '../../../src/audit.js';
 import type { DType } from '../../../src/checkpoint/dtype.js';
+import { inspectCheckpoint } from '../../../src/inspect.js';
 import { readRange, refuseAmplified } from '../../../src/io/byte-source.js';
 import { bytesOf, f32, u64, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
@@ -8,6 +10,7 @@ import {
   emptyTuple,
   global,
   int,
+  list,
   no,
   none,
   op,
@@ -112,6 +115,53 @@ test('statistics as lists of numbers are not passed over', async () => {
       /^"bn\.running_mean", "bn\.running_var" are plain Python lists of numbers: not compared/,
     ),
   ]);
+});
+
+describe('where nothing but lists of numbers is left, the error says so', () => {
+  const numbers = list(int(1), int(2));
+  const lists = dict({
+    epoch: int(3),
+    model: dict({ 'bn.weight': list(numbers, numbers), 'bn.bias': numbers }),
+  });
+  const found = 'plain Python lists of numbers, such as "model.bn.weight"';
+
+  test.each<[string, Uint8Array]>([
+    ['in a bare pickle', pickle(lists, 5)],
+    ['in a checkpoint of torch.save', zipCheckpoint(lists)],
+  ])('%s', async (_, file) => {
+    const failure = await failureOf(() => open(file));
+    expect(failure.message).toContain(found);
+    expect(failure.hint).toBe(
+      'Save them as arrays or tensors (torch.tensor, numpy.asarray) to have them audited.',
+    );
+  });
+
+  test('and where only statistics are such lists, inspect and diff', async () => {
+    const state = pickle(
+      dict({ 'bn.weight': array(), 'bn.running_mean': numbers, 'bn.running_var': numbers }),
+      5,
+    );
+    const failures = [
+      await failureOf(async () => inspectCheckpoint(await open(state))),
+      await failureOf(async () => auditCheckpoints(await open(state), await open(state))),
+    ];
+    for (const { code, hint } of failures) {
+      expect(code).toBe('no-norm-layers');
+      expect(hint).toMatch(
+        /^Of the file: "bn\.running_mean", "bn\.running_var" are plain Python lists of numbers/,
+      );
+    }
+  });
+
+  test('a list in itself, and lists without end, hold no numbers', async () => {
+    // A list is remembered before it has items, one of which is itself.
+    const circle = op(']', 'q', 0, 'h', 0, 'a');
+    const deep = Array.from({ length: 300 }).reduce<Piece>((inner) => list(inner), list(int(1)));
+    for (const value of [circle, deep, list(text('a'))]) {
+      const failure = await failureOf(() => open(pickle(dict({ x: value }), 2)));
+      expect(failure.message).toMatch(/a bare pickle of a dict, without tensors$/);
+    }
+  });
 });
 
 describe('arrays', () => {
