@@ -45,6 +45,23 @@ writeFileSync('dist/cli/package.json', '{ "type": "commonjs" }\n');
 const cli = await build({ ...common, entryPoints: ['src/cli/main.ts'], outdir: 'dist/cli', metafile: true });
 await linkChunks('dist/cli/main.js', cli.metafile.outputs);
 
+// The man page is written by the program itself.
+await build({
+  ...common,
+  splitting: false,
+  packages: 'external',
+  outfile: 'dist/man-page.js',
+  stdin: {
+    contents: `
+      import { writeManPage } from './src/cli/man-page.ts';
+      import { createProgram } from './src/cli/program.ts';
+      export const page = createProgram([], {}).then(writeManPage);`,
+    resolveDir: root,
+  },
+});
+writeFileSync('dist/bn-audit.1', await (await import('./dist/man-page.js')).page);
+rmSync('dist/man-page.js');
+
 const typescript = createRequire(import.meta.url).resolve('typescript/package.json');
 const compiler = join(dirname(typescript), 'bin/tsc');
 execFileSync(process.execPath, [compiler, '--project', 'tsconfig.types.json'], { stdio: 'inherit' });

@@ -123,7 +123,8 @@ export type CommandName =
   | 'baseline'
   | 'restore'
   | 'probe'
-  | 'explain';
+  | 'explain'
+  | 'completion';
 
 /** An option of the library, of commands, of the policy file, or of several of them. */
 interface OptionRow {
@@ -480,6 +481,7 @@ const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
     'debug',
   ],
   explain: ['color', 'debug'],
+  completion: ['debug'],
 };
 
 /** The group of options that are about nothing in particular. */

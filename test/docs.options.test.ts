@@ -12,6 +12,7 @@ const COMMANDS: readonly CommandName[] = [
   'restore',
   'probe',
   'explain',
+  'completion',
 ];
 
 const escapeCell = (text: string) => text.replaceAll('|', '\\|');

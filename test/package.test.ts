@@ -28,6 +28,7 @@ const PACKED = [
   /^(?:CHANGELOG\.md|LICENSE|README\.md|package\.json)$/,
   /^bin\/(?:bn-audit\.js|package\.json)$/,
   /^dist\/index\.js$/,
+  /^dist\/bn-audit\.1$/,
   /^dist\/chunks\/[\w-]+-[0-9A-Z]{8}\.js$/,
   /^dist\/cli\/(?:package\.json|main\.js|[\w-]+-[0-9A-Z]{8}\.js)$/,
   /^dist\/(?:[\w-]+\/)*[\w-]+\.d\.ts$/,

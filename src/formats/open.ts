@@ -340,14 +340,18 @@ const NO_MODEL =
   /^(?:.*[./_-])?(?:optim(?:izer)?s?|schedulers?|scaler|sampler|variables|(?:rng|random)_states?|args|dl_state_dict|custom_checkpoint)(?:[._-]?\d+)?\.\w+(?:\.tar)?$/i;
 
 /** How files end that are a checkpoint by themselves. */
-const HELD_ENDING = /\.(?:safetensors|onnx|pt2?|pth|ckpt|bin|pkl|pdparams|npz|keras|h5|msgpack)$/i;
+const HELD_ENDINGS = 'safetensors onnx pt pt2 pth ckpt bin pkl pdparams npz keras h5 msgpack'.split(' ');
 
-/** How checkpoints end besides, where a training run writes them: torch.save of old, Darknet, TensorFlow, archives. */
-const WRITTEN_ENDING = /\.(?:tar|th|hdf5|weights|index|zip)$/i;
+/** How checkpoints end: besides, where a training run writes them, torch.save of old, Darknet, TensorFlow, archives. */
+export const CHECKPOINT_ENDINGS = [...HELD_ENDINGS, ...'tar th hdf5 weights index zip'.split(' ')];
+
+const [HELD_ENDING, CHECKPOINT_ENDING] = [HELD_ENDINGS, CHECKPOINT_ENDINGS].map(
+  (endings) => new RegExp(`\\.(?:${endings.join('|')})$`, 'i'),
+) as [RegExp, RegExp];
 
 /** Whether a file in the directory of a training run is a model by its name: `epoch_3.pth`, and not `optimizer.pt`. */
 export function isNamedAsModel(name: string): boolean {
-  return (HELD_ENDING.test(name) || WRITTEN_ENDING.test(name)) && !NO_MODEL.test(name);
+  return CHECKPOINT_ENDING.test(name) && !NO_MODEL.test(name);
 }
 
 /** The one checkpoint in an archive, such as `policy.pth` or `model_weights.ckpt`; undefined where there are several. */
