@@ -117,20 +117,37 @@ function findPrefix(names: readonly string[], base: ReadonlyMap<string, Tensor>)
 
 /**
  * A checkpoint without the modules that PEFT trains a copy of, which stand beside it as they were: the model does not use
- * them.
+ * them. The same of its copies.
  */
 export function leaveOutOriginals<Opened extends Checkpoint>(checkpoint: Opened): Opened {
   const { tensors, warnings } = checkpoint;
-  const left = new Set<string>();
-  if (![...tensors.keys()].some((name) => name.includes(ORIGINAL))) return checkpoint;
-  const kept = [...tensors].filter(([name]) => {
+  const originals = findOriginals(tensors.keys());
+  if (originals.length === 0) return checkpoint;
+  const kept = [...tensors].filter(([name]) => !isOriginal(name));
+  const warning = `of modules that PEFT trains a copy of, the copy was read (modules_to_save) and the original left out: ${listFirst(originals.map(quote), 2)}`;
+  const copies = checkpoint.copies?.map((copy) => ({
+    ...copy,
+    open: async () => leaveOutOriginals(await copy.open()),
+  }));
+  return { ...checkpoint, tensors: new Map(kept), warnings: [...warnings, warning], copies };
+}
+
+function isOriginal(name: string): boolean {
+  return name.includes(ORIGINAL);
+}
+
+/** The modules of which names show that PEFT trains a copy; none where one has an original and no copy. */
+function findOriginals(names: Iterable<string>): readonly string[] {
+  const [originals, trained] = [new Set<string>(), new Set<string>()];
+  for (const name of names) {
     const at = name.indexOf(ORIGINAL);
-    if (at < 0) return true;
-    left.add(name.slice(0, at));
-    return false;
-  });
-  const trained = new Set(kept.flatMap(([name]) => /^(.*?)\.modules_to_save\./.exec(name)?.[1] ?? []));
-  if ([...left].some((path) => !trained.has(path))) return checkpoint;
-  const warning = `of modules that PEFT trains a copy of, the copy was read (modules_to_save) and the original left out: ${listFirst([...left].map(quote), 2)}`;
-  return { ...checkpoint, tensors: new Map(kept), warnings: [...warnings, warning] };
+    if (at >= 0) originals.add(name.slice(0, at));
+    else for (const path of /^(.*?)\.modules_to_save\./.exec(name)?.slice(1) ?? []) trained.add(path);
+  }
+  return [...originals].every((path) => trained.has(path)) ? [...originals] : [];
+}
+
+/** Names without those that {@link leaveOutOriginals} leaves out. */
+export function withoutOriginals(names: ReadonlySet<string>): ReadonlySet<string> {
+  return findOriginals(names).length === 0 ? names : new Set([...names].filter((name) => !isOriginal(name)));
 }

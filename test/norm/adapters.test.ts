@@ -149,6 +149,13 @@ describe('a model with an adapter', () => {
     ]);
   });
 
+  test('leaves them out of an averaged copy as well', async () => {
+    const copy = { path: 'ema', of: 'model', open: async () => live };
+    const { copies } = leaveOutOriginals({ ...live, copies: [copy] });
+    const opened = await copies?.[0]?.open();
+    expect([...(opened?.tensors.keys() ?? [])].filter((name) => name.includes('original'))).toEqual([]);
+  });
+
   test('keeps the copies of two adapters apart', async () => {
     const two = checkpointOf([
       ...normTensors(at('modules_to_save.one')),

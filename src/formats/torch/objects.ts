@@ -2,6 +2,7 @@
 
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
 import { quote } from '../../errors.js';
+import { withoutOriginals } from '../../norm/adapters.js';
 import {
   attributesOf,
   type Entries,
@@ -215,11 +216,13 @@ export class Surveyor {
     // Flax keeps a mean and a variance for each.
     let normLayers =
       countNormLayers(children) + Math.ceil(this.survey(statistics?.value, depth + 1).tensors / 2);
+    // Of a module that PEFT trains a copy of, the model does not use the original.
+    const hasCopy = children.some(({ name }) => name === 'modules_to_save');
     for (const child of children) {
       if (asTensorCall(child.value) !== null) tensors++;
       const below = this.survey(child.value, depth + 1);
       tensors += below.tensors;
-      normLayers += below.normLayers;
+      if (!hasCopy || child.name !== 'original_module') normLayers += below.normLayers;
     }
     const census = { tensors, normLayers };
     this.#known.set(node, census);
@@ -230,7 +233,7 @@ export class Surveyor {
 /** How many of the children are running means of norm layers. */
 export function countNormLayers(children: readonly Child[]): number {
   const tensors = children.filter(({ value }) => asTensorCall(value) !== null);
-  const names = new Set(tensors.map(({ name }) => name));
+  const names = withoutOriginals(new Set(tensors.map(({ name }) => name)));
   return [...names].filter((name) => isNormMean(name, names)).length;
 }
 

@@ -312,3 +312,20 @@ describe('what is no norm layer does not compete', () => {
     );
   });
 });
+
+test('the originals beside modules that PEFT trains are counted in no copy', async () => {
+  const named = orderedDict({
+    ...normLayer('bn1.original_module.'),
+    ...normLayer('bn1.modules_to_save.default.'),
+    ...normLayer('bn2.'),
+  });
+  const wrapper = dict({
+    original_module: orderedDict(normLayer('')),
+    modules_to_save: dict({ default: orderedDict(normLayer('')) }),
+  });
+  const tree = dict({ bn1: wrapper, bn2: orderedDict(normLayer('')) });
+  for (const network of [named, tree]) {
+    const { warnings } = await openRoot(dict({ model: network, model_ema: network }));
+    expect(warnings[0]).toContain('model_ema (2 norm layers) holds norm layers too');
+  }
+});
