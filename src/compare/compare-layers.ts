@@ -309,7 +309,7 @@ export interface Bounds<Value> {
 /** What measures may be where weights are quantised: each code stands for an interval. */
 export interface MeasureBounds {
   /** σB / σA per channel; infinite where nothing bounds it. */
-  readonly stdRatio: Bounds<readonly number[]>;
+  readonly stdRatio: Bounds<Float64Array>;
   readonly logStdRatio: { readonly [Name in keyof RmsAndMax]: Bounds<number> };
 }
 

@@ -256,7 +256,7 @@ class FactorFit {
       kind: 'bounded',
       low: least.map((size, channel) => (isNegative(channel) ? -(most[channel] as number) : size)),
       high: most.map((size, channel) => (isNegative(channel) ? -(least[channel] as number) : size)),
-      steps: this.#low.map((_, channel) => Math.max(...sides.map((side) => side.stepIn(channel)))),
+      steps: this.#low.map((_, channel) => Math.max(this.#left.stepIn(channel), this.#right.stepIn(channel))),
       witnesses: this.#counts.reduce((sum, count) => sum + Math.max(0, count - 1), 0),
     };
   }

@@ -27,6 +27,7 @@ import {
 } from '../compare/projected-scales.js';
 import { areBoundable, boundFactors, type FactorBounds } from '../compare/quantised-weights.js';
 import { RoundingJudge, roundingUncertainty, roundoffOf, scaleToleranceOf } from '../compare/rounding.js';
+import type { RmsAndMax } from '../compare/statistics.js';
 import {
   areMultiples,
   countWeights,
@@ -437,12 +438,14 @@ export function isTooWide({ scales, blur }: ProportionalScales, channel: number)
   return blur !== undefined && !((blur.widths[channel] ?? Number.NaN) <= MAX_WIDTH * Math.abs(scale));
 }
 
-/** How far a scale may be from 1, from quantisation alone: its interval's half, and half a step, which is no drift yet. */
-export function blurOf(
-  blur: ScaleBlur | undefined,
-  channel: number,
-): { readonly width: number; readonly step: number } {
-  return { width: blur?.widths[channel] ?? 0, step: (blur?.steps[channel] ?? 0) / 2 };
+/** How far a channel's scale may be off from quantisation alone: half its interval. */
+export function halfWidthOf(blur: ScaleBlur | undefined, channel: number): number {
+  return blur?.widths[channel] ?? 0;
+}
+
+/** Half a step of a channel's quantisation, relative to its largest weight: less than this is no drift yet. */
+export function halfStepOf(blur: ScaleBlur | undefined, channel: number): number {
+  return (blur?.steps[channel] ?? 0) / 2;
 }
 
 /** Why drift of a layer that seems to have drifted may be training, in few weights or by little; null where it may not. */
@@ -488,35 +491,43 @@ export async function readHalfSteps(bias: Tensor | null): Promise<(channel: numb
 export function widestBlur(scales: ProportionalScales): number {
   const { blur } = scales;
   if (blur === undefined) return 0;
-  const known = [...blur.widths.keys()].filter((channel) => !isTooWide(scales, channel));
-  return known.reduce((widest, channel) => Math.max(widest, blur.widths[channel] as number), 0);
+  return blur.widths.reduce(
+    (widest, width, channel) => (isTooWide(scales, channel) ? widest : Math.max(widest, width)),
+    0,
+  );
 }
 
 /** Bounds of what is measured with scales that quantisation leaves open, from the ratios σB / σA in their middle. */
 export function boundMeasures(
-  stdRatios: readonly number[],
+  stdRatios: Float64Array,
   { scales, blur }: ProportionalScales,
 ): MeasureBounds | undefined {
   if (blur === undefined) return undefined;
-  const widths = stdRatios.map(
-    (_, channel) => (blur.widths[channel] ?? 0) / Math.abs(scales[channel] ?? Number.NaN),
-  );
   // A ratio is the inverse of a scale, or in proportion to it: the wider of both.
-  const low = stdRatios.map((ratio, channel) => ratio * Math.max(0, 1 - (widths[channel] ?? 0)));
-  const high = stdRatios.map((ratio, channel) => ratio / Math.max(0, 1 - (widths[channel] ?? 0)));
-  const known = [...stdRatios.keys()].filter((channel) => (widths[channel] ?? 1) < 1);
-  const logs = known.map((channel) => [Math.log(low[channel] ?? 1), Math.log(high[channel] ?? 1)] as const);
-  const least = logs.map(([from, to]) => Math.max(0, from, -to));
-  const most = logs.map(([from, to]) => Math.max(-from, to));
+  const rests = blur.widths.map((width, channel) =>
+    Math.max(0, 1 - width / Math.abs(scales[channel] ?? Number.NaN)),
+  );
+  const low = rests.map((rest, channel) => (stdRatios[channel] ?? Number.NaN) * rest);
+  const high = rests.map((rest, channel) => (stdRatios[channel] ?? Number.NaN) / rest);
+  // A channel without a ratio, or whose interval reaches 0, counts in no measure.
+  const logsOf = (ratios: Float64Array) =>
+    ratios.map(Math.log).filter((_, channel) => (rests[channel] as number) > 0);
+  const [from, to] = [logsOf(low), logsOf(high)];
+  const least = measureLogs(from.map((log, i) => Math.max(0, log, -(to[i] as number))));
+  const most = measureLogs(from.map((log, i) => Math.max(-log, to[i] as number)));
   return {
     stdRatio: { low, high },
     logStdRatio: {
-      rms: { low: rootMeanSquare(least), high: rootMeanSquare(most) },
-      max: { low: Math.max(0, ...least), high: Math.max(0, ...most) },
+      rms: { low: least.rms, high: most.rms },
+      max: { low: least.max, high: most.max },
     },
   };
 }
 
-function rootMeanSquare(values: readonly number[]): number {
-  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / Math.max(1, values.length));
+function measureLogs(sizes: Float64Array): RmsAndMax {
+  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
+  return {
+    rms: Math.sqrt(squares / Math.max(1, sizes.length)),
+    max: sizes.reduce((most, size) => Math.max(most, size), 0),
+  };
 }

@@ -35,10 +35,11 @@ import {
 } from '../norm/norm-layer.js';
 import type { SettledComparison } from './channel-scales.js';
 import {
-  blurOf,
   boundMeasures,
   doubtDrift,
   doubtStillness,
+  halfStepOf,
+  halfWidthOf,
   isTooWide,
   readHalfSteps,
   widestBlur,
@@ -241,10 +242,9 @@ export async function judgeFoldedPair(
 
 /** Channels of which nothing is known: all zeros, or intervals too wide for it where nothing moved. */
 function countHidden(compared: ProportionalScales, isTold: boolean): number {
-  const channels = [...compared.scales.keys()];
-  const isHidden = (channel: number) =>
-    Number.isNaN(compared.scales[channel]) || (isTold && isTooWide(compared, channel));
-  return channels.filter(isHidden).length;
+  const isHidden = (scale: number, channel: number) =>
+    Number.isNaN(scale) || (isTold && isTooWide(compared, channel));
+  return compared.scales.filter(isHidden).length;
 }
 
 interface FactorJudgement {
@@ -260,20 +260,23 @@ interface FactorJudgement {
 function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalScales): FactorJudgement {
   const { scales: factors, uncertainty, rounding, weightsPerChannel, blur } = compared;
   const tolerance = SAFETY * (FOLDING_ROUNDINGS + uncertainty);
-  const excess = [...factors].map(
-    (factor, channel) => Math.abs(factor - 1) - tolerance - blurOf(blur, channel).width,
+  const excess = factors.map(
+    (factor, channel) => Math.abs(factor - 1) - tolerance - halfWidthOf(blur, channel),
   );
-  const isRescaled = excess.map((beyond, channel) => beyond > blurOf(blur, channel).step);
+  const isRescaled = (channel: number) => (excess[channel] as number) > halfStepOf(blur, channel);
   const relativeDifference = rounding === null ? widestBlur(compared) : relativeDifferenceIn(rounding);
   const isBiasMoved = findMovedBiases(pair, biases, relativeDifference);
-  const channelsMoved = isRescaled.filter((is, channel) => is || isBiasMoved(channel)).length;
+  const channelsMoved = factors.filter((_, channel) => isRescaled(channel) || isBiasMoved(channel)).length;
   const drift = { channelsMoved, logStdRatio: measureFactors(factors, isRescaled) };
-  const ratios = [...factors].map((factor) => 1 / factor);
-  const bounds = boundMeasures(ratios, compared);
-  if (!isRescaled.includes(true)) {
+  const bounds = boundMeasures(
+    factors.map((factor) => 1 / factor),
+    compared,
+  );
+  if (!factors.some((_, channel) => isRescaled(channel))) {
     const isCertain = channelsMoved > 0;
-    const isBiasHinted = blur !== undefined && [...factors.keys()].some(findMovedBiases(pair, biases, 0));
-    const hidden = [...factors.keys()].filter((channel) => isTooWide(compared, channel)).length;
+    const isHintedBias = findMovedBiases(pair, biases, 0);
+    const isBiasHinted = blur !== undefined && factors.some((_, channel) => isHintedBias(channel));
+    const hidden = factors.filter((_, channel) => isTooWide(compared, channel)).length;
     const isHinted = excess.some((beyond) => beyond > 0) || (isBiasHinted && !isCertain);
     const doubt = doubtStillness(compared, { isHinted, hidden, channels: factors.length });
     const still: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
@@ -325,7 +328,8 @@ function findMovedBiases(
     0,
   );
   return (channel) => {
-    const [x, y] = [biases.before?.values[channel] ?? 0, biases.after?.values[channel] ?? 0];
+    const x = biases.before?.values[channel] ?? 0;
+    const y = biases.after?.values[channel] ?? 0;
     // NaN and infinities have no distance, and yet are the same on both sides.
     if (Object.is(x, y)) return false;
     return !(
@@ -336,12 +340,13 @@ function findMovedBiases(
 }
 
 /** abs(ln(σB / σA)), where σB / σA = 1 / k. Channels that were not rescaled count as exactly unmoved. */
-function measureFactors(factors: Float64Array, isRescaled: readonly boolean[]): RmsAndMax {
+function measureFactors(factors: Float64Array, isRescaled: (channel: number) => boolean): RmsAndMax {
   let [known, squares, max] = [0, 0, 0];
-  for (const [channel, factor] of factors.entries()) {
+  for (let channel = 0; channel < factors.length; channel++) {
+    const factor = factors[channel] as number;
     // A channel of zeros on both sides has no factor, and counts in no measure.
     if (Number.isNaN(factor)) continue;
-    const log = isRescaled[channel] === true ? Math.abs(Math.log(factor)) : 0;
+    const log = isRescaled(channel) ? Math.abs(Math.log(factor)) : 0;
     known++;
     squares += log * log;
     max = Math.max(max, log);
@@ -523,7 +528,7 @@ async function judgeWith(
       measures: measureDrift(before, after, { moved, hidden, gamma: gamma?.values ?? null, epsilon }),
       perChannel: context.keepChannels ? listChannels(before, after, epsilon) : null,
     },
-    bounds: boundMeasures(findStdRatios(before, after, epsilon), scales),
+    bounds: boundMeasures(Float64Array.from(findStdRatios(before, after, epsilon)), scales),
     isUniformScale: scales.blur === undefined && isUniformSpread(solved, held, epsilon),
   };
   const visible = solved.filter(({ isHidden }) => !isHidden);

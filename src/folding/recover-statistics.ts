@@ -5,7 +5,7 @@ import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
-import { blurOf, isTooWide, readHalfSteps } from './channel-scales.js';
+import { halfStepOf, halfWidthOf, isTooWide, readHalfSteps } from './channel-scales.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
 export interface EpsilonEvidence {
@@ -172,9 +172,9 @@ function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
   const [gamma, beta, bias] = [at(held.gamma, 1), at(held.beta, 0), at(facts.bias, 0)];
   const foldedBias = at(facts.foldedBias, 0);
   const scale = compared.scales[channel] ?? Number.NaN;
-  const { width: halfWidth, step } = blurOf(compared.blur, channel);
+  const step = halfStepOf(compared.blur, channel);
   // In parts of the scale.
-  const width = halfWidth / (compared.blur === undefined ? 1 : Math.abs(scale));
+  const width = compared.blur === undefined ? 0 : halfWidthOf(compared.blur, channel) / Math.abs(scale);
   const liveStep = halfSteps.live(channel);
   const biasBlur = halfSteps.folded(channel) + Math.abs(liveStep === 0 ? 0 : scale * liveStep);
   const spreadBefore = varianceBefore + epsilon;

@@ -420,7 +420,9 @@ function toAuditLayer(
 function perChannelOf(layer: LayerComparison): PerChannel | null {
   const found = layer.kind === 'folded' ? ratiosOf(layer) : (layer.drift?.perChannel ?? null);
   const bounds = layer.kind === 'live' ? undefined : layer.bounds;
-  return found === null || bounds === undefined ? found : { ...found, stdRatioBounds: bounds.stdRatio };
+  if (found === null || bounds === undefined) return found;
+  const { low, high } = bounds.stdRatio;
+  return { ...found, stdRatioBounds: { low: [...low], high: [...high] } };
 }
 
 function ratiosOf({ drift }: FoldedComparison): PerChannel | null {
@@ -554,11 +556,11 @@ function describeQuantised({
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
   if (told.length === 0) return [`${stored}, and weights whose intervals meet count as unchanged`];
   const widths = Float64Array.from(
-    told
-      .flatMap(({ stdRatio: { low, high } }) =>
-        low.map((least, channel) => Math.sqrt((high[channel] ?? Number.NaN) / least) - 1),
-      )
-      .filter(Number.isFinite),
+    told.flatMap(({ stdRatio: { low, high } }) => [
+      ...low
+        .map((least, channel) => Math.sqrt((high[channel] ?? Number.NaN) / least) - 1)
+        .filter(Number.isFinite),
+    ]),
   ).sort();
   const percent = (width: number | undefined) => `${(100 * (width ?? Number.NaN)).toPrecision(2)} %`;
   const median = percent(widths[Math.floor(widths.length / 2)]);

@@ -23,7 +23,7 @@ describe('the scales of a quantised weight', () => {
       expect(found.scales[channel]).toBeCloseTo(factor, 1);
     });
     const bounds = boundMeasures(
-      [...found.scales].map((scale) => 1 / scale),
+      found.scales.map((scale) => 1 / scale),
       found,
     );
     factors.forEach((factor, channel) => {
