@@ -224,6 +224,7 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
     if (side.layers.length === 0 && listFreeLinears(side).length === 0) refuseWithoutAny(side.checkpoint);
   const file = after.checkpoint.path;
   if (before.layers.length + after.layers.length === 0) {
+    refuseQuantisedBesideBaseline(before, after);
     const hint = after.checkpoint.graph === null ? BEFORE_FUSING_HINT : EXPORT_LIVE_HINT;
     throw new CheckpointError(
       'found no BatchNorm layer, and no convolution that shows a folded one: nothing to audit',
@@ -246,6 +247,23 @@ function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedL
         (widths === ''
           ? 'Are these checkpoints of the same model? If only the names differ, say how: --map FROM=TO'
           : 'These are models of two widths: compare checkpoints of the same one. Where channels were pruned away, before is the pruned model as it was before its fine-tuning.'),
+    },
+  );
+}
+
+/** Of quantised weights alone nothing can be told beside a baseline: it keeps no values to hold their codes against. */
+function refuseQuantisedBesideBaseline(before: AuditSide, after: AuditSide): void {
+  const baseline = [before, after].find(({ checkpoint }) => checkpoint.format === 'baseline');
+  const quantised = [before, after].find(({ learned }) =>
+    [...learned.values()].some((tensor) => tensor.quantised !== undefined),
+  );
+  if (baseline === undefined || quantised === undefined) return;
+  throw new CheckpointError(
+    `its weights are quantised, which are compared code by code, and the baseline ${quote(baseline.checkpoint.path)} keeps no more than hashes and sums of its own: nothing can be audited`,
+    {
+      code: 'unsupported',
+      file: quantised.checkpoint.path,
+      hint: 'In place of the baseline, name the checkpoint that it was made from.',
     },
   );
 }

@@ -444,7 +444,7 @@ export async function judgeRecoveredPair(
         unresolved(
           folded.weight.quantised === undefined
             ? 'its convolution cannot be compared with the folded one'
-            : 'its convolution cannot be compared with the folded one, which is quantised: a baseline keeps too little of it for that',
+            : 'its convolution cannot be compared with the folded one, which is quantised: a baseline keeps too little for that, so name the checkpoint that it was made from',
         ),
       );
     case 'changed':

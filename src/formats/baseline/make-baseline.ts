@@ -444,8 +444,8 @@ const MAX_KEPT_ELEMENTS = 1 << 24;
  * The same checkpoint under the same name gives the same bytes; where its format has no order of tensors, the order
  * in the file makes no difference.
  *
- * @throws CheckpointError `no-norm-layers` where there is nothing to audit, `refused` for a baseline, and where a
- *   tensor cannot be read.
+ * @throws CheckpointError `no-norm-layers` where there is nothing to audit, `refused` for a baseline, `unsupported` for
+ *   quantised weights, and where a tensor cannot be read.
  * @throws UsageError when an option is not what it must be.
  */
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
@@ -460,6 +460,7 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   const { layers, learned } = findLayersAndLearned(checkpoint);
+  refuseQuantised(learned, checkpoint.path);
   const linears = listLinears(checkpoint, layers, learned);
   if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
   // Layers whose tensors are all empty; a graph may just not tell how many channels a layer has.
@@ -491,6 +492,20 @@ function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
   throw new CheckpointError(
     `expected norm layers with running statistics, found ${found}: nothing to keep in a baseline`,
     { code: 'no-norm-layers', file: path },
+  );
+}
+
+/** Quantised weights are compared code by code: neither a hash nor sums tell a step of quantisation from training. */
+function refuseQuantised(learned: ReadonlyMap<string, Tensor>, file: string): void {
+  const quantised = [...learned.values()].filter((tensor) => tensor.quantised !== undefined).length;
+  if (quantised === 0) return;
+  throw new CheckpointError(
+    `expected learned tensors that are floats, found ${quantised} of ${learned.size} quantised: a baseline keeps hashes and sums, which do not tell a step of quantisation from training`,
+    {
+      code: 'unsupported',
+      file,
+      hint: 'Keep the file itself for the audit, or make the baseline of the float model that was quantised.',
+    },
   );
 }
 
