@@ -92,6 +92,8 @@ export interface Tensor {
   readonly requiresGrad?: boolean | undefined;
   /** Whether the file itself calls it a buffer; only pickled modules tell. */
   readonly isBuffer?: boolean | undefined;
+  /** Bits of each integer in the file, where that is fewer than its type has. */
+  readonly packedBits?: 4 | undefined;
   /** How its floats are stored, where that is as integers; absent where the values are what they are. */
   readonly quantised?: Quantisation | undefined;
 }
@@ -105,12 +107,14 @@ export interface Tensor {
 export interface Quantisation {
   /** Integers, in the shape of the tensor. */
   readonly codes: Tensor;
-  /** One positive float, or one for each index along {@link axis}. */
+  /** One positive float, or one for each index along {@link axis}, or for each block. */
   readonly scale: Tensor;
   /** As many integers; null stands for zeros. */
   readonly zeroPoint: Tensor | null;
   /** The axis along which the scale differs; null where all codes have one. */
   readonly axis: number | null;
+  /** So many indices along {@link axis} share a scale, and each index of other axes has one of its own; absent without blocks. */
+  readonly blockSize?: number | undefined;
 }
 
 /** Whether two tensors have the same sizes in the same order. */

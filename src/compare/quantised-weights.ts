@@ -8,6 +8,7 @@ import {
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, isDecodable, toValues } from '../checkpoint/dtype.js';
+import { layOutScales, type ScaleLayout } from '../checkpoint/scale-layout.js';
 import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
 import { roundoffOf } from './rounding.js';
@@ -270,10 +271,14 @@ function notFinite(side: NotFinite['side'], channel: number, value: number): Not
   return { kind: 'not-finite', side, channel, value, isSame: false };
 }
 
-/** How codes stand in bytes, and the ends of their types: a weight there may have been cut off. */
-interface CodeType {
+/** The ends of a type of codes: a weight there may have been cut off. */
+interface Ends {
   readonly lowest: number;
   readonly highest: number;
+}
+
+/** How codes stand in bytes, and their ends. */
+interface CodeType extends Ends {
   readonly array: {
     readonly BYTES_PER_ELEMENT: number;
     new (buffer: ArrayBufferLike, byteOffset: number, length: number): ArrayLike<number>;
@@ -288,6 +293,18 @@ const CODES: ReadonlyMap<DType, CodeType> = new Map<DType, CodeType>([
   ['U16', { lowest: 0, highest: 65535, array: Uint16Array }],
   ['I32', { lowest: -(2 ** 31) + 1, highest: 2 ** 31 - 1, array: Int32Array }],
 ]);
+
+/** As those of {@link CODES}, of four bits in the file. */
+const SHORT_ENDS: ReadonlyMap<DType, Ends> = new Map([
+  ['I8', { lowest: -7, highest: 7 }],
+  ['U8', { lowest: 0, highest: 15 }],
+]);
+
+/** How codes of a tensor stand in bytes; null where they are none. */
+function codeTypeOf({ dtype, packedBits }: Tensor): CodeType | null {
+  const type = CODES.get(dtype);
+  return type === undefined ? null : { ...type, ...(packedBits === undefined ? {} : SHORT_ENDS.get(dtype)) };
+}
 
 function viewCodes({ array }: CodeType, { buffer, byteOffset, byteLength }: Uint8Array): ArrayLike<number> {
   return new array(buffer, byteOffset, byteLength / array.BYTES_PER_ELEMENT);
@@ -310,6 +327,7 @@ class Side {
   readonly roundoff: number;
   readonly #stored: Tensor;
   readonly #codes: CodeType | null;
+  readonly #layout: ScaleLayout;
   readonly #buffer: Uint8Array;
   #scales: Float64Array = Float64Array.of(1);
   #zeros: Float64Array = Float64Array.of(0);
@@ -324,13 +342,11 @@ class Side {
   }
 
   constructor(tensor: Tensor, margin: Margin, memory: Uint8Array) {
-    const { axis = null, codes = tensor, scale } = tensor.quantised ?? {};
+    const { codes = tensor, scale } = tensor.quantised ?? {};
     this.#stored = codes;
-    this.#codes = scale === undefined ? null : (CODES.get(codes.dtype) ?? null);
-    this.inner =
-      axis === null
-        ? Number.POSITIVE_INFINITY
-        : tensor.shape.slice(axis + 1).reduce((total, size) => total * size, 1);
+    this.#codes = scale === undefined ? null : codeTypeOf(codes);
+    this.#layout = layOutScales(tensor.shape, tensor.quantised ?? { axis: null });
+    this.inner = this.#layout.run;
     this.half = scale === undefined ? 0 : margin + CODE_SLACK;
     this.roundoff = ROUNDINGS * roundoffOf(scale ?? tensor);
     this.#buffer = new Uint8Array((CHUNK_ELEMENTS * bitsOf(codes.dtype)) / 8);
@@ -340,7 +356,7 @@ class Side {
   scaleAt(element: number): number {
     return this.#scales.length === 1
       ? (this.#scales[0] as number)
-      : (this.#scales[Math.floor(element / this.inner) % this.#scales.length] as number);
+      : (this.#scales[this.#layout.indexOf(element)] as number);
   }
 
   /** A step over a channel's largest weight; 0 for floats. */
@@ -362,7 +378,7 @@ class Side {
     this.highest = highest - zeros.reduce((most, zero) => Math.max(most, zero), Number.NEGATIVE_INFINITY);
     if (zeros.every((zero) => zero === 0)) return;
     for (let i = 0; i < count; i++) {
-      const zero = zeros.length === 1 ? zeros[0] : zeros[Math.floor((start + i) / this.inner) % zeros.length];
+      const zero = zeros.length === 1 ? zeros[0] : zeros[this.#layout.indexOf(start + i)];
       this.values[i] = (this.values[i] as number) - (zero as number);
     }
   }

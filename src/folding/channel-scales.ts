@@ -17,6 +17,7 @@ import {
   toValues,
   type Values,
 } from '../checkpoint/dtype.js';
+import { layOutScales } from '../checkpoint/scale-layout.js';
 import type { MeasureBounds } from '../compare/compare-layers.js';
 import {
   compareProjectedScales,
@@ -484,7 +485,8 @@ export async function readHalfSteps(bias: Tensor | null): Promise<(channel: numb
   if (quantised === undefined) return () => 0;
   const { range, dtype } = quantised.scale;
   const scales = decodeFloats(await readRange(range), dtype);
-  return (channel) => (scales[scales.length === 1 ? 0 : channel] ?? Number.NaN) / 2;
+  const { indexOf } = layOutScales(bias?.shape ?? [], quantised);
+  return (channel) => (scales[indexOf(channel)] ?? Number.NaN) / 2;
 }
 
 /** How far off the scales are at most, relative to the largest: what equal weights may differ by. */

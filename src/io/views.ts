@@ -1,4 +1,5 @@
-// Byte sources that show another one in another order: strided, e.g. a transposed tensor, and byte-swapped, e.g. big-endian floats.
+// Byte sources that show another one in another order: strided, e.g. a transposed tensor, byte-swapped, e.g. big-endian
+// floats, and unpacked, e.g. integers of four bits.
 
 import { CheckpointError } from '../errors.js';
 import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes, wholeOf } from './byte-source.js';
@@ -13,6 +14,36 @@ export class Keeper {
     this.#release();
     this.#release = release;
   }
+}
+
+/**
+ * Integers of four bits, two to a byte, as integers of a byte each.
+ *
+ * @param range bytes, each of which has the first of its two integers in its lower half.
+ * @param count of integers: twice the bytes, or one less.
+ */
+export function unpackedSource(
+  range: ByteRange,
+  { count, isSigned }: { readonly count: number; readonly isSigned: boolean },
+): ByteSource {
+  const source: ByteSource = {
+    name: range.source.name,
+    byteLength: count,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      const first = Math.floor(position / 2);
+      const packed = new Uint8Array(Math.ceil((position + target.byteLength) / 2) - first);
+      await range.source.readInto(packed, range.offset + first);
+      for (let i = 0; i < target.byteLength; i++) {
+        const byte = packed[Math.floor((position + i) / 2) - first] ?? 0;
+        const bits = (position + i) % 2 === 0 ? byte & 0x0f : byte >> 4;
+        target[i] = isSigned && bits >= 8 ? bits - 16 : bits;
+      }
+    },
+    close: () => range.source.close(),
+    computedFrom: range,
+  };
+  return source;
 }
 
 /**

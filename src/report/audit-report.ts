@@ -545,7 +545,10 @@ function describeQuantised({
     const types = [...learned.values()].flatMap(({ quantised, shape }) =>
       quantised === undefined || shape.length < 2
         ? []
-        : quantised.codes.dtype.replace(/^I/, 'int').replace(/^U/, 'uint'),
+        : quantised.codes.dtype
+            .replace(/^I/, 'int')
+            .replace(/^U/, 'uint')
+            .replace(/\d+$/, (bits) => String(quantised.codes.packedBits ?? bits)),
     );
     return types.length === 0 ? [] : `${name} (${[...new Set(types)].sort().join(', ')})`;
   });

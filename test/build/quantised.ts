@@ -6,8 +6,12 @@ export interface QuantiseOptions {
   readonly shape: readonly number[];
   /** Default: int8. */
   readonly dtype?: 'I8' | 'U8' | 'I32';
+  /** Codes of four bits, as ONNX stores INT4 and UINT4. Default: all bits of the type. */
+  readonly packedBits?: 4;
   /** The axis along which the scales differ; null (the default) for one scale. */
   readonly axis?: number | null;
+  /** So many indices along the axis have a scale; then each index of the other axes has its own. */
+  readonly blockSize?: number;
   /** The scale of everything, in place of what fits the largest value. */
   readonly scale?: number;
   /** How a number becomes an integer. Default: to nearest. */
@@ -15,22 +19,41 @@ export interface QuantiseOptions {
 }
 
 const ENDS = { I8: [-127, 127], U8: [0, 255], I32: [-(2 ** 31), 2 ** 31 - 1] } as const;
+const SHORT_ENDS = { ...ENDS, I8: [-7, 7], U8: [0, 15] } as const;
 
 /** Values as onnxruntime.quantization stores them: symmetric for int8, from the least to the largest for uint8. */
 export function quantise(values: readonly number[], options: QuantiseOptions): Tensor {
-  const { shape, dtype = 'I8', axis = null, round = Math.round } = options;
-  const [lowest, highest] = ENDS[dtype];
-  const inner = axis === null ? values.length : shape.slice(axis + 1).reduce((a, b) => a * b, 1);
-  const groups = axis === null ? 1 : (shape[axis] ?? 1);
-  const groupOf = (i: number) => Math.floor(i / inner) % groups;
+  const { shape, dtype = 'I8', axis = null, round = Math.round, blockSize, packedBits } = options;
+  const [lowest, highest] = (packedBits === undefined ? ENDS : SHORT_ENDS)[dtype];
+  const scaleShape = shape.flatMap((size, at) => {
+    if (blockSize === undefined) return at === axis ? [size] : [];
+    return [at === axis ? Math.ceil(size / blockSize) : size];
+  });
+  const groups = scaleShape.reduce((a, b) => a * b, 1);
+  const groupOf = (i: number) => {
+    const indices = shape.map(
+      (size, at) => Math.floor(i / shape.slice(at + 1).reduce((a, b) => a * b, 1)) % size,
+    );
+    if (blockSize === undefined) return axis === null ? 0 : (indices[axis] ?? 0);
+    return indices.reduce(
+      (group, index, at) =>
+        group * (scaleShape[at] ?? 1) + (at === axis ? Math.floor(index / blockSize) : index),
+      0,
+    );
+  };
   const ranges = Array.from({ length: groups }, (_, group) => {
     const own = values.filter((_, i) => groupOf(i) === group);
     const [least, most] = [Math.min(0, ...own), Math.max(0, ...own)];
     if (dtype === 'U8') {
-      const scale = Math.fround((most - least) / 255);
+      const scale = Math.fround((most - least) / highest) || 1;
       return { scale, zero: Math.round(-least / scale) };
     }
-    return { scale: Math.fround(options.scale ?? (Math.max(-least, most) / 127 || 1)), zero: 0 };
+    return {
+      scale: Math.fround(
+        options.scale ?? (Math.max(-least, most) / (packedBits === undefined ? 127 : 7) || 1),
+      ),
+      zero: 0,
+    };
   });
   const codes = values.map((value, i) => {
     const { scale, zero } = ranges[groupOf(i)] ?? { scale: 1, zero: 0 };
@@ -40,7 +63,7 @@ export function quantise(values: readonly number[], options: QuantiseOptions): T
     new Uint8Array(
       (dtype === 'I32' ? Int32Array : dtype === 'I8' ? Int8Array : Uint8Array).from(numbers).buffer,
     );
-  const vector = axis === null ? [] : [groups];
+  const packing = packedBits === undefined ? {} : { packedBits };
   return {
     ...tensorOf(
       'weight',
@@ -48,17 +71,18 @@ export function quantise(values: readonly number[], options: QuantiseOptions): T
       { shape },
     ),
     quantised: {
-      codes: tensorOfBytes('codes', toBytes(codes), { dtype, shape }),
+      codes: { ...tensorOfBytes('codes', toBytes(codes), { dtype, shape }), ...packing },
       scale: tensorOf(
         'scale',
         ranges.map(({ scale }) => scale),
-        { shape: vector },
+        { shape: scaleShape },
       ),
       zeroPoint: tensorOfBytes('zero_point', toBytes(ranges.map(({ zero }) => zero)), {
         dtype,
-        shape: vector,
+        shape: scaleShape,
       }),
       axis,
+      ...(blockSize === undefined ? {} : { blockSize }),
     },
   };
 }

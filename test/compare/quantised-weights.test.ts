@@ -32,6 +32,12 @@ describe('the factor between channels', () => {
       { dtype: 'U8', axis: null } as const,
       { dtype: 'U8', axis: 0 } as const,
       { dtype: 'I8', axis: 1 } as const,
+      { dtype: 'I8', packedBits: 4, axis: 0 } as const,
+      { dtype: 'U8', packedBits: 4, axis: null } as const,
+      // Blocks of whole runs, ones that end short, and ones across rows.
+      { dtype: 'I8', axis: 2, blockSize: 3 } as const,
+      { dtype: 'U8', axis: 2, blockSize: 4, packedBits: 4 } as const,
+      { dtype: 'I8', axis: 1, blockSize: 2 } as const,
     );
     await fc.assert(
       fc.asyncProperty(
@@ -54,7 +60,7 @@ describe('the factor between channels', () => {
           }
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 120 },
     );
   });
 
@@ -90,6 +96,20 @@ describe('the factor between channels', () => {
     );
     expect(low[0]).toBeLessThanOrEqual(1);
     expect(high[0]).toBeGreaterThanOrEqual(1);
+  });
+
+  test('is not told by the ends of four bits either', async () => {
+    const shape = [1, 3];
+    const before = tensorOf('float', [0.5, -0.25, 2], { shape });
+    const after = quantise([0.5, -0.25, 2], { shape, scale: 0.125, packedBits: 4 });
+    const { low, high } = await bound(before, after);
+    expect(low[0]).toBeLessThanOrEqual(1);
+    expect(high[0]).toBeGreaterThanOrEqual(1);
+    const { quantised } = after;
+    if (quantised === undefined) throw new Error('it is not quantised');
+    // As codes of eight bits, 7 were no end of them: 2 would be 0.875.
+    const codes = { ...quantised.codes, packedBits: undefined };
+    expect(await boundFactors(before, { ...after, quantised: { ...quantised, codes } }, CONV)).toBeNull();
   });
 
   test('is open where all codes of a channel are zero', async () => {

@@ -10,6 +10,7 @@ import {
   isDecodable,
   isFloatingPoint,
 } from '../../checkpoint/dtype.js';
+import { layOutScales } from '../../checkpoint/scale-layout.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, checkBounds, memorySource, readRange } from '../../io/byte-source.js';
 import { stridedSource } from '../../io/views.js';
@@ -283,7 +284,8 @@ function viewTensor(input: Tensor, shape: readonly number[], strides: readonly n
   const { dtype, range } = input;
   const view = { shape, strides, firstElement: 0, elementByteLength: Math.ceil(bitsOf(dtype) / 8) };
   const { name, byteLength, readInto, close } = stridedSource(range, view);
-  return computedTensor(input, { dtype, shape }, { name, byteLength, readInto, close });
+  const packing = input.packedBits === undefined ? {} : { packedBits: input.packedBits };
+  return { ...computedTensor(input, { dtype, shape }, { name, byteLength, readInto, close }), ...packing };
 }
 
 /** A tensor of one element, repeated to a shape of any size: nothing is allocated. */
@@ -668,11 +670,11 @@ async function gather(
   if (!evaluator.reserve(view.range.byteLength))
     return computedAtRunTime(site, ' (too much to compute here)');
   const bytes = await readRange(view.range);
-  const made = memoryTensor(view.name, view.dtype, shape, bytes);
+  const made = { ...view, ...memoryTensor(view.name, view.dtype, shape, bytes) };
   if (quantised === undefined) return { ...input, tensor: made };
   const axis = quantised.axis === null ? null : moveAxis(quantised.axis);
-  if (axis !== null && axis < 0)
-    return computedAtRunTime(site, ' (its scales belong to an axis that is repeated)');
+  if (axis !== null && (axis < 0 || quantised.blockSize !== undefined))
+    return computedAtRunTime(site, ' (its scales belong to blocks, or an axis that is repeated)');
   const codes = viewTensor(quantised.codes, shape, strides);
   return { ...input, tensor: { ...made, quantised: { ...quantised, codes, axis } } };
 }
@@ -747,28 +749,35 @@ async function applyCastLike(evaluator: Evaluator, site: Site, input: Resolved):
   return values.every((value) => value === 0 || value === 1) ? input : computedAtRunTime(site);
 }
 
-/** y = (x − zero point) · scale, for the whole tensor or along an axis. Blocks (opset 21) are not followed. */
+/** y = (x − zero point) · scale, for the whole tensor, along an axis, or by blocks along it (opset 21). */
 async function applyDequantize(evaluator: Evaluator, site: Site, input: Resolved): Promise<Constant> {
   // Codes that QuantizeLinear would make of a constant were never stored: the constant itself was.
   if (isFloatingPoint(input.tensor.dtype) && !input.tensor.dtype.startsWith('F8')) return input;
   const [, scaleName = '', zeroName = ''] = site.node.inputs;
   const scale = await evaluator.evaluate(site.scope, scaleName);
   const zero = zeroName === '' ? null : await evaluator.evaluate(site.scope, zeroName);
-  return dequantise(evaluator, site, input, { scale, zero, axis: readInt(site, 'axis', 1) });
+  const [axis, blockSize] = [readInt(site, 'axis', 1), readInt(site, 'block_size', 0)];
+  return dequantise(evaluator, site, input, { scale, zero, axis, blockSize });
 }
 
 /**
  * The floats that codes stand for, computed as they are read, with what {@link Quantisation} tells of them.
  *
- * @param steps constants of one value, or of one for each index along an axis; no zero point is zero.
+ * @param steps constants of one value, of one for each index along an axis, or for each block of such indices; no zero
+ *   point is zero.
  */
 export async function dequantise(
   evaluator: Evaluator,
   site: Site,
   codes: Resolved,
-  steps: { readonly scale: Constant; readonly zero: Constant | null; readonly axis: number },
+  steps: {
+    readonly scale: Constant;
+    readonly zero: Constant | null;
+    readonly axis: number;
+    readonly blockSize?: number;
+  },
 ): Promise<Constant> {
-  const { scale, zero, axis: stated } = steps;
+  const { scale, zero, axis: stated, blockSize = 0 } = steps;
   if (scale.kind !== 'constant') return scale.kind === 'unresolved' ? scale : computedAtRunTime(site);
   if (zero !== null && zero.kind !== 'constant')
     return zero.kind === 'unresolved' ? zero : computedAtRunTime(site);
@@ -778,16 +787,26 @@ export async function dequantise(
   const count = scale.tensor.elementCount;
   const isPerTensor = count === 1;
   const isPerAxis = scale.tensor.shape.length === 1 && count === tensor.shape[axis];
+  const blocks = tensor.shape.map((size, at) => (at === axis ? Math.ceil(size / blockSize) : size));
+  const isPerBlock = blockSize > 0 && blocks.join() === scale.tensor.shape.join();
   const isZeroNumeric = zero === null || isNumeric(zero.tensor.dtype);
   const zeroFits = zero === null || zero.tensor.elementCount === count || zero.tensor.elementCount === 1;
   const areNumbers = isInteger(tensor.dtype) && isDecodable(scale.tensor.dtype) && isZeroNumeric;
-  if (!areNumbers || !zeroFits || !(isPerTensor || isPerAxis))
-    return computedAtRunTime(site, ' (scale and zero point are neither per tensor nor per axis)');
+  if (!areNumbers || !zeroFits || !(isPerTensor || isPerBlock || (isPerAxis && blockSize === 0)))
+    return computedAtRunTime(
+      site,
+      ' (scale and zero point are neither per tensor nor per axis nor per block)',
+    );
   evaluator.checkSize(count, describeNode(site.node));
-  const inner = isPerTensor ? tensor.elementCount : countElements(tensor.shape.slice(axis + 1));
   const zeroPoint = zero?.tensor ?? null;
-  const floats = mapElements(codes, scale.tensor.dtype, dequantizer(scale.tensor, zeroPoint, inner));
-  const quantised = { codes: tensor, scale: scale.tensor, zeroPoint, axis: isPerTensor ? null : axis };
+  const quantised = {
+    codes: tensor,
+    scale: scale.tensor,
+    zeroPoint,
+    axis: isPerTensor ? null : axis,
+    ...(isPerBlock && !isPerTensor ? { blockSize } : {}),
+  };
+  const floats = mapElements(codes, scale.tensor.dtype, dequantizer(quantised));
   return floats.kind === 'unresolved' ? floats : { ...floats, tensor: { ...floats.tensor, quantised } };
 }
 
@@ -812,6 +831,7 @@ function reshapeQuantised(
   { codes, axis, ...rest }: Quantisation,
   shape: readonly number[],
 ): Quantisation | undefined {
+  if (rest.blockSize !== undefined && codes.shape.join() !== shape.join()) return undefined;
   const reshaped = { ...rest, codes: { ...codes, shape } };
   if (axis === null) return { ...reshaped, axis };
   const outer = countElements(codes.shape.slice(0, axis));
@@ -822,13 +842,14 @@ function reshapeQuantised(
 }
 
 /** Reads scale and zero point with the first values, not while the file is opened. */
-function dequantizer(scale: Tensor, zero: Tensor | null, inner: number) {
+function dequantizer({ codes, scale, zeroPoint: zero, ...layout }: Quantisation) {
+  const { indexOf } = layOutScales(codes.shape, layout);
   let parameters: Promise<readonly [Float64Array, Float64Array | null]> | null = null;
   return async (values: Float64Array, first: number): Promise<void> => {
     parameters ??= Promise.all([readNumbers(scale), zero === null ? null : readNumbers(zero)]);
     const [scales, zeros] = await parameters;
     for (let i = 0; i < values.length; i++) {
-      const at = Math.floor((first + i) / Math.max(inner, 1)) % scales.length;
+      const at = indexOf(first + i);
       const zero = zeros === null ? 0 : zeros.length === 1 ? zeros[0] : zeros[at];
       // The reference computes in float32.
       const difference = Math.fround((values[i] ?? 0) - (zero ?? 0));

@@ -149,8 +149,8 @@ function nameOfStored({ name, definition }: Found): string {
   return areCodes ? nameOfCodes(name) : name;
 }
 
-/** UINT8, INT8, UINT16, INT16 and INT32 of TensorProto.DataType: what weights and biases are quantised to. */
-const INTEGER_TYPES: ReadonlySet<number> = new Set([2, 3, 4, 5, 6]);
+/** UINT8, INT8, UINT16, INT16, INT32, UINT4 and INT4 of TensorProto.DataType: what weights and biases are quantised to. */
+const INTEGER_TYPES: ReadonlySet<number> = new Set([2, 3, 4, 5, 6, 21, 22]);
 
 /** What was quantised to codes of a name: ONNX Runtime calls those of `conv.weight` `conv.weight_quantized`. */
 export function nameOfCodes(name: string): string {

@@ -13,11 +13,12 @@ import {
   joinRanges,
   type LocalFile,
   readRange,
+  wholeOf,
 } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
 import { explainAs, explainFileError, FileSource, openFileSource } from '../../io/file-source.js';
 import { isPlace, isSharedCache } from '../../io/places.js';
-import { stridedSource } from '../../io/views.js';
+import { stridedSource, unpackedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
 import { MAX_VARINT_BYTES, readVarint, type Segment, type Varint } from './wire.js';
 
@@ -200,7 +201,13 @@ const FIELD_NAMES: ReadonlyMap<number, string> = new Map([
  * Element types of ONNX by TensorProto.DataType, which counts from 1: the DType of the same bits, and the typed field for it
  * (onnx.proto, TensorProto).
  */
-const DATA_TYPES: readonly ({ name: string; dtype: DType | null; field: number } | null)[] = [
+const DATA_TYPES: readonly ({
+  readonly name: string;
+  readonly dtype: DType | null;
+  readonly field: number;
+  /** Set where the file has the bits of the DType in part only: two integers to a byte. */
+  readonly packedBits?: 4;
+} | null)[] = [
   null,
   { name: 'FLOAT', dtype: 'F32', field: DATA.floatData },
   { name: 'UINT8', dtype: 'U8', field: DATA.int32Data },
@@ -222,8 +229,8 @@ const DATA_TYPES: readonly ({ name: string; dtype: DType | null; field: number }
   { name: 'FLOAT8E4M3FNUZ', dtype: 'F8_E4M3FNUZ', field: DATA.int32Data },
   { name: 'FLOAT8E5M2', dtype: 'F8_E5M2', field: DATA.int32Data },
   { name: 'FLOAT8E5M2FNUZ', dtype: 'F8_E5M2FNUZ', field: DATA.int32Data },
-  { name: 'UINT4', dtype: null, field: 0 },
-  { name: 'INT4', dtype: null, field: 0 },
+  { name: 'UINT4', dtype: 'U8', field: DATA.int32Data, packedBits: 4 },
+  { name: 'INT4', dtype: 'I8', field: DATA.int32Data, packedBits: 4 },
   { name: 'FLOAT4E2M1', dtype: 'F4', field: DATA.int32Data },
   { name: 'FLOAT8E8M0', dtype: 'F8_E8M0', field: DATA.int32Data },
   { name: 'UINT2', dtype: null, field: 0 },
@@ -232,12 +239,13 @@ const DATA_TYPES: readonly ({ name: string; dtype: DType | null; field: number }
 
 /** The DType of an ONNX element type, undefined where there is no such type and null where it has no DType. */
 export function dtypeOf(dataType: number): DType | null | undefined {
-  return DATA_TYPES[dataType]?.dtype;
+  const type = DATA_TYPES[dataType];
+  return type?.packedBits === undefined ? type?.dtype : null;
 }
 
 /** The ONNX element type of a DType; undefined where ONNX has none. */
 export function dataTypeOf(dtype: DType): number | undefined {
-  const found = DATA_TYPES.findIndex((type) => type?.dtype === dtype);
+  const found = DATA_TYPES.findIndex((type) => type?.dtype === dtype && type.packedBits === undefined);
   return found < 0 ? undefined : found;
 }
 
@@ -250,7 +258,7 @@ export function nameDataType(dataType: number): string {
  * Checks a stored tensor against its data and says where that is.
  *
  * @param name what to call it; messages use it too.
- * @returns null for a type that has no DType (strings, 4-bit integers, complex128).
+ * @returns null for a type that has no DType (strings, 2-bit integers, complex128); integers of 4 bits as those of 8.
  * @throws CheckpointError `malformed` or `truncated` where shape, type and data disagree, naming the tensor.
  */
 export function locateTensor(tensor: OnnxTensor, name: string, store: TensorStore): Tensor | null {
@@ -258,15 +266,17 @@ export function locateTensor(tensor: OnnxTensor, name: string, store: TensorStor
   const type = DATA_TYPES[tensor.dataType] ?? null;
   if (type === null)
     throw store.error(`${what}: expected a known element type, found type ${tensor.dataType}`);
-  const { dtype, field } = type;
+  const { dtype, field, packedBits } = type;
   if (dtype === null) return null;
   const shape = checkShape(tensor.dims, bitsOf(dtype), what, store);
   const elementCount = countElements(shape);
-  const byteLength = Math.ceil((elementCount * bitsOf(dtype)) / 8);
+  const byteLength = Math.ceil((elementCount * (packedBits ?? bitsOf(dtype))) / 8);
   const range = isExternal(tensor)
     ? store.external.locate(name, tensor.externalData ?? new Map(), byteLength)
     : locateData(tensor.segments, { field, dtype, byteLength, what }, store);
-  return { name, dtype, shape, elementCount, range };
+  if (packedBits === undefined) return { name, dtype, shape, elementCount, range };
+  const unpacked = unpackedSource(range, { count: elementCount, isSigned: dtype === 'I8' });
+  return { name, dtype, shape, elementCount, range: wholeOf(unpacked), packedBits };
 }
 
 /**

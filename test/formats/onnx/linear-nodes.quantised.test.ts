@@ -1,5 +1,18 @@
 import { describe, expect, test } from 'vitest';
-import { FLOAT, field, floats, graph, INT8, model, node, tensor, vector } from './build-onnx.js';
+import { failureOf } from '../../build/failure.js';
+import {
+  attribute,
+  FLOAT,
+  field,
+  floats,
+  graph,
+  INT8,
+  model,
+  node,
+  tensor,
+  varint,
+  vector,
+} from './build-onnx.js';
 import { open, valuesOf } from './open.js';
 
 const INT32 = 6;
@@ -28,6 +41,61 @@ describe('a quantised convolution', () => {
     expect(linear.weightName).toBe('w');
     expect(tensors.get('w')?.quantised).toMatchObject({ axis: null, codes: { dtype: 'I8' } });
     expect(tensors.get('w_scale')?.isBuffer).toBe(true);
+  });
+
+  test.each([
+    ['INT4 in raw_data', 22, field(9, Uint8Array.of(0x21, 0xf7, 0x08)), [1, 2, 7, -1, -8]],
+    ['UINT4 in raw_data', 21, field(9, Uint8Array.of(0x21, 0xf7, 0x08)), [1, 2, 7, 15, 8]],
+    ['INT4 in int32_data', 22, field(5, varint(0x21), varint(0xf7), varint(0x08)), [1, 2, 7, -1, -8]],
+  ])('of %s holds two codes a byte, the first in its lower half', async (_, type, payload, values) => {
+    const { linear, tensors } = await readLinear(
+      [
+        node('DequantizeLinear', ['w_quantized', 'w_scale'], ['w_dequantised']),
+        node('Conv', ['x', 'w_dequantised'], ['y']),
+      ],
+      [tensor('w_quantized', [5, 1, 1], type, payload), scalar('w_scale', 0.5)],
+    );
+    expect(await valuesOf(linear.weight)).toEqual(values.map((value) => value / 2));
+    expect(linear.weightName).toBe('w');
+    const dtype = type === 22 ? 'I8' : 'U8';
+    expect(tensors.get('w')?.quantised).toMatchObject({ codes: { dtype, packedBits: 4 } });
+  });
+
+  test('of four bits needs half as many bytes, rounded up', async () => {
+    const found = failureOf(() =>
+      readLinear(
+        [node('DequantizeLinear', ['w', 's'], ['d']), node('Conv', ['x', 'd'], ['y'])],
+        [tensor('w', [5, 1, 1], 22, field(9, Uint8Array.of(0, 0))), scalar('s', 1)],
+      ),
+    );
+    expect((await found).message).toBe(
+      'tensor "w": expected 3 bytes for its shape and type, found 2 in raw_data',
+    );
+  });
+
+  test('in blocks has a scale for each block along the axis', async () => {
+    const blocks = (shape: readonly number[], axis: number, size: number) =>
+      [
+        [
+          node('DequantizeLinear', ['w', 's'], ['d'], {
+            attributes: [attribute.int('axis', axis), attribute.int('block_size', size)],
+          }),
+          node('Conv', ['x', 'd'], ['y']),
+        ],
+        [
+          tensor('w', [4, 2, 1], INT8, field(9, Uint8Array.of(1, 1, 1, 1, 1, 1, 1, 1))),
+          tensor('s', shape, FLOAT, field(9, floats(1, 2, 3, 4))),
+        ],
+      ] as const;
+    const { linear } = await readLinear(...blocks([2, 2, 1], 0, 2));
+    expect(await valuesOf(linear.weight)).toEqual([1, 2, 1, 2, 3, 4, 3, 4]);
+    expect(linear.weight).toMatchObject({ tensor: { quantised: { axis: 0, blockSize: 2 } } });
+    // Scales of another shape than the blocks need are known to nobody.
+    const unlike = await readLinear(...blocks([4, 1, 1], 0, 2));
+    expect(unlike.linear.weight).toMatchObject({
+      kind: 'unresolved',
+      reason: expect.stringContaining('neither per tensor nor per axis nor per block'),
+    });
   });
 
   test('behind QuantizeLinear holds the floats that the file stores', async () => {
