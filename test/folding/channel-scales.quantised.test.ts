@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { boundMeasures, compareQuantisedScales } from '../../src/folding/channel-scales.js';
+import { boundMeasures, compareQuantisedScales, isTooWide } from '../../src/folding/channel-scales.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { quantise } from '../build/quantised.js';
 import { makeNormal, makeRandom } from '../build/weights.js';
@@ -33,6 +33,24 @@ describe('the scales of a quantised weight', () => {
     const largest = Math.log(1.5);
     expect(bounds?.logStdRatio.max.low).toBeLessThanOrEqual(largest);
     expect(bounds?.logStdRatio.max.high).toBeGreaterThanOrEqual(largest);
+  });
+
+  test('are too wide to tell of four bits, unless codes and the scales of all channels are the same', async () => {
+    const judge = async (axis: number | null, after: readonly number[]) => {
+      const options = { shape, axis, packedBits: 4 } as const;
+      const found = await compareQuantisedScales(quantise(values, options), quantise(after, options), CONV);
+      if (found.kind !== 'proportional') throw new Error(`expected scales, found ${found.kind}`);
+      return [0, 1, 2].map((channel) => isTooWide(found, channel));
+    };
+    expect(await judge(0, values)).toEqual([false, false, false]);
+    // One scale for all says little of the channels that it was not chosen for.
+    expect(await judge(null, values)).toEqual([true, true, true]);
+    expect(
+      await judge(
+        0,
+        values.map((value) => 1.001 * value),
+      ),
+    ).toEqual([true, true, true]);
   });
 
   test('are none of a trained one, and not to be told beside a baseline', async () => {
