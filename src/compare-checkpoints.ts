@@ -48,9 +48,10 @@ import {
   mayBeFused,
 } from './folding/compare-folded.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
-import { explainAdapter, putOnBase } from './norm/adapters.js';
+import { putOnBase } from './norm/adapters.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import { explainMissing } from './norm/missing-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
 import { chooseLayerName, listLayerNames, listOwnNames, refuseWithoutLayers } from './norm/norm-layer.js';
 
@@ -205,17 +206,8 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
   return pairParts(toSide(before), toSide(after), { maps, parts });
 }
 
-const EXPORT_CONVERTED_HINT =
-  'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions, which hides the statistics. Audit the model from before convert(), or ONNX exports of both.';
-
 function refuseWithoutAny(checkpoint: Checkpoint): never {
-  const names = [...checkpoint.tensors.keys()];
-  // Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left.
-  const isScaled = (name: string) =>
-    name.endsWith('.zero_point') && checkpoint.tensors.has(name.replace(/zero_point$/, 'scale'));
-  const isConverted = names.some(isScaled) && !names.some((name) => name.endsWith('.fake_quant_enabled'));
-  const hint = explainAdapter(checkpoint) ?? (isConverted ? EXPORT_CONVERTED_HINT : undefined);
-  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', hint);
+  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', explainMissing(checkpoint));
 }
 
 function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {

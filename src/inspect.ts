@@ -4,8 +4,9 @@ import type { Checkpoint, OpenOptions } from './checkpoint/checkpoint.js';
 import { examineLayer } from './compare/unpaired-layers.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { withCheckpoint } from './formats/with-checkpoint.js';
-import { describeAdapter, explainAdapter } from './norm/adapters.js';
+import { describeAdapter } from './norm/adapters.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
+import { explainMissing } from './norm/missing-layers.js';
 import { refuseWithoutLayers } from './norm/norm-layer.js';
 import { checkOptions } from './options.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
@@ -38,10 +39,11 @@ export async function inspectCheckpoint(
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
   if (!mayHoldLayers(checkpoint))
-    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainAdapter(checkpoint));
+    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainMissing(checkpoint));
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
-  if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
+  if (layers.length === 0 && folded === 0)
+    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainMissing(checkpoint));
   const examined = [];
   for (const layer of layers) {
     examined.push(

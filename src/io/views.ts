@@ -1,5 +1,4 @@
-// Byte sources that show another one in another order: strided, e.g. a transposed tensor, byte-swapped, e.g. big-endian
-// floats, and unpacked, e.g. integers of four bits.
+// Byte sources that show another one otherwise: strided (a transposed tensor), byte-swapped (big-endian), unpacked (four bits).
 
 import { CheckpointError } from '../errors.js';
 import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes, wholeOf } from './byte-source.js';

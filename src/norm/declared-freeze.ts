@@ -274,8 +274,10 @@ export function findDeclaredFreeze(checkpoint: Checkpoint, found: LayersAndLearn
       case 'optimizer':
         break;
       case 'paths':
-        for (const [name, fact] of readPaths(declaration, found)) settings.set(name, fact);
-        for (const name of findEvalLayers(declaration, layers)) evals.set(name, declaration.where);
+        for (const placed of placePaths(declaration, found, checkpoint.parts ?? [])) {
+          for (const [name, fact] of readPaths(placed, found)) settings.set(name, fact);
+          for (const name of findEvalLayers(placed, layers)) evals.set(name, placed.where);
+        }
         break;
       case 'adapter':
         for (const [name, fact] of readAdapter(declaration, learned)) settings.set(name, fact);
@@ -435,6 +437,28 @@ function isBelow(name: string, paths: ReadonlySet<string>): boolean {
     dot = bare.indexOf('.', dot + 1);
   }
   return false;
+}
+
+/**
+ * Settings speak of one network by the names that it gives its modules. In a file of several these stand behind a prefix:
+ * that of the one part that has such modules. Which one is meant of several that do, such as student and teacher, is not
+ * said: of none is anything told.
+ */
+function placePaths(
+  declaration: PathsDeclaration,
+  { layers, learned }: LayersAndLearned,
+  parts: readonly string[],
+): readonly PathsDeclaration[] {
+  const names = [...learned.keys(), ...layers.map(({ name }) => name)];
+  const placed = ['', ...parts].map((part) => ({
+    ...declaration,
+    paths: declaration.paths.map((path) => joinPath(part, path)),
+  }));
+  const [plain, ...others] = placed.filter(({ paths }) => {
+    const modules = new Set(paths);
+    return names.some((name) => isBelow(name, modules));
+  });
+  return plain === undefined || (plain !== placed[0] && others.length > 0) ? [] : [plain];
 }
 
 function readPaths(

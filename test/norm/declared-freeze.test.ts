@@ -141,6 +141,33 @@ describe('several networks in one file', () => {
     expect(frozenOf(optimizerOf(groupOf(['a.fc.weight'])))).toEqual(['a.fc.bias']);
   });
 
+  test('settings speak of the one that has such modules, by its names', () => {
+    const settings = (...paths: string[]): Declaration => ({
+      kind: 'paths',
+      by: 'frozen-stages',
+      where: 'meta.cfg',
+      paths,
+    });
+    const parts = ['student', 'critic'];
+    const tensors = [
+      tensorOf('student.backbone.conv1.weight', [1, 2, 3, 4], { shape: [2, 2] }),
+      ...normTensors('student.backbone.bn1'),
+      tensorOf('critic.fc.weight', [1, 2], { shape: [1, 2] }),
+    ];
+    const read = (declaration: Declaration, all = tensors, of = parts) =>
+      find({ ...checkpointOf(all), parts: of, declarations: [declaration] });
+    const declared = read(settings('backbone.conv1', 'backbone.bn1', 'backbone.layer1'));
+    expect([...declared.tensors.keys()]).toEqual(BACKBONE.map((name) => `student.${name}`));
+    expect(declared.layers.get('student.backbone.bn1')?.evalBy).toBe('meta.cfg');
+    // Of two that have them, either may be meant.
+    const twin = tensorOf('teacher.backbone.conv1.weight', [1, 2, 3, 4], { shape: [2, 2] });
+    const both = read(settings('backbone.conv1'), [...tensors, twin], [...parts, 'teacher']);
+    expect(both.tensors.size).toBe(0);
+    expect([...read(settings('student.backbone.conv1')).tensors.keys()]).toEqual([
+      'student.backbone.conv1.weight',
+    ]);
+  });
+
   test('an optimizer of both speaks of both', () => {
     const optimizer = optimizerOf(groupOf(['a.fc.weight', 'b.fc.weight']));
     expect(frozenOf(optimizer)).toEqual(['a.fc.bias', 'b.fc.bias']);
