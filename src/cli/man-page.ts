@@ -52,13 +52,10 @@ function writeTerm(term: string, meaning: string): readonly string[] {
 /** Examples, exit codes and the like, which follow the options in a command's help. */
 function readAfterHelp(command: Command): string {
   let text = '';
-  command
-    .configureOutput({
-      writeOut: (piece) => {
-        text += piece;
-      },
-    })
-    .outputHelp();
+  const writeOut = (piece: string) => {
+    text += piece;
+  };
+  command.configureOutput({ writeOut, getOutHelpWidth: () => SOURCE_WIDTH }).outputHelp();
   return text.slice(command.helpInformation().length);
 }
 

@@ -22,6 +22,9 @@ const COMMANDS: ReadonlyMap<string, () => Promise<(terminal: Terminal) => Comman
   ['completion', async () => (await import('./completion-command.js')).createCompletion],
 ]);
 
+/** Columns of what options mean, under which lines are not broken. */
+const MIN_HELP_WIDTH = 20;
+
 /**
  * The command line, with the command that comes first; with all of them where that is none, or is about all.
  *
@@ -38,7 +41,9 @@ export async function createProgram(args: readonly string[], terminal: Terminal)
       writeOut: (text) => void terminal.write(text),
       writeErr: (text) => terminal.writeError(text.trimEnd()),
       outputError: (message, write) => write(defuseCommands(toOneLine(message))),
+      getOutHelpWidth: () => terminal.readLooks().width,
     })
+    .configureHelp({ minWidthToWrap: MIN_HELP_WIDTH })
     .helpCommand(false)
     .showHelpAfterError('  Run bn-audit --help for the commands and their options.')
     .addHelpText(

@@ -98,6 +98,14 @@ describe('a complaint about arguments', () => {
   });
 });
 
+test('help is as wide as COLUMNS says', async () => {
+  const { stdout: narrow } = await runCli(['watch', '--help'], workspace, { env: { COLUMNS: '60' } });
+  const { stdout: wide } = await runCli(['watch', '--help'], workspace, { env: { COLUMNS: '200' } });
+  const options = (text: string) => text.split('\n').filter((line) => /^ {2}-| {20}/.test(line));
+  expect(options(narrow).filter((line) => line.length > 60)).toEqual([]);
+  expect(options(wide).length).toBeLessThan(options(narrow).length / 1.5);
+});
+
 test('help shows the help of a command', async () => {
   const [one, other] = [
     await runCli(['help', 'diff'], workspace),
