@@ -16,10 +16,11 @@ test('the build wrote the page that the sources give', () => {
   expect(readFileSync(built, 'utf8')).toBe(page);
 });
 
-test('the manifest names it', () => {
+test('the manifest names it, in a list: npm links nothing else where it is installed for all', () => {
   const root = fileURLToPath(new URL('../..', import.meta.url));
   const { man } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  expect(join(root, man)).toBe(built);
+  expect(man).toEqual(['./dist/bn-audit.1']);
+  expect(join(root, man[0])).toBe(built);
 });
 
 test('it has the program, every command, each option in its place, examples and exit codes', () => {
