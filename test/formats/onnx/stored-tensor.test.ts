@@ -233,12 +233,13 @@ describe('the tensors of a checkpoint', () => {
             tensor('b', [1], FLOAT, field(9, floats(1))),
             tensor('words', [1], 8, field(6, 'word')),
             tensor('nibbles', [2], 22, field(9, 1)),
+            tensor('crumbs', [4], 26, field(9, 1)),
             tensor('a', [1], INT64, int(7, 5)),
           ],
         }),
       ),
     );
-    expect([...tensors.keys()]).toEqual(['b', 'a']);
+    expect([...tensors.keys()]).toEqual(['b', 'nibbles', 'a']);
     expect(inModuleOrder).toBe(true);
   });
 
