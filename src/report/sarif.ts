@@ -71,18 +71,14 @@ function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions):
     const uriOf = (path: string) => toUriReference(findArtifactPath(path, options));
     const compared = listPaths(one).map(uriOf);
     const groups = groupByRegion(one);
-    const shown = groups.slice(0, MAX_SARIF_RESULTS).map((group) => ({ group, uri: uriOf(group.path) }));
-    const artifacts = [...new Set([...compared.slice(-1), ...shown.map(({ uri }) => uri)])];
+    const shown = groups.slice(0, MAX_SARIF_RESULTS);
     yield describeRun(one.tool, compared, findReportFramework(one), {
       executionSuccessful: true,
       toolExecutionNotifications: listNotifications(one, groups.length - shown.length),
-      artifacts: artifacts.map((uri) => ({ location: { uri } })),
-      results: shown.map(({ group, uri }) =>
-        describeResult(group, {
-          artifactLocation: { uri, index: artifacts.indexOf(uri) },
-          fingerprint: fingerprintFindings(group, [compared[0] ?? '', uri]),
-        }),
-      ),
+      results: shown.map((group) => {
+        const uri = uriOf(group.path);
+        return describeResult(group, uri, fingerprintFindings(group, [compared[0] ?? '', uri]));
+      }),
     });
   }
   for (const { before, after, message } of failures)
@@ -101,7 +97,6 @@ function* describeRuns(report: AnyReport | ReportSet, options: PrintingOptions):
 interface Run {
   readonly executionSuccessful: boolean;
   readonly toolExecutionNotifications: readonly object[];
-  readonly artifacts?: readonly object[];
   readonly results: readonly object[];
 }
 
@@ -109,7 +104,7 @@ function describeRun(
   { name, version }: ReportSet['tool'],
   uris: readonly string[],
   framework: Framework | null,
-  { executionSuccessful, toolExecutionNotifications, artifacts, results }: Run,
+  { executionSuccessful, toolExecutionNotifications, results }: Run,
 ): object {
   return {
     tool: {
@@ -123,7 +118,6 @@ function describeRun(
     // What stands before the last slash is GitHub's category: uploads of one replace each other.
     automationDetails: { id: `${name}/${uris.join('..')}/` },
     invocations: [{ executionSuccessful, toolExecutionNotifications }],
-    artifacts,
     results,
     columnKind: 'utf16CodeUnits',
   };
@@ -158,10 +152,7 @@ function describeRule(kind: FindingKind, framework: Framework | null): object {
 /** So many layers of a result are named. */
 const MAX_NAMED_LAYERS = 1000;
 
-function describeResult(
-  group: RegionFindings,
-  { artifactLocation, fingerprint }: { readonly artifactLocation: object; readonly fingerprint: string },
-): object {
+function describeResult(group: RegionFindings, uri: string, fingerprint: string): object {
   const { findings, region } = group;
   const [{ kind, level, layer }] = findings;
   const show = (name: string) => showSafely(name, LIMITS.sarif.name);
@@ -172,7 +163,7 @@ function describeResult(
     message: { text: escapeMessage(sayFindings(group, LIMITS.sarif)) },
     locations: [
       {
-        physicalLocation: { artifactLocation, region: { startLine: 1 } },
+        physicalLocation: { artifactLocation: { uri }, region: { startLine: 1 } },
         logicalLocations: [{ fullyQualifiedName: show(layer), kind: 'module' }],
       },
     ],
