@@ -2,7 +2,7 @@
 
 import { UNMARKED_KIND } from '../compare/compare-layers.js';
 import { type Finding, isLeadingDrift } from '../compare/findings.js';
-import { LAYER_STATUSES } from '../compare/status.js';
+import { LAYER_STATUSES, type LayerStatus } from '../compare/status.js';
 import { type Answer, describeAnswer, isBiasOnly, keepCurableByEval, listRemedies } from './answer.js';
 import { encloseName } from './any-report.js';
 import {
@@ -82,7 +82,7 @@ export interface Table extends TableOptions {
 export interface Cell {
   readonly phrase: string;
   readonly size: number | null;
-  readonly trend: readonly (number | null)[] | null;
+  readonly trend: Trend | null;
 }
 
 interface TableOptions {
@@ -120,11 +120,17 @@ export interface Column<Row> {
   readonly bar?: (row: Row) => number | null;
   readonly full?: number;
   /** Values in a row that a page draws as a line instead of the cell. */
-  readonly trend?: (row: Row) => readonly (number | null)[];
+  readonly trend?: (row: Row) => Trend;
   /** What text, where columns are dear, shows instead; false where it goes without. */
   readonly text?:
     | { readonly title?: string; readonly cell?: (row: Row) => string; readonly hasNoBar?: true }
     | false;
+}
+
+/** Values in a row, null where one is not known, and the status of the layer that they are of. */
+export interface Trend {
+  readonly values: readonly (number | null)[];
+  readonly status: LayerStatus;
 }
 
 /** A column of names from files. */

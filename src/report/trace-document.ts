@@ -25,6 +25,7 @@ import { adviseFreeze, isFrozenDrift } from './fix-advice.js';
 import { formatCount, formatMeasure, formatPlural, formatSparkline } from './format-numbers.js';
 import { showName } from './text-layout.js';
 import {
+  findLeadingStatus,
   findMost,
   makeMoments,
   type NameMoment,
@@ -182,7 +183,7 @@ function listTrajectories(report: TraceReport, at: NameMoment, all: boolean): re
       isSpare: true as const,
       hint: 'output shift at each checkpoint',
       cell: ({ outputShift }: Row) => formatSparkline(outputShift, TREND_CELLS),
-      trend: ({ outputShift }: Row) => outputShift,
+      trend: (row: Row) => ({ values: row.outputShift, status: findLeadingStatus(row, drifted) }),
     },
     {
       title: 'locked to',

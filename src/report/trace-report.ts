@@ -150,6 +150,14 @@ function formatMoment(value: number): string {
   return Number.isInteger(value) ? formatCount(value) : String(Number(value.toPrecision(6)));
 }
 
+/** The status that says most of a layer over the run: drifted where its drift stands at any time, else that at the end. */
+export function findLeadingStatus(
+  { name, spans }: Pick<TraceLayer, 'name' | 'spans'>,
+  drifted: ReadonlySet<string>,
+): LayerStatus {
+  return drifted.has(name) ? 'drifted' : (spans.at(-1)?.status ?? 'locked');
+}
+
 /** The largest output shift of a layer at any checkpoint. */
 export function findMost({ outputShift }: Pick<TraceLayer, 'outputShift'>): number | null {
   return outputShift.reduce<number | null>(

@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type ProbeReport, renderProbe } from '../../src/probe/probe-report.js';
@@ -14,6 +15,7 @@ import {
   makeMixedReport,
   makeReport,
 } from './sample-reports.js';
+import { makeTrace } from './sample-traces.js';
 
 const WIDTHS = [320, 360, 640, 800, 1024, 1440];
 
@@ -45,6 +47,7 @@ const PAGES: Readonly<Record<string, string>> = {
   '300 long names': render(makeLongNamedReport(), { format: 'html' }),
   'an inspection': render(makeInspectReport(), { format: 'html' }),
   'several audits': render(buildAuditSet([makeMixedReport(), makeCleanReport()]), { format: 'html' }),
+  'a run': render(makeTrace({ layers: 20, checkpoints: 30, onset: 12 }), { format: 'html' }),
   'a probe': renderProbe(makeLongProbe(), { format: 'html' }),
 };
 
@@ -56,6 +59,8 @@ interface Layout {
   readonly narrowestShare: number;
   readonly narrowest: number;
   readonly highest: number;
+  /** Tables that must be scrolled sideways. */
+  readonly scrolling: readonly string[];
   /** Cells whose contents stand out of them. */
   readonly overflowing: readonly string[];
 }
@@ -72,9 +77,15 @@ const MEASURE = `(() => {
     narrowest: Math.min(...widths),
     narrowestShare: Math.min(...shares),
     highest: Math.max(...shown.map((row) => row.getBoundingClientRect().height)),
+    scrolling: [...document.querySelectorAll('.scroll')].filter((panel) => panel.scrollWidth > panel.clientWidth + 1).map((panel) => panel.textContent.trim().slice(0, 50)),
     overflowing: cells.filter((cell) => cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.textContent),
   };
 })()`;
+
+const LIST_VIOLATIONS =
+  'axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes[0].html, nodes[0].failureSummary]))';
+
+const AXE_SOURCE: string = createRequire(import.meta.url)('axe-core').source;
 
 describe.skipIf(CHROMIUM_PATH === null)('the layout of the HTML pages', { timeout: 60_000 }, () => {
   let browser: Browser;
@@ -95,12 +106,31 @@ describe.skipIf(CHROMIUM_PATH === null)('the layout of the HTML pages', { timeou
       await page.close();
       expect(layout.pageWidth).toBe(width);
       expect(layout.overflowing).toEqual([]);
+      expect(layout.scrolling).toEqual([]);
       // On a telephone the name has the row to itself.
       if (width < 500) expect(layout.narrowestShare).toBeGreaterThan(0.85);
       else expect(layout.narrowest).toBeGreaterThan(220);
-      // Three lines of text at most; on a telephone one more.
-      if (what !== 'a probe') expect(layout.highest).toBeLessThan(width < 500 ? 105 : 80);
+      // Three lines of text at most, on a telephone one more; two more where a row is a list of what each column says.
+      const isList = what === 'a probe' || what === 'a run';
+      expect(layout.highest).toBeLessThan((width < 500 ? 105 : 80) + (isList ? 65 : 0));
       expect(layout.pageHeight).toBeLessThan(width < 500 ? 11_000 : 7500);
+    });
+
+    test('has nothing that axe finds inaccessible, light or dark, at three widths', async () => {
+      const page = await browser.newPage();
+      await page.setContent(markup);
+      for (const summary of await page.locator('.audit > summary').all()) await summary.click();
+      await page.evaluate(AXE_SOURCE);
+      for (const [width, colorScheme] of [
+        [360, 'light'],
+        [800, 'dark'],
+        [1440, 'light'],
+      ] as const) {
+        await page.setViewportSize({ width, height: 900 });
+        await page.emulateMedia({ colorScheme });
+        expect(await page.evaluate(LIST_VIOLATIONS), `at a width of ${width}`).toEqual([]);
+      }
+      await page.close();
     });
   });
 });

@@ -24,7 +24,7 @@ import {
   type ReportSet,
 } from '../audit-set.js';
 import { describeReport } from '../describe-report.js';
-import type { Block, Cell, Document, Fact, Moves, Table } from '../document.js';
+import type { Block, Cell, Document, Fact, Moves, Table, Trend } from '../document.js';
 import { type FindingGroup, groupFindings, rankFindings } from '../finding-groups.js';
 import { countsBatches, findPage, helpWith } from '../finding-help.js';
 import { type Advice, splitCodeWords } from '../fix-advice.js';
@@ -118,7 +118,7 @@ function sortLayers(report: OneReport): OneReport {
 const NATURAL_ORDER = new Intl.Collator('en', { numeric: true });
 
 /** What to do, which stands right below the answer. */
-function isWayOut({ kind }: Block): boolean {
+export function isWayOut({ kind }: Block): boolean {
   return kind === 'remedies' || kind === 'advice';
 }
 
@@ -416,8 +416,10 @@ function renderEvidence(report: AuditReport): Markup {
     [
       'Batch counts moved',
       describeBatches(batches),
-      batches === null && !countsBatches(findReportFramework(report))
-        ? 'its checkpoints count none'
+      batches === null
+        ? countsBatches(findReportFramework(report)) && report.layers.some(({ via }) => via === 'folded')
+          ? 'folded weights do not tell'
+          : 'its checkpoints count none'
         : byStatus.drifted > 0
           ? 'of what drifted'
           : 'of any layer',
@@ -571,7 +573,7 @@ ${rows.map(([first, ...cells]) => html`<tr>${first && html`<th scope="row" class
 const TREND_POINTS = 80;
 
 /** Values in a row as a line, the largest on top; where there are more than points, each shows the largest of its own. */
-function drawTrend(values: readonly (number | null)[]): Markup {
+function drawTrend({ values, status }: Trend): Markup {
   const count = Math.min(values.length, TREND_POINTS);
   const most = Array.from({ length: count }, (_, index) => {
     const from = Math.floor((index * values.length) / count);
@@ -596,7 +598,7 @@ function drawTrend(values: readonly (number | null)[]): Markup {
       isOpen = true;
     }
   });
-  return html`<svg class="trend" viewBox="0 0 120 20" preserveAspectRatio="none" aria-hidden="true"><path d="${path}"/></svg>`;
+  return html`<svg class="trend is-${status}" viewBox="0 0 120 20" preserveAspectRatio="none" aria-hidden="true"><path d="${path}"/></svg>`;
 }
 
 function drawShare(share: number): Markup {
@@ -651,7 +653,7 @@ function renderAdvice({ why, ways }: Advice): Markup {
 <h2 id="fix-title">How to keep it frozen</h2>
 <p class="lead">${say(why)}</p>
 <div class="columns">
-${ways.map(({ where, code }) => html`<figure class="panel"><figcaption><span>${say(where)}</span></figcaption><pre><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`)}
+${ways.map(({ where, code }) => html`<figure class="panel"><figcaption><span>${say(where)}</span></figcaption><pre tabindex="0"><code>${defuseCommands(code.join('\n'))}</code></pre></figure>`)}
 </div>
 </section>`;
 }

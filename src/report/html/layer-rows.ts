@@ -158,8 +158,9 @@ export function renderName(name: string): Markup {
 }
 
 /** A bar of a share of its width, in the colour of the status that it stands in; none for what is no number. */
-export function renderBar(value: number | null, scale: number): Markup {
-  const width = value === null || Number.isNaN(value) || !(scale > 0) ? 0 : Math.min(1, value / scale) * 100;
+export function renderBar(value: number | null, scale: number): Markup | null {
+  if (value === null || Number.isNaN(value)) return null;
+  const width = scale > 0 ? Math.min(1, value / scale) * 100 : 0;
   return html`<svg class="bar" aria-hidden="true">${width > 0 ? html`<rect width="${Math.max(width, 1).toFixed()}%" height="7"/>` : null}</svg>`;
 }
 
@@ -310,6 +311,6 @@ function renderTreeHead(module: Module, { all, scale, inRegion }: TreeContext): 
   return html`${name}${tag}<span class="faint">${learned}${counts}</span>${drifted > 0 ? html`<strong class="drifted">${formatCount(drifted)} drifted</strong>${worst === null ? null : renderMeasure(renderBar(worst, scale), formatMeasure(worst))}` : null}`;
 }
 
-function renderMeasure(bar: Markup, shift: string): Markup {
+function renderMeasure(bar: Markup | null, shift: string): Markup {
   return html`<span class="measure">${bar}<b>${shift}</b></span>`;
 }

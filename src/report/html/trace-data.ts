@@ -2,7 +2,7 @@
 
 import { isLeadingDrift } from '../../compare/findings.js';
 import { showSafely } from '../any-report.js';
-import { findMost, makeMoments, type TraceReport } from '../trace-report.js';
+import { findLeadingStatus, findMost, makeMoments, type TraceReport } from '../trace-report.js';
 import { encodeNumbers } from './channel-codec.js';
 
 /** What the page's script draws. */
@@ -59,7 +59,7 @@ export function buildTraceData(report: TraceReport): TracePageData {
     },
     layers: shown.map((layer) => ({
       name: showSafely(layer.name),
-      status: drifted.has(layer.name) ? 'drifted' : (layer.spans.at(-1)?.status ?? 'locked'),
+      status: findLeadingStatus(layer, drifted),
       shifts: encodeNumbers(gather(layer.outputShift)),
     })),
   };

@@ -6,7 +6,15 @@ import type { Block } from '../document.js';
 import { groupFindings } from '../finding-groups.js';
 import { formatCount, formatMeasure, formatPlural } from '../format-numbers.js';
 import { makeMoments, type TraceReport } from '../trace-report.js';
-import { type Figure, renderAnswer, renderBlock, renderFigures, renderHelp, renderSort } from './html.js';
+import {
+  type Figure,
+  isWayOut,
+  renderAnswer,
+  renderBlock,
+  renderFigures,
+  renderHelp,
+  renderSort,
+} from './html.js';
 import { renderName } from './layer-rows.js';
 import { html, type Markup, renderDocument, renderTop, toScriptJson, unmarkNames } from './markup.js';
 import documentStyle from './page/document.css?bundle';
@@ -22,6 +30,7 @@ const SHOWN_FINDINGS = 50;
 export function renderTrace(report: TraceReport): string {
   const document = describeReport(report, { all: true });
   const { answer, blocks } = document;
+  const wayOut = blocks.filter(isWayOut).map(renderBlock);
   const isOf = (kind: Block['kind']) => (block: Block) => block.kind === kind;
   return renderDocument({
     tool: report.tool,
@@ -29,17 +38,19 @@ export function renderTrace(report: TraceReport): string {
     style: `${style}${documentStyle}${traceStyle}`,
     body: html`<a class="skip" href="#run">Skip to the run</a>
 ${renderTop(report.tool, answer.outcome, [
+  ...(blocks.some(isOf('advice')) ? ([['fix', 'Fix']] as const) : []),
   ['run', 'Run'],
   ['layers', 'Layers'],
   ...(report.findings.length > 0 ? ([['findings', 'Findings']] as const) : []),
 ])}
 <main>
 ${renderAnswer(document, renderFigures(listFigures(report)))}
+${wayOut}
 ${renderChart(report)}
 <section id="layers">${blocks.filter(isOf('table')).map(renderBlock)}
 ${blocks.filter(isOf('terms')).map(renderBlock)}</section>
 ${renderFindings(report)}
-${blocks.filter(({ kind }) => kind !== 'table' && kind !== 'terms').map(renderBlock)}
+${blocks.filter(isOf('notes')).map(renderBlock)}
 </main>`,
     data: { data: toScriptJson(buildTraceData(report)) },
     script,
@@ -73,7 +84,7 @@ function listFigures(report: TraceReport): readonly Figure[] {
 function renderChart(report: TraceReport): Markup {
   const { onset } = report.summary;
   return html`<section id="run" aria-labelledby="run-title">
-<h2 id="run-title">Over the run</h2>
+<h2 id="run-title">Output shift over the run</h2>
 <p class="lead">How far the output of every norm layer has moved, a line each, first checkpoint on the left${onset === null ? '' : '; the upright line is where drift that stands begins'}. The <a href="#layers">table of layers</a> holds the same in numbers.</p>
 <div id="run-chart" class="panel chart"><noscript><p>The chart needs JavaScript. Everything else is below.</p></noscript></div>
 </section>`;
