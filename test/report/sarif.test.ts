@@ -51,7 +51,7 @@ describe('SARIF', () => {
     for (const { id, help } of rules) expect(help.text).toContain(findPage(id));
   });
 
-  test('keeps to the number of results that GitHub takes and counts the rest', () => {
+  test('keeps to the number of results that GitHub takes and counts the rest', { timeout: 120_000 }, () => {
     const names = Array.from({ length: MAX_SARIF_RESULTS + 3 }, (_, index) => `bn${index}`);
     const report = makeReport({
       layers: [makeLayer('bn')],
