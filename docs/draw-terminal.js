@@ -1,4 +1,4 @@
-// npm run picture: draws what `bn-audit diff` prints on a terminal, as the picture of the README. A test compares the
+// npm run picture: draws what `bn-audit diff` prints on a terminal, as the first picture of the README. A test compares the
 // picture's text with the program's.
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';

@@ -11,6 +11,9 @@ import { makeTempDirectory } from './build/sources.js';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const pair = (name: string) => join(root, 'fixtures', 'pairs', 'requires-grad-leak', name);
 
+/** The pictures of the README load with it. */
+const MAX_PICTURE_BYTES = 120_000;
+
 /** What a package is made of. */
 const PACKED_FROM = [
   ...['bin', 'build', 'docs', 'src', 'build.js', 'package.json', 'tsconfig.json', 'tsconfig.types.json'],
@@ -89,6 +92,13 @@ describe('the manifest', () => {
   test('builds when it is installed from git', () => {
     expect(manifest['scripts']).toMatchObject({ prepare: 'npm run build', build: 'node build.js' });
   });
+});
+
+test('the pictures of the README are small', () => {
+  const images = join(root, 'docs', 'images');
+  const sizes = readdirSync(images).map((name) => [name, statSync(join(images, name)).size] as const);
+  expect(sizes.map(([name]) => name)).toEqual(['diff.svg', 'report.png']);
+  for (const [name, size] of sizes) expect(size, name).toBeLessThan(MAX_PICTURE_BYTES);
 });
 
 describe('the packed tarball, installed into an empty folder', () => {
