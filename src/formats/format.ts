@@ -1,5 +1,6 @@
 // What a row of the registry of formats is, and the rows for files that are plainly no checkpoint.
 
+import { join } from 'node:path';
 import type { Checkpoint, ReadOptions } from '../checkpoint/checkpoint.js';
 import { CheckpointError, findDocs } from '../errors.js';
 import type { ByteSource } from '../io/byte-source.js';
@@ -61,15 +62,34 @@ const OLD_CAFFE = new RegExp(
   `^\\n[\\0-\\x7f][ -~]*\\x12${NUMBER}(?:\\x12[\\0-\\x7f][ -~]+)?\\x1a[\\0-\\x7f][ -~]+`,
 );
 
+/** A `Model` of Core ML (Model.proto): its version, then a description that begins with an input: its name, and its type. */
+const CORE_ML = new RegExp(
+  `^\\x08[\\x01-\\x20]\\x12${NUMBER}\\n${NUMBER}\\n[\\0-\\x7f][ -~]+(?:\\x12[\\0-\\x7f][ -~]*)?\\x1a`,
+);
+
+/** A `GraphDef` of TensorFlow (graph.proto): nodes, which begin with their name and operator. */
+const GRAPH = new RegExp(`^\\n${NUMBER}\\n[\\0-\\x7f][ -~]+\\x12[\\0-\\x7f][A-Z_][A-Za-z0-9]+`);
+
+/** A `ProgramDesc` of PaddlePaddle (framework.proto): its first block has the number 0, and -1 for what it is in. */
+const PADDLE_PROGRAM = new RegExp(`^\\n${NUMBER}\\x08\\0\\x10\\xff{9}\\x01`);
+
+const UNPACK_JOBLIB =
+  "If joblib wrote it and you trust it, save its arrays with pickle: pickle.dump(joblib.load('FILE'), open('weights.pkl', 'wb'))";
+
+const NAME_CHECKPOINT = 'Name one of those that it lists, which lie beside it: the path without an ending.';
+
+const DUMP_PADDLE = 'Audit the .pdparams of paddle.save that it was made from.';
+
 /** A file that is plainly no checkpoint, in the words for what it is; a string tells it by its first bytes. */
 function notRead(
   found: string,
   start: string | Format['looksLike'],
   hint?: string,
-  inDirectory: readonly string[] = [],
+  { inDirectory = [], ending }: Pick<Format, 'inDirectory' | 'ending'> = {},
 ): Format {
   return {
     inDirectory,
+    ...(ending === undefined ? {} : { ending }),
     name: found,
     looksLike: typeof start === 'string' ? (head) => textOf(head).startsWith(start) : start,
     async open({ name }) {
@@ -115,12 +135,58 @@ export const OTHER_FILES: readonly Format[] = [
   notRead('a zstd-compressed file', '\x28\xb5\x2f\xfd', 'Decompress it first: unzstd FILE'),
   notRead('an xz-compressed file', '\xfd7zXZ', 'Decompress it first: unxz FILE'),
   notRead('a bzip2-compressed file', 'BZh', 'Decompress it first: bunzip2 FILE'),
+  notRead('a zlib-compressed file', (head) => /^x[\x01\x5e\x9c\xda]/.test(textOf(head)), UNPACK_JOBLIB),
   notRead('a 7-Zip archive', '7z\xbc\xaf\x27\x1c', 'Unpack it first.'),
   notRead('a GGUF file, not a format that is read here', 'GGUF', MADE_FROM),
   notRead(
     'a TensorFlow Lite model, not a format that is read here',
     (head) => textOf(head).startsWith('TFL3', 4),
     MADE_FROM,
+  ),
+  notRead(
+    'a TensorRT engine, not a format that is read here',
+    (head) => /^[pf]trt/.test(textOf(head)),
+    MADE_FROM,
+    { ending: '.engine' },
+  ),
+  notRead(
+    'an ExecuTorch program, not a format that is read here',
+    (head) => /^ET\d\d/.test(textOf(head.subarray(4))),
+    MADE_FROM,
+    { ending: '.pte' },
+  ),
+  notRead(
+    'an RKNN model, not a format that is read here',
+    (head) => /^(?:CYPT)?RKNN/.test(textOf(head)),
+    MADE_FROM,
+  ),
+  notRead('an MNN model, not a format that is read here', () => false, MADE_FROM, { ending: '.mnn' }),
+  notRead(
+    'a Core ML model, not a format that is read here',
+    (head) => CORE_ML.test(textOf(head)),
+    MADE_FROM,
+    {
+      ending: '.mlmodel',
+      // A package, and what is compiled of one.
+      inDirectory: [join('Data', 'com.apple.CoreML', 'model.mlmodel'), 'coremldata.bin'],
+    },
+  ),
+  notRead(
+    'a frozen graph of TensorFlow, not a format that is read here',
+    (head) => GRAPH.test(textOf(head)),
+    MADE_FROM,
+  ),
+  notRead('the list of the checkpoints of a TensorFlow training', 'model_checkpoint_path:', NAME_CHECKPOINT),
+  notRead(
+    'the program of a PaddlePaddle model, without its parameters',
+    (head) => PADDLE_PROGRAM.test(textOf(head)) || textOf(head).startsWith('{"base_code":{"magic":"pir"'),
+    DUMP_PADDLE,
+  ),
+  notRead(
+    'the parameters of a PaddlePaddle model for inference, without their names',
+    // Versions and no levels of detail, then the size of a description that begins with its type (lod_tensor.cc).
+    (head) => /^\0{16}[\x04-\xff]\0{3}\x08/.test(textOf(head)),
+    DUMP_PADDLE,
   ),
   notRead('a network of ncnn, not a format that is read here', '7767517\n', MADE_FROM),
   notRead(
@@ -159,13 +225,13 @@ export const OTHER_FILES: readonly Format[] = [
     (head) => /^\{"(?:tree_metadata|item_handlers)"/.test(textOf(head)),
     RESTORE_ORBAX,
     // A step of a CheckpointManager has the second alone; what it holds is in `default`.
-    ['_METADATA', '_CHECKPOINT_METADATA'],
+    { inDirectory: ['_METADATA', '_CHECKPOINT_METADATA'] },
   ),
   notRead(
     'a DeepSpeed checkpoint of several files',
     () => false,
     `Audit its mp_rank_00_model_states.pt; where ZeRO-3 has partitioned it, ${JOIN_ZERO}`,
-    ['zero_to_fp32.py'],
+    { inDirectory: ['zero_to_fp32.py'] },
   ),
 ];
 

@@ -116,13 +116,19 @@ export function findInDirectory(path: string): string | null {
   );
 }
 
+/** Directories of steps that are looked into where nothing else can be named. */
+const MAX_LOOKED_INTO = 20;
+
 /** What a directory could be named by that opens as nothing itself. */
 function describeInside(path: string): string {
   const names = explainAs(path, () => readdirSync(path)).sort();
   if (names.includes('data.pkl') && names.includes('data'))
     return 'It is an unpacked checkpoint of torch.save. Pack it again: zip -0 -r model.pt DIRECTORY';
-  const held = names.filter((name) => HELD_ENDING.test(name) && !NO_MODEL.test(name)).map(quote);
-  return `Name the checkpoint file inside it${held.length === 0 ? '' : `: ${listFirst(held, 3)}`}.`;
+  const opens = (name: string) =>
+    isDirectory(join(path, name)) && DIRECTORY_NAMES.some((known) => isThere(join(path, name, known)));
+  const held = names.filter(isNamedAsModel);
+  const found = (held.length > 0 ? held : names.slice(0, MAX_LOOKED_INTO).filter(opens)).map(quote);
+  return `Name the checkpoint inside it${found.length === 0 ? '' : `: ${listFirst(found, 3)}`}.`;
 }
 
 /** Files that lie beside weights and are none. */
@@ -301,12 +307,25 @@ export async function openSource(
     formats.find((known) => known.ending === ending) ||
     (source.name !== path &&
       formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.path ?? source.name))));
-  if (!format) throw refuseUnrecognised('unknown content', source.name, KNOWN_FORMATS);
+  if (!format) throw refuseUnrecognised(describeUnknown(head, ending), source.name, KNOWN_FORMATS);
   const checkpoint = leaveOutOriginals(multiplyMasks(await format.open(source, { ...options, path }, head)));
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };
 }
+
+/** What is said of a file that looks like none, in a few words. */
+function describeUnknown(head: Uint8Array, ending: string): string {
+  // Whoever downloads a file that is not there may be told so in a few words.
+  if (head.every((byte) => (byte >= 0x20 && byte < 0x7f) || (byte >= 9 && byte <= 13)))
+    return `text, which begins with ${quote(textOf(head.subarray(0, MAX_SHOWN_TEXT)).trim())}`;
+  return ending === '.bin'
+    ? 'unknown content, such as the weights of an OpenVINO or ncnn model'
+    : 'unknown content';
+}
+
+/** As much of a text as tells what it is. */
+const MAX_SHOWN_TEXT = 60;
 
 /** The files in an archive. */
 interface Archive {

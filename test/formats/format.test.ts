@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../src/formats/open.js';
@@ -49,7 +49,7 @@ describe('a format that is not read is named, with the way out', () => {
       'Caffe',
       bytesOf(field([NAME], 'net'), layer('bn_conv1', 'BatchNorm')),
       /Caffe/,
-      /readNetFromCaffe.*convert\.md/,
+      /readNetFromCaffe.*convert/,
     ],
     ['Caffe, without a name', layer('data', 'Input'), /Caffe/, /readNetFromCaffe/],
     [
@@ -82,6 +82,42 @@ describe('a format that is not read is named, with the way out', () => {
     ['GGUF', bytesOf('GGUF', 3), /GGUF/, /made from/],
     ['TensorFlow Lite', bytesOf(0x1c, 0, 0, 0, 'TFL3'), /TensorFlow Lite/, /made from/],
     ['ncnn', bytesOf('7767517\n75 83\n'), /ncnn/, /made from/],
+    ['TensorRT', bytesOf('ftrt', 0, 0, 0, 0), /TensorRT/, /made from/],
+    ['ExecuTorch', bytesOf(0x30, 0, 0, 0, 'ET12', 'eh00'), /ExecuTorch/, /made from/],
+    ['RKNN', bytesOf('RKNN', 0, 0, 0, 0), /RKNN/, /made from/],
+    [
+      'Core ML',
+      bytesOf(8, 1, field([0x12], field([NAME], field([NAME], 'x'), field([0x1a], '*')))),
+      /Core ML/,
+      /made from/,
+    ],
+    [
+      'a graph of TensorFlow',
+      field([NAME], field([NAME], 'x'), field([0x12], 'Placeholder')),
+      /frozen graph/,
+      /made from/,
+    ],
+    [
+      'the state of a TensorFlow training',
+      bytesOf('model_checkpoint_path: "model-1"\n'),
+      /list of the checkpoints/,
+      /lie beside it/,
+    ],
+    [
+      'PaddlePaddle, a program',
+      field([NAME], bytesOf(8, 0, 0x10, ...Array(9).fill(0xff), 1)),
+      /program of a PaddlePaddle/,
+      /\.pdparams/,
+    ],
+    ['PaddlePaddle, a newer program', bytesOf('{"base_code":{"magic":"pir"'), /PaddlePaddle/, /\.pdparams/],
+    [
+      'PaddlePaddle for inference',
+      bytesOf(...Array(16).fill(0), 4, 0, 0, 0, 8, 5, 16, 4),
+      /PaddlePaddle model for inference, without their names/,
+      /\.pdparams/,
+    ],
+    ['joblib, compressed', bytesOf('x', 0x5e, 0xcd, 0x51), /zlib-compressed/, /joblib\.load/],
+    ['what a server says', bytesOf('Not Found\n'), /text, which begins with "Not Found"/, /convert/],
   ];
 
   test.each(files)('%s', async (_, bytes, found, hint) => {
@@ -93,6 +129,21 @@ describe('a format that is not read is named, with the way out', () => {
     expect(failure.hint).toMatch(hint);
   });
 
+  test('a model of MNN, which has no signature, by its name', async () => {
+    const path = join(makeTempDirectory(), 'model.mnn');
+    writeFileSync(path, bytesOf(0x20, 0, 0, 0, 1, 2, 3));
+    expect((await failureOf(() => openCheckpoint(path))).message).toContain('an MNN model');
+  });
+
+  test('a package of Core ML', async () => {
+    const directory = makeTempDirectory();
+    const inner = join(directory, 'Data', 'com.apple.CoreML');
+    mkdirSync(inner, { recursive: true });
+    const input = field([NAME], field([NAME], 'x'), field([0x1a], '*'));
+    writeFileSync(join(inner, 'model.mlmodel'), bytesOf(8, 8, field([0x12], input)));
+    expect((await failureOf(() => openCheckpoint(directory))).message).toContain('a Core ML model');
+  });
+
   test.each(['_METADATA', '_CHECKPOINT_METADATA'])('a directory of Orbax with %s', async (name) => {
     const directory = makeTempDirectory();
     writeFileSync(join(directory, name), '{"item_handlers": null}');
@@ -102,7 +153,6 @@ describe('a format that is not read is named, with the way out', () => {
   test('what only begins like one of them is not taken for it', async () => {
     const path = join(makeTempDirectory(), 'model.bin');
     const others = [
-      field([NAME], field([NAME], 'node'), field([0x12], 'Const')), // a graph of TensorFlow
       bytesOf(field([NAME], 'init'), field([0x12], field([0x12], 'w'), field([0x22], 'GivenTensorFill'))), // of Caffe2
       bytesOf('\n\n\n', '\x12\x12'.repeat(400)),
     ];

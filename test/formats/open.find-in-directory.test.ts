@@ -64,7 +64,7 @@ describe('a directory', () => {
         'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.weights.json, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
       code: 'not-a-file',
       file: directory,
-      hint: 'Name the checkpoint file inside it: "weights.safetensors".',
+      hint: 'Name the checkpoint inside it: "weights.safetensors".',
     });
   });
 });

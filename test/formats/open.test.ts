@@ -120,7 +120,7 @@ describe('what is plainly something else gets a plain sentence', () => {
   });
 
   test('unknown content', async () => {
-    expect(await failureOf(() => openBytes(utf8('just some words\n')))).toEqual({
+    expect(await failureOf(() => openBytes(bytesOf(0x11, 0x12, 'words')))).toEqual({
       message: 'expected a checkpoint of a format that is read, found unknown content',
       code: 'unrecognised-format',
       file: 'file',
@@ -176,7 +176,7 @@ describe('files and directories', () => {
         'expected a checkpoint file, found a directory without one that is known by its name (model.safetensors, model.weights.json, model.safetensors.index.json, .metadata, pytorch_model.bin, flax_model.msgpack, tf_model.h5, saved_model.pb, variables/variables.index, model.onnx, *.npy, and their like)',
       code: 'not-a-file',
       file: path,
-      hint: 'Name the checkpoint file inside it.',
+      hint: 'Name the checkpoint inside it.',
     });
   });
 
