@@ -64,12 +64,6 @@ test('baseline, restore and init take them too', async () => {
     exitCode: 0,
   });
   expect(await bnAudit('diff', 'hf:acme/base', 'fixed.safetensors')).toMatchObject({ exitCode: 0 });
-  expect(
-    await bnAudit('init', 'hf:acme/base', 'hf:acme/tuned', '-o', 'ci/policy.json', '--force'),
-  ).toMatchObject({
-    exitCode: 2,
-  });
-  mkdirSync(join(workspace, 'ci'));
   expect(await bnAudit('init', 'hf:acme/base', 'hf:acme/tuned', '-o', 'ci/policy.json')).toMatchObject({
     exitCode: 0,
   });
