@@ -167,8 +167,8 @@ describe('under GitHub Actions', () => {
         ['diff', ...PAIR, '-o', 'x', '--report', 'json=x'],
       ],
       ['what is inspected', 'after.safetensors', ['inspect', 'after.safetensors']],
-      ['what is restored in vain', 'after.safetensors', ['restore', ...PAIR, '-o', 'gone/x.safetensors']],
-      ['what no baseline is made of', 'before.safetensors', ['baseline', 'before.safetensors', '-o', 'no/x']],
+      ['what is restored in vain', 'after.safetensors', ['restore', ...PAIR, '-o', 'before.safetensors/x']],
+      ['what no baseline is made of', 'before.safetensors', ['baseline', 'before.safetensors', '-o', 'after.safetensors/x']],
     ])('%s', async (_, name, args) => {
       const workspace = prepare(name);
       const read = () => FILES.map((file) => readFileSync(join(workspace, file)).toString('base64'));
