@@ -168,7 +168,11 @@ describe('under GitHub Actions', () => {
       ],
       ['what is inspected', 'after.safetensors', ['inspect', 'after.safetensors']],
       ['what is restored in vain', 'after.safetensors', ['restore', ...PAIR, '-o', 'before.safetensors/x']],
-      ['what no baseline is made of', 'before.safetensors', ['baseline', 'before.safetensors', '-o', 'after.safetensors/x']],
+      [
+        'what no baseline is made of',
+        'before.safetensors',
+        ['baseline', 'before.safetensors', '-o', 'after.safetensors/x'],
+      ],
     ])('%s', async (_, name, args) => {
       const workspace = prepare(name);
       const read = () => FILES.map((file) => readFileSync(join(workspace, file)).toString('base64'));
