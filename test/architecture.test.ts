@@ -49,7 +49,7 @@ const READS_ENVIRONMENT = 'io/places.ts';
  * but text, the runtime of models. Loaded at once, they would take a fifth of the time of a small audit and more.
  */
 const LOADED_WHEN_NEEDED =
-  /^(?:cli\/[a-z]+-command\.ts|formats\/(?:darknet\/darknet|flax\/flax|keras\/keras|mxnet\/params|numpy\/open-arrays|tensorflow\/tensorflow)\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch|zip-container)\.ts|io\/(?:remote-source|zip)\.ts|report\/(?:azure|github|gitlab|junit|markdown|sarif|summary|html\/render-html)\.ts|onnxruntime-node)$/;
+  /^(?:cli\/[a-z]+-command\.ts|formats\/(?:darknet\/darknet|flax\/flax|keras\/keras|numpy\/open-arrays|tensorflow\/tensorflow)\.ts|formats\/onnx\/(?:onnx|plan-edits)\.ts|formats\/torch\/(?:distributed|torch|zip-container)\.ts|io\/(?:remote-source|zip)\.ts|report\/(?:azure|github|gitlab|junit|markdown|sarif|summary|html\/render-html)\.ts|onnxruntime-node)$/;
 
 interface SourceFile {
   /** From src/, with forward slashes. */

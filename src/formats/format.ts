@@ -36,6 +36,9 @@ export interface Format {
 const RESTORE_ORBAX =
   "Restore it and save it as msgpack: open('model.msgpack', 'wb').write(flax.serialization.to_bytes(ocp.StandardCheckpointer().restore(os.path.abspath(DIRECTORY))))";
 
+const MXNET_TO_SAFETENSORS =
+  "Load it and save its arrays as safetensors: save_file({k: v.asnumpy() for k, v in mx.nd.load(FILE).items()}, 'model.safetensors')";
+
 const MINDSPORE_TO_SAFETENSORS =
   "Load it and save its arrays as safetensors: save_file({k: v.asnumpy() for k, v in mindspore.load_checkpoint(FILE).items()}, 'model.safetensors'), then audit with --epsilon 1e-5";
 
@@ -186,6 +189,12 @@ export const OTHER_FILES: readonly Format[] = [
     DUMP_PADDLE,
   ),
   notRead('a network of ncnn, not a format that is read here', '7767517\n', MADE_FROM),
+  notRead(
+    'an MXNet .params file, not a format that is read here',
+    // A list of NDArrays: its magic number as u64, and eight bytes of 0 (src/ndarray/ndarray.cc).
+    `\x12\x01${'\0'.repeat(14)}`,
+    MXNET_TO_SAFETENSORS,
+  ),
   notRead(
     'a MindSpore checkpoint, not a format that is read here',
     (head) => MINDSPORE.test(textOf(head)),

@@ -28,18 +28,11 @@ import {
   type ShardFormats,
 } from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
-import {
-  HDF5_SIGNATURE,
-  looksLikeDarknet,
-  looksLikeFlax,
-  MXNET_SIGNATURE,
-  NPY_SIGNATURE,
-  startsWith,
-} from './sniff.js';
+import { HDF5_SIGNATURE, looksLikeDarknet, looksLikeFlax, NPY_SIGNATURE, startsWith } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 
 /** For a file that looks like none. */
-const KNOWN_FORMATS = `Read are safetensors, ONNX, PyTorch, NumPy, Keras, TensorFlow, Flax, MXNet and Darknet. How to convert others: ${findDocs('docs/convert.md')}`;
+const KNOWN_FORMATS = `Read are safetensors, ONNX, PyTorch, NumPy, Keras, TensorFlow, Flax and Darknet. How to convert others: ${findDocs('docs/convert.md')}`;
 
 /** Enough for every magic number below, for the first keys of a header, and for an HTML prologue. */
 const HEAD_BYTES = 1024;
@@ -254,11 +247,6 @@ export const FORMATS: readonly Format[] = [
     looksLike: looksLikeDarknet,
     open: async (source, options, head) =>
       (await import('./darknet/darknet.js')).openDarknet(source, options, head),
-  },
-  {
-    name: 'MXNet',
-    looksLike: (head) => textOf(head).startsWith(MXNET_SIGNATURE),
-    open: async (source, options) => (await import('./mxnet/params.js')).openMxnet(source, options),
   },
   {
     name: 'ONNX',

@@ -1,4 +1,4 @@
-// Knows files of Flax, Darknet, NumPy, MXNet and HDF5 by their first bytes, without loading what reads them.
+// Knows files of Flax, Darknet, NumPy and HDF5 by their first bytes, without loading what reads them.
 
 /** Behind a map's header: a text of up to 31 bytes (its length in the low bits), or of up to 255 or 65,535. */
 const isTextHead = (byte: number | undefined) =>
@@ -39,9 +39,6 @@ export const HDF5_SIGNATURE = '\x89HDF\r\n\x1a\n';
 
 /** The bytes that an .npy array begins with. */
 export const NPY_SIGNATURE = '\x93NUMPY';
-
-/** A list of arrays of MXNet begins with its number, 0x112, and eight bytes of 0 (src/ndarray/ndarray.cc). */
-export const MXNET_SIGNATURE = `\x12\x01${'\0'.repeat(14)}`;
 
 /** Whether the bytes of a signature, one for each character, stand at a place. */
 export function startsWith(head: Uint8Array, signature: string, at = 0): boolean {

@@ -54,7 +54,6 @@ const SAMPLES: Readonly<Record<string, readonly Sample[]>> = {
   ],
   'TensorFlow SavedModel': [{ file: writeSavedModel(), reference: 'keras/after.safetensors' }],
   TensorFlow: [{ file: 'keras/exported', reference: 'keras/after.safetensors' }],
-  MXNet: [{ file: 'mxnet/gluon.params', reference: 'mxnet/gluon.safetensors' }],
   Darknet: [{ file: 'darknet/tiny.weights', reference: 'darknet/before.safetensors' }],
   ONNX: [
     {

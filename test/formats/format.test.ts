@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openCheckpoint } from '../../src/formats/open.js';
-import { bytesOf, f32 } from '../build/bytes.js';
+import { bytesOf, f32, u64 } from '../build/bytes.js';
 import { failureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
 
@@ -26,6 +26,7 @@ describe('a format that is not read is named, with the way out', () => {
   const layer = (name: string, type: string) =>
     field([0xa2, 0x06], field([NAME], name), field([0x12], type), field([0x3a], f32(1)));
   const files: readonly (readonly [what: string, bytes: Uint8Array, found: RegExp, hint: RegExp])[] = [
+    ['MXNet', bytesOf(u64(0x112), u64(0), u64(1)), /MXNet/, /save_file\(.*mx\.nd\.load/],
     [
       'MindSpore',
       field([NAME], field([NAME], 'bn1.moving_mean'), tensor(8)),
