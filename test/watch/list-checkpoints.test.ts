@@ -99,6 +99,15 @@ describe('files that are one checkpoint', () => {
     expect(pathsIn(makeRun('.metadata', 'model.pt'))).toEqual(['model.pt']);
   });
 
+  test('shards of Keras, by their index', () => {
+    const run = makeRun('m_00000.weights.h5', 'm_00001.weights.h5', 'other.weights.h5');
+    expect(pathsIn(run)).toEqual(['other.weights.h5']);
+    run.write('m.weights.json', '');
+    expect(pathsIn(run)).toEqual(['m.weights.json', 'other.weights.h5']);
+    const counts = listCheckpoints(run.path, {}).checkpoints.map(({ files }) => files.length);
+    expect(counts.sort()).toEqual([1, 3]);
+  });
+
   test('those of DeepSpeed, TensorFlow and ONNX', () => {
     const run = makeRun(
       'global_step5/zero_pp_rank_0_mp_rank_00_model_states.pt',
