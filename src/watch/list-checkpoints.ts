@@ -82,7 +82,7 @@ const GROUPS: readonly Group[] = [
     part: /^-\d+-of-\d+\.(?:safetensors|bin)$/,
     needsPart: true,
   },
-  // Keras: `model.weights.json` and `model_00000.weights.h5`
+  // Keras: `model.weights.json` and `model_00000.weights.h5`, which without it may be a training's epoch
   { whole: /\.weights\.json$/, part: /^_\d{5}\.weights\.h5$/, needsPart: true },
   // TensorFlow: `ckpt-1.index` and `ckpt-1.data-00000-of-00001`
   { whole: /\.index$/, part: /^\.data-\d+-of-\d+$/, needsPart: true },
@@ -91,7 +91,7 @@ const GROUPS: readonly Group[] = [
 ];
 
 /** Parts whose first file has not come, or never will. */
-const LONE_PART = /-\d+-of-\d+\.(?:safetensors|bin)$|_\d{5}\.weights\.h5$|_states\.pt$/;
+const LONE_PART = /-\d+-of-\d+\.(?:safetensors|bin)$|_states\.pt$/;
 
 /**
  * Looks through a directory and all below it. Links to directories are not followed, nor anything that is hidden, but for

@@ -99,9 +99,9 @@ describe('files that are one checkpoint', () => {
     expect(pathsIn(makeRun('.metadata', 'model.pt'))).toEqual(['model.pt']);
   });
 
-  test('shards of Keras, by their index', () => {
+  test('shards of Keras, by their index; without it they may be the epochs of a training', () => {
     const run = makeRun('m_00000.weights.h5', 'm_00001.weights.h5', 'other.weights.h5');
-    expect(pathsIn(run)).toEqual(['other.weights.h5']);
+    expect(pathsIn(run)).toEqual(['m_00000.weights.h5', 'm_00001.weights.h5', 'other.weights.h5']);
     run.write('m.weights.json', '');
     expect(pathsIn(run)).toEqual(['m.weights.json', 'other.weights.h5']);
     const counts = listCheckpoints(run.path, {}).checkpoints.map(({ files }) => files.length);
