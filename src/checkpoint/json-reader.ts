@@ -26,14 +26,20 @@ const MAX_VALUES = 500_000;
 /** The longest text that is there for a reason is a baseline's graph; an escaped one stands in memory several times. */
 const MAX_STRING_BYTES = 32 * 1024 * 1024;
 
+/** Integers of so many digits are exact as numbers. */
+const MAX_SHORT_DIGITS = 15;
+
 const QUOTE = 0x22;
 const COMMA = 0x2c;
+const ZERO = 0x30;
 const COLON = 0x3a;
 const OPENING_BRACKET = 0x5b;
 const BACKSLASH = 0x5c;
 const CLOSING_BRACKET = 0x5d;
 const OPENING_BRACE = 0x7b;
 const CLOSING_BRACE = 0x7d;
+
+const MAX_UINT64 = 2n ** 64n - 1n;
 
 const PLAIN_STRING = /^[ !#-[\]-~]*$/;
 
@@ -140,6 +146,23 @@ export class JsonReader {
   }
 
   #readLiteral(): JsonValue {
+    return this.#readShortInteger() ?? this.#readOtherLiteral();
+  }
+
+  /** Nearly every number is a size or an offset. */
+  #readShortInteger(): JsonNumber | null {
+    const start = this.#position;
+    let end = start;
+    let integer = 0;
+    for (; isDigit(this.#bytes[end]); end++) integer = 10 * integer + (this.#bytes[end] as number) - ZERO;
+    const length = end - start;
+    const isOther = isLiteralByte(this.#bytes[end]) || (length > 1 && this.#bytes[start] === ZERO);
+    if (length === 0 || length > MAX_SHORT_DIGITS || isOther) return null;
+    this.#position = end;
+    return { digits: String(integer) };
+  }
+
+  #readOtherLiteral(): JsonValue {
     const start = this.#position;
     while (isLiteralByte(this.#bytes[this.#position])) this.#position++;
     const word = this.#bytes.toString('latin1', start, Math.min(this.#position, start + 400));
@@ -242,9 +265,11 @@ export function isJsonArray(value: JsonValue | undefined): value is readonly Jso
  */
 export function toUnsignedInteger(value: JsonValue | undefined): bigint | null {
   if (typeof value !== 'object' || value === null || !('digits' in value)) return null;
-  if (!/^\d{1,20}$/.test(value.digits)) return null;
-  const integer = BigInt(value.digits);
-  return integer < 1n << 64n ? integer : null;
+  const { digits } = value;
+  if (!/^\d{1,20}$/.test(digits)) return null;
+  if (digits.length <= MAX_SHORT_DIGITS) return BigInt(Number(digits));
+  const integer = BigInt(digits);
+  return integer <= MAX_UINT64 ? integer : null;
 }
 
 /** A value as it would be written, shortened, for messages. */
@@ -261,7 +286,10 @@ export function describeJson(value: JsonValue | undefined): string {
 /** Letters, digits, signs and dots: what the words and numbers of JSON are made of. */
 function isLiteralByte(byte: number | undefined): boolean {
   if (byte === undefined) return false;
-  const isDigit = byte >= 0x30 && byte <= 0x39;
   const isLetter = (byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7a;
-  return isDigit || isLetter || byte === 0x2b || byte === 0x2d || byte === 0x2e;
+  return isDigit(byte) || isLetter || byte === 0x2b || byte === 0x2d || byte === 0x2e;
+}
+
+function isDigit(byte: number | undefined): boolean {
+  return byte !== undefined && byte >= ZERO && byte < ZERO + 10;
 }
