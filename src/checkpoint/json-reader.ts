@@ -26,7 +26,7 @@ const MAX_VALUES = 500_000;
 /** The longest text that is there for a reason is a baseline's graph; an escaped one stands in memory several times. */
 const MAX_STRING_BYTES = 32 * 1024 * 1024;
 
-/** Integers of so many digits are exact as numbers. */
+/** Whole numbers of up to so many digits are exact as float64. */
 const MAX_SHORT_DIGITS = 15;
 
 const QUOTE = 0x22;
@@ -149,7 +149,7 @@ export class JsonReader {
     return this.#readShortInteger() ?? this.#readOtherLiteral();
   }
 
-  /** Nearly every number is a size or an offset. */
+  /** A size or an offset, as nearly every number is: read digit by digit, without a string in between. */
   #readShortInteger(): JsonNumber | null {
     const start = this.#position;
     let end = start;

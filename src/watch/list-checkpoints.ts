@@ -82,7 +82,7 @@ const GROUPS: readonly Group[] = [
     part: /^-\d+-of-\d+\.(?:safetensors|bin)$/,
     needsPart: true,
   },
-  // Keras: `model.weights.json` and `model_00000.weights.h5`, which without it may be a training's epoch
+  // Keras: `model.weights.json` and `model_00000.weights.h5`. Without the index, that may be the model of an epoch.
   { whole: /\.weights\.json$/, part: /^_\d{5}\.weights\.h5$/, needsPart: true },
   // TensorFlow: `ckpt-1.index` and `ckpt-1.data-00000-of-00001`
   { whole: /\.index$/, part: /^\.data-\d+-of-\d+$/, needsPart: true },

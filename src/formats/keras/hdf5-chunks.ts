@@ -1,10 +1,12 @@
 // Finds the chunks of an HDF5 dataset by the index that lists them, of which there are six kinds.
 
+import { countElements } from '../../checkpoint/channel-grid.js';
 import type { CheckpointErrorCode } from '../../errors.js';
 import { Cursor } from '../../io/cursor.js';
 import { startsWith } from '../sniff.js';
 import type { Hdf5Reader } from './hdf5.js';
-import { listRecords, readNumber } from './hdf5-heap.js';
+import { listRecords, readNumber } from './hdf5-btree.js';
+import { isPowerOfTwo } from './hdf5-heap.js';
 
 /** Chunks of one dataset; h5py makes them of 8 KiB to 1 MiB where it is left to choose. */
 export const MAX_CHUNKS = 100_000;
@@ -97,7 +99,7 @@ function numberPlaces({ grid, fullGrid, fail }: ChunkGrid, canGrow: boolean): Re
   const endless = canGrow ? fullGrid.indexOf(Number.POSITIVE_INFINITY) : -1;
   const axes = [...grid.keys()].sort((x, y) => Number(y === endless) - Number(x === endless));
   const places = new Map<number, number>();
-  const count = grid.reduce((product, size) => product * size, 1);
+  const count = countElements(grid);
   for (let place = 0; place < count; place++) {
     const starts: number[] = [];
     let rest = place;
@@ -139,7 +141,7 @@ function checkEntryBytes(entryBytes: number, { isFiltered, fail }: ChunkGrid): v
  */
 async function readFixedArray(reader: Hdf5Reader, address: number, array: Numbered): Promise<void> {
   const { fullGrid, put, fail } = array;
-  const count = fullGrid.reduce((product, size) => product * size, 1);
+  const count = countElements(fullGrid);
   const head = await reader.read(address, 24, 'a fixed array');
   if (!startsWith(head.bytes, 'FAHD')) fail('expected a fixed array of chunks, found other bytes');
   head.skip(6);
@@ -183,7 +185,7 @@ async function readExtensibleArray(reader: Hdf5Reader, address: number, array: N
   head.skip(48);
   const indexBlock = reader.readAddress(head);
   checkEntryBytes(entryBytes, array);
-  if (![smallest, fewest].every((size) => Number.isInteger(Math.log2(size))) || bits > 64 || pageBits > 32)
+  if (![smallest, fewest].every(isPowerOfTwo) || bits > 64 || pageBits > 32)
     fail('expected an extensible array of chunks, found sizes that none has');
   if (indexBlock === null) return;
   const readBlock = async (at: number, tag: string, prefix: number, bytes: number): Promise<Cursor> => {

@@ -17,8 +17,8 @@ import {
 import type { Cursor } from '../../io/cursor.js';
 import { byteSwappedSource, type Keeper } from '../../io/views.js';
 import type { Datatype, Hdf5Dataset } from './hdf5.js';
+import { readNumber } from './hdf5-btree.js';
 import { type Chunk, MAX_CHUNKS, readChunkIndex, readChunkTree } from './hdf5-chunks.js';
-import { readNumber } from './hdf5-heap.js';
 
 /**
  * What is put together of chunks at a time, which is also the most that one chunk may hold: those that lie beside each
