@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { makeTempDirectory } from '../build/sources.js';
 import { type Coverage, CoverageMap, type RanFunction } from './coverage.js';
-import { type FoundFault, ReaderFuzzer } from './engine.js';
+import { execute, type FoundFault, ReaderFuzzer } from './engine.js';
 import { type Input, readInput, writeInput } from './input.js';
 import { minimise } from './minimise.js';
 import { mutateBytes } from './mutate-bytes.js';
-import { expectResultOrRefusal } from './oracle.js';
+import { expectResultOrRefusal, Fault } from './oracle.js';
 import { Random } from './random.js';
 import type { Reader } from './readers.js';
 
@@ -65,6 +65,19 @@ test('an error that is no refusal is found, once, with the smallest input that s
 test('the same seed finds the same after as many executions', async () => {
   const [one, other] = [await fuzz(5, 10), await fuzz(5, 10)];
   expect(one).toEqual(other);
+});
+
+test.each([
+  { slowRuns: 1, found: null },
+  { slowRuns: Number.POSITIVE_INFINITY, found: 'slow' },
+])('of an input that was slow in $slowRuns runs is said: $found', async ({ slowRuns, found }) => {
+  let runs = 0;
+  const run = async () => {
+    if (++runs <= slowRuns) throw new Fault('took 9 s of the processor', 'slow');
+  };
+  const workplace = { fixtures: '', directory: join(makeTempDirectory(), 'input') };
+  const fault = await execute({ ...BRITTLE, run }, inputOf([1]), workplace);
+  expect(fault?.key ?? null).toBe(found);
 });
 
 test('a smaller input keeps what matters, and the rest becomes zeros', async () => {
