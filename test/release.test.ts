@@ -78,7 +78,13 @@ describe('npm run release', () => {
     writeFileSync(join(directory, 'CHANGELOG.md'), '## [Unreleased]\n\n- All of it.\n');
     writeFileSync(join(directory, '.git-exclude'), 'node_modules\n');
     const run = (file: string, ...args: readonly string[]) =>
-      execFileSync(file, args, { cwd: directory, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+      execFileSync(file, args, {
+        cwd: directory,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'pipe'],
+        // What packing builds is tested in package.test.ts.
+        env: { ...process.env, npm_config_ignore_scripts: 'true' },
+      });
     run('git', 'init', '--quiet');
     for (const [key, value] of [
       ['user.name', 'someone'],

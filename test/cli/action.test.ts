@@ -46,15 +46,18 @@ const LEAK = {
   after: 'pairs/requires-grad-leak/after.safetensors',
 };
 
-/** A folder of the action whose bn-audit writes to `calls.txt` of the working directory what it was called with. */
-function makeActionFolder({ isBuilt }: { readonly isBuilt: boolean }): string {
+/**
+ * A folder of the action whose bn-audit writes to `calls.txt` of the working directory what it was called with, and then
+ * does it, or only ends with exit code 2.
+ */
+function makeActionFolder({ isBuilt, isStub = false }: { isBuilt: boolean; isStub?: boolean }): string {
   const folder = makeTempDirectory();
   for (const name of ['bin', ...(isBuilt ? ['dist'] : [])]) mkdirSync(join(folder, name));
   copyFileSync(join(root, 'action.sh'), join(folder, 'action.sh'));
   writeFileSync(
     join(folder, 'bin', 'bn-audit.js'),
     `require('node:fs').appendFileSync('calls.txt', process.argv.slice(2).join('\\n') + '\\n');
-require(${JSON.stringify(BIN)});`,
+${isStub ? 'process.exitCode = 2' : `require(${JSON.stringify(BIN)})`};`,
   );
   return folder;
 }
@@ -248,10 +251,12 @@ describe('action.yml', () => {
     '*',
   ])('reads no input as shell or as an option: %j', async (hostile) => {
     const isArgument = (input: string) => input !== 'args' && input !== 'working-directory';
+    const folder = makeActionFolder({ isBuilt: true, isStub: true });
     const runs = [...variables.keys()].filter(isArgument).map(async (input) => {
-      const { workspace, exitCode } = await runAction({ ...LEAK, [input]: hostile });
-      // Everything allowed is no drift; what matters is that no file name took the place of the asterisk.
-      if (hostile !== '*') expect(exitCode, input).not.toBe(0);
+      const { workspace, exitCode, calls } = await runAction({ ...LEAK, [input]: hostile }, {}, { folder });
+      expect(exitCode, input).toBe(2);
+      // No file name took the place of the asterisk.
+      if (hostile === '*' && input !== 'command') expect(calls.join(' '), input).toContain('*');
       expect(readdirSync(workspace).sort(), input).toEqual(
         [
           '.bin',

@@ -49,8 +49,10 @@ describe('in bfloat16, whose units are large', () => {
 
   test('training is never taken for a merge', async () => {
     // Noise that grows with the values is the likest to rounding.
-    const noisy = (weights: Float32Array, seed: number) =>
-      weights.map((weight, i) => weight + 2 * (Math.abs(weight) + 0.02) * (weightsOf(576, -seed)[i] ?? 0));
+    const noisy = (weights: Float32Array, seed: number) => {
+      const noise = weightsOf(576, -seed);
+      return weights.map((weight, i) => weight + 2 * (Math.abs(weight) + 0.02) * (noise[i] ?? 0));
+    };
     expect(await kindsOf(noisy)).toEqual(['changed']);
     const small = (weights: Float32Array, seed: number) =>
       train(weights, { optimizer: 'adam', lr: 1e-5, steps: 10, seed });

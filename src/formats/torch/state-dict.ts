@@ -358,10 +358,10 @@ function wordOf(candidate: Candidate | undefined): string {
 }
 
 /** Tensors of a file's models, every path to a shared module counted. The largest models have some ten thousand. */
-const MAX_NAMED_TENSORS = 1_000_000;
+const MAX_NAMED_TENSORS = 200_000;
 
 /** Containers visited while naming: shared ones are visited once for each path, and a bomb has paths without end. */
-const MAX_VISITS = 2_000_000;
+const MAX_VISITS = 400_000;
 
 /** A tensor under its full name. */
 export interface NamedTensor {
