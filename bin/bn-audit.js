@@ -16,7 +16,6 @@ if (parseInt(process.versions.node, 10) < required) {
   process.exit(2);
 }
 
-const { createRequire, wrap } = require('node:module');
 const { setFlagsFromString } = require('node:v8');
 const { Script } = require('node:vm');
 
@@ -37,13 +36,14 @@ function load(path) {
   if (known !== undefined) return known.exports;
   // V8 refuses what it made of a source of another length, or with other flags; the build removes what was there.
   const keptPath = `${path}.${version}.${process.version}-${process.arch}.compiled`;
-  const script = new Script(wrap(readFileSync(path, 'utf8')), { filename: path, cachedData: read(keptPath) });
+  const script = new Script(
+    `(function (exports, require, module, __filename, __dirname) {${readFileSync(path, 'utf8')}\n})`,
+    { filename: path, cachedData: read(keptPath) },
+  );
   if (script.cachedDataRejected !== false) compiled.set(keptPath, script);
   const module = { exports: {} };
   loaded.set(path, module);
-  const requireOther = createRequire(path);
-  const requireFrom = (name) =>
-    name.startsWith('./') ? load(join(dirname(path), name)) : requireOther(name);
+  const requireFrom = (name) => (name.startsWith('./') ? load(join(dirname(path), name)) : require(name));
   script.runInThisContext()(module.exports, requireFrom, module, path, dirname(path));
   return module.exports;
 }

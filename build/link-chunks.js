@@ -23,12 +23,18 @@ const COMMON_JS = {
  */
 export async function linkChunks(entry, outputs) {
   const eager = [...collectStatic(entry, outputs)];
-  // What the linked file holds, lazy chunks find there.
+  // What the linked file holds, lazy chunks find there, made when they ask: thousands of getters take a millisecond.
+  const chunks = eager.map((path, index) => ({
+    path: `'./${basename(path)}'`,
+    names: outputs[path].exports.map((name) => ({ name, local: `chunk${index}_${name}` })),
+  }));
   const contents = `
     export * from './${basename(entry)}';
-    ${eager.map((path, index) => `import * as chunk${index} from './${basename(path)}';`).join('\n')}
-    const chunks = { ${eager.map((path, index) => `'./${basename(path)}': chunk${index}`).join()} };
-    export const link = (require) => (path) => chunks[path] ?? require(path);`;
+    ${chunks.map(({ path, names }) => `import { ${names.map(({ name, local }) => `${name} as ${local}`).join()} } from ${path};`).join('\n')}
+    const chunks = {
+      ${chunks.map(({ path, names }) => `${path}: () => ({ ${names.map(({ name, local }) => `get ${name}() { return ${local}; }`).join()} })`).join()}
+    };
+    export const link = (require) => (path) => chunks[path]?.() ?? require(path);`;
   const [linked] = (
     await build({
       ...COMMON_JS,
@@ -46,7 +52,8 @@ export async function linkChunks(entry, outputs) {
     const { code } = await transform(readFileSync(path, 'utf8'), COMMON_JS);
     writeFileSync(path, `require=require("./${basename(entry)}").link(require);${code}`);
   }
-  writeFileSync(entry, linked.contents);
+  // Where `node:fs` is imported as a whole, esbuild would copy it, getter by getter: another millisecond.
+  writeFileSync(entry, linked.text.replace(/=[\w$]+\((require\("node:fs"\))\)/g, '=$1'));
 }
 
 /** A module and all that it imports with `import … from`. */

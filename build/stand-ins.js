@@ -14,6 +14,20 @@ const STAND_INS = [
     contents: "exports.createHash = (...args) => require('node:crypto').createHash(...args);",
   },
   {
+    // Only the reports of several audits are packed.
+    owner: 'report',
+    wanted: 'node:zlib',
+    contents: `exports.deflateSync = (...args) => require('node:zlib').deflateSync(...args);
+      exports.inflateSync = (...args) => require('node:zlib').inflateSync(...args);`,
+  },
+  {
+    // Looks at both streams for colours, which `src/cli/terminal.ts` does itself, and only where it writes to them: a
+    // quiet run would load the terminal and with it all of networking.
+    owner: 'chalk',
+    wanted: '#supports-color',
+    contents: 'export default { stdout: false, stderr: false };',
+  },
+  {
     // protobufjs looks for optional packages behind the bundler's back, and would find others wherever the file lies.
     owner: 'protobufjs',
     wanted: '@protobufjs/inquire',
@@ -26,7 +40,7 @@ const STAND_INS = [
 export const standIns = {
   name: 'stand-ins',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^(node:child_process|node:crypto|@protobufjs\/inquire)$/ }, ({ path, importer }) => {
+    onResolve({ filter: /^[@#]|^node:/ }, ({ path, importer }) => {
       const directory = importer.replaceAll('\\', '/');
       const standIn = STAND_INS.find(
         ({ owner, wanted }) => wanted === path && directory.includes(`/${owner}/`),

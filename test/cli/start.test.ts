@@ -49,6 +49,21 @@ describe('the program', () => {
     }
   });
 
+  test('loads nothing of networks, terminals, packing and hashes for a quiet audit', async () => {
+    const list = join(makeTempDirectory(), 'list.cjs');
+    writeFileSync(
+      list,
+      "process.on('exit', () => require('fs').writeSync(1, process.moduleLoadList.join('\\n')));",
+    );
+    const bin = join(root, 'bin', 'bn-audit.js');
+    const { stdout } = await run(process.execPath, ['--require', list, bin, ...COMMANDS[0], '-q'], root);
+    const loaded = stdout.split('\n');
+    expect(loaded).toContain('NativeModule vm');
+    expect(
+      loaded.filter((name) => /^NativeModule (?:net|tty|zlib|crypto|child_process)$/.test(name)),
+    ).toEqual([]);
+  });
+
   test('needs Node 20, and says so in a line where it finds an older one', async () => {
     const older = join(makeTempDirectory(), 'older.cjs');
     writeFileSync(older, "Object.defineProperty(process.versions, 'node', { value: '18.20.8' });");

@@ -20,7 +20,7 @@ import {
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
-import { openFileSource } from '../../io/file-source.js';
+import { explainAs, openFileSource } from '../../io/file-source.js';
 import { isPlace, leadsOutside, openWithin } from '../../io/places.js';
 import { fail, isSpace, readSafetensorsHeader } from './safetensors.js';
 
@@ -317,6 +317,9 @@ async function readConfig(
   { allowExternalSymlinks, onOpenFile }: OpenOptions = {},
 ): Promise<ReadonlyMap<string, JsonValue> | string> {
   const path = file.path === undefined ? null : join(dirname(file.path), name);
+  // Most have none, and opening what is not there would look through the whole directory for what was meant.
+  if (path !== null && explainAs(path, () => lstatSync(path, { throwIfNoEntry: false })) === undefined)
+    fail(file.name, `no ${name} beside it`, 'not-found');
   const source = path === null ? await file.openBeside?.(name) : openFileSource(path);
   if (source === undefined) fail(file.name, `nothing beside it is known`, 'not-found');
   try {
