@@ -14,7 +14,7 @@ import { formatPlural } from '../report/format-numbers.js';
 const MAX_ENTRIES = 200_000;
 
 /** Told of a place that a glob leads to and that could not be looked into, and of the code of the error. */
-export type OnSkip = (path: string, code: string) => void;
+type OnSkip = (path: string, code: string) => void;
 
 /** What finding checkpoints tells, and how much it has looked at. */
 export interface Search {

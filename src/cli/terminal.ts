@@ -6,7 +6,7 @@ import type { ColorChoice } from '../options.js';
 import type { Paint } from '../report/text-layout.js';
 
 /** How standard output shows text. */
-export interface Looks {
+interface Looks {
   /** Columns: those that COLUMNS names, else the terminal's, else 80. */
   readonly width: number;
   /** Whether names stay whole, since it is no terminal. */

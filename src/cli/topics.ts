@@ -10,7 +10,7 @@ import { nameTopic, UsageError } from '../errors.js';
 export const TOPIC_GROUPS = ['Findings', 'Statuses', 'Measures', 'Words', 'Pages'] as const;
 
 /** What a topic is. */
-export type TopicGroup = (typeof TOPIC_GROUPS)[number];
+type TopicGroup = (typeof TOPIC_GROUPS)[number];
 
 /** Something that is explained. */
 export interface Topic {

@@ -307,7 +307,7 @@ export interface ReportFile extends ReportTarget {
  * @throws CheckpointError `refused` for a policy's report that leads out of its directory, or would replace what is no
  *   earlier report; `unwritable` for what cannot be written.
  */
-export function checkReport({ file, format, within }: ReportFile): boolean {
+function checkReport({ file, format, within }: ReportFile): boolean {
   const { path, found } = checkTarget(file, { ...toRules(within), mayReplace: true });
   if (found === 'nothing') return false;
   // What is there already is somebody's work, unless it is an earlier report.

@@ -21,7 +21,7 @@ const METHODS: ReadonlyMap<string, string> = new Map([
 ]);
 
 /** Whether names show an adapter, alone or in a model. */
-export function hasAdapter({ tensors }: Pick<Checkpoint, 'tensors'>): boolean {
+function hasAdapter({ tensors }: Pick<Checkpoint, 'tensors'>): boolean {
   return [...tensors.keys()].some((name) => ADAPTER_NAME.test(name));
 }
 

@@ -211,7 +211,7 @@ function describeInputs({ inputs }: ProbeReport): string {
 }
 
 /** A share with its sign, in per cent: `36 %`, `−4.1 %`. */
-export function formatShare(share: number): string {
+function formatShare(share: number): string {
   if (!Number.isFinite(share)) return formatMeasure(share);
   const percent = share * 100;
   const text = Math.abs(percent) >= 9.95 || percent === 0 ? percent.toFixed(0) : percent.toFixed(1);

@@ -25,7 +25,7 @@ export function isTrace(report: AnyReport): report is TraceReport {
 }
 
 /** The checkpoint that a report judges: after, the one inspected, or the last of a run. */
-export function getJudgedCheckpoint(report: AnyReport): Pick<CheckpointSummary, 'path'> {
+function getJudgedCheckpoint(report: AnyReport): Pick<CheckpointSummary, 'path'> {
   if (isTrace(report)) return report.checkpoints.at(-1) ?? report.before;
   return isAudit(report) ? report.after : report.checkpoint;
 }

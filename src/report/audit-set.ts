@@ -90,7 +90,7 @@ export interface ReportHead extends Pick<AuditReport, 'verdict' | 'before' | 'af
 }
 
 /** Reports that are asked for one at a time: an array, or what makes each anew. */
-export interface Reports extends Iterable<AuditReport> {
+interface Reports extends Iterable<AuditReport> {
   readonly length: number;
   at(index: number): AuditReport | undefined;
 }

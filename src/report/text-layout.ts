@@ -176,7 +176,7 @@ function layOutColumns(columns: readonly FilledColumn[]): readonly string[] {
 }
 
 /** The module path that several names begin with, its last dot included: `encoder.stages.`; empty where there is none. */
-export function findCommonPath(names: readonly string[]): string {
+function findCommonPath(names: readonly string[]): string {
   const [first = '', ...others] = names;
   if (others.length === 0) return '';
   let length = first.length;
@@ -198,7 +198,7 @@ function findCommonEnding(names: readonly string[]): string {
 const HEAD_SHARES = [1 / 3, 0, 2 / 3];
 
 /** Names of at most `width` characters, or of a few more where they would not differ else. */
-export function shortenApart(names: readonly string[], width: number): readonly string[] {
+function shortenApart(names: readonly string[], width: number): readonly string[] {
   const different = new Set(names).size;
   for (let room = width; ; room = Math.ceil(room * 1.25))
     for (const share of HEAD_SHARES) {

@@ -289,7 +289,7 @@ interface Target extends Pick<WriteOrder, 'directory' | 'isNewDirectory' | 'labe
 }
 
 /** The two checkpoints, open, and what the restoration is told. */
-export interface Sides {
+interface Sides {
   readonly before: Checkpoint;
   readonly after: Checkpoint;
   readonly options: RestoreOptions;
@@ -519,7 +519,7 @@ function isRegularFile(path: string): boolean {
 const SHOWN_NAMES = 5;
 
 /** One sentence about what stays behind; none where nothing does. */
-export function describeLeftOut(leftOut: readonly string[]): readonly string[] {
+function describeLeftOut(leftOut: readonly string[]): readonly string[] {
   if (leftOut.length === 0) return [];
   const shown = listFirst(leftOut.map(quote), SHOWN_NAMES);
   return [`not copied, since other weights and directories may hold the statistics of after: ${shown}`];

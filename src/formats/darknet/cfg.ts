@@ -12,7 +12,7 @@ const MAX_REFERENCES = 100_000;
 const MAX_SIZE = 2 ** 31 - 1;
 
 /** An array as the weights file has it: float32, row-major. */
-export interface DarknetArray {
+interface DarknetArray {
   readonly name: string;
   readonly shape: readonly number[];
 }

@@ -15,7 +15,7 @@ export interface TracePageData {
 }
 
 /** One line of the chart. */
-export interface TracePageLayer {
+interface TracePageLayer {
   readonly name: string;
   /** What colours it: the status that says most of the layer. */
   readonly status: string;
