@@ -1,5 +1,6 @@
 // A byte source is anything that has a length and gives the bytes of a range: a file, memory, or a view of another.
 
+import { basename, posix } from 'node:path';
 import { CheckpointError } from '../errors.js';
 
 /** Told after each tensor: how many bytes of how many in all were dealt with. */
@@ -15,6 +16,8 @@ export interface ByteSource {
   readonly byteLength: number;
   /** Where it is, for a file of this machine. */
   readonly path?: string | undefined;
+  /** Where it is on its server, with forward slashes, for a file that is read over the network. */
+  readonly remotePath?: string | undefined;
   /**
    * Fills `target` with the bytes from `position` on.
    *
@@ -33,6 +36,15 @@ export interface ByteSource {
   readonly computedFrom?: ByteRange;
   /** What the source reads its bytes from, where these are many places. */
   readonly assembledFrom?: readonly ByteRange[];
+}
+
+/** What a file is called where it lies, without its directory. */
+export function fileNameOf({
+  path,
+  remotePath,
+  name,
+}: Pick<ByteSource, 'path' | 'remotePath' | 'name'>): string {
+  return remotePath === undefined ? basename(path ?? name) : posix.basename(remotePath);
 }
 
 /** A source that is a whole file of this machine. */

@@ -217,7 +217,12 @@ async function openOfHub(
     // Of the same commit: a branch may move on meanwhile.
     const openBeside = (beside: string) =>
       open(posix.join(posix.dirname(file), beside), source.commit ?? commit, `hf:${repository}:${beside}`);
-    const source: RemoteSource = await openRemoteSource({ name: called, ...at, openBeside });
+    const source: RemoteSource = await openRemoteSource({
+      name: called,
+      remotePath: file,
+      ...at,
+      openBeside,
+    });
     return source;
   };
   const source = await (listed === null

@@ -64,6 +64,8 @@ export interface RemoteFile {
   readonly url: URL;
   /** How messages name it: without what may be a secret. */
   readonly name: string;
+  /** Where it is on its server; what the address says unless given. */
+  readonly remotePath?: string | undefined;
   /** Sent to the address's own origin, and to none that it redirects to. */
   readonly token?: string | undefined;
   /** Opens a file beside it, by its name. */
@@ -400,6 +402,7 @@ function checkAnswer(
 export class RemoteSource implements ByteSource {
   readonly name: string;
   readonly byteLength: number;
+  readonly remotePath: string;
   readonly openBeside: ByteSource['openBeside'];
   /** The commit that the Hub answered from; null elsewhere. */
   readonly commit: string | null;
@@ -414,9 +417,11 @@ export class RemoteSource implements ByteSource {
   #spare: Uint8Array | null = null;
   #work: Promise<void> = Promise.resolve();
 
-  constructor({ name, openBeside }: RemoteFile, client: Client, version: FileVersion, head: Uint8Array) {
+  constructor(file: RemoteFile, client: Client, version: FileVersion, head: Uint8Array) {
+    const { name, openBeside, url } = file;
     this.name = name;
     this.openBeside = openBeside;
+    this.remotePath = file.remotePath ?? url.pathname.split('/').map(decodePart).join('/');
     this.byteLength = version.byteLength;
     this.commit = client.commit;
     this.#client = client;
@@ -518,6 +523,16 @@ export class RemoteSource implements ByteSource {
       else if (length === MAX_WINDOW_BYTES) one.bytes.then((bytes) => (this.#spare = bytes)).catch(() => {});
     }
     this.#windows = kept;
+  }
+}
+
+/** A part of an address's path as the name that it stands for; as it is where that would be none. */
+function decodePart(part: string): string {
+  try {
+    const name = decodeURIComponent(part);
+    return name.includes('/') ? part : name;
+  } catch {
+    return part;
   }
 }
 

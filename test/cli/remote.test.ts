@@ -1,13 +1,29 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { bytesOf } from '../build/bytes.js';
 import { type FileServer, serveFiles } from '../build/file-server.js';
 import { makeWorkspace, startCli } from './run.js';
 
 const workspace = makeWorkspace();
 const at = (name: string) => join(workspace, name);
 const pair = (name: string) => ({ bytes: readFileSync(at(`pairs/requires-grad-leak/${name}`)) });
+
+/** Other groups of fixtures whose checkpoints are many files. */
+const SETS = ['keras', 'archives', 'darknet'];
+for (const name of SETS)
+  symlinkSync(fileURLToPath(new URL(`../../fixtures/${name}`, import.meta.url)), at(name));
+
+/** The files of fixtures below a directory, as a server has them. */
+const filesOf = (directory: string) =>
+  Object.fromEntries(
+    readdirSync(at(directory), { recursive: true, encoding: 'utf8' })
+      .map((name) => `${directory}/${name}`)
+      .filter((path) => statSync(at(path)).isFile())
+      .map((path) => [`/${path}`, { bytes: readFileSync(at(path)) }]),
+  );
 
 /** A certificate for this machine that a run is told to trust. */
 function makeCertificate() {
@@ -29,12 +45,22 @@ function makeCertificate() {
   return { key: readFileSync(at('key.pem')), cert: readFileSync(at('cert.pem')) };
 }
 
+/** How the graph of a SavedModel begins. */
+const SAVED_MODEL = bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve');
+
 describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint behind a web address', () => {
   let server: FileServer;
 
   beforeAll(async () => {
     server = await serveFiles(
       {
+        ...Object.assign({}, ...[...SETS, 'containers'].map(filesOf)),
+        '/keras/exported/saved_model.pb': { bytes: SAVED_MODEL },
+        '/alone/before-ckpt.index': { bytes: readFileSync(at('keras/before-ckpt.index')) },
+        '/cut/before-ckpt.index': { bytes: readFileSync(at('keras/before-ckpt.index')) },
+        '/cut/before-ckpt.data-00000-of-00001': { bytes: Buffer.alloc(100) },
+        '/my%20net/tiny%20net.weights': { bytes: readFileSync(at('darknet/tiny.weights')) },
+        '/my%20net/tiny%20net.cfg': { bytes: readFileSync(at('darknet/tiny.cfg')) },
         '/before.safetensors': pair('before.safetensors'),
         '/before.pt': pair('before.pt'),
         '/after.onnx': pair('after.live.onnx'),
@@ -98,6 +124,24 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     expect(server.requests.some(({ headers }) => headers.authorization !== undefined)).toBe(false);
   });
 
+  test.each([
+    ['keras/before-ckpt.index'],
+    ['keras/exported/variables/variables.index'],
+    ['keras/exported/saved_model.pb', 'keras/exported/variables/variables.index'],
+    ['keras/sharded/model.weights.json'],
+    ['containers/sharded/model.safetensors.index.json'],
+    ['archives/indexed/pytorch_model.bin.index.json'],
+    ['archives/distributed/.metadata'],
+    ['archives/sharded/.metadata'],
+    ['darknet/tiny_final.weights'],
+    ['my%20net/tiny%20net.weights', 'darknet/tiny.weights'],
+  ])('%s is read with the files that belong to it', async (name, file = name) => {
+    const local = await bnAudit('inspect', file, '--format', 'json');
+    const remote = await bnAudit('inspect', `${server.origin}/${name}`, '--remote', '--format', 'json');
+    expect(remote.stderr).toBe('');
+    expect(JSON.parse(remote.stdout).layers).toEqual(JSON.parse(local.stdout).layers);
+  });
+
   test('is what every command takes', async () => {
     const url = `${server.origin}/before.safetensors`;
     for (const args of [
@@ -120,6 +164,8 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
   test.each([
     ['restore', 'before.pt', '/before.safetensors', 'expected after on this machine'],
     ['inspect', '/alone/model.onnx', '', 'the server has no such file (404)'],
+    ['inspect', '/alone/before-ckpt.index', '', 'the server has no such file (404)'],
+    ['inspect', '/cut/before-ckpt.index', '', 'found a data file of 100'],
     ['inspect', '/gone.pt?signature=s3cret', '', 'the server has no such file (404)'],
   ])('%s %s %s says what is wrong', async (command, first, second, message) => {
     const toArgument = (name: string) =>

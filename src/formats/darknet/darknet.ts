@@ -4,7 +4,7 @@ import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, Declaration, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
+import { type ByteSource, fileNameOf, readRange, wholeOf } from '../../io/byte-source.js';
 import { openFirstBeside } from '../safetensors/model-directory.js';
 import { type DarknetLayer, readCfg } from './cfg.js';
 
@@ -94,9 +94,7 @@ function offsetOfWeights(head: Uint8Array): number {
 }
 
 async function findCfg(source: ByteSource, options: ReadOptions): Promise<{ name: string; text: string }> {
-  // The name of a model on the Hub ends in `:FILE`.
-  const name = (source.path ?? source.name).split(/[/\\:]/).at(-1) ?? '';
-  const cfg = await openFirstBeside(source, listNames(name), '.cfg', options);
+  const cfg = await openFirstBeside(source, listNames(fileNameOf(source)), '.cfg', options);
   if (cfg === null) {
     throw new CheckpointError(
       'expected the .cfg of the Darknet weights beside them, by their name or as the only one there, found none: they hold no names and no shapes',

@@ -201,7 +201,7 @@ export async function openBeside(index: ByteSource, name: string, options: Namin
     name: join(dirname(index.name), name),
     refusal: {
       file: index.name,
-      message: `${what} ${quote(name)} is a symbolic link out of the index’s directory`,
+      message: `${what} ${quote(name)} is a symbolic link out of the directory`,
     },
   });
 }

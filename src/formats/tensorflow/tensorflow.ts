@@ -1,14 +1,13 @@
 // Opens TensorFlow checkpoints: an index, the data files beside it, and the names that its object graph has for variables.
 
-import { basename, dirname, join } from 'node:path';
 import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, fileNameOf, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
-import { isPlace, openWithin } from '../../io/places.js';
+import { openBeside } from '../safetensors/model-directory.js';
 import { listFields, readTable, readVarint } from './table.js';
 
 /** Every data file is open at a time; TensorFlow writes one, and one for each task of a cluster. */
@@ -63,15 +62,8 @@ interface Entry {
  * @throws CheckpointError where files are missing, broken, hostile, or hold what is not read.
  */
 export async function openTensorFlow(index: ByteSource, options: ReadOptions): Promise<Checkpoint> {
-  if (index.path === undefined && isPlace(options.path))
-    fail(
-      index.name,
-      'expected the files of a TensorFlow checkpoint on this machine, found its index on the network',
-      'unsupported',
-      'Download its files, and name the index by its path.',
-    );
-  const { path = options.path } = index;
-  if (!path.endsWith(INDEX_ENDING))
+  const name = fileNameOf(index);
+  if (!name.endsWith(INDEX_ENDING))
     fail(
       index.name,
       'expected the index of a TensorFlow checkpoint to be called PREFIX.index, found another name',
@@ -90,17 +82,14 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
     for (const source of sources) await source.close();
   };
   try {
-    const prefix = basename(path, INDEX_ENDING);
-    const shards = Array.from({ length: shardCount }, (_, shard) => {
-      const source = openData(
-        path,
-        index.name,
-        `${prefix}.data-${pad(shard)}-of-${pad(shardCount)}`,
-        options,
-      );
+    const prefix = name.slice(0, -INDEX_ENDING.length);
+    const shards: ByteSource[] = [];
+    for (let shard = 0; shard < shardCount; shard++) {
+      const data = `${prefix}.data-${pad(shard)}-of-${pad(shardCount)}`;
+      const source = await openBeside(index, data, { ...options, what: 'its data file' });
       sources.push(source);
-      return source;
-    });
+      shards.push(source);
+    }
     const locate = (key: string, entry: Entry) => locateEntry(key, entry, shards, index.name);
     const graph = entries.get(GRAPH_KEY);
     const names =
@@ -137,13 +126,11 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
  * @returns null where none are beside it.
  */
 export async function openSavedModel(model: ByteSource, options: ReadOptions): Promise<Checkpoint | null> {
-  if (model.path === undefined && isPlace(options.path)) return null;
-  const directory = dirname(model.path ?? options.path);
-  const path = join(directory, 'variables', 'variables.index');
-  const message = 'its variables are a symbolic link out of its directory';
-  const index = openWhereThere(() =>
-    openWithin(directory, path, { ...options, refusal: { file: model.name, message } }),
-  );
+  const variables = openBeside(model, 'variables/variables.index', { ...options, what: 'its index' });
+  const index = await variables.catch((error: unknown) => {
+    if (error instanceof CheckpointError && error.code === 'not-found') return null;
+    throw error;
+  });
   if (index === null) return null;
   const opened = await openTensorFlow(index, options).catch(async (error: unknown) => {
     await index.close();
@@ -156,30 +143,8 @@ export async function openSavedModel(model: ByteSource, options: ReadOptions): P
   return { ...opened, close };
 }
 
-function openWhereThere(open: () => ByteSource): ByteSource | null {
-  try {
-    return open();
-  } catch (error) {
-    if (error instanceof CheckpointError && error.code === 'not-found') return null;
-    throw error;
-  }
-}
-
 function pad(number: number): string {
   return String(number).padStart(5, '0');
-}
-
-/** Opens a data file, whose name is made of the index's own. */
-function openData(indexPath: string, indexName: string, name: string, options: ReadOptions): ByteSource {
-  const directory = dirname(indexPath);
-  return openWithin(directory, join(directory, name), {
-    ...options,
-    name: join(dirname(indexName), name),
-    refusal: {
-      file: indexName,
-      message: `its data file ${quote(name)} is a symbolic link out of the directory`,
-    },
-  });
 }
 
 /** BundleHeaderProto: 1 number of data files, 2 byte order (0 little). */
