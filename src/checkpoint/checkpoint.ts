@@ -1,6 +1,6 @@
 // What every format is turned into: named tensors, which are byte ranges, and the graph where there is one.
 
-import type { ByteRange, LocalFile, Splice } from '../io/byte-source.js';
+import type { ByteRange, ByteSource, Splice } from '../io/byte-source.js';
 import type { ChannelLayout } from './channel-grid.js';
 import { bitsOf, type DType } from './dtype.js';
 import type { TrainingProgress } from './training-progress.js';
@@ -34,7 +34,7 @@ export interface ReadOptions extends OpenOptions {
 
 /** One file of a checkpoint and how it changes; without splices it is copied as it is. */
 interface FileEdit {
-  readonly source: LocalFile;
+  readonly source: ByteSource;
   /** Where the file stands relative to the checkpoint's own directory, with forward slashes. */
   readonly name: string;
   /** By offset; none overlaps another. */

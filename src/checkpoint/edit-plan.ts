@@ -7,7 +7,6 @@ import {
   type ByteSource,
   enclosingRange,
   haveSameBytes,
-  type LocalFile,
   type PlacedContent,
   partitionPoint,
   placeContent,
@@ -175,12 +174,12 @@ export async function planPlainEdits(
 ): Promise<EditPlan> {
   const pieces = await placeEdits(edits, tensors);
   refuseOtherSources(pieces, new Set(sources), edits);
-  const files = sources.map((source) => asFile(source));
-  const directory = dirname(files.at(-1)?.path ?? '');
+  const files = sources.map((source) => ({ source, place: placeOf(source) }));
+  const directory = dirname(files.at(-1)?.place ?? '');
   return {
-    files: files.map((source) => ({
+    files: files.map(({ source, place }) => ({
       source,
-      name: relative(directory, source.path).split(sep).join('/'),
+      name: relative(directory, place).split(sep).join('/'),
       splices: toSplices(pieces.get(source)),
     })),
   };
@@ -192,17 +191,22 @@ export async function planPlainEdits(
  * @throws CheckpointError `unsupported` where it is in none.
  */
 export function planOneFile(source: ByteSource, splices: readonly Splice[]): EditPlan {
-  const file = asFile(source);
-  return { files: [{ source: file, name: basename(file.path), splices }] };
+  return { files: [{ source, name: basename(placeOf(source)), splices }] };
+}
+
+/** Whether a source is a whole file, of this machine or of a server. */
+export function isFile(source: ByteSource): boolean {
+  return source instanceof FileSource || source.remotePath !== undefined;
 }
 
 /**
- * A source as the file that it is.
+ * Where the file lies that a source is, here or on its server.
  *
- * @throws CheckpointError `unsupported` for bytes that are in no file of this machine.
+ * @throws CheckpointError `unsupported` for bytes that are no whole file.
  */
-export function asFile(source: ByteSource): LocalFile {
-  if (source instanceof FileSource) return source;
+export function placeOf(source: ByteSource): string {
+  const place = source.remotePath ?? source.path;
+  if (isFile(source) && place !== undefined) return place;
   const message = 'expected a file to copy, found a checkpoint that is in none';
   throw new CheckpointError(message, { code: 'unsupported', file: source.name });
 }

@@ -47,11 +47,6 @@ export function fileNameOf({
   return remotePath === undefined ? basename(path ?? name) : posix.basename(remotePath);
 }
 
-/** A source that is a whole file of this machine. */
-export interface LocalFile extends ByteSource {
-  readonly path: string;
-}
-
 /** The bytes under a source that only presents them in another order. */
 interface Backing {
   /** Every byte that the source reads lies in here. */

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { CheckpointError, quote } from '../errors.js';
 import {
   type ByteRange,
-  type LocalFile,
+  type ByteSource,
   listSpliced,
   type Splice,
   sliceRange,
@@ -25,7 +25,7 @@ import {
 
 /** A file to be written: another one, with pieces of it replaced. */
 export interface FileCopy {
-  readonly source: LocalFile;
+  readonly source: ByteSource;
   /** Where it stands relative to the directory that it is written to, with forward slashes. */
   readonly name: string;
   readonly splices: readonly Splice[];
@@ -216,12 +216,16 @@ async function writeCopy(
 ): Promise<void> {
   const { source, splices } = copy;
   const replaced = splices.reduce((sum, { deleted }) => sum + deleted, 0);
+  const { path: original } = source;
   const isClone =
+    original !== undefined &&
     splices.every(({ deleted, content }) => deleted === content.byteLength) &&
     replaced <= MAX_REPLACED_SHARE * source.byteLength;
   const descriptor = isClone
-    ? await cloneFile(source, path, files)
-    : createFile(path, files.statSync(source.path).mode, files);
+    ? await cloneFile({ name: source.name, byteLength: source.byteLength, path: original }, path, files)
+    : original === undefined
+      ? files.openSync(path, 'wx')
+      : createFile(path, files.statSync(original).mode, files);
   try {
     const write = (ranges: readonly ByteRange[], position: number) =>
       writeRanges(ranges, { descriptor, position, buffers, files });
@@ -232,7 +236,11 @@ async function writeCopy(
   }
 }
 
-async function cloneFile(source: LocalFile, path: string, files: WritableFiles): Promise<number> {
+async function cloneFile(
+  source: Pick<ByteSource, 'name' | 'byteLength'> & { readonly path: string },
+  path: string,
+  files: WritableFiles,
+): Promise<number> {
   const { COPYFILE_FICLONE, COPYFILE_EXCL } = nodeFs.constants;
   await promisify(files.copyFile)(source.path, path, COPYFILE_FICLONE | COPYFILE_EXCL);
   const { mode, size } = files.statSync(path);

@@ -233,7 +233,7 @@ export async function findExternalTensors({
   const folders = new Set(
     files.map(([location, file]) => {
       const tail = sep + location.split('/').join(sep);
-      return file.path.endsWith(tail) ? file.path.slice(0, -tail.length) || sep : null;
+      return file.path?.endsWith(tail) ? file.path.slice(0, -tail.length) || sep : null;
     }),
   );
   const [folder = dirname(resolve(model.path ?? path))] = folders;

@@ -93,17 +93,17 @@ export async function restore(
   if (fixedPath === null && options.dryRun !== true)
     throw new UsageError('a path for the restored checkpoint is needed', 'Name it: -o FIXED');
   const afterFile = findOnMachine(afterPath);
-  if (options.remote === true && isPlace(afterFile))
-    throw new CheckpointError('expected after on this machine, found a checkpoint of the network', {
-      code: 'unsupported',
-      file: nameOf(afterPath),
-      hint: 'Download it, and name it by its path; before may stay where it is.',
-    });
-  const target = fixedPath === null ? null : chooseTarget(fixedPath, afterFile);
+  const known = fixedPath === null || isPlace(afterFile) ? null : chooseTarget(fixedPath, afterFile);
   if (fixedPath !== null) refuseSameFile(fixedPath, beforePath, afterPath);
-  return withCheckpoints([beforePath, afterPath], options, (before, after) =>
-    restoreOpened({ before, after, options }, target),
-  );
+  return withCheckpoints([beforePath, afterPath], options, async (before, after) => {
+    // Which file of a model on the network it is shows only once it is open.
+    const target = known ?? (fixedPath === null ? null : chooseTarget(fixedPath, await nameMainFile(after)));
+    return restoreOpened({ before, after, options }, target);
+  });
+}
+
+async function nameMainFile({ planEdits, path }: Checkpoint): Promise<string> {
+  return (await planEdits?.([]))?.files.at(-1)?.name ?? path;
 }
 
 async function restoreOpened(sides: Sides, target: Target | null): Promise<RestoreReport> {
@@ -143,6 +143,9 @@ async function restoreOpened(sides: Sides, target: Target | null): Promise<Resto
       warnings: [
         ...describeUnpaired(audit.findings, 'not restored'),
         ...describeLeftOut(companions.leftOut),
+        ...(isSet && isPlace(findOnMachine(after.path))
+          ? ['nothing but the weights was fetched: copy the configuration that belongs to them yourself']
+          : []),
         ...leftovers.map(
           (path) =>
             `${quote(path)} was left behind by a run that was interrupted. Delete it, unless that run still goes on.`,
@@ -421,7 +424,7 @@ async function listSources(
 ): Promise<readonly string[]> {
   // What is read over the network is no file that could be written to.
   const ofBefore = isPlace(findOnMachine(before.path)) ? [] : ((await before.planEdits?.([]))?.files ?? []);
-  return [before.path, after.path, ...[...copies, ...ofBefore].map(({ source }) => source.path)];
+  return [before.path, after.path, ...[...copies, ...ofBefore].flatMap(({ source }) => source.path ?? [])];
 }
 
 function refuse(file: string, message: string, hint?: string): CheckpointError {
@@ -463,7 +466,7 @@ async function openCompanions(
   { allowExternalSymlinks, onOpenFile }: OpenOptions,
 ): Promise<Companions> {
   const directory = isDirectory(path) ? path : dirname(path);
-  if (!isRegularFile(join(directory, CONFIG_NAME))) return NO_COMPANIONS;
+  if (isPlace(path) || !isRegularFile(join(directory, CONFIG_NAME))) return NO_COMPANIONS;
   const copies: FileCopy[] = [];
   const { copied, leftOut } = listCompanions(directory, new Set(weights));
   try {

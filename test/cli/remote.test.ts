@@ -1,10 +1,10 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { bytesOf } from '../build/bytes.js';
-import { type FileServer, serveFiles } from '../build/file-server.js';
+import { type FileServer, type Handler, sendRange, serveFiles } from '../build/file-server.js';
 import { makeWorkspace, startCli } from './run.js';
 
 const workspace = makeWorkspace();
@@ -48,13 +48,21 @@ function makeCertificate() {
 /** How the graph of a SavedModel begins. */
 const SAVED_MODEL = bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve');
 
+/** A file that is another one from the second request on. */
+const answerBroken: Handler = (request, response) => {
+  if (request.url !== '/broken.pt') return false;
+  sendRange(request, response, { ...pair('after.pt'), etag: `"${brokenAnswers++}"` });
+  return true;
+};
+let brokenAnswers = 0;
+
 describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint behind a web address', () => {
   let server: FileServer;
 
   beforeAll(async () => {
     server = await serveFiles(
       {
-        ...Object.assign({}, ...[...SETS, 'containers'].map(filesOf)),
+        ...Object.assign({}, ...[...SETS, 'containers', 'pairs/requires-grad-leak'].map(filesOf)),
         '/keras/exported/saved_model.pb': { bytes: SAVED_MODEL },
         '/alone/before-ckpt.index': { bytes: readFileSync(at('keras/before-ckpt.index')) },
         '/cut/before-ckpt.index': { bytes: readFileSync(at('keras/before-ckpt.index')) },
@@ -71,8 +79,12 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
           bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('before.safetensors').bytes) })),
         },
         '/set/a.safetensors': pair('before.safetensors'),
+        '/tuned/model.safetensors.index.json': {
+          bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('after.safetensors').bytes) })),
+        },
+        '/tuned/a.safetensors': pair('after.safetensors'),
       },
-      undefined,
+      answerBroken,
       makeCertificate(),
     );
   });
@@ -142,6 +154,73 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     expect(JSON.parse(remote.stdout).layers).toEqual(JSON.parse(local.stdout).layers);
   });
 
+  test.each(['safetensors', 'pt', 'live.onnx', 'fold.onnx', 'external.onnx'])(
+    'after.%s is restored from there as from here',
+    async (ending) => {
+      const [here, there] = ['here', 'there'].map((name) => at(`restored/${ending}/${name}`));
+      const before = 'pairs/requires-grad-leak/before.safetensors';
+      const file = `pairs/requires-grad-leak/after.${ending}`;
+      for (const [after, folder] of [
+        [file, here],
+        [`${server.origin}/${file}?signature=s3cret`, there],
+      ]) {
+        mkdirSync(folder ?? '', { recursive: true });
+        const args = [
+          'restore',
+          before,
+          after ?? '',
+          '-o',
+          join(folder ?? '', `fixed.${ending}`),
+          '--remote',
+        ];
+        expect(await bnAudit(...args)).toMatchObject({ exitCode: 0, stderr: '' });
+      }
+      const names = readdirSync(here ?? '');
+      expect(readdirSync(there ?? '')).toEqual(names);
+      for (const name of names)
+        expect(readFileSync(join(there ?? '', name)).equals(readFileSync(join(here ?? '', name))), name).toBe(
+          true,
+        );
+      expect(await bnAudit('diff', before, join(there ?? '', `fixed.${ending}`))).toMatchObject({
+        exitCode: 0,
+      });
+    },
+  );
+
+  test('a set of shards is restored into a directory, and what was not fetched is said', async () => {
+    const before = 'pairs/requires-grad-leak/before.safetensors';
+    const run = await bnAudit(
+      'restore',
+      before,
+      `${server.origin}/tuned/model.safetensors.index.json`,
+      '-o',
+      'tuned',
+      '--remote',
+    );
+    expect(run).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(run.stdout).toContain('nothing but the weights was fetched');
+    expect(readdirSync(at('tuned')).sort()).toEqual(['a.safetensors', 'model.safetensors.index.json']);
+    expect(await bnAudit('diff', before, 'tuned')).toMatchObject({ exitCode: 0 });
+  });
+
+  test('is left alone where the connection breaks off, and so is what was there', async () => {
+    writeFileSync(at('kept.pt'), 'mine');
+    const url = `${server.origin}/broken.pt`;
+    const run = await bnAudit(
+      'restore',
+      'pairs/requires-grad-leak/before.pt',
+      url,
+      '-o',
+      'kept.pt',
+      '--force',
+      '--remote',
+    );
+    expect(run).toMatchObject({ exitCode: 2, stdout: '' });
+    expect(run.stderr).toContain('the file changed while it was read');
+    expect(readFileSync(at('kept.pt'), 'utf8')).toBe('mine');
+    expect(readdirSync(workspace).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+  });
+
   test('is what every command takes', async () => {
     const url = `${server.origin}/before.safetensors`;
     for (const args of [
@@ -162,7 +241,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
   });
 
   test.each([
-    ['restore', 'before.pt', '/before.safetensors', 'expected after on this machine'],
+    ['restore', 'before.pt', '/keras/after-ckpt.index', 'whose index holds checksums'],
     ['inspect', '/alone/model.onnx', '', 'the server has no such file (404)'],
     ['inspect', '/alone/before-ckpt.index', '', 'the server has no such file (404)'],
     ['inspect', '/cut/before-ckpt.index', '', 'found a data file of 100'],

@@ -5,7 +5,13 @@ import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { CheckpointError } from '../../src/errors.js';
-import { type ByteRange, holdBytes, memorySource } from '../../src/io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  holdBytes,
+  memorySource,
+  wholeOf,
+} from '../../src/io/byte-source.js';
 import { openFileSource } from '../../src/io/file-source.js';
 import {
   type FileCopy,
@@ -86,6 +92,38 @@ function splice(splices: readonly { offset: number; deleted: number; content: By
   }
   return Buffer.concat([...parts, ORIGINAL.subarray(kept)]);
 }
+
+describe('a copy of a file of a server', () => {
+  const order = (source: ByteSource) => {
+    const place = makeSubdirectory(directory);
+    const splices = [{ offset: 2, deleted: 1, content: wholeOf(memorySource('new', Uint8Array.of(7))) }];
+    const files = [{ source, name: 'f', splices }];
+    return { directory: place, isNewDirectory: false, label: 'f', files, mayReplace: false };
+  };
+
+  test('is what was fetched, with the permissions of a new file', async () => {
+    const source = { ...memorySource('hf:a/b', Uint8Array.of(1, 2, 3)), remotePath: 'a.pt' };
+    const written = order(source);
+    await (await stageFiles(written)).commit();
+    const path = join(written.directory, 'f');
+    expect([...readFileSync(path)]).toEqual([1, 2, 7]);
+    expect(statSync(path).mode & 0o777).toBe(0o666 & ~process.umask());
+  });
+
+  test('is gone where the connection breaks off', async () => {
+    const failure = new CheckpointError('the connection failed', { code: 'unreadable', file: 'hf:a/b' });
+    const source = {
+      ...memorySource('hf:a/b', ORIGINAL),
+      remotePath: 'a.pt',
+      readInto: async (_: Uint8Array, position: number) => {
+        if (position > 2_000_000) throw failure;
+      },
+    };
+    const written = order(source);
+    await expect(stageFiles(written)).rejects.toBe(failure);
+    expect(readdirSync(written.directory)).toEqual([]);
+  });
+});
 
 describe('a copy', () => {
   test.each([

@@ -3,7 +3,7 @@
 import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError } from '../../errors.js';
-import type { ByteSource, LocalFile } from '../../io/byte-source.js';
+import type { ByteSource } from '../../io/byte-source.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
@@ -85,7 +85,7 @@ export interface OnnxCheckpoint extends Checkpoint {
   /** The model's file. */
   readonly file: ByteSource;
   /** The opened files that hold external data, by the location that tensors name. */
-  readonly externalFiles: () => ReadonlyMap<string, LocalFile>;
+  readonly externalFiles: () => ReadonlyMap<string, ByteSource>;
   /** Reads the model's structure again, for the nodes behind the layers: they are not kept while an audit runs. */
   readonly locateNodes: () => Promise<LocatedNodes>;
 }

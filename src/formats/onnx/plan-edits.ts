@@ -12,24 +12,24 @@ import type {
   TensorEdit,
 } from '../../checkpoint/checkpoint.js';
 import {
-  asFile,
   cannotPlace,
+  isFile,
   placeEdits,
+  placeOf,
   refuseOtherSources,
   toSplices,
 } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
 import {
   type ByteRange,
+  type ByteSource,
   haveSameBytes,
   holdBytes,
   joinRanges,
-  type LocalFile,
   placeContent,
   RangeMap,
   type Splice,
 } from '../../io/byte-source.js';
-import { FileSource } from '../../io/file-source.js';
 import {
   editNode,
   findLocations,
@@ -81,7 +81,7 @@ export interface LocatedNodes {
  */
 export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedModel): Promise<EditPlan> {
   const { store, tensors } = model;
-  const file = asFile(store.file);
+  const { file } = store;
   const { inPlace, sharers, graphEdit } = await planSplits(edits, model);
   const pieces = await placeEdits(
     inPlace,
@@ -110,7 +110,7 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
   return {
     files: [
       ...[...dataFiles].map(([source, name]) => ({ source, name, splices: toSplices(pieces.get(source)) })),
-      { source: file, name: basename(file.path), splices },
+      { source: file, name: basename(placeOf(file)), splices },
     ],
   };
 }
@@ -118,17 +118,18 @@ export async function planOnnxEdits(edits: readonly TensorEdit[], model: EditedM
 function openDataFiles(
   names: ReadonlyMap<string, string>,
   { external, file }: TensorStore,
-): ReadonlyMap<LocalFile, string> {
-  const files = new Map<LocalFile, string>();
+): ReadonlyMap<ByteSource, string> {
+  const files = new Map<ByteSource, string>();
   const paths = new Set<string>();
   for (const [location, name] of names) {
-    const source = asFile(external.open(location));
-    if (paths.has(source.path)) {
+    const source = external.open(location);
+    const place = placeOf(source);
+    if (paths.has(place)) {
       const found = 'found one that another location leads to as well';
       const message = `external data ${quote(location)}: expected a file of its own, ${found}`;
       throw new CheckpointError(message, { code: 'unsupported', file: file.name });
     }
-    paths.add(source.path);
+    paths.add(place);
     files.set(source, name);
   }
   return files;
@@ -250,7 +251,7 @@ function findSlot(site: Site, index: number, tensor: Tensor): Slot | null {
 function isStoredAt(origin: Origin, { name, range, elementCount }: Tensor): boolean {
   const stored = storedTensor(origin);
   if (stored === null || countElements(stored.dims.map(Number)) !== elementCount) return false;
-  if (!(range.source instanceof FileSource) || isExternal(stored)) return stored.name === name;
+  if (!isFile(range.source) || isExternal(stored)) return stored.name === name;
   return stored.segments.some(({ offset }) => offset === range.offset);
 }
 
@@ -392,7 +393,7 @@ class Splitter implements Splits {
     for (const { tensor, content } of stored) {
       // Bytes that stand in files as they are.
       const placed = isPlaceable ? await placeContent(tensor.range, content) : null;
-      isPlaceable = placed?.every(({ source }) => source instanceof FileSource) === true;
+      isPlaceable = placed?.every(({ source }) => isFile(source)) === true;
     }
     if (!isPlaceable) {
       for (const root of group.roots) this.#replaceRoot(root, edit);
@@ -406,7 +407,7 @@ class Splitter implements Splits {
   /** The edit of the initializer itself, where the reader sees it through operators that computed a copy. */
   #toStored({ roots: [root] }: Group, edit: TensorEdit): TensorEdit {
     const tensor = root === undefined || root.name === '' ? undefined : this.#model.tensors.get(root.name);
-    const isCopy = !(edit.tensor.range.source instanceof FileSource);
+    const isCopy = !isFile(edit.tensor.range.source);
     const fits = tensor?.dtype === edit.tensor.dtype && tensor.range.byteLength === edit.content.byteLength;
     return isCopy && tensor !== undefined && fits ? { ...edit, tensor } : edit;
   }

@@ -11,12 +11,11 @@ import {
   type ByteSource,
   checkBounds,
   joinRanges,
-  type LocalFile,
   readRange,
   wholeOf,
 } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
-import { explainAs, explainFileError, FileSource, openFileSource } from '../../io/file-source.js';
+import { explainAs, explainFileError, openFileSource } from '../../io/file-source.js';
 import { isPlace, isSharedCache } from '../../io/places.js';
 import { stridedSource, unpackedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
@@ -391,11 +390,9 @@ export class ExternalData {
     this.#model = model;
   }
 
-  /** Those of this machine. */
-  get files(): ReadonlyMap<string, LocalFile> {
-    return new Map(
-      [...this.#files].flatMap(([name, file]) => (file instanceof FileSource ? [[name, file]] : [])),
-    );
+  /** Those that are open. */
+  get files(): ReadonlyMap<string, ByteSource> {
+    return this.#files;
   }
 
   /**
