@@ -41,8 +41,8 @@ const READS_FILES = [
   'cli/find-checkpoints.ts',
 ];
 
-/** The only file beside the command line that reads the environment: the caches of other programs are found by it. */
-const READS_ENVIRONMENT = 'io/places.ts';
+/** Beside the command line: the caches of other programs are found by the environment, and ONNX Runtime is told by it. */
+const KNOWS_ENVIRONMENT = ['io/places.ts', 'probe/runtime.ts'];
 
 /**
  * What is imported when a run needs it: commands, the two large readers and the planner of ONNX edits, the renderers of all
@@ -157,13 +157,13 @@ describe('every file', () => {
     expect(listOffences(({ code }) => code.match(forbidden) ?? [])).toEqual([]);
   });
 
-  test('touches process only in the command line, but for the environment that names caches', () => {
+  test('touches process only in the command line, but for the environment that names caches and that ONNX Runtime reads', () => {
     const offences = listOffences((file) =>
       file.path.startsWith('cli/')
         ? []
         : [
             ...(file.code.match(
-              file.path === READS_ENVIRONMENT ? /\bprocess\b(?!\.env\[)/g : /\bprocess\b/g,
+              KNOWS_ENVIRONMENT.includes(file.path) ? /\bprocess\b(?!\.env\[)/g : /\bprocess\b/g,
             ) ?? []),
             ...importsOf(file).filter((target) => target === 'node:process'),
           ],

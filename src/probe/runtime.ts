@@ -52,6 +52,8 @@ const INSTALL_HINT =
 export async function loadRuntime(
   importRuntime: ImportRuntime = () => import('onnxruntime-node'),
 ): Promise<OnnxRuntime> {
+  // From 1.30 on it would note this machine and its sessions in files, and send them to Microsoft, unless this is set.
+  process.env['ORT_DISABLE_TELEMETRY'] ??= '1';
   let module: unknown;
   try {
     module = await importRuntime();

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { loadRuntime, type OnnxRuntime, openSession } from '../../src/probe/runtime.js';
 import { failureOf, usageFailureOf } from '../build/failure.js';
 import { makeTempDirectory } from '../build/sources.js';
@@ -8,6 +8,22 @@ import { makeTempDirectory } from '../build/sources.js';
 const empty = makeTempDirectory();
 
 describe('loadRuntime', () => {
+  afterEach(() => vi.unstubAllEnvs());
+
+  test.each([
+    [undefined, '1'],
+    ['0', '0'],
+  ])('has the runtime send nothing of its use, unless the user says so: %s', async (said, wanted) => {
+    vi.stubEnv('ORT_DISABLE_TELEMETRY', said);
+    let seen: string | undefined;
+    await usageFailureOf(() =>
+      loadRuntime(async () => {
+        seen = process.env['ORT_DISABLE_TELEMETRY'];
+      }),
+    );
+    expect(seen).toBe(wanted);
+  });
+
   test('loads onnxruntime-node', async () => {
     const runtime = await loadRuntime();
     expect(runtime.env.versions.node).toMatch(/^\d+\.\d+/);
