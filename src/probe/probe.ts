@@ -1,5 +1,7 @@
 // Runs before and after on the same inputs and compares the outputs: `bn-audit probe`.
 
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Framework, OpenOptions } from '../checkpoint/checkpoint.js';
 import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/compare-layers.js';
 import { matchLayers } from '../compare/globs.js';
@@ -7,8 +9,11 @@ import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
 import { type AuditOptions, type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
 import { CheckpointError, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
-import { isOnnxCheckpoint, type OnnxCheckpoint } from '../formats/onnx/onnx.js';
+import { isOnnxCheckpoint, type OnnxCheckpoint, openOnnx } from '../formats/onnx/onnx.js';
 import { withCheckpoints } from '../formats/with-checkpoint.js';
+import { fileNameOf } from '../io/byte-source.js';
+import { openFileSource } from '../io/file-source.js';
+import { stageFiles } from '../io/write-files.js';
 import { findLayersAndLearned } from '../norm/find-layers.js';
 import { findFramework } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
@@ -90,10 +95,44 @@ export async function probe(
     // Only now: whoever lacks both needs a model first, and the runtime is large.
     const runtime = await loadRuntime(options.importRuntime);
     const { epsilon, map } = options;
-    const compared = await compareCheckpoints(before, after, { epsilon, map, channels: true });
-    refuseWithoutPairs(compared.layers, after.path);
-    return await probeComparison(runtime, after, compared, options);
+    return withLocal(after, options, async (model) => {
+      const compared = await compareCheckpoints(before, model, { epsilon, map, channels: true });
+      refuseWithoutPairs(compared.layers, after.path);
+      return await probeComparison(runtime, model, compared, options);
+    });
   });
+}
+
+/**
+ * Has a model of the network on this machine while some work goes on: it is read several times, and ONNX Runtime takes
+ * what lies beside a model from files only.
+ */
+async function withLocal<Result>(
+  model: OnnxCheckpoint,
+  options: OpenOptions,
+  work: (local: OnnxCheckpoint) => Promise<Result>,
+): Promise<Result> {
+  const { file, path, warnings } = model;
+  if (file.remotePath === undefined) return work(model);
+  const copies = new Map([...model.externalFiles()].filter(([name]) => name !== fileNameOf(file)));
+  copies.set(fileNameOf(file), file);
+  const staged = await stageFiles({
+    directory: join(tmpdir(), 'bn-audit'),
+    isNewDirectory: true,
+    label: 'probe',
+    files: [...copies].map(([name, source]) => ({ name, source, splices: [] })),
+    mayReplace: false,
+  });
+  try {
+    const local = await openOnnx(openFileSource(file.name, staged.mainPath), { ...options, path });
+    try {
+      return await work({ ...local, warnings });
+    } finally {
+      await local.close();
+    }
+  } finally {
+    staged.discard();
+  }
 }
 
 async function probeComparison(

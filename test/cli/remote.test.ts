@@ -1,11 +1,11 @@
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { bytesOf } from '../build/bytes.js';
 import { type FileServer, type Handler, sendRange, serveFiles } from '../build/file-server.js';
-import { makeWorkspace, startCli } from './run.js';
+import { BIN, makeWorkspace, startCli } from './run.js';
 
 const workspace = makeWorkspace();
 const at = (name: string) => join(workspace, name);
@@ -48,8 +48,9 @@ function makeCertificate() {
 /** How the graph of a SavedModel begins. */
 const SAVED_MODEL = bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve');
 
-/** A file that is another one from the second request on. */
+/** A file that is another one from the second request on, and one whose second part never comes. */
 const answerBroken: Handler = (request, response) => {
+  if (request.url?.startsWith('/slow/') && !request.headers.range?.startsWith('bytes=0-')) return true;
   if (request.url !== '/broken.pt') return false;
   sendRange(request, response, { ...pair('after.pt'), etag: `"${brokenAnswers++}"` });
   return true;
@@ -74,6 +75,10 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
         '/after.onnx': pair('after.live.onnx'),
         '/before.external.onnx': pair('before.external.onnx'),
         '/before.external.onnx.data': pair('before.external.onnx.data'),
+        '/slow/model.onnx': pair('before.external.onnx'),
+        '/slow/before.external.onnx.data': {
+          bytes: Buffer.concat([pair('before.external.onnx.data').bytes, Buffer.alloc(100_000)]),
+        },
         '/alone/model.onnx': pair('before.external.onnx'),
         '/set/model.safetensors.index.json': {
           bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('before.safetensors').bytes) })),
@@ -98,15 +103,15 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     return Object.fromEntries(names.map((name) => [name, 'a.safetensors']));
   }
 
-  const bnAudit = (...args: readonly string[]) =>
-    startCli(args, workspace, {
-      env: {
-        NODE_EXTRA_CA_CERTS: at('cert.pem'),
-        TORCH_HOME: at('nowhere'),
-        HF_HUB_CACHE: at('nowhere'),
-        HF_TOKEN: 'hf_key',
-      },
-    });
+  mkdirSync(at('tmp'));
+  const env = {
+    NODE_EXTRA_CA_CERTS: at('cert.pem'),
+    TORCH_HOME: at('nowhere'),
+    HF_HUB_CACHE: at('nowhere'),
+    HF_TOKEN: 'hf_key',
+    TMPDIR: at('tmp'),
+  };
+  const bnAudit = (...args: readonly string[]) => startCli(args, workspace, { env });
 
   const after = 'pairs/requires-grad-leak/after.safetensors';
 
@@ -220,6 +225,51 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     expect(readFileSync(at('kept.pt'), 'utf8')).toBe('mine');
     expect(readdirSync(workspace).filter((name) => name.endsWith('.tmp'))).toEqual([]);
   });
+
+  test.each(['after.live.onnx', 'after.external.onnx'])(
+    '%s is probed from there as from here',
+    async (name) => {
+      const file = `pairs/requires-grad-leak/${name}`;
+      const probe = (after: string) =>
+        bnAudit(
+          'probe',
+          'pairs/requires-grad-leak/before.safetensors',
+          after,
+          '--remote',
+          '--format',
+          'json',
+        );
+      const [here, there] = [await probe(file), await probe(`${server.origin}/${file}`)];
+      expect(there).toMatchObject({ exitCode: 0, stderr: '' });
+      const [mine, theirs] = [there, here].map(({ stdout }) => JSON.parse(stdout));
+      expect(mine.after.path).toBe(`${server.origin}/${file}`);
+      expect(mine.outputs).toEqual(theirs.outputs);
+      expect(mine.layers).toEqual(theirs.layers);
+      expect(mine.warnings).toContainEqual(expect.stringContaining('was read over the network'));
+      expect(readdirSync(at('tmp'))).toEqual([]);
+    },
+  );
+
+  test.each(['SIGINT', 'SIGTERM'] as const)(
+    'a probe that %s ends while it fetches leaves nothing behind',
+    async (signal) => {
+      const args = [
+        'probe',
+        'pairs/requires-grad-leak/before.safetensors',
+        `${server.origin}/slow/model.onnx`,
+        '--remote',
+      ];
+      const child = spawn(process.execPath, [BIN, ...args], {
+        cwd: workspace,
+        env: { ...process.env, ...env },
+      });
+      const ended = new Promise((resolve) => child.once('exit', (code, by) => resolve(by ?? code)));
+      await vi.waitFor(() => expect(readdirSync(at('tmp'))).not.toEqual([]), { timeout: 10_000 });
+      child.kill(signal);
+      expect(await ended).toBe(signal);
+      expect(readdirSync(at('tmp'))).toEqual([]);
+    },
+  );
 
   test('is what every command takes', async () => {
     const url = `${server.origin}/before.safetensors`;
