@@ -58,6 +58,11 @@ export function linearOpOf(node: OnnxNode): LinearOp | null {
   return node.domain === '' ? (LINEAR_OPERATORS.find((linear) => linear === node.op) ?? null) : null;
 }
 
+/** Whether an activation stands between a linear operator's product and its output, which nothing is folded across. */
+export function endsInActivation({ domain, op }: OnnxNode): boolean {
+  return domain === 'com.microsoft' && (op === 'FusedConv' || op === 'FusedGemm');
+}
+
 interface Weight {
   readonly constant: Constant;
   readonly name: string;

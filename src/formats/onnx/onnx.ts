@@ -10,6 +10,7 @@ import {
   biasInputOf,
   buildLinear,
   constantParameters,
+  endsInActivation,
   type InputSlot,
   isWeightLeft,
   type LinearDraft,
@@ -233,7 +234,8 @@ async function readLinears(evaluator: Evaluator, { linears: sites, readers }: Si
     if (linear === null) continue;
     const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
     indices.set(site.scope, inScope);
-    for (const { node } of [site, ...behind]) inScope.set(node, linears.length);
+    // A norm layer behind an activation is fed by that.
+    for (const { node } of [site, ...behind]) if (!endsInActivation(node)) inScope.set(node, linears.length);
     const add = readers.findAdd(behind.at(-1) ?? site);
     const biased = add && (await takeAddedBias(evaluator, linear, add, isWeightLeft(site, linear)));
     const index = biasInputOf(site.node) ?? BIAS_OF_ADD;

@@ -220,6 +220,17 @@ describe('a linear node', () => {
       expect(await added(nodes, bias)).toEqual(['', 'absent']);
     });
 
+    test.each(['FusedConv', 'FusedGemm'])('%s feeds no norm layer: an activation is between', async (op) => {
+      const nodes = [
+        node(op, ['x', 'conv.weight'], ['c'], { domain: 'com.microsoft' }),
+        node('BatchNormalization', ['c', ...normNames('bn')], ['y']),
+      ];
+      const initializers = [weight('conv.weight', 2, 1), ...normTensors('bn')];
+      const { graph: read } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+      expect(read.norms.map(({ feedingLinear }) => feedingLinear)).toEqual([null]);
+      expect(read.linears.map(({ feedsNorm }) => feedsNorm)).toEqual([false]);
+    });
+
     test('feeds the norm layer behind that', async () => {
       const nodes = [
         conv,
