@@ -2,7 +2,7 @@
 
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
-import type { LayerComparison } from '../compare/compare-layers.js';
+import { type LayerComparison, measuresOf } from '../compare/compare-layers.js';
 import type { JudgedTensors, LearnedComparison } from '../compare/compare-learned.js';
 import {
   findNamesake,
@@ -81,14 +81,18 @@ export async function compareFolded(
     listCandidates(after, pairing.onlyAfter),
   ] as const;
   const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
-  const located = [
-    locateFolded(
-      after,
-      before,
-      edits.map(({ from, to }) => ({ from: to, to: from })),
-    ),
-    locateFolded(before, after, edits),
-  ] as const;
+  const toBefore = { ...context, edits: edits.map(({ from, to }) => ({ from: to, to: from })) };
+  const located = [locateFolded(after, before, toBefore.edits), locateFolded(before, after, edits)] as const;
+  const [{ onlyBefore, onlyAfter }, sides] = [pairing, { before, after }];
+  await locateByValues(located[0], { named: before, folded: after }, onlyBefore, {
+    ...toBefore,
+    foldedSide: 'after',
+  });
+  await locateByValues(located[1], { named: after, folded: before }, onlyAfter, {
+    ...context,
+    edits,
+    foldedSide: 'before',
+  });
   const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
   const left = listCandidates(before, pairing.onlyBefore, located[0]).filter(isWorthPairing);
   const right = listCandidates(after, pairing.onlyAfter, located[1]).filter(isWorthPairing);
@@ -117,7 +121,7 @@ export async function compareFolded(
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
     const compared = settle(unsettled);
-    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, { before, after })) continue;
+    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, sides)) continue;
     const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
@@ -211,7 +215,7 @@ function locateFolded(
   foldedSide: FoldingSide,
   namedSide: FoldingSide,
   edits: readonly PrefixEdit[],
-): ReadonlyMap<string, LinearLayer> {
+): Map<string, LinearLayer> {
   const located = new Map<string, LinearLayer>();
   if (namedSide.checkpoint.graph !== null) return located;
   const { learned } = namedSide;
@@ -222,8 +226,8 @@ function locateFolded(
   );
   const isAlone = indexByParent(linears);
   for (const { folded, name: foldedPath } of linears) {
-    const path = translateName(foldedPath, edits, (name) => learned.has(joinPath(name, 'weight')));
-    const linear = path === null ? null : findNamedLinearAt(path, learned, folded);
+    const linear = findCounterpart(folded, learned, edits);
+    const path = linear?.path ?? null;
     if (path === null || linear === null) continue;
     const beside =
       isAlone.get(keyOf(foldedPath, folded.channels)) === foldedPath
@@ -237,6 +241,76 @@ function locateFolded(
     for (const name of names) if (!located.has(name)) located.set(name, linear);
   }
   return located;
+}
+
+/** The linear layer of a file of names that bears the name of another file's; null where there is none, or another shape. */
+function findCounterpart(
+  folded: LinearLayer,
+  learned: ReadonlyMap<string, Tensor>,
+  edits: readonly PrefixEdit[],
+): LinearLayer | null {
+  if (folded.path === null) return null;
+  const path = translateName(folded.path, edits, (name) => learned.has(joinPath(name, 'weight')));
+  return path === null ? null : findNamedLinearAt(path, learned, folded);
+}
+
+/** Channels that are solved for to find out which layer goes with which convolution; where there are more, names decide. */
+const MAX_TRIED_CHANNELS = 1 << 20;
+
+/**
+ * Where names leave open what feeds a norm layer, values tell: of the layers that a convolution may feed it is the one that
+ * moved least. Another one's γ and β solve for statistics that lie anywhere.
+ *
+ * @param located gets what is found.
+ */
+async function locateByValues(
+  located: Map<string, LinearLayer>,
+  sides: Readonly<Record<'named' | 'folded', FoldingSide>>,
+  unpaired: readonly NormLayer[],
+  {
+    edits,
+    foldedSide,
+    ...context
+  }: FoldedContext & { readonly foldedSide: 'before' | 'after'; readonly edits: readonly PrefixEdit[] },
+): Promise<void> {
+  const { checkpoint, learned, layers } = sides.named;
+  if (checkpoint.graph !== null) return;
+  const open = unpaired.filter((one) => one.areNeighboursCertain === false && !located.has(one.name));
+  const certain = layers.filter((one) => one.areNeighboursCertain !== false);
+  const taken = new Set(
+    [...located.values(), ...certain.flatMap((one) => findFeedingLinear(one, checkpoint, learned) ?? [])].map(
+      ({ weightName }) => weightName,
+    ),
+  );
+  const tries: { readonly layer: NormLayer; readonly live: LinearLayer; readonly distance: number }[] = [];
+  let channelsLeft = MAX_TRIED_CHANNELS;
+  for (const folded of open.length === 0 ? [] : listFreeLinears(sides.folded)) {
+    const live = findCounterpart(folded, learned, edits);
+    if (live === null || taken.has(live.weightName)) continue;
+    const possible = open.filter(
+      ({ channels, neighbours }) => channels === live.channels && neighbours.includes(live.weightName),
+    );
+    const compared =
+      possible.length === 0 ? null : await compareChannelScales(live.weight, folded.weight, live);
+    if (compared?.kind !== 'proportional' && compared?.kind !== 'changed') continue;
+    for (const layer of possible) {
+      channelsLeft -= layer.channels;
+      if (channelsLeft < 0) return;
+      const pair = { layer, live, folded, foldedSide, pairedBy: 'values' } as const;
+      const judged = (await judgeRecoveredPair(pair, compared, context))?.layer ?? null;
+      const measures = judged === null ? null : measuresOf(judged);
+      const distance = measures === null ? Number.NaN : measures.meanShift.rms + measures.logStdRatio.rms;
+      const isFound = judged?.status !== 'trained' && Number.isFinite(distance);
+      // A trained one goes with any layer that is left: what became of that cannot be told.
+      if (isFound || compared.kind === 'changed')
+        tries.push({ layer, live, distance: isFound ? distance : Number.POSITIVE_INFINITY });
+    }
+  }
+  for (const { layer, live } of tries.sort((x, y) => x.distance - y.distance)) {
+    if (located.has(layer.name) || taken.has(live.weightName)) continue;
+    located.set(layer.name, live);
+    taken.add(live.weightName);
+  }
 }
 
 /** What has a parent and a width in common with no other, by both; null where several have. */
@@ -546,15 +620,19 @@ export interface FoldingSide extends LayersAndLearned {
 }
 
 /**
- * The linear layers of one side that no live norm layer of it follows. Of a file of names those with a bias: folding leaves
- * one, and a convolution in front of a live norm layer has none as a rule.
+ * The linear layers of one side that no live norm layer of it follows for certain. Of a file of names those with a bias:
+ * folding leaves one, and a convolution in front of a live norm layer has none as a rule.
  */
 export function listFreeLinears({ checkpoint, layers, learned }: FoldingSide): readonly LinearLayer[] {
   if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
   const biased = findBiasedLinears(learned);
   if (biased.length === 0) return biased;
   const fed = new Set(
-    layers.flatMap((layer) => findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
+    layers.flatMap((layer) =>
+      layer.areNeighboursCertain === false
+        ? []
+        : (findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
+    ),
   );
   return biased.filter(({ weightName }) => !fed.has(weightName));
 }

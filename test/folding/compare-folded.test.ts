@@ -99,6 +99,77 @@ describe('a transposed convolution that only the graph knows', () => {
   });
 });
 
+describe('norm layers of which names leave open what feeds them', () => {
+  // As PointNet defines them: what feeds which of two layers of one width, neither order nor numbers tell.
+  const other: Norm = { gamma: [0.5, 1, 3], beta: [1, 0, 0.5], mean: [0, 1, 2], variance: [0.5, 9, 1] };
+  const shape = [3, 3];
+  const [first, second] = [weights(9), weights(18).slice(9)];
+  const channelOf = (index: number) => Math.floor(index / 3);
+  const named = (prefix = '') =>
+    checkpointOf(
+      [
+        tensorOf(`${prefix}fc1.weight`, first, { shape }),
+        tensorOf(`${prefix}fc2.weight`, second, { shape }),
+        ...namedNorm(`${prefix}bn4`),
+        ...namedNorm(`${prefix}bn5`, other),
+      ],
+      { path: 'before.pth', inModuleOrder: true },
+    );
+  const fused = (one: Norm, two: Norm, weight = first) => {
+    const [left, right] = [fold(weight, channelOf, one), fold(second, channelOf, two)];
+    return checkpointOf(
+      [
+        tensorOf('fc1.weight', left.weight, { shape }),
+        tensorOf('fc1.bias', left.bias),
+        tensorOf('fc2.weight', right.weight, { shape }),
+        tensorOf('fc2.bias', right.bias),
+      ],
+      { path: 'after.pth', inModuleOrder: true },
+    );
+  };
+  const statusesOf = (layers: readonly { name: string; status: string }[]) =>
+    Object.fromEntries(layers.map(({ name, status }) => [name, status]));
+
+  test('go with the convolution that they fit', async () => {
+    const { layers } = await auditCheckpoints(named(), fused(norm, other));
+    expect(statusesOf(layers)).toEqual({ bn4: 'locked', bn5: 'locked' });
+  });
+
+  test('go with it whichever name comes first, and under a prefix', async () => {
+    const { layers } = await auditCheckpoints(named('net.'), fused(other, norm));
+    expect(layers.map(({ status }) => status)).toEqual(['locked', 'locked']);
+  });
+
+  test('go with it where one of them moved, also where the fused file stands before', async () => {
+    const { layers } = await auditCheckpoints(named(), fused(drifted, other));
+    expect(statusesOf(layers)).toEqual({ bn4: 'drifted', bn5: 'locked' });
+    const swapped = await auditCheckpoints(fused(drifted, other), named());
+    expect(statusesOf(swapped.layers)).toEqual({ bn4: 'drifted', bn5: 'locked' });
+  });
+
+  test('go with what is left where their convolution was trained', async () => {
+    const { layers } = await auditCheckpoints(named(), fused(norm, other, weights(40).slice(31)));
+    expect(statusesOf(layers)).toEqual({ bn4: 'trained', bn5: 'locked' });
+  });
+
+  test('do not keep a convolution that was fused from its own, where they are live on both sides', async () => {
+    // DenseNet: conv0 has norm0 behind it, and what feeds block.norm1, which comes next, names do not tell.
+    const inner = [
+      ...namedNorm('block.norm1', other),
+      tensorOf('block.conv1.weight', weights(6), { shape: [2, 3] }),
+    ];
+    const options = { inModuleOrder: true };
+    const before = [tensorOf('conv0.weight', first, { shape }), ...namedNorm('norm0'), ...inner];
+    const { weight, bias } = fold(first, channelOf, drifted);
+    const after = [tensorOf('conv0.weight', weight, { shape }), tensorOf('conv0.bias', bias), ...inner];
+    const { layers } = await auditCheckpoints(
+      checkpointOf(before, { path: 'before.pth', ...options }),
+      checkpointOf(after, { path: 'after.pth', ...options }),
+    );
+    expect(statusesOf(layers)).toEqual({ norm0: 'drifted', 'block.norm1': 'locked' });
+  });
+});
+
 describe('channels whose scale γ is zero', () => {
   const weight = weights(3 * 2 * 9);
   const state = (mean: readonly number[]): Norm => ({ ...norm, gamma: [1.5, 0, 0], mean });
