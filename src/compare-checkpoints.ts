@@ -51,9 +51,9 @@ import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { putOnBase } from './norm/adapters.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { explainMissing } from './norm/missing-layers.js';
+import { refuseWithoutLayers } from './norm/missing-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
-import { chooseLayerName, listLayerNames, listOwnNames, refuseWithoutLayers } from './norm/norm-layer.js';
+import { chooseLayerName, listLayerNames, listOwnNames } from './norm/norm-layer.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -108,7 +108,8 @@ export async function compareCheckpoints(
   options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
 ): Promise<AuditResults> {
   const checkpoints = [beforeCheckpoint, afterCheckpoint];
-  if (!checkpoints.some(mayHoldLayers) && !checkpoints.every(mayBeFused)) refuseWithoutAny(afterCheckpoint);
+  if (!checkpoints.some(mayHoldLayers) && !checkpoints.every(mayBeFused))
+    refuseWithoutLayers(afterCheckpoint, NOTHING_TO_AUDIT);
   const [before, after] = [examine(beforeCheckpoint), examine(putOnBase(afterCheckpoint, beforeCheckpoint))];
   const declared = chooseDeclared(before, after);
   const { globs, isAuto } = readFrozen(options.frozen);
@@ -206,14 +207,13 @@ function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdi
   return pairParts(toSide(before), toSide(after), { maps, parts });
 }
 
-function refuseWithoutAny(checkpoint: Checkpoint): never {
-  refuseWithoutLayers(checkpoint, 'no BatchNorm layer: nothing to audit', explainMissing(checkpoint));
-}
+const NOTHING_TO_AUDIT = 'no BatchNorm layer: nothing to audit';
 
 function refuseUnpaired(before: AuditSide, after: AuditSide, unpaired: UnpairedLayers): never {
   // A side without norm layers can be audited only where they may have been folded into its convolutions.
   for (const side of [after, before])
-    if (side.layers.length === 0 && listFreeLinears(side).length === 0) refuseWithoutAny(side.checkpoint);
+    if (side.layers.length === 0 && listFreeLinears(side).length === 0)
+      refuseWithoutLayers(side.checkpoint, NOTHING_TO_AUDIT);
   const file = after.checkpoint.path;
   if (before.layers.length + after.layers.length === 0) {
     refuseQuantisedBesideBaseline(before, after);

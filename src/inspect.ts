@@ -6,8 +6,7 @@ import type { AuditOptions } from './compare-checkpoints.js';
 import { withCheckpoint } from './formats/with-checkpoint.js';
 import { describeAdapter } from './norm/adapters.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
-import { explainMissing } from './norm/missing-layers.js';
-import { refuseWithoutLayers } from './norm/norm-layer.js';
+import { refuseWithoutLayers } from './norm/missing-layers.js';
 import { checkOptions } from './options.js';
 import { buildInspectReport, type InspectReport } from './report/inspect-report.js';
 
@@ -38,12 +37,10 @@ export async function inspectCheckpoint(
   options: InspectOptions = {},
 ): Promise<InspectReport> {
   checkOptions('inspect', options);
-  if (!mayHoldLayers(checkpoint))
-    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainMissing(checkpoint));
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
-  if (layers.length === 0 && folded === 0)
-    refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT, explainMissing(checkpoint));
+  if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const examined = [];
   for (const layer of layers) {
     examined.push(

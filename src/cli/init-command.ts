@@ -11,7 +11,7 @@ import { withCheckpoint } from '../formats/with-checkpoint.js';
 import { isPlace, nameOf } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
-import { refuseWithoutLayers } from '../norm/norm-layer.js';
+import { refuseWithoutLayers } from '../norm/missing-layers.js';
 import { type GuardMode, MAX_GLOB_LENGTH, POLICY_FILE_NAME, pickOptions } from '../options.js';
 import {
   type FrozenSuggestion,

@@ -2,6 +2,7 @@
 
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
+import { refuseWithoutLayers } from '../norm/missing-layers.js';
 import { addTo, dottedNameOf, listFirst, modulePathOf, splitPath } from '../norm/naming.js';
 import {
   addNote,
@@ -11,7 +12,6 @@ import {
   listLayerNames,
   listOwnNames,
   type NormLayer,
-  refuseWithoutLayers,
   whyUnresolved,
 } from '../norm/norm-layer.js';
 import { type EpsilonFrom, type LayerComparison, readBatchCount, readStoredLayer } from './compare-layers.js';
@@ -239,8 +239,8 @@ function findUnlike({ before, after }: UnpairedLayers['unlike'][number], policy:
  *
  * @throws CheckpointError `no-norm-layers` where no layer was compared.
  */
-export function refuseWithoutPairs(layers: readonly unknown[], file: string): void {
-  if (layers.length === 0) refuseWithoutLayers({ path: file }, 'only layers that have lost theirs');
+export function refuseWithoutPairs(layers: readonly unknown[], after: Checkpoint): void {
+  if (layers.length === 0) refuseWithoutLayers(after, 'only layers that have lost theirs');
 }
 
 /** So many widths are named where nothing was paired. */

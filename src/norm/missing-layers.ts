@@ -1,11 +1,24 @@
-// Says why a checkpoint has no norm layer, where its names tell, and the way out.
+// Refuses a checkpoint without norm layers, and says why it has none and what to audit instead, where its names tell.
 
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
+import { CheckpointError } from '../errors.js';
 import { explainAdapter } from './adapters.js';
 
-/** Why a checkpoint has no norm layer to audit, and what to audit instead; undefined where its names do not tell. */
-export function explainMissing(checkpoint: Checkpoint): string | undefined {
-  return explainAdapter(checkpoint) ?? (isConverted(checkpoint) ? CONVERTED : undefined);
+/**
+ * Refuses a checkpoint in which no norm layer is.
+ *
+ * @param found what it has in their place, and what comes of that: `no BatchNorm layer: nothing to audit`.
+ * @throws CheckpointError `no-norm-layers`
+ */
+export function refuseWithoutLayers(checkpoint: Checkpoint, found: string): never {
+  const { path, warnings = [] } = checkpoint;
+  // What was left out may have been all of them.
+  const leftOut = warnings.length > 0 ? `Of the file: ${warnings.join('; ')}.` : undefined;
+  throw new CheckpointError(`expected norm layers with running statistics, found ${found}`, {
+    code: 'no-norm-layers',
+    file: path,
+    hint: explainAdapter(checkpoint) ?? (isConverted(checkpoint) ? CONVERTED : leftOut),
+  });
 }
 
 const CONVERTED =

@@ -124,25 +124,6 @@ export function refuseTooManyLayers(count: number, file: string): void {
   });
 }
 
-/**
- * Refuses a checkpoint in which no norm layer is.
- *
- * @param found what it has in their place, and what comes of that: `no BatchNorm layer: nothing to audit`.
- * @throws CheckpointError `no-norm-layers`
- */
-export function refuseWithoutLayers(
-  { path, warnings = [] }: Pick<Checkpoint, 'path'> & Partial<Pick<Checkpoint, 'warnings'>>,
-  found: string,
-  hint?: string,
-): never {
-  throw new CheckpointError(`expected norm layers with running statistics, found ${found}`, {
-    code: 'no-norm-layers',
-    file: path,
-    // What was left out may have been all of them.
-    hint: hint ?? (warnings.length > 0 ? `Of the file: ${warnings.join('; ')}.` : undefined),
-  });
-}
-
 /** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */
 export function isBatchGraph({ isFromGraph, mode }: NormLayer): boolean {
   return isFromGraph && mode === 'batch';

@@ -97,7 +97,7 @@ export async function probe(
     const { epsilon, map } = options;
     return withLocal(after, options, async (model) => {
       const compared = await compareCheckpoints(before, model, { epsilon, map, channels: true });
-      refuseWithoutPairs(compared.layers, after.path);
+      refuseWithoutPairs(compared.layers, after);
       return await probeComparison(runtime, model, compared, options);
     });
   });

@@ -109,7 +109,7 @@ async function nameMainFile({ planEdits, path }: Checkpoint): Promise<string> {
 async function restoreOpened(sides: Sides, target: Target | null): Promise<RestoreReport> {
   const { before, after, options } = sides;
   const audit = await compareCheckpoints(before, after, options);
-  refuseWithoutPairs(audit.layers, after.path);
+  refuseWithoutPairs(audit.layers, after);
   const { chosen, left } = chooseLayers(audit.layers, options.layers ?? []);
   const plans = await planLayers(chosen, audit, options);
   const edits = await planFiles(plans, sides, target);

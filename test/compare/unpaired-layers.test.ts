@@ -84,7 +84,7 @@ describe('a layer that after has without statistics', () => {
   test('leaves nothing to restore or to put back then', async () => {
     const bare = checkpointOf([scale, shift], { path: 'after.pt' });
     const { layers } = await compareCheckpoints(checkpointOf(normTensors('net.bn')), bare);
-    const failure = await failureOf(() => refuseWithoutPairs(layers, 'after.pt'));
+    const failure = await failureOf(() => refuseWithoutPairs(layers, bare));
     expect(failure).toMatchObject({ code: 'no-norm-layers', file: 'after.pt' });
   });
 });

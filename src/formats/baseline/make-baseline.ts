@@ -13,6 +13,7 @@ import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerpri
 import { CheckpointError, failUnreachable } from '../../errors.js';
 import { type OnProgress, RangeMap, readRange, refuseAmplified } from '../../io/byte-source.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../norm/find-layers.js';
+import { refuseWithoutLayers } from '../../norm/missing-layers.js';
 import {
   findFeedingLinear,
   findFreeLinears,
@@ -437,6 +438,8 @@ export interface Baseline {
 /** Values of more elements are no vector of a layer's channels, and not kept. */
 const MAX_KEPT_ELEMENTS = 1 << 24;
 
+const NOTHING_TO_KEEP = 'no BatchNorm layer: nothing to keep in a baseline';
+
 /**
  * Makes a baseline: what an audit needs of a checkpoint, in a small safetensors file that takes its place. The
  * checkpoint is read once, from front to back, in flat memory.
@@ -458,14 +461,15 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
     });
   }
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
-  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
+  if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_KEEP);
   const { layers, learned } = findLayersAndLearned(checkpoint);
   refuseQuantised(learned, checkpoint.path);
   const linears = listLinears(checkpoint, layers, learned);
-  if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, 'no BatchNorm layer');
+  if (layers.length === 0 && linears.length === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_KEEP);
   // Layers whose tensors are all empty; a graph may just not tell how many channels a layer has.
   const areEmpty = layers.every(({ channels, isFromGraph }) => channels === 0 && !isFromGraph);
-  if (layers.length > 0 && areEmpty) refuseWithoutLayers(checkpoint, 'none that has a channel');
+  if (layers.length > 0 && areEmpty)
+    refuseWithoutLayers(checkpoint, 'none that has a channel: nothing to keep in a baseline');
   const values = listKeptValues(layers, linears);
   refuseAmplified(
     values.map(({ tensor }) => tensor.range),
@@ -486,13 +490,6 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
   const bytes = encodeBaseline(checkpoint, kept, new Set(layers.map(nameInFile)));
   const projected = kept.inFileOrder().filter(({ summary }) => summary?.projections != null);
   return { bytes, layers: layers.length, learned: learned.size, projected: projected.length };
-}
-
-function refuseWithoutLayers({ path }: Checkpoint, found: string): never {
-  throw new CheckpointError(
-    `expected norm layers with running statistics, found ${found}: nothing to keep in a baseline`,
-    { code: 'no-norm-layers', file: path },
-  );
 }
 
 /** Quantised weights are compared code by code: neither a hash nor sums tell a step of quantisation from training. */
