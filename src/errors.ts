@@ -119,7 +119,7 @@ export function toShellWord(name: string): string {
  * Pipelines, `##teamcity[…]`, the older `##[…]` of GitHub. Servers that compare text as languages do read past what has
  * no width, such as a variation selector.
  */
-export const LOG_COMMAND = /#(?=\p{DI}*#\p{DI}*[[vt])/giu;
+export const LOG_COMMAND = /#(?=\p{DI}*#\p{DI}*[[vVtT])/gu;
 
 /** Printable ASCII. */
 const PLAIN_TEXT = /^[ -~]*$/;

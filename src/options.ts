@@ -503,10 +503,8 @@ export type CommandOption = OptionRow & { readonly name: string; readonly group:
 /** The options of a command, each with its name, in the order of the help. */
 export function listCommandOptions(command: CommandName): readonly CommandOption[] {
   const order = [...GROUPS].flatMap(([group, names]) => names.map((name) => ({ group, name })));
-  const rank = (option: CommandOption) => {
-    const index = order.findIndex(({ group, name }) => group === option.group && name === option.name);
-    return index < 0 ? order.length : index;
-  };
+  const ranks = new Map(order.map(({ group, name }, index) => [`${group} ${name}`, index]));
+  const rank = ({ group, name }: CommandOption) => ranks.get(`${group} ${name}`) ?? order.length;
   return COMMANDS[command]
     .map((name) => {
       const row: OptionRow = OPTIONS[name];
