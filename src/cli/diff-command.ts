@@ -149,7 +149,7 @@ async function runDiff(targets: DiffTargets, options: DiffOptions, terminal: Ter
 }
 
 /** The options that made a pair comparable, as a command that goes on from it must be given them. */
-function listMatching({
+export function listMatching({
   select,
   epsilon,
   map = [],

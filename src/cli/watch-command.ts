@@ -10,6 +10,7 @@ import { formatCount, formatPlural } from '../report/format-numbers.js';
 import { defuseCommands } from '../report/text-layout.js';
 import { type WatchEnd, type WatchEvent, watch } from '../watch/watch.js';
 import { type CheckpointEvent, writeEvent, writeEventAsJson } from '../watch/write-event.js';
+import { listMatching } from './diff-command.js';
 import { loadPolicy, type PolicyOptions } from './load-policy.js';
 import { type CommonOptions, createCommand } from './options.js';
 import { readCommand, runCommand } from './run-command.js';
@@ -69,7 +70,7 @@ async function runWatch(targets: Targets, options: WatchCommandOptions, terminal
   const onProgress = quiet === true ? undefined : terminal.showProgress;
   const audit = { ...rules, ...pickOptions('openCheckpoint', options), onOpenFile: noteInput, onProgress };
   const caught = catchSignals();
-  const printer = new Printer(targets, { ...options, failOn }, terminal);
+  const printer = new Printer(targets, { ...options, failOn, matching: listMatching(audit) }, terminal);
   const onEvent = async (event: WatchEvent): Promise<boolean> => {
     const drifted = await printer.print(event);
     if (drifted === null) return true;
@@ -95,6 +96,8 @@ async function runWatch(targets: Targets, options: WatchCommandOptions, terminal
 
 interface PrinterOptions extends WatchCommandOptions {
   readonly failOn: FailOn;
+  /** What an audit of the same two must be told. */
+  readonly matching: readonly string[];
 }
 
 /** Prints what happens, a line each, and counts it. */
@@ -150,7 +153,8 @@ class Printer {
       ...(changing.length > 0 ? [`not audited yet: ${listFirst(changing.map(quote), 3)}`] : []),
     ];
     const { before, directory } = this.#targets;
-    const words = this.#first === null ? [] : [before, this.#first].map(toShellWord);
+    const { matching } = this.#options;
+    const words = this.#first === null ? [] : [nameOf(before), this.#first, ...matching].map(toShellWord);
     this.say(
       [counts.join(', '), ...(words.length > 0 ? [`  In full: bn-audit diff ${words.join(' ')}`] : [])].join(
         '\n',

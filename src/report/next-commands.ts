@@ -8,6 +8,9 @@ import type { AuditReport } from './audit-report.js';
 /** The name of an index of shards: what is restored would be a directory of its own. */
 const INDEX = /\.index\.json$/i;
 
+/** A file of a model on the Hub: what is restored is called after it, and lies here. A web address may lack its signature. */
+const HUB_FILE = /^hf:[^:]*:(?:.*\/)?([^/]+)$/is;
+
 /** What stands behind the last dot of a file's name. */
 const ENDING = /(?<=[^/\\])\.[A-Za-z0-9]{1,12}$/;
 
@@ -26,8 +29,10 @@ export function listNextCommands(
     (word) => word !== '' && word === shorten(word) && word === escapeControls(word),
   );
   const [beforePath = '', afterPath = ''] = paths;
-  if (!areTyped || isPlace(afterPath) || !findings.some(isLeadingDrift)) return [];
-  const name = afterPath.replace(/[/\\]+$/, '');
+  const hubFile = HUB_FILE.exec(afterPath)?.[1];
+  const isElsewhere = isPlace(afterPath) && hubFile === undefined;
+  if (!areTyped || isElsewhere || !findings.some(isLeadingDrift)) return [];
+  const name = hubFile ?? afterPath.replace(/[/\\]+$/, '');
   const ending = ENDING.exec(name)?.[0] ?? '';
   const fixed = `${name.slice(0, name.length - ending.length)}.restored${ending}`;
   return [

@@ -61,6 +61,12 @@ describe('the commands that a report of drift ends with', () => {
     ['-a.pt', '-b.pt', ['restore ./-a.pt ./-b.pt -o ./-b.restored.pt']],
     ['a.pt', 'model.safetensors.index.json', []],
     ['a.pt', 'hf:someone/model', []],
+    ['a.pt', 'https://example.org/tuned.pt', []],
+    [
+      'hf:a/b',
+      'hf:someone/model@v1:runs/t.pt',
+      ['restore hf:a/b hf:someone/model@v1:runs/t.pt -o t.restored.pt'],
+    ],
     ['a.pt', 'evil\u001b[31m.pt', []],
     ['a.pt', 'x'.repeat(5_000), []],
   ])('are for %s and %s: %j', (before, after, commands) => {

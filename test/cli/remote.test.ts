@@ -271,6 +271,25 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     },
   );
 
+  test('is watched against, and the signature of its address is shown nowhere', async () => {
+    mkdirSync(at('landed'));
+    writeFileSync(at('landed/epoch_1.safetensors'), pair('after.safetensors').bytes);
+    const url = `${server.origin}/before.safetensors`;
+    const run = await bnAudit(
+      'watch',
+      `${url}?signature=s3cret`,
+      'landed',
+      '--idle',
+      '0',
+      '--interval',
+      '0.01',
+      '--remote',
+    );
+    expect(run.exitCode).toBe(1);
+    expect(run.stderr).toContain(`bn-audit diff ${url} landed/epoch_1.safetensors --remote\n`);
+    expect(run.stdout + run.stderr).not.toContain('s3cret');
+  });
+
   test('is what every command takes', async () => {
     const url = `${server.origin}/before.safetensors`;
     for (const args of [

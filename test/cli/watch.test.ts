@@ -40,6 +40,11 @@ describe('a watch', () => {
     });
   });
 
+  test('says so with the options that the two were matched by', async () => {
+    const { stderr } = await inPlace({ 'runs/1.safetensors': 0.1 }, ['--epsilon', '0.01', '--map', 'a=b']);
+    expect(stderr).toContain('diff base.safetensors runs/1.safetensors --epsilon 0.01 --map a=b\n');
+  });
+
   test('that finds nothing ends with 0', async () => {
     expect(await inPlace({ 'runs/version_0/checkpoints/last.ckpt': 0 })).toEqual({
       stdout: '✔ clean    runs/version_0/checkpoints/last.ckpt  every norm layer stood still\n',
