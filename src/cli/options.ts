@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { OpenOptions } from '../checkpoint/checkpoint.js';
 import type { PrefixEdit } from '../compare/pair-layers.js';
 import { findAddress } from '../errors.js';
+import { isPlace } from '../io/places.js';
 import {
   COLOR_CHOICES,
   type CommandName,
@@ -103,10 +104,11 @@ function parseReport(value: string): ReportTarget {
   return { format, file: parseFileName(file) };
 }
 
-/** A file to write. Elsewhere `-` means standard output: what is written to a file of that name would be missed. */
+/** A file to write. Elsewhere `-` means standard output, and `hf:NAME` a model: what is written to such a file would be missed. */
 function parseFileName(value: string): string {
   if (value === '') throw new InvalidArgumentError('It must name a file.');
   if (value === '-') throw new InvalidArgumentError('It must name a file: one that is called - is ./-');
+  if (isPlace(value)) throw new InvalidArgumentError('It must name a file of this machine.');
   return value;
 }
 

@@ -96,6 +96,15 @@ describe('a complaint about arguments', () => {
     expect([exitCode, existsSync(join(workspace, '-'))]).toEqual([2, false]);
     expect(stderr).toContain('It must name a file: one that is called - is ./-');
   });
+
+  test.each([
+    ['restore', 'a.pt', 'b.pt', '-o', 'https://localhost/fixed.pt'],
+    ['diff', 'a.pt', 'b.pt', '--report', 'json=hf:a/b'],
+  ])('%s: what stands for a model of the network is no file to write', async (...args) => {
+    const { stderr, exitCode } = await runCli(args, workspace);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain('It must name a file of this machine.');
+  });
 });
 
 test('help is as wide as COLUMNS says', async () => {
