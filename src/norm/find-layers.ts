@@ -7,6 +7,7 @@ import { expectRanges, refuseAmplified } from '../io/byte-source.js';
 import {
   dottedNameOf,
   dottedTensorsOf,
+  getOrMake,
   modulePathOf,
   NAMING_CONVENTIONS,
   type NamingConvention,
@@ -387,6 +388,9 @@ function firstOf(suffixes: readonly string[], at: (suffix: string) => Tensor | u
 /** Wider than any layer in use by an order of magnitude; a layer's statistics stand in memory at once. */
 const MAX_CHANNELS = 1 << 20;
 
+/** What was found in checkpoints that are open: those of a run are put in order first, and before is compared with each. */
+const found = new WeakMap<Checkpoint, LayersAndLearned>();
+
 /**
  * Every norm layer of a checkpoint: from the graph where there is one, else from the names of its tensors. A layer
  * whose statistics or affine cannot be read is among them, with the reason: what the other layers hold is numbers.
@@ -396,6 +400,10 @@ const MAX_CHANNELS = 1 << 20;
  *   too many layers or channels, and for vectors that claim far more bytes than the file stores for them.
  */
 export function findLayersAndLearned(checkpoint: Checkpoint): LayersAndLearned {
+  return getOrMake(found, checkpoint, () => find(checkpoint));
+}
+
+function find(checkpoint: Checkpoint): LayersAndLearned {
   const { graph } = checkpoint;
   const { layers, learned } =
     graph === null ? findNamedLayers(checkpoint) : findGraphLayers(checkpoint, graph);
