@@ -11,7 +11,8 @@ const STAND_INS = [
     // Hashes are taken in few runs, and loading them brings all of Node's streams and ciphers: a tenth of a short run.
     owner: 'src',
     wanted: 'node:crypto',
-    contents: "exports.createHash = (...args) => require('node:crypto').createHash(...args);",
+    contents: `for (const name of ['createCipheriv', 'createHash', 'randomBytes'])
+      exports[name] = (...args) => require('node:crypto')[name](...args);`,
   },
   {
     // Only the reports of several audits are packed.

@@ -74,6 +74,9 @@ export interface AuditOptions extends OpenOptions {
   readonly onProgress?: OnProgress | undefined;
 }
 
+/** What a comparison is told beside that of the others that it is one of. */
+export interface CompareOptions extends AuditOptions, Pick<LearnedOptions, 'known' | 'digests'> {}
+
 /** One checkpoint with what an audit looks at. */
 export interface AuditSide extends FoldingSide {
   readonly declared: DeclaredFreeze;
@@ -105,7 +108,7 @@ export interface AuditResults {
 export async function compareCheckpoints(
   beforeCheckpoint: Checkpoint,
   afterCheckpoint: Checkpoint,
-  options: AuditOptions & Pick<LearnedOptions, 'known'> = {},
+  options: CompareOptions = {},
 ): Promise<AuditResults> {
   const checkpoints = [beforeCheckpoint, afterCheckpoint];
   if (!checkpoints.some(mayHoldLayers) && !checkpoints.every(mayBeFused))
@@ -116,7 +119,7 @@ export async function compareCheckpoints(
   if (isAuto) refuseIdleAuto(declared);
   const maps = readMaps(options.map ?? [], beforeCheckpoint, afterCheckpoint);
   const pairing = await pairSides(before, after, maps);
-  const { epsilon, exact, onProgress, known } = options;
+  const { epsilon, exact, onProgress, known, digests } = options;
   const keepChannels = options.channels === true;
   const folded = await compareFolded(before, after, { pairing, maps, epsilon, keepChannels, exact });
   const unpaired = sortUnpaired({ ...folded, explain: pairing.explain }, after);
@@ -129,6 +132,7 @@ export async function compareCheckpoints(
     byValue: [...pairing.tensors, ...weights.byPart],
     onProgress,
     known,
+    digests,
     exact,
   });
   const live = planLayerComparisons(pairing.pairs, { epsilon, keepChannels });
@@ -290,7 +294,7 @@ const MAX_COPIES = 4;
 export async function compareWithCopies(
   before: Checkpoint,
   after: Checkpoint,
-  options: AuditOptions,
+  options: CompareOptions,
 ): Promise<AuditResults> {
   const results = await compareCheckpoints(before, after, options);
   const copies = after.copies ?? [];
@@ -310,7 +314,7 @@ export async function compareWithCopies(
 async function compareCopy(
   copy: CheckpointCopy,
   { before, after, findings }: AuditResults,
-  options: AuditOptions,
+  options: CompareOptions,
 ): Promise<string | null> {
   const select = `--select ${toShellWord(copy.path)}`;
   const part = after.checkpoint.parts === undefined ? '' : copy.of;

@@ -2,6 +2,7 @@
 
 import { haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
+import type { PieceDigests } from '../checkpoint/fingerprint.js';
 import { type ByteSource, type FileWork, type OnProgress, refuseAmplified } from '../io/byte-source.js';
 import { inStoredOrder, stridedSource } from '../io/views.js';
 import {
@@ -79,6 +80,7 @@ export interface LearnedOptions {
   readonly byValue?: readonly TensorPair[] | undefined;
   readonly onProgress?: OnProgress | undefined;
   readonly known?: Pick<LearnedComparisons, 'byAfter'> | undefined;
+  readonly digests?: PieceDigests | undefined;
   /** Whether every difference counts as a change. */
   readonly exact?: boolean | undefined;
 }
@@ -90,11 +92,12 @@ export interface LearnedOptions {
  * @param allBefore learned tensors by dotted name, likewise `allAfter`.
  * @param known what an earlier comparison found, where the caller knows that these bytes are the same still; such tensors
  *   are not read.
+ * @param digests of what other comparisons have read.
  */
 export function planLearnedComparisons(
   allBefore: Tensors,
   allAfter: Tensors,
-  { folded, feeds = [], byValue = [], onProgress, known, exact }: LearnedOptions,
+  { folded, feeds = [], byValue = [], onProgress, known, digests, exact }: LearnedOptions,
 ): { readonly works: readonly FileWork[]; readonly conclude: () => LearnedComparisons } {
   const before = without(allBefore, folded.judgedBefore);
   const after = without(allAfter, folded.judgedAfter);
@@ -105,7 +108,7 @@ export function planLearnedComparisons(
     if (before.has(pair.name) && after.has(pair.afterName)) pairs.set(pair.afterName, pair);
   const readings = planReadings([...pairs.values()]);
   const results = new Map<string, ComparedTensor>();
-  const comparer = new TensorComparer({ isExact: exact === true });
+  const comparer = new TensorComparer({ isExact: exact === true, digests });
   const total = [...readings.values()].reduce((sum, { before }) => sum + before.range.byteLength, 0);
   let done = 0;
   const compare = async ({ name, afterName, tensor, partner }: TensorPair, reading: Reading) => {

@@ -1,7 +1,13 @@
 // Whether two tensors are equal, by bytes, by hash or as numbers; and which of many are, whatever they are called.
 
 import { createHash } from 'node:crypto';
-import { haveSameShape, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import {
+  type ElementSpan,
+  haveSameShape,
+  type Quantisation,
+  readElements,
+  type Tensor,
+} from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   type DType,
@@ -16,7 +22,7 @@ import {
   toValues,
   type Values,
 } from '../checkpoint/dtype.js';
-import { TensorSummarizer } from '../checkpoint/fingerprint.js';
+import { type PieceDigests, TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { partitionPoint, runInFileOrder } from '../io/byte-source.js';
 import { addTo } from '../norm/naming.js';
 import { provesChange, readSample } from './projected-scales.js';
@@ -50,14 +56,22 @@ const PAGE_BYTES = 4096;
 /** Reads two tensors side by side through buffers that are reused; those of small tensors are small. */
 export class TensorComparer {
   readonly #isExact: boolean;
+  readonly #digests: PieceDigests | null;
   #left = new Uint8Array(0);
   #right = new Uint8Array(0);
   /** Made when a baseline turns up. */
   #summarizer: TensorSummarizer | null = null;
 
-  /** @param isExact whether every difference is a change, however small and regular. */
-  constructor({ isExact = false }: { readonly isExact?: boolean } = {}) {
+  /**
+   * @param isExact whether every difference is a change, however small and regular.
+   * @param digests of pieces that were read for other comparisons, which are not read again; absent where there are none.
+   */
+  constructor({
+    isExact = false,
+    digests = null,
+  }: { readonly isExact?: boolean; readonly digests?: PieceDigests | null | undefined } = {}) {
     this.#isExact = isExact;
+    this.#digests = digests;
   }
 
   /**
@@ -149,18 +163,29 @@ export class TensorComparer {
     for (let start = 0; start < total; ) {
       const most = (start === 0 ? FIRST_CHUNK_BYTES : CHUNK_BYTES) / elementBytes;
       const span = { start, count: Math.min(most, total - start) };
-      const one = await readElements(before, left, span);
-      const other = await readElements(after, right, span);
+      const [readBefore, readAfter] = [readOnce(before, left, span), readOnce(after, right, span)];
+      start += span.count;
+      const mayBeEqual = judge === null && span.start > 0 && before.dtype === after.dtype;
+      if (this.#digests !== null && mayBeEqual) {
+        const digest = await this.#digests.find(before, span, readBefore);
+        if (digest === (await this.#digests.find(after, span, readAfter))) continue;
+      }
+      const [one, other] = [await readBefore(), await readAfter()];
       if (judge === null && !isEqual(one, other)) {
         if (!canBeRounded) return { kind: 'changed' };
-        judge = new RoundingJudge(before.dtype, after.dtype, { unchanged: start });
+        judge = new RoundingJudge(before.dtype, after.dtype, { unchanged: span.start });
       }
       if (judge?.add(toValues(one, before.dtype), toValues(other, after.dtype)) === false)
         return { kind: 'changed' };
-      start += span.count;
     }
     return judge?.conclude() ?? { kind: 'exact' };
   }
+}
+
+/** Reads some of a tensor's elements when they are asked for, once. */
+function readOnce(tensor: Tensor, buffer: Uint8Array, span: ElementSpan): () => Promise<Uint8Array> {
+  let elements: Promise<Uint8Array> | null = null;
+  return () => (elements ??= readElements(tensor, buffer, span));
 }
 
 /** The buffer, or one that is large enough for a tensor's pieces wherever in a page they are put. */

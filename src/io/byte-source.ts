@@ -28,6 +28,8 @@ export interface ByteSource {
   close(): Promise<void>;
   /** Told which ranges will be read, where it is quicker to fetch them together than each when it is asked for. */
   readonly expect?: ((ranges: readonly ByteRange[]) => void) | undefined;
+  /** Has the source keep what small reads give from here on, so that none is done twice: it will be compared with several. */
+  readonly keepSmallReads?: (() => void) | undefined;
   /** Opens a file beside it by its name, where it is no file of this machine. The name was checked. */
   readonly openBeside?: ((name: string) => Promise<ByteSource>) | undefined;
   /** What the source reads its bytes from, where they can be put back there; absent where it holds them itself. */
@@ -111,6 +113,68 @@ function storedRanges(range: ByteRange): readonly ByteRange[] {
   const { backing, computedFrom, assembledFrom } = range.source;
   const below = backing?.range ?? computedFrom;
   return below === undefined ? (assembledFrom?.flatMap(storedRanges) ?? [range]) : storedRanges(below);
+}
+
+/** Has the sources under some ranges keep what small reads give; see {@link ByteSource.keepSmallReads}. */
+export function keepSmallReads(ranges: readonly ByteRange[]): void {
+  for (const { source } of ranges.flatMap(storedRanges)) source.keepSmallReads?.();
+}
+
+/** Of a layer's vectors, and the first piece of a weight. */
+const SMALL_READ_BYTES = 16 * 1024;
+
+/** What is kept of one source; a ResNet-50 takes 1.5 MB. More is read again. */
+const MAX_KEPT_BYTES = 16 * 1024 * 1024;
+
+/** What keeping a read takes beside its bytes. */
+const ENTRY_BYTES = 200;
+
+/** Reads such as of a number, which have no room of their own. */
+const TINY_BYTES = 64;
+
+/** Room for small reads, which is lent to one source after the other: anew for each, it would pile up as garbage. */
+const SLAB_BYTES = 64 * 1024;
+const idleSlabs: Uint8Array[] = [];
+const MAX_IDLE_SLABS = 64;
+
+/** What small reads of a source gave. */
+export class SmallReads {
+  readonly #kept = new Map<number, Uint8Array>();
+  readonly #slabs: Uint8Array[] = [];
+  #room: Uint8Array = new Uint8Array(0);
+  #left = MAX_KEPT_BYTES;
+
+  /** @returns false where not all of that was read from there before. */
+  fill(target: Uint8Array, position: number): boolean {
+    const kept = this.#kept.get(position);
+    if (kept === undefined || kept.byteLength < target.byteLength) return false;
+    target.set(kept.subarray(0, target.byteLength));
+    return true;
+  }
+
+  keep(bytes: Uint8Array, position: number): void {
+    const { byteLength } = bytes;
+    const left = this.#left - byteLength - ENTRY_BYTES;
+    if (byteLength > SMALL_READ_BYTES || left < 0) return;
+    this.#left = left;
+    this.#kept.set(position, byteLength > TINY_BYTES ? this.#place(bytes) : Buffer.from(bytes));
+  }
+
+  release(): void {
+    idleSlabs.push(...this.#slabs.splice(0, MAX_IDLE_SLABS - idleSlabs.length));
+    this.#kept.clear();
+  }
+
+  #place(bytes: Uint8Array): Uint8Array {
+    if (this.#room.byteLength < bytes.byteLength) {
+      this.#room = idleSlabs.pop() ?? new Uint8Array(SLAB_BYTES);
+      this.#slabs.push(this.#room);
+    }
+    const kept = this.#room.subarray(0, bytes.byteLength);
+    this.#room = this.#room.subarray(bytes.byteLength);
+    kept.set(bytes);
+    return kept;
+  }
 }
 
 /** Tells the sources under some ranges that these will be read. */

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import { findNearest } from '../options.js';
-import { type ByteSource, checkBounds } from './byte-source.js';
+import { type ByteSource, checkBounds, SmallReads } from './byte-source.js';
 
 /**
  * After so many bytes the event loop gets a turn. Reads are synchronous: on cached bytes a system call is several
@@ -60,6 +60,7 @@ export class FileSource implements ByteSource {
   readonly #files: ReadableFiles;
   #descriptor: number | null;
   #bytesRead = 0;
+  #small: SmallReads | null = null;
 
   /** @param descriptor of a regular file that the process has open. */
   constructor(
@@ -82,16 +83,24 @@ export class FileSource implements ByteSource {
     const turns = Math.floor(this.#bytesRead / YIELD_BYTES);
     try {
       checkBounds(this, position, target.byteLength);
+      if (this.#small?.fill(target, position) === true) return DONE;
       this.#fill(target, position);
+      this.#small?.keep(target, position);
     } catch (error) {
       return Promise.reject(error);
     }
     return Math.floor(this.#bytesRead / YIELD_BYTES) > turns ? setImmediate() : DONE;
   }
 
+  keepSmallReads(): void {
+    this.#small ??= new SmallReads();
+  }
+
   async close(): Promise<void> {
     const descriptor = this.#descriptor;
     this.#descriptor = null;
+    this.#small?.release();
+    this.#small = null;
     if (descriptor !== null) explainAs(this.name, () => this.#files.closeSync(descriptor));
   }
 

@@ -4,7 +4,7 @@ import { type IncomingMessage, Agent as PlainAgent, request as requestPlainly } 
 import { Agent, request as requestSecurely } from 'node:https';
 import { setTimeout as wait } from 'node:timers/promises';
 import { CheckpointError, type CheckpointErrorCode, quote, VERSION } from '../errors.js';
-import { type ByteRange, type ByteSource, checkBounds, partitionPoint } from './byte-source.js';
+import { type ByteRange, type ByteSource, checkBounds, partitionPoint, SmallReads } from './byte-source.js';
 import { codeOf } from './file-source.js';
 
 /** How long a server may take, and how often it is asked. Tests hand in shorter ones. */
@@ -416,6 +416,7 @@ export class RemoteSource implements ByteSource {
   /** A window's room that is free again: made anew for each, they would pile up until memory is looked through. */
   #spare: Uint8Array | null = null;
   #work: Promise<void> = Promise.resolve();
+  #small: SmallReads | null = null;
 
   constructor(file: RemoteFile, client: Client, version: FileVersion, head: Uint8Array) {
     const { name, openBeside, url } = file;
@@ -451,13 +452,20 @@ export class RemoteSource implements ByteSource {
     this.#expected = merged;
   }
 
+  keepSmallReads(): void {
+    this.#small ??= new SmallReads();
+  }
+
   async close(): Promise<void> {
     this.#client.close();
     this.#windows = [];
+    this.#small?.release();
+    this.#small = null;
   }
 
   async #fill(target: Uint8Array, position: number): Promise<void> {
     checkBounds(this, position, target.byteLength);
+    if (this.#small?.fill(target, position) === true) return;
     for (let done = 0; done < target.byteLength; ) {
       const at = position + done;
       const window = this.#find(at) ?? this.#fetchAt(at, target.byteLength - done);
@@ -470,6 +478,7 @@ export class RemoteSource implements ByteSource {
       target.set(part, done);
       done += part.byteLength;
     }
+    this.#small?.keep(target, position);
   }
 
   #find(at: number): Window | undefined {

@@ -1,15 +1,19 @@
 // A trace: every checkpoint of a training run against the one from before, in order. Read it from top to bottom.
 
 import type { Checkpoint, OpenOptions } from '../checkpoint/checkpoint.js';
+import { PieceDigests } from '../checkpoint/fingerprint.js';
 import {
   type AuditOptions,
   type AuditResults,
+  type CompareOptions,
   compareCheckpoints,
   compareWithCopies,
 } from '../compare-checkpoints.js';
 import { CheckpointError, describeError, quote } from '../errors.js';
 import { DIRECTORY_NAMES } from '../formats/open.js';
 import { type WithAfter, withBefore, withCheckpoint } from '../formats/with-checkpoint.js';
+import { keepSmallReads } from '../io/byte-source.js';
+import { codeOf } from '../io/file-source.js';
 import { findOnMachine, nameOf } from '../io/places.js';
 import { identifyFile } from '../io/write-target.js';
 import { checkOptions } from '../options.js';
@@ -40,7 +44,16 @@ interface Surveyed extends Progress {
 
 /**
  * Audits a whole training run: puts its checkpoints in order, audits each against the one from before, and follows every
- * norm layer through them. Three checkpoints are open at a time at most, whatever the length of the run.
+ * norm layer through them.
+ *
+ * Every file is read once, before too, whatever the length of the run: what small reads gave is kept, and of the rest
+ * digests, which tell what is equal. What only values tell is read again, of the files that are compared:
+ *
+ * - where a weight differs behind its first 16 KiB, or may be rounded: that piece, and those behind it until it is clear;
+ * - what is stored in two types, quantised, folded or compressed; where before is a baseline, what was trained;
+ * - small reads beyond those that a source keeps;
+ * - headers of checkpoints that did not stay open: all with `select`, else those beyond {@link MAX_OPEN_FILES} and
+ *   {@link MAX_OPEN_TENSORS}.
  *
  * @param paths the checkpoints, in any order.
  * @throws as audit where before cannot be read, or an option is wrong; CheckpointError where no checkpoint of the run can be
@@ -55,14 +68,19 @@ export async function trace(
   const { strict = false, ...auditing } = options;
   const skipped = new SkipList(strict);
   return withBefore(before, auditing, async (withAfter) => {
-    const surveyed = await survey(listOnce(before, paths, skipped), auditing, skipped);
-    const withLayers = surveyed.filter(({ hasLayers }) => hasLayers);
-    const others = withLayers.length === 0 ? [] : surveyed.filter(({ hasLayers }) => !hasLayers);
-    const { ordered, by, doubts } = orderCheckpoints(others.length === 0 ? surveyed : withLayers);
-    const record = new RunRecord();
-    await auditInOrder([...ordered, ...others], withAfter, { options: auditing, record, skipped });
-    if (record.length === 0) skipped.refuseAll();
-    return record.conclude({ order: by, skipped: skipped.all, doubts });
+    const opener = new Opener(withAfter, auditing);
+    try {
+      const surveyed = await survey(listOnce(before, paths, skipped), opener, skipped);
+      const withLayers = surveyed.filter(({ hasLayers }) => hasLayers);
+      const others = withLayers.length === 0 ? [] : surveyed.filter(({ hasLayers }) => !hasLayers);
+      const { ordered, by, doubts } = orderCheckpoints(others.length === 0 ? surveyed : withLayers);
+      const record = new RunRecord();
+      await auditInOrder([...ordered, ...others], opener, { options: auditing, record, skipped });
+      if (record.length === 0) skipped.refuseAll();
+      return record.conclude({ order: by, skipped: skipped.all, doubts });
+    } finally {
+      await opener.closeAll();
+    }
   });
 }
 
@@ -123,16 +141,13 @@ function listOnce(before: string, paths: readonly string[], skipped: SkipList): 
 /** How far each checkpoint is: opens one after the other, and reads no weights. */
 async function survey(
   paths: readonly string[],
-  options: OpenOptions,
+  opener: Opener,
   skipped: SkipList,
 ): Promise<readonly Surveyed[]> {
   const surveyed: Surveyed[] = [];
   for (const path of paths) {
-    await attempt(path, skipped, async () => {
-      // What `select` means is only known beside before; how far the training is, no part of a file tells alone.
-      const { select: _, ...opening } = options;
-      surveyed.push({ path, ...(await withCheckpoint(path, opening, readProgress)) });
-    });
+    const progress = await attempt(path, skipped, () => opener.survey(path));
+    if (progress !== undefined) surveyed.push({ path, ...progress });
   }
   return surveyed;
 }
@@ -174,9 +189,10 @@ interface Followed extends Audited {
 /** Audits each checkpoint; the one that came before it stays open meanwhile. */
 async function auditInOrder(
   ordered: readonly Surveyed[],
-  withAfter: WithAfter,
-  { options, record, skipped }: Running,
+  opener: Opener,
+  { options: auditing, record, skipped }: Running,
 ): Promise<void> {
+  const options = { ...auditing, digests: new PieceDigests() };
   let previous: Followed | null = null;
   try {
     for (const place of ordered) {
@@ -188,8 +204,7 @@ async function auditInOrder(
       const audited: Audited | undefined = await attempt(
         path,
         skipped,
-        async (): Promise<Audited> =>
-          auditBeside(last, await hold(withAfter, path, options), { options, isOnePlace }),
+        async (): Promise<Audited> => auditBeside(last, await opener.open(path), { options, isOnePlace }),
       );
       if (audited === undefined) continue;
       const { report, step } = audited;
@@ -208,21 +223,18 @@ async function auditInOrder(
 }
 
 /** Audits a checkpoint that is held open against before and, where that is not enough, against the one that came before it. */
-async function auditBeside(
+function auditBeside(
   previous: Audited | null,
   held: Held,
-  { options, isOnePlace }: { readonly options: AuditOptions; readonly isOnePlace: boolean },
+  { options, isOnePlace }: { readonly options: CompareOptions; readonly isOnePlace: boolean },
 ): Promise<Audited> {
-  try {
+  return orClose(held, async () => {
     const results = await compareWithCopies(held.before, held.after, options);
     const report = buildReport(results);
     const isStepNeeded = previous !== null && (isOnePlace || haveBothChanged(previous.report, report));
     const step = isStepNeeded ? await auditStep(previous, { ...held, results }, options) : null;
     return { ...held, results, report, step };
-  } catch (error) {
-    await held.close();
-    throw error;
-  }
+  });
 }
 
 /** Whether some layer's learned tensors are not before's in either: whether they stayed from one to the other is open. */
@@ -235,7 +247,7 @@ function haveBothChanged(previous: AuditReport, current: AuditReport): boolean {
 async function auditStep(
   previous: Audited,
   current: Pick<Audited, 'after' | 'results'>,
-  options: AuditOptions,
+  options: CompareOptions,
 ): Promise<AuditReport> {
   const known = deduceStep(previous.results.learned, current.results.learned);
   const { map: _, onProgress: __, ...judging } = options;
@@ -249,21 +261,98 @@ interface Held {
   readonly close: () => Promise<void>;
 }
 
-/** Opens a checkpoint for longer than one piece of work: what comes after it in the run is compared with it. */
-function hold(withAfter: WithAfter, path: string, options: OpenOptions): Promise<Held> {
-  return new Promise((resolve, reject) => {
-    let release = () => {};
-    const released = new Promise<void>((done) => {
-      release = done;
+/** Does some work on what is held, which stays open unless the work fails. */
+async function orClose<Result>(held: Held, work: () => Promise<Result>): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    await held.close();
+    throw error;
+  }
+}
+
+/** Files that stay open from when their checkpoints are put in order to when they are audited: systems allow twice as many. */
+const MAX_OPEN_FILES = 512;
+
+/** Tensors that those files have together: what is known of so many takes 8 to 30 MB. */
+const MAX_OPEN_TENSORS = 16_000;
+
+/** Opens the checkpoints of a run; those that were surveyed are open already, as far as there is room. */
+class Opener {
+  readonly #withAfter: WithAfter;
+  readonly #options: OpenOptions;
+  readonly #open = new Map<string, Held>();
+  #room = { files: MAX_OPEN_FILES, tensors: MAX_OPEN_TENSORS };
+
+  constructor(withAfter: WithAfter, options: OpenOptions) {
+    this.#withAfter = withAfter;
+    this.#options = options;
+  }
+
+  /** How far a checkpoint is. */
+  async survey(path: string): ReturnType<typeof readProgress> {
+    const { select, ...opening } = this.#options;
+    // What `select` means is only known beside before; how far the training is, no part of a file tells alone.
+    if (select !== undefined) return withCheckpoint(path, opening, readProgress);
+    let files = 0;
+    const onOpenFile = (file: string) => {
+      files++;
+      opening.onOpenFile?.(file);
+    };
+    const hold = () => this.#hold(path, { ...opening, onOpenFile });
+    const held = await hold().catch(async (error: unknown) => {
+      if (this.#open.size === 0 || !isOutOfFiles(error)) throw error;
+      await this.closeAll();
+      return hold();
     });
-    const closed = withAfter(path, options, async (before, after) => {
-      const close = () => {
-        release();
-        return closed;
-      };
-      resolve({ before, after, close });
-      await released;
+    return orClose(held, async () => {
+      const progress = await readProgress(held.after);
+      const tensors = held.after.tensors.size;
+      const room = { files: this.#room.files - files, tensors: this.#room.tensors - tensors };
+      if (Math.min(room.files, room.tensors) < 0) await held.close();
+      else {
+        this.#room = room;
+        this.#open.set(path, held);
+      }
+      return progress;
     });
-    closed.catch(reject);
-  });
+  }
+
+  /** Opens a checkpoint for longer than one piece of work: what comes after it in the run is compared with it. */
+  async open(path: string): Promise<Held> {
+    const held = this.#open.get(path);
+    this.#open.delete(path);
+    return held ?? this.#hold(path, this.#options);
+  }
+
+  /** Closes what was surveyed and not opened since; from here on nothing stays open. */
+  async closeAll(): Promise<void> {
+    this.#room = { files: 0, tensors: 0 };
+    for (const held of this.#open.values()) await held.close();
+    this.#open.clear();
+  }
+
+  #hold(path: string, options: OpenOptions): Promise<Held> {
+    return new Promise((resolve, reject) => {
+      let release = () => {};
+      const released = new Promise<void>((done) => {
+        release = done;
+      });
+      const closed = this.#withAfter(path, options, async (before, after) => {
+        for (const { tensors } of [before, after])
+          keepSmallReads([...tensors.values()].map(({ range }) => range));
+        const close = () => {
+          release();
+          return closed;
+        };
+        resolve({ before, after, close });
+        await released;
+      });
+      closed.catch(reject);
+    });
+  }
+}
+
+function isOutOfFiles(error: unknown): boolean {
+  return error instanceof CheckpointError && /^E[MN]FILE$/.test(codeOf(error.cause));
 }

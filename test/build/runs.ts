@@ -9,6 +9,8 @@ export interface LayerState {
   readonly weight?: number;
   readonly mean?: number;
   readonly count?: number;
+  /** Input channels of the convolution, 64 unless given. */
+  readonly inputs?: number;
 }
 
 /** A checkpoint to be written. */
@@ -25,9 +27,10 @@ export function checkpointBytes({ layers, head = 0, metadata }: RunState): Uint8
   const put = (name: string, ...values: readonly number[]) => {
     tensors[name] = { dtype: 'F32', shape: [values.length], data: f32(...values) };
   };
-  for (const [path, { weight = 1, mean = 0, count = 10 }] of Object.entries(layers)) {
-    const values = Array.from({ length: 2 * 64 }, (_, index) => weight + Math.sin(index));
-    tensors[`${path}.conv.weight`] = { dtype: 'F32', shape: [2, 64, 1, 1], data: f32(...values) };
+  for (const [path, { weight = 1, mean = 0, count = 10, inputs = 64 }] of Object.entries(layers)) {
+    const values = Float32Array.from({ length: 2 * inputs }, (_, index) => weight + Math.sin(index));
+    const data = new Uint8Array(values.buffer);
+    tensors[`${path}.conv.weight`] = { dtype: 'F32', shape: [2, inputs, 1, 1], data };
     put(`${path}.bn.weight`, weight + 0.5, weight);
     put(`${path}.bn.bias`, 0.25, 0.125);
     put(`${path}.bn.running_mean`, mean, mean + 1);

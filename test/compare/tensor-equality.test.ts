@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
-import { type DType, decodeFloats, encodeFloats } from '../../src/checkpoint/dtype.js';
+import { type DType, decodeFloats, encodeFloats, roundToFloat } from '../../src/checkpoint/dtype.js';
+import { PieceDigests } from '../../src/checkpoint/fingerprint.js';
 import { chooseValueTest, TensorComparer } from '../../src/compare/tensor-equality.js';
 import { stridedSource } from '../../src/io/views.js';
 import { tensorOf, tensorOfBytes } from '../build/checkpoints.js';
@@ -339,5 +340,51 @@ describe('chooseValueTest', () => {
     expect(chooseValueTest('F64', 'F16')(0.1, tenth)).toBe(true);
     expect(chooseValueTest('F16', 'F64')(tenth, 0.1)).toBe(true);
     expect(chooseValueTest('F64', 'F16')(tenth, 0.1)).toBe(false);
+  });
+});
+
+describe('pieces that were read for another comparison', () => {
+  const COUNT = 150_000;
+  /** A tensor with a zero in its middle, which is read in a small piece and two large ones. */
+  const large = (change: (value: number, index: number) => number = (value) => value) => {
+    const values = Float32Array.from({ length: COUNT }, (_, index) =>
+      change(index === COUNT / 2 ? 0 : Math.fround(Math.sin(index)), index),
+    );
+    const source = countingSource('file', new Uint8Array(values.buffer));
+    const range = { source, offset: 0, byteLength: source.byteLength };
+    return { source, tensor: { ...floats([]), shape: [COUNT], elementCount: COUNT, range } };
+  };
+
+  test('are not read again where both are equal', async () => {
+    const digests = new PieceDigests();
+    const before = large();
+    for (const after of [large(), large(), large()]) {
+      const found = await new TensorComparer({ digests }).compare(before.tensor, after.tensor);
+      expect(found).toEqual({ kind: 'exact' });
+      expect(after.source.bytesRead).toBe(4 * COUNT);
+    }
+    // The values of the first piece are compared, which sources keep.
+    expect(before.source.bytesRead).toBe(4 * COUNT + 2 * 16 * 1024);
+  });
+
+  test.each<readonly [string, (value: number, index: number) => number]>([
+    ['its first value', (value, at) => (at === 0 ? 2 : value)],
+    ['its last value', (value, at) => (at === COUNT - 1 ? 2 : value)],
+    ['a bit of one value', (value, at) => (at === COUNT - 2 ? value * (1 + 2 ** -23) : value)],
+    ['the sign of a zero', (value, at) => (at === COUNT / 2 ? -0 : value)],
+    ['how its end was rounded', (value, at) => (at > 100_000 ? roundToFloat(value, 'BF16') : value)],
+    ['how all was rounded', (value) => roundToFloat(value, 'F16')],
+    ['what an average leaves', (value, at) => value * (1 + 1e-6 * Math.cos(7 * at))],
+    ['a step of an optimizer', (value, at) => value + 1e-4 * Math.sign(Math.cos(at))],
+    ['such a step at its end', (value, at) => value + (at > 100_000 ? 1e-4 * Math.sign(Math.cos(at)) : 0)],
+  ])('are read where they tell more than that they differ: %s', async (_, change) => {
+    for (const isExact of [false, true]) {
+      const [before, after] = [large().tensor, large(change).tensor];
+      const expected = await new TensorComparer({ isExact }).compare(before, after);
+      const known = new TensorComparer({ isExact, digests: new PieceDigests() });
+      expect(await known.compare(before, after)).toEqual(expected);
+      expect(await known.compare(before, large().tensor)).toEqual({ kind: 'exact' });
+      expect(await known.compare(before, after)).toEqual(expected);
+    }
   });
 });

@@ -81,6 +81,21 @@ describe('reading a file', () => {
       await source.close();
     });
 
+    test('keeps what small ones give where it is told to, and no more than there is room for', async () => {
+      const source = openFileSource(writeFile('kept', bytes));
+      source.keepSmallReads();
+      for (const length of [8, 16, 12, 16]) await readAt(source, 5 * KIB, length);
+      expect(source.bytesRead).toBe(8 + 16);
+      for (let i = 0; i < 2; i++) await readAt(source, 0, 17 * KIB);
+      expect(source.bytesRead).toBe(8 + 16 + 2 * 17 * KIB);
+      for (let position = 6 * KIB; position < 90 * KIB; position++)
+        await source.readInto(new Uint8Array(8), position);
+      const before = source.bytesRead;
+      await readAt(source, 89 * KIB);
+      expect(source.bytesRead).toBe(before + 8);
+      await source.close();
+    });
+
     test('reads none after it was closed', async () => {
       const source = openFileSource(writeFile('pieces', bytes));
       await readAt(source, 0);

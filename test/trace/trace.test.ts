@@ -1,5 +1,6 @@
-import { copyFileSync, linkSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import fs, { copyFileSync, linkSync, readFileSync, statSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import type { TraceReport } from '../../src/report/trace-report.js';
@@ -257,10 +258,110 @@ test('a file without norm layers does not keep the others from their order', asy
   expect(report.skipped).toMatchObject([{ reason: 'failed', code: 'no-norm-layers' }]);
 });
 
-test('before is opened once, and each checkpoint at most twice: to be put in order, and to be audited', async () => {
-  const opened = new Map<string, number>();
-  const onOpenFile = (path: string) => opened.set(path, (opened.get(path) ?? 0) + 1);
-  await trace(join(leak, 'base.pt'), LEAK, { onOpenFile });
-  expect(opened.get(join(leak, 'base.pt'))).toBe(1);
-  expect(LEAK.map((path) => opened.get(path))).toEqual(LEAK.map(() => 2));
+/** Does some work in a file system that is another one in part. */
+async function withFiles<Result>(
+  other: Readonly<Record<string, unknown>>,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  const own = Object.fromEntries(Object.entries(fs).filter(([name]) => name in other));
+  Object.assign(fs, other);
+  syncBuiltinESMExports();
+  try {
+    return await work();
+  } finally {
+    Object.assign(fs, own);
+    syncBuiltinESMExports();
+  }
+}
+
+describe('what is read', () => {
+  /** Of a weight of 600 kB, which is read in pieces. */
+  const inputs = 75_000;
+
+  // Up to epoch 2 both layers are frozen, then one is trained, and from epoch 5 on frozen again; statistics move throughout.
+  const stateOf = (epoch: number) => ({
+    head: epoch,
+    metadata: { epoch: String(epoch) },
+    layers: {
+      frozen: { mean: epoch, count: 10 + epoch, inputs },
+      staged: { weight: Math.min(Math.max(epoch, 2), 5), mean: epoch, count: 10 + epoch, inputs },
+    },
+  });
+
+  /** The names of the files that are opened while a run is traced, and how often each byte of them is read. */
+  async function traceCounting(epochs: number) {
+    const directory = makeTempDirectory();
+    const names = Array.from({ length: 1 + epochs }, (_, epoch) => `${epoch}.safetensors`);
+    writeFiles(
+      directory,
+      Object.fromEntries(names.map((name, epoch) => [name, checkpointBytes(stateOf(epoch))])),
+    );
+    const opened: string[] = [];
+    const reads = new Map(names.map((name) => [name, new Uint8Array(statSync(join(directory, name)).size)]));
+    const { openSync, readSync } = fs;
+    const open = new Map<number, string>();
+    const counting = {
+      openSync: (path: string, flags: number) => {
+        const descriptor = openSync(path, flags);
+        open.set(descriptor, basename(path));
+        opened.push(basename(path));
+        return descriptor;
+      },
+      readSync: (descriptor: number, target: Uint8Array, start: number, length: number, position: number) => {
+        const count = readSync(descriptor, target, start, length, position);
+        const times = reads.get(open.get(descriptor) ?? '');
+        for (let at = position; at < position + count; at++) if (times) times[at] = (times[at] ?? 0) + 1;
+        return count;
+      },
+    };
+    const [before = '', ...paths] = names.map((name) => join(directory, name));
+    const report = await withFiles(counting, () => trace(before, paths.toReversed()));
+    return { names, opened, reads, report };
+  }
+
+  test('is every file once, before too, also where layers are trained and frozen again', async () => {
+    const { names, opened, reads, report } = await traceCounting(8);
+    expect(statusesOf(report, 'frozen.bn')).toEqual(Array(8).fill('drifted'));
+    const staged = ['drifted', 'drifted', 'trained', 'trained', 'trained', 'drifted', 'drifted', 'drifted'];
+    expect(statusesOf(report, 'staged.bn')).toEqual(staged);
+    expect(opened.toSorted()).toEqual(names);
+    // The first 1,024 bytes are looked at to see what a file is, and are of its header.
+    for (const [name, times] of reads)
+      expect([name, times.findIndex((count, at) => at >= 1024 && count > 1)]).toEqual([name, -1]);
+  });
+
+  test('of before is no more, however long the run is', async () => {
+    const countBefore = async (epochs: number) => {
+      const { reads } = await traceCounting(epochs);
+      return reads.get('0.safetensors')?.reduce((sum, times) => sum + times, 0);
+    };
+    expect(await countBefore(9)).toBe(await countBefore(3));
+  });
+});
+
+test('a checkpoint is opened once more where only a part of it is looked at', async () => {
+  const opened: string[] = [];
+  const onOpenFile = (path: string) => opened.push(path);
+  await trace(join(leak, 'base.pt'), LEAK.slice(0, 2), { onOpenFile, select: 'state_dict' });
+  expect(opened.filter((path) => path === LEAK[0])).toHaveLength(2);
+});
+
+test('where the system lets no more files be open, none stays open until it is audited', async () => {
+  const { openSync, closeSync } = fs;
+  const open = new Set<number>();
+  const limited = {
+    openSync: (path: string, flags: number) => {
+      if (open.size === 8) throw Object.assign(new Error(), { code: 'EMFILE', syscall: 'open', path });
+      const descriptor = openSync(path, flags);
+      open.add(descriptor);
+      return descriptor;
+    },
+    closeSync: (descriptor: number) => {
+      open.delete(descriptor);
+      closeSync(descriptor);
+    },
+  };
+  const follow = () => trace(join(leak, 'base.pt'), LEAK);
+  expect(await withFiles(limited, follow)).toEqual(await follow());
+  expect(open.size).toBe(0);
 });
