@@ -40,13 +40,8 @@ import {
   type UnpairedLayers,
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
-import {
-  compareFolded,
-  describeMergedBranches,
-  type FoldingSide,
-  listFreeLinears,
-  mayBeFused,
-} from './folding/compare-folded.js';
+import { compareFolded, describeMergedBranches, mayBeFused } from './folding/compare-folded.js';
+import { type FoldingSide, listFreeLinears } from './folding/find-blocks.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { putOnBase } from './norm/adapters.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';

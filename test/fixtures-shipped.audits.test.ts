@@ -68,7 +68,11 @@ describe('models as they are shipped, with truth by numpy', () => {
   });
 });
 
-function checkLayer(layer: AuditLayer, module: string, { pairedBy, measures, factors }: Case): void {
+function checkLayer(
+  layer: AuditLayer,
+  module: string,
+  { pairedBy, measures, spreads, blockShifts, factors }: Case,
+): void {
   if (pairedBy?.[module] !== undefined) expect(layer.pairedBy, module).toBe(pairedBy[module]);
   const truth = measures?.[module];
   if (truth !== undefined) {
@@ -77,6 +81,12 @@ function checkLayer(layer: AuditLayer, module: string, { pairedBy, measures, fac
     expect(layer.meanShift?.rms, module).toBeCloseTo(truth['meanShiftRms'] ?? Number.NaN, digits);
     expect(layer.logStdRatio?.rms, module).toBeCloseTo(truth['logStdRatioRms'] ?? Number.NaN, digits);
   }
+  const [spread, shift] = [spreads?.[module], blockShifts?.[module]];
+  if (spread !== undefined) {
+    expect(layer.logStdRatio?.rms, module).toBeCloseTo(spread, 5);
+    expect([layer.meanShift, layer.divergence, layer.outputShift], module).toEqual([null, null, null]);
+  }
+  if (shift !== undefined) expect(layer.block?.meanShift?.rms, module).toBeCloseTo(shift, 5);
   const bounds = layer.perChannel?.stdRatioBounds;
   if (factors?.[module] !== undefined && layer.status === 'drifted') expect(bounds, module).toBeDefined();
   if (bounds === undefined) return;

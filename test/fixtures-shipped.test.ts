@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { type Intervals, listShipped, readTruth, SHIPPED } from './build/shipped.js';
 
 /** What fixtures/README.md allows the whole group. */
-const LIMIT_BYTES = 1_200_000;
+const LIMIT_BYTES = 1_230_000;
 
 const STATUSES = [
   'locked',

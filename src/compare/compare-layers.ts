@@ -257,7 +257,7 @@ interface ChannelDrift {
 }
 
 /** A norm layer of both checkpoints, compared; `kind` says how the statistics are known. */
-export type LayerComparison = LiveComparison | RecoveredComparison | FoldedComparison;
+export type LayerComparison = LiveComparison | RecoveredComparison | FoldedComparison | MergedComparison;
 
 interface ComparedPair extends LayerPair {
   /** The name that reports show, by {@link chooseLayerName}. */
@@ -335,17 +335,38 @@ export interface RecoveredComparison extends ComparedPair, FoldedAway {
 /** The kind of a layer of which no file tells whether it hides a norm layer. */
 export const UNMARKED_KIND = 'convolution with bias';
 
+/** How far spreads moved whose means cannot be told. */
+interface SpreadDrift {
+  readonly channelsMoved: number;
+  /** abs(ln(σB / σA)), in nats. */
+  readonly logStdRatio: RmsAndMax;
+  /** σB / σA per channel; null where it was not asked for. */
+  readonly stdRatio: readonly number[] | null;
+}
+
+/** One file holds the layer's statistics; the other has merged the layer with the parallel branches of its block. */
+export interface MergedComparison extends ComparedPair, FoldedAway {
+  readonly kind: 'merged';
+  /** Null where a convolution of the block was trained, or a side is no number. */
+  readonly drift: SpreadDrift | null;
+  readonly block: MergedInto;
+}
+
+/** What the branches of a block were merged into, and what is known of them together. */
+export interface MergedInto {
+  /** The module path of the merged convolution. */
+  readonly name: string;
+  /** How many norm layers were merged into it. */
+  readonly branches: number;
+  /** How far the block's output moved because means did, in its standard deviations; null where that cannot be told. */
+  readonly meanShift: RmsAndMax | null;
+}
+
 /** Both files have folded the layer away: only factors between the channels of two convolutions are known. */
 export interface FoldedComparison extends ComparedPair, FoldedAway {
   readonly kind: 'folded';
   /** Null where the convolution was trained, or a side is no number. */
-  readonly drift: {
-    readonly channelsMoved: number;
-    /** abs(ln(σB / σA)), in nats. */
-    readonly logStdRatio: RmsAndMax;
-    /** σB / σA per channel; null where it was not asked for. */
-    readonly stdRatio: readonly number[] | null;
-  } | null;
+  readonly drift: SpreadDrift | null;
   readonly beforeLinear: LinearLayer;
   readonly afterLinear: LinearLayer;
   /** Whether neither file says that there was a norm layer: it may be an ordinary convolution with a bias. */
@@ -354,12 +375,13 @@ export interface FoldedComparison extends ComparedPair, FoldedAway {
 
 /** The measures of a layer whose statistics are known on both sides; null for all others. */
 export function measuresOf(layer: LayerComparison): Measures | null {
-  return layer.kind === 'folded' ? null : (layer.drift?.measures ?? null);
+  return layer.drift !== null && 'measures' in layer.drift ? layer.drift.measures : null;
 }
 
 /** The spread that moved, where that is known: of folded layers it is the only measure. */
 export function logStdRatioOf(layer: LayerComparison): RmsAndMax | null {
-  return (layer.kind === 'folded' ? layer.drift?.logStdRatio : layer.drift?.measures.logStdRatio) ?? null;
+  const { drift } = layer;
+  return drift === null ? null : 'measures' in drift ? drift.measures.logStdRatio : drift.logStdRatio;
 }
 
 /** How reports tell the kinds apart: whether folding came between the files and the statistics. */

@@ -14,6 +14,7 @@ import {
   type FoldedComparison,
   type LayerComparison,
   type LiveComparison,
+  type MergedComparison,
   measuresOf,
 } from './compare-layers.js';
 import { findIdle, matchNames, type NameMatcher, suggestModule } from './globs.js';
@@ -267,6 +268,8 @@ function findDrift(layer: LayerComparison): Finding {
       return makeFinding('frozen-stats-drift', layer.name, `${describeMove(layer)}${RECOVERED_CLAUSE}`);
     case 'folded':
       return makeFinding('folded-scale-drift', layer.name, describeScales(layer));
+    case 'merged':
+      return makeFinding('frozen-stats-drift', layer.name, describeMerged(layer));
     default:
       return failUnreachable(layer);
   }
@@ -277,6 +280,8 @@ const RECOVERED_CLAUSE =
 
 /** A bias is moved by statistics that were folded into it, and by training. */
 function describeMovedBias(layer: LayerComparison): string {
+  if (layer.kind === 'merged')
+    return `its scale in ${quote(layer.block.name)}, which its block was merged into, is what it was, and the block's bias moved${describeBlockShift(layer)}: either the running mean of one of its ${layer.block.branches} branches drifted, or a bias was trained on its own; their sum does not tell which`;
   return layer.kind === 'folded' && layer.isUnmarked
     ? 'the weights of this convolution are equal, and its bias moved: either a norm layer was folded into it, whose running mean drifted, or the bias was trained on its own; the file tells neither'
     : 'the weights of its convolution are equal, and the bias that folding writes moved: either the running mean drifted, or a bias was trained on its own; a folded file cannot tell which';
@@ -285,10 +290,26 @@ function describeMovedBias(layer: LayerComparison): string {
 /** Both sides folded: only the variance's ratio shows. */
 function describeScales({ channels, drift, isUnmarked }: FoldedComparison): string {
   const moved = `${drift?.channelsMoved ?? channels} of ${channels} output channels`;
-  const ratio = `(standard deviations by × ${Math.exp(drift?.logStdRatio.rms ?? Number.NaN).toPrecision(3)} rms)`;
+  const ratio = `(standard deviations by × ${formatRatio(drift)} rms)`;
   if (isUnmarked)
     return `${moved} of this convolution with a bias were each rescaled by a constant or got another bias, which is what moved running variances look like once a norm layer is folded into it ${ratio}; the file does not say that one was, a trained weight of the norm layer looks the same, and how far the means moved cannot be told`;
   return `${moved} of its convolution were each rescaled by a constant or got another bias, which is what moved running variances look like after folding ${ratio}; a trained weight of the norm layer looks the same, and a folded file cannot tell how far the means moved`;
+}
+
+/** Of a sum of branches: each one's spread, and what the means did together. */
+function describeMerged(layer: MergedComparison): string {
+  const { channels, drift, block } = layer;
+  return `the running variances of ${drift?.channelsMoved ?? channels} of ${channels} channels moved (standard deviations by × ${formatRatio(drift)} rms), solved from ${quote(block.name)}, which the ${block.branches} branches of its block were merged into with frozen weights; how far its own mean moved their sum does not tell${describeBlockShift(layer)}, and a trained weight or bias of the norm layer would look the same`;
+}
+
+function describeBlockShift({ block: { meanShift } }: MergedComparison): string {
+  return meanShift === null || meanShift.max === 0
+    ? ''
+    : ` (the means of the block together: by ${meanShift.rms.toPrecision(3)} σ of its output rms)`;
+}
+
+function formatRatio(drift: FoldedComparison['drift']): string {
+  return Math.exp(drift?.logStdRatio.rms ?? Number.NaN).toPrecision(3);
 }
 
 function describeDrift(layer: LiveComparison): string {

@@ -613,7 +613,7 @@ export const FLOAT32_ROUNDOFF = 2 ** -24;
 const ROUNDINGS = 4;
 
 /** Half the relative distance between neighbouring values of a tensor's type, float32's at the least. */
-export function roundoffOf({ dtype }: Tensor): number {
+export function roundoffOf({ dtype }: Pick<Tensor, 'dtype'>): number {
   return Math.max(FLOAT32_ROUNDOFF, 2 ** -(significandBitsOf(dtype) + 1));
 }
 

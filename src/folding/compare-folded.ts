@@ -23,13 +23,12 @@ import {
   chooseNamed,
   findBiasedLinears,
   findFeedingLinear,
-  findFreeLinears,
   findNamedLinearAt,
-  type LayersAndLearned,
   type LinearLayer,
   type NormLayer,
 } from '../norm/norm-layer.js';
 import { compareChannelScales, type SettledComparison, widestBlur } from './channel-scales.js';
+import { type FoldingSide, type FoundBlock, findBlocks, listFreeLinears } from './find-blocks.js';
 import {
   type FoldedContext,
   isSumOfBranches,
@@ -39,6 +38,7 @@ import {
   type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
+import { type JudgedBlock, judgeMergedBlock } from './merged-branches.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
 /**
@@ -76,14 +76,20 @@ export async function compareFolded(
   const isLikely = mayBeFolded(before, after, pairing);
   if (!isLikely && ![before, after].every((side) => listFreeLinears(side).some(isNamedAndBiased)))
     return { ...pairing, ...NOTHING_FOLDED };
+  // Blocks by the names as they are: what they hold is no sign of a prefix.
+  const named = findBlocks({ before, after }, pairing, pairing.edits);
   const guesses = [
-    listCandidates(before, pairing.onlyBefore),
-    listCandidates(after, pairing.onlyAfter),
+    withoutBlocks(listCandidates(before, pairing.onlyBefore), named),
+    withoutBlocks(listCandidates(after, pairing.onlyAfter), named),
   ] as const;
   const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
+  const blocks = named.length > 0 ? named : findBlocks({ before, after }, pairing, edits);
   const toBefore = { ...context, edits: edits.map(({ from, to }) => ({ from: to, to: from })) };
   const located = [locateFolded(after, before, toBefore.edits), locateFolded(before, after, edits)] as const;
-  const [{ onlyBefore, onlyAfter }, sides] = [pairing, { before, after }];
+  const sides = { before, after };
+  const inBlocks = new Set(blocks.flatMap(({ branches }) => branches.map(({ layer }) => layer)));
+  const onlyBefore = pairing.onlyBefore.filter((layer) => !inBlocks.has(layer));
+  const onlyAfter = pairing.onlyAfter.filter((layer) => !inBlocks.has(layer));
   await locateByValues(located[0], { named: before, folded: after }, onlyBefore, {
     ...toBefore,
     foldedSide: 'after',
@@ -94,13 +100,16 @@ export async function compareFolded(
     foldedSide: 'before',
   });
   const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
-  const left = listCandidates(before, pairing.onlyBefore, located[0]).filter(isWorthPairing);
-  const right = listCandidates(after, pairing.onlyAfter, located[1]).filter(isWorthPairing);
+  const left = withoutBlocks(listCandidates(before, onlyBefore, located[0]), blocks).filter(isWorthPairing);
+  const right = withoutBlocks(listCandidates(after, onlyAfter, located[1]), blocks).filter(isWorthPairing);
   const isPossible =
     [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null);
   if (isPossible) for (const side of [left, right]) refuseAmplifiedWeights(side);
   const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
-  const pairs = isPossible ? await pairLinears(left, right, edits, areGraphs) : [];
+  const pairs = [
+    ...blocks.flatMap(toSinglePair),
+    ...(isPossible ? await pairLinears(left, right, edits, areGraphs) : []),
+  ];
   const findProof = chooseProofs(before, after);
   const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
   for (const pair of pairs) {
@@ -126,6 +135,11 @@ export async function compareFolded(
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
     if (judgement.epsilonEvidence) evidence.push(judgement.epsilonEvidence);
+  }
+  for (const block of blocks.filter(isOfSeveral)) {
+    const judged = await judgeMergedBlock(block, context);
+    recordBlock(judged, block, results);
+    if (judged.epsilonEvidence !== null) evidence.push(judged.epsilonEvidence);
   }
   refuseWrongEpsilon(evidence, before.checkpoint);
   const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
@@ -178,6 +192,68 @@ function describeUnmarked(layers: readonly LayerComparison[]): readonly string[]
   return [
     `${what} with a bias, paired ${how}, stand for norm layers that may have been folded into them: neither file says whether there were any. More: ${findDocs('docs/folding.md')}`,
   ];
+}
+
+/** A block of one branch with a kernel of its own size is an ordinary folded convolution, whose mean can be told too. */
+function isOfSeveral({ branches, merged }: FoundBlock): boolean {
+  const [{ linear } = { linear: null }, ...others] = branches;
+  return others.length > 0 || linear === null || !haveSameShape(linear.weight, merged.weight);
+}
+
+/** Candidates that are no part of some blocks. */
+function withoutBlocks(
+  candidates: readonly Candidate[],
+  blocks: readonly FoundBlock[],
+): readonly Candidate[] {
+  const taken = new Set(
+    blocks.flatMap(({ branches, merged }): readonly (Tensor | NormLayer)[] => [
+      merged.weight,
+      ...branches.map(({ layer }) => layer),
+    ]),
+  );
+  return candidates.filter(({ linear, layer }) => !taken.has(layer ?? linear.weight));
+}
+
+function toSinglePair(block: FoundBlock): readonly LinearPair[] {
+  const [branch] = block.branches;
+  if (isOfSeveral(block) || branch?.linear == null) return [];
+  const { layer, linear } = branch;
+  const one: Candidate = { linear, normName: layer.name, layer, checkpoint: block.live };
+  const other: Candidate = { linear: block.merged, normName: null, layer: null, checkpoint: block.other };
+  const [before, after] = block.foldedSide === 'after' ? [one, other] : [other, one];
+  return [{ before, after, pairedBy: 'name' }];
+}
+
+function recordBlock({ layers, equalities }: JudgedBlock, block: FoundBlock, results: Mutable): void {
+  const { branches, merged, foldedSide, live } = block;
+  const [judgedLive, judgedMerged] =
+    foldedSide === 'after'
+      ? [results.judgedBefore, results.judgedAfter]
+      : [results.judgedAfter, results.judgedBefore];
+  results.layers.push(...layers);
+  for (const name of [merged.weightName, merged.biasName]) judgedMerged.add(name);
+  for (const [index, { layer, linear }] of branches.entries()) {
+    results.joined.add(layer);
+    for (const name of listAffine(layer, live)) judgedLive.add(name);
+    if (linear === null) continue;
+    for (const name of [linear.weightName, linear.biasName]) judgedLive.add(name);
+    const names = [linear.weightName, merged.weightName];
+    const [beforeName = '', afterName = ''] = foldedSide === 'after' ? names : names.reverse();
+    results.learned.push({
+      name: linear.weightName,
+      beforeName,
+      afterName,
+      elementCount: linear.weight.elementCount,
+      equality: equalities[index] ?? 'incomparable',
+    });
+  }
+}
+
+/** The names of a norm layer's own learned tensors. */
+function listAffine({ gamma, beta }: NormLayer, checkpoint: Checkpoint): readonly string[] {
+  return [gamma, beta].flatMap((vector) =>
+    vector?.kind === 'stored' ? [dottedNameOf(vector.tensor.name, checkpoint)] : [],
+  );
 }
 
 interface Mutable {
@@ -350,6 +426,7 @@ function findEdits(
   const nameOf = {
     linear: ({ linear }: Candidate) => linear.path,
     norm: ({ linear, normName }: Candidate) => normName ?? linear.foldedNormPath,
+    block: ({ linear, normName }: Candidate) => nameBlock(linear, normName),
   };
   const edits = Object.values(nameOf).flatMap((find) => {
     const toSide = (candidates: readonly Candidate[]) => ({
@@ -363,6 +440,12 @@ function findEdits(
     return pairLayers(toSide(left), toSide(right), maps).edits;
   });
   return [...new Map(edits.map((edit) => [`${edit.from}=${edit.to}`, edit])).values()];
+}
+
+/** What the branches of a block and their sum lie under: `stage1.0` of `stage1.0.rbr_dense.bn` and `stage1.0.rbr_reparam`. */
+function nameBlock(linear: LinearLayer, normName: string | null): string | null {
+  if (normName === null) return isSumOfBranches(linear) ? splitPath(linear.path ?? '')[0] : null;
+  return splitPath(splitPath(normName)[0])[0];
 }
 
 /** Two linear layers that are the same one before and after. */
@@ -504,9 +587,8 @@ function record(
   ] as const) {
     if (candidate.layer !== null) results.joined.add(candidate.layer);
     judged.add(candidate.linear.biasName);
-    for (const vector of [candidate.layer?.gamma, candidate.layer?.beta]) {
-      if (vector?.kind === 'stored') judged.add(dottedNameOf(vector.tensor.name, candidate.checkpoint));
-    }
+    if (candidate.layer !== null)
+      for (const name of listAffine(candidate.layer, candidate.checkpoint)) judged.add(name);
   }
 }
 
@@ -614,29 +696,6 @@ function haveSameLayout({ linear: one }: Candidate, { linear: other }: Candidate
   return mayCountAlike && one.channels === other.channels && haveSameShape(one.weight, other.weight);
 }
 
-/** One side of an audit, as folding looks at it. */
-export interface FoldingSide extends LayersAndLearned {
-  readonly checkpoint: Checkpoint;
-}
-
-/**
- * The linear layers of one side that no live norm layer of it follows for certain. Of a file of names those with a bias:
- * folding leaves one, and a convolution in front of a live norm layer has none as a rule.
- */
-export function listFreeLinears({ checkpoint, layers, learned }: FoldingSide): readonly LinearLayer[] {
-  if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
-  const biased = findBiasedLinears(learned);
-  if (biased.length === 0) return biased;
-  const fed = new Set(
-    layers.flatMap((layer) =>
-      layer.areNeighboursCertain === false
-        ? []
-        : (findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
-    ),
-  );
-  return biased.filter(({ weightName }) => !fed.has(weightName));
-}
-
 /** How modules are called that normalise without a bias (RMSNorm): `ln_1`, `input_layernorm`. */
 const NORM_NAME = /norm|(?:^|[._])ln(?:[._\d]|$)/i;
 
@@ -659,15 +718,19 @@ export function mayBeFused(checkpoint: Checkpoint): boolean {
   return checkpoint.graph === null && !hasOtherNorms(tensors) && findBiasedLinears(tensors).length > 0;
 }
 
-/** Where one side alone has its blocks' branches added up, what to audit instead, as a sentence; null elsewhere. */
+/**
+ * Where one side alone has its blocks' branches added up, and the other does not hold what went into each sum: what to
+ * audit instead, as a sentence; null elsewhere.
+ */
 export function describeMergedBranches(before: FoldingSide, after: FoldingSide): string | null {
   const [one, other] = [before, after].map((side) => listFreeLinears(side).find(isSumOfBranches));
   const merged = one ?? other;
   if (merged === undefined || (one !== undefined && other !== undefined)) return null;
-  const side = one === undefined ? 'after' : 'before';
+  const [side, opposite] = one === undefined ? ['after', 'before'] : ['before', 'after'];
   return (
     `${side} is in its deploy form (re-parameterised): ${quote(merged.path ?? '')} is the sum of a block's branches, each with its ` +
-    'norm layer folded in, and of a sum no single one can be told. Audit the training form of both: the checkpoint from before ' +
+    `norm layer folded in. Such a sum is told from the branches' own weights, live norm layers and no others, all under the name of their block: ${opposite} ` +
+    'does not hold them so for every block (a baseline keeps no weights). Audit the training form of both: the checkpoint from before ' +
     'switch_to_deploy(), repvgg_model_convert() or reparameterize_model()'
   );
 }

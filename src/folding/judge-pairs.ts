@@ -6,6 +6,7 @@ import {
   type LayerComparison,
   listChannels,
   type MeasureBounds,
+  type MergedComparison,
   type RecoveredComparison,
   readStoredLayer,
   UNMARKED_KIND,
@@ -99,12 +100,14 @@ export function toFoldedLayer(linear: LinearLayer, fallbackName: string): NormLa
   };
 }
 
-type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
+/** What a layer is found to be. */
+export type Verdict = Pick<LayerComparison, 'status' | 'problem'>;
 
 const LOCKED: Verdict = { status: 'locked', problem: null };
 const DRIFTED: Verdict = { status: 'drifted', problem: null };
 const TRAINED: Verdict = { status: 'trained', problem: null };
-const unresolved = (problem: string): Verdict => ({ status: 'unresolved', problem });
+/** A verdict that nothing can be told, and why. */
+export const unresolved = (problem: string): Verdict => ({ status: 'unresolved', problem });
 const invalid = (problem: string): Verdict => ({ status: 'invalid', problem });
 
 const ONE_WEIGHT = unresolved(
@@ -141,7 +144,8 @@ function noteHiddenChannels<Layer extends RecoveredComparison | FoldedComparison
   return { ...layer, channelsHidden: hidden, after: addNote(after, note) };
 }
 
-function findInvalidBias(bias: ChannelVector | null): string | null {
+/** What a folded bias holds that is no number; null where all are. */
+export function findInvalidBias(bias: ChannelVector | null): string | null {
   const channel = bias?.values.findIndex((value) => !Number.isFinite(value)) ?? -1;
   return channel < 0 ? null : `the folded bias of channel ${channel} is ${bias?.values[channel]}: not finite`;
 }
@@ -481,11 +485,11 @@ async function judgeScales(
 }
 
 /** A layer that its own epsilon leaves unmoved; unresolved where drift would look much the same. */
-function takeForUnmoved(
-  unmoved: RecoveredComparison,
-  moved: RecoveredComparison,
+export function takeForUnmoved<Layer extends RecoveredComparison | MergedComparison>(
+  unmoved: Layer,
+  moved: Layer,
   isCertain: boolean,
-): RecoveredComparison {
+): Layer {
   const told = `an epsilon of ${unmoved.epsilon} in place of ${moved.epsilon} explains its folded weights with unmoved statistics`;
   if (!isCertain) {
     const problem = `${told}, and so does drift: too few channels, or too coarsely rounded ones, tell the two apart`;

@@ -89,8 +89,9 @@ interface FoldShift {
  */
 async function findFoldShift(layer: LayerComparison): Promise<FoldShift | null> {
   if (layer.kind === 'folded') return findShiftOfBoth(layer);
-  if (layer.drift?.perChannel == null) return null;
-  const { before, after, stdRatio } = layer.drift.perChannel;
+  const perChannel = layer.kind === 'merged' ? null : layer.drift?.perChannel;
+  if (perChannel == null) return null;
+  const { before, after, stdRatio } = perChannel;
   const gamma = await readOptional(storedTensorOf(layer.before.gamma));
   const beta = await readOptional(storedTensorOf(layer.before.beta));
   return shiftChannels(stdRatio, (channel, factor) => {
@@ -261,7 +262,8 @@ class Planner {
     sites: readonly Site[],
     index: number,
   ): Promise<readonly FedStatistic[] | string> {
-    const before = comparison.kind === 'folded' ? null : (comparison.drift?.perChannel?.before ?? null);
+    const { drift } = comparison;
+    const before = drift !== null && 'measures' in drift ? (drift.perChannel?.before ?? null) : null;
     if (before === null) return comparison.problem ?? 'those of before cannot be told';
     if (sites.length === 0) return 'its node was not found';
     if (sites.some((site) => opsetOf(site.scope) < 9 && findAttribute(site, 'spatial')?.int === 0n))

@@ -10,6 +10,7 @@ import {
   type LayerComparison,
   logStdRatioOf,
   type MeasureBounds,
+  type MergedInto,
   measuresOf,
   type NeighboursFrom,
   UNMARKED_KIND,
@@ -204,6 +205,8 @@ export interface AuditLayer {
   readonly logStdRatio: RmsAndMax | null;
   /** What {@link logStdRatio} may be where weights are quantised; absent elsewhere. */
   readonly logStdRatioBounds?: MeasureBounds['logStdRatio'];
+  /** What the layer's block was merged into on the side that has no branches any more; absent elsewhere. */
+  readonly block?: MergedInto;
   readonly divergence: number | null;
   readonly outputShift: number | null;
   readonly pairedBy: PairedBy;
@@ -406,6 +409,7 @@ function toAuditLayer(
     meanShift: measures?.meanShift ?? null,
     logStdRatio: logStdRatioOf(layer),
     ...(bounds === undefined ? {} : { logStdRatioBounds: bounds.logStdRatio }),
+    ...(layer.kind === 'merged' ? { block: layer.block } : {}),
     divergence: measures?.divergence ?? null,
     outputShift: measures?.outputShift ?? null,
     pairedBy: layer.pairedBy,
@@ -418,15 +422,15 @@ function toAuditLayer(
 }
 
 function perChannelOf(layer: LayerComparison): PerChannel | null {
-  const found = layer.kind === 'folded' ? ratiosOf(layer) : (layer.drift?.perChannel ?? null);
+  const { drift } = layer;
+  const found = drift === null ? null : 'measures' in drift ? drift.perChannel : ratiosOf(drift);
   const bounds = layer.kind === 'live' ? undefined : layer.bounds;
   if (found === null || bounds === undefined) return found;
   const { low, high } = bounds.stdRatio;
   return { ...found, stdRatioBounds: { low: [...low], high: [...high] } };
 }
 
-function ratiosOf({ drift }: FoldedComparison): PerChannel | null {
-  const stdRatio = drift?.stdRatio ?? null;
+function ratiosOf({ stdRatio }: NonNullable<FoldedComparison['drift']>): PerChannel | null {
   return stdRatio && { before: null, after: null, stdRatio };
 }
 

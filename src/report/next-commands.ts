@@ -21,7 +21,7 @@ const ENDING = /(?<=[^/\\])\.[A-Za-z0-9]{1,12}$/;
  * @param matching options that pair the two checkpoints, as the audit was given them: `['--map', 'a=b']`.
  */
 export function listNextCommands(
-  { before, after, findings }: AuditReport,
+  { before, after, layers, findings }: AuditReport,
   matching: readonly string[],
 ): readonly (readonly string[])[] {
   const paths = [before.path, after.path].map((path) => (path.startsWith('-') ? `./${path}` : path));
@@ -35,8 +35,10 @@ export function listNextCommands(
   const name = hubFile ?? afterPath.replace(/[/\\]+$/, '');
   const ending = ENDING.exec(name)?.[0] ?? '';
   const fixed = `${name.slice(0, name.length - ending.length)}.restored${ending}`;
+  // The sum of a block's branches takes no statistics back, and tells no means.
+  const isMerged = layers.some(({ block, status }) => block !== undefined && status === 'drifted');
   return [
     ...(after.format === 'ONNX' ? [['probe', beforePath, afterPath, ...matching]] : []),
-    ...(INDEX.test(name) ? [] : [['restore', beforePath, afterPath, ...matching, '-o', fixed]]),
+    ...(INDEX.test(name) || isMerged ? [] : [['restore', beforePath, afterPath, ...matching, '-o', fixed]]),
   ];
 }

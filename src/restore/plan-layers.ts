@@ -13,6 +13,7 @@ import {
 import {
   type FoldedComparison,
   type LayerComparison,
+  type MergedComparison,
   type RecoveredComparison,
   readBatchCount,
   readStoredLayer,
@@ -386,6 +387,7 @@ interface PartPlan {
 async function planStatistics(comparison: LayerComparison, context: LayerPlanContext): Promise<PartPlan> {
   const { kind, before, after } = comparison;
   refuseQuantised(comparison, context);
+  if (kind === 'merged') throw refuseMerged(comparison, context);
   if (after.foldedInto !== undefined) refuseTrainedFolding(comparison, context);
   if (kind === 'folded') return copyFolding(comparison, context.before);
   if (kind === 'recovered' && after.foldedInto !== undefined) return refold(comparison, context.before);
@@ -394,6 +396,22 @@ async function planStatistics(comparison: LayerComparison, context: LayerPlanCon
       ? { statistics: await readKnown(before, context.before), notes: [] }
       : await recoverLayer(comparison, context.after);
   return { edits: encodeStatistics(comparison, statistics, context), notes };
+}
+
+/** A sum of branches has no place for the statistics of one, and does not tell them. */
+function refuseMerged({ before, after, block }: MergedComparison, context: LayerPlanContext): Error {
+  const name = quote(block.name);
+  return after.foldedInto === undefined
+    ? cannotRestore(
+        before,
+        context.after,
+        `before has merged its block into ${name}, whose sum does not tell the means of single branches: name the checkpoint of its training form`,
+      )
+    : cannotRestore(
+        before,
+        context.after,
+        `after has merged its block into ${name}: put the statistics back into its training form, and merge that again`,
+      );
 }
 
 /** Codes stand for intervals: what was folded into them is not known exactly, and what is folded again is no code. */

@@ -22,6 +22,9 @@ export interface ShippedCase {
   readonly exitCode: number | readonly number[];
   readonly statuses: Readonly<Record<string, readonly string[]>>;
   readonly measures?: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  /** `logStdRatio` of branches whose means cannot be told, and what the means of their block did together. */
+  readonly spreads?: Readonly<Record<string, number>>;
+  readonly blockShifts?: Readonly<Record<string, number>>;
   readonly factors?: Readonly<Record<string, readonly number[]>>;
   readonly intervals?: Readonly<Record<string, Intervals>>;
   readonly pairedBy?: Readonly<Record<string, string>>;

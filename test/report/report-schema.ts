@@ -2,7 +2,12 @@
 // that is forgotten here, or that is no longer one, is an error of types.
 
 import { DTYPE_NAMES } from '../../src/checkpoint/dtype.js';
-import type { DriftCause, EpsilonFrom, NeighboursFrom } from '../../src/compare/compare-layers.js';
+import type {
+  DriftCause,
+  EpsilonFrom,
+  MergedInto,
+  NeighboursFrom,
+} from '../../src/compare/compare-layers.js';
 import { FINDING_KINDS, type Finding, type FindingLevel } from '../../src/compare/findings.js';
 import type { PairedBy } from '../../src/compare/pair-layers.js';
 import type { Region } from '../../src/compare/regions.js';
@@ -242,6 +247,7 @@ const PARTS = {
     meanShift: orNull(measure),
     logStdRatio: orNull(measure),
     logStdRatioBounds: optional(object<RmsAndMax>({ rms: bounds(number), max: bounds(number) })),
+    block: optional(object<MergedInto>({ name: text, branches: whole, meanShift: orNull(measure) })),
     divergence: orNull(number),
     outputShift: orNull(number),
     pairedBy: word<PairedBy>({ name: 0, map: 0, order: 0, values: 0 }),
