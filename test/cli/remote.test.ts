@@ -48,9 +48,19 @@ function makeCertificate() {
 /** How the graph of a SavedModel begins. */
 const SAVED_MODEL = bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve');
 
-/** A file that is another one from the second request on, and one whose second part never comes. */
+/**
+ * A file that is another one from the second request on, one whose second part never comes, and files that lie elsewhere or
+ * whose data do not come as they are asked for.
+ */
 const answerBroken: Handler = (request, response) => {
   if (request.url?.startsWith('/slow/') && !request.headers.range?.startsWith('bytes=0-')) return true;
+  const [, folder, name] = /^\/(moved|plain|lying)\/(.+)$/.exec(request.url ?? '') ?? [];
+  const isData = name?.includes('.data-') === true;
+  if (folder === 'plain' && isData) response.writeHead(302, { location: `http://localhost/${name}` }).end();
+  else if (folder === 'lying' && isData)
+    response.writeHead(206, { etag: '"v1"', 'content-range': 'bytes 16-31/32', 'content-length': 16 }).end();
+  else if (folder !== undefined) response.writeHead(302, { location: `/keras/${name}` }).end();
+  if (folder !== undefined) return true;
   if (request.url !== '/broken.pt') return false;
   sendRange(request, response, { ...pair('after.pt'), etag: `"${brokenAnswers++}"` });
   return true;
@@ -143,6 +153,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
 
   test.each([
     ['keras/before-ckpt.index'],
+    ['moved/before-ckpt.index', 'keras/before-ckpt.index'],
     ['keras/exported/variables/variables.index'],
     ['keras/exported/saved_model.pb', 'keras/exported/variables/variables.index'],
     ['keras/sharded/model.weights.json'],
@@ -314,6 +325,8 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     ['inspect', '/alone/model.onnx', '', 'the server has no such file (404)'],
     ['inspect', '/alone/before-ckpt.index', '', 'the server has no such file (404)'],
     ['inspect', '/cut/before-ckpt.index', '', 'found a data file of 100'],
+    ['inspect', '/plain/before-ckpt.index', '', 'expected an https address'],
+    ['inspect', '/lying/before-ckpt.index', '', 'found that the server sends'],
     ['inspect', '/gone.pt?signature=s3cret', '', 'the server has no such file (404)'],
   ])('%s %s %s says what is wrong', async (command, first, second, message) => {
     const toArgument = (name: string) =>
