@@ -42,7 +42,7 @@ const MXNET_TO_SAFETENSORS =
 const MINDSPORE_TO_SAFETENSORS =
   "Load it and save its arrays as safetensors: save_file({k: v.asnumpy() for k, v in mindspore.load_checkpoint(FILE).items()}, 'model.safetensors'), then audit with --epsilon 1e-5";
 
-const CAFFE_TO_SAFETENSORS = `Convert it by its prototxt: cv2.dnn.readNetFromCaffe(PROTOTXT, FILE) has the blobs, of which the first two of a BatchNorm layer are to be divided by the third. All the lines: ${findDocs('docs/convert.md')}`;
+const CAFFE_TO_SAFETENSORS = `Convert it by its prototxt: cv2.dnn.readNetFromCaffe(PROTOTXT, FILE) of OpenCV 4 has the blobs, of which the first two of a BatchNorm layer are to be divided by the third. All the lines: ${findDocs('docs/convert.md')}`;
 
 const MADE_FROM = 'Audit the checkpoint or the ONNX model that it was made from.';
 
