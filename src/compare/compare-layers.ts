@@ -457,6 +457,8 @@ async function findAffineStep(before: LayerVector | null, after: LayerVector | n
     : null;
 }
 
+const UNQUANTISED: LayerReading['steps'] = { gamma: null, beta: null };
+
 interface LayerContext {
   readonly feeds: Feeds;
   readonly rounding: RoundingEvidence | null;
@@ -468,7 +470,8 @@ function concludeLayers(
   { counts, steps, before, after }: LayerReading,
   { feeds, rounding, options }: LayerContext,
 ): LiveComparison {
-  const affine = compareAffine(before, after, { feeds, steps });
+  // Without evidence of rounding all differences count.
+  const affine = compareAffine(before, after, { feeds, steps: rounding === null ? UNQUANTISED : steps });
   const [unread] = (['before', 'after'] as const).flatMap((side) => {
     const reason = whyUnresolved(pair[side]);
     return reason === null ? [] : [`in ${side}, ${reason}`];
@@ -646,7 +649,7 @@ function measureRounding(
   if (left === null || right === null)
     return isConstant(left, absent) && isConstant(right, absent) ? 0 : null;
   if (haveEqualValues(left, right)) return 0;
-  if (step !== null && feeds.rounding !== null) return step;
+  if (step !== null) return step;
   return feeds.rounding === null ? null : compareRounded(left, right, feeds.rounding);
 }
 

@@ -176,8 +176,8 @@ class FactorFit {
     const channel = rowsPerGroup === 0 ? run : Math.floor(run / along / rowsPerGroup) * along + (run % along);
     const left = this.#left;
     const right = this.#right;
-    const one = left.scaleAt(element);
-    const other = right.scaleAt(element);
+    const one = left.enter(element);
+    const other = right.enter(element);
     if (!isScale(other)) return notFinite('after', channel, other);
     if (!isScale(one)) return notFinite('before', channel, one);
     const ratio = other / one;
@@ -353,10 +353,17 @@ class Side {
     this.values = new Float32Array(memory.buffer, memory.byteOffset, CHUNK_ELEMENTS);
   }
 
-  scaleAt(element: number): number {
-    return this.#scales.length === 1
-      ? (this.#scales[0] as number)
-      : (this.#scales[this.#layout.indexOf(element)] as number);
+  /** The scale of the run that begins with an element; its zero point moves the type's ends. */
+  enter(element: number): number {
+    if (this.#scales.length === 1 && this.#zeros.length === 1) return this.#scales[0] as number;
+    const at = this.#layout.indexOf(element);
+    if (this.#codes !== null && this.#zeros.length > 1) this.#setEnds(this.#codes, this.#zeros[at] as number);
+    return this.#scales[this.#scales.length === 1 ? 0 : at] as number;
+  }
+
+  #setEnds({ lowest, highest }: CodeType, zero: number): void {
+    this.lowest = lowest - zero;
+    this.highest = highest - zero;
   }
 
   /** A step over a channel's largest weight; 0 for floats. */
@@ -368,14 +375,13 @@ class Side {
     const bytes = await readElements(this.#stored, this.#buffer, span);
     if (this.#codes === null) return this.values.set(toValues(bytes, this.#stored.dtype));
     this.values.set(viewCodes(this.#codes, bytes));
-    this.#centre(this.#codes, span);
+    this.#setEnds(this.#codes, this.#zeros[0] as number);
+    this.#centre(span);
   }
 
-  /** Takes zero points off the codes, and notes where the type's ends are then. */
-  #centre({ lowest, highest }: CodeType, { start, count }: ElementSpan): void {
+  /** Takes zero points off the codes. */
+  #centre({ start, count }: ElementSpan): void {
     const zeros = this.#zeros;
-    this.lowest = lowest - zeros.reduce((most, zero) => Math.min(most, zero), Number.POSITIVE_INFINITY);
-    this.highest = highest - zeros.reduce((most, zero) => Math.max(most, zero), Number.NEGATIVE_INFINITY);
     if (zeros.every((zero) => zero === 0)) return;
     for (let i = 0; i < count; i++) {
       const zero = zeros.length === 1 ? zeros[0] : zeros[this.#layout.indexOf(start + i)];

@@ -45,6 +45,8 @@ export interface ShortDifferences {
   readonly kind: 'short';
   /** Null where they are too large, or too irregular, for an average. */
   readonly sums: DifferenceSums | null;
+  /** The largest relative difference that a narrower type explains. */
+  readonly narrowed: number;
   /** Narrower types that explain all of them, though the values are too round to prove that it was so. */
   readonly narrowings: readonly Narrowing[];
 }
@@ -83,6 +85,12 @@ const MIN_SPREAD_BITS = 0.75;
  */
 const MAX_FACTOR_SPREAD = 0.85;
 
+/**
+ * The weights of a mean need not add up to 1 in their type: three times 1/3 is more in float32. That factor is so many
+ * units in the last place at most, which no decay is worth.
+ */
+const MAX_WEIGHT_UNITS = 4;
+
 /** A sum that was taken out again leaves at most so many units in the last place of the tensor's largest value. */
 const MAX_MERGE_UNITS = 32;
 
@@ -120,6 +128,8 @@ class DifferenceSums {
   largest = 0;
   largestDifference = 0;
   largestRelative = 0;
+  /** A unit in the last place of the coarsest type, relative to the value. */
+  unit = 0;
   /** Of the values that were looked at closely. */
   close = 0;
   logValues = 0;
@@ -170,8 +180,9 @@ class DifferenceSums {
     return { spread, slope, error: Math.sqrt(Math.max(0, scatter / spread - slope * slope) / close) };
   }
 
-  /** Whether one factor other than 1 explains all of them. */
+  /** Whether one factor explains all of them, further from 1 than the sum of weights that should add up to it. */
   isOneFactor(): boolean {
+    if (this.largestRelative <= MAX_WEIGHT_UNITS * this.unit) return false;
     if (this.toward > 0 && this.toward < this.changed) return false;
     // Values that stayed count with a difference of 0.
     const count = this.close * (this.values / this.changed);
@@ -194,7 +205,7 @@ const SUM_KEYS = [
   'relativeSquares',
 ] as const;
 
-const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative'] as const;
+const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative', 'unit'] as const;
 
 /**
  * Tells rounding from training by the differences between two tensors, piece by piece, in a few sums. docs/rounding.md
@@ -275,7 +286,12 @@ export class RoundingJudge {
     if (areProportional === true) return rounded('averaged');
     if (!this.#isHopeless && this.#wasMerged()) return rounded('merged');
     return areProportional === null || this.#narrowings.length > 0
-      ? { kind: 'short', sums: areProportional === null ? sums : null, narrowings: this.#narrowings }
+      ? {
+          kind: 'short',
+          sums: areProportional === null ? sums : null,
+          narrowed: this.#narrowed ?? 0,
+          narrowings: this.#narrowings,
+        }
       : { kind: 'changed' };
   }
 
@@ -286,6 +302,7 @@ export class RoundingJudge {
   #addAlike(before: Values, after: Values): boolean {
     const { sums } = this;
     const unit = 2 ** -significandBitsOf(this.#types[1]);
+    sums.unit = unit;
     const stride = strideOf(before);
     for (let i = 0; i < before.length; i += stride)
       sums.largest = Math.max(sums.largest, Math.abs(before[i] as number));
@@ -399,7 +416,7 @@ function toOwnType({ values, dtype }: Vector): Values {
 export function relativeDifferenceIn(differences: RoundedDifferences | ShortDifferences): number {
   return differences.kind === 'rounded'
     ? differences.relativeDifference
-    : (differences.sums?.largestRelative ?? 0);
+    : Math.max(differences.sums?.largestRelative ?? 0, differences.narrowed);
 }
 
 /** What differences of several tensors say together. Of short tensors alone, only all of them together tell. */
@@ -466,7 +483,7 @@ export function compareRounded(before: Vector, after: Vector, evidence: Rounding
 
 /** Whether a tensor too short to tell by itself went through the same rounding as the others. */
 export function settleShort(
-  { sums, narrowings }: Omit<ShortDifferences, 'kind'>,
+  { sums, narrowings }: Pick<ShortDifferences, 'sums' | 'narrowings'>,
   evidence: RoundingEvidence,
 ): RoundingCause | null {
   if (narrowings.some((narrowing) => evidence.narrowed.has(narrowing))) return 'narrowed';

@@ -141,7 +141,15 @@ export async function compareFolded(
     recordBlock(judged, block, results);
     if (judged.epsilonEvidence !== null) evidence.push(judged.epsilonEvidence);
   }
-  refuseWrongEpsilon(evidence, before.checkpoint);
+  const common = findCommonOffset(evidence);
+  if (common?.isCertain === true) {
+    const { actual, assumed } = common;
+    const judged = await compareFolded(before, after, { ...context, pairing, maps, epsilon: actual });
+    const told = `an epsilon of ${actual} in place of ${assumed} explains the folded weights of ${common.layers} layers: it was taken for the model's own, which a file of names alone does not tell`;
+    const layers = judged.layers.map((layer) => ({ ...layer, epsilonFrom: 'weights' as const }));
+    return { ...judged, layers, remarks: [...judged.remarks, told] };
+  }
+  if (common !== null) refuseWrongEpsilon(common, before.checkpoint);
   const paired = new Set(pairs.flatMap((pair) => [pair.before, pair.after]));
   // Folded norm layers whose convolution has no partner, too: what was not audited is said.
   const listLeft = (alone: readonly NormLayer[], candidates: readonly Candidate[]) => [
@@ -592,12 +600,12 @@ function record(
   }
 }
 
-function refuseWrongEpsilon(evidence: readonly EpsilonEvidence[], { path }: Checkpoint): void {
-  const found = findCommonOffset(evidence);
-  if (found === null) return;
-  const { assumed, actual } = found;
+function refuseWrongEpsilon(
+  { assumed, actual, layers }: NonNullable<ReturnType<typeof findCommonOffset>>,
+  { path }: Checkpoint,
+): never {
   throw new CheckpointError(
-    `the variances of ${found.layers} folded layers are all off by ${(actual - assumed).toPrecision(2)}: the model's epsilon is ${actual}, not ${assumed}, which a file of names alone does not tell`,
+    `the variances of ${layers} folded layers are all off by ${(actual - assumed).toPrecision(2)}: the model's epsilon is ${actual}, not ${assumed}, which a file of names alone does not tell`,
     { code: 'ambiguous', file: path, hint: `Run again with --epsilon ${actual}` },
   );
 }

@@ -473,15 +473,15 @@ async function judgeScales(
   const { evidence, ...judgement } = await judgeWith(pair, { context, scales, ...assumed });
   if (pair.layer.epsilon !== null) return judgement;
   const { status, drift } = judgement.layer;
-  const toEvidence = (isExplained: boolean) =>
-    context.epsilon === undefined ? { ...evidence, isExplained } : null;
+  const toEvidence = (isExplained: boolean, isUncertain = false) =>
+    context.epsilon === undefined ? { ...evidence, isExplained, isUncertain } : null;
   const seemsMoved = (status === 'drifted' || status === 'unresolved') && (drift?.channelsMoved ?? 0) > 0;
   const own = seemsMoved ? findOwnEpsilon(evidence) : null;
   if (own === null) return { ...judgement, epsilonEvidence: toEvidence(status === 'locked') };
   const { layer } = await judgeWith(pair, { context, scales, epsilon: own.epsilon, epsilonFrom: 'weights' });
   const isExplained = layer.status === 'locked';
   const explained = isExplained ? takeForUnmoved(layer, judgement.layer, own.isCertain) : judgement.layer;
-  return { ...judgement, layer: explained, epsilonEvidence: toEvidence(isExplained) };
+  return { ...judgement, layer: explained, epsilonEvidence: toEvidence(isExplained, !own.isCertain) };
 }
 
 /** A layer that its own epsilon leaves unmoved; unresolved where drift would look much the same. */

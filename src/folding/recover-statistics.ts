@@ -16,6 +16,8 @@ export interface EpsilonEvidence {
   readonly tolerances: readonly number[];
   /** Whether some epsilon leaves the layer unmoved. */
   readonly isExplained: boolean;
+  /** Whether drift may look so as well; absent: no. */
+  readonly isUncertain?: boolean;
 }
 
 /**
@@ -51,14 +53,29 @@ export function findOwnEpsilon({
     const shift = epsilon - assumed;
     if (epsilon === assumed || !offsets.every((offset, i) => Math.abs(offset - shift) <= toleranceOf(i)))
       continue;
-    // Drift of the size of the shift lies anywhere within it; how much of that the tolerance covers, channel by channel.
-    const chance = offsets.reduce(
-      (product, _, i) => product * Math.min(1, (2 * toleranceOf(i)) / Math.abs(shift)),
-      1,
-    );
-    return { epsilon, isCertain: chance <= MAX_CHANCE };
+    return { epsilon, isCertain: chanceOf({ offsets, tolerances }, shift) <= MAX_CHANCE };
   }
   return null;
+}
+
+/** Drift of the size of a shift lies anywhere within it; how much of that the tolerance covers, channel by channel. */
+function chanceOf(
+  { offsets, tolerances }: Pick<EpsilonEvidence, 'offsets' | 'tolerances'>,
+  shift: number,
+): number {
+  return offsets.reduce(
+    (product, _, i) => product * Math.min(1, (2 * (tolerances[i] ?? 0)) / Math.abs(shift)),
+    1,
+  );
+}
+
+/** An epsilon that explains what looks like drift of many layers. */
+interface CommonEpsilon {
+  readonly assumed: number;
+  readonly actual: number;
+  readonly layers: number;
+  /** Whether it is a usual one, and explains all layers, which drift would not. */
+  readonly isCertain: boolean;
 }
 
 /** A layer with fewer channels may be explained by chance. */
@@ -70,26 +87,33 @@ const MIN_CHANNELS = 3;
  * With a wrong epsilon every channel's variance comes out off by the same amount, ε − ε assumed; drift moves every
  * channel by an amount of its own.
  *
- * @returns null when the assumed epsilon is right, when each layer has one that explains it, or when no single offset
+ * @returns null when the assumed epsilon is right, when each layer has one that explains it for certain, or when no single offset
  *   explains the layers.
  */
-export function findCommonOffset(
-  evidence: readonly EpsilonEvidence[],
-): { readonly assumed: number; readonly actual: number; readonly layers: number } | null {
+export function findCommonOffset(evidence: readonly EpsilonEvidence[]): CommonEpsilon | null {
   const [first] = evidence;
   const channels = evidence.reduce((count, { offsets }) => count + offsets.length, 0);
   if (first === undefined || channels < MIN_CHANNELS) return null;
-  if (evidence.every(({ isExplained }) => isExplained)) return null;
+  const areExplained = evidence.every(({ isExplained }) => isExplained);
+  if (areExplained && !evidence.some(({ isUncertain }) => isUncertain)) return null;
   const offset = findSharpestOffset(evidence);
   const explains = (shift: number) =>
     evidence.filter(({ offsets, tolerances }) =>
       offsets.every((found, channel) => Math.abs(found - shift) <= 2 * (tolerances[channel] ?? 0)),
     ).length;
-  const actual = Number((first.assumed + offset).toPrecision(2));
+  const found = Number((first.assumed + offset).toPrecision(2));
+  // Where rounding leaves it open, a usual one.
+  const usual = USUAL_EPSILONS.find(
+    (epsilon) => explains(epsilon - first.assumed) >= explains(found - first.assumed),
+  );
+  const actual = usual ?? found;
   const explained = explains(actual - first.assumed);
   if (actual <= 0 || actual === first.assumed || explained * 2 < evidence.length || explained <= explains(0))
     return null;
-  return { assumed: first.assumed, actual, layers: explained };
+  const chance = evidence.reduce((product, each) => product * chanceOf(each, actual - first.assumed), 1);
+  const isCertain = actual === usual && explained === evidence.length && chance <= MAX_CHANCE;
+  if (areExplained && !isCertain) return null;
+  return { assumed: first.assumed, actual, layers: explained, isCertain };
 }
 
 /** The median offset of the channels whose rounding blurs it least: small variances show epsilon most sharply. */

@@ -10,6 +10,7 @@ import type { LearnedComparisons } from '../../src/compare/compare-learned.js';
 import type { NormLayer } from '../../src/norm/norm-layer.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { layerOf, layerWith, learnedComparisons, learnedOf, vectorOf } from '../build/layers.js';
+import { quantise } from '../build/quantised.js';
 
 const STILL = { mean: [0.5, -1], variance: [2, 3] };
 const MOVED = { mean: [0.5, -2], variance: [2, 3] };
@@ -78,6 +79,20 @@ describe('status', () => {
 });
 
 describe('affine', () => {
+  test('that is quantised stayed where the intervals meet, also behind weights that are the same to the last bit', async () => {
+    // A bias counts in steps of the data's scale, which other calibration data changes.
+    const betaIn = (scale: number) =>
+      vectorOf(quantise([0.72057, -0.29724], { shape: [2], dtype: 'I32', scale }));
+    const at = (scale: number) => layer(STILL, { neighbours: ['conv.weight'], beta: betaIn(scale) });
+    const learned = learnedComparisons(learnedOf('conv.weight', 'exact', 256));
+    expect(await compare(at(1.928e-5), at(1.986e-5), { learned })).toMatchObject({
+      status: 'locked',
+      affine: 'equal',
+    });
+    const exact = { ...learned, rounding: null };
+    expect((await compare(at(1.928e-5), at(1.986e-5), { learned: exact })).affine).toBe('changed');
+  });
+
   const affine = (gamma: readonly number[] | null, beta: readonly number[] | null) =>
     layer(MOVED, {
       gamma: gamma === null ? null : vectorOf(tensorOf('bn.weight', gamma)),

@@ -98,6 +98,17 @@ describe('the factor between channels', () => {
     expect(high[0]).toBeGreaterThanOrEqual(1);
   });
 
+  test('is told by codes that a zero point of their own keeps from the ends', async () => {
+    // Each channel has its own zero point: 255 less that of one is no end for the other.
+    const shape = [2, 4];
+    const values = [1, 0.5, 0.25, 0, -1, -0.5, -0.25, 0];
+    const options = { shape, dtype: 'U8', axis: 0 } as const;
+    const widened = (factor: number) => [...values.slice(0, 2), 0.25 * factor, 0, ...values.slice(4)];
+    const { low, high } = await bound(quantise(values, options), quantise(values, options));
+    expect([...low, ...high].every((factor) => Math.abs(factor - 1) < 0.05)).toBe(true);
+    expect(await boundFactors(quantise(values, options), quantise(widened(1.2), options), CONV)).toBeNull();
+  });
+
   test('is not told by the ends of four bits either', async () => {
     const shape = [1, 3];
     const before = tensorOf('float', [0.5, -0.25, 2], { shape });

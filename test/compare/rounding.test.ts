@@ -92,6 +92,19 @@ describe('averages of equal values are rounded', () => {
     expect(await verdictOf(weights, mean(weights, { count, form: 'weighted' }))).toBe('averaged');
   });
 
+  test.each([
+    [[1 / 3, 1 / 3, 1 / 3]],
+    [[0.4492141604423523, 0.5507857799530029]],
+    [[0.2236528843641281, 0.2816685140132904, 0.4946784973144531]],
+    [[0.1255853772163391, 0.16865020990371704, 0.3611867427825928, 0.34457772970199585]],
+  ])('a soup whose shares %j add up to 1 but for rounding', async (shares) => {
+    const weights = weightsOf(576, 2);
+    const soup = weights.map((weight) =>
+      shares.reduce((sum, share) => Math.fround(sum + Math.fround(weight * Math.fround(share))), 0),
+    );
+    expect(await verdictOf(weights, soup)).toBe('averaged');
+  });
+
   test('the largest relative difference is told', async () => {
     const weights = weightsOf(576, 3);
     const averaged = mean(weights, { count: 7, form: 'sum' });

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, LinearNode } from '../../src/checkpoint/checkpoint.js';
-import type { DType } from '../../src/checkpoint/dtype.js';
+import { type DType, roundToFloat } from '../../src/checkpoint/dtype.js';
 import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
 import { openSource } from '../../src/formats/open.js';
@@ -9,6 +9,7 @@ import { memorySource } from '../../src/io/byte-source.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
 import { graphOf, linearNodeOf } from '../build/layers.js';
+import { quantise } from '../build/quantised.js';
 
 const EPSILON = 1e-5;
 
@@ -510,6 +511,42 @@ describe('an epsilon that a file of names does not tell', () => {
       expect((await auditOf(layers, options)).summary.byStatus.locked).toBe(3);
   });
 
+  test('is found where quantisation leaves no layer certain of it', async () => {
+    const small: Norm = { ...norm, variance: [0.02, 0.05, 0.03] };
+    const shape = [3, 2, 3, 3];
+    const folded = fold(weight, (index) => Math.floor(index / 18), small, 1e-3);
+    const stored = quantise(folded.weight, { shape, axis: 0 });
+    const paths = ['net.0', 'net.2', 'net.4'];
+    const linears = paths.map((path, i) =>
+      linearNodeOf(
+        path,
+        { ...folded, shape },
+        {
+          foldedNormPath: `net.${2 * i + 1}`,
+          looksFolded: true,
+          weight: {
+            kind: 'constant',
+            tensor: { ...stored, name: `${path}.weight` },
+            source: 'initializer',
+            overridable: false,
+          },
+        },
+      ),
+    );
+    const named = paths.flatMap((path, i) => [
+      tensorOf(`${path}.weight`, weight, { shape }),
+      ...namedNorm(`net.${2 * i + 1}`, small),
+    ]);
+    const report = await auditCheckpoints(
+      checkpointOf(named, { path: 'before.safetensors' }),
+      exported(...linears),
+    );
+    expect(report.layers.map(({ status, epsilon, epsilonFrom }) => [status, epsilon, epsilonFrom])).toEqual(
+      paths.map(() => ['locked', 1e-3, 'weights']),
+    );
+    expect(report.warnings.join()).toContain('an epsilon of 0.001 in place of 0.00001');
+  });
+
   test('does not explain statistics that moved', async () => {
     const moved = { ...norm, variance: norm.variance.map((variance, i) => variance * (1.2 + 0.2 * i)) };
     const { layers } = await auditOf([{ state: norm }, { state: norm, after: moved }, { state: norm }]);
@@ -580,3 +617,32 @@ describe('folded weights of zero where γ is not', () => {
     expect((await auditOf([3, Number.POSITIVE_INFINITY, 0.5])).layers).toMatchObject([{ status: 'drifted' }]);
   });
 });
+
+test.each([8, 66, 141])(
+  'short weights beside live norm layers, through float16 and back, were not rescaled (%d)',
+  async (seed) => {
+    // A few weights of a channel, rounded to 11 bits, fit a factor of their own by chance.
+    const draw = (size: number, by: number) =>
+      Array.from({ length: size }, (_, i) => Math.fround(0.3 * Math.sin(12.9898 * (i + 1) * by)));
+    const at = (dtype: DType, path: string) => {
+      const through = (values: readonly number[]) => values.map((value) => roundToFloat(value, dtype));
+      const tensors = [
+        tensorOf('conv.weight', through(draw(270, 7)), { shape: [3, 90] }),
+        ...normTensors('bn', {
+          mean: through(norm.mean),
+          variance: through(norm.variance),
+          weight: through(norm.gamma),
+          bias: through(norm.beta),
+        }),
+        tensorOf('squeeze.weight', through(draw(32, seed)), { shape: [2, 16, 1, 1] }),
+        tensorOf('squeeze.bias', through([0.1234, -0.205])),
+        tensorOf('excite.weight', through(draw(32, seed + 1000)), { shape: [16, 2, 1, 1] }),
+        tensorOf('excite.bias', through(draw(16, seed + 77))),
+      ];
+      return checkpointOf(tensors, { path, inModuleOrder: true });
+    };
+    const { verdict, layers } = await auditCheckpoints(at('F32', 'before.pth'), at('F16', 'after.pth'));
+    expect(layers).toMatchObject([{ name: 'bn', status: 'locked' }]);
+    expect(verdict).toBe('clean');
+  },
+);
