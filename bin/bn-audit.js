@@ -80,6 +80,7 @@ try {
   );
   process.exitCode = 2;
 }
-// At the end most functions are compiled, and `diff` calls nearly everything that the other commands do.
-if (process.argv[2] === 'diff') process.once('exit', keepCompiled);
+// At the end of an audit most functions are compiled, and `diff` calls nearly everything that the other commands do. One
+// that failed has compiled half of it, and what is kept once stays.
+if (process.argv[2] === 'diff') process.once('exit', (code) => code < 2 && keepCompiled());
 if (cli !== undefined) cli.main(process.argv.slice(2));

@@ -1,4 +1,13 @@
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
@@ -98,6 +107,14 @@ describe('the program', () => {
       expect(size).toBeGreaterThan(100_000);
       expect(await runIn(directory, diff)).toEqual(first);
       expect(statSync(kept).mtimeMs).toBe(mtimeMs);
+    });
+
+    test('of no diff that could not be done: it has compiled half, and what is kept stays', async () => {
+      const directory = copyPackage();
+      const kept = join(directory, 'dist', 'cli', keptName);
+      rmSync(kept, { force: true });
+      expect(await runIn(directory, ['diff', diff[1] ?? '', 'gone.pt'])).toMatchObject({ exitCode: 2 });
+      expect(existsSync(kept)).toBe(false);
     });
 
     test('anew where V8 refuses what is there', async () => {
