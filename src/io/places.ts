@@ -215,8 +215,10 @@ async function openOfHub(
   const open = async (file: string, commit: string, called: string): Promise<RemoteSource> => {
     const at = remote(`/${repository}/resolve/${encodeURIComponent(commit)}/${encode(file)}`);
     // Of the same commit: a branch may move on meanwhile.
-    const openBeside = (beside: string) =>
-      open(posix.join(posix.dirname(file), beside), source.commit ?? commit, `hf:${repository}:${beside}`);
+    const openBeside = (name: string) => {
+      const beside = posix.join(posix.dirname(file), name);
+      return open(beside, source.commit ?? commit, `hf:${repository}:${beside}`);
+    };
     const source: RemoteSource = await openRemoteSource({
       name: called,
       remotePath: file,

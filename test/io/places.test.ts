@@ -368,6 +368,10 @@ describe('over the network, where that is allowed', () => {
     expect(await readText(source)).toBe('of main');
     const beside = await source.openBeside?.('other.pt');
     expect(beside && (await readText(beside))).toBe('beside');
+    expect([source, beside].map((one) => [one?.name, one?.remotePath])).toEqual([
+      ['hf:acme/net:a b/last.pt', 'a b/last.pt'],
+      ['hf:acme/net:a b/other.pt', 'a b/other.pt'],
+    ]);
     await beside?.close();
     expect(server.requests).toHaveLength(2);
   });
