@@ -353,7 +353,8 @@ function refuseSource(path: string, source: string): CheckpointError {
 }
 
 /**
- * How data files are called: as before, or as the user says; beside after, after the new model.
+ * How data files are called: as before, or as the user says; after the new model where they would lie beside after, or after
+ * is read over the network.
  *
  * @throws UsageError for a name that is none, or one name for several files.
  */
@@ -369,9 +370,13 @@ function chooseDataNames(
   if (dataName !== undefined && dataName === mainName)
     throw new UsageError(`--data-name ${quote(dataName)} is the name of the model itself`);
   const isBesideAfter = isSameFile(dirname(findOnMachine(after.path)), directory || '.');
+  const isRemote = isPlace(findOnMachine(after.path));
+  let renamed = 0;
   return {
     renameData(name, count) {
-      if (dataName === undefined && !isBesideAfter) return name;
+      // A server's names could be those of files that programs here load, such as `conftest.py`.
+      if (isRemote && count > 1 && dataName === undefined) return `${mainName ?? name}.${++renamed}.data`;
+      if (dataName === undefined && !isBesideAfter && !isRemote) return name;
       if (count === 1) return dataName ?? `${mainName ?? name}.data`;
       if (dataName !== undefined)
         throw new UsageError(`--data-name names one file, but the model has ${count} data files`);

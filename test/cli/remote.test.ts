@@ -188,6 +188,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
           '-o',
           join(folder ?? '', `fixed.${ending}`),
           '--remote',
+          ...(ending === 'external.onnx' ? ['--data-name', 'w.bin'] : []),
         ];
         expect(await bnAudit(...args)).toMatchObject({ exitCode: 0, stderr: '' });
       }
@@ -202,6 +203,16 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
       });
     },
   );
+
+  test('no name of a data file that a server gives is written to', async () => {
+    const before = 'pairs/requires-grad-leak/before.pt';
+    const url = `${server.origin}/pairs/requires-grad-leak/after.external.onnx`;
+    mkdirSync(at('named'));
+    const run = await bnAudit('restore', before, url, '-o', 'named/x.onnx', '--remote');
+    expect(run).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(readdirSync(at('named')).sort()).toEqual(['x.onnx', 'x.onnx.data']);
+    expect(await bnAudit('diff', before, 'named/x.onnx')).toMatchObject({ exitCode: 0 });
+  });
 
   test('a set of shards is restored into a directory, and what was not fetched is said', async () => {
     const before = 'pairs/requires-grad-leak/before.safetensors';
