@@ -32,13 +32,21 @@ import {
 } from './judge-pairs.js';
 import { type EpsilonEvidence, findOwnEpsilon } from './recover-statistics.js';
 
+/** A branch's weights of one output channel, in a row as long as the merged ones; those are zeros but for some places. */
+interface Column {
+  readonly values: Float64Array;
+  readonly places: Int32Array;
+}
+
 /** The weights of one output channel: the merged ones, and each branch's where they stand in the merged kernel. */
 interface Row {
   readonly channel: number;
   readonly target: Float64Array;
-  readonly columns: readonly Float64Array[];
+  readonly columns: readonly Column[];
   /** Where a channel's own input is in the middle of the kernel. */
   readonly middle: number;
+  /** As long as a row, for whatever is worked out meanwhile. */
+  readonly scratch: Float64Array;
 }
 
 /** Bytes of a weight that are read at once. */
@@ -51,8 +59,11 @@ async function* readBlock({ branches, merged }: MergedBlock): AsyncGenerator<Row
   const [, inputs = 1, ...kernel] = weight.shape;
   const area = inner / inputs;
   const step = Math.max(1, Math.floor((PIECE_BYTES * 8) / (inner * bitsOf(weight.dtype))));
-  const places = branches.map(({ linear }) => (linear === null ? null : placeKernel(linear.weight, weight)));
-  const columns = branches.map(() => new Float64Array(inner));
+  const columns = branches.map(({ linear }) => ({
+    values: new Float64Array(inner),
+    places: linear === null ? new Int32Array(1) : placeKernel(linear.weight, weight),
+  }));
+  const scratch = new Float64Array(inner);
   for (let first = 0; first < channels; first += step) {
     const rows = Math.min(step, channels - first);
     const target = await readChannels(weight, first, rows);
@@ -62,15 +73,17 @@ async function* readBlock({ branches, merged }: MergedBlock): AsyncGenerator<Row
     for (let row = 0; row < rows; row++) {
       const channel = first + row;
       const middle = (channel % inputs) * area + Math.floor(countElements(kernel) / 2);
-      for (const [branch, column] of columns.entries()) {
-        const [place, piece] = [places[branch], pieces[branch]];
-        column.fill(0);
-        if (place == null || piece == null) column[middle] = 1;
-        else
-          for (let i = 0; i < place.length; i++)
-            column[place[i] as number] = piece[row * place.length + i] as number;
+      for (const [branch, { values, places }] of columns.entries()) {
+        const piece = pieces[branch];
+        if (piece == null) {
+          values[places[0] as number] = 0;
+          places[0] = middle;
+          values[middle] = 1;
+        } else
+          for (let i = 0; i < places.length; i++)
+            values[places[i] as number] = piece[row * places.length + i] as number;
       }
-      yield { channel, target: target.subarray(row * inner, (row + 1) * inner), columns, middle };
+      yield { channel, target: target.subarray(row * inner, (row + 1) * inner), columns, middle, scratch };
     }
   }
 }
@@ -157,23 +170,24 @@ async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]
   const noise = new Float64Array(merged.channels);
   const products: Float64Array[] = [];
   let witnesses = 0;
-  for await (const { channel, target, columns, middle } of readBlock(block)) {
-    const isMerged = !target.every(Number.isFinite);
+  for await (const { channel, target, columns, middle, scratch } of readBlock(block)) {
+    const isMerged = !Number.isFinite(dot(target, target));
     target[middle] = (target[middle] as number) - skip;
     const wanted = expected.map((values) => values[channel] as number);
-    const rows = weighRows({ target, columns, skipAt: skip === 0 ? null : middle }, wanted, rounding);
+    const rows = weighRows(
+      { target, columns, scratch, skipAt: skip === 0 ? null : middle },
+      wanted,
+      rounding,
+    );
     const gram = new Float64Array(count * count);
     for (let i = 0; i < count; i++)
       for (let j = 0; j <= i; j++)
-        gram[i * count + j] = gram[j * count + i] = dot(
-          columns[i] as Float64Array,
-          columns[j] as Float64Array,
-        );
+        gram[i * count + j] = gram[j * count + i] = multiply(columns[i] as Column, columns[j] as Column);
     const { found, shares } = solve(
       gram,
-      columns.map((column) => dot(column, target)),
+      columns.map((column) => dotAt(column, target)),
     );
-    const rest = measureRest(target, columns, found);
+    const rest = measureRest({ target, columns, scratch }, found);
     if (!Number.isFinite(rest)) return { kind: 'not-finite', channel, isMerged };
     const lengths = columns.map((_, i) => Math.sqrt(gram[i * count + i] as number));
     const measure = (values: ArrayLike<number>) =>
@@ -203,27 +217,37 @@ async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]
  * @returns how many equations have a term.
  */
 function weighRows(
-  { target, columns, skipAt }: Pick<Row, 'target' | 'columns'> & { readonly skipAt: number | null },
+  {
+    target,
+    columns,
+    scratch: terms,
+    skipAt,
+  }: Pick<Row, 'target' | 'columns' | 'scratch'> & { readonly skipAt: number | null },
   wanted: readonly number[],
   rounding: Readonly<Record<'sum' | 'terms' | 'least', number>>,
 ): number {
+  terms.fill(0);
+  if (skipAt !== null) terms[skipAt] = 1;
+  columns.forEach(({ values, places }, i) => {
+    const scale = Math.abs(wanted[i] as number);
+    for (let k = 0; k < places.length; k++) {
+      const at = places[k] as number;
+      terms[at] = (terms[at] as number) + scale * Math.abs(values[at] as number);
+    }
+  });
   let rows = 0;
   for (let at = 0; at < target.length; at++) {
-    let terms = skipAt === at ? 1 : 0;
-    let isUsed = false;
-    for (let i = 0; i < columns.length; i++) {
-      const value = (columns[i] as Float64Array)[at] as number;
-      terms += Math.abs((wanted[i] as number) * value);
-      if (value !== 0) isUsed = true;
-    }
-    const error = rounding.sum * Math.abs(target[at] as number) + rounding.terms * terms + rounding.least;
+    const size = terms[at] as number;
+    const error = rounding.sum * Math.abs(target[at] as number) + rounding.terms * size + rounding.least;
     target[at] = (target[at] as number) / error;
-    for (let i = 0; i < columns.length; i++) {
-      const column = columns[i] as Float64Array;
-      column[at] = (column[at] as number) / error;
-    }
-    if (isUsed) rows++;
+    terms[at] = 1 / error;
+    if (size > 0) rows++;
   }
+  for (const { values, places } of columns)
+    for (let k = 0; k < places.length; k++) {
+      const at = places[k] as number;
+      values[at] = (values[at] as number) * (terms[at] as number);
+    }
   return rows;
 }
 
@@ -242,7 +266,7 @@ async function findSkip(block: MergedBlock, expected: readonly Float64Array[]): 
     if (channel >= SKIP_CHANNELS) break;
     const scales = expected.map((values) => values[channel] as number);
     const rest = columns.reduce(
-      (sum, column, i) => sum - (scales[i] as number) * (column[middle] as number),
+      (sum, { values }, i) => sum - (scales[i] as number) * (values[middle] as number),
       target[middle] as number,
     );
     without += Math.abs(rest);
@@ -257,16 +281,34 @@ function dot(one: Float64Array, other: Float64Array): number {
   return sum;
 }
 
-/** How far merged weights are from the sum of the branches'. */
-function measureRest(target: Float64Array, columns: readonly Float64Array[], scales: Float64Array): number {
-  let squares = 0;
-  for (let at = 0; at < target.length; at++) {
-    let rest = target[at] as number;
-    for (let i = 0; i < columns.length; i++)
-      rest -= (scales[i] as number) * ((columns[i] as Float64Array)[at] as number);
-    squares += rest * rest;
+/** The products of a column's weights with what stands in their places. */
+function dotAt({ values, places }: Column, others: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < places.length; i++) {
+    const at = places[i] as number;
+    sum += (values[at] as number) * (others[at] as number);
   }
-  return Math.sqrt(squares);
+  return sum;
+}
+
+function multiply(one: Column, other: Column): number {
+  return one.places.length < other.places.length ? dotAt(one, other.values) : dotAt(other, one.values);
+}
+
+/** How far merged weights are from the sum of the branches'. */
+function measureRest(
+  { target, columns, scratch: rest }: Pick<Row, 'target' | 'columns' | 'scratch'>,
+  scales: Float64Array,
+): number {
+  rest.set(target);
+  columns.forEach(({ values, places }, i) => {
+    const scale = scales[i] as number;
+    for (let at = 0; at < places.length; at++) {
+      const place = places[at] as number;
+      rest[place] = (rest[place] as number) - scale * (values[place] as number);
+    }
+  });
+  return Math.sqrt(dot(rest, rest));
 }
 
 /**
