@@ -1,5 +1,6 @@
 // Judges a folded pair: from scales and biases to a status and the statistics behind it.
 
+import { quantumOf } from '../checkpoint/dtype.js';
 import {
   chooseEpsilon,
   type FoldedComparison,
@@ -22,6 +23,7 @@ import {
   findStdRatios,
   measureDrift,
   type RmsAndMax,
+  readChannelVector,
   readOptional,
   type Statistics,
 } from '../compare/statistics.js';
@@ -420,8 +422,7 @@ export async function judgeRecoveredPair(
   context: FoldedContext,
 ): Promise<Judgement | null> {
   const { layer, folded, foldedSide } = pair;
-  const isSame = compared.kind === 'proportional' && compared.scales.every((scale) => scale === 1);
-  if (isSame && !folded.looksFolded) return null;
+  if (!folded.looksFolded && (await isUnfolded(pair, compared))) return null;
   const conclude = (verdict: Verdict, equality: Judgement['equality'] = 'incomparable') =>
     concludeRecovered(pair, context, verdict, equality);
   const unread = whyUnresolved(layer);
@@ -458,6 +459,23 @@ export async function judgeRecoveredPair(
     default:
       return failUnreachable(compared);
   }
+}
+
+/**
+ * Whether a convolution is what it was, but for another float type: its weights, and where rounding leaves these open the bias
+ * that it has on both sides.
+ */
+async function isUnfolded({ live, folded }: FoldedAway, compared: SettledComparison): Promise<boolean> {
+  if (compared.kind !== 'proportional') return false;
+  if (compared.scales.every((scale) => scale === 1)) return true;
+  const [own, other] = [live.bias, folded.bias];
+  if (own === null || other === null || compared.blur !== undefined) return false;
+  const roundoff = Math.max(...[live.weight, folded.weight, own, other].map(roundoffOf));
+  const quantum = Math.max(quantumOf(own.dtype), quantumOf(other.dtype));
+  const isNear = (x: number, y: number) => Math.abs(y - x) <= 2 * roundoff * Math.abs(x) + quantum;
+  if (!compared.scales.every((scale) => Number.isNaN(scale) || isNear(1, scale))) return false;
+  const [before, after] = [await readChannelVector(own), await readChannelVector(other)];
+  return before.values.every((value, channel) => isNear(value, after.values[channel] ?? Number.NaN));
 }
 
 /**

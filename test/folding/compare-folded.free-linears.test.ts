@@ -92,6 +92,21 @@ describe('two models without any norm layer', () => {
   });
 });
 
+test('a convolution that is what it was, but for float16, has no norm layer folded into it', async () => {
+  const values = { weight: [2, 0.5, 1.5], bias: [0.3, -0.2, 0.1], mean: [0.1, 0.7, -0.4] };
+  const bn = normTensors('bn', { ...values, variance: [0.4, 1.3, 2.2] });
+  const after = [
+    tensorOf('conv.weight', wave(54), { dtype: 'F16', shape: [3, 2, 3, 3] }),
+    tensorOf('conv.bias', [0.5, 0.25, -1], { dtype: 'F16' }),
+  ];
+  const report = await auditCheckpoints(
+    checkpointOf([...normTensors('stem.bn'), ...convOf('conv'), ...bn]),
+    checkpointOf([...normTensors('stem.bn'), ...after]),
+  );
+  expect(report.layers.map(({ name }) => name)).toEqual(['stem.bn']);
+  expect(report.summary.notAudited).toBe(1);
+});
+
 describe('models with other normalisation', () => {
   const norm = [tensorOf('norm.weight', [1, 1, 1]), tensorOf('norm.bias', [0, 0, 0])];
 
