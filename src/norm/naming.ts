@@ -127,10 +127,10 @@ export function toDottedName(name: string, isFlat = false): string {
 /**
  * What wraps a model, or a part of it, without being one: DataParallel's and AveragedModel's `module`, torch.compile's,
  * FSDP's, activation checkpointing's and PEFT's attributes, around a layer with an adapter and around the copy of a module
- * that it trains, each with the dot behind it.
+ * that it trains, each with the dot behind it. A `base_layer` of numbered modules is none: DLA's stem is called so.
  */
 const WRAPPERS =
-  /(?<=^|\.)(?:module|base_layer|modules_to_save\.[^.]+|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
+  /(?<=^|\.)(?:module|base_layer(?!\.\d)|modules_to_save\.[^.]+|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\./g;
 
 /** Wrappers that are told from modules in one name, several at each level of a deep model; each costs a look at it. */
 const MAX_WRAPPERS = 64;

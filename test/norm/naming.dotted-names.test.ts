@@ -44,6 +44,7 @@ test.each([
   ['module.module.bn.weight', 'bn.weight'],
   ['_orig_mod.module.bn.weight', 'bn.weight'],
   ['base_model.model.conv.base_layer.weight', 'base_model.model.conv.weight'],
+  ['backbone.base_layer.1.running_mean', 'backbone.base_layer.1.running_mean'],
   ['layer1._fsdp_wrapped_module.0._checkpoint_wrapped_module.bn.weight', 'layer1.0.bn.weight'],
   ['bn.module', 'bn.module'],
   ['submodule.bn.weight', 'submodule.bn.weight'],
