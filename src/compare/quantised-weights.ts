@@ -39,7 +39,7 @@ const CHUNK_ELEMENTS = 32 * 1024;
 const FIRST_CHUNK_ELEMENTS = 8 * 1024;
 
 /** Weights of a run that are looked at before vectors are. */
-const FIRST_WEIGHTS = 128;
+const FIRST_WEIGHTS = 32;
 
 /** Weights that are looked at one by one where vectors see that one of them may matter; more where there is no end of such. */
 const LEAST_STEP = 8;
