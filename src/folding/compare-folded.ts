@@ -737,8 +737,8 @@ export function describeMergedBranches(before: FoldingSide, after: FoldingSide):
   const [side, opposite] = one === undefined ? ['after', 'before'] : ['before', 'after'];
   return (
     `${side} is in its deploy form (re-parameterised): ${quote(merged.path ?? '')} is the sum of a block's branches, each with its ` +
-    `norm layer folded in. Such a sum is told from the branches' own weights, live norm layers and no others, all under the name of their block: ${opposite} ` +
-    'does not hold them so for every block (a baseline keeps no weights). Audit the training form of both: the checkpoint from before ' +
+    `norm layer folded in. It is told from the branches' own weights and live norm layers, all of them under the name of their block: ${opposite} ` +
+    'does not hold them so for every block, or a file has no plain weights (a baseline, int8). Audit the training form of both: the checkpoint from before ' +
     'switch_to_deploy(), repvgg_model_convert() or reparameterize_model()'
   );
 }
