@@ -247,12 +247,16 @@ function recordBlock({ layers, equalities }: JudgedBlock, block: FoundBlock, res
     for (const name of [linear.weightName, linear.biasName]) judgedLive.add(name);
     const names = [linear.weightName, merged.weightName];
     const [beforeName = '', afterName = ''] = foldedSide === 'after' ? names : names.reverse();
+    const equality = equalities[index] ?? 'incomparable';
+    const { relativeDifference = 0 } = layers[index] ?? {};
     results.learned.push({
       name: linear.weightName,
       beforeName,
       afterName,
       elementCount: linear.weight.elementCount,
-      equality: equalities[index] ?? 'incomparable',
+      ...(equality === 'exact' && relativeDifference > 0
+        ? { equality: 'rounded', rounding: { cause: 'averaged', relativeDifference, narrowing: null } }
+        : { equality }),
     });
   }
 }

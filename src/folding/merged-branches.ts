@@ -10,7 +10,7 @@ import {
   type StoredLayer,
 } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
-import { roundoffOf } from '../compare/rounding.js';
+import { RoundingJudge, roundoffOf } from '../compare/rounding.js';
 import {
   type ChannelVector,
   countTrue,
@@ -47,6 +47,8 @@ interface Row {
   readonly middle: number;
   /** As long as a row, for whatever is worked out meanwhile. */
   readonly scratch: Float64Array;
+  /** What each equation is multiplied by. */
+  readonly weights: Float64Array;
 }
 
 /** Bytes of a weight that are read at once. */
@@ -63,7 +65,7 @@ async function* readBlock({ branches, merged }: MergedBlock): AsyncGenerator<Row
     values: new Float64Array(inner),
     places: linear === null ? new Int32Array(1) : placeKernel(linear.weight, weight),
   }));
-  const scratch = new Float64Array(inner);
+  const [scratch, weights] = [new Float64Array(inner), new Float64Array(inner)];
   for (let first = 0; first < channels; first += step) {
     const rows = Math.min(step, channels - first);
     const target = await readChannels(weight, first, rows);
@@ -83,7 +85,14 @@ async function* readBlock({ branches, merged }: MergedBlock): AsyncGenerator<Row
           for (let i = 0; i < places.length; i++)
             values[places[i] as number] = piece[row * places.length + i] as number;
       }
-      yield { channel, target: target.subarray(row * inner, (row + 1) * inner), columns, middle, scratch };
+      yield {
+        channel,
+        target: target.subarray(row * inner, (row + 1) * inner),
+        columns,
+        middle,
+        scratch,
+        weights,
+      };
     }
   }
 }
@@ -121,6 +130,8 @@ interface Fit {
   readonly noise: Float64Array;
   /** By channel: the products of each two branches' weights. */
   readonly products: readonly Float64Array[];
+  /** How far averaging left values from what they were, relative to them; 0 where they were not averaged. */
+  readonly relativeDifference: number;
 }
 
 /** What a block's weights tell: no sum of the branches' where these were trained, or no numbers in some channel. */
@@ -152,9 +163,14 @@ const ERROR_SPREAD = 8;
  * fall either way, by {@link ERROR_SPREAD} / |w|.
  *
  * @param expected by branch, the scales of the side that has them.
+ * @param judge tells whether averaging explains what rounding does not; null where rounding alone may.
  * @throws CheckpointError when a weight cannot be read.
  */
-async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]): Promise<FitResult> {
+async function fitBranches(
+  block: MergedBlock,
+  expected: readonly Float64Array[],
+  judge: RoundingJudge | null = null,
+): Promise<FitResult> {
   const { branches, merged } = block;
   const count = branches.length;
   const roundoff = roundoffOf(merged.weight);
@@ -170,12 +186,12 @@ async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]
   const noise = new Float64Array(merged.channels);
   const products: Float64Array[] = [];
   let witnesses = 0;
-  for await (const { channel, target, columns, middle, scratch } of readBlock(block)) {
+  for await (const { channel, target, columns, middle, scratch, weights } of readBlock(block)) {
     const isMerged = !Number.isFinite(dot(target, target));
     target[middle] = (target[middle] as number) - skip;
     const wanted = expected.map((values) => values[channel] as number);
     const rows = weighRows(
-      { target, columns, scratch, skipAt: skip === 0 ? null : middle },
+      { target, columns, scratch, weights, skipAt: skip === 0 ? null : middle },
       wanted,
       rounding,
     );
@@ -194,7 +210,9 @@ async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]
       lengths.reduce((sum, length, i) => sum + length * Math.abs(values[i] as number), 0);
     const growth = measure(wanted) === 0 ? 1 : Math.max(1, measure(found) / measure(wanted));
     const error = SLACK * growth * Math.sqrt(target.length);
-    if (rest > error) return { kind: 'changed' };
+    const isSum =
+      judge === null ? rest <= error : judge.add(...compareTerms({ columns, scratch, weights }, found));
+    if (!isSum) return { kind: 'changed' };
     const spread = Math.min(error, ERROR_SPREAD * growth);
     noise[channel] = error;
     products.push(gram);
@@ -206,7 +224,30 @@ async function fitBranches(block: MergedBlock, expected: readonly Float64Array[]
     }
     witnesses += Math.max(0, rows - lengths.filter((length) => length > 0).length);
   }
-  return { kind: 'fitted', scales, errors, witnesses, noise, products };
+  const fit = { kind: 'fitted', scales, errors, witnesses, noise, products, relativeDifference: 0 } as const;
+  if (judge === null) return fit;
+  const verdict = judge.conclude();
+  if (verdict.kind !== 'rounded') return { kind: 'changed' };
+  const { relativeDifference } = verdict;
+  const growth = Math.max(1, relativeDifference / rounding.terms);
+  const widen = (values: Float64Array) => values.map((value) => value * growth);
+  return { ...fit, errors: errors.map(widen), noise: widen(noise), relativeDifference };
+}
+
+/** How large the terms of each equation are together, and the same with what is left over of it: both are rounded alike. */
+function compareTerms(
+  { columns, scratch: rest, weights }: Pick<Row, 'columns' | 'scratch' | 'weights'>,
+  scales: Float64Array,
+): [sizes: Float64Array, others: Float64Array] {
+  const sizes = new Float64Array(rest.length);
+  columns.forEach(({ values, places }, i) => {
+    for (let k = 0; k < places.length; k++) {
+      const at = places[k] as number;
+      sizes[at] = (sizes[at] as number) + Math.abs((scales[i] as number) * (values[at] as number));
+    }
+  });
+  const others = sizes.map((size, at) => (size + (rest[at] as number)) / (weights[at] as number));
+  return [sizes.map((size, at) => size / (weights[at] as number)), others];
 }
 
 /**
@@ -221,8 +262,9 @@ function weighRows(
     target,
     columns,
     scratch: terms,
+    weights,
     skipAt,
-  }: Pick<Row, 'target' | 'columns' | 'scratch'> & { readonly skipAt: number | null },
+  }: Pick<Row, 'target' | 'columns' | 'scratch' | 'weights'> & { readonly skipAt: number | null },
   wanted: readonly number[],
   rounding: Readonly<Record<'sum' | 'terms' | 'least', number>>,
 ): number {
@@ -240,13 +282,13 @@ function weighRows(
     const size = terms[at] as number;
     const error = rounding.sum * Math.abs(target[at] as number) + rounding.terms * size + rounding.least;
     target[at] = (target[at] as number) / error;
-    terms[at] = 1 / error;
+    weights[at] = 1 / error;
     if (size > 0) rows++;
   }
   for (const { values, places } of columns)
     for (let k = 0; k < places.length; k++) {
       const at = places[k] as number;
-      values[at] = (values[at] as number) * (terms[at] as number);
+      values[at] = (values[at] as number) * (weights[at] as number);
     }
   return rows;
 }
@@ -397,6 +439,9 @@ const MAX_WIDTH = 1 / 16;
 /** A block's mean that rounding blurs by more than this many σ of its output says nothing about drift. */
 const MAX_MEAN_UNCERTAINTY = 0.05;
 
+/** What arithmetic on the way to a sum leaves of its terms is no sign of averaging. */
+const FLOOR = { floor: 2 ** -22 };
+
 /** Fewer weights than this may follow the branches' scales by chance, though they were trained. */
 const MIN_WITNESSES = 8;
 
@@ -416,7 +461,7 @@ function solveBranch(branches: readonly HeldBranch[], at: number, fit: Fit): Sol
   for (const channel of factors.keys()) {
     const expected = expectScale(branch, channel);
     const [found, error] = [scales[at]?.[channel] as number, errors[at]?.[channel] as number];
-    const tolerance = error + branch.tolerance * Math.abs(expected);
+    const tolerance = error + (branch.tolerance + fit.relativeDifference) * Math.abs(expected);
     const isAlone = Number.isFinite(error);
     const isSame = isAlone ? Math.abs(found - expected) <= tolerance : isExplained(branches, channel, fit);
     const isLost = isAlone && !isSame && Math.abs(found) <= error;
@@ -442,7 +487,7 @@ function solveBranch(branches: readonly HeldBranch[], at: number, fit: Fit): Sol
 function isExplained(
   branches: readonly HeldBranch[],
   channel: number,
-  { scales, noise, products }: Fit,
+  { scales, noise, products, relativeDifference }: Fit,
 ): boolean {
   const gram = products[channel] as Float64Array;
   const count = branches.length;
@@ -451,7 +496,8 @@ function isExplained(
   let [square, allowed] = [0, noise[channel] as number];
   for (let i = 0; i < count; i++) {
     const length = Math.sqrt(gram[i * count + i] as number);
-    allowed += (branches[i] as HeldBranch).tolerance * Math.abs(expected[i] as number) * length;
+    const { tolerance } = branches[i] as HeldBranch;
+    allowed += (tolerance + relativeDifference) * Math.abs(expected[i] as number) * length;
     for (let j = 0; j < count; j++)
       square += (differences[i] as number) * (gram[i * count + j] as number) * (differences[j] as number);
   }
@@ -483,7 +529,7 @@ function findMeanShifts(
         Math.abs(centre) * ((Number.isFinite(error) ? error : 0) + branch.tolerance * Math.abs(expected));
       squares += (gain * (branch.held.gamma?.values[channel] ?? 1)) ** 2;
     }
-    const tolerance = SAFETY * roundoff * terms + blur;
+    const tolerance = (SAFETY * roundoff + 2 * fit.relativeDifference) * terms + blur;
     const deviation = Math.sqrt(squares);
     if (!(tolerance <= MAX_MEAN_UNCERTAINTY * deviation)) return Number.NaN;
     const difference = Math.abs(found - sum);
@@ -546,7 +592,10 @@ export async function judgeMergedBlock(block: FoundBlock, context: FoldedContext
       'incomparable',
     );
   if (invalidBias !== null) return judgeNotFinite(invalidBias);
-  const fit = await fitBranches(block, expectScales(held));
+  const expected = expectScales(held);
+  const plain = await fitBranches(block, expected);
+  const isAveraged = plain.kind === 'changed' && context.exact !== true;
+  const fit = isAveraged ? await fitBranches(block, expected, new RoundingJudge('F64', 'F64', FLOOR)) : plain;
   switch (fit.kind) {
     case 'not-finite':
       return fit.isMerged
@@ -647,6 +696,7 @@ function judgeFit(block: MergedBlock, held: readonly HeldBranch[], fitted: FitCo
       epsilon: branch.epsilon,
       channelsHidden: isTold ? countTrue(hidden) : 0,
       isUniformScale: isUniform(one, branch),
+      relativeDifference: fit.relativeDifference,
       meanShift,
       drift:
         verdict.status === 'trained'
@@ -722,6 +772,7 @@ function describe(
     readonly meanShift?: RmsAndMax | null;
     readonly channelsHidden?: number;
     readonly isUniformScale?: boolean;
+    readonly relativeDifference?: number;
   },
 ): MergedComparison {
   const { foldedSide, status, problem, channelsHidden = 0, isUniformScale = false, drift = null } = told;
@@ -731,6 +782,7 @@ function describe(
   const [before, after] = foldedSide === 'after' ? [own, other] : [{ ...other, name: layer.name }, own];
   const chosen = chooseEpsilon(layer, layer, told.context.epsilon);
   const isTrained = status === 'trained';
+  const relativeDifference = isTrained ? 0 : (told.relativeDifference ?? 0);
   return {
     kind: 'merged',
     name: layer.name,
@@ -743,8 +795,8 @@ function describe(
     block: { name: merged.path ?? '', branches: branches.length, meanShift: told.meanShift ?? null },
     affine: 'none',
     neighbours: linear === null ? 'none' : isTrained ? 'changed' : drift === null ? 'none' : 'equal',
-    equality: isTrained ? null : 'exact',
-    relativeDifference: 0,
+    equality: isTrained ? null : relativeDifference > 0 ? 'rounded' : 'exact',
+    relativeDifference,
     channels: layer.channels,
     channelsHidden,
     isUniformScale,

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { auditCheckpoints } from '../../src/audit.js';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import type { DType } from '../../src/checkpoint/dtype.js';
+import { readChannelVector } from '../../src/compare/statistics.js';
 import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { listNextCommands } from '../../src/report/next-commands.js';
 import { planLayer } from '../../src/restore/plan-layers.js';
@@ -214,6 +215,30 @@ describe('a block of branches before, their sum after', () => {
     const report = await auditBlock(REPVGG, { change: drifted, step });
     expect(statusesIn(report)).toEqual(all(REPVGG, 'trained'));
     expect(report.summary.learned).toMatchObject({ changed: 2 });
+  });
+
+  test('that was averaged with itself is told up to that, and trained for --exact', async () => {
+    // Relative changes of one size, up or down, as a moving average leaves them.
+    const average = (tensors: readonly Tensor[]) =>
+      Promise.all(
+        tensors.map(async (tensor) => {
+          const { values } = await readChannelVector(tensor);
+          const moved = Array.from(values, (value, i) => value * (1 + 4e-6 * Math.sin(5 * i + i * i)));
+          return tensorOf(tensor.name, moved, { shape: tensor.shape });
+        }),
+      );
+    const before = checkpointOf([head, ...makeBlock(REPVGG).training]);
+    for (const [change, status] of [
+      [kept, 'locked'],
+      [drifted, 'drifted'],
+    ] as const) {
+      const after = checkpointOf([head, ...(await average(makeBlock(REPVGG, { change }).deploy))]);
+      const report = await auditCheckpoints(before, after);
+      expect(statusesIn(report)).toEqual(all(REPVGG, status));
+      expect(report.layers[0]).toMatchObject({ equality: 'rounded' });
+      const exact = await auditCheckpoints(before, after, { exact: true });
+      expect(statusesIn(exact)).toEqual(all(REPVGG, 'trained'));
+    }
   });
 
   test('in float16 is known to its rounding', async () => {
