@@ -501,7 +501,7 @@ const MIN_DISTINCT = 16;
  * The narrowest type that holds all values, where it is narrower than the one that they are stored in. Ones, zeros and
  * other round numbers fit any type and tell nothing.
  */
-function narrowestOf(values: Values, stored: DType): DType {
+export function narrowestOf(values: Values, stored: DType): DType {
   const narrow = NARROW_TYPES.find(
     (type) => type !== stored && holdsAllOf(stored, type) && isWithin(values, type),
   );

@@ -2,7 +2,7 @@
 
 import { countElements } from '../checkpoint/channel-grid.js';
 import { readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
+import { bitsOf, type DType, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import {
   chooseEpsilon,
   type MergedComparison,
@@ -10,7 +10,7 @@ import {
   type StoredLayer,
 } from '../compare/compare-layers.js';
 import type { LearnedComparison } from '../compare/compare-learned.js';
-import { RoundingJudge, roundoffOf } from '../compare/rounding.js';
+import { narrowestOf, RoundingJudge, roundoffOf } from '../compare/rounding.js';
 import {
   type ChannelVector,
   countTrue,
@@ -20,7 +20,7 @@ import {
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
-import { addNote, type LinearLayer, whyUnresolved } from '../norm/norm-layer.js';
+import { addNote, whyUnresolved } from '../norm/norm-layer.js';
 import { type Branch, type FoundBlock, fits, type MergedBlock } from './find-blocks.js';
 import {
   type FoldedContext,
@@ -152,6 +152,9 @@ const SLACK = 2;
 /** Roundings of many weights fall either way: more than so many of one by chance in the direction that a scale goes is 3e-14. */
 const ERROR_SPREAD = 8;
 
+/** What is left over of many equations tells how coarse they were; no less than this part of what they may be. */
+const LEAST_NOISE = 1 / 16;
+
 /**
  * Fits the merged weights of each channel as a sum of the branches', each in the middle of the merged kernel; a branch
  * without a convolution is 1 in the middle of the channel's own input:
@@ -162,23 +165,23 @@ const ERROR_SPREAD = 8;
  * make a scale off by |e| / |w| at most, where w is the part of the branch's weights that no other branch has; and since they
  * fall either way, by {@link ERROR_SPREAD} / |w|.
  *
- * @param expected by branch, the scales of the side that has them.
+ * @param expected by branch, the scales of the side that has them; `grain`: the type that the merged weights went through.
  * @param judge tells whether averaging explains what rounding does not; null where rounding alone may.
  * @throws CheckpointError when a weight cannot be read.
  */
 async function fitBranches(
   block: MergedBlock,
-  expected: readonly Float64Array[],
+  { expected, grain }: { readonly expected: readonly Float64Array[]; readonly grain: DType },
   judge: RoundingJudge | null = null,
 ): Promise<FitResult> {
   const { branches, merged } = block;
   const count = branches.length;
-  const roundoff = roundoffOf(merged.weight);
+  const roundoff = roundoffOf({ dtype: grain });
   const own = Math.max(...branches.map(({ linear }) => (linear === null ? 0 : roundoffOf(linear.weight))));
   const rounding = {
     sum: roundoff,
     terms: own + (1 + count) * roundoff,
-    least: quantumOf(merged.weight.dtype),
+    least: quantumOf(grain),
   };
   const skip = await findSkip(block, expected);
   const scales = branches.map(() => new Float64Array(merged.channels));
@@ -213,7 +216,9 @@ async function fitBranches(
     const isSum =
       judge === null ? rest <= error : judge.add(...compareTerms({ columns, scratch, weights }, found));
     if (!isSum) return { kind: 'changed' };
-    const spread = Math.min(error, ERROR_SPREAD * growth);
+    const free = rows - count;
+    const seen = free < MIN_WITNESSES ? 1 : Math.min(1, Math.max(LEAST_NOISE, (2 * rest) / Math.sqrt(free)));
+    const spread = Math.min(error, ERROR_SPREAD * growth * seen);
     noise[channel] = error;
     products.push(gram);
     for (let i = 0; i < count; i++) {
@@ -508,9 +513,10 @@ function isExplained(
 function findMeanShifts(
   branches: readonly HeldBranch[],
   solved: readonly SolvedBranch[],
-  { fit, merged, bias }: { fit: Fit; merged: LinearLayer; bias: ChannelVector | null },
+  { fit, merged, bias, grain }: Pick<FitContext, 'fit' | 'bias' | 'grain'> & Pick<MergedBlock, 'merged'>,
 ): Float64Array {
-  const roundoff = FOLDING_ROUNDINGS + (merged.bias === null ? 0 : roundoffOf(merged.bias));
+  const roundoff =
+    FOLDING_ROUNDINGS + Math.max(roundoffOf({ dtype: grain }), roundoffOf(bias ?? { dtype: grain }));
   return Float64Array.from({ length: merged.channels }, (_, channel) => {
     const found = bias?.values[channel] ?? 0;
     let [sum, terms, blur, squares] = [0, Math.abs(found), 0, 0];
@@ -573,7 +579,9 @@ export async function judgeMergedBlock(block: FoundBlock, context: FoldedContext
   const unread = branches.flatMap(({ layer }) => whyUnresolved(layer) ?? [])[0];
   if (unread !== undefined) return conclude(() => unresolved(unread), 'incomparable');
   const held: HeldBranch[] = [];
-  for (const branch of branches) held.push(await holdBranch(branch, merged, context));
+  // What was stored in float16 meanwhile is as coarse where it is float32 again.
+  const grain = narrowestOf(await readChannels(merged.weight, 0, 1), merged.weight.dtype);
+  for (const branch of branches) held.push(await holdBranch(branch, grain, context));
   const invalid = held.map((branch) => findInvalidValue(branch.held));
   const [problem] = invalid.filter((one) => one !== null);
   if (problem !== undefined)
@@ -593,9 +601,10 @@ export async function judgeMergedBlock(block: FoundBlock, context: FoldedContext
     );
   if (invalidBias !== null) return judgeNotFinite(invalidBias);
   const expected = expectScales(held);
-  const plain = await fitBranches(block, expected);
+  const fitting = { expected, grain };
+  const plain = await fitBranches(block, fitting);
   const isAveraged = plain.kind === 'changed' && context.exact !== true;
-  const fit = isAveraged ? await fitBranches(block, expected, new RoundingJudge('F64', 'F64', FLOOR)) : plain;
+  const fit = isAveraged ? await fitBranches(block, fitting, new RoundingJudge('F64', 'F64', FLOOR)) : plain;
   switch (fit.kind) {
     case 'not-finite':
       return fit.isMerged
@@ -607,21 +616,17 @@ export async function judgeMergedBlock(block: FoundBlock, context: FoldedContext
     case 'changed':
       return conclude(() => ({ status: 'trained', problem: null }), 'changed');
     case 'fitted':
-      return concludeFit(block, held, { fit, bias, foldedSide, context });
+      return concludeFit(block, held, { fit, bias, grain, foldedSide, context });
     default:
       return failUnreachable(fit);
   }
 }
 
-async function holdBranch(
-  branch: Branch,
-  { weight }: LinearLayer,
-  { epsilon }: FoldedContext,
-): Promise<HeldBranch> {
+async function holdBranch(branch: Branch, grain: DType, { epsilon }: FoldedContext): Promise<HeldBranch> {
   const { layer, linear, gain } = branch;
   const held = await readStoredLayer(layer);
   const factors = await readOptional(gain?.scale ?? null);
-  const stored = [held.variance, held.gamma, linear?.weight, weight].flatMap((one) => one ?? []);
+  const stored = [held.variance, held.gamma, linear?.weight, { dtype: grain }].flatMap((one) => one ?? []);
   return {
     ...branch,
     held,
@@ -640,6 +645,7 @@ function expectScales(held: readonly HeldBranch[]): readonly Float64Array[] {
 interface FitContext {
   readonly fit: Fit;
   readonly bias: ChannelVector | null;
+  readonly grain: DType;
   readonly foldedSide: 'before' | 'after';
   readonly context: FoldedContext;
 }
@@ -673,9 +679,9 @@ function concludeFit(block: MergedBlock, held: readonly HeldBranch[], fitted: Fi
 
 /** Judges every branch by a fit. */
 function judgeFit(block: MergedBlock, held: readonly HeldBranch[], fitted: FitContext) {
-  const { fit, bias, foldedSide, context } = fitted;
+  const { fit, bias, grain, foldedSide, context } = fitted;
   const solved = held.map((_, index) => solveBranch(held, index, fit));
-  const shifts = findMeanShifts(held, solved, { fit, merged: block.merged, bias });
+  const shifts = findMeanShifts(held, solved, { fit, merged: block.merged, bias, grain });
   const known = shifts.filter((shift) => !Number.isNaN(shift));
   const meanShift = known.length === 0 ? null : measureSizes(known);
   const isMeanMoved = known.some((shift) => shift > 0);
@@ -736,7 +742,7 @@ function decide(
     );
   if (!hidden.includes(false))
     return unresolved(
-      'its scale is zero or too near it in every channel: the merged weights hide the statistics',
+      'in every channel its scale is zero, too near it or too coarsely rounded: the merged weights hide the statistics',
     );
   return { status: isMeanMoved ? 'ambiguous' : 'locked', problem: null };
 }

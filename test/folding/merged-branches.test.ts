@@ -250,6 +250,24 @@ describe('a block of branches before, their sum after', () => {
       expect(logStdRatio?.rms).toBeCloseTo(float32.layers[index]?.logStdRatio?.rms ?? Number.NaN, 1);
   });
 
+  test('in float16 that is stored as float32 is known as well', async () => {
+    for (const [change, status] of [
+      [kept, 'locked'],
+      [drifted, 'drifted'],
+    ] as const) {
+      const narrow = makeBlock(REPVGG, { change, dtype: 'F16' }).deploy;
+      const wide = await Promise.all(
+        narrow.map(async (tensor) =>
+          tensorOf(tensor.name, [...(await readChannelVector(tensor)).values], { shape: tensor.shape }),
+        ),
+      );
+      const before = checkpointOf([head, ...makeBlock(REPVGG).training]);
+      expect(statusesIn(await auditCheckpoints(before, checkpointOf([head, ...wide])))).toEqual(
+        all(REPVGG, status),
+      );
+    }
+  });
+
   test('is told by another usual epsilon', async () => {
     const report = await auditBlock(REPVGG, {}, { epsilon: 1e-3 });
     expect(statusesIn(report)).toEqual(all(REPVGG, 'locked'));
