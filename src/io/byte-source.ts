@@ -30,6 +30,8 @@ export interface ByteSource {
   readonly expect?: ((ranges: readonly ByteRange[]) => void) | undefined;
   /** Has the source keep what small reads give from here on, so that none is done twice: it will be compared with several. */
   readonly keepSmallReads?: (() => void) | undefined;
+  /** Throws where what is open was written over since. What comes over the network is held against that with every answer. */
+  readonly refuseChanged?: (() => void) | undefined;
   /** Opens a file beside it by its name, where it is no file of this machine. The name was checked. */
   readonly openBeside?: ((name: string) => Promise<ByteSource>) | undefined;
   /** What the source reads its bytes from, where they can be put back there; absent where it holds them itself. */
@@ -115,9 +117,9 @@ function storedRanges(range: ByteRange): readonly ByteRange[] {
   return below === undefined ? (assembledFrom?.flatMap(storedRanges) ?? [range]) : storedRanges(below);
 }
 
-/** Has the sources under some ranges keep what small reads give; see {@link ByteSource.keepSmallReads}. */
-export function keepSmallReads(ranges: readonly ByteRange[]): void {
-  for (const { source } of ranges.flatMap(storedRanges)) source.keepSmallReads?.();
+/** What some ranges are read from in the end, such as the file that a tensor is stored in transposed. */
+export function listSources(ranges: readonly ByteRange[]): ReadonlySet<ByteSource> {
+  return new Set(ranges.flatMap(storedRanges).map(({ source }) => source));
 }
 
 /** Of a layer's vectors, and the first piece of a weight. */

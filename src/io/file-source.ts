@@ -35,7 +35,7 @@ export function openFileSource(name: string, path: string = name, files: Readabl
       const message = `expected a regular file, found ${describeFileKind(stat)}`;
       throw new CheckpointError(message, { code: 'not-a-file', file: name });
     }
-    return new FileSource({ name, path, byteLength: stat.size }, descriptor, files);
+    return new FileSource({ name, path, byteLength: stat.size, modifiedMs: stat.mtimeMs }, descriptor, files);
   } catch (error) {
     files.closeSync(descriptor);
     throw error;
@@ -57,6 +57,8 @@ export class FileSource implements ByteSource {
   /** Where the file is. */
   readonly path: string;
   readonly byteLength: number;
+  /** When it was last written to, as it was opened. */
+  readonly modifiedMs: number;
   readonly #files: ReadableFiles;
   #descriptor: number | null;
   #bytesRead = 0;
@@ -64,7 +66,7 @@ export class FileSource implements ByteSource {
 
   /** @param descriptor of a regular file that the process has open. */
   constructor(
-    { name, path, byteLength }: Pick<FileSource, 'name' | 'path' | 'byteLength'>,
+    { name, path, byteLength, modifiedMs }: Pick<FileSource, 'name' | 'path' | 'byteLength' | 'modifiedMs'>,
     descriptor: number,
     files: ReadableFiles,
   ) {
@@ -72,6 +74,7 @@ export class FileSource implements ByteSource {
     this.name = name;
     this.path = path;
     this.byteLength = byteLength;
+    this.modifiedMs = modifiedMs;
     this.#descriptor = descriptor;
   }
 
@@ -94,6 +97,18 @@ export class FileSource implements ByteSource {
 
   keepSmallReads(): void {
     this.#small ??= new SmallReads();
+  }
+
+  refuseChanged(): void {
+    const descriptor = this.#descriptor;
+    if (descriptor === null) return;
+    const { size, mtimeMs } = explainAs(this.name, () => this.#files.fstatSync(descriptor));
+    if (size === this.byteLength && mtimeMs === this.modifiedMs) return;
+    throw new CheckpointError('the file was written over while it was read', {
+      code: 'unreadable',
+      file: this.name,
+      hint: 'Run again when nothing writes to it any more.',
+    });
   }
 
   async close(): Promise<void> {

@@ -12,7 +12,7 @@ import {
 import { CheckpointError, describeError, quote } from '../errors.js';
 import { DIRECTORY_NAMES } from '../formats/open.js';
 import { type WithAfter, withBefore, withCheckpoint } from '../formats/with-checkpoint.js';
-import { keepSmallReads } from '../io/byte-source.js';
+import { type ByteSource, listSources } from '../io/byte-source.js';
 import { codeOf } from '../io/file-source.js';
 import { findOnMachine, nameOf } from '../io/places.js';
 import { identifyFile } from '../io/write-target.js';
@@ -233,8 +233,15 @@ function auditBeside(
     const report = buildReport(results);
     const isStepNeeded = previous !== null && (isOnePlace || haveBothChanged(previous.report, report));
     const step = isStepNeeded ? await auditStep(previous, { ...held, results }, options) : null;
+    // The training may go on meanwhile, and write its last checkpoint anew.
+    for (const source of listFiles(held.before, held.after)) source.refuseChanged?.();
     return { ...held, results, report, step };
   });
+}
+
+/** What checkpoints are read from. */
+function listFiles(...checkpoints: readonly Checkpoint[]): Iterable<ByteSource> {
+  return listSources(checkpoints.flatMap(({ tensors }) => [...tensors.values()].map(({ range }) => range)));
 }
 
 /** Whether some layer's learned tensors are not before's in either: whether they stayed from one to the other is open. */
@@ -339,8 +346,7 @@ class Opener {
         release = done;
       });
       const closed = this.#withAfter(path, options, async (before, after) => {
-        for (const { tensors } of [before, after])
-          keepSmallReads([...tensors.values()].map(({ range }) => range));
+        for (const source of listFiles(before, after)) source.keepSmallReads?.();
         const close = () => {
           release();
           return closed;

@@ -1,4 +1,12 @@
-import fs, { copyFileSync, linkSync, readFileSync, statSync } from 'node:fs';
+import fs, {
+  copyFileSync,
+  linkSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -364,4 +372,60 @@ test('where the system lets no more files be open, none stays open until it is a
   const follow = () => trace(join(leak, 'base.pt'), LEAK);
   expect(await withFiles(limited, follow)).toEqual(await follow());
   expect(open.size).toBe(0);
+});
+
+describe('a checkpoint that changes while the run is traced', () => {
+  const state = (epoch: number) =>
+    checkpointBytes({
+      layers: { net: { mean: epoch, count: 10 + epoch } },
+      head: epoch,
+      metadata: { epoch: String(epoch) },
+    });
+
+  /** Traces three epochs, and changes a file once all are in order. */
+  async function traceChanging(name: string, change: (path: string) => void) {
+    const directory = makeTempDirectory();
+    const names = ['0', '1', '2', '3'].map((epoch) => join(directory, epoch));
+    for (const [epoch, path] of names.entries()) writeFileSync(path, state(epoch));
+    const [before = '', ...paths] = names;
+    let isDone = false;
+    const onProgress = () => {
+      if (!isDone) change(join(directory, name));
+      isDone = true;
+    };
+    return trace(before, paths, { onProgress });
+  }
+
+  test.each([
+    ['written over', (path: string) => writeFileSync(path, state(1))],
+    [
+      'written over with something else',
+      (path: string) => writeFileSync(path, Buffer.alloc(state(3).length)),
+    ],
+    ['cut', (path: string) => fs.truncateSync(path, 3_000)],
+  ])('is left out, and said, where it is %s', async (_, change) => {
+    const { checkpoints, skipped } = await traceChanging('3', change);
+    expect(checkpoints.map(({ epoch }) => epoch)).toEqual([1, 2]);
+    expect(skipped).toMatchObject([
+      { reason: 'failed', message: expect.stringContaining('while it was read') },
+    ]);
+  });
+
+  test.each([
+    ['replaced', (path: string) => renameSync(path.replace(/3$/, '1'), path)],
+    ['deleted', (path: string) => rmSync(path)],
+  ])('is audited as it was where it is %s', async (_, change) => {
+    const { checkpoints, findings, skipped } = await traceChanging('3', change);
+    expect(checkpoints.map(({ epoch }) => epoch)).toEqual([1, 2, 3]);
+    expect(findings).toMatchObject([{ first: 0, last: 2 }]);
+    expect(skipped).toEqual([]);
+  });
+
+  test('fails the run where it is before', async () => {
+    const failing = () => traceChanging('0', (path) => writeFileSync(path, state(3)));
+    expect(await failureOf(failing)).toMatchObject({
+      code: 'unreadable',
+      message: expect.stringContaining('written over'),
+    });
+  });
 });
