@@ -8,7 +8,7 @@ import { matchPaths } from '../compare/globs.js';
 import type { Region } from '../compare/regions.js';
 import { quote, UsageError } from '../errors.js';
 import { withCheckpoint } from '../formats/with-checkpoint.js';
-import { isPlace, nameOf } from '../io/places.js';
+import { isPlace, nameOf, toLastingName } from '../io/places.js';
 import { writeFile } from '../io/write-files.js';
 import { checkTarget } from '../io/write-target.js';
 import { refuseWithoutLayers } from '../norm/missing-layers.js';
@@ -91,13 +91,15 @@ type PolicyOptions = InitOptions & Required<Pick<InitOptions, 'output'>>;
 
 async function writePolicy(targets: InitTargets, options: PolicyOptions, terminal: Terminal): Promise<void> {
   const { before, after } = targets;
+  // Before anything is fetched.
+  const pair = after === undefined ? null : { before: toLastingName(before), after: toLastingName(after) };
   const guard = guardInputs([options.output], after === undefined ? [before] : [before, after]);
   const rules = { what: 'the policy', mayReplace: options.force === true };
   checkTarget(options.output, rules);
   const opening = { ...pickOptions('openCheckpoint', options), onOpenFile: guard.onOpenFile };
   const found = await findParts(targets, opening);
   guard.refuseHarm();
-  await writeFile(options.output, [toJson(makePolicy(targets, found, options))], rules);
+  await writeFile(options.output, [toJson(makePolicy(pair, found, options))], rules);
   terminal.writeError(defuseCommands(describeInit(targets, found, options).join('\n')));
 }
 
@@ -124,7 +126,7 @@ async function findParts({ before, after }: InitTargets, options: OpenOptions): 
 }
 
 function makePolicy(
-  { before, after }: InitTargets,
+  pair: { readonly before: string; readonly after: string } | null,
   { frozen }: FrozenSuggestion,
   { output, remote }: PolicyOptions,
 ): object {
@@ -139,7 +141,7 @@ function makePolicy(
     failOn: 'error',
     minShift: 0,
     ...(remote === true ? { remote } : {}),
-    ...(after === undefined ? {} : { pairs: { main: { before: toPath(before), after: toPath(after) } } }),
+    ...(pair === null ? {} : { pairs: { main: { before: toPath(pair.before), after: toPath(pair.after) } } }),
   };
 }
 

@@ -75,6 +75,26 @@ export function nameOf(argument: string): string {
     : argument;
 }
 
+/**
+ * A checkpoint as a file may name it that others read: a signature in a web address is a secret, and soon leads nowhere.
+ *
+ * @throws CheckpointError `refused` for an address that has to be asked for with what follows its `?`; as {@link openPlace}.
+ */
+export function toLastingName(argument: string): string {
+  const name = nameOf(argument);
+  if (!isPlace(argument) || name === argument) return argument;
+  const place = parsePlace(argument);
+  if (place.kind === 'hub' || place.url.search === '') return name;
+  throw new CheckpointError(
+    'expected an address without a ?, found one: what follows it may be a signature, which others would read and which runs out',
+    {
+      code: 'refused',
+      file: name,
+      hint: 'Leave it out where the address is enough; else download the checkpoint, and name it by its path.',
+    },
+  );
+}
+
 /** The Hub's own pages and downloads of a file. */
 const HUB_FILE = /^https:\/\/huggingface\.co\/([^/]+\/[^/]+)\/(?:resolve|blob)\/([^/]+)\/(.+)$/;
 

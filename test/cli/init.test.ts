@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv } from 'ajv';
 import { describe, expect, test } from 'vitest';
@@ -104,6 +104,30 @@ test('init from two checkpoints takes every part that is identical, norm layers 
   const { stderr } = await runCli(['init', 'before.safetensors', 'after.safetensors'], workspace);
   expect(readPolicy(workspace).frozen).toEqual(['conv1', 'bn1']);
   expect(stderr).toContain('not     "head"');
+});
+
+describe('init of checkpoints that are named by an address', () => {
+  const KEY = 's3cret';
+
+  test.each([
+    [
+      [`https://cloud.invalid/base.pt?X-Amz-Signature=${KEY}`, AFTER],
+      'https://cloud.invalid/base.pt: expected an',
+    ],
+    [
+      [BEFORE, `https://cloud.invalid/tuned.pt?sv=2024&sig=${KEY}`],
+      'https://cloud.invalid/tuned.pt: expected an',
+    ],
+    [[`https://me:${KEY}@cloud.invalid/base.pt`, AFTER], 'without a name and a password'],
+    [[`http://cloud.invalid/base.pt?sig=${KEY}`, AFTER], 'expected an address that begins with https://'],
+  ])('writes and shows no secret of %j, and fetches nothing', async (args, message) => {
+    const workspace = makeWorkspace();
+    const run = await runCli(['init', ...args, '--remote'], workspace);
+    expect(run).toMatchObject({ exitCode: 2, stdout: '' });
+    expect(run.stderr).toContain(message);
+    expect(run.stderr).not.toContain(KEY);
+    expect(existsSync(join(workspace, POLICY_FILE_NAME))).toBe(false);
+  });
 });
 
 describe('init that writes elsewhere', () => {

@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { type ByteSource, readRange, wholeOf } from '../../src/io/byte-source.js';
-import { isPlace, nameOf, openPlace } from '../../src/io/places.js';
+import { isPlace, nameOf, openPlace, toLastingName } from '../../src/io/places.js';
 import { failureOf } from '../build/failure.js';
 import { serveFiles } from '../build/file-server.js';
 import { makeTempDirectory } from '../build/sources.js';
@@ -310,6 +310,19 @@ test('no file of the room reaches the network', () => {
   expect(readFileSync(new URL('../../src/io/places.ts', import.meta.url), 'utf8')).not.toMatch(
     /fetch\(|node:https?/,
   );
+});
+
+test.each([
+  ['runs/what?.pt#1', 'runs/what?.pt#1'],
+  ['hf:acme/net:what?.pt', 'hf:acme/net:what?.pt'],
+  ['https://example.org/a.pt', 'https://example.org/a.pt'],
+  ['https://example.org/a.pt#top', 'https://example.org/a.pt'],
+  [
+    'https://huggingface.co/acme/net/resolve/main/a.pt?download=true',
+    'https://huggingface.co/acme/net/resolve/main/a.pt',
+  ],
+])('%s is written into a file as %s', (argument, name) => {
+  expect(toLastingName(argument)).toBe(name);
 });
 
 describe('over the network, where that is allowed', () => {
