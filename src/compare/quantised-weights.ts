@@ -54,6 +54,9 @@ const FACTOR_SLACK = 2 ** -17;
 /** What the division that made a code may add to its margin; in proportion to the code, the type of the scale adds more. */
 const CODE_SLACK = 2 ** -12;
 
+/** How far a trip through bfloat16 moves the largest weight of a channel, and with it the scale: no sign of a factor. */
+const SCALE_SLACK = 2 ** -9;
+
 /** Roundings on the way to a code, and to a float. */
 const ROUNDINGS = 4;
 
@@ -93,7 +96,8 @@ export async function boundFactors(
   return withBuffers(CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT, async (buffers) => {
     const left = await Side.open(before, margin, buffers.left);
     const right = await Side.open(after, margin, buffers.right);
-    const fit = new FactorFit(layOutChannels(before.shape, layout), [left, right], buffers);
+    const hasOwnScales = [before, after].every(({ quantised }) => areOwnScales(quantised, layout));
+    const fit = new FactorFit(layOutChannels(before.shape, layout), [left, right], buffers, hasOwnScales);
     for (let start = 0; start < before.elementCount; ) {
       const most = start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS;
       const span = { start, count: Math.min(most, before.elementCount - start) };
@@ -119,6 +123,14 @@ export async function findCommonStep(before: Tensor, after: Tensor): Promise<num
   return mayBeOne ? bounds.steps.reduce((most, step) => (step < 1 ? Math.max(most, step) : most), 0) : null;
 }
 
+/** Whether each output channel has scales of its own: had a channel been rescaled, they would show it. */
+function areOwnScales(quantised: Tensor['quantised'], { outputAxis, groups }: ChannelLayout): boolean {
+  if (quantised === undefined || quantised.axis === null) return false;
+  return quantised.blockSize === undefined
+    ? quantised.axis === outputAxis && groups === 1
+    : quantised.axis !== outputAxis;
+}
+
 /** The two weights that are held against each other. */
 interface Sides {
   readonly left: Side;
@@ -137,13 +149,20 @@ class FactorFit {
   readonly #counts: Uint32Array;
   /** The sign of each channel's factor; 0 as long as no weight tells. */
   readonly #signs: Int8Array;
+  /** Per channel, how many times before's scales are after's while all codes are the same; NaN from the first that is not. */
+  readonly #ratios: Float64Array;
   readonly #inner: number;
   /** The bounds of the run that is looked at, one object for all of them. */
   readonly #run: RunBounds = { low: 0, high: 0, sign: 0 };
   /** What vectors are asked for, one object for all of it: new ones would be most of the garbage. */
   readonly #piece = { from: 0, to: 0, scale: 0.5, relative: 0.5, absolute: 0.5 };
 
-  constructor(grid: ChannelGrid, [left, right]: readonly [Side, Side], buffers: WeightBuffers) {
+  constructor(
+    grid: ChannelGrid,
+    [left, right]: readonly [Side, Side],
+    buffers: WeightBuffers,
+    hasOwnScales: boolean,
+  ) {
     this.#grid = grid;
     this.#buffers = buffers;
     this.#left = left;
@@ -152,6 +171,7 @@ class FactorFit {
     this.#low = new Float64Array(grid.channels);
     this.#high = new Float64Array(grid.channels).fill(UNBOUNDED);
     this.#counts = new Uint32Array(grid.channels);
+    this.#ratios = new Float64Array(grid.channels).fill(hasOwnScales ? 0 : Number.NaN);
     this.#signs = new Int8Array(grid.channels);
     // Neither the channel nor a scale changes within so many elements: all are products of the last dimensions.
     this.#inner = Math.min(grid.inner, left.inner, right.inner);
@@ -199,6 +219,11 @@ class FactorFit {
       return 'empty';
     this.#low[channel] = bounds.low * ratio;
     this.#high[channel] = bounds.high * ratio;
+    const known = this.#ratios[channel] as number;
+    if (!Number.isNaN(known)) {
+      const isSame = known === 0 || Math.abs(ratio / known - 1) <= this.#slack;
+      this.#ratios[channel] = isSame && areSame(left.values, right.values, from, to) ? ratio : Number.NaN;
+    }
     this.#measure(channel, from, Math.min(to, from + MEASURED_WEIGHTS));
     return null;
   }
@@ -245,9 +270,24 @@ class FactorFit {
       this.#counts[channel] = countPairs(this.#left.values, this.#right.values, from, to, counted);
   }
 
+  get #slack(): number {
+    return FACTOR_SLACK + this.#left.roundoff + this.#right.roundoff;
+  }
+
+  /** The same codes with another scale: the factor is that of the scales, where it is more than rounding. */
+  #takeRatios(): void {
+    this.#ratios.forEach((ratio, channel) => {
+      const distance = Math.abs(ratio - 1);
+      const isTold = distance <= this.#slack || distance > SCALE_SLACK;
+      if (!isTold || (this.#high[channel] as number) > UNBOUNDED / 2) return;
+      this.#low[channel] = ratio;
+      this.#high[channel] = ratio;
+    });
+  }
+
   conclude(): FactorBounds {
-    const sides = [this.#left, this.#right];
-    const slack = FACTOR_SLACK + sides.reduce((sum, { roundoff }) => sum + roundoff, 0);
+    this.#takeRatios();
+    const slack = this.#slack;
     const least = this.#low.map((size) => size * (1 - slack));
     const most = this.#high.map((size) =>
       size > UNBOUNDED / 2 ? Number.POSITIVE_INFINITY : size * (1 + slack),
@@ -413,6 +453,11 @@ function largestOf(values: Float32Array, from: number, to: number, least: number
     if (size > largest) largest = size;
   }
   return largest;
+}
+
+function areSame(xs: Float32Array, ys: Float32Array, from: number, to: number): boolean {
+  for (let i = from; i < to; i++) if (xs[i] !== ys[i]) return false;
+  return true;
 }
 
 /** Counts the pairs that are zero on neither side, on from those that were counted before. */

@@ -7,7 +7,7 @@ import {
   layOutChannels,
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
-import { haveSameShape, type Quantisation, readElements, type Tensor } from '../checkpoint/checkpoint.js';
+import { haveSameShape, readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import {
   bitsOf,
   decodeFloats,
@@ -38,7 +38,7 @@ import {
   type WeightBuffers,
   withBuffers,
 } from '../compare/weight-loops.js';
-import { haveSameBytes, readRange } from '../io/byte-source.js';
+import { readRange } from '../io/byte-source.js';
 
 /** A comparison once all of a checkpoint's weights are known: no weight is too short any more. */
 export type SettledComparison = Exclude<ScaleComparison, { readonly kind: 'short' }>;
@@ -401,40 +401,10 @@ export async function compareQuantisedScales(
   if (!areBoundable(before, after) || !haveSameShape(before, after)) return { kind: 'incomparable' };
   for (const margin of [0.5, 1] as const) {
     const bounds = await boundFactors(before, after, layout, margin);
-    if (bounds?.kind === 'bounded') {
-      const isSame = await areIdentical(before.quantised, after.quantised, layout);
-      return toScales(isSame ? narrowToOne(bounds) : bounds, margin > 0.5);
-    }
+    if (bounds?.kind === 'bounded') return toScales(bounds, margin > 0.5);
     if (bounds !== null) return bounds;
   }
   return { kind: 'changed' };
-}
-
-/**
- * Whether two weights have the same codes and the same scales, of which each output channel has its own: had a channel been
- * rescaled, its scale would show it.
- */
-async function areIdentical(
-  one: Quantisation | undefined,
-  other: Quantisation | undefined,
-  { outputAxis, groups }: ChannelLayout,
-): Promise<boolean> {
-  if (one === undefined || other === undefined) return false;
-  const isPerChannel = one.blockSize !== undefined || (one.axis === outputAxis && groups === 1);
-  if (!isPerChannel || one.axis !== other.axis || one.blockSize !== other.blockSize) return false;
-  for (const part of ['scale', 'zeroPoint', 'codes'] as const) {
-    const [before, after] = [one[part], other[part]];
-    if (before === null && after === null) continue;
-    if (before === null || after === null || before.dtype !== after.dtype) return false;
-    if (!(await haveSameBytes(before.range, after.range))) return false;
-  }
-  return true;
-}
-
-/** Bounds that leave a factor of 1 alone, where any were known. */
-function narrowToOne(bounds: FactorBounds): FactorBounds {
-  const high = bounds.high.map((most) => (Number.isFinite(most) ? 1 : most));
-  return { ...bounds, low: bounds.low.map((least, channel) => (high[channel] === 1 ? 1 : least)), high };
 }
 
 function toScales({ low, high, steps, witnesses }: FactorBounds, isLoose: boolean): ProportionalScales {

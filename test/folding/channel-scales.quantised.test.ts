@@ -53,6 +53,24 @@ describe('the scales of a quantised weight', () => {
     ).toEqual([true, true, true]);
   });
 
+  test.each([
+    ['each channel has its own scale', { shape, axis: 0 }, CONV],
+    ['zero points differ, too', { shape, axis: 0, dtype: 'U8' }, CONV],
+    ['channels are the last axis', { shape: [27, 3], axis: 1 }, { outputAxis: 1, groups: 1 }],
+    ['each block has its own scale', { shape, axis: 1, blockSize: 9 }, CONV],
+    ['codes have four bits', { shape, axis: 0, packedBits: 4 }, CONV],
+  ] as const)('are those between scales where %s and all codes are the same', async (_, options, layout) => {
+    const factors = [1, 1.01, 0.99];
+    const channelOf = (i: number) => (layout.outputAxis === 0 ? Math.floor(i / 27) : i % 3);
+    const moved = values.map((value, i) => value * (factors[channelOf(i)] ?? 1));
+    const found = await compareQuantisedScales(quantise(values, options), quantise(moved, options), layout);
+    if (found.kind !== 'proportional') throw new Error(`expected scales, found ${found.kind}`);
+    factors.forEach((factor, channel) => {
+      expect(found.scales[channel]).toBeCloseTo(factor, 4);
+      expect(found.blur?.widths[channel]).toBeLessThan(1e-4);
+    });
+  });
+
   test('are none of a trained one, and not to be told beside a baseline', async () => {
     const other = values.map((_, i) => values[(i + 5) % 81] ?? 0);
     const quantised = quantise(values, { shape });
