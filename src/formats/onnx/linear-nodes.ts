@@ -10,6 +10,7 @@ import {
   type Evaluator,
   multiplyConstants,
   readInts,
+  readNumbers,
   unresolved,
 } from './constants.js';
 import { findProducer, findTrueName, isQuantiser, isStandard, type ScopedName } from './follow.js';
@@ -90,7 +91,8 @@ export async function buildLinear(
   if (op === 'MatMul' && shape.length !== 2) return null;
   const outputChannels = (shape[weight.outputAxis] ?? 0) * (op === 'ConvTranspose' ? groups : 1);
   const biasInput = node.inputs[biasInputOf(node) ?? Number.POSITIVE_INFINITY] ?? '';
-  const bias = biasInput === '' ? null : await readBias(evaluator, site, biasInput);
+  const stored = biasInput === '' ? null : await readBias(evaluator, site, biasInput);
+  const bias = stored !== null && (await isWrongZeros(stored, outputChannels)) ? null : stored;
   const biasName = findTrueName(scope, biasInput);
   return {
     op,
@@ -117,6 +119,14 @@ function readGroups(site: Site, op: LinearOp): { readonly groups: number; readon
   const isScaled =
     op === 'Gemm' && ['alpha', 'beta'].some((name) => (findAttribute(site, name)?.float ?? 1) !== 1);
   return { groups: Number(groups), problem: isScaled ? 'its Gemm scales it by alpha or beta' : null };
+}
+
+/** Whether an exporter expands zeros to a wrong shape: torch.onnx does so, to [channels, 2], where a Conv3d has no bias. */
+async function isWrongZeros(bias: Constant, channels: number): Promise<boolean> {
+  if (bias.kind !== 'constant' || !bias.source.startsWith('Expand')) return false;
+  const { elementCount, dtype } = bias.tensor;
+  if (elementCount === channels || elementCount > 64 * channels || !isDecodable(dtype)) return false;
+  return (await readNumbers(bias.tensor)).every((value) => value === 0);
 }
 
 /** A bias is one float for each output channel. */

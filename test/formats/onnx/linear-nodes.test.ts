@@ -137,6 +137,24 @@ describe('a linear node', () => {
     expect(linear === undefined ? [] : await valuesOf(linear.bias)).toEqual([0, 0, 0]);
   });
 
+  test('has no bias where the exporter expands zeros to a wrong shape, as of a Conv3d without one', async () => {
+    const nodes = (value: number) => [
+      node('Shape', ['conv.weight'], ['rows'], {
+        attributes: [attribute.int('start', 0), attribute.int('end', 1)],
+      }),
+      node('Constant', [], ['two'], { attributes: [attribute.ints('value_ints', 2)] }),
+      node('Concat', ['rows', 'two'], ['shape'], { attributes: [attribute.int('axis', 0)] }),
+      node('Constant', [], ['value'], { attributes: [attribute.floats('value_floats', value)] }),
+      node('CastLike', ['value', 'x'], ['cast']),
+      node('Expand', ['cast', 'shape'], ['bias']),
+      node('Conv', ['x', 'conv.weight', 'bias'], ['y']),
+    ];
+    const read = async (value: number) =>
+      (await readLinears(nodes(value), [weight('conv.weight', 3, 1, 1, 1, 1)]))[0]?.bias.kind;
+    expect(await read(0)).toBe('absent');
+    expect(await read(1)).toBe('unresolved');
+  });
+
   test.each([
     ['C64', COMPLEX64, [3], 'tensor "b" is stored as C64, which holds no readable floats'],
     ['I64', INT64, [3], 'tensor "b" is stored as I64, which holds no readable floats'],
