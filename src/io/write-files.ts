@@ -52,6 +52,8 @@ export interface WriteOrder<File = FileCopy> {
   readonly files: readonly File[];
   /** Whether files give way that are there by the time that these are put in place. */
   readonly mayReplace: boolean;
+  /** Whether nobody else may read them while they are not in place: all users of a machine may share the directory. */
+  readonly isPrivate?: boolean;
 }
 
 /** At most so many bytes are written at a time: few calls, and what was just computed is still in the processor's cache. */
@@ -171,7 +173,7 @@ export async function stageFiles(
   temporaries.add(temporary);
   if (temporaries.size === 1) onTemporaries(true);
   try {
-    if (!isSingle) files.mkdirSync(temporary);
+    if (!isSingle) files.mkdirSync(temporary, { mode: order.isPrivate === true ? 0o700 : 0o777 });
     const both = new Uint8Array(2 * CHUNK_BYTES);
     const buffers: Buffers = [both.subarray(0, CHUNK_BYTES), both.subarray(CHUNK_BYTES)];
     for (const { file, from } of places) {

@@ -13,7 +13,7 @@ import { isOnnxCheckpoint, type OnnxCheckpoint, openOnnx } from '../formats/onnx
 import { withCheckpoints } from '../formats/with-checkpoint.js';
 import { fileNameOf } from '../io/byte-source.js';
 import { openFileSource } from '../io/file-source.js';
-import { stageFiles } from '../io/write-files.js';
+import { stageFiles, temporaryName } from '../io/write-files.js';
 import { findLayersAndLearned } from '../norm/find-layers.js';
 import { findFramework } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
@@ -114,14 +114,16 @@ async function withLocal<Result>(
 ): Promise<Result> {
   const { file, path, warnings } = model;
   if (file.remotePath === undefined) return work(model);
-  const copies = new Map([...model.externalFiles()].filter(([name]) => name !== fileNameOf(file)));
-  copies.set(fileNameOf(file), file);
+  const copies = new Map(model.externalFiles());
+  // Where its data lie in the model itself, it keeps its name; else an address need not end in what could be one.
+  const mainName = copies.delete(fileNameOf(file)) ? fileNameOf(file) : temporaryName('model');
   const staged = await stageFiles({
     directory: join(tmpdir(), 'bn-audit'),
     isNewDirectory: true,
     label: 'probe',
-    files: [...copies].map(([name, source]) => ({ name, source, splices: [] })),
+    files: [...copies, [mainName, file] as const].map(([name, source]) => ({ name, source, splices: [] })),
     mayReplace: false,
+    isPrivate: true,
   });
   try {
     const local = await openOnnx(openFileSource(file.name, staged.mainPath), { ...options, path });

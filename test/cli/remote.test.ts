@@ -45,6 +45,9 @@ function makeCertificate() {
   return { key: readFileSync(at('key.pem')), cert: readFileSync(at('cert.pem')) };
 }
 
+/** Ends of addresses that are no names of files, or bad ones. */
+const UNNAMED = ['', '%00', '..%5Cx', 'a%0Ab', 'x'.repeat(300)];
+
 /** How the graph of a SavedModel begins. */
 const SAVED_MODEL = bytesOf(0x08, 1, 0x12, 0xb4, 0x9e, 0x02, 0x0a, 0x0f, 0x22, 5, 'serve');
 
@@ -90,6 +93,8 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
           bytes: Buffer.concat([pair('before.external.onnx.data').bytes, Buffer.alloc(100_000)]),
         },
         '/alone/model.onnx': pair('before.external.onnx'),
+        ...Object.fromEntries(UNNAMED.map((name) => [`/unnamed/${name}`, pair('after.external.onnx')])),
+        '/unnamed/after.external.onnx.data': pair('after.external.onnx.data'),
         '/set/model.safetensors.index.json': {
           bytes: Buffer.from(JSON.stringify({ weight_map: indexOf(pair('before.safetensors').bytes) })),
         },
@@ -272,6 +277,13 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     },
   );
 
+  test.each(UNNAMED)('a model is probed whose address ends in /%s', async (name) => {
+    const before = 'pairs/requires-grad-leak/before.safetensors';
+    const run = await bnAudit('probe', before, `${server.origin}/unnamed/${name}`, '--remote');
+    expect(run).toMatchObject({ exitCode: 0, stderr: '' });
+    expect(readdirSync(at('tmp'))).toEqual([]);
+  });
+
   test.each(['SIGINT', 'SIGTERM'] as const)(
     'a probe that %s ends while it fetches leaves nothing behind',
     async (signal) => {
@@ -287,6 +299,9 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
       });
       const ended = new Promise((resolve) => child.once('exit', (code, by) => resolve(by ?? code)));
       await vi.waitFor(() => expect(readdirSync(at('tmp'))).not.toEqual([]), { timeout: 10_000 });
+      // The model may be one that only this user may read, and others use the same directory.
+      const [made = ''] = readdirSync(at('tmp'));
+      expect(statSync(at(`tmp/${made}`)).mode & 0o77).toBe(0);
       child.kill(signal);
       expect(await ended).toBe(signal);
       expect(readdirSync(at('tmp'))).toEqual([]);
