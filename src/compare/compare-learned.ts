@@ -347,14 +347,15 @@ function pairParts(left: LinearLayer, right: LinearLayer): readonly TensorPair[]
 }
 
 /** A weight with its axes in another's order; null where it cannot be the same one. */
-function layOutLike(other: LinearLayer, { weight, outputAxis }: LinearLayer): Tensor | null {
+export function layOutLike(other: LinearLayer, { weight, outputAxis }: LinearLayer): Tensor | null {
   const [rows = 0, columns = 0] = weight.shape;
   if (outputAxis === other.outputAxis) return haveSameShape(weight, other.weight) ? weight : null;
   const shape = [columns, rows];
   const isMatrix = weight.shape.length === 2 && other.weight.shape.length === 2;
   if (!isMatrix || !shape.every((size, axis) => size === other.weight.shape[axis])) return null;
-  // A baseline's hash is that of one order.
-  if (weight.fingerprint !== undefined || bitsOf(weight.dtype) < 8) return null;
+  // A baseline's hash and a quantiser's codes are those of one order.
+  const isFixed = weight.fingerprint !== undefined || weight.quantised !== undefined;
+  if (isFixed || bitsOf(weight.dtype) < 8) return null;
   const view = { shape, strides: [1, columns], firstElement: 0, elementByteLength: bitsOf(weight.dtype) / 8 };
   return {
     ...weight,

@@ -3,7 +3,7 @@
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { type LayerComparison, measuresOf } from '../compare/compare-layers.js';
-import type { JudgedTensors, LearnedComparison } from '../compare/compare-learned.js';
+import { type JudgedTensors, type LearnedComparison, layOutLike } from '../compare/compare-learned.js';
 import {
   findNamesake,
   type PairedBy,
@@ -496,11 +496,16 @@ async function haveEqualBiases({ before, after }: LinearPair): Promise<boolean> 
   return left?.values.every((value, channel) => value === right?.values[channel]) === true;
 }
 
-/** Which convolution a norm layer stands behind, the live one, and which it was folded into; after's where neither has one. */
+/**
+ * Which convolution a norm layer stands behind, the live one, and which it was folded into; after's where neither has one.
+ * A live matrix is in the order of the folded one: ONNX Runtime transposes what it folds a layer into.
+ */
 function sidesOf({ before, after }: Pick<Suspect, 'before' | 'after'>) {
-  return before.layer === null && after.layer !== null
-    ? ({ layer: after.layer, live: after.linear, folded: before.linear, foldedSide: 'before' } as const)
-    : ({ layer: before.layer, live: before.linear, folded: after.linear, foldedSide: 'after' } as const);
+  const isBefore = before.layer === null && after.layer !== null;
+  const [{ layer, linear }, { linear: folded }] = isBefore ? [after, before] : [before, after];
+  const weight = linear.outputAxis === folded.outputAxis ? null : layOutLike(folded, linear);
+  const live = weight === null ? linear : { ...linear, weight, outputAxis: folded.outputAxis };
+  return { layer, live, folded, foldedSide: isBefore ? 'before' : 'after' } as const;
 }
 
 /**
@@ -695,14 +700,16 @@ async function findProportional(one: Candidate, candidates: readonly Candidate[]
     // Values tell what names do not where one side has lost its own, or where folding exporters gave theirs another start.
     const needsValues = [linear, other].some(({ path, looksFolded }) => path === null || looksFolded);
     if (!needsValues || !haveSameLayout(one, candidate)) continue;
-    const compared = await compareChannelScales(linear.weight, other.weight, linear);
+    const { live, folded } = sidesOf({ before: one, after: candidate });
+    const compared = await compareChannelScales(live.weight, folded.weight, live);
     // One weight per channel is always proportional: no proof.
     if (compared.kind === 'proportional' && compared.weightsPerChannel > 1) return candidate;
   }
   return null;
 }
 
-function haveSameLayout({ linear: one }: Candidate, { linear: other }: Candidate): boolean {
+function haveSameLayout(before: Candidate, after: Candidate): boolean {
+  const { live: one, folded: other } = sidesOf({ before, after });
   const mayCountAlike =
     one.outputAxis === other.outputAxis || [one, other].some(({ otherLayout }) => otherLayout !== undefined);
   return mayCountAlike && one.channels === other.channels && haveSameShape(one.weight, other.weight);

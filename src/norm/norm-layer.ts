@@ -220,8 +220,12 @@ export function findNamedLinearAt(
   learned: ReadonlyMap<string, Tensor>,
   { weight, outputAxis, groups, channels }: LinearLayer,
 ): LinearLayer | null {
-  const linear = describeNamedLinear(path, 'weight', learned, { outputAxis, groups, channels });
-  return linear !== null && haveSameShape(linear.weight, weight) ? linear : null;
+  // A matrix counts outputs first, whatever an exporter makes of it.
+  const isTurned = weight.shape.length === 2 && outputAxis === 1;
+  const axes = { outputAxis: isTurned ? 0 : outputAxis, groups, channels };
+  const linear = describeNamedLinear(path, 'weight', learned, axes);
+  const shape = isTurned ? weight.shape.toReversed() : weight.shape;
+  return linear !== null && haveSameShape(linear.weight, { ...weight, shape }) ? linear : null;
 }
 
 /**

@@ -100,6 +100,47 @@ describe('a transposed convolution that only the graph knows', () => {
   });
 });
 
+describe.each([2, 3])(
+  'a linear layer of %d inputs that an exporter has transposed as it folded',
+  (inputs) => {
+    const shape = [3, inputs];
+    const weight = weights(3 * inputs);
+    const transpose = (values: readonly number[]) =>
+      values.map((_, i) => values[(i % 3) * inputs + Math.floor(i / 3)] ?? Number.NaN);
+    const named = () =>
+      checkpointOf([tensorOf('fc.weight', weight, { shape }), ...namedNorm('bn')], { path: 'a.pt' });
+    const foldedOf = (state: Norm, from = weight, path: string | null = 'fc') => {
+      const folded = fold(transpose(from), (index) => index % 3, state);
+      const axes = { op: 'Gemm', outputAxis: 1, outputChannels: 3, looksFolded: true } as const;
+      return exported(linearNodeOf('fc', { ...folded, shape: [inputs, 3] }, { ...axes, path }));
+    };
+
+    test.each(['fc', null])('goes with the one in rows, where its path is %j', async (path) => {
+      const audit = async (state: Norm) => {
+        const [one, other] = [named(), foldedOf(state, weight, path)];
+        return [await auditCheckpoints(one, other), await auditCheckpoints(other, one)].flatMap(
+          ({ layers }) => layers,
+        );
+      };
+      expect((await audit(norm)).map(({ name, status }) => [name, status])).toEqual([
+        ['bn', 'locked'],
+        ['bn', 'locked'],
+      ]);
+      expect(await audit(drifted)).toMatchObject([
+        { status: 'drifted', channelsMoved: 2 },
+        { status: 'drifted', channelsMoved: 2 },
+      ]);
+    });
+
+    test('which may be trained', async () => {
+      const trained = weight.map((value, i) => value + 0.1 * Math.cos(7 * i));
+      expect((await auditCheckpoints(named(), foldedOf(drifted, trained))).layers).toMatchObject([
+        { name: 'bn', status: 'trained' },
+      ]);
+    });
+  },
+);
+
 describe('norm layers of which names leave open what feeds them', () => {
   // As PointNet defines them: what feeds which of two layers of one width, neither order nor numbers tell.
   const other: Norm = { gamma: [0.5, 1, 3], beta: [1, 0, 0.5], mean: [0, 1, 2], variance: [0.5, 9, 1] };

@@ -213,7 +213,8 @@ function readPaths(
     /batch_?norm/i.test(rewriteRule) ||
     /batch_?norm|instance_norm/i.test(operationFromNameScopes(nameScopes));
   const [fusedWeight, fusedBias] = [weightName, biasName].map(nameBeforeFusion);
-  const weightPath = pathFromWeightName(fusedWeight ?? weightName);
+  // What a node computed, such as a Transpose, is called after the node.
+  const weightPath = pathFromWeightName(fusedWeight ?? weightName) ?? pathFromNodeName(fusedWeight ?? '');
   const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
   const isNumbered = isNumberedPair(op, { weightName, biasName });
   const isBiasOfNorm = fusedBias != null && biasName.includes('BnFusion_BN_B_');

@@ -318,6 +318,14 @@ describe('signs of folding', () => {
     expect(linear).toMatchObject({ path: 'stem.conv', foldedNormPath: norm, looksFolded: true });
   });
 
+  test('which is a matrix behind a Transpose, too', async () => {
+    const weightName = 'MatMulBnFusion_GemmB_/head/head.0/Transpose_output_0';
+    const gemm = node('Gemm', ['x', weightName, 'MatMulBnFusion_GemmBias'], ['y']);
+    const stored = [weight(weightName, 2, 3), vector('MatMulBnFusion_GemmBias', 0, 0, 0)];
+    const [linear] = await readLinears([gemm], stored);
+    expect(linear).toMatchObject({ path: 'head.0', outputAxis: 1, looksFolded: true });
+  });
+
   test('a convolution with metadata of its own is not folded', async () => {
     const metadata = { 'pkg.torch.onnx.name_scopes': "['', 'stem', 'stem.conv', 'conv2d']" };
     const [linear] = await readLinears(
