@@ -223,6 +223,8 @@ interface Expectation extends Sides {
 async function write(order: WriteOrder, expected: Expectation): Promise<void> {
   const staged = await stageFiles(order);
   try {
+    // What was compared is what was copied.
+    for (const { source } of order.files) source.refuseChanged?.();
     const outcomes = await Promise.allSettled([staged.sync(), verify(order, staged, expected)]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     await staged.commit();

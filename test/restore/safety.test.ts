@@ -292,3 +292,14 @@ function mountSmallDisk(): string | null {
   afterAll(() => execFileSync('umount', [path]));
   return path;
 }
+
+test('an after that is written over once it was compared is not copied', async () => {
+  const path = workspace();
+  const after = join(path, 'after.safetensors');
+  const bytes = readFileSync(AFTER);
+  writeFileSync(after, bytes);
+  const onProgress = () => writeFileSync(after, bytes.with(bytes.length - 1, 1));
+  const failure = await failureOf(() => restore(BEFORE, after, join(path, 'fixed'), { onProgress }));
+  expect(failure).toMatchObject({ code: 'unreadable', file: after });
+  expect(readdirSync(path)).toEqual(['after.safetensors']);
+});
