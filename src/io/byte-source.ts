@@ -30,7 +30,7 @@ export interface ByteSource {
   readonly expect?: ((ranges: readonly ByteRange[]) => void) | undefined;
   /** Has the source keep what small reads give from here on, so that none is done twice: it will be compared with several. */
   readonly keepSmallReads?: (() => void) | undefined;
-  /** Throws where what is open was written over since. What comes over the network is held against that with every answer. */
+  /** Throws where a file is another one than when it was opened. Over the network every answer is held against the first. */
   readonly refuseChanged?: (() => void) | undefined;
   /** Opens a file beside it by its name, where it is no file of this machine. The name was checked. */
   readonly openBeside?: ((name: string) => Promise<ByteSource>) | undefined;

@@ -101,10 +101,11 @@ export class FileSource implements ByteSource {
 
   refuseChanged(): void {
     const descriptor = this.#descriptor;
-    if (descriptor === null) return;
-    const { size, mtimeMs } = explainAs(this.name, () => this.#files.fstatSync(descriptor));
+    // What is closed may be opened again.
+    const look = () => (descriptor === null ? nodeFs.statSync(this.path) : this.#files.fstatSync(descriptor));
+    const { size, mtimeMs } = explainAs(this.name, look);
     if (size === this.byteLength && mtimeMs === this.modifiedMs) return;
-    throw new CheckpointError('the file was written over while it was read', {
+    throw new CheckpointError('the file changed while it was read', {
       code: 'unreadable',
       file: this.name,
       hint: 'Run again when nothing writes to it any more.',

@@ -289,6 +289,8 @@ class Opener {
   readonly #withAfter: WithAfter;
   readonly #options: OpenOptions;
   readonly #open = new Map<string, Held>();
+  /** What each was read from when it was surveyed. */
+  readonly #files = new Map<string, Iterable<ByteSource>>();
   #room = { files: MAX_OPEN_FILES, tensors: MAX_OPEN_TENSORS };
 
   constructor(withAfter: WithAfter, options: OpenOptions) {
@@ -300,7 +302,7 @@ class Opener {
   async survey(path: string): ReturnType<typeof readProgress> {
     const { select, ...opening } = this.#options;
     // What `select` means is only known beside before; how far the training is, no part of a file tells alone.
-    if (select !== undefined) return withCheckpoint(path, opening, readProgress);
+    if (select !== undefined) return withCheckpoint(path, opening, (whole) => this.#look(path, whole));
     let files = 0;
     const onOpenFile = (file: string) => {
       files++;
@@ -313,7 +315,7 @@ class Opener {
       return hold();
     });
     return orClose(held, async () => {
-      const progress = await readProgress(held.after);
+      const progress = await this.#look(path, held.after);
       const tensors = held.after.tensors.size;
       const room = { files: this.#room.files - files, tensors: this.#room.tensors - tensors };
       if (Math.min(room.files, room.tensors) < 0) await held.close();
@@ -329,7 +331,9 @@ class Opener {
   async open(path: string): Promise<Held> {
     const held = this.#open.get(path);
     this.#open.delete(path);
-    return held ?? this.#hold(path, this.#options);
+    if (held !== undefined) return held;
+    for (const source of this.#files.get(path) ?? []) source.refuseChanged?.();
+    return this.#hold(path, this.#options);
   }
 
   /** Closes what was surveyed and not opened since; from here on nothing stays open. */
@@ -337,6 +341,11 @@ class Opener {
     this.#room = { files: 0, tensors: 0 };
     for (const held of this.#open.values()) await held.close();
     this.#open.clear();
+  }
+
+  #look(path: string, checkpoint: Checkpoint): ReturnType<typeof readProgress> {
+    this.#files.set(path, listFiles(checkpoint));
+    return readProgress(checkpoint);
   }
 
   #hold(path: string, options: OpenOptions): Promise<Held> {

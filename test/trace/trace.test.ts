@@ -5,6 +5,7 @@ import fs, {
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
@@ -421,11 +422,37 @@ describe('a checkpoint that changes while the run is traced', () => {
     expect(skipped).toEqual([]);
   });
 
+  test.each([
+    ['written over', (path: string) => copyFileSync(LEAK[5] ?? '', path)],
+    ['replaced', (path: string) => renameSync(join(path, '../epoch_02.pt'), path)],
+    ['deleted', (path: string) => rmSync(path)],
+  ])('is left out, and said, where it is %s and did not stay open', async (_, change) => {
+    const directory = makeTempDirectory();
+    const paths = LEAK.slice(0, 3).map((path) => join(directory, basename(path)));
+    for (const [index, path] of paths.entries()) {
+      copyFileSync(LEAK[index] ?? '', path);
+      utimesSync(path, index, index);
+    }
+    let isDone = false;
+    const onProgress = () => {
+      if (!isDone) change(paths[2] ?? '');
+      isDone = true;
+    };
+    const options = { select: 'state_dict', onProgress };
+    const { checkpoints, skipped } = await trace(join(leak, 'base.pt'), paths, options);
+    expect(checkpoints.at(0)?.epoch).toBe(1);
+    expect(checkpoints.map(({ epoch }) => epoch)).not.toContain(3);
+    expect(skipped.at(-1)).toMatchObject({
+      reason: 'failed',
+      message: expect.stringContaining('epoch_03.pt'),
+    });
+  });
+
   test('fails the run where it is before', async () => {
     const failing = () => traceChanging('0', (path) => writeFileSync(path, state(3)));
     expect(await failureOf(failing)).toMatchObject({
       code: 'unreadable',
-      message: expect.stringContaining('written over'),
+      message: expect.stringContaining('changed while it was read'),
     });
   });
 });
