@@ -146,7 +146,7 @@ async function survey(
 ): Promise<readonly Surveyed[]> {
   const surveyed: Surveyed[] = [];
   for (const path of paths) {
-    const progress = await attempt(path, skipped, () => opener.survey(path));
+    const progress = await attempt(path, skipped, () => opener.makeRoom(() => opener.survey(path)));
     if (progress !== undefined) surveyed.push({ path, ...progress });
   }
   return surveyed;
@@ -204,7 +204,8 @@ async function auditInOrder(
       const audited: Audited | undefined = await attempt(
         path,
         skipped,
-        async (): Promise<Audited> => auditBeside(last, await opener.open(path), { options, isOnePlace }),
+        (): Promise<Audited> =>
+          opener.makeRoom(async () => auditBeside(last, await opener.open(path), { options, isOnePlace })),
       );
       if (audited === undefined) continue;
       const { report, step } = audited;
@@ -308,12 +309,7 @@ class Opener {
       files++;
       opening.onOpenFile?.(file);
     };
-    const hold = () => this.#hold(path, { ...opening, onOpenFile });
-    const held = await hold().catch(async (error: unknown) => {
-      if (this.#open.size === 0 || !isOutOfFiles(error)) throw error;
-      await this.closeAll();
-      return hold();
-    });
+    const held = await this.#hold(path, { ...opening, onOpenFile });
     return orClose(held, async () => {
       const progress = await this.#look(path, held.after);
       const tensors = held.after.tensors.size;
@@ -334,6 +330,17 @@ class Opener {
     if (held !== undefined) return held;
     for (const source of this.#files.get(path) ?? []) source.refuseChanged?.();
     return this.#hold(path, this.#options);
+  }
+
+  /** Does some work again, with no more files open than it needs, where the system lets no more be open: some open late. */
+  async makeRoom<Result>(work: () => Promise<Result>): Promise<Result> {
+    try {
+      return await work();
+    } catch (error) {
+      if (this.#open.size === 0 || !isOutOfFiles(error)) throw error;
+      await this.closeAll();
+      return work();
+    }
   }
 
   /** Closes what was surveyed and not opened since; from here on nothing stays open. */
@@ -369,5 +376,6 @@ class Opener {
 }
 
 function isOutOfFiles(error: unknown): boolean {
-  return error instanceof CheckpointError && /^E[MN]FILE$/.test(codeOf(error.cause));
+  if (error instanceof CheckpointError) return isOutOfFiles(error.cause);
+  return /^E[MN]FILE$/.test(codeOf(error));
 }

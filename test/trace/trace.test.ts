@@ -355,25 +355,50 @@ test('a checkpoint is opened once more where only a part of it is looked at', as
   expect(opened.filter((path) => path === LEAK[0])).toHaveLength(2);
 });
 
-test('where the system lets no more files be open, none stays open until it is audited', async () => {
-  const { openSync, closeSync } = fs;
-  const open = new Set<number>();
-  const limited = {
-    openSync: (path: string, flags: number) => {
-      if (open.size === 8) throw Object.assign(new Error(), { code: 'EMFILE', syscall: 'open', path });
-      const descriptor = openSync(path, flags);
-      open.add(descriptor);
-      return descriptor;
-    },
-    closeSync: (descriptor: number) => {
-      open.delete(descriptor);
-      closeSync(descriptor);
-    },
-  };
-  const follow = () => trace(join(leak, 'base.pt'), LEAK);
-  expect(await withFiles(limited, follow)).toEqual(await follow());
-  expect(open.size).toBe(0);
-});
+const pair = fileURLToPath(new URL('../../fixtures/pairs/requires-grad-leak', import.meta.url));
+
+/** Copies of a model whose data lie beside it, of which each has another last weight. */
+function copyExternal(): readonly string[] {
+  return Array.from({ length: 6 }, (_, index) => {
+    const directory = makeTempDirectory();
+    const [model, data] = ['after.external.onnx', 'after.external.onnx.data'].map((name) => {
+      copyFileSync(join(pair, name), join(directory, name));
+      return join(directory, name);
+    });
+    const bytes = readFileSync(data ?? '');
+    writeFileSync(data ?? '', bytes.with(-3, index));
+    return model ?? '';
+  });
+}
+
+test.each([
+  ['8', 8, join(leak, 'base.pt'), () => LEAK],
+  // Of which each has a file beside it, which is opened later.
+  ['7 files of ONNX', 7, join(pair, 'before.external.onnx'), copyExternal],
+  ['8 files of ONNX', 8, join(pair, 'before.external.onnx'), copyExternal],
+])(
+  'where the system lets no more than %s be open, none stays open until it is audited',
+  async (_, limit, before, list) => {
+    const paths = list();
+    const { openSync, closeSync } = fs;
+    const open = new Set<number>();
+    const limited = {
+      openSync: (path: string, flags: number) => {
+        if (open.size === limit) throw Object.assign(new Error(), { code: 'EMFILE', syscall: 'open', path });
+        const descriptor = openSync(path, flags);
+        open.add(descriptor);
+        return descriptor;
+      },
+      closeSync: (descriptor: number) => {
+        open.delete(descriptor);
+        closeSync(descriptor);
+      },
+    };
+    const follow = () => trace(before, paths);
+    expect(await withFiles(limited, follow)).toEqual(await follow());
+    expect(open.size).toBe(0);
+  },
+);
 
 describe('a checkpoint that changes while the run is traced', () => {
   const state = (epoch: number) =>
