@@ -48,7 +48,7 @@ import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/missing-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
-import { chooseLayerName, listLayerNames, listOwnNames } from './norm/norm-layer.js';
+import { chooseLayerName, findFramework, listLayerNames, listOwnNames } from './norm/norm-layer.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -129,6 +129,7 @@ export async function compareCheckpoints(
     known,
     digests,
     exact,
+    areTurned: isOfPaddle(before) !== isOfPaddle(after),
   });
   const live = planLayerComparisons(pairing.pairs, { epsilon, keepChannels });
   await runInFileOrder([...learning.works, ...live.works]);
@@ -191,6 +192,10 @@ function listNames(
 function examine(checkpoint: Checkpoint): AuditSide {
   const found = findLayersAndLearned(checkpoint);
   return { checkpoint, ...found, declared: findDeclaredFreeze(checkpoint, found) };
+}
+
+function isOfPaddle({ checkpoint, layers }: AuditSide): boolean {
+  return findFramework(checkpoint, layers) === 'paddle';
 }
 
 function pairSides(before: AuditSide, after: AuditSide, maps: readonly PrefixEdit[]): Promise<ValuedPairing> {

@@ -33,6 +33,41 @@ test('layers, learned tensors, regions and findings come together in one report'
   expect(report.summary.learned).toMatchObject({ compared: 4, equal: 3, changed: 1 });
 });
 
+describe.each([2, 3])('a Linear of %d inputs, which PaddlePaddle stores by inputs', (inputs) => {
+  const values = (by: 'inputs' | 'outputs', change = 0) =>
+    Array.from({ length: 2 * inputs }, (_, i) => {
+      const [input, output] =
+        by === 'inputs' ? [Math.floor(i / 2), i % 2] : [i % inputs, Math.floor(i / inputs)];
+      return 10 * input + output + (i === 1 ? change : 0);
+    });
+  const torch = checkpointOf([
+    tensorOf('net.fc.weight', values('outputs'), { shape: [2, inputs] }),
+    ...normTensors('net.bn'),
+  ]);
+  const paddle = (change: number) =>
+    checkpointOf([
+      tensorOf('net.fc.weight', values('inputs', change), { shape: [inputs, 2] }),
+      ...normTensors('net.bn', { mean: [1, 1], count: null }).map((tensor) => ({
+        ...tensor,
+        name: tensor.name.replace('running_mean', '_mean').replace('running_var', '_variance'),
+      })),
+    ]);
+
+  test.each([
+    [0, 'drifted', 'equal'],
+    [1, 'affine-frozen', 'changed'],
+  ])('changed by %d is %s beside the same one of PyTorch', async (change, status, neighbours) => {
+    const pairs = [
+      [torch, paddle(change)],
+      [paddle(change), torch],
+    ] as const;
+    for (const [one, other] of pairs) {
+      const { layers } = await auditCheckpoints(one, other);
+      expect(layers).toMatchObject([{ name: 'net.bn', status, neighbours }]);
+    }
+  });
+});
+
 describe('checkpoints that stay open', () => {
   const open = async () => {
     const path = join(makeTempDirectory(), 'copy.safetensors');

@@ -83,6 +83,8 @@ export interface LearnedOptions {
   readonly digests?: PieceDigests | undefined;
   /** Whether every difference counts as a change. */
   readonly exact?: boolean | undefined;
+  /** Whether matrices count inputs first on one side alone, as PaddlePaddle's do. */
+  readonly areTurned?: boolean | undefined;
 }
 
 /**
@@ -97,11 +99,13 @@ export interface LearnedOptions {
 export function planLearnedComparisons(
   allBefore: Tensors,
   allAfter: Tensors,
-  { folded, feeds = [], byValue = [], onProgress, known, digests, exact }: LearnedOptions,
+  { folded, feeds = [], byValue = [], onProgress, known, digests, exact, areTurned }: LearnedOptions,
 ): { readonly works: readonly FileWork[]; readonly conclude: () => LearnedComparisons } {
   const before = without(allBefore, folded.judgedBefore);
   const after = without(allAfter, folded.judgedAfter);
-  const named = withFeeds(pairTensors(before, after, folded.edits), feeds, { before, after });
+  const byName = pairTensors(before, after, folded.edits);
+  if (areTurned === true) for (const [name, pair] of byName) byName.set(name, turn(pair));
+  const named = withFeeds(byName, feeds, { before, after });
   const pairs = new Map(named);
   // What values tell goes before what the names of after's tensors led to. One of before may have gone into several.
   for (const pair of byValue)
@@ -224,11 +228,7 @@ function readAlike({ tensor: before, partner: after }: TensorPair): Reading {
   return { before: { ...before, ...facts, range: one }, after: { ...after, ...facts, range: other } };
 }
 
-function pairTensors(
-  before: Tensors,
-  after: Tensors,
-  edits: readonly PrefixEdit[],
-): ReadonlyMap<string, TensorPair> {
+function pairTensors(before: Tensors, after: Tensors, edits: readonly PrefixEdit[]): Map<string, TensorPair> {
   const pairs = new Map<string, TensorPair>();
   for (const [name, tensor] of before) {
     const isFree = (candidate: string) => after.has(candidate) && !pairs.has(candidate);
@@ -239,6 +239,18 @@ function pairTensors(
     pairs.set(afterName, { name, afterName, tensor, partner });
   }
   return pairs;
+}
+
+/** Two matrices in the order of one of them, where that is the other's transposed; else the pair as it is. */
+function turn(pair: TensorPair): TensorPair {
+  const { tensor, partner } = pair;
+  const [one, other] = [
+    { weight: tensor, outputAxis: 0 },
+    { weight: partner, outputAxis: 1 },
+  ];
+  const turned = layOutLike(one, other);
+  if (turned !== null) return { ...pair, partner: turned };
+  return { ...pair, tensor: layOutLike(other, one) ?? tensor };
 }
 
 /**
@@ -346,8 +358,10 @@ function pairParts(left: LinearLayer, right: LinearLayer): readonly TensorPair[]
   return [weights, biases];
 }
 
+type LaidOut = Pick<LinearLayer, 'weight' | 'outputAxis'>;
+
 /** A weight with its axes in another's order; null where it cannot be the same one. */
-export function layOutLike(other: LinearLayer, { weight, outputAxis }: LinearLayer): Tensor | null {
+export function layOutLike(other: LaidOut, { weight, outputAxis }: LaidOut): Tensor | null {
   const [rows = 0, columns = 0] = weight.shape;
   if (outputAxis === other.outputAxis) return haveSameShape(weight, other.weight) ? weight : null;
   const shape = [columns, rows];

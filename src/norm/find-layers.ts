@@ -17,6 +17,7 @@ import {
 import { findNamedNeighbours } from './neighbours.js';
 import {
   constantOf,
+  findFramework,
   type LayersAndLearned,
   type LayerVector,
   type NormLayer,
@@ -255,6 +256,7 @@ export function findNamedLayers(checkpoint: Checkpoint): Found {
     found,
     learned,
     checkpoint.inModuleOrder ? placeModules(tensors) : null,
+    findFramework(checkpoint, found),
   );
   return { layers: found.map((layer) => ({ ...layer, ...neighbours.get(layer) })), learned };
 }

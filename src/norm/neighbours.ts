@@ -1,6 +1,6 @@
 // Which weights stand before and after a norm layer, told from the order of names.
 
-import type { Tensor } from '../checkpoint/checkpoint.js';
+import type { Framework, Tensor } from '../checkpoint/checkpoint.js';
 import { addTo, componentsOf, getOrMake, LAST_NUMBER, splitPath, WEIGHT_LEAVES } from './naming.js';
 import type { NormLayer } from './norm-layer.js';
 
@@ -289,13 +289,15 @@ const MAX_CANDIDATES = 256;
  *
  * @param learned the checkpoint's learned tensors by dotted name.
  * @param positions where each module stands in module order; null where the file has lost that order.
+ * @param framework which the model was trained with; null where that is not known.
  */
 export function findNamedNeighbours(
   layers: readonly NamedNorm[],
   learned: ReadonlyMap<string, Tensor>,
   positions: ReadonlyMap<string, number> | null,
+  framework: Framework | null = null,
 ): ReadonlyMap<NamedNorm, Neighbours> {
-  const { root, placeOf } = buildModuleTree(layers, learned);
+  const { root, placeOf } = buildModuleTree(layers, learned, framework === 'paddle');
   if (root.feederCount === 0) return new Map();
   const scoped = [...placeOf].map(([layer, place]) => ({ layer, place, scope: findScope(place) }));
   const feeds = findNamedFeeds(scoped);
@@ -597,6 +599,7 @@ const NO_CHILDREN: Map<string, Place> = new Map();
 function buildModuleTree(
   layers: readonly NamedNorm[],
   learned: ReadonlyMap<string, Tensor>,
+  isPaddle: boolean,
 ): { readonly root: Place; readonly placeOf: ReadonlyMap<NamedNorm, Place> } {
   const root = newPlace('', null);
   const placeOf = new Map<NamedNorm, Place>();
@@ -607,7 +610,9 @@ function buildModuleTree(
   }
   for (const [path, feeder] of findFeeders(learned, new Set(layers.map(({ name }) => name)))) {
     const place = growTo(root, path);
-    place.feeder = feeder;
+    // The Linear of PaddlePaddle counts its inputs first, its convolutions do not.
+    const isTurned = isPaddle && feeder.shape.length === 2;
+    place.feeder = isTurned ? { ...feeder, layout: 'outputs-last' } : feeder;
     for (let each: Place | null = place; each !== null; each = each.parent) each.feederCount++;
   }
   return { root, placeOf };

@@ -404,14 +404,17 @@ const PRODUCERS: readonly (readonly [start: string, Framework])[] = [
  * What a checkpoint was trained with: by the marks of a framework in the file, by an ONNX model's producer, by how its
  * running means are named. Null where none of these tells.
  */
-export function findFramework(checkpoint: Checkpoint, layers: readonly NormLayer[]): Framework | null {
+export function findFramework(
+  checkpoint: Checkpoint,
+  layers: readonly Pick<NormLayer, 'mean'>[],
+): Framework | null {
   if (checkpoint.framework !== undefined) return checkpoint.framework;
   const producer = checkpoint.graph?.producer.toLowerCase() ?? '';
   const exporter = PRODUCERS.find(([start]) => producer.startsWith(start.toLowerCase()));
   return exporter?.[1] ?? findByNames(checkpoint, layers);
 }
 
-function findByNames(checkpoint: Checkpoint, layers: readonly NormLayer[]): Framework | null {
+function findByNames(checkpoint: Checkpoint, layers: readonly Pick<NormLayer, 'mean'>[]): Framework | null {
   for (const { mean } of layers) {
     const tensor = storedTensorOf(mean);
     if (tensor === null) continue;

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import type { Framework } from '../../src/checkpoint/checkpoint.js';
 import { findNamedNeighbours } from '../../src/norm/neighbours.js';
 import { tensorOf } from '../build/checkpoints.js';
 import { layerOf } from '../build/layers.js';
@@ -11,13 +12,14 @@ interface Surroundings {
   readonly channels?: number;
   /** Other norm layers by name, with their channels. */
   readonly others?: Readonly<Record<string, number>>;
+  readonly framework?: Framework;
 }
 
 /** What feeds a layer among learned tensors of these shapes: a list where that is certain, else what may. */
 function neighboursOf(
   name: string,
   shapes: Shapes,
-  { order, channels = 8, others = {} }: Surroundings = {},
+  { order, channels = 8, others = {}, framework }: Surroundings = {},
 ): readonly string[] | { readonly oneOf: readonly string[] } {
   const layer = layerOf(name, { channels });
   const learned = new Map(
@@ -31,7 +33,7 @@ function neighboursOf(
     ...Object.entries(others).map(([other, width]) => layerOf(other, { channels: width })),
   ];
   const positions = order === undefined ? null : new Map(order.map((module, index) => [module, index]));
-  const found = findNamedNeighbours(layers, learned, positions).get(layer);
+  const found = findNamedNeighbours(layers, learned, positions, framework).get(layer);
   if (found === undefined) return [];
   return found.areNeighboursCertain ? found.neighbours : { oneOf: [...found.neighbours].sort() };
 }
@@ -254,4 +256,30 @@ test('what goes with a layer by name is the likeliest of all that may feed it', 
     { neighbours: ['conv1.weight', 'conv2.weight'], areNeighboursCertain: false },
     { neighbours: ['conv2.weight', 'conv1.weight'], areNeighboursCertain: false },
   ]);
+});
+
+describe('the Linear of PaddlePaddle, which counts its inputs first', () => {
+  const shapes: Shapes = { 'net.layers.0.weight': [8, 5], 'net.layers.1.weight': [5, 8] };
+  const order = ['net.input_bn', 'net.layers.0', 'net.layers.1', 'net.norms.0', 'net.norms.1'];
+  const others = { 'net.norms.0': 5, 'net.norms.1': 8 };
+
+  test('feeds what has as many channels as its second dimension', () => {
+    const surroundings: Surroundings = { order, framework: 'paddle' };
+    expect(
+      neighboursOf('net.norms.1', shapes, {
+        ...surroundings,
+        others: { 'net.input_bn': 8, 'net.norms.0': 5 },
+      }),
+    ).toEqual(['net.layers.1.weight']);
+    // As in the same model of PyTorch, whose Linear has its outputs first.
+    const turned: Shapes = { 'net.layers.0.weight': [5, 8], 'net.layers.1.weight': [8, 5] };
+    expect(neighboursOf('net.input_bn', shapes, { ...surroundings, others })).toEqual(
+      neighboursOf('net.input_bn', turned, { order, others }),
+    );
+  });
+
+  test('and its convolutions count their outputs first', () => {
+    const convolutions: Shapes = { 'net.conv1.weight': [8, 3, 3, 3], 'net.conv2.weight': [16, 8, 3, 3] };
+    expect(neighboursOf('net.bn1', convolutions, { framework: 'paddle' })).toEqual(['net.conv1.weight']);
+  });
 });
