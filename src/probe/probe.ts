@@ -117,14 +117,15 @@ async function withLocal<Result>(
   const copies = new Map(model.externalFiles());
   // Where its data lie in the model itself, it keeps its name; else an address need not end in what could be one.
   const mainName = copies.delete(fileNameOf(file)) ? fileNameOf(file) : temporaryName('model');
-  const staged = await stageFiles({
+  const order = {
     directory: join(tmpdir(), 'bn-audit'),
     isNewDirectory: true,
     label: 'probe',
     files: [...copies, [mainName, file] as const].map(([name, source]) => ({ name, source, splices: [] })),
     mayReplace: false,
     isPrivate: true,
-  });
+  };
+  const staged = await stageFiles(order, { what: 'a copy of the model among the temporary files (TMPDIR)' });
   try {
     const local = await openOnnx(openFileSource(file.name, staged.mainPath), { ...options, path });
     try {

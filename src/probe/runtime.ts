@@ -1,6 +1,6 @@
 // Runs models with onnxruntime-node as probe needs it, weights in files beside the model included.
 
-import { dirname, resolve, sep } from 'node:path';
+import { dirname, normalize, resolve, sep } from 'node:path';
 import { DTYPE_NAMES, type DType } from '../checkpoint/dtype.js';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
 import type { OnnxCheckpoint } from '../formats/onnx/onnx.js';
@@ -234,7 +234,7 @@ export async function findExternalTensors({
   const files = [...externalFiles()];
   const folders = new Set(
     files.map(([location, file]) => {
-      const tail = sep + location.split('/').join(sep);
+      const tail = sep + normalize(location);
       return file.path?.endsWith(tail) ? file.path.slice(0, -tail.length) || sep : null;
     }),
   );

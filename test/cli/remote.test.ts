@@ -284,6 +284,15 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('a checkpoint be
     expect(readdirSync(at('tmp'))).toEqual([]);
   });
 
+  test('a probe that has no room for the model says where', async () => {
+    const args = ['probe', 'pairs/requires-grad-leak/before.pt', `${server.origin}/after.onnx`, '--remote'];
+    const run = await startCli(args, workspace, { env: { ...env, TMPDIR: at('cert.pem') } });
+    expect(run).toMatchObject({ exitCode: 2, stdout: '' });
+    expect(run.stderr).toContain(
+      'a copy of the model among the temporary files (TMPDIR) could not be written',
+    );
+  });
+
   test.each(['SIGINT', 'SIGTERM'] as const)(
     'a probe that %s ends while it fetches leaves nothing behind',
     async (signal) => {

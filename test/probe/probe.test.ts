@@ -402,6 +402,17 @@ test('halves are fed and read as halves', async () => {
   expect((await probe(...paths)).outputs[0]?.relativeL2).toBe(0);
 });
 
+test('external data is found by a location that begins with a dot', async () => {
+  const folder = makeTempDirectory();
+  const name = 'after.external.onnx.data';
+  const dotted = name.replace('af', './');
+  const model = readFileSync(`${leak}/after.external.onnx`, 'latin1').replaceAll(name, dotted);
+  writeFileSync(join(folder, 'after.onnx'), model, 'latin1');
+  cpSync(`${leak}/${name}`, join(folder, dotted));
+  const outputsOf = async (after: string) => (await probe(`${leak}/before.pt`, after)).outputs;
+  expect(await outputsOf(join(folder, 'after.onnx'))).toEqual(await outputsOf(`${leak}/after.external.onnx`));
+});
+
 describe('external data behind links', () => {
   test('is read into memory where links are allowed', async () => {
     const real = join(folder, 'blobs');
