@@ -449,9 +449,15 @@ export function halfStepOf(blur: ScaleBlur | undefined, channel: number): number
   return (blur?.steps[channel] ?? 0) / 2;
 }
 
+/** A step of four bits is larger than this part of the largest weight: training seldom moves weights by more. */
+const COARSE_STEP = 1 / 32;
+
 /** Why drift of a layer that seems to have drifted may be training, in few weights or by little; null where it may not. */
 export function doubtDrift({ blur }: ProportionalScales): string | null {
-  if (blur === undefined || blur.witnesses >= MIN_WITNESSES) return null;
+  if (blur === undefined) return null;
+  if (blur.isLoose && blur.steps.every((step) => step > COARSE_STEP))
+    return 'its coarsely quantised weights fit one scale in each channel only if codes are off by more than half a step: training them by a step looks the same as moved statistics';
+  if (blur.witnesses >= MIN_WITNESSES) return null;
   return 'its quantised convolution has so few weights that training them may look the same as moved statistics';
 }
 

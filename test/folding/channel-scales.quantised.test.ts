@@ -1,7 +1,12 @@
 import { describe, expect, test } from 'vitest';
-import { boundMeasures, compareQuantisedScales, isTooWide } from '../../src/folding/channel-scales.js';
+import {
+  boundMeasures,
+  compareQuantisedScales,
+  doubtDrift,
+  isTooWide,
+} from '../../src/folding/channel-scales.js';
 import { tensorOf } from '../build/checkpoints.js';
-import { quantise } from '../build/quantised.js';
+import { type QuantiseOptions, quantise } from '../build/quantised.js';
 import { makeNormal, makeRandom } from '../build/weights.js';
 
 const CONV = { outputAxis: 0, groups: 1 };
@@ -69,6 +74,23 @@ describe('the scales of a quantised weight', () => {
       expect(found.scales[channel]).toBeCloseTo(factor, 4);
       expect(found.blur?.widths[channel]).toBeLessThan(1e-4);
     });
+  });
+
+  test('are doubted where four bits hide by how much each weight was trained', async () => {
+    const trained = values.map((value, i) => 1.2 * value + (i % 2 === 0 ? 0.013 : -0.013));
+    const judge = async (options: Omit<QuantiseOptions, 'shape'>, after: readonly number[]) => {
+      const [one, other] = [values, after].map((all) => quantise(all, { shape, ...options }));
+      const found = one && other && (await compareQuantisedScales(one, other, CONV));
+      if (found?.kind !== 'proportional') throw new Error(`expected scales, found ${found?.kind}`);
+      return { isLoose: found.blur?.isLoose, isDoubted: doubtDrift(found) !== null };
+    };
+    expect(await judge({ packedBits: 4, axis: 0 }, trained)).toEqual({ isLoose: true, isDoubted: true });
+    const drifted = values.map((value, i) => value * (1.2 + Math.floor(i / 27) / 10));
+    expect(await judge({ packedBits: 4, axis: 0 }, drifted)).toEqual({ isLoose: false, isDoubted: false });
+    // A tool that rounds otherwise: eight bits tell drift all the same.
+    let count = 0;
+    const round = (value: number) => (count++ % 5 < 2 ? Math.ceil(value) : Math.floor(value));
+    expect(await judge({ round }, drifted)).toEqual({ isLoose: true, isDoubted: false });
   });
 
   test('are none of a trained one, and not to be told beside a baseline', async () => {
