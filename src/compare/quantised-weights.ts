@@ -28,7 +28,7 @@ export interface FactorBounds {
   readonly high: Float64Array;
   /** Per channel: a step of the coarser side over the channel's largest weight there; infinite where all codes are 0. */
   readonly steps: Float64Array;
-  /** Weights that are zero on neither side, less one for each channel: those that could have contradicted a factor. */
+  /** Weights that are zero or cut off on neither side, less one for each channel: those that could have contradicted a factor. */
   readonly witnesses: number;
 }
 
@@ -266,8 +266,7 @@ class FactorFit {
     left[channel] = largestOf(this.#left.values, from, to, left[channel] as number);
     right[channel] = largestOf(this.#right.values, from, to, right[channel] as number);
     const counted = this.#counts[channel] as number;
-    if (counted < MAX_COUNTED_WEIGHTS)
-      this.#counts[channel] = countPairs(this.#left.values, this.#right.values, from, to, counted);
+    if (counted < MAX_COUNTED_WEIGHTS) this.#counts[channel] = countPairs(this.#sides, from, to, counted);
   }
 
   get #slack(): number {
@@ -411,6 +410,11 @@ class Side {
     return this.#codes === null ? 0 : 1 / (this.largest[channel] as number);
   }
 
+  isInside(at: number): boolean {
+    const value = this.values[at] as number;
+    return value !== 0 && value > this.lowest && value < this.highest;
+  }
+
   async read(span: ElementSpan): Promise<void> {
     const bytes = await readElements(this.#stored, this.#buffer, span);
     if (this.#codes === null) return this.values.set(toValues(bytes, this.#stored.dtype));
@@ -460,10 +464,10 @@ function areSame(xs: Float32Array, ys: Float32Array, from: number, to: number): 
   return true;
 }
 
-/** Counts the pairs that are zero on neither side, on from those that were counted before. */
-function countPairs(xs: Float32Array, ys: Float32Array, from: number, to: number, counted: number): number {
+/** Counts the pairs that are zero and may have been cut off on neither side, on from those that were counted before. */
+function countPairs({ left, right }: Sides, from: number, to: number, counted: number): number {
   let count = counted;
-  for (let i = from; i < to; i++) if (xs[i] !== 0 && ys[i] !== 0) count++;
+  for (let i = from; i < to; i++) if (left.isInside(i) && right.isInside(i)) count++;
   return Math.min(MAX_COUNTED_WEIGHTS, count);
 }
 

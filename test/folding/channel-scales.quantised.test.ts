@@ -76,6 +76,14 @@ describe('the scales of a quantised weight', () => {
     });
   });
 
+  test('are told by no weight of two, of which the larger one is at the end of its type', async () => {
+    const options = { shape: [12, 2], axis: 0 } as const;
+    const two = (trained: number) =>
+      Array.from({ length: 24 }, (_, i) => (i % 2 === 0 ? 1 : trained * (0.3 + i / 100)));
+    const found = await compareQuantisedScales(quantise(two(1), options), quantise(two(1.1), options), CONV);
+    expect(found).toMatchObject({ kind: 'proportional', weightsPerChannel: 1, blur: { witnesses: 0 } });
+  });
+
   test('are doubted where four bits hide by how much each weight was trained', async () => {
     const trained = values.map((value, i) => 1.2 * value + (i % 2 === 0 ? 0.013 : -0.013));
     const judge = async (options: Omit<QuantiseOptions, 'shape'>, after: readonly number[]) => {
