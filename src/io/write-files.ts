@@ -322,7 +322,11 @@ async function writeRanges(
       for (const [i, { range }] of pieces.entries())
         await range.source.readInto(contents[i] as Uint8Array, range.offset);
     };
-    await Promise.all([fill(), written]);
+    const filled = fill();
+    // Whoever fails waits for the other: files are closed then, and their numbers are given to the next ones.
+    await Promise.allSettled([filled, written]);
+    await filled;
+    await written;
     written = writeFully(contents, to, end);
     [free, busy] = [busy, free];
     end += contents.reduce((sum, { byteLength }) => sum + byteLength, 0);

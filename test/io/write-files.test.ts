@@ -123,6 +123,31 @@ describe('a copy of a file of a server', () => {
     await expect(stageFiles(written)).rejects.toBe(failure);
     expect(readdirSync(written.directory)).toEqual([]);
   });
+
+  test('is closed only when no write is on its way: its number may be that of another file then', async () => {
+    const failure = new CheckpointError('the connection failed', { code: 'unreadable', file: 'hf:a/b' });
+    const source = {
+      ...memorySource('hf:a/b', ORIGINAL),
+      remotePath: 'a.pt',
+      readInto: async (_: Uint8Array, position: number) => {
+        if (position > 1_000_000) throw failure;
+      },
+    };
+    const events: string[] = [];
+    const write = async (_: number, pieces: readonly Uint8Array[]) => {
+      await setTimeout(20);
+      events.push('written');
+      return { bytesWritten: pieces.reduce((sum, { byteLength }) => sum + byteLength, 0), buffers: pieces };
+    };
+    const closeSync = (descriptor: number) => {
+      events.push('closed');
+      nodeFs.closeSync(descriptor);
+    };
+    const writev = Object.assign(fail, { [promisify.custom]: write }) as never;
+    const files = { ...nodeFs, writev, closeSync };
+    await expect(stageFiles(order(source), { files })).rejects.toBe(failure);
+    expect(events).toEqual(['written', 'closed']);
+  });
 });
 
 describe('a copy', () => {
