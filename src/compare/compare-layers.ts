@@ -373,6 +373,11 @@ export interface FoldedComparison extends ComparedPair, FoldedAway {
   readonly isUnmarked: boolean;
 }
 
+/** Whether no file tells that there was a norm layer: as {@link FoldedComparison.isUnmarked}. */
+export function isUnmarked(layer: LayerComparison): layer is FoldedComparison {
+  return layer.kind === 'folded' && layer.isUnmarked;
+}
+
 /** The measures of a layer whose statistics are known on both sides; null for all others. */
 export function measuresOf(layer: LayerComparison): Measures | null {
   return layer.drift !== null && 'measures' in layer.drift ? layer.drift.measures : null;

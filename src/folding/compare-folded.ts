@@ -2,7 +2,7 @@
 
 import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import { type Checkpoint, haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
-import { type LayerComparison, measuresOf } from '../compare/compare-layers.js';
+import { isUnmarked, type LayerComparison, measuresOf } from '../compare/compare-layers.js';
 import { type JudgedTensors, type LearnedComparison, layOutLike } from '../compare/compare-learned.js';
 import {
   findNamesake,
@@ -181,10 +181,6 @@ const NOTHING_FOLDED: Omit<FoldedResults, keyof Pairing> = {
 
 function isNamedAndBiased({ path, bias }: LinearLayer): boolean {
   return path !== null && bias !== null;
-}
-
-function isUnmarked(layer: LayerComparison): boolean {
-  return layer.kind === 'folded' && layer.isUnmarked;
 }
 
 /** What was compared in place of norm layers, and how it was paired. */

@@ -3,7 +3,8 @@
 import { readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Checkpoint, EditOptions, EditPlan, OpenOptions } from '../checkpoint/checkpoint.js';
-import type { LayerComparison } from '../compare/compare-layers.js';
+import { isUnmarked, type LayerComparison } from '../compare/compare-layers.js';
+import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { describeUnpaired } from '../compare/findings.js';
 import { matchLayers } from '../compare/globs.js';
 import type { LayerStatus } from '../compare/status.js';
@@ -23,6 +24,7 @@ import {
 } from '../io/write-files.js';
 import { examineTarget, isDirectory, isSameFile } from '../io/write-target.js';
 import { listFirst } from '../norm/naming.js';
+import type { LinearLayer } from '../norm/norm-layer.js';
 import { checkOptions } from '../options.js';
 import { addAliases, type LayerPlan, planLayer } from './plan-layers.js';
 import { buildRestoreReport, type RestoreReport } from './restore-report.js';
@@ -237,6 +239,10 @@ async function write(order: WriteOrder, expected: Expectation): Promise<void> {
 /** Statuses of a restored layer: its statistics are those of before, whatever else was trained. */
 const RESTORED: ReadonlySet<LayerStatus> = new Set(['locked', 'held']);
 
+function isBack({ weightName, biasName }: LinearLayer, { byAfter }: LearnedComparisons): boolean {
+  return [weightName, biasName].every((name) => name === '' || byAfter.get(name)?.equality === 'exact');
+}
+
 async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectation): Promise<void> {
   const { before, after: original, options, audit, plans } = expected;
   const path = join(order.directory, order.files.at(-1)?.name ?? '');
@@ -250,15 +256,22 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
     const keepsLayout = order.files.every(({ splices }) =>
       splices.every(({ deleted, content }) => deleted === content.byteLength),
     );
-    const known = keepsLayout ? audit.learned : undefined;
-    const { layers } = await compareCheckpoints(before, fixed, { ...options, known });
+    const known = keepsLayout && !audit.layers.some(isUnmarked) ? audit.learned : undefined;
+    const { layers, learned } = await compareCheckpoints(before, fixed, { ...options, known });
     const restored = new Set(plans.map(({ comparison }) => comparison.after));
     // One layer of before may go with several of after, whose names may come of constants that were split meanwhile.
     const found = new Map(layers.map((layer) => [layer.after.name, layer.status]));
     const foundByBefore = new Map(layers.map((layer) => [layer.before.name, layer.status]));
-    for (const { name, before: origin, after: layer, status } of audit.layers) {
+    for (const comparison of audit.layers) {
+      const { name, before: origin, after: layer, status } = comparison;
       const now = found.get(layer.name) ?? foundByBefore.get(origin.name);
-      const isFine = restored.has(layer) ? now !== undefined && RESTORED.has(now) : now === status;
+      // What no file calls a norm layer is a layer of an audit only as long as something has moved.
+      const isUnlisted = now === undefined && isUnmarked(comparison);
+      const isFine = restored.has(layer)
+        ? isUnlisted
+          ? isBack(comparison.afterLinear, learned)
+          : now !== undefined && RESTORED.has(now)
+        : isUnlisted || now === status;
       if (isFine) continue;
       const wanted = restored.has(layer) ? 'locked' : status;
       throw new CheckpointError(

@@ -25,6 +25,30 @@ async function restoreInto(before: string, after: string, name: string, options:
   return { fixed, report, verdict };
 }
 
+describe('convolutions of which no file says that a norm layer was folded in', () => {
+  const shipped = join(fixtures, 'shipped');
+
+  test.each([
+    ['fused-export-partly', 'before.live.onnx', 'drift.live.onnx'],
+    ['fused-export-partly', 'before.safetensors', 'drift.safetensors'],
+    ['fused-export-mixed', 'before.onnx', 'drift.onnx'],
+    ['fused-export-mixed', 'before.onnx', 'partial.onnx'],
+    ['fused-export-mixed', 'before.pt', 'drift.pt'],
+  ])(
+    '%s: %s with %s, after which they stand still and are no layers any more',
+    async (folder, before, after) => {
+      const [one, other] = [join(shipped, folder, before), join(shipped, folder, after)];
+      const { layers } = await audit(one, other);
+      expect(layers.some(({ kind, status }) => kind !== 'BatchNormalization' && status === 'drifted')).toBe(
+        true,
+      );
+      const { report, verdict } = await restoreInto(one, other, after);
+      expect(report.outcome).toBe('restored');
+      expect(verdict?.summary.byStatus.drifted).toBe(0);
+    },
+  );
+});
+
 describe('every container', () => {
   const containers = join(fixtures, 'containers');
   const expected = JSON.parse(readFileSync(join(containers, 'expected.json'), 'utf8')) as {
