@@ -2,7 +2,7 @@
 
 import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
-import { CheckpointError } from '../../errors.js';
+import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
@@ -195,7 +195,7 @@ function readTensors(graph: OnnxGraph, store: TensorStore): Map<string, Tensor> 
 function refuseReordered({ node: { domain, op } }: Site, file: string): void {
   if (domain !== 'com.microsoft.nchwc') return;
   throw new CheckpointError(
-    `expected weights in the order of ONNX, found ${op} of ${domain}: the model was saved by ONNX Runtime with all optimisations, which reorder weights for one kind of processor (NCHWc) and fold normalisation away`,
+    `expected weights in the order of ONNX, found ${quoteUnlessPlain(op)} of ${domain}: the model was saved by ONNX Runtime with all optimisations, which reorder weights for one kind of processor (NCHWc) and fold normalisation away`,
     { code: 'unsupported', file, hint: SAVE_UNOPTIMISED },
   );
 }

@@ -409,3 +409,12 @@ describe('inside of', () => {
     expect(failure.message).toContain('is computed by a Cast node inside a subgraph or function');
   });
 });
+
+test('an operator of another order of weights is refused, whatever it is called', async () => {
+  const path = join(directory, 'reordered.onnx');
+  const reordered = node('Conv\n\u001b[2J', ['x', 'w'], ['a.y'], { domain: 'com.microsoft.nchwc' });
+  writeFileSync(path, modelOf({ nodes: [reordered, norm('b')], initializers: still('b') }));
+  const failure = await failureOf(() => openCheckpoint(path));
+  expect(failure.code).toBe('unsupported');
+  expect(failure.message).toContain(String.raw`found "Conv\n\x1b[2J" of com.microsoft.nchwc`);
+});
