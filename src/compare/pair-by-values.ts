@@ -120,6 +120,8 @@ class Evidence {
   readonly contents: ReadonlyMap<Tensor, Content>;
   readonly #marks = new Map<NormLayer, Marks>();
   readonly #feeds = new Map<NormLayer, readonly Tensor[]>();
+  /** Layers that stand behind a weight together with others. */
+  readonly #inRow = new Set<NormLayer>();
 
   static async gather(before: ValuedSide, after: ValuedSide): Promise<Evidence> {
     const list = ({ learned, layers }: ValuedSide) => [
@@ -143,6 +145,10 @@ class Evidence {
       [after, one],
     ] as const) {
       const preceding = side.isOrdered ? findPreceding(side) : new Map<NormLayer, Tensor>();
+      const followers = new Map<Tensor, NormLayer[]>();
+      for (const [layer, weight] of preceding) addTo(followers, weight, layer);
+      for (const layers of followers.values())
+        if (layers.length > 1) for (const layer of layers) this.#inRow.add(layer);
       const isShared = (tensor: Tensor) => ids.has(contents.get(tensor)?.id);
       const blocks = findBlocks(side, isShared);
       for (const layer of side.layers) {
@@ -180,7 +186,11 @@ class Evidence {
     const compare = (mark: keyof Marks) =>
       x[mark] === null || y[mark] === null ? null : x[mark] === y[mark];
     const affine = compare('affine');
-    return affine === true ? true : (compare('feed') ?? compare('preceding') ?? affine);
+    if (affine === true) return true;
+    const preceding = compare('preceding');
+    // Of several norm layers in a row (`bns.0`, `bns.1` behind all `convs`) a weight feeds one at most.
+    const isOpen = preceding === false && [one, other].some((layer) => this.#inRow.has(layer));
+    return compare('feed') ?? (isOpen ? null : preceding) ?? affine;
   }
 
   /** What tensors hold together, in whatever order; null where that says nothing. */

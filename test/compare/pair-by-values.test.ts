@@ -313,3 +313,26 @@ describe('several that fit', () => {
     expect(layers).toEqual(['bn1 = conv1.bn (values), drifted', 'bn2 = conv2.bn (values), drifted']);
   });
 });
+
+describe('norm layers in a row behind all convolutions, of which one more was added', () => {
+  const norm = (index: number, channels = CHANNELS) =>
+    normTensors(`bns.${index}`, { mean: valuesOf(50 + index, channels) });
+  const conv = (index: number, outputs = CHANNELS) =>
+    tensorOf(`convs.${index}.weight`, valuesOf(index, outputs * CHANNELS * 9), {
+      shape: [outputs, CHANNELS, 3, 3],
+    });
+  const row = (...tensors: readonly (readonly Tensor[])[]) =>
+    checkpointOf(tensors.flat(), { inModuleOrder: true });
+  const short = row([conv(0), conv(1)], norm(0), norm(1));
+  // What stands before all norm layers now is another weight, which takes as many channels as they have.
+  const long = row([conv(0), conv(1), conv(2, 5)], norm(0), norm(1), norm(2, 5));
+
+  test.each([
+    ['in after', short, long],
+    ['in before', long, short],
+  ])('%s: the others keep their partners', async (_, before, after) => {
+    const { layers } = await auditCheckpoints(before, after);
+    const found = layers.map(({ name, status, pairedBy }) => [name, status, pairedBy]);
+    expect(found).toEqual(['bns.0', 'bns.1'].map((name) => [name, 'locked', 'name']));
+  });
+});
