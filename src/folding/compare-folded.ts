@@ -659,8 +659,9 @@ async function pairLinears(
     right.delete(other);
   };
   for (const namesOf of NAMES) {
+    // The first of a name wins, as on the left: what may feed a norm layer stands before the same without one.
     const byName = new Map(
-      [...right].flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
+      [...right].reverse().flatMap((other) => namesOf(other).map((name) => [name, other] as const)),
     );
     for (const one of [...left]) {
       const [other] = namesOf(one).flatMap((name) => findNamesake(name, edits, byName) ?? []);

@@ -687,3 +687,35 @@ test.each([8, 66, 141])(
     expect(verdict).toBe('clean');
   },
 );
+
+test('a convolution with a bias that may feed a norm layer goes with the folded one by way of that layer, on either side', async () => {
+  // One weight a channel: only by the norm layer's statistics can it be told that nothing moved.
+  const [weight, bias] = [
+    [0.5, -0.25, 2],
+    [0.125, 0.5, -1],
+  ];
+  const folded = fold(weight, (index) => index, norm);
+  const shifted = folded.bias.map(
+    (value, channel) =>
+      value + ((folded.weight[channel] ?? 0) / (weight[channel] ?? 1)) * (bias[channel] ?? 0),
+  );
+  const graph = exported(
+    linearNodeOf(
+      'block.conv1',
+      { weight: folded.weight, shape: [3, 1, 1, 1], bias: shifted },
+      { looksFolded: true, outputChannels: 3 },
+    ),
+  );
+  const live = checkpointOf([
+    ...namedNorm('block.bn1'),
+    tensorOf('block.conv1.bias', bias),
+    tensorOf('block.conv1.weight', weight, { shape: [3, 1, 1, 1] }),
+  ]);
+  for (const [before, after] of [
+    [graph, live],
+    [live, graph],
+  ] as const) {
+    const { layers } = await auditCheckpoints(before, after);
+    expect(layers.map(({ name, status }) => [name, status])).toEqual([['block.bn1', 'locked']]);
+  }
+});
