@@ -32,7 +32,13 @@ import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
 import { solveLayer } from '../folding/recover-statistics.js';
 import { type ByteRange, type ByteSource, checkBounds, haveSameBytes, holdBytes } from '../io/byte-source.js';
 import { addTo } from '../norm/naming.js';
-import { type LinearLayer, type NormLayer, nameInFile, storedTensorOf } from '../norm/norm-layer.js';
+import {
+  type LinearLayer,
+  type NormLayer,
+  nameInFile,
+  storedTensorOf,
+  whyUnresolved,
+} from '../norm/norm-layer.js';
 
 /** The error that says why a layer cannot be restored, and which checkpoint is to blame. */
 function cannotRestore(
@@ -151,6 +157,8 @@ async function recoverLayer(
   side: Checkpoint,
 ) {
   const refuse = (why: string) => cannotRestore(after, side, why);
+  const unread = whyUnresolved(after);
+  if (unread !== null) throw refuse(unread);
   const found = await compareChannelScales(live.weight, folded.weight, live);
   // Of weights too few to tell by themselves, the audit has told by all others whether they were trained.
   const isTrained = found.kind === 'short' && status === 'trained';
@@ -439,9 +447,8 @@ function refuseTrainedFolding({ status, before }: LayerComparison, { after }: La
 }
 
 async function readKnown(layer: NormLayer, side: Checkpoint): Promise<Statistics> {
-  for (const statistic of [layer.mean, layer.variance]) {
-    if (statistic.kind === 'unresolved') throw cannotRestore(layer, side, statistic.reason);
-  }
+  const unread = whyUnresolved(layer);
+  if (unread !== null) throw cannotRestore(layer, side, unread);
   const statistics = await readStoredLayer(layer);
   refuseInvalid(layer, statistics, side);
   return statistics;

@@ -41,6 +41,24 @@ test('folded weights of zero tell no statistics where γ is not zero', async () 
   );
 });
 
+test('a live layer without its running variance is refused where before is folded, too', async () => {
+  const place = makeTempDirectory();
+  const after = join(place, 'live.safetensors');
+  const pair = { dtype: 'F32', shape: [2], data: f32(1, 1) };
+  writeFileSync(
+    after,
+    safetensorsBytes({
+      'conv.weight': { dtype: 'F32', shape: [2, INPUTS, 1, 1], data: f32(...WEIGHTS) },
+      'bn.weight': pair,
+      'bn.bias': pair,
+      'bn.running_mean': pair,
+    }),
+  );
+  const before = writeFolded(place, 'F32');
+  const failure = await failureOf(() => restore(before, after, join(place, 'x'), { layers: ['bn'] }));
+  expect(failure.message).toBe('layer "bn" cannot be restored: running_var is missing from the file');
+});
+
 test('weights too few to tell, trained as all others were, are refused and not half restored', async () => {
   const place = makeTempDirectory();
   const [before, after, fixed] = ['folded.onnx', 'live.safetensors', 'fixed.safetensors'].map((name) =>
