@@ -41,14 +41,20 @@ import {
 } from './compare/unpaired-layers.js';
 import { CheckpointError, quote, toShellWord, UsageError } from './errors.js';
 import { compareFolded, describeMergedBranches, mayBeFused } from './folding/compare-folded.js';
-import { type FoldingSide, listFreeLinears } from './folding/find-blocks.js';
 import { type OnProgress, runInFileOrder } from './io/byte-source.js';
 import { putOnBase } from './norm/adapters.js';
 import { type DeclaredFreeze, findDeclaredFreeze } from './norm/declared-freeze.js';
 import { findLayersAndLearned, mayHoldLayers } from './norm/find-layers.js';
 import { refuseWithoutLayers } from './norm/missing-layers.js';
 import { dottedTensorsOf, isUnder, listFirst, withoutWrappers } from './norm/naming.js';
-import { chooseLayerName, findFramework, listLayerNames, listOwnNames } from './norm/norm-layer.js';
+import {
+  chooseLayerName,
+  type ExaminedCheckpoint,
+  findFramework,
+  listFreeLinears,
+  listLayerNames,
+  listOwnNames,
+} from './norm/norm-layer.js';
 
 /** What an audit is told beside the two checkpoints. */
 export interface AuditOptions extends OpenOptions {
@@ -69,11 +75,11 @@ export interface AuditOptions extends OpenOptions {
   readonly onProgress?: OnProgress | undefined;
 }
 
-/** What a comparison is told beside that of the others that it is one of. */
+/** How one comparison is done, and what it can take over from others, so that no byte is read twice. */
 export interface CompareOptions extends AuditOptions, Pick<LearnedOptions, 'known' | 'digests'> {}
 
 /** One checkpoint with what an audit looks at. */
-export interface AuditSide extends FoldingSide {
+export interface AuditSide extends ExaminedCheckpoint {
   readonly declared: DeclaredFreeze;
 }
 

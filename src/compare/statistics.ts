@@ -243,3 +243,12 @@ export function findStdRatios(before: Statistics, after: Statistics, epsilon: nu
   const others = sigmas(after);
   return sigmas(before).map((sigma, channel) => (others[channel] ?? Number.NaN) / sigma);
 }
+
+/** Root mean square and maximum of sizes, none of which is negative; 0 without any. */
+export function measureSizes(sizes: Float64Array): RmsAndMax {
+  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
+  return {
+    rms: Math.sqrt(squares / Math.max(1, sizes.length)),
+    max: sizes.reduce((most, size) => Math.max(most, size), 0),
+  };
+}

@@ -28,7 +28,7 @@ import {
 } from '../compare/projected-scales.js';
 import { areBoundable, boundFactors, type FactorBounds } from '../compare/quantised-weights.js';
 import { RoundingJudge, roundingUncertainty, roundoffOf, scaleToleranceOf } from '../compare/rounding.js';
-import type { RmsAndMax } from '../compare/statistics.js';
+import { measureSizes } from '../compare/statistics.js';
 import {
   areMultiples,
   countWeights,
@@ -428,10 +428,10 @@ function toScales({ low, high, steps, witnesses }: FactorBounds, isLoose: boolea
 }
 
 /** Intervals wider than this part of their scale to either side say too little: drift is seldom much larger. */
-const MAX_WIDTH = 1 / 16;
+export const MAX_WIDTH = 1 / 16;
 
 /** Fewer weights than this may follow one scale in each channel by chance, though they were trained. */
-const MIN_WITNESSES = 8;
+export const MIN_WITNESSES = 8;
 
 /** Whether a channel's interval is too wide for "unmoved" to mean something. */
 export function isTooWide({ scales, blur }: ProportionalScales, channel: number): boolean {
@@ -521,21 +521,13 @@ export function boundMeasures(
   const logsOf = (ratios: Float64Array) =>
     ratios.map(Math.log).filter((_, channel) => (rests[channel] as number) > 0);
   const [from, to] = [logsOf(low), logsOf(high)];
-  const least = measureLogs(from.map((log, i) => Math.max(0, log, -(to[i] as number))));
-  const most = measureLogs(from.map((log, i) => Math.max(-log, to[i] as number)));
+  const least = measureSizes(from.map((log, i) => Math.max(0, log, -(to[i] as number))));
+  const most = measureSizes(from.map((log, i) => Math.max(-log, to[i] as number)));
   return {
     stdRatio: { low, high },
     logStdRatio: {
       rms: { low: least.rms, high: most.rms },
       max: { low: least.max, high: most.max },
     },
-  };
-}
-
-function measureLogs(sizes: Float64Array): RmsAndMax {
-  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
-  return {
-    rms: Math.sqrt(squares / Math.max(1, sizes.length)),
-    max: sizes.reduce((most, size) => Math.max(most, size), 0),
   };
 }

@@ -21,14 +21,16 @@ import { refuseAmplified } from '../io/byte-source.js';
 import { dottedNameOf, dottedTensorsOf, joinPath, splitPath } from '../norm/naming.js';
 import {
   chooseNamed,
+  type ExaminedCheckpoint,
   findBiasedLinears,
   findFeedingLinear,
   findNamedLinearAt,
   type LinearLayer,
+  listFreeLinears,
   type NormLayer,
 } from '../norm/norm-layer.js';
 import { compareChannelScales, type SettledComparison, widestBlur } from './channel-scales.js';
-import { type FoldingSide, type FoundBlock, findBlocks, listFreeLinears } from './find-blocks.js';
+import { type FoundBlock, findBlocks } from './find-blocks.js';
 import {
   type FoldedContext,
   isSumOfBranches,
@@ -69,56 +71,17 @@ interface Candidate {
  *   weights claim far more bytes than their file stores for them.
  */
 export async function compareFolded(
-  before: FoldingSide,
-  after: FoldingSide,
+  before: ExaminedCheckpoint,
+  after: ExaminedCheckpoint,
   { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
 ): Promise<FoldedResults> {
   const isLikely = mayBeFolded(before, after, pairing);
   if (!isLikely && ![before, after].every((side) => listFreeLinears(side).some(isNamedAndBiased)))
     return { ...pairing, ...NOTHING_FOLDED };
-  // Blocks by the names as they are: what they hold is no sign of a prefix.
-  const named = findBlocks({ before, after }, pairing, pairing.edits);
-  const guesses = [
-    withoutBlocks(listCandidates(before, pairing.onlyBefore), named),
-    withoutBlocks(listCandidates(after, pairing.onlyAfter), named),
-  ] as const;
-  const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
-  const blocks = named.length > 0 ? named : findBlocks({ before, after }, pairing, edits);
-  const toBefore = { ...context, edits: edits.map(({ from, to }) => ({ from: to, to: from })) };
-  const located = [locateFolded(after, before, toBefore.edits), locateFolded(before, after, edits)] as const;
-  const sides = { before, after };
-  const inBlocks = new Set(blocks.flatMap(({ branches }) => branches.map(({ layer }) => layer)));
-  const onlyBefore = pairing.onlyBefore.filter((layer) => !inBlocks.has(layer));
-  const onlyAfter = pairing.onlyAfter.filter((layer) => !inBlocks.has(layer));
-  await locateByValues(located[0], { named: before, folded: after }, onlyBefore, {
-    ...toBefore,
-    foldedSide: 'after',
-  });
-  await locateByValues(located[1], { named: after, folded: before }, onlyAfter, {
-    ...context,
-    edits,
-    foldedSide: 'before',
-  });
-  const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
-  const left = withoutBlocks(listCandidates(before, onlyBefore, located[0]), blocks).filter(isWorthPairing);
-  const right = withoutBlocks(listCandidates(after, onlyAfter, located[1]), blocks).filter(isWorthPairing);
-  const isPossible =
-    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null);
-  if (isPossible) for (const side of [left, right]) refuseAmplifiedWeights(side);
-  const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
-  const pairs = [
-    ...blocks.flatMap(toSinglePair),
-    ...(isPossible ? await pairLinears(left, right, edits, areGraphs) : []),
-  ];
-  const findProof = chooseProofs(before, after);
-  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
-  for (const pair of pairs) {
-    const proof = findProof(pair);
-    if (proof === null) continue;
-    if (proof === 'rescaled' && (await haveEqualBiases(pair))) continue;
-    const suspect = { ...pair, proof };
-    comparisons.push([suspect, await compareSuspect(suspect)]);
-  }
+  const found = await findCandidates({ before, after }, { ...context, pairing, maps, isLikely });
+  const { blocks, edits, left, right } = found;
+  const pairs = await pairCandidates(found, { before, after });
+  const comparisons = await compareSuspects(pairs, chooseProofs(before, after));
   const results: Mutable = {
     layers: [],
     learned: [],
@@ -130,7 +93,7 @@ export async function compareFolded(
   const settle = makeSettler(comparisons, context);
   for (const [suspect, unsettled] of comparisons) {
     const compared = settle(unsettled);
-    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, sides)) continue;
+    if (compared.kind === 'changed' && mayHaveLostNorm(suspect, { before, after })) continue;
     const judgement = await judge(suspect, compared, context);
     if (judgement === null) continue;
     record(judgement, suspect, unsettled, results);
@@ -169,6 +132,89 @@ export async function compareFolded(
     onlyAfter: listLeft(pairing.onlyAfter, right),
     edits,
   };
+}
+
+type Sides = Readonly<Record<'before' | 'after', ExaminedCheckpoint>>;
+
+/** What may hide norm layers of either side. */
+interface FoundCandidates {
+  /** Blocks that the other side has merged; what is part of one is no candidate. */
+  readonly blocks: readonly FoundBlock[];
+  readonly left: readonly Candidate[];
+  readonly right: readonly Candidate[];
+  /** How before's names read in after. */
+  readonly edits: readonly PrefixEdit[];
+}
+
+async function findCandidates(
+  sides: Sides,
+  {
+    pairing,
+    maps,
+    isLikely,
+    ...context
+  }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[]; isLikely: boolean },
+): Promise<FoundCandidates> {
+  const { before, after } = sides;
+  // Blocks by the names as they are: what they hold is no sign of a prefix.
+  const named = findBlocks(sides, pairing, pairing.edits);
+  const guesses = [
+    withoutBlocks(listCandidates(before, pairing.onlyBefore), named),
+    withoutBlocks(listCandidates(after, pairing.onlyAfter), named),
+  ] as const;
+  const edits = findEdits(...guesses, { pairing, maps, afterPath: after.checkpoint.path });
+  const blocks = named.length > 0 ? named : findBlocks(sides, pairing, edits);
+  const inBlocks = new Set(blocks.flatMap(({ branches }) => branches.map(({ layer }) => layer)));
+  const onlyBefore = pairing.onlyBefore.filter((layer) => !inBlocks.has(layer));
+  const onlyAfter = pairing.onlyAfter.filter((layer) => !inBlocks.has(layer));
+  const toBefore = edits.map(({ from, to }) => ({ from: to, to: from }));
+  const inBefore = locateFolded(after, before, toBefore);
+  const inAfter = locateFolded(before, after, edits);
+  await locateByValues(inBefore, { named: before, folded: after }, onlyBefore, {
+    ...context,
+    edits: toBefore,
+    foldedSide: 'after',
+  });
+  await locateByValues(inAfter, { named: after, folded: before }, onlyAfter, {
+    ...context,
+    edits,
+    foldedSide: 'before',
+  });
+  const isWorthPairing = ({ linear }: Candidate) => isLikely || isNamedAndBiased(linear);
+  return {
+    blocks,
+    left: withoutBlocks(listCandidates(before, onlyBefore, inBefore), blocks).filter(isWorthPairing),
+    right: withoutBlocks(listCandidates(after, onlyAfter, inAfter), blocks).filter(isWorthPairing),
+    edits,
+  };
+}
+
+async function pairCandidates(
+  { blocks, left, right, edits }: FoundCandidates,
+  { before, after }: Sides,
+): Promise<readonly LinearPair[]> {
+  const single = blocks.flatMap(toSinglePair);
+  const isPossible =
+    [left, right].every((side) => side.length > 0) && [...left, ...right].some(({ layer }) => layer === null);
+  if (!isPossible) return single;
+  for (const side of [left, right]) refuseAmplifiedWeights(side);
+  const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
+  return [...single, ...(await pairLinears(left, right, edits, areGraphs))];
+}
+
+async function compareSuspects(
+  pairs: readonly LinearPair[],
+  findProof: ReturnType<typeof chooseProofs>,
+): Promise<readonly (readonly [Suspect, ScaleComparison])[]> {
+  const comparisons: (readonly [Suspect, ScaleComparison])[] = [];
+  for (const pair of pairs) {
+    const proof = findProof(pair);
+    if (proof === null) continue;
+    if (proof === 'rescaled' && (await haveEqualBiases(pair))) continue;
+    const suspect = { ...pair, proof };
+    comparisons.push([suspect, await compareSuspect(suspect)]);
+  }
+  return comparisons;
 }
 
 const NOTHING_FOLDED: Omit<FoldedResults, keyof Pairing> = {
@@ -274,7 +320,7 @@ interface Mutable {
 
 /** @param located what feeds a layer, by its name, where the other side's graph tells. */
 function listCandidates(
-  side: FoldingSide,
+  side: ExaminedCheckpoint,
   layers: readonly NormLayer[],
   located: ReadonlyMap<string, LinearLayer> = new Map(),
 ): readonly Candidate[] {
@@ -296,8 +342,8 @@ function listCandidates(
  * @param edits how names of the graph read in the file of names.
  */
 function locateFolded(
-  foldedSide: FoldingSide,
-  namedSide: FoldingSide,
+  foldedSide: ExaminedCheckpoint,
+  namedSide: ExaminedCheckpoint,
   edits: readonly PrefixEdit[],
 ): Map<string, LinearLayer> {
   const located = new Map<string, LinearLayer>();
@@ -349,7 +395,7 @@ const MAX_TRIED_CHANNELS = 1 << 20;
  */
 async function locateByValues(
   located: Map<string, LinearLayer>,
-  sides: Readonly<Record<'named' | 'folded', FoldingSide>>,
+  sides: Readonly<Record<'named' | 'folded', ExaminedCheckpoint>>,
   unpaired: readonly NormLayer[],
   {
     edits,
@@ -468,7 +514,10 @@ interface Suspect extends LinearPair {
 }
 
 /** What a pair of convolutions must show to count as a norm layer; null where it is none or hides none. */
-function chooseProofs(before: FoldingSide, after: FoldingSide): (pair: LinearPair) => Proof | null {
+function chooseProofs(
+  before: ExaminedCheckpoint,
+  after: ExaminedCheckpoint,
+): (pair: LinearPair) => Proof | null {
   const sides = [before, after];
   // Where some convolutions bear signs, the others had no norm layer.
   const areBare =
@@ -524,10 +573,7 @@ async function compareSuspect({ before, after }: Suspect): Promise<ScaleComparis
  * Whether a norm layer may as well have been taken out as folded: between files of names, where the other side has norm
  * layers left and the convolution had its bias before.
  */
-function mayHaveLostNorm(
-  suspect: Suspect,
-  sides: Readonly<Record<'before' | 'after', FoldingSide>>,
-): boolean {
+function mayHaveLostNorm(suspect: Suspect, sides: Sides): boolean {
   if (sides.before.checkpoint.graph !== null || sides.after.checkpoint.graph !== null) return false;
   const { layer, live, foldedSide } = sidesOf(suspect);
   return layer !== null && live.bias !== null && sides[foldedSide].layers.length > 0;
@@ -620,7 +666,11 @@ function refuseWrongEpsilon(
  * convolution bears a sign of one, and where an exporter leaves none. Elsewhere only such convolutions are looked at whose
  * names pair and whose biases differ.
  */
-export function mayBeFolded(before: FoldingSide, after: FoldingSide, pairing: Pairing): boolean {
+export function mayBeFolded(
+  before: ExaminedCheckpoint,
+  after: ExaminedCheckpoint,
+  pairing: Pairing,
+): boolean {
   const { pairs, onlyBefore, onlyAfter } = pairing;
   if (pairs.length === 0 || onlyBefore.length + onlyAfter.length > 0) return true;
   const free = [before, after].flatMap(listFreeLinears);
@@ -632,7 +682,11 @@ export function mayBeFolded(before: FoldingSide, after: FoldingSide, pairing: Pa
  * fold, and its state dicts have no exporter: without a sign, theirs is an ordinary one in all likelihood. Of other
  * exporters only the values tell.
  */
-function mayHideNorm(linears: readonly LinearLayer[], before: FoldingSide, after: FoldingSide): boolean {
+function mayHideNorm(
+  linears: readonly LinearLayer[],
+  before: ExaminedCheckpoint,
+  after: ExaminedCheckpoint,
+): boolean {
   if (linears.some(({ looksFolded }) => looksFolded)) return true;
   const graphs = [before, after].flatMap(({ checkpoint }) => checkpoint.graph ?? []);
   return graphs.length > 0 && graphs.every(({ producer }) => !producer.startsWith('pytorch'));
@@ -738,7 +792,7 @@ export function mayBeFused(checkpoint: Checkpoint): boolean {
  * Where one side alone has its blocks' branches added up, and the other does not hold what went into each sum: what to
  * audit instead, as a sentence; null elsewhere.
  */
-export function describeMergedBranches(before: FoldingSide, after: FoldingSide): string | null {
+export function describeMergedBranches(before: ExaminedCheckpoint, after: ExaminedCheckpoint): string | null {
   const [one, other] = [before, after].map((side) => listFreeLinears(side).find(isSumOfBranches));
   const merged = one ?? other;
   if (merged === undefined || (one !== undefined && other !== undefined)) return null;

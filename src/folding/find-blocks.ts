@@ -5,38 +5,14 @@ import { isDecodable } from '../checkpoint/dtype.js';
 import { type Pairing, type PrefixEdit, translateName } from '../compare/pair-layers.js';
 import { addTo, dottedNameOf, joinPath, splitPath } from '../norm/naming.js';
 import {
-  findBiasedLinears,
+  type ExaminedCheckpoint,
   findFeedingLinear,
-  findFreeLinears,
   findNamedLinearAt,
-  type LayersAndLearned,
   type LinearLayer,
+  listFreeLinears,
   type NormLayer,
 } from '../norm/norm-layer.js';
 import { isSumOfBranches } from './judge-pairs.js';
-
-/** One side of an audit, as folding looks at it. */
-export interface FoldingSide extends LayersAndLearned {
-  readonly checkpoint: Checkpoint;
-}
-
-/**
- * The linear layers of one side that no live norm layer of it follows for certain. Of a file of names those with a bias:
- * folding leaves one, and a convolution in front of a live norm layer has none as a rule.
- */
-export function listFreeLinears({ checkpoint, layers, learned }: FoldingSide): readonly LinearLayer[] {
-  if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
-  const biased = findBiasedLinears(learned);
-  if (biased.length === 0) return biased;
-  const fed = new Set(
-    layers.flatMap((layer) =>
-      layer.areNeighboursCertain === false
-        ? []
-        : (findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
-    ),
-  );
-  return biased.filter(({ weightName }) => !fed.has(weightName));
-}
 
 /** A block of branches, of which one checkpoint has the sum. */
 export interface FoundBlock extends MergedBlock {
@@ -47,14 +23,14 @@ export interface FoundBlock extends MergedBlock {
 
 /** The blocks of either side that the other has merged. */
 export function findBlocks(
-  { before, after }: Readonly<Record<'before' | 'after', FoldingSide>>,
+  { before, after }: Readonly<Record<'before' | 'after', ExaminedCheckpoint>>,
   { onlyBefore, onlyAfter }: Pairing,
   edits: readonly PrefixEdit[],
 ): readonly FoundBlock[] {
   const back = edits.map(({ from, to }) => ({ from: to, to: from }));
   const find = (
     foldedSide: 'before' | 'after',
-    [live, other]: readonly [FoldingSide, FoldingSide],
+    [live, other]: readonly [ExaminedCheckpoint, ExaminedCheckpoint],
     search: Omit<MergedSearch, 'free'>,
   ) =>
     findMergedBlocks(live, other, { ...search, free: listFreeLinears(other) }).map((block) => ({
@@ -103,8 +79,8 @@ const MAX_ROW = 2 ** 20;
  * @param edits how names of the other side read in `live`.
  */
 function findMergedBlocks(
-  live: FoldingSide,
-  other: FoldingSide,
+  live: ExaminedCheckpoint,
+  other: ExaminedCheckpoint,
   { alone, free, edits }: MergedSearch,
 ): readonly MergedBlock[] {
   const layersUnder = new Map<string, NormLayer[]>();
@@ -187,7 +163,7 @@ interface Place {
   readonly layers: readonly NormLayer[];
   /** Of learned tensors that the other side does not have. */
   readonly names: readonly string[];
-  readonly live: FoldingSide;
+  readonly live: ExaminedCheckpoint;
   readonly merged: LinearLayer;
   /** Whether another convolution stands in the place of a module. */
   readonly isMergedElsewhere: (path: string) => boolean;
@@ -248,7 +224,7 @@ function findMixer(
   }: Pick<Place, 'at'> &
     Pick<LinearLayer, 'channels'> & {
       readonly names: ReadonlySet<string>;
-      readonly learned: FoldingSide['learned'];
+      readonly learned: ExaminedCheckpoint['learned'];
     },
 ) {
   const [added, taken] = [joinPath(at, 'mixer'), joinPath(at, 'norm')];

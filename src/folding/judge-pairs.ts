@@ -360,7 +360,8 @@ function measureFactors(factors: Float64Array, isRescaled: (channel: number) => 
   return { rms: Math.sqrt(squares / known), max };
 }
 
-function isUniform(factors: Float64Array, tolerance: number): boolean {
+/** Whether one factor explains all channels that have any, as weight decay on a convolution would. */
+export function isUniform(factors: Float64Array, tolerance: number): boolean {
   const known = factors.filter((factor) => !Number.isNaN(factor));
   const [first = Number.NaN] = known;
   return known.length > 1 && known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance);

@@ -15,22 +15,31 @@ import {
   type ChannelVector,
   countTrue,
   findInvalidValue,
+  measureSizes,
   type RmsAndMax,
   readOptional,
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
 import { addNote, whyUnresolved } from '../norm/norm-layer.js';
+import { MAX_WIDTH, MIN_WITNESSES } from './channel-scales.js';
 import { type Branch, type FoundBlock, fits, type MergedBlock } from './find-blocks.js';
 import {
   type FoldedContext,
   findInvalidBias,
+  isUniform,
   takeForUnmoved,
   toFoldedLayer,
   unresolved,
   type Verdict,
 } from './judge-pairs.js';
-import { type EpsilonEvidence, findOwnEpsilon } from './recover-statistics.js';
+import {
+  type EpsilonEvidence,
+  FOLDING_ROUNDINGS,
+  findOwnEpsilon,
+  MAX_MEAN_UNCERTAINTY,
+  SAFETY,
+} from './recover-statistics.js';
 
 /** A branch's weights of one output channel, in a row as long as the merged ones; those are zeros but for some places. */
 interface Column {
@@ -432,23 +441,8 @@ interface SolvedBranch {
   readonly evidence: Pick<EpsilonEvidence, 'offsets' | 'tolerances'>;
 }
 
-/** How many times the propagated rounding a scale or bias must differ to count as moved. */
-const SAFETY = 16;
-
-/** float32 roundings on the way to a branch's folded scale, and to the sum of the biases. */
-const FOLDING_ROUNDINGS = 4 * 2 ** -24;
-
-/** Beyond this part of a scale, its error hides whether it moved. */
-const MAX_WIDTH = 1 / 16;
-
-/** A block's mean that rounding blurs by more than this many σ of its output says nothing about drift. */
-const MAX_MEAN_UNCERTAINTY = 0.05;
-
 /** What arithmetic on the way to a sum leaves of its terms is no sign of averaging. */
 const FLOOR = { floor: 2 ** -22 };
-
-/** Fewer weights than this may follow the branches' scales by chance, though they were trained. */
-const MIN_WITNESSES = 8;
 
 function expectScale({ held, gains, epsilon }: HeldBranch, channel: number): number {
   const spread = (held.variance.values[channel] as number) + epsilon;
@@ -701,7 +695,7 @@ function judgeFit(block: MergedBlock, held: readonly HeldBranch[], fitted: FitCo
       ...verdict,
       epsilon: branch.epsilon,
       channelsHidden: isTold ? countTrue(hidden) : 0,
-      isUniformScale: isUniform(one, branch),
+      isUniformScale: moved.includes(true) && isUniform(factors, branch.tolerance),
       relativeDifference: fit.relativeDifference,
       meanShift,
       drift:
@@ -745,26 +739,6 @@ function decide(
       'in every channel its scale is zero, too near it or too coarsely rounded: the merged weights hide the statistics',
     );
   return { status: isMeanMoved ? 'ambiguous' : 'locked', problem: null };
-}
-
-/** Root mean square and maximum of what is no vector's measure where there is nothing. */
-function measureSizes(sizes: Float64Array): RmsAndMax {
-  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
-  return {
-    rms: Math.sqrt(squares / Math.max(1, sizes.length)),
-    max: sizes.reduce((most, size) => Math.max(most, size), 0),
-  };
-}
-
-/** Whether one factor other than 1 explains all channels of a branch, as weight decay on its convolution would. */
-function isUniform({ factors, moved }: SolvedBranch, { tolerance }: HeldBranch): boolean {
-  const known = factors.filter((factor) => !Number.isNaN(factor));
-  const [first = 1] = known;
-  return (
-    known.length > 1 &&
-    moved.includes(true) &&
-    known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance)
-  );
 }
 
 function describe(

@@ -135,13 +135,13 @@ function findSharpestOffset(evidence: readonly EpsilonEvidence[]): number {
  * How many times the propagated rounding a channel must differ to count as moved. A real float32 model recovers its
  * variance to 3e-7 relative and its mean to 3e-7 σ; with this factor the bound lies near 1e-5 for both.
  */
-const SAFETY = 16;
+export const SAFETY = 16;
 
 /** float32 roundings that an exporter makes on the way to a folded scale and bias. */
-const FOLDING_ROUNDINGS = 4 * 2 ** -24;
+export const FOLDING_ROUNDINGS = 4 * 2 ** -24;
 
 /** A mean that rounding blurs by more than this many σ says nothing about drift. */
-const MAX_MEAN_UNCERTAINTY = 0.05;
+export const MAX_MEAN_UNCERTAINTY = 0.05;
 
 /** One channel of the folded side, and how far it is from the live one. */
 export interface SolvedChannel {

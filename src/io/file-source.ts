@@ -101,7 +101,7 @@ export class FileSource implements ByteSource {
 
   refuseChanged(): void {
     const descriptor = this.#descriptor;
-    // What is closed may be opened again.
+    // Of a file that is closed, the one counts that stands in its place now: it would be opened next.
     const look = () => (descriptor === null ? nodeFs.statSync(this.path) : this.#files.fstatSync(descriptor));
     const { size, mtimeMs } = explainAs(this.name, look);
     if (size === this.byteLength && mtimeMs === this.modifiedMs) return;

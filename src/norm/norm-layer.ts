@@ -425,3 +425,26 @@ function findByNames(checkpoint: Checkpoint, layers: readonly Pick<NormLayer, 'm
   }
   return null;
 }
+
+/** A checkpoint with what was found in it. */
+export interface ExaminedCheckpoint extends LayersAndLearned {
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * The linear layers of one side that no live norm layer of it follows for certain. Of a file of names those with a bias:
+ * folding leaves one, and a convolution in front of a live norm layer has none as a rule.
+ */
+export function listFreeLinears({ checkpoint, layers, learned }: ExaminedCheckpoint): readonly LinearLayer[] {
+  if (checkpoint.graph !== null) return findFreeLinears(checkpoint);
+  const biased = findBiasedLinears(learned);
+  if (biased.length === 0) return biased;
+  const fed = new Set(
+    layers.flatMap((layer) =>
+      layer.areNeighboursCertain === false
+        ? []
+        : (findFeedingLinear(layer, checkpoint, learned)?.weightName ?? []),
+    ),
+  );
+  return biased.filter(({ weightName }) => !fed.has(weightName));
+}

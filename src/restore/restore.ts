@@ -239,6 +239,7 @@ async function write(order: WriteOrder, expected: Expectation): Promise<void> {
 /** Statuses of a restored layer: its statistics are those of before, whatever else was trained. */
 const RESTORED: ReadonlySet<LayerStatus> = new Set(['locked', 'held']);
 
+/** Whether a convolution has the weight and the bias of before again. */
 function isBack({ weightName, biasName }: LinearLayer, { byAfter }: LearnedComparisons): boolean {
   return [weightName, biasName].every((name) => name === '' || byAfter.get(name)?.equality === 'exact');
 }
@@ -265,15 +266,12 @@ async function verify(order: WriteOrder, staged: StagedFiles, expected: Expectat
     for (const comparison of audit.layers) {
       const { name, before: origin, after: layer, status } = comparison;
       const now = found.get(layer.name) ?? foundByBefore.get(origin.name);
+      const isRestored = restored.has(layer);
       // What no file calls a norm layer is a layer of an audit only as long as something has moved.
-      const isUnlisted = now === undefined && isUnmarked(comparison);
-      const isFine = restored.has(layer)
-        ? isUnlisted
-          ? isBack(comparison.afterLinear, learned)
-          : now !== undefined && RESTORED.has(now)
-        : isUnlisted || now === status;
-      if (isFine) continue;
-      const wanted = restored.has(layer) ? 'locked' : status;
+      if (now === undefined && isUnmarked(comparison)) {
+        if (!isRestored || isBack(comparison.afterLinear, learned)) continue;
+      } else if (isRestored ? now !== undefined && RESTORED.has(now) : now === status) continue;
+      const wanted = isRestored ? 'locked' : status;
       throw new CheckpointError(
         `the restored checkpoint was audited before it was put in place: expected the layer ${quote(name)} to be ${wanted}, found ${now ?? 'none'}`,
         { code: 'unsupported', file: path, hint: 'Nothing was written. Please report this.' },

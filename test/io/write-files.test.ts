@@ -110,29 +110,23 @@ describe('a copy of a file of a server', () => {
     expect(statSync(path).mode & 0o777).toBe(0o666 & ~process.umask());
   });
 
+  const failure = new CheckpointError('the connection failed', { code: 'unreadable', file: 'hf:a/b' });
+  /** A source whose server gives no more after so many bytes. */
+  const breakingAfter = (byteLength: number) => ({
+    ...memorySource('hf:a/b', ORIGINAL),
+    remotePath: 'a.pt',
+    readInto: async (_: Uint8Array, position: number) => {
+      if (position > byteLength) throw failure;
+    },
+  });
+
   test('is gone where the connection breaks off', async () => {
-    const failure = new CheckpointError('the connection failed', { code: 'unreadable', file: 'hf:a/b' });
-    const source = {
-      ...memorySource('hf:a/b', ORIGINAL),
-      remotePath: 'a.pt',
-      readInto: async (_: Uint8Array, position: number) => {
-        if (position > 2_000_000) throw failure;
-      },
-    };
-    const written = order(source);
+    const written = order(breakingAfter(2_000_000));
     await expect(stageFiles(written)).rejects.toBe(failure);
     expect(readdirSync(written.directory)).toEqual([]);
   });
 
   test('is closed only when no write is on its way: its number may be that of another file then', async () => {
-    const failure = new CheckpointError('the connection failed', { code: 'unreadable', file: 'hf:a/b' });
-    const source = {
-      ...memorySource('hf:a/b', ORIGINAL),
-      remotePath: 'a.pt',
-      readInto: async (_: Uint8Array, position: number) => {
-        if (position > 1_000_000) throw failure;
-      },
-    };
     const events: string[] = [];
     const write = async (_: number, pieces: readonly Uint8Array[]) => {
       await setTimeout(20);
@@ -145,7 +139,7 @@ describe('a copy of a file of a server', () => {
     };
     const writev = Object.assign(fail, { [promisify.custom]: write }) as never;
     const files = { ...nodeFs, writev, closeSync };
-    await expect(stageFiles(order(source), { files })).rejects.toBe(failure);
+    await expect(stageFiles(order(breakingAfter(1_000_000)), { files })).rejects.toBe(failure);
     expect(events).toEqual(['written', 'closed']);
   });
 });
