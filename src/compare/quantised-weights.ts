@@ -35,8 +35,13 @@ export interface FactorBounds {
 /** Elements that are looked at together: what both sides take of them fits the processor's cache. */
 const CHUNK_ELEMENTS = 32 * 1024;
 
+const CHUNK_BYTES = CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT;
+
+/** Bytes that are read together: a read costs as much as looking at thousands of them. */
+const READ_BYTES = 256 * 1024;
+
 /** The first piece is small: a weight that was trained fails there, and the rest is never read. */
-const FIRST_CHUNK_ELEMENTS = 8 * 1024;
+const FIRST_ELEMENTS = 8 * 1024;
 
 /** Weights of a run that are looked at before vectors are. */
 const FIRST_WEIGHTS = 32;
@@ -93,19 +98,25 @@ export async function boundFactors(
   layout: ChannelLayout,
   margin: Margin = 0.5,
 ): Promise<FactorBounds | NotFinite | null> {
-  return withBuffers(CHUNK_ELEMENTS * Float32Array.BYTES_PER_ELEMENT, async (buffers) => {
+  return withBuffers(CHUNK_BYTES + READ_BYTES, async (buffers) => {
     const left = await Side.open(before, margin, buffers.left);
     const right = await Side.open(after, margin, buffers.right);
     const hasOwnScales = [before, after].every(({ quantised }) => areOwnScales(quantised, layout));
     const fit = new FactorFit(layOutChannels(before.shape, layout), [left, right], buffers, hasOwnScales);
     for (let start = 0; start < before.elementCount; ) {
-      const most = start === 0 ? FIRST_CHUNK_ELEMENTS : CHUNK_ELEMENTS;
-      const span = { start, count: Math.min(most, before.elementCount - start) };
+      const most = start === 0 ? FIRST_ELEMENTS : Math.floor(READ_BYTES / Math.max(left.width, right.width));
+      const end = Math.min(before.elementCount, start + most);
+      const span = { start, count: end - start };
       await left.read(span);
       await right.read(span);
-      const problem = fit.add(span);
-      if (problem !== null) return problem === 'empty' ? null : problem;
-      start += span.count;
+      for (let at = start; at < end; at += CHUNK_ELEMENTS) {
+        const chunk = { start: at, count: Math.min(CHUNK_ELEMENTS, end - at) };
+        left.decode(chunk);
+        right.decode(chunk);
+        const problem = fit.add(chunk);
+        if (problem !== null) return problem === 'empty' ? null : problem;
+      }
+      start = end;
     }
     return fit.conclude();
   });
@@ -259,14 +270,15 @@ class FactorFit {
     return this.#buffers.findOutside(piece);
   }
 
-  /** Notes how large a run's weights are, and how many are zero on neither side. */
+  /** Notes how large a run's weights are, and how many are zero and may have been cut off on neither side. */
   #measure(channel: number, from: number, to: number): void {
     const left = this.#left.largest;
     const right = this.#right.largest;
     left[channel] = largestOf(this.#left.values, from, to, left[channel] as number);
     right[channel] = largestOf(this.#right.values, from, to, right[channel] as number);
     const counted = this.#counts[channel] as number;
-    if (counted < MAX_COUNTED_WEIGHTS) this.#counts[channel] = countPairs(this.#sides, from, to, counted);
+    if (counted === MAX_COUNTED_WEIGHTS) return;
+    this.#counts[channel] = Math.min(MAX_COUNTED_WEIGHTS, counted + countInside(this.#sides, from, to));
   }
 
   get #slack(): number {
@@ -287,18 +299,24 @@ class FactorFit {
   conclude(): FactorBounds {
     this.#takeRatios();
     const slack = this.#slack;
-    const least = this.#low.map((size) => size * (1 - slack));
-    const most = this.#high.map((size) =>
-      size > UNBOUNDED / 2 ? Number.POSITIVE_INFINITY : size * (1 + slack),
-    );
-    const isNegative = (channel: number) => (this.#signs[channel] as number) < 0;
-    return {
-      kind: 'bounded',
-      low: least.map((size, channel) => (isNegative(channel) ? -(most[channel] as number) : size)),
-      high: most.map((size, channel) => (isNegative(channel) ? -(least[channel] as number) : size)),
-      steps: this.#low.map((_, channel) => Math.max(this.#left.stepIn(channel), this.#right.stepIn(channel))),
-      witnesses: this.#counts.reduce((sum, count) => sum + Math.max(0, count - 1), 0),
-    };
+    const channels = this.#low.length;
+    const [low, high, steps] = [
+      new Float64Array(channels),
+      new Float64Array(channels),
+      new Float64Array(channels),
+    ];
+    let witnesses = 0;
+    for (let channel = 0; channel < channels; channel++) {
+      const least = (this.#low[channel] as number) * (1 - slack);
+      const size = this.#high[channel] as number;
+      const most = size > UNBOUNDED / 2 ? Number.POSITIVE_INFINITY : size * (1 + slack);
+      const isNegative = (this.#signs[channel] as number) < 0;
+      low[channel] = isNegative ? -most : least;
+      high[channel] = isNegative ? -least : most;
+      steps[channel] = Math.max(this.#left.stepIn(channel), this.#right.stepIn(channel));
+      witnesses += Math.max(0, (this.#counts[channel] as number) - 1);
+    }
+    return { kind: 'bounded', low, high, steps, witnesses };
   }
 }
 
@@ -351,7 +369,7 @@ function viewCodes({ array }: CodeType, { buffer, byteOffset, byteLength }: Uint
 
 /** One of the two weights: pieces of it, in units of its scale where it is quantised. */
 class Side {
-  /** What was read last: codes less their zero points, or the values of floats. */
+  /** What was decoded last: codes less their zero points, or the values of floats. */
   readonly values: Float32Array;
   /** Per channel, the largest of the values that were looked at. */
   largest = new Float64Array(0);
@@ -362,16 +380,20 @@ class Side {
   highest = Number.POSITIVE_INFINITY;
   /** Elements that share a scale. */
   readonly inner: number;
+  /** Bytes of an element in the file. */
+  readonly width: number;
   /** Relative error of {@link values} beside {@link half}. */
   readonly roundoff: number;
   readonly #stored: Tensor;
   readonly #codes: CodeType | null;
   readonly #layout: ScaleLayout;
   readonly #buffer: Uint8Array;
+  #bytes: Uint8Array = new Uint8Array(0);
+  #start = 0;
   #scales: Float64Array = Float64Array.of(1);
   #zeros: Float64Array = Float64Array.of(0);
 
-  /** @param memory what the values are kept in. */
+  /** @param memory for the values, and behind them what they are decoded from. */
   static async open(tensor: Tensor, margin: Margin, memory: Uint8Array): Promise<Side> {
     const side = new Side(tensor, margin, memory);
     const { scale, zeroPoint = null } = tensor.quantised ?? {};
@@ -388,8 +410,9 @@ class Side {
     this.inner = this.#layout.run;
     this.half = scale === undefined ? 0 : margin + CODE_SLACK;
     this.roundoff = ROUNDINGS * roundoffOf(scale ?? tensor);
-    this.#buffer = new Uint8Array((CHUNK_ELEMENTS * bitsOf(codes.dtype)) / 8);
+    this.width = bitsOf(codes.dtype) / 8;
     this.values = new Float32Array(memory.buffer, memory.byteOffset, CHUNK_ELEMENTS);
+    this.#buffer = memory.subarray(CHUNK_BYTES);
   }
 
   /** The scale of the run that begins with an element; its zero point moves the type's ends. */
@@ -410,14 +433,19 @@ class Side {
     return this.#codes === null ? 0 : 1 / (this.largest[channel] as number);
   }
 
-  isInside(at: number): boolean {
-    const value = this.values[at] as number;
-    return value !== 0 && value > this.lowest && value < this.highest;
+  async read(span: ElementSpan): Promise<void> {
+    this.#bytes = await readElements(this.#stored, this.#buffer, span);
+    this.#start = span.start;
   }
 
-  async read(span: ElementSpan): Promise<void> {
-    const bytes = await readElements(this.#stored, this.#buffer, span);
-    if (this.#codes === null) return this.values.set(toValues(bytes, this.#stored.dtype));
+  /** Takes a part of what was read last. */
+  decode(span: ElementSpan): void {
+    const from = (span.start - this.#start) * this.width;
+    const bytes = this.#bytes.subarray(from, from + span.count * this.width);
+    if (this.#codes === null) {
+      this.values.set(toValues(bytes, this.#stored.dtype));
+      return;
+    }
     this.values.set(viewCodes(this.#codes, bytes));
     this.#setEnds(this.#codes, this.#zeros[0] as number);
     this.#centre(span);
@@ -464,11 +492,17 @@ function areSame(xs: Float32Array, ys: Float32Array, from: number, to: number): 
   return true;
 }
 
-/** Counts the pairs that are zero and may have been cut off on neither side, on from those that were counted before. */
-function countPairs({ left, right }: Sides, from: number, to: number, counted: number): number {
-  let count = counted;
-  for (let i = from; i < to; i++) if (left.isInside(i) && right.isInside(i)) count++;
-  return Math.min(MAX_COUNTED_WEIGHTS, count);
+/** Counts the pairs that are zero and may have been cut off on neither side. */
+function countInside({ left, right }: Sides, from: number, to: number): number {
+  const { values: xs, lowest: lowestX, highest: highestX } = left;
+  const { values: ys, lowest: lowestY, highest: highestY } = right;
+  let count = 0;
+  for (let i = from; i < to; i++) {
+    const x = xs[i] as number;
+    const y = ys[i] as number;
+    if (x !== 0 && y !== 0 && x > lowestX && x < highestX && y > lowestY && y < highestY) count++;
+  }
+  return count;
 }
 
 /** The sign of the factor that the first pair of weights tells of which neither interval reaches zero; 0 without one. */

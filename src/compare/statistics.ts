@@ -246,9 +246,11 @@ export function findStdRatios(before: Statistics, after: Statistics, epsilon: nu
 
 /** Root mean square and maximum of sizes, none of which is negative; 0 without any. */
 export function measureSizes(sizes: Float64Array): RmsAndMax {
-  const squares = sizes.reduce((sum, size) => sum + size * size, 0);
-  return {
-    rms: Math.sqrt(squares / Math.max(1, sizes.length)),
-    max: sizes.reduce((most, size) => Math.max(most, size), 0),
-  };
+  let [squares, max] = [0, 0];
+  for (let i = 0; i < sizes.length; i++) {
+    const size = sizes[i] as number;
+    squares += size * size;
+    max = Math.max(max, size);
+  }
+  return { rms: Math.sqrt(squares / Math.max(1, sizes.length)), max };
 }

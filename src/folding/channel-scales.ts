@@ -408,22 +408,21 @@ export async function compareQuantisedScales(
 }
 
 function toScales({ low, high, steps, witnesses }: FactorBounds, isLoose: boolean): ProportionalScales {
-  const differences = low.map((least, channel) => (high[channel] as number) - least);
-  // NaN where nothing bounds the scale: as of a channel of zeros, any would do.
-  const middle = (difference: number, channel: number) =>
-    Number.isFinite(difference) ? ((low[channel] as number) + (high[channel] as number)) / 2 : Number.NaN;
+  const [scales, widths] = [new Float64Array(low.length), new Float64Array(low.length)];
+  for (let channel = 0; channel < low.length; channel++) {
+    const least = low[channel] as number;
+    const width = ((high[channel] as number) - least) / 2;
+    widths[channel] = width;
+    // NaN where nothing bounds the scale: as of a channel of zeros, any would do.
+    scales[channel] = Number.isFinite(width) ? least + width : Number.NaN;
+  }
   return {
     kind: 'proportional',
-    scales: differences.map(middle),
+    scales,
     weightsPerChannel: 1 + witnesses / low.length,
     uncertainty: 0,
     rounding: null,
-    blur: {
-      widths: differences.map((difference) => difference / 2),
-      steps,
-      isLoose,
-      witnesses,
-    },
+    blur: { widths, steps, isLoose, witnesses },
   };
 }
 
@@ -511,23 +510,32 @@ export function boundMeasures(
   { scales, blur }: ProportionalScales,
 ): MeasureBounds | undefined {
   if (blur === undefined) return undefined;
-  // A ratio is the inverse of a scale, or in proportion to it: the wider of both.
-  const rests = blur.widths.map((width, channel) =>
-    Math.max(0, 1 - width / Math.abs(scales[channel] ?? Number.NaN)),
-  );
-  const low = rests.map((rest, channel) => (stdRatios[channel] ?? Number.NaN) * rest);
-  const high = rests.map((rest, channel) => (stdRatios[channel] ?? Number.NaN) / rest);
-  // A channel without a ratio, or whose interval reaches 0, counts in no measure.
-  const logsOf = (ratios: Float64Array) =>
-    ratios.map(Math.log).filter((_, channel) => (rests[channel] as number) > 0);
-  const [from, to] = [logsOf(low), logsOf(high)];
-  const least = measureSizes(from.map((log, i) => Math.max(0, log, -(to[i] as number))));
-  const most = measureSizes(from.map((log, i) => Math.max(-log, to[i] as number)));
+  const channels = stdRatios.length;
+  const [low, high] = [new Float64Array(channels), new Float64Array(channels)];
+  // abs(ln(σB / σA)) of channels that have a ratio, whose interval does not reach 0.
+  const [least, most] = [new Float64Array(channels), new Float64Array(channels)];
+  let known = 0;
+  for (let channel = 0; channel < channels; channel++) {
+    // A ratio is the inverse of a scale, or in proportion to it: the wider of both.
+    const width = blur.widths[channel] ?? Number.NaN;
+    const rest = Math.max(0, 1 - width / Math.abs(scales[channel] ?? Number.NaN));
+    const ratio = stdRatios[channel] ?? Number.NaN;
+    low[channel] = ratio * rest;
+    high[channel] = ratio / rest;
+    if (!(rest > 0)) continue;
+    const from = Math.log(ratio * rest);
+    const to = Math.log(ratio / rest);
+    least[known] = Math.max(0, from, -to);
+    most[known] = Math.max(-from, to);
+    known++;
+  }
+  const smallest = measureSizes(least.subarray(0, known));
+  const largest = measureSizes(most.subarray(0, known));
   return {
     stdRatio: { low, high },
     logStdRatio: {
-      rms: { low: least.rms, high: most.rms },
-      max: { low: least.max, high: most.max },
+      rms: { low: smallest.rms, high: largest.rms },
+      max: { low: smallest.max, high: largest.max },
     },
   };
 }

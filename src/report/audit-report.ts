@@ -562,17 +562,20 @@ function describeQuantised({
   );
   const stored = `weights are quantised in ${sides.join(' and ')}: a code stands for an interval of values`;
   if (told.length === 0) return [`${stored}, and weights whose intervals meet count as unchanged`];
-  const widths = Float64Array.from(
-    told.flatMap(({ stdRatio: { low, high } }) => [
-      ...low
-        .map((least, channel) => Math.sqrt((high[channel] ?? Number.NaN) / least) - 1)
-        .filter(Number.isFinite),
-    ]),
-  ).sort();
+  const ratios = told.map(({ stdRatio }) => stdRatio);
+  const widths = new Float64Array(ratios.reduce((sum, { low }) => sum + low.length, 0));
+  let known = 0;
+  for (const { low, high } of ratios) {
+    for (let channel = 0; channel < low.length; channel++) {
+      const width = Math.sqrt((high[channel] ?? Number.NaN) / (low[channel] as number)) - 1;
+      if (Number.isFinite(width)) widths[known++] = width;
+    }
+  }
+  const sorted = widths.subarray(0, known).sort();
   const percent = (width: number | undefined) => `${(100 * (width ?? Number.NaN)).toPrecision(2)} %`;
-  const median = percent(widths[Math.floor(widths.length / 2)]);
+  const median = percent(sorted[Math.floor(known / 2)]);
   return [
-    `${stored}, so that std ratios of ${formatLayers(told.length, told)} are known to ± ${median} (median of channels; ± ${percent(widths.at(-1))} at worst), and smaller drift does not show`,
+    `${stored}, so that std ratios of ${formatLayers(told.length, told)} are known to ± ${median} (median of channels; ± ${percent(sorted.at(-1))} at worst), and smaller drift does not show`,
   ];
 }
 

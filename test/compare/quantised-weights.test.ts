@@ -160,6 +160,20 @@ describe('a trained weight', () => {
     ).toBeNull();
   });
 
+  test('has none by any weight alone, in whatever piece of it that is read', async () => {
+    const shape = [3, 50_000];
+    const values = draw(150_000, 6).map((value) => Math.min(0.2, Math.max(-0.2, value)));
+    const after = quantise(values, { shape, dtype: 'U8', axis: 0 });
+    const boundAgainst = (before: readonly number[]) =>
+      boundFactors(tensorOf('float', before, { shape }), after, CONV);
+    expect(await boundAgainst(values)).toMatchObject({ kind: 'bounded' });
+    // Floats are read 64 Ki at a time after the first 8 Ki, and looked at 32 Ki at a time.
+    const ends = [0, 8, 40, 72, 104, 136].flatMap((kilo) => [kilo * 1024 - 1, kilo * 1024]);
+    for (const at of [...ends.slice(1), 149_999]) {
+      expect(await boundAgainst(values.with(at, (values[at] as number) > 0 ? -0.1 : 0.1))).toBeNull();
+    }
+  });
+
   test('has one where a tool rounded codes up and down, if they may be off by a whole step', async () => {
     const shape = [4, 27];
     const values = draw(108, 5);
