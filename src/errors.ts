@@ -51,6 +51,16 @@ export class CheckpointError extends Error {
   }
 }
 
+/** @throws CheckpointError about a file; `malformed` unless said otherwise. */
+export function fail(
+  file: string,
+  message: string,
+  code: CheckpointErrorCode = 'malformed',
+  more: Pick<CheckpointErrorDetails, 'offset' | 'hint'> = {},
+): never {
+  throw new CheckpointError(message, { code, file, ...more });
+}
+
 /** A part that was to be selected is not in the file, which holds several others. */
 export class LostSelection extends CheckpointError {}
 

@@ -1,7 +1,7 @@
 // Which bytes of a file become others when tensors are replaced: what restore writes.
 
 import { basename, dirname, relative, sep } from 'node:path';
-import { CheckpointError, quote } from '../errors.js';
+import { CheckpointError, fail, quote } from '../errors.js';
 import {
   type ByteRange,
   type ByteSource,
@@ -126,9 +126,7 @@ export async function refuseEdits(
   what: string,
   hint = 'Save the state dict in one file with torch.save or safetensors, and restore into that.',
 ): Promise<never> {
-  throw new CheckpointError(`expected a checkpoint that statistics can be written into, found ${what}`, {
-    code: 'unsupported',
-    file,
+  fail(file, `expected a checkpoint that statistics can be written into, found ${what}`, 'unsupported', {
     hint,
   });
 }
@@ -208,5 +206,5 @@ export function placeOf(source: ByteSource): string {
   const place = source.remotePath ?? source.path;
   if (isFile(source) && place !== undefined) return place;
   const message = 'expected a file to copy, found a checkpoint that is in none';
-  throw new CheckpointError(message, { code: 'unsupported', file: source.name });
+  fail(source.name, message, 'unsupported');
 }

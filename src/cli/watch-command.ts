@@ -1,7 +1,7 @@
 // `bn-audit watch`: what is printed of each checkpoint that lands, and what becomes of drift.
 
 import type { Command } from 'commander';
-import { CheckpointError, quote, toShellWord } from '../errors.js';
+import { fail, quote, toShellWord } from '../errors.js';
 import { nameOf } from '../io/places.js';
 import { listFirst } from '../norm/naming.js';
 import { type FailOn, pickOptions } from '../options.js';
@@ -175,9 +175,7 @@ class Printer {
 }
 
 function refuseNothing(directory: string, { count, example }: WatchEnd['passed']): never {
-  throw new CheckpointError('expected checkpoints to audit, found none', {
-    code: 'not-found',
-    file: directory,
+  fail(directory, 'expected checkpoints to audit, found none', 'not-found', {
     hint:
       example === null
         ? 'Is it the directory that the run writes to?'

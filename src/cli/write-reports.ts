@@ -3,7 +3,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import type { FindingLevel } from '../compare/findings.js';
-import { CheckpointError, quote, UsageError } from '../errors.js';
+import { CheckpointError, fail, quote, UsageError } from '../errors.js';
 import { describeFailure, explainAs } from '../io/file-source.js';
 import { writeFile } from '../io/write-files.js';
 import { areSame, checkTarget, identifyFile } from '../io/write-target.js';
@@ -312,13 +312,11 @@ function checkReport({ file, format, within }: ReportFile): boolean {
   if (found === 'nothing') return false;
   // What is there already is somebody's work, unless it is an earlier report.
   if (within === undefined || isEarlierReport(path, format)) return true;
-  throw new CheckpointError(
+  fail(
+    file,
     `expected an earlier ${format} report or no file, found something else: a report of a policy file replaces nothing else`,
-    {
-      code: 'refused',
-      file,
-      hint: `Move it away, or say so on the command line: --report ${format}=FILE`,
-    },
+    'refused',
+    { hint: `Move it away, or say so on the command line: --report ${format}=FILE` },
   );
 }
 

@@ -16,18 +16,11 @@ import { listFirst } from '../norm/naming.js';
 import { checkOptions } from '../options.js';
 import { isBaseline, openBaseline } from './baseline/open-baseline.js';
 import { type Format, looksLikeSavedModel, OTHER_FILES, refuseUnrecognised, textOf } from './format.js';
+import { findConfiguredFramework, hasConfigBeside, readAdapterConfig } from './model-config.js';
 import { looksLikeOnnx } from './onnx/sniff.js';
 import { findPart } from './parts.js';
-import {
-  findConfiguredFramework,
-  hasConfigBeside,
-  looksLikeShardIndex,
-  openShards,
-  readAdapterConfig,
-  SAFETENSORS_SHARDS,
-  type ShardFormats,
-} from './safetensors/model-directory.js';
 import { looksLikeSafetensors, openSafetensors, readSafetensorsHeader } from './safetensors/safetensors.js';
+import { looksLikeShardIndex, openShards, SAFETENSORS_SHARDS, type ShardFormats } from './shards.js';
 import { HDF5_SIGNATURE, looksLikeDarknet, looksLikeFlax, NPY_SIGNATURE, startsWith } from './sniff.js';
 import { holdsTorch, isZip, looksLikeDistributed, looksLikeTar, looksLikeTorch } from './torch/sniff.js';
 

@@ -1,6 +1,6 @@
 // Reads binary values one after another: `Cursor` from bytes in memory, `BufferedReader` from a source of any length.
 
-import { CheckpointError } from '../errors.js';
+import { CheckpointError, fail } from '../errors.js';
 import type { ByteSource } from './byte-source.js';
 
 const NEWLINE = 0x0a;
@@ -207,11 +207,7 @@ export class BufferedReader {
     if (byte === undefined) {
       const message =
         'expected more bytes, found the unexpected end of the file: it is cut short (truncated)';
-      throw new CheckpointError(message, {
-        code: 'truncated',
-        file: this.source.name,
-        offset: this.#position,
-      });
+      fail(this.source.name, message, 'truncated', { offset: this.#position });
     }
     this.#position++;
     return byte;

@@ -3,7 +3,7 @@
 import * as nodeFs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
+import { CheckpointError, type CheckpointErrorCode, fail, quote } from '../errors.js';
 import { findNearest } from '../options.js';
 import { type ByteSource, checkBounds, SmallReads } from './byte-source.js';
 
@@ -33,7 +33,7 @@ export function openFileSource(name: string, path: string = name, files: Readabl
     const stat = explainAs(name, () => files.fstatSync(descriptor));
     if (!stat.isFile()) {
       const message = `expected a regular file, found ${describeFileKind(stat)}`;
-      throw new CheckpointError(message, { code: 'not-a-file', file: name });
+      fail(name, message, 'not-a-file');
     }
     return new FileSource({ name, path, byteLength: stat.size, modifiedMs: stat.mtimeMs }, descriptor, files);
   } catch (error) {
@@ -105,9 +105,7 @@ export class FileSource implements ByteSource {
     const look = () => (descriptor === null ? nodeFs.statSync(this.path) : this.#files.fstatSync(descriptor));
     const { size, mtimeMs } = explainAs(this.name, look);
     if (size === this.byteLength && mtimeMs === this.modifiedMs) return;
-    throw new CheckpointError('the file changed while it was read', {
-      code: 'unreadable',
-      file: this.name,
+    fail(this.name, 'the file changed while it was read', 'unreadable', {
       hint: 'Run again when nothing writes to it any more.',
     });
   }

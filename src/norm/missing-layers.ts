@@ -1,7 +1,7 @@
 // Refuses a checkpoint without norm layers, and says why it has none and what to audit instead, where its names tell.
 
 import type { Checkpoint } from '../checkpoint/checkpoint.js';
-import { CheckpointError } from '../errors.js';
+import { fail } from '../errors.js';
 import { explainAdapter } from './adapters.js';
 
 /**
@@ -14,9 +14,7 @@ export function refuseWithoutLayers(checkpoint: Checkpoint, found: string): neve
   const { path, warnings = [] } = checkpoint;
   // What was left out may have been all of them.
   const leftOut = warnings.length > 0 ? `Of the file: ${warnings.join('; ')}.` : undefined;
-  throw new CheckpointError(`expected norm layers with running statistics, found ${found}`, {
-    code: 'no-norm-layers',
-    file: path,
+  fail(path, `expected norm layers with running statistics, found ${found}`, 'no-norm-layers', {
     hint: explainAdapter(checkpoint) ?? (isConverted(checkpoint) ? CONVERTED : leftOut),
   });
 }

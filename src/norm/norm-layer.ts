@@ -10,7 +10,7 @@ import {
   type Tensor,
 } from '../checkpoint/checkpoint.js';
 import { isDecodable } from '../checkpoint/dtype.js';
-import { CheckpointError } from '../errors.js';
+import { fail } from '../errors.js';
 import {
   dottedNameOf,
   getOrMake,
@@ -118,10 +118,7 @@ const MAX_LAYERS = 10_000;
  */
 export function refuseTooManyLayers(count: number, file: string): void {
   if (count <= MAX_LAYERS) return;
-  throw new CheckpointError(`expected at most ${MAX_LAYERS} norm layers, found ${count}`, {
-    code: 'limit-exceeded',
-    file,
-  });
+  fail(file, `expected at most ${MAX_LAYERS} norm layers, found ${count}`, 'limit-exceeded');
 }
 
 /** Whether a layer's graph node normalises by batch statistics. A pickled module in training mode is no such graph. */

@@ -3,7 +3,7 @@
 import { countElements } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
-import { CheckpointError, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
+import { fail, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
 import { looksLikeNpy, looksLikeNpz, readNpy, readNpz } from '../formats/numpy/npy.js';
 import { readRange, sliceRange } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
@@ -134,9 +134,7 @@ export class InputFiles {
         if (input === null) unnamed.push({ tensor, file: path });
         else give(input, tensor, path);
       } else if (!looksLikeNpz(head)) {
-        throw new CheckpointError('expected an .npy or .npz file, found neither', {
-          code: 'unrecognised-format',
-          file: path,
+        fail(path, 'expected an .npy or .npz file, found neither', 'unrecognised-format', {
           hint: 'Save arrays with numpy.save or numpy.savez.',
         });
       } else if (input !== null) {

@@ -7,7 +7,7 @@ import { type LayerComparison, logStdRatioOf, measuresOf } from '../compare/comp
 import { matchLayers } from '../compare/globs.js';
 import { refuseWithoutPairs } from '../compare/unpaired-layers.js';
 import { type AuditOptions, type AuditResults, compareCheckpoints } from '../compare-checkpoints.js';
-import { CheckpointError, UsageError } from '../errors.js';
+import { fail, UsageError } from '../errors.js';
 import { editModel, type GraphEdit, newGraphEdit } from '../formats/onnx/edit-graph.js';
 import { isOnnxCheckpoint, type OnnxCheckpoint, openOnnx } from '../formats/onnx/onnx.js';
 import { withCheckpoints } from '../formats/with-checkpoint.js';
@@ -87,9 +87,7 @@ export async function probe(
   refuseBothInputs(options);
   return withCheckpoints([beforePath, afterPath], options, async (before, after) => {
     if (!isOnnxCheckpoint(after))
-      throw new CheckpointError(`expected an ONNX model to run, found a ${after.format} checkpoint`, {
-        code: 'unsupported',
-        file: after.path,
+      fail(after.path, `expected an ONNX model to run, found a ${after.format} checkpoint`, 'unsupported', {
         hint: `Export after to ONNX: ${EXPORTS.get(findFramework(after, findLayersAndLearned(after).layers)) ?? EXPORT_TORCH}. Before may stay what it is.`,
       });
     // Only now: whoever lacks both needs a model first, and the runtime is large.

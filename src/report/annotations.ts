@@ -1,12 +1,11 @@
 // Findings as lines on files of a run, which CI systems show beside its log.
 
 import { type FindingKind, type FindingLevel, titleOf } from '../compare/findings.js';
-import { type AnyReport, LIMITS } from './any-report.js';
+import { type AnyReport, findArtifactPath, LIMITS } from './any-report.js';
 import { FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { groupByRegion, sayFindings } from './finding-groups.js';
 import { findPage } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
-import { findArtifactPath } from './sarif.js';
 import type { PrintingOptions } from './text-layout.js';
 
 /** The levels that are annotated; notes are not worth one. */

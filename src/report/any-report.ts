@@ -1,11 +1,12 @@
 // What the reports of all commands have in common, and names and messages as they may show them.
 
+import { isAbsolute, join } from 'node:path';
 import type { Framework } from '../checkpoint/checkpoint.js';
 import type { Finding } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
 import type { AuditReport, CheckpointSummary } from './audit-report.js';
 import type { InspectReport } from './inspect-report.js';
-import { defuseCommands, showName } from './text-layout.js';
+import { defuseCommands, type PrintingOptions, showName } from './text-layout.js';
 import type { TraceReport } from './trace-report.js';
 
 /** The report of a `diff` or of an `inspect`, which judge one checkpoint. */
@@ -88,4 +89,23 @@ export function showMessage(message: string, length: number = LIMITS.html.messag
 export function listPaths(report: AnyReport): readonly string[] {
   const { path } = getJudgedCheckpoint(report);
   return 'before' in report ? [report.before.path, path] : [path];
+}
+
+/**
+ * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
+ *
+ * @param root the repository's directory, against which absolute paths are made relative; they stay absolute without.
+ * @param directory where in it relative paths start.
+ */
+export function findArtifactPath(path: string, { root, directory = '' }: PrintingOptions): string {
+  const normal = normalizePath(directory === '' || isAbsolute(path) ? path : join(directory, path));
+  if (root === undefined) return normal;
+  const base = normalizePath(root).replace(/\/+$/, '');
+  return base !== '' && normal.startsWith(`${base}/`) ? normal.slice(base.length + 1) : normal;
+}
+
+function normalizePath(path: string): string {
+  const isWindows = /^(?:[A-Za-z]:)?[\\/]/.test(path) && path.includes('\\');
+  const slashed = isWindows || /^\.{1,2}\\/.test(path) ? path.replaceAll('\\', '/') : path;
+  return slashed.replace(/\/+/g, '/').replace(/^(?:\.\/)+(?=.)/, '');
 }

@@ -2,12 +2,18 @@
 
 import { type FindingLevel, titleOf } from '../compare/findings.js';
 import { escapeControls } from '../errors.js';
-import { type AnyReport, findReportFramework, LIMITS, listPaths, showMessage } from './any-report.js';
+import {
+  type AnyReport,
+  findArtifactPath,
+  findReportFramework,
+  LIMITS,
+  listPaths,
+  showMessage,
+} from './any-report.js';
 import { type AuditFailure, FAILURE_TITLE, listReports, type ReportSet } from './audit-set.js';
 import { fingerprintFindings, groupByRegion, hashParts, sayFindings } from './finding-groups.js';
 import { findPage, helpWith } from './finding-help.js';
 import { writeJson } from './json.js';
-import { findArtifactPath } from './sarif.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
 
 const SEVERITIES = { error: 'critical', warning: 'minor', note: 'info' } as const satisfies Record<

@@ -1,11 +1,11 @@
 // SARIF, for code scanning.
 
-import { isAbsolute, join } from 'node:path';
 import type { Framework } from '../checkpoint/checkpoint.js';
 import { FINDING_KINDS, type FindingKind, makeFinding, titleOf } from '../compare/findings.js';
 import { findAddress } from '../errors.js';
 import {
   type AnyReport,
+  findArtifactPath,
   findReportFramework,
   LIMITS,
   listPaths,
@@ -18,25 +18,6 @@ import { findPage, helpWith } from './finding-help.js';
 import { formatPlural } from './format-numbers.js';
 import { writeJson } from './json.js';
 import type { Pieces, PrintingOptions } from './text-layout.js';
-
-/**
- * A checkpoint's path as CI systems want it: with forward slashes, relative to the repository where it lies in it.
- *
- * @param root the repository's directory, against which absolute paths are made relative; they stay absolute without.
- * @param directory where in it relative paths start.
- */
-export function findArtifactPath(path: string, { root, directory = '' }: PrintingOptions = {}): string {
-  const normal = normalizePath(directory === '' || isAbsolute(path) ? path : join(directory, path));
-  if (root === undefined) return normal;
-  const base = normalizePath(root).replace(/\/+$/, '');
-  return base !== '' && normal.startsWith(`${base}/`) ? normal.slice(base.length + 1) : normal;
-}
-
-function normalizePath(path: string): string {
-  const isWindows = /^(?:[A-Za-z]:)?[\\/]/.test(path) && path.includes('\\');
-  const slashed = isWindows || /^\.{1,2}\\/.test(path) ? path.replaceAll('\\', '/') : path;
-  return slashed.replace(/\/+/g, '/').replace(/^(?:\.\/)+(?=.)/, '');
-}
 
 /** A path as a URI reference (RFC 3986): relative, or of the file scheme when the path is absolute. */
 export function toUriReference(path: string): string {

@@ -3,7 +3,7 @@
 import { readdirSync, realpathSync, type Stats, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Glob, type Reached } from '../compare/globs.js';
-import { CheckpointError, quote, UsageError } from '../errors.js';
+import { fail, quote, UsageError } from '../errors.js';
 import { isNamedAsModel } from '../formats/open.js';
 import { codeOf, describeFailure, isSystemError } from '../io/file-source.js';
 import { lookAt } from '../io/write-target.js';
@@ -172,9 +172,7 @@ function readPlace(path: string, isRoot: boolean, unread: Unread[]) {
     return readdirSync(path, { withFileTypes: true });
   } catch (error) {
     if (isRoot && codeOf(error) === 'ENOTDIR')
-      throw new CheckpointError('expected a directory to watch, found something else', {
-        code: 'not-a-file',
-        file: path,
+      fail(path, 'expected a directory to watch, found something else', 'not-a-file', {
         hint: 'Name the directory that the checkpoints are written to.',
       });
     if (isMissing(error)) return null;

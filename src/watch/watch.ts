@@ -2,7 +2,7 @@
 
 import { setTimeout } from 'node:timers/promises';
 import { type AuditNext, type AuditOptions, withAudits } from '../audit.js';
-import { CheckpointError, quote } from '../errors.js';
+import { fail, quote } from '../errors.js';
 import type { AuditReport } from '../report/audit-report.js';
 import { type AuditFailure, isFailure } from '../report/audit-set.js';
 import { Landings } from './landings.js';
@@ -130,13 +130,11 @@ class Reference {
       const stamp = this.#stamp([file]);
       if (stamp === null) this.#isGone = true;
       else if (stamp.content !== opened?.content)
-        throw new CheckpointError(
+        fail(
+          this.#path,
           `expected the checkpoint from before as it was opened, found ${quote(file)} changed: what came after would be compared with another one`,
-          {
-            code: 'refused',
-            file: this.#path,
-            hint: 'Watch against a copy that stays, or a baseline: bn-audit baseline CHECKPOINT -o FILE',
-          },
+          'refused',
+          { hint: 'Watch against a copy that stays, or a baseline: bn-audit baseline CHECKPOINT -o FILE' },
         );
     }
     return this.#isGone && !wasGone;

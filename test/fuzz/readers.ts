@@ -63,12 +63,12 @@ export const READERS: readonly Reader[] = [
     mutate: mutateSafetensors,
   }),
   checkpointReader('shards', {
-    sources: /^src\/(?:formats\/safetensors\/model-directory|checkpoint\/json-reader)\.ts$/,
+    sources: /^src\/(?:formats\/(?:open-beside|shards)|checkpoint\/json-reader)\.ts$/,
     listSeeds: (fixtures) => [readDirectory(fixtures, 'containers/sharded/model.safetensors.index.json')],
     mutate: mutateSafetensors,
   }),
   checkpointReader('configs', {
-    sources: /^src\/(?:formats\/safetensors\/model-directory|checkpoint\/(?:checkpoint|json-reader))\.ts$/,
+    sources: /^src\/(?:formats\/model-config|checkpoint\/(?:checkpoint|json-reader))\.ts$/,
     listSeeds: (fixtures) => {
       const seed = readDirectory(fixtures, 'containers/huggingface/model.safetensors');
       return CONFIGS.map((configs) => ({ ...seed, files: new Map([...seed.files, ...configs]) }));

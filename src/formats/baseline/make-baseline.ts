@@ -10,7 +10,7 @@ import {
 import type { Checkpoint, ConstantInput, LinearNode, NormNode, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { TensorSummarizer, type TensorSummary } from '../../checkpoint/fingerprint.js';
-import { CheckpointError, failUnreachable } from '../../errors.js';
+import { fail, failUnreachable } from '../../errors.js';
 import { type OnProgress, RangeMap, readRange, refuseAmplified } from '../../io/byte-source.js';
 import { findLayersAndLearned, mayHoldLayers } from '../../norm/find-layers.js';
 import { refuseWithoutLayers } from '../../norm/missing-layers.js';
@@ -347,7 +347,7 @@ function encodeSafetensors(
   if (headerLength > MAX_HEADER_BYTES) {
     const expected = `expected tensors whose names and hashes fit a header of ${MAX_HEADER_BYTES} bytes`;
     const found = `found ${headerLength} bytes of them`;
-    throw new CheckpointError(`${expected}, ${found}`, { code: 'limit-exceeded', file });
+    fail(file, `${expected}, ${found}`, 'limit-exceeded');
   }
   const padding = Buffer.alloc(headerLength - sumLengths(header), ' ');
   const pieces = [...header, padding, ...sorted.map(([, tensor]) => tensor.bytes)];
@@ -454,9 +454,7 @@ const NOTHING_TO_KEEP = 'no BatchNorm layer: nothing to keep in a baseline';
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
   checkOptions('createBaseline', options);
   if (source.format === 'baseline') {
-    throw new CheckpointError('expected a checkpoint with its weights, found a baseline already', {
-      code: 'refused',
-      file: source.path,
+    fail(source.path, 'expected a checkpoint with its weights, found a baseline already', 'refused', {
       hint: 'Copy the file, or name the checkpoint that it was made from.',
     });
   }
@@ -496,11 +494,11 @@ export async function createBaseline(source: Checkpoint, options: BaselineOption
 function refuseQuantised(learned: ReadonlyMap<string, Tensor>, file: string): void {
   const quantised = [...learned.values()].filter((tensor) => tensor.quantised !== undefined).length;
   if (quantised === 0) return;
-  throw new CheckpointError(
+  fail(
+    file,
     `expected learned tensors that are floats, found ${quantised} of ${learned.size} quantised: a baseline keeps hashes and sums, which do not tell a step of quantisation from training`,
+    'unsupported',
     {
-      code: 'unsupported',
-      file,
       hint: 'Keep the file itself for the audit, or make the baseline of the float model that was quantised.',
     },
   );

@@ -1,6 +1,6 @@
 // What a Darknet .cfg says of the weights that belong to it: which arrays, of which shapes, one after the other.
 
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { type CheckpointErrorCode, fail, quote } from '../../errors.js';
 
 /** Layers of a network. YOLOv4 has 162; each is kept in memory. */
 const MAX_LAYERS = 10_000;
@@ -285,8 +285,4 @@ function read({ options }: Section, key: string, otherwise: number): number {
   if (text === undefined) return otherwise;
   const number = Number.parseInt(text, 10);
   return Number.isNaN(number) ? 0 : number;
-}
-
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed'): never {
-  throw new CheckpointError(message, { code, file });
 }

@@ -3,9 +3,9 @@
 import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, Declaration, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { fail, quote } from '../../errors.js';
 import { type ByteSource, fileNameOf, readRange, wholeOf } from '../../io/byte-source.js';
-import { openFirstBeside } from '../safetensors/model-directory.js';
+import { openFirstBeside } from '../open-beside.js';
 import { type DarknetLayer, readCfg } from './cfg.js';
 
 /** The .cfg of YOLOv4 has 12 kB. */
@@ -96,11 +96,11 @@ function offsetOfWeights(head: Uint8Array): number {
 async function findCfg(source: ByteSource, options: ReadOptions): Promise<{ name: string; text: string }> {
   const cfg = await openFirstBeside(source, listNames(fileNameOf(source)), '.cfg', options);
   if (cfg === null) {
-    throw new CheckpointError(
+    fail(
+      source.name,
       'expected the .cfg of the Darknet weights beside them, by their name or as the only one there, found none: they hold no names and no shapes',
+      'unrecognised-format',
       {
-        code: 'unrecognised-format',
-        file: source.name,
         hint: 'Copy the .cfg that they were trained with into their directory, or convert them by it to PyTorch or ONNX, and audit that.',
       },
     );
@@ -125,8 +125,4 @@ function listNames(weights: string): readonly string[] {
     names.push(`${stem}.cfg`);
     if (!SUFFIX.test(stem)) return names;
   }
-}
-
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed'): never {
-  throw new CheckpointError(message, { code, file });
 }

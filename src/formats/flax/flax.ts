@@ -2,13 +2,7 @@
 
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
-import {
-  CheckpointError,
-  type CheckpointErrorCode,
-  LostSelection,
-  quote,
-  toShellWord,
-} from '../../errors.js';
+import { fail, LostSelection, quote, toShellWord } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
 import { isArray, isMap, type MsgpackValue, readMsgpack, type StoredArray } from './msgpack.js';
 
@@ -163,8 +157,4 @@ function outerKeys({ owner, collection, path }: Leaf): readonly string[] {
 function isTraining(leaf: Leaf, isState: boolean): boolean {
   const pattern = isState && leaf.collection === null ? TRAINING_KEY : OPTIMIZER_KEY;
   return outerKeys(leaf).some((key) => pattern.test(key));
-}
-
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed'): never {
-  throw new CheckpointError(message, { code, file });
 }

@@ -1,7 +1,7 @@
 // Reads the tree of an HDF5 file: groups, text attributes, and what each dataset's header says.
 
 import { countElements } from '../../checkpoint/channel-grid.js';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { type CheckpointErrorCode, fail, quote } from '../../errors.js';
 import { type ByteRange, readRange, sliceRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { HDF5_SIGNATURE, startsWith } from '../sniff.js';
@@ -199,12 +199,7 @@ export class Hdf5Reader {
     }: { code?: CheckpointErrorCode; address?: number; hint?: string } = {},
   ): never {
     const { source, offset } = this.file;
-    throw new CheckpointError(message, {
-      code,
-      file: source.name,
-      offset: address === undefined ? undefined : offset + address,
-      hint,
-    });
+    fail(source.name, message, code, { offset: address === undefined ? undefined : offset + address, hint });
   }
 
   /**

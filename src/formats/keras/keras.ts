@@ -14,7 +14,7 @@ import { type ByteSource, readRange, refuseAmplified, sliceRange, wholeOf } from
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
 import { addTo, compareNaturally } from '../../norm/naming.js';
-import { describeUnlisted, openShardFiles, type ShardFiles } from '../safetensors/model-directory.js';
+import { describeUnlisted, openShardFiles, type ShardFiles } from '../shards.js';
 import { type Hdf5Dataset, type Hdf5Group, type Hdf5Object, readHdf5, Used } from './hdf5.js';
 import { toTensor } from './hdf5-values.js';
 import {

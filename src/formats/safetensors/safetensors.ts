@@ -12,7 +12,7 @@ import {
   toUnsignedInteger,
 } from '../../checkpoint/json-reader.js';
 import { findProgress } from '../../checkpoint/training-progress.js';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { type CheckpointErrorCode, fail, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, readRange } from '../../io/byte-source.js';
 
 /** Bytes of the header's length, a little-endian u64 at the start of the file. */
@@ -256,14 +256,4 @@ function withDroppedAliases(
 /** Whether a byte is white space in JSON. */
 export function isSpace(byte: number | undefined): boolean {
   return byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d;
-}
-
-/** @throws CheckpointError about a safetensors file, or what lies beside it; `malformed` unless said otherwise. */
-export function fail(
-  file: string,
-  message: string,
-  code: CheckpointErrorCode = 'malformed',
-  hint?: string,
-): never {
-  throw new CheckpointError(message, { code, file, hint });
 }

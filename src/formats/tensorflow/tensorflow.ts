@@ -4,10 +4,10 @@ import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, fileNameOf, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
-import { openBeside } from '../safetensors/model-directory.js';
+import { openBeside } from '../open-beside.js';
 import { listFields, readTable, readVarint } from './table.js';
 
 /** Every data file is open at a time; TensorFlow writes one, and one for each task of a cluster. */
@@ -385,12 +385,9 @@ function makeTensors(
       continue;
     }
     if (entry.isSliced)
-      fail(
-        file,
-        `tensor ${quote(name)}: is stored in slices, which are not joined here`,
-        'unsupported',
-        'Save the model from one process, without partitioned variables.',
-      );
+      fail(file, `tensor ${quote(name)}: is stored in slices, which are not joined here`, 'unsupported', {
+        hint: 'Save the model from one process, without partitioned variables.',
+      });
     tensors.set(name, makeTensor(name, dtype, entry, locate(key, entry), file));
   }
   const [first] = unread;
@@ -410,8 +407,4 @@ function makeTensor(name: string, dtype: DType, { shape }: Entry, range: ByteRan
       `tensor ${quote(name)}: expected ${expected} bytes for ${dtype} of shape [${shape.join(', ')}], found ${range.byteLength}`,
     );
   return { name, dtype, shape, elementCount, range };
-}
-
-function fail(file: string, message: string, code: CheckpointErrorCode = 'malformed', hint?: string): never {
-  throw new CheckpointError(message, { code, file, hint });
 }

@@ -13,7 +13,7 @@ import {
   wholeOf,
 } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
-import { openBeside } from '../safetensors/model-directory.js';
+import { openBeside } from '../open-beside.js';
 import { readPickle } from './pickle.js';
 import {
   asInteger,

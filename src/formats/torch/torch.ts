@@ -18,7 +18,7 @@ import {
   refuseOtherSources,
 } from '../../checkpoint/edit-plan.js';
 import { findProgress } from '../../checkpoint/training-progress.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
@@ -97,13 +97,11 @@ function refusePartitions(root: PickleValue, file: string): void {
     return layout.kind === 'layout' && layout.shape.includes(0);
   };
   if (!parameters.some(isEmpty)) return;
-  throw new CheckpointError(
+  fail(
+    file,
     'expected whole parameters, found those that ZeRO-3 of DeepSpeed has partitioned',
-    {
-      code: 'unsupported',
-      file,
-      hint: `Where it lies beside zero_to_fp32.py, ${JOIN_ZERO}`,
-    },
+    'unsupported',
+    { hint: `Where it lies beside zero_to_fp32.py, ${JOIN_ZERO}` },
   );
 }
 
@@ -174,9 +172,7 @@ async function planTorchEdits(
   if (text !== undefined) {
     const why =
       'cannot be restored: its array is written as text, which other values would make longer or shorter';
-    throw new CheckpointError(`tensor ${quote(text.tensor.name)} ${why}`, {
-      code: 'unsupported',
-      file: source.name,
+    fail(source.name, `tensor ${quote(text.tensor.name)} ${why}`, 'unsupported', {
       hint: 'If you trust the file, load it and save it again with pickle_protocol=4 (torch.save) or protocol=4 (pickle.dump).',
     });
   }

@@ -1,11 +1,11 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { Declaration, OpenOptions } from '../../../src/checkpoint/checkpoint.js';
-import { openCheckpoint } from '../../../src/formats/open.js';
-import { f32 } from '../../build/bytes.js';
-import { safetensorsBytes } from '../../build/safetensors.js';
-import { makeSubdirectory, makeTempDirectory } from '../../build/sources.js';
+import type { Declaration, OpenOptions } from '../../src/checkpoint/checkpoint.js';
+import { openCheckpoint } from '../../src/formats/open.js';
+import { f32 } from '../build/bytes.js';
+import { safetensorsBytes } from '../build/safetensors.js';
+import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
 
 const root = makeTempDirectory();
 const MODEL = safetensorsBytes({ 'bn.running_mean': { dtype: 'F32', shape: [1], data: f32(1) } });

@@ -1,19 +1,19 @@
 import { mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { OpenOptions } from '../../../src/checkpoint/checkpoint.js';
+import type { OpenOptions } from '../../src/checkpoint/checkpoint.js';
 import {
   looksLikeShardIndex,
   openShards,
   SAFETENSORS_SHARDS,
   type ShardFormats,
-} from '../../../src/formats/safetensors/model-directory.js';
-import { readRange } from '../../../src/io/byte-source.js';
-import { openFileSource } from '../../../src/io/file-source.js';
-import { f32, utf8 } from '../../build/bytes.js';
-import { failureOf } from '../../build/failure.js';
-import { safetensorsBytes, safetensorsWithHeader } from '../../build/safetensors.js';
-import { makeTempDirectory } from '../../build/sources.js';
+} from '../../src/formats/shards.js';
+import { readRange } from '../../src/io/byte-source.js';
+import { openFileSource } from '../../src/io/file-source.js';
+import { f32, utf8 } from '../build/bytes.js';
+import { failureOf } from '../build/failure.js';
+import { safetensorsBytes, safetensorsWithHeader } from '../build/safetensors.js';
+import { makeTempDirectory } from '../build/sources.js';
 
 const root = makeTempDirectory();
 let directories = 0;
@@ -35,7 +35,7 @@ const indexOf = (weightMap: unknown) =>
   JSON.stringify({ metadata: { total_size: 4 }, weight_map: weightMap });
 
 const open = (path: string, options: OpenOptions = {}) =>
-  openShards(openFileSource(path), { ...options, path });
+  openShards(openFileSource(path), { ...options, path }, SAFETENSORS_SHARDS);
 
 describe('opening an index', () => {
   test('gathers the tensors of all shards in the order of the index', async () => {
@@ -90,7 +90,7 @@ describe('opening an index', () => {
       '2.safetensors': utf8('short'),
     });
     const index = openFileSource(path);
-    expect(await failureOf(() => openShards(index, { path }))).toEqual({
+    expect(await failureOf(() => openShards(index, { path }, SAFETENSORS_SHARDS))).toEqual({
       message: 'expected a safetensors header length of 8 bytes, found a file of 5 bytes: too short',
       code: 'truncated',
       file: path.replace('model.safetensors.index.json', '2.safetensors'),
@@ -200,7 +200,7 @@ describe('refusing an index', () => {
     const path = writeModel({ 'model.safetensors.index.json': '{' });
     truncateSync(path, 50_000_001);
     const index = openFileSource(path);
-    const failure = await failureOf(() => openShards(index, { path }));
+    const failure = await failureOf(() => openShards(index, { path }, SAFETENSORS_SHARDS));
     expect(failure.message).toBe('expected an index of at most 50000000 bytes, found 50000001');
     expect(index.bytesRead).toBe(0);
     await index.close();

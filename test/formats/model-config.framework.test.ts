@@ -2,13 +2,13 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { CheckpointError } from '../../../src/errors.js';
+import { CheckpointError } from '../../src/errors.js';
 import {
   findConfiguredFramework,
   hasConfigBeside,
   readAdapterConfig,
-} from '../../../src/formats/safetensors/model-directory.js';
-import { memorySource } from '../../../src/io/byte-source.js';
+} from '../../src/formats/model-config.js';
+import { memorySource } from '../../src/io/byte-source.js';
 
 let directory = '';
 beforeEach(() => {
