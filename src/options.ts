@@ -498,7 +498,7 @@ const GROUPS: ReadonlyMap<string, readonly string[]> = new Map<string, readonly 
 ]);
 
 /** A command's option: its row, its name, and the group that it stands under in help. */
-export type CommandOption = OptionRow & { readonly name: string; readonly group: string };
+type CommandOption = OptionRow & { readonly name: string; readonly group: string };
 
 /** The options of a command, each with its name, in the order of the help. */
 export function listCommandOptions(command: CommandName): readonly CommandOption[] {

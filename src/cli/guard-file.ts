@@ -20,7 +20,7 @@ const PARTS: ReadonlyMap<string, string> = new Map(
 export const GUARD_FRAMEWORKS: readonly string[] = [...PARTS.keys()];
 
 /** A guard, and the name that its file has unless another is given. */
-export interface GuardFile {
+interface GuardFile {
   readonly name: string;
   readonly text: string;
 }

@@ -12,7 +12,7 @@ export function endBySignal(signal: NodeJS.Signals): void {
 }
 
 /** Signals that are waited for. */
-export interface CaughtSignals {
+interface CaughtSignals {
   /** Aborted by the first one; the next ends the process at once. */
   readonly signal: AbortSignal;
   /** The one that came; null where none did. */

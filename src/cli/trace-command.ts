@@ -120,7 +120,7 @@ interface PlannedRun {
  *
  * @throws UsageError when the run is unknown, holds more than {@link MAX_CHECKPOINTS}, or as findCheckpoints.
  */
-export function planRun(
+function planRun(
   targets: TraceTargets,
   rules: PolicyRules,
   loaded: LoadedPolicy | null,

@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { JOIN_ZERO } from './torch/sniff.js';
 
 /** A part of a checkpoint that was named alone. */
-export interface Part {
+interface Part {
   /** What it is, e.g. `one of 3 shards of a model`. */
   readonly what: string;
   /** The way out, a sentence. */

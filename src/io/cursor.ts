@@ -12,7 +12,7 @@ const MAX_SHORT_TEXT = 64;
 const textDecoder = new TextDecoder('utf-8');
 
 /** Where a cursor's bytes come from, for messages. */
-export interface CursorOrigin {
+interface CursorOrigin {
   readonly file: string;
   /** Where the bytes start in the file; null where they are no part of it as they stand (inflated records). */
   readonly baseOffset: number | null;

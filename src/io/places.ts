@@ -34,7 +34,7 @@ interface WebPlace {
 type Place = HubPlace | WebPlace;
 
 /** How to open a place. */
-export interface PlaceOptions {
+interface PlaceOptions {
   /** Names of files that a directory opens as, those first that are preferred. */
   readonly defaults: readonly string[];
   readonly allowExternalSymlinks?: boolean | undefined;
@@ -158,7 +158,7 @@ function checkHub(place: HubPlace): HubPlace {
 }
 
 /** The Hub, and how its servers are asked; tests hand in one of this machine. */
-export interface Hub {
+interface Hub {
   readonly origin: string;
   readonly test?: RemoteFile['test'];
 }
@@ -462,7 +462,7 @@ function describeDownload({ repository, revision, file }: HubPlace): string {
 }
 
 /** The way out where a symbolic link is refused. */
-export const ALLOW_LINKS = 'If the link is yours, allow it with --allow-external-symlinks.';
+const ALLOW_LINKS = 'If the link is yours, allow it with --allow-external-symlinks.';
 
 /** How a file within a directory is opened. */
 interface WithinOptions {

@@ -32,7 +32,7 @@ export interface FileCopy {
 }
 
 /** Text or bytes in pieces, in order, each asked for when the one before it is written. */
-export type Pieces = (Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>) & object;
+type Pieces = (Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>) & object;
 
 interface NewFile {
   readonly name: string;

@@ -12,7 +12,7 @@ import type { PrintingOptions } from './text-layout.js';
 export type AnnotatedLevel = Exclude<FindingLevel, 'note'>;
 
 /** One line on a file of a run. */
-export interface Annotation {
+interface Annotation {
   readonly level: AnnotatedLevel;
   readonly title: string;
   readonly file: string;

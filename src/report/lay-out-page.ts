@@ -7,7 +7,7 @@ import { chooseLayout, layOutTable, type TextLayout, type TextOptions, wrapText 
 type Lines = readonly string[];
 
 /** A page as a terminal shows it, in blocks with empty lines between them, and where its links lead. */
-export interface PageLayout {
+interface PageLayout {
   readonly blocks: readonly Lines[];
   readonly links: ReadonlySet<string>;
 }

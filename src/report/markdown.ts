@@ -32,7 +32,7 @@ const SHOWN_REGIONS = 20;
 const MAX_CODE_LENGTH = 16_000;
 
 /** What stands before an outcome's word. */
-export const OUTCOME_SIGNS: Readonly<Record<Outcome, string>> = {
+const OUTCOME_SIGNS: Readonly<Record<Outcome, string>> = {
   failed: '❌',
   drifted: '❌',
   unhealthy: '❌',

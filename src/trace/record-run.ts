@@ -45,7 +45,7 @@ interface RecordedFinding extends Pick<TraceFinding, 'first' | 'last' | 'times'>
 }
 
 /** One checkpoint against before, and, where before alone cannot tell, the one that came before it against it. */
-export interface AuditedCheckpoint {
+interface AuditedCheckpoint {
   readonly progress: Progress;
   readonly report: AuditReport;
   readonly step: AuditReport | null;

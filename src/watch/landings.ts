@@ -5,7 +5,7 @@ import type { AuditFailure } from '../report/audit-set.js';
 import { type FoundCheckpoint, type Listing, prefixOf } from './list-checkpoints.js';
 
 /** What a listing tells that the one before did not. */
-export interface Changes {
+interface Changes {
   /** Checkpoints that stood still from one listing to the next, in the order in which they were written. */
   readonly landed: readonly FoundCheckpoint[];
   /** Those that stand still and could not be audited; each is told once until it is audited. */

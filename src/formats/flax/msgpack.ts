@@ -52,13 +52,13 @@ const DTYPES: ReadonlyMap<string, DType> = new Map([
 export type StoredArray = Pick<Tensor, 'dtype' | 'shape' | 'elementCount' | 'range'>;
 
 /** A map, or a list by its numbers. */
-export type MsgpackMap = ReadonlyMap<string, MsgpackValue>;
+type MsgpackMap = ReadonlyMap<string, MsgpackValue>;
 
 /** Null stands for what is neither map nor array nor a whole number from 0 on. */
 export type MsgpackValue = MsgpackMap | StoredArray | number | null;
 
 /** What a msgpack file holds. */
-export interface MsgpackFile {
+interface MsgpackFile {
   readonly root: MsgpackValue;
   /** Types of arrays that were left out since they are no tensors here, such as `complex128`. */
   readonly unknownTypes: ReadonlySet<string>;

@@ -20,7 +20,7 @@ export interface Chunk {
 }
 
 /** A dataset whose chunks are looked for. */
-export interface ChunkGrid {
+interface ChunkGrid {
   readonly chunkShape: readonly number[];
   /** How many chunks the dataset has along each of its dimensions. */
   readonly grid: readonly number[];

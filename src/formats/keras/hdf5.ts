@@ -61,7 +61,7 @@ const MESSAGE = {
 } as const;
 
 /** The texts of an attribute; one text where it is no list. Attributes of other types are left out. */
-export type Attributes = ReadonlyMap<string, readonly string[]>;
+type Attributes = ReadonlyMap<string, readonly string[]>;
 
 /** A group and its members, in the order in which the file lists them. */
 export interface Hdf5Group {

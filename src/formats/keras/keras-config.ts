@@ -110,7 +110,7 @@ export function classOfName(name: string): string | null {
 }
 
 /** What is known of a layer whose variables are numbered. */
-export interface NumberedLayer {
+interface NumberedLayer {
   /** Its class in snake case, and names that may tell it; null where nothing tells. */
   readonly className: string | null;
   readonly config: LayerConfig | null;
@@ -120,7 +120,7 @@ export interface NumberedLayer {
 }
 
 /** Names of variables, and whether a lone `beta` could as well be `gamma`. */
-export interface VariableNames {
+interface VariableNames {
   readonly names: readonly string[];
   readonly isGuessed: boolean;
 }

@@ -96,7 +96,7 @@ function bigUnsignedOf(varint: Varint): bigint {
 }
 
 /** A field's number and wire type. */
-export interface Tag {
+interface Tag {
   readonly field: number;
   readonly wire: number;
 }

@@ -132,7 +132,7 @@ export function readVarint(cursor: Cursor): number {
 }
 
 /** A field of a protobuf message: a number, or the bytes of what has a length. */
-export interface Field {
+interface Field {
   readonly field: number;
   readonly value: number;
   readonly content: Cursor | null;
