@@ -6,6 +6,7 @@ import type { Checkpoint } from './checkpoint/checkpoint.js';
 import {
   describeJson,
   isJsonArray,
+  isJsonNumber,
   isJsonObject,
   type JsonObject,
   JsonReader,
@@ -186,8 +187,7 @@ function readList<Item>(expected: string, readItem: ReadValue<Item>): ReadValue<
 
 function readScalar(expected: string, isMet: (value: unknown) => boolean): ReadValue<unknown> {
   return (value, place) => {
-    const isNumber = typeof value === 'object' && value !== null && 'digits' in value;
-    const scalar = isNumber ? Number(value.digits) : value;
+    const scalar = isJsonNumber(value) ? Number(value.digits) : value;
     return isMet(scalar) ? scalar : failType(place, expected, value);
   };
 }

@@ -1,5 +1,7 @@
 // How a weight's elements belong to its output channels, and sums over each channel that a baseline keeps.
 
+import { countElements } from '../io/row-major.js';
+
 /** How a weight's elements belong to output channels. */
 export interface ChannelLayout {
   /** The axis that counts output channels: 0 for Conv and Linear, 1 for ConvTranspose and a Gemm without transB. */
@@ -17,11 +19,6 @@ export interface ChannelGrid {
   readonly along: number;
   /** Steps of the axis before it within one group; 0 where the output axis is the first. */
   readonly rowsPerGroup: number;
-}
-
-/** How many elements a shape has; no longer exact beyond 2^53. */
-export function countElements(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
 }
 
 /** Whether a layout fits a shape: the axis exists, and the groups divide what comes before it. */

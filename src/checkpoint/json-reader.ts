@@ -258,13 +258,24 @@ export function isJsonArray(value: JsonValue | undefined): value is readonly Jso
   return Array.isArray(value);
 }
 
+/** Whether a value is a number. */
+export function isJsonNumber(value: JsonValue | undefined): value is JsonNumber {
+  return typeof value === 'object' && value !== null && 'digits' in value;
+}
+
+/** A value as a whole number that JavaScript holds exactly, 0 or more; null when it is none. */
+export function toCount(value: JsonValue | undefined): number | null {
+  const integer = toUnsignedInteger(value);
+  return integer === null || integer > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(integer);
+}
+
 /**
  * A value as an unsigned 64-bit integer, written with digits alone: no sign, fraction or exponent.
  *
  * @returns null when it is none.
  */
 export function toUnsignedInteger(value: JsonValue | undefined): bigint | null {
-  if (typeof value !== 'object' || value === null || !('digits' in value)) return null;
+  if (!isJsonNumber(value)) return null;
   const { digits } = value;
   if (!/^\d{1,20}$/.test(digits)) return null;
   if (digits.length <= MAX_SHORT_DIGITS) return BigInt(Number(digits));

@@ -1,6 +1,6 @@
 // Which scale each element of a quantised tensor has: one for all, one along an axis, or one for each block along it.
 
-import { countElements } from './channel-grid.js';
+import { countElements } from '../io/row-major.js';
 import type { Quantisation } from './checkpoint.js';
 
 /** Which of its scales each element of a quantised tensor has. */

@@ -1,6 +1,5 @@
 // Solves a convolution that a block's parallel branches were merged into (RepVGG, MobileOne) for each branch's scale.
 
-import { countElements } from '../checkpoint/channel-grid.js';
 import { readElements, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import {
@@ -21,6 +20,7 @@ import {
 } from '../compare/statistics.js';
 import { failUnreachable } from '../errors.js';
 import { refuseAmplified } from '../io/byte-source.js';
+import { countElements } from '../io/row-major.js';
 import { addNote, whyUnresolved } from '../norm/norm-layer.js';
 import { MAX_WIDTH, MIN_WITNESSES } from './channel-scales.js';
 import { type Branch, type FoundBlock, fits, type MergedBlock } from './find-blocks.js';

@@ -2,6 +2,7 @@
 
 import { basename, posix } from 'node:path';
 import { CheckpointError } from '../errors.js';
+import { countElements, indexAt, placeOf } from './row-major.js';
 
 /** Told after each tensor: how many bytes of how many in all were dealt with. */
 export type OnProgress = (progress: { readonly done: number; readonly total: number }) => void;
@@ -370,9 +371,9 @@ export function assembleArray(
       0,
       reach.findLastIndex((size, at) => size !== extents[at]),
     );
-    return { offsets: [...offsets, 0], sizes: reach, range, runBytes: productOf(reach.slice(axis)) };
+    return { offsets: [...offsets, 0], sizes: reach, range, runBytes: countElements(reach.slice(axis)) };
   });
-  const byteLength = productOf(extents);
+  const byteLength = countElements(extents);
   if (byteLength === 0) return wholeOf(memorySource(name, new Uint8Array(0)));
   const [first] = boxes;
   const isWhole = first?.sizes.every((size, axis) => size === extents[axis] && first.offsets[axis] === 0);
@@ -425,22 +426,22 @@ function ownersOf(
   );
   const counts = edges.map(({ length }) => length);
   const most = MAX_BLOCKS_PER_PIECE * boxes.length;
-  if (productOf(counts) > most) return null;
-  const owners = new Int32Array(productOf(counts)).fill(-1);
+  if (countElements(counts) > most) return null;
+  const owners = new Int32Array(countElements(counts)).fill(-1);
   const blockOf = (axis: number, at: number) => partitionPoint(edges[axis] ?? [], (edge) => edge <= at) - 1;
   let visited = 0;
   for (const [number, { offsets, sizes }] of boxes.entries()) {
-    if (productOf(sizes) === 0) continue;
+    if (countElements(sizes) === 0) continue;
     const starts = offsets.map((offset, axis) => blockOf(axis, offset));
     const spans = sizes.map(
       (size, axis) => blockOf(axis, (offsets[axis] ?? 0) + size - 1) + 1 - (starts[axis] ?? 0),
     );
-    visited += productOf(spans);
+    visited += countElements(spans);
     if (visited > most) return null;
-    for (let block = 0; block < productOf(spans); block++) {
+    for (let block = 0; block < countElements(spans); block++) {
       const within = indexAt(block, spans);
       owners[
-        toPlace(
+        placeOf(
           within.map((at, axis) => at + (starts[axis] ?? 0)),
           counts,
         )
@@ -451,7 +452,7 @@ function ownersOf(
   return {
     ownerAt: (index) =>
       owners[
-        toPlace(
+        placeOf(
           index.map((at, axis) => blockOf(axis, at)),
           counts,
         )
@@ -461,26 +462,6 @@ function ownersOf(
 
 function edgesOf(offset = 0, size = 0): readonly number[] {
   return size === 0 ? [] : [offset, offset + size];
-}
-
-function toPlace(index: readonly number[], extents: readonly number[]): number {
-  return index.reduce((place, at, axis) => place * (extents[axis] ?? 1) + at, 0);
-}
-
-function productOf(sizes: readonly number[]): number {
-  return sizes.reduce((product, size) => product * size, 1);
-}
-
-function indexAt(position: number, extents: readonly number[]): readonly number[] {
-  let rest = position;
-  return extents
-    .toReversed()
-    .map((extent) => {
-      const at = rest % extent;
-      rest = Math.floor(rest / extent);
-      return at;
-    })
-    .reverse();
 }
 
 /**

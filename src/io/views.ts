@@ -46,11 +46,12 @@ export function unpackedSource(
 }
 
 /**
- * A range of big-endian units as a source of little-endian ones.
+ * A range of big-endian units as one of little-endian ones; the same range where units of their width have no order.
  *
- * @param unitByteLength 2, 4 or 8: the width that is reversed. Complex elements are two units.
+ * @param unitByteLength the width that is reversed: 2, 4 or 8. Complex elements are two units.
  */
-export function byteSwappedSource(range: ByteRange, unitByteLength: 2 | 4 | 8): ByteSource {
+export function byteSwapped(range: ByteRange, unitByteLength: number): ByteRange {
+  if (unitByteLength !== 2 && unitByteLength !== 4 && unitByteLength !== 8) return range;
   const source: ByteSource = {
     name: range.source.name,
     byteLength: range.byteLength,
@@ -74,7 +75,7 @@ export function byteSwappedSource(range: ByteRange, unitByteLength: 2 | 4 | 8): 
       },
     },
   };
-  return source;
+  return wholeOf(source);
 }
 
 function reverseUnits(bytes: Uint8Array, unitByteLength: 2 | 4 | 8): void {

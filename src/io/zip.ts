@@ -2,7 +2,6 @@
 
 import { pipeline } from 'node:stream';
 import * as zlib from 'node:zlib';
-import { createInflateRaw } from 'node:zlib';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../errors.js';
 import {
   type ByteRange,
@@ -66,6 +65,8 @@ const HELD_BYTES = 4 * 1024 * 1024;
  */
 const MAX_UNASKED_BYTES = 512 * 1024 * 1024;
 
+const ZIP_AGAIN = 'Zip the checkpoint again without compression: zip -0 -r';
+
 /** One per file: of its deflated ranges, the one that was read last holds a window of what it inflated. */
 export class InflatedKeeper extends Keeper {
   #unaskedBytes = 0;
@@ -75,12 +76,8 @@ export class InflatedKeeper extends Keeper {
     this.#unaskedBytes += unaskedBytes;
     if (this.#unaskedBytes <= MAX_UNASKED_BYTES) return;
     const expected = `expected to inflate at most ${MAX_UNASKED_BYTES} bytes on the way to what is read`;
-    const hint = 'Zip the checkpoint again without compression: zip -0 -r';
-    const details = { file: range.source.name, hint };
-    throw new CheckpointError(`${expected}, found more with ${subject}`, {
-      code: 'limit-exceeded',
-      ...details,
-    });
+    const message = `${expected}, found more with ${subject}`;
+    throw zipError(range.source, message, { code: 'limit-exceeded', hint: ZIP_AGAIN });
   }
 }
 
@@ -209,7 +206,7 @@ function copyOverlap(piece: Uint8Array, start: number, target: Uint8Array, posit
 }
 
 function openStream(range: ByteRange): AsyncIterator<Uint8Array> {
-  const inflater = createInflateRaw({ chunkSize: INFLATED_CHUNK_BYTES });
+  const inflater = zlib.createInflateRaw({ chunkSize: INFLATED_CHUNK_BYTES });
   // Whoever reads the inflater is told of errors by it.
   pipeline(readChunks(range), inflater, () => {});
   return inflater[Symbol.asyncIterator]();
@@ -446,16 +443,12 @@ type EntrySizes = Pick<ZipEntry, 'byteLength' | 'compressedByteLength' | 'header
 function resolveZip64(sizes: EntrySizes, extra: Uint8Array, { source, offset, what }: Subject): EntrySizes {
   if (!Object.values(sizes).includes(0xffffffff)) return sizes;
   const origin = { file: source.name, baseOffset: offset, subject: `the extra field of ${what}` };
-  const field = findExtraField(extra, 1, origin);
+  const field = findZip64Field(extra, origin);
   if (field === null) return sizes;
-  const resolve = (size: number, kind: string) =>
-    size === 0xffffffff
-      ? toPosition(field.readU64(), Number.MAX_SAFE_INTEGER, {
-          source,
-          offset,
-          what: `the ${kind} of ${what}`,
-        })
-      : size;
+  const resolve = (size: number, kind: string) => {
+    const subject = { source, offset, what: `the ${kind} of ${what}` };
+    return size === 0xffffffff ? toPosition(field.readU64(), Number.MAX_SAFE_INTEGER, subject) : size;
+  };
   return {
     byteLength: resolve(sizes.byteLength, 'size'),
     compressedByteLength: resolve(sizes.compressedByteLength, 'compressed size'),
@@ -463,12 +456,12 @@ function resolveZip64(sizes: EntrySizes, extra: Uint8Array, { source, offset, wh
   };
 }
 
-function findExtraField(extra: Uint8Array, id: number, origin: Cursor['origin']): Cursor | null {
+function findZip64Field(extra: Uint8Array, origin: Cursor['origin']): Cursor | null {
   const cursor = new Cursor(extra, origin);
   while (cursor.remaining >= 4) {
-    const fieldId = cursor.readU16();
+    const id = cursor.readU16();
     const field = cursor.readBytes(cursor.readU16());
-    if (fieldId === id) return new Cursor(field, { ...origin, baseOffset: null });
+    if (id === 1) return new Cursor(field, { ...origin, baseOffset: null });
   }
   return null;
 }
@@ -647,8 +640,7 @@ function checkReadable(source: ByteSource, entry: ZipEntry): void {
   }
   if (byteLength > MAX_INFLATED_BYTES) {
     const expected = `expected deflated zip records of at most ${MAX_INFLATED_BYTES} bytes`;
-    const hint = 'Zip the checkpoint again without compression: zip -0 -r';
-    throw fail(`${expected}, found ${byteLength} in ${record}`, { code: 'limit-exceeded', hint });
+    throw fail(`${expected}, found ${byteLength} in ${record}`, { code: 'limit-exceeded', hint: ZIP_AGAIN });
   }
 }
 

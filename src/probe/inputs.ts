@@ -1,12 +1,12 @@
 // The inputs of probe: from NumPy's .npy and .npz files, or random in the shapes that the model declares.
 
-import { countElements } from '../checkpoint/channel-grid.js';
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
 import { fail, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
 import { looksLikeNpy, looksLikeNpz, readNpy, readNpz } from '../formats/numpy/npy.js';
 import { readRange, sliceRange } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
+import { countElements } from '../io/row-major.js';
 import { openZip } from '../io/zip.js';
 import { dtypeOfRuntime, type InputArray, nameType, type RuntimeSession } from './runtime.js';
 

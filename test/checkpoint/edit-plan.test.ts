@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../../src/checkpoint/checkpoint.js';
 import { placeEdits, planPlainEdits } from '../../src/checkpoint/edit-plan.js';
 import { holdBytes, memorySource, type PlacedContent, readRange } from '../../src/io/byte-source.js';
-import { byteSwappedSource, stridedSource } from '../../src/io/views.js';
+import { byteSwapped, stridedSource } from '../../src/io/views.js';
 import { failureOf } from '../build/failure.js';
 
 const source = memorySource(
@@ -76,8 +76,8 @@ describe('placeEdits', () => {
   test('sees through views: strided, byte-swapped, one over the other', async () => {
     const range = { source, offset: 8, byteLength: 8 };
     const strided = stridedSource(range, { shape: [2], strides: [2], firstElement: 0, elementByteLength: 2 });
-    const swapped = byteSwappedSource({ source: strided, offset: 0, byteLength: 4 }, 2);
-    const tensor = { ...bytesAt('a', 0, 4), range: { source: swapped, offset: 0, byteLength: 4 } };
+    const swapped = byteSwapped({ source: strided, offset: 0, byteLength: 4 }, 2);
+    const tensor = { ...bytesAt('a', 0, 4), range: swapped };
     const placed = await placeEdits([edit(tensor, 1, 2, 3, 4)], []);
     expect(await listed(placed.get(source))).toEqual([
       [8, 2, 1],

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { type ByteRange, memorySource, refuseAmplified } from '../../src/io/byte-source.js';
-import { byteSwappedSource, stridedSource } from '../../src/io/views.js';
+import { byteSwapped, stridedSource } from '../../src/io/views.js';
 import { InflatedKeeper, inflatedSource } from '../../src/io/zip.js';
 import { failureOf } from '../build/failure.js';
 
@@ -41,7 +41,7 @@ test('what overlaps is stored once', async () => {
 });
 
 test('views of views are seen through', async () => {
-  expect(await isRefused(wholeOf(byteSwappedSource(expanded(5 * MIB), 4)))).toBe(true);
+  expect(await isRefused(byteSwapped(expanded(5 * MIB), 4))).toBe(true);
   const packed = { range: range(0, 1000), byteLength: 40 * MIB, subject: 'the record', check: () => {} };
   expect(await isRefused(wholeOf(inflatedSource(packed, new InflatedKeeper())))).toBe(true);
 });

@@ -1,6 +1,6 @@
 // Reads a baseline as a checkpoint: small tensors whole, large ones as hashes.
 
-import { countElements, fitsShape, layOutChannels, PROJECTION_COUNT } from '../../checkpoint/channel-grid.js';
+import { fitsShape, layOutChannels, PROJECTION_COUNT } from '../../checkpoint/channel-grid.js';
 import type {
   Checkpoint,
   ConstantInput,
@@ -17,14 +17,16 @@ import { sampledIndices } from '../../checkpoint/fingerprint.js';
 import {
   describeJson,
   isJsonArray,
+  isJsonNumber,
   isJsonObject,
   type JsonObject,
   JsonReader,
   type JsonValue,
-  toUnsignedInteger,
+  toCount,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
 import type { ByteRange, ByteSource } from '../../io/byte-source.js';
+import { countElements } from '../../io/row-major.js';
 import { MAX_RANK, type SafetensorsHeader } from '../safetensors/safetensors.js';
 
 /**
@@ -134,17 +136,15 @@ class Fields {
   number(key: string): number {
     const value = this.members.get(key);
     if (typeof value === 'string') return NON_FINITE.get(value) ?? this.fail(key, 'a number');
-    if (typeof value !== 'object' || value === null || !('digits' in value))
-      return this.fail(key, 'a number');
-    return Number(value.digits);
+    return isJsonNumber(value) ? Number(value.digits) : this.fail(key, 'a number');
   }
 
   count(key: string): number {
-    return this.#toCount(this.members.get(key)) ?? this.fail(key, 'a whole number');
+    return toCount(this.members.get(key)) ?? this.fail(key, 'a whole number');
   }
 
   counts(key: string): readonly number[] {
-    return this.#list(key).map((value) => this.#toCount(value) ?? this.fail(key, 'a list of whole numbers'));
+    return this.#list(key).map((value) => toCount(value) ?? this.fail(key, 'a list of whole numbers'));
   }
 
   word<Word extends string>(key: string, words: readonly Word[]): Word {
@@ -167,11 +167,6 @@ class Fields {
   #list(key: string): readonly JsonValue[] {
     const value = this.members.get(key);
     return isJsonArray(value) ? value : this.fail(key, 'a list');
-  }
-
-  #toCount(value: JsonValue | undefined): number | null {
-    const integer = toUnsignedInteger(value);
-    return integer === null || integer > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(integer);
   }
 }
 

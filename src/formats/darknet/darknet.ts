@@ -1,10 +1,10 @@
 // Reads Darknet's .weights, which have no names: the .cfg beside them tells what lies where.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, Declaration, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { planPlainEdits } from '../../checkpoint/edit-plan.js';
 import { fail, quote } from '../../errors.js';
 import { type ByteSource, fileNameOf, readRange, wholeOf } from '../../io/byte-source.js';
+import { countElements } from '../../io/row-major.js';
 import { openFirstBeside } from '../open-beside.js';
 import { type DarknetLayer, readCfg } from './cfg.js';
 

@@ -1,11 +1,11 @@
 // Walks msgpack as Flax writes it: reads what says what comes, and steps over the elements of arrays.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, joinRanges } from '../../io/byte-source.js';
 import { BufferedReader } from '../../io/cursor.js';
+import { countElements } from '../../io/row-major.js';
 
 /** Values of all kinds. Large models have some thousand arrays of eight to twelve values, their optimizers twice as many. */
 const MAX_VALUES = 300_000;

@@ -1,8 +1,8 @@
 // Finds the chunks of an HDF5 dataset by the index that lists them, of which there are six kinds.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { CheckpointErrorCode } from '../../errors.js';
 import { Cursor } from '../../io/cursor.js';
+import { countElements, indexAt, placeOf } from '../../io/row-major.js';
 import { startsWith } from '../sniff.js';
 import type { Hdf5Reader } from './hdf5.js';
 import { listRecords, readNumber } from './hdf5-btree.js';
@@ -55,7 +55,7 @@ export async function readChunkTree(
 /** The place of a chunk in a grid, row-major; null for one that lies beyond it. */
 function findPlace(starts: readonly number[], grid: readonly number[]): number | null {
   const isWithin = starts.every((start, axis) => Number.isInteger(start) && start < (grid[axis] ?? 0));
-  return isWithin ? starts.reduce((sum, start, axis) => sum * (grid[axis] ?? 1) + start, 0) : null;
+  return isWithin ? placeOf(starts, grid) : null;
 }
 
 /**
@@ -101,13 +101,7 @@ function numberPlaces({ grid, fullGrid, fail }: ChunkGrid, canGrow: boolean): Re
   const places = new Map<number, number>();
   const count = countElements(grid);
   for (let place = 0; place < count; place++) {
-    const starts: number[] = [];
-    let rest = place;
-    for (const axis of [...grid.keys()].reverse()) {
-      const size = grid[axis] ?? 1;
-      starts[axis] = rest % size;
-      rest = Math.floor(rest / size);
-    }
+    const starts = indexAt(place, grid);
     const number = axes.reduce(
       (sum, axis, index) => (index === 0 ? 0 : sum * (fullGrid[axis] ?? 1)) + (starts[axis] ?? 0),
       0,

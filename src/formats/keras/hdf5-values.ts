@@ -1,7 +1,6 @@
 // Where the values of an HDF5 dataset lie: in one piece, or in chunks that are put together as they are read.
 
 import { inflateSync } from 'node:zlib';
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -15,7 +14,8 @@ import {
   wholeOf,
 } from '../../io/byte-source.js';
 import type { Cursor } from '../../io/cursor.js';
-import { byteSwappedSource, type Keeper } from '../../io/views.js';
+import { countElements, indexAt, stridesOf } from '../../io/row-major.js';
+import { byteSwapped, type Keeper } from '../../io/views.js';
 import type { Datatype, Hdf5Dataset } from './hdf5.js';
 import { readNumber } from './hdf5-btree.js';
 import { type Chunk, MAX_CHUNKS, readChunkIndex, readChunkTree } from './hdf5-chunks.js';
@@ -78,9 +78,7 @@ export async function toTensor(dataset: Hdf5Dataset, name: string, keeper: Keepe
   const elementCount = countElements(shape);
   const stored = await locateValues(dataset, keeper);
   const { dtype, isBigEndian } = type;
-  const { byteLength } = datatype;
-  const isSwapped = isBigEndian && (byteLength === 2 || byteLength === 4 || byteLength === 8);
-  const range = isSwapped ? wholeOf(byteSwappedSource(stored, byteLength)) : stored;
+  const range = isBigEndian ? byteSwapped(stored, datatype.byteLength) : stored;
   return { name, dtype, shape, elementCount, range };
 }
 
@@ -305,23 +303,11 @@ async function readBand(file: ByteRange, chunked: Chunked, index: number): Promi
     const chunk = chunks.get(index * perBand + place);
     if (chunk === undefined) continue;
     const stored = await readRange(sliceRange(file, chunk.address, chunk.address + chunk.byteLength));
-    const starts = [0, ...placeInGrid(place, grid).map((at, axis) => at * (chunkOthers[axis] ?? 1))];
+    const starts = [0, ...indexAt(place, grid).map((at, axis) => at * (chunkOthers[axis] ?? 1))];
     const content = undoFilters(stored, chunk, chunked, file);
     copyChunk({ content, chunkShape, elementBytes }, { bytes, shape: bandShape, starts });
   }
   return { start: firstRow * rowBytes, bytes };
-}
-
-function placeInGrid(place: number, grid: readonly number[]): readonly number[] {
-  let rest = place;
-  return [...grid]
-    .reverse()
-    .map((size) => {
-      const at = rest % size;
-      rest = Math.floor(rest / size);
-      return at;
-    })
-    .reverse();
 }
 
 /** Copies what of a chunk lies in the dataset: at its end, chunks reach beyond it. */
@@ -347,10 +333,6 @@ function copyChunk(
       copy(axis + 1, from + at * (sources[axis] ?? 1), target + at * (targets[axis] ?? 1));
   };
   copy(0, 0, 0);
-}
-
-function stridesOf(shape: readonly number[]): readonly number[] {
-  return shape.map((_, axis) => countElements(shape.slice(axis + 1)));
 }
 
 /** A chunk's bytes as they were before the filters, which are undone from the last to the first. */

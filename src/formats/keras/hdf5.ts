@@ -1,9 +1,9 @@
 // Reads the tree of an HDF5 file: groups, text attributes, and what each dataset's header says.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import { type CheckpointErrorCode, fail, quote } from '../../errors.js';
 import { type ByteRange, readRange, sliceRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
+import { countElements } from '../../io/row-major.js';
 import { HDF5_SIGNATURE, startsWith } from '../sniff.js';
 import { readDense } from './hdf5-heap.js';
 

@@ -2,6 +2,7 @@
 
 import {
   isJsonArray,
+  isJsonNumber,
   isJsonObject,
   type JsonObject,
   JsonReader,
@@ -68,12 +69,7 @@ export function listLayers(config: LayerConfig, depth = 0): readonly LayerConfig
 /** A setting that is a finite number; null where it is none, or not there. */
 export function readNumber({ settings }: LayerConfig, key: string): number | null {
   const value = settings.get(key);
-  return typeof value === 'object' &&
-    value !== null &&
-    'digits' in value &&
-    Number.isFinite(Number(value.digits))
-    ? Number(value.digits)
-    : null;
+  return isJsonNumber(value) && Number.isFinite(Number(value.digits)) ? Number(value.digits) : null;
 }
 
 /** A class as Keras names what it saves of it: `BatchNormalization` is `batch_normalization`. */

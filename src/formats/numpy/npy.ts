@@ -1,11 +1,11 @@
 // Reads NumPy's .npy and .npz files.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteRange, readRange, sliceRange, wholeOf } from '../../io/byte-source.js';
-import { byteSwappedSource, stridedSource } from '../../io/views.js';
+import { countElements } from '../../io/row-major.js';
+import { byteSwapped, stridedSource } from '../../io/views.js';
 import { locateRecord, readRecord, type ZipArchive } from '../../io/zip.js';
 import { NPY_SIGNATURE, startsWith } from '../sniff.js';
 
@@ -74,8 +74,7 @@ export async function readNpy(range: ByteRange, name: string): Promise<Tensor> {
     const code = data.byteLength < elementCount * width ? 'truncated' : 'malformed';
     throw fail(`${expected}, found ${data.byteLength}`, code);
   }
-  const swapped = isBigEndian && (width === 2 || width === 4 || width === 8);
-  const native = swapped ? wholeOf(byteSwappedSource(data, width)) : data;
+  const native = isBigEndian ? byteSwapped(data, width) : data;
   const strides = stridesInFortran(shape);
   const view = { shape, strides, firstElement: 0, elementByteLength: width };
   const ordered = isFortran && shape.length > 1 ? wholeOf(stridedSource(native, view)) : native;

@@ -1,6 +1,5 @@
 // Constants of a graph: those that the file stores, and what operators such as Transpose and Cast make of them.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { ConstantInput, Quantisation, Tensor } from '../../checkpoint/checkpoint.js';
 import {
   bitsOf,
@@ -13,6 +12,7 @@ import {
 import { layOutScales } from '../../checkpoint/scale-layout.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import { type ByteSource, checkBounds, memorySource, readRange } from '../../io/byte-source.js';
+import { countElements, stridesOf } from '../../io/row-major.js';
 import { stridedSource } from '../../io/views.js';
 import { type HandingOperator, handingOperatorOf, nextName, type ScopedName } from './follow.js';
 import {
@@ -648,10 +648,6 @@ function repeatUnknown(site: Site, input: ConstantTensor): Constant {
   return { ...input, kind: 'uniform' };
 }
 
-function stridesOf(shape: readonly number[]): number[] {
-  return shape.map((_, axis) => countElements(shape.slice(axis + 1)));
-}
-
 /** A view of what is stored; in memory where the input is computed itself, so that chains are gathered once. */
 async function gather(
   evaluator: Evaluator,
@@ -693,7 +689,7 @@ function mapElements(
   input: Resolved,
   dtype: DType,
   change: (values: Float64Array, first: number) => Promise<void> = async () => {},
-): Constant {
+): Resolved {
   const { tensor } = input;
   const { range } = tensor;
   const [width, widthBefore] = [bitsOf(dtype) / 8, bitsOf(tensor.dtype) / 8];
@@ -807,7 +803,7 @@ export async function dequantise(
     ...(isPerBlock && !isPerTensor ? { blockSize } : {}),
   };
   const floats = mapElements(codes, scale.tensor.dtype, dequantizer(quantised));
-  return floats.kind === 'unresolved' ? floats : { ...floats, tensor: { ...floats.tensor, quantised } };
+  return { ...floats, tensor: { ...floats.tensor, quantised } };
 }
 
 /** A constant of floats, each multiplied by that of another, which has one value, in float64. */

@@ -2,7 +2,6 @@
 
 import { basename } from 'node:path';
 import onnxProto from 'onnx-proto';
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type {
   ConstantInput,
   EditOptions,
@@ -30,6 +29,7 @@ import {
   RangeMap,
   type Splice,
 } from '../../io/byte-source.js';
+import { countElements } from '../../io/row-major.js';
 import {
   editNode,
   findLocations,

@@ -2,7 +2,6 @@
 
 import { realpathSync } from 'node:fs';
 import { dirname, join, sep } from 'node:path';
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -17,6 +16,7 @@ import {
 import { BufferedReader } from '../../io/cursor.js';
 import { explainAs, explainFileError, openFileSource } from '../../io/file-source.js';
 import { isPlace, isSharedCache } from '../../io/places.js';
+import { countElements } from '../../io/row-major.js';
 import { stridedSource, unpackedSource } from '../../io/views.js';
 import { FIELDS, isExternal, type OnnxTensor } from './schema.js';
 import { MAX_VARINT_BYTES, readVarint, type Segment, type Varint } from './wire.js';

@@ -1,12 +1,12 @@
 // Opens TensorFlow checkpoints: an index, the data files beside it, and the names that its object graph has for variables.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, fileNameOf, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
+import { countElements } from '../../io/row-major.js';
 import { openBeside } from '../open-beside.js';
 import { listFields, readTable, readVarint } from './table.js';
 

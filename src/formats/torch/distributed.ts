@@ -1,6 +1,5 @@
 // Reads directories of torch.distributed.checkpoint: `.metadata`, and tensors in pieces in `.distcp` files.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Checkpoint, ReadOptions } from '../../checkpoint/checkpoint.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
@@ -12,6 +11,7 @@ import {
   joinRanges,
   wholeOf,
 } from '../../io/byte-source.js';
+import { countElements } from '../../io/row-major.js';
 import { Keeper } from '../../io/views.js';
 import { openBeside } from '../open-beside.js';
 import { readPickle } from './pickle.js';

@@ -2,9 +2,10 @@
 
 import {
   isJsonArray,
+  isJsonNumber,
   isJsonObject,
   type JsonValue,
-  toUnsignedInteger,
+  toCount,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { makeGlobalNode, makeObjectNode, type PickleValue } from './pickle-values.js';
@@ -81,7 +82,7 @@ export function readExportedWeights(config: JsonValue | undefined, records: Weig
     if (byteLength === undefined)
       throw fail(`expected the record ${quote(record)} of the weight ${quote(name)}, found none`);
     const type = meta.get('dtype');
-    const dtype = SCALAR_TYPES[isNumber(type) ? type.digits : ''];
+    const dtype = SCALAR_TYPES[isJsonNumber(type) ? type.digits : ''];
     const call = makeTensorCall({
       key,
       byteLength,
@@ -103,10 +104,6 @@ function makeCall(name: string, args: readonly PickleValue[]) {
   return makeObjectNode({ callee: makeGlobalNode('torch._utils', name), args, offset: undefined });
 }
 
-function isNumber(value: JsonValue | undefined): value is Extract<JsonValue, { readonly digits: string }> {
-  return typeof value === 'object' && value !== null && 'digits' in value;
-}
-
 /** A list of `{"as_int": N}`; null for sizes that are symbols, and for anything else. */
 function readSizes(value: JsonValue | undefined): readonly number[] | null {
   if (!isJsonArray(value)) return null;
@@ -115,6 +112,5 @@ function readSizes(value: JsonValue | undefined): readonly number[] | null {
 }
 
 function readSize(value: JsonValue | undefined): number | null {
-  const integer = isJsonObject(value) ? toUnsignedInteger(value.get('as_int')) : null;
-  return integer === null || integer > BigInt(Number.MAX_SAFE_INTEGER) ? null : Number(integer);
+  return isJsonObject(value) ? toCount(value.get('as_int')) : null;
 }

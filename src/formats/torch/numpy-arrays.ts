@@ -1,10 +1,10 @@
 // Reads how NumPy arrays lie in a pickle, by the calls that rebuild them.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { type CheckpointError, quote } from '../../errors.js';
 import { type ByteRange, holdBytes, wholeOf } from '../../io/byte-source.js';
 import { latin1Source } from '../../io/latin1-source.js';
+import { countElements, stridesOf } from '../../io/row-major.js';
 import { MAX_RANK, NUMPY_DTYPES, stridesInFortran } from '../numpy/npy.js';
 import {
   asIntegers,
@@ -98,8 +98,7 @@ export function readNumpyArray(call: ObjectNode, fail: Fail): NumpyArray | Unrea
   const byteLength = countElements(shape) * (bitsOf(dtype) / 8);
   if (!Number.isSafeInteger(byteLength))
     throw fail(`expected a shape that fits into memory, found [${shape}]`);
-  const inC = shape.map((_, axis) => countElements(shape.slice(axis + 1)));
-  const strides = order === 'F' ? stridesInFortran(shape) : inC;
+  const strides = order === 'F' ? stridesInFortran(shape) : stridesOf(shape);
   const places = axes === undefined ? shape.map((_, axis) => axis) : asIntegers(axes);
   const isWhole = places?.length === shape.length && shape.every((_, axis) => places.includes(axis));
   if (places === null || !isWhole) throw fail(`expected the order of its axes, found ${describeValue(axes)}`);

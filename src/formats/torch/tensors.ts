@@ -1,6 +1,5 @@
 // Tensors in a pickle, and the storages that they are views of.
 
-import { countElements } from '../../checkpoint/channel-grid.js';
 import type { Tensor } from '../../checkpoint/checkpoint.js';
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
@@ -12,7 +11,8 @@ import {
   sliceRange,
   wholeOf,
 } from '../../io/byte-source.js';
-import { byteSwappedSource, type Keeper, stridedSource } from '../../io/views.js';
+import { countElements, stridesOf } from '../../io/row-major.js';
+import { byteSwapped, type Keeper, stridedSource } from '../../io/views.js';
 import { isNumpyArray, readNumpyArray } from './numpy-arrays.js';
 import {
   asInteger,
@@ -240,7 +240,7 @@ interface PlainTensor {
 /** The call that torch.save would write for a tensor. */
 export function makeTensorCall(tensor: PlainTensor): ObjectNode {
   const { key, byteLength, shape, dtype, firstElement = 0 } = tensor;
-  const strides = tensor.strides ?? shape.map((_, axis) => countElements(shape.slice(axis + 1)));
+  const strides = tensor.strides ?? stridesOf(shape);
   const storage: StorageNode = {
     kind: 'storage',
     typeName: 'UntypedStorage',
@@ -467,8 +467,7 @@ export async function buildTensor(
   const { dtype } = layout;
   const laidOut = layOut(stored.range, layout, elementCount, keeper);
   const unit = dtype === 'C64' ? 4 : layout.elementByteLength;
-  const isSwapped = stored.byteOrder === 'big' && (unit === 2 || unit === 4 || unit === 8);
-  const range = isSwapped ? wholeOf(byteSwappedSource(laidOut, unit)) : laidOut;
+  const range = stored.byteOrder === 'big' ? byteSwapped(laidOut, unit) : laidOut;
   return { name, dtype, shape, elementCount, range };
 }
 

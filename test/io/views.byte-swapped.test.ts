@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { memorySource } from '../../src/io/byte-source.js';
-import { byteSwappedSource } from '../../src/io/views.js';
+import { byteSwapped } from '../../src/io/views.js';
 import { failureOf } from '../build/failure.js';
 
 const EIGHT = {
@@ -14,7 +14,7 @@ test.each([
   [4, [4, 3, 2, 1, 8, 7, 6, 5]],
   [8, [8, 7, 6, 5, 4, 3, 2, 1]],
 ] as const)('units of %i bytes are reversed, whatever piece is read', async (unit, expected) => {
-  const source = byteSwappedSource(EIGHT, unit);
+  const { source } = byteSwapped(EIGHT, unit);
   for (let from = 0; from < 8; from++) {
     for (let to = from; to <= 8; to++) {
       const target = new Uint8Array(to - from);
@@ -25,7 +25,11 @@ test.each([
 });
 
 test('reading beyond the end is refused', async () => {
-  expect((await failureOf(() => byteSwappedSource(EIGHT, 2).readInto(new Uint8Array(2), 7))).code).toBe(
+  expect((await failureOf(() => byteSwapped(EIGHT, 2).source.readInto(new Uint8Array(2), 7))).code).toBe(
     'truncated',
   );
+});
+
+test('units of other widths are as they were', () => {
+  expect(byteSwapped(EIGHT, 1)).toBe(EIGHT);
 });
