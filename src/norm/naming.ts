@@ -4,10 +4,10 @@ import type { Checkpoint, Framework, Graph, Tensor } from '../checkpoint/checkpo
 
 /**
  * Whether an exporter or converter made the name up, so that it says nothing about the model: `onnx::Conv_100`,
- * `/stem/Tile_output_0`, `val_9`, `123`.
+ * `/stem/Tile_output_0`, `val_9`, `_v_9`, `123`.
  */
 export function isGeneratedName(name: string): boolean {
-  return /^(\/|onnx::|_*val_\d|\d+$)|_output_\d+$/.test(name);
+  return /^(\/|onnx::|_*val_\d|_v_\d+$|\d+$)|_output_\d+$/.test(name);
 }
 
 /**

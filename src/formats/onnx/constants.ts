@@ -19,6 +19,7 @@ import {
   describeNode,
   FIELDS,
   type OnnxAttribute,
+  type OnnxNode,
   type OnnxSparseTensor,
   type OnnxTensor,
 } from './schema.js';
@@ -490,11 +491,83 @@ async function applyShape(evaluator: Evaluator, site: Site, name: string): Promi
   return constant(integerTensor(name, [dims.length], dims.map(BigInt)), 'Shape');
 }
 
-const SOURCES: ReadonlyMap<string, Source> = new Map([
+/** Arithmetic, element by element; operators of one input leave the second out. */
+const ARITHMETIC = new Map<string, (x: number, y: number) => number>([
+  ['Add', (x, y) => x + y],
+  ['Sub', (x, y) => x - y],
+  ['Mul', (x, y) => x * y],
+  ['Div', (x, y) => x / y],
+  ['Sqrt', (x) => Math.sqrt(x)],
+  ['Reciprocal', (x) => 1 / x],
+]);
+
+/** Whether a node computes its output of its inputs element by element, in a way that is followed. */
+export function isArithmetic({ domain, op }: OnnxNode): boolean {
+  return domain === '' && ARITHMETIC.has(op);
+}
+
+/** Results of so many elements are computed at once; larger ones of a large and a small operand, as they are read. */
+const MAX_KEPT_RESULT = 1 << 16;
+
+/**
+ * What arithmetic makes of constants; of two, one must have the shape of the result. E.g. the W · (γ / √(v + ε)) that
+ * onnxoptimizer writes in the place of a norm layer.
+ */
+async function applyArithmetic(evaluator: Evaluator, site: Site, name: string): Promise<Constant> {
+  const operands: ConstantTensor[] = [];
+  for (const input of site.node.inputs) {
+    const operand = await evaluator.evaluate(site.scope, input);
+    if (operand.kind === 'unresolved') return operand;
+    const { dtype, quantised } = operand.tensor;
+    if (operand.kind === 'uniform' || quantised !== undefined || !isDecodable(dtype))
+      return computedAtRunTime(site);
+    operands.push(operand);
+  }
+  const compute = ARITHMETIC.get(site.node.op);
+  // One operand is as large as the result; what goes with it is small, and in memory.
+  const [large, small = null, ...others] = operands.toSorted(
+    (one, other) => other.tensor.elementCount - one.tensor.elementCount,
+  );
+  if (compute === undefined || large === undefined || others.length > 0) return computedAtRunTime(site);
+  const { dtype, shape, elementCount } = large.tensor;
+  const indexOf = small === null ? null : broadcast(small.tensor.shape, shape);
+  const isMixed = small !== null && (indexOf === null || small.tensor.dtype !== dtype);
+  const kept = [small?.tensor.elementCount ?? 0, elementCount].filter((count) => count <= MAX_KEPT_RESULT);
+  const isSmall = (small?.tensor.elementCount ?? 0) <= MAX_KEPT_RESULT;
+  if (isMixed || !isSmall || !kept.every((count) => evaluator.reserve(8 * count)))
+    return computedAtRunTime(site);
+  const operand = small === null ? null : await readNumbers(small.tensor);
+  const isLargeFirst = large === operands[0];
+  const mapped = mapElements(large, dtype, async (values, first) => {
+    for (let i = 0; i < values.length; i++) {
+      const [value, other] = [values[i] ?? Number.NaN, operand?.[indexOf?.(first + i) ?? 0] ?? Number.NaN];
+      values[i] = isLargeFirst ? compute(value, other) : compute(other, value);
+    }
+  });
+  const source = `${site.node.op} of ${operands[0]?.source}`;
+  const result = { ...mapped, source, overridable: operands.some(({ overridable }) => overridable) };
+  if (result.kind !== 'constant' || elementCount > MAX_KEPT_RESULT) return result;
+  return { ...result, tensor: memoryTensor(name, dtype, shape, await readRange(result.tensor.range)) };
+}
+
+/** Where a tensor that is broadcast to a shape has the value for an index there; null where it becomes larger than that. */
+function broadcast(from: readonly number[], to: readonly number[]): ((index: number) => number) | null {
+  const own = [...Array<number>(Math.max(0, to.length - from.length)).fill(1), ...from];
+  if (own.length > to.length || own.some((size, axis) => size !== 1 && size !== to[axis])) return null;
+  const [strides, inner] = [stridesOf(own), stridesOf(to)];
+  const axes = own.flatMap((size, axis) =>
+    size === 1 ? [] : [{ size, stride: strides[axis] ?? 0, inner: inner[axis] ?? 1 }],
+  );
+  return (index) =>
+    axes.reduce((at, { size, stride, inner: step }) => at + (Math.floor(index / step) % size) * stride, 0);
+}
+
+const SOURCES: ReadonlyMap<string, Source> = new Map<string, Source>([
   ['Constant', makeConstant],
   ['ConstantOfShape', makeConstantOfShape],
   ['Concat', applyConcat],
   ['Shape', applyShape],
+  ...[...ARITHMETIC.keys()].map((op) => [op, applyArithmetic] as const),
 ]);
 
 function readInt(site: Site, name: string, otherwise: number): number {

@@ -8,15 +8,25 @@ import {
   type Constant,
   dequantise,
   type Evaluator,
+  isArithmetic,
   multiplyConstants,
   readInts,
   readNumbers,
   unresolved,
 } from './constants.js';
-import { findProducer, findTrueName, isQuantiser, isStandard, type ScopedName } from './follow.js';
+import {
+  findProducer,
+  findTrueName,
+  isQuantiser,
+  isStandard,
+  nextName,
+  type ScopedName,
+  walkUpstream,
+} from './follow.js';
 import { toInput } from './norm-nodes.js';
 import type { OnnxNode } from './schema.js';
 import {
+  type Definition,
   findAttribute,
   nameBeforeFusion,
   operationFromNameScopes,
@@ -30,7 +40,10 @@ import {
 type LinearOp = LinearNode['op'];
 
 /** A linear node without what only its consumers tell. */
-export type LinearDraft = Omit<LinearNode, 'feedsNorm'>;
+export interface LinearDraft extends Omit<LinearNode, 'feedsNorm'> {
+  /** Tensors of which the graph computes weight and bias, besides those that these are called after. */
+  readonly factors: readonly string[];
+}
 
 const LINEAR_OPERATORS: readonly LinearOp[] = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul'];
 
@@ -68,6 +81,8 @@ interface Weight {
   readonly constant: Constant;
   readonly name: string;
   readonly outputAxis: number;
+  /** Other tensors that the graph computes it of. */
+  readonly factors?: readonly string[];
 }
 
 /**
@@ -93,11 +108,16 @@ export async function buildLinear(
   const biasInput = node.inputs[biasInputOf(node) ?? Number.POSITIVE_INFINITY] ?? '';
   const stored = biasInput === '' ? null : await readBias(evaluator, site, biasInput);
   const bias = stored !== null && (await isWrongZeros(stored, outputChannels)) ? null : stored;
-  const biasName = findTrueName(scope, biasInput);
+  const [biasName = '', ...terms] =
+    biasInput === '' ? [] : await listOperands(evaluator, { scope, name: biasInput });
+  const factors = [...(weight.factors ?? []), ...terms];
+  const paths = readPaths(node, op, { weightName: weight.name, biasName });
   return {
     op,
     nodeName: node.name,
-    ...readPaths(node, op, { weightName: weight.name, biasName }),
+    ...paths,
+    looksFolded: paths.looksFolded || factors.length > 0,
+    factors,
     scope: scope.path,
     weightName: weight.name,
     biasName,
@@ -156,13 +176,46 @@ async function readWeight(
   }
   if (op === 'Conv' || op === 'ConvTranspose') {
     const constant = await evaluator.evaluateQuietly({ scope, name: right });
-    return { constant, name: findTrueName(scope, right), outputAxis: op === 'Conv' ? 0 : 1 };
+    const [name, ...factors] = await listOperands(evaluator, { scope, name: right });
+    return { constant, name: name ?? '', factors, outputAxis: op === 'Conv' ? 0 : 1 };
   }
   const isStatedTransposed = (findAttribute(site, 'transB')?.int ?? 0n) !== 0n;
   const weight = await readMatrix(evaluator, { scope, name: right }, isStatedTransposed);
   if (op === 'Gemm' || weight.constant.kind === 'constant') return weight;
   // W · x: the weight stands on the left, and its rows are the outputs.
   return await readMatrix(evaluator, { scope, name: left }, true);
+}
+
+/**
+ * The tensors that a graph computes a constant of by arithmetic: first the largest, the last of several as large, which the
+ * constant is called after. E.g. of W · (γ / √(v + ε)) it is W, of (b − μ) · s + β it is β.
+ */
+async function listOperands(
+  evaluator: Evaluator,
+  at: ScopedName,
+  seen = new Set<Definition>(),
+): Promise<readonly string[]> {
+  const found = [...walkUpstream(at, nextName)].at(-1);
+  const node = found?.definition.kind === 'node-output' ? found.definition.node : null;
+  if (found === undefined || node === null || !isArithmetic(node)) {
+    const isWithin = seen.size > 0 && findProducer(at.scope, at.name) !== null;
+    return [
+      isWithin && found?.definition.kind === 'initializer' ? found.name : findTrueName(at.scope, at.name),
+    ];
+  }
+  if (seen.has(found.definition)) return [];
+  seen.add(found.definition);
+  const operands: { readonly names: readonly string[]; readonly size: number }[] = [];
+  for (const name of node.inputs) {
+    const operand = { scope: found.scope, name };
+    const constant = await evaluator.evaluateQuietly(operand);
+    if (constant.kind === 'unresolved') return [findTrueName(at.scope, at.name)];
+    operands.unshift({
+      names: await listOperands(evaluator, operand, seen),
+      size: constant.tensor.elementCount,
+    });
+  }
+  return operands.sort((one, other) => other.size - one.size).flatMap(({ names }) => names);
 }
 
 /** What stands in front of the Transpose before a name; null where there is none. */

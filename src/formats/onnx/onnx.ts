@@ -54,7 +54,10 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
     const graph: Graph = {
       producer: [model.producerName, model.producerVersion].filter((part) => part !== '').join(' '),
       norms: mergeCalls(norms),
-      linears: linears.map(({ linear }, index) => ({ ...linear, feedsNorm: feeding.has(index) })),
+      linears: linears.map(({ linear: { factors: _, ...linear } }, index) => ({
+        ...linear,
+        feedsNorm: feeding.has(index),
+      })),
     };
     return {
       path: options.path,
@@ -129,6 +132,10 @@ async function readParts(store: TensorStore) {
   for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
   }
+  takeProducts(
+    linears.map(({ linear }) => linear),
+    tensors,
+  );
   const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears }, tensors);
   const search = new NeighbourSearch((stored) => {
     const name = ofCodes.get(stored) ?? stored;
@@ -140,6 +147,22 @@ async function readParts(store: TensorStore) {
   const norms: BuiltNorm[] = [];
   for (const site of sites.norms) norms.push(await buildNorm(evaluator, site, { search, indexOf }));
   return { model, mainGraph, tensors, norms, linears, foreign: sites.foreign };
+}
+
+/** Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. */
+function takeProducts(linears: readonly LinearDraft[], tensors: Map<string, Tensor>): void {
+  for (const { factors, weight, weightName, bias, biasName } of linears) {
+    if (factors.length === 0) continue;
+    for (const name of factors) {
+      const tensor = tensors.get(name);
+      if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
+    }
+    for (const [name, input] of [
+      [weightName, weight],
+      [biasName, bias],
+    ] as const)
+      if (input.kind === 'constant') tensors.set(name, { ...input.tensor, name });
+  }
 }
 
 /** Turns the codes that a graph dequantises into learned tensors, which `tensors` gains; returns their names by the old. */

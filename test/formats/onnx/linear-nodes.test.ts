@@ -8,6 +8,7 @@ import {
   floats,
   graph,
   INT64,
+  integers,
   model,
   node,
   normNames,
@@ -281,6 +282,59 @@ describe('a linear node', () => {
 });
 
 describe('signs of folding', () => {
+  test('onnxoptimizer leaves the arithmetic to the graph: it is computed, and what it is of is no learned tensor', async () => {
+    const nodes = [
+      node('Cast', ['zeros'], ['none'], { attributes: [attribute.int('to', FLOAT)] }),
+      node('Add', ['v', 'epsilon'], ['_v_1']),
+      node('Sqrt', ['_v_1'], ['_v_2']),
+      node('Div', ['gamma', '_v_2'], ['_v_3']),
+      node('Unsqueeze', ['_v_3', 'axes'], ['_v_4']),
+      node('Mul', ['W', '_v_4'], ['_v_5']),
+      node('Sub', ['none', 'mean'], ['_v_6']),
+      node('Mul', ['_v_6', '_v_3'], ['_v_7']),
+      node('Add', ['_v_7', 'beta'], ['_v_8']),
+      node('Conv', ['x', '_v_5', '_v_8'], ['y'], { name: '/stem/conv/Conv' }),
+    ];
+    const initializers = [
+      tensor('W', [2, 2, 1, 1], FLOAT, field(9, floats(1, 2, 3, 4))),
+      ...[vector('gamma', 2, 6), vector('beta', 1, 1), vector('mean', 1, 2), vector('v', 3, 8)],
+      ...[vector('zeros', 0, 0), tensor('epsilon', [], FLOAT, field(9, floats(1)))],
+      integers('axes', 1, 2, 3),
+    ];
+    const { graph: read, tensors } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+    const [linear] = read.linears;
+    expect(linear).toMatchObject({ weightName: 'W', biasName: 'beta', path: 'stem.conv', looksFolded: true });
+    expect(linear && (await valuesOf(linear.weight))).toEqual([1, 2, 6, 8]);
+    expect(linear && (await valuesOf(linear.bias))).toEqual([0, -3]);
+    const learned = [...tensors.values()].filter(({ isBuffer }) => isBuffer !== true);
+    expect(learned.map(({ name }) => name).toSorted()).toEqual(['W', 'axes', 'beta']);
+  });
+
+  test('arithmetic that doubles at every step is computed once', async () => {
+    const steps = Array.from({ length: 60 }, (_, i) => node('Add', [`w${i}`, `w${i}`], [`w${i + 1}`]));
+    const conv = node('Conv', ['x', 'w60'], ['y']);
+    const [linear] = await readLinears(
+      [...steps, conv],
+      [tensor('w0', [1, 1, 1, 1], FLOAT, field(9, floats(1)))],
+    );
+    expect(linear && (await valuesOf(linear.weight))).toEqual([2 ** 60]);
+  });
+
+  test.each([
+    ['of a graph input', ['x', 'w']],
+    ['whose result is larger than either operand', ['row', 'column']],
+    ['of integers', ['codes', 'codes']],
+  ])('arithmetic %s is left to the run', async (_what, inputs) => {
+    const stored = [
+      weight('w', 2, 2, 1, 1),
+      weight('row', 1, 2, 1, 1),
+      weight('column', 2, 1, 1, 1),
+      integers('codes', 1),
+    ];
+    const [linear] = await readLinears([node('Mul', inputs, ['p']), node('Conv', ['x', 'p'], ['y'])], stored);
+    expect(linear?.weight.kind).toBe('unresolved');
+  });
+
   test("dynamo's optimizer keeps the norm layer's scopes and names its rule", async () => {
     const metadata = {
       'pkg.onnxscript.rewriter.rule_name': 'FuseBatchNormIntoConv, RemoveOptionalBiasFromConv',
