@@ -1,6 +1,7 @@
 // Puts the product in the place of a pruned weight and its mask, which are two tensors of one in a state dict.
 
-import { type ByteSource, checkBounds, readRange, sliceRange, wholeOf } from '../io/byte-source.js';
+import { type ByteSource, readRange, sliceRange, wholeOf } from '../io/byte-source.js';
+import { computedSource } from '../io/views.js';
 import { type Checkpoint, haveSameShape, type Tensor } from './checkpoint.js';
 import { bitsOf, decodeFloats, encodeFloats, isDecodable } from './dtype.js';
 
@@ -66,30 +67,15 @@ const PIECE_ELEMENTS = 128 * 1024;
  * computes: a float64 holds the exact product of all shorter ones, which is rounded once.
  */
 function productSource(original: Tensor, mask: Tensor): ByteSource {
-  const { dtype, range } = original;
-  const width = bitsOf(dtype) / 8;
-  const source: ByteSource = {
-    name: range.source.name,
-    byteLength: range.byteLength,
-    async readInto(target, position) {
-      checkBounds(source, position, target.byteLength);
-      for (let done = 0; done < target.byteLength; ) {
-        const first = Math.floor((position + done) / width);
-        const end = Math.min(Math.ceil((position + target.byteLength) / width), first + PIECE_ELEMENTS);
-        const products = await readFloats(original, first, end);
-        const factors = await readFloats(mask, first, end);
-        for (let i = 0; i < products.length; i++)
-          products[i] = (products[i] ?? Number.NaN) * (factors[i] ?? Number.NaN);
-        const bytes = encodeFloats(products, dtype).subarray(position + done - first * width);
-        const part = bytes.subarray(0, target.byteLength - done);
-        target.set(part, done);
-        done += part.byteLength;
-      }
-    },
-    close: () => range.source.close(),
-    computedFrom: range,
-  };
-  return source;
+  const { dtype, range, elementCount: count } = original;
+  const layout = { count, width: bitsOf(dtype) / 8, atOnce: PIECE_ELEMENTS };
+  return computedSource(range, layout, async (first, end) => {
+    const products = await readFloats(original, first, end);
+    const factors = await readFloats(mask, first, end);
+    for (let i = 0; i < products.length; i++)
+      products[i] = (products[i] ?? Number.NaN) * (factors[i] ?? Number.NaN);
+    return encodeFloats(products, dtype);
+  });
 }
 
 /** Elements `first` up to `end` of a tensor. */

@@ -3,7 +3,13 @@
 import { haveSameShape, type Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf } from '../checkpoint/dtype.js';
 import type { PieceDigests } from '../checkpoint/fingerprint.js';
-import { type ByteSource, type FileWork, type OnProgress, refuseAmplified } from '../io/byte-source.js';
+import {
+  type ByteSource,
+  type FileWork,
+  type OnProgress,
+  refuseAmplified,
+  wholeOf,
+} from '../io/byte-source.js';
 import { inStoredOrder, stridedSource } from '../io/views.js';
 import {
   addTo,
@@ -371,9 +377,5 @@ export function layOutLike(other: LaidOut, { weight, outputAxis }: LaidOut): Ten
   const isFixed = weight.fingerprint !== undefined || weight.quantised !== undefined;
   if (isFixed || bitsOf(weight.dtype) < 8) return null;
   const view = { shape, strides: [1, columns], firstElement: 0, elementByteLength: bitsOf(weight.dtype) / 8 };
-  return {
-    ...weight,
-    shape,
-    range: { source: stridedSource(weight.range, view), offset: 0, byteLength: weight.range.byteLength },
-  };
+  return { ...weight, shape, range: wholeOf(stridedSource(weight.range, view)) };
 }

@@ -85,6 +85,37 @@ function reverseUnits(bytes: Uint8Array, unitByteLength: 2 | 4 | 8): void {
   else buffer.swap64();
 }
 
+/**
+ * Elements that are computed of a range as they are read, `atOnce` at most, so that memory stays flat.
+ *
+ * @param width of an element in bytes.
+ * @param compute the bytes of the elements `first` up to `end`.
+ */
+export function computedSource(
+  range: ByteRange,
+  { count, width, atOnce }: Readonly<Record<'count' | 'width' | 'atOnce', number>>,
+  compute: (first: number, end: number) => Promise<Uint8Array>,
+): ByteSource {
+  const source: ByteSource = {
+    name: range.source.name,
+    byteLength: count * width,
+    async readInto(target, position) {
+      checkBounds(source, position, target.byteLength);
+      for (let done = 0; done < target.byteLength; ) {
+        const first = Math.floor((position + done) / width);
+        const end = Math.min(Math.ceil((position + target.byteLength) / width), first + atOnce);
+        const bytes = (await compute(first, end)).subarray(position + done - first * width);
+        const part = bytes.subarray(0, target.byteLength - done);
+        target.set(part, done);
+        done += part.byteLength;
+      }
+    },
+    close: () => range.source.close(),
+    computedFrom: range,
+  };
+  return source;
+}
+
 /** A strided view of elements; counts of elements, outermost dimension first. */
 export interface StridedView {
   readonly shape: readonly number[];

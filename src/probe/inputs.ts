@@ -4,7 +4,7 @@ import type { Tensor } from '../checkpoint/checkpoint.js';
 import { bitsOf, type DType, encodeFloats, isDecodable } from '../checkpoint/dtype.js';
 import { fail, quote, quoteUnlessPlain, toShellWord, UsageError } from '../errors.js';
 import { looksLikeNpy, looksLikeNpz, readNpy, readNpz } from '../formats/numpy/npy.js';
-import { readRange, sliceRange } from '../io/byte-source.js';
+import { readRange, sliceRange, wholeOf } from '../io/byte-source.js';
 import { type FileSource, openFileSource } from '../io/file-source.js';
 import { countElements } from '../io/row-major.js';
 import { openZip } from '../io/zip.js';
@@ -127,7 +127,7 @@ export class InputFiles {
       const { input, path } = splitArgument(argument, inputs);
       const source = openFileSource(path);
       this.#sources.push(source);
-      const range = { source, offset: 0, byteLength: source.byteLength };
+      const range = wholeOf(source);
       const head = await readRange(sliceRange(range, 0, Math.min(6, source.byteLength)));
       if (looksLikeNpy(head)) {
         const tensor = await readNpy(range, path);

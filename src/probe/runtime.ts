@@ -4,7 +4,7 @@ import { dirname, normalize, resolve, sep } from 'node:path';
 import { DTYPE_NAMES, type DType } from '../checkpoint/dtype.js';
 import { CheckpointError, escapeControls, UsageError } from '../errors.js';
 import type { OnnxCheckpoint } from '../formats/onnx/onnx.js';
-import { readRange } from '../io/byte-source.js';
+import { readRange, wholeOf } from '../io/byte-source.js';
 
 /** A tensor of ONNX Runtime. */
 export interface RuntimeTensor {
@@ -249,8 +249,7 @@ export async function findExternalTensors({
         { code: 'limit-exceeded', file: source.name, hint: 'Put the data file itself beside the model.' },
       );
     }
-    const whole = { source, offset: 0, byteLength: source.byteLength };
-    loaded.push({ path: location, data: await readRange(whole) });
+    loaded.push({ path: location, data: await readRange(wholeOf(source)) });
   }
   return { externalData: loaded };
 }

@@ -6,7 +6,6 @@ import {
   type ChannelStatistics,
   type DriftCause,
   type EpsilonFrom,
-  type FoldedComparison,
   type LayerComparison,
   logStdRatioOf,
   type MeasureBounds,
@@ -423,15 +422,15 @@ function toAuditLayer(
 
 function perChannelOf(layer: LayerComparison): PerChannel | null {
   const { drift } = layer;
-  const found = drift === null ? null : 'measures' in drift ? drift.perChannel : ratiosOf(drift);
+  if (drift === null) return null;
+  const found =
+    'measures' in drift
+      ? drift.perChannel
+      : drift.stdRatio && { before: null, after: null, stdRatio: drift.stdRatio };
   const bounds = layer.kind === 'live' ? undefined : layer.bounds;
   if (found === null || bounds === undefined) return found;
   const { low, high } = bounds.stdRatio;
   return { ...found, stdRatioBounds: { low: [...low], high: [...high] } };
-}
-
-function ratiosOf({ stdRatio }: NonNullable<FoldedComparison['drift']>): PerChannel | null {
-  return stdRatio && { before: null, after: null, stdRatio };
 }
 
 function describeLayerDeclaration(layer: LayerComparison, declared: Declared): Pick<AuditLayer, 'declared'> {

@@ -30,7 +30,14 @@ import type { AuditResults } from '../compare-checkpoints.js';
 import { CheckpointError, quote } from '../errors.js';
 import { compareChannelScales, takeScales } from '../folding/channel-scales.js';
 import { solveLayer } from '../folding/recover-statistics.js';
-import { type ByteRange, type ByteSource, checkBounds, haveSameBytes, holdBytes } from '../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  checkBounds,
+  haveSameBytes,
+  holdBytes,
+  wholeOf,
+} from '../io/byte-source.js';
 import { addTo } from '../norm/naming.js';
 import {
   type LinearLayer,
@@ -92,7 +99,7 @@ export function scaleWeight(weight: Tensor, scaling: WeightScaling): ByteRange {
     },
     async close() {},
   };
-  return { source, offset: 0, byteLength: source.byteLength };
+  return wholeOf(source);
 }
 
 /** Whole elements to be filled with products, the first of them by its index in the weight. */

@@ -25,7 +25,7 @@ import {
   toCount,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
-import type { ByteRange, ByteSource } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, wholeOf } from '../../io/byte-source.js';
 import { countElements } from '../../io/row-major.js';
 import { MAX_RANK, type SafetensorsHeader } from '../safetensors/safetensors.js';
 
@@ -317,7 +317,7 @@ class EntryReader {
       ...(fields.has('requiresGrad') ? { requiresGrad: fields.boolean('requiresGrad') } : {}),
     };
     if (fields.has('values')) return { ...common, range: this.#findKept('values', name, common, fields) };
-    const range = { source: withoutValues(this.#source.name, name, byteLength), offset: 0, byteLength };
+    const range = wholeOf(withoutValues(this.#source.name, name, byteLength));
     const fingerprint = this.#readFingerprint(common, fields);
     return fingerprint === null ? { ...common, range } : { ...common, range, fingerprint };
   }

@@ -9,7 +9,7 @@ import type {
 } from '../../checkpoint/checkpoint.js';
 import { bitsOf, decodeFloats, isDecodable } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteSource, readRange, refuseAmplified, sliceRange, wholeOf } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
@@ -53,13 +53,7 @@ export async function openKerasArchive(source: ByteSource, { path }: ReadOptions
   const archive = await openZip(source);
   const [weights, config] = [archive.entries.get(WEIGHTS_RECORD), archive.entries.get(CONFIG_RECORD)];
   if (weights === undefined || config === undefined)
-    throw new CheckpointError(
-      'expected weights and a configuration in the .keras archive, found one of them',
-      {
-        code: 'malformed',
-        file: source.name,
-      },
-    );
+    return fail(source.name, 'expected weights and a configuration in the .keras archive, found one of them');
   const { bytes } = await readRecord(archive, config, MAX_CONFIG_BYTES);
   const file = await locateRecord(archive, weights);
   const { root } = await readHdf5(file);
@@ -114,14 +108,12 @@ function joinShards(
   shards: ReadonlyMap<string, Hdf5Group>,
   file: string,
 ): { readonly root: Hdf5Group; readonly unlisted: readonly string[] } {
-  const fail = (message: string): never => {
-    throw new CheckpointError(`weight_map: ${message}`, { code: 'malformed', file });
-  };
+  const refuse = (message: string): never => fail(file, `weight_map: ${message}`);
   for (const [path, names] of weightMap)
     for (const name of names) {
       const group = shards.get(name);
       if (group !== undefined && findMember(group, path)?.kind !== 'group')
-        fail(`expected ${quote(path)} in shard ${quote(name)}, found no such group there`);
+        refuse(`expected ${quote(path)} in shard ${quote(name)}, found no such group there`);
     }
   const unlisted: string[] = [];
   const join = (groups: readonly (readonly [shard: string, group: Hdf5Group])[], path: string): Hdf5Group => {
@@ -131,11 +123,12 @@ function joinShards(
       for (const [name, member] of group.members) {
         if (member.kind === 'group') addTo(below, name, [shard, member]);
         else if (weightMap.get(path)?.includes(shard) !== true) unlisted.push(member.path);
-        else if (members.has(name)) fail(`expected ${quote(member.path)} in one shard, found it in several`);
+        else if (members.has(name))
+          refuse(`expected ${quote(member.path)} in one shard, found it in several`);
         else members.set(name, member);
       }
     for (const [name, inner] of below) {
-      if (members.has(name)) fail(`expected ${quote(`${path}/${name}`)} to be one thing, found two`);
+      if (members.has(name)) refuse(`expected ${quote(`${path}/${name}`)} to be one thing, found two`);
       members.set(name, join(inner, `${path}/${name}`));
     }
     return {
@@ -160,7 +153,8 @@ interface Weights {
 
 async function openWeights({ root, source, path, configText, where }: Weights): Promise<Checkpoint> {
   const warnings: string[] = [];
-  const text = configText ?? encode(root.attributes.get('model_config')?.[0]);
+  const own = root.attributes.get('model_config')?.[0];
+  const text = configText ?? (own === undefined ? null : Buffer.from(own));
   const config = text === null ? null : readConfig(text, { file: source.name, where, warnings });
   const { variables, isOrdered } = listVariables(root, config, source.name);
   const tensors = await makeTensors(variables, source.name, warnings);
@@ -176,10 +170,6 @@ async function openWeights({ root, source, path, configText, where }: Weights): 
     warnings,
     close: () => source.close(),
   };
-}
-
-function encode(text: string | undefined): Uint8Array | null {
-  return text === undefined ? null : Buffer.from(text);
 }
 
 /** A configuration that cannot be read costs what it would tell, and no more. */
@@ -226,9 +216,10 @@ function listVariables(root: Hdf5Group, config: LayerConfig | null, file: string
   const found = findVariables(root, config, file);
   const characters = found.variables.reduce((sum, { fullLayer }) => sum + fullLayer.length, 0);
   if (characters > MAX_PATH_CHARACTERS)
-    throw new CheckpointError(
+    fail(
+      file,
       `expected paths of variables of at most ${MAX_PATH_CHARACTERS} characters in all, found ${characters}`,
-      { code: 'limit-exceeded', file },
+      'limit-exceeded',
     );
   return found;
 }
@@ -242,7 +233,7 @@ function findVariables(root: Hdf5Group, config: LayerConfig | null, file: string
     walk.visitModel(root, config);
     return walk;
   }
-  return { variables: listDatasets(root).map(byPath), isOrdered: false };
+  return { variables: listDatasets(root).map((dataset) => byPath(dataset, dataset.path)), isOrdered: false };
 }
 
 /** Whether a model of a class of its own saved its variables: every layer has a group `vars`. */
@@ -256,18 +247,12 @@ function listDatasets(group: Hdf5Group): readonly Hdf5Dataset[] {
   );
 }
 
-function byPath(dataset: Hdf5Dataset): Variable {
-  const slash = dataset.path.lastIndexOf('/');
-  const layer = dataset.path.slice(0, Math.max(0, slash));
-  return {
-    dataset,
-    layer,
-    fullLayer: layer,
-    leaf: dataset.path.slice(slash + 1),
-    config: null,
-    isFrozen: null,
-    isGuessed: false,
-  };
+/** A variable of which its path tells all that is known. */
+function byPath(dataset: Hdf5Dataset, path: string): Variable {
+  const slash = path.lastIndexOf('/');
+  const layer = path.slice(0, Math.max(0, slash));
+  const unknown = { config: null, isFrozen: null, isGuessed: false };
+  return { dataset, layer, fullLayer: layer, leaf: path.slice(slash + 1), ...unknown };
 }
 
 /** A list of names; one that is too long for an attribute goes on in `layer_names0`, `layer_names1`, …. */
@@ -300,10 +285,7 @@ function listNamed(weights: Hdf5Group, model: LayerConfig | null, file: string):
       seen.add(member);
       return member;
     }
-    throw new CheckpointError(`expected a ${kind} ${quote(path)}, which the file lists, found ${found}`, {
-      code: 'malformed',
-      file,
-    });
+    return fail(file, `expected a ${kind} ${quote(path)}, which the file lists, found ${found}`);
   };
   const layers = new Map(model?.layers?.map((layer) => [layer.name, layer]));
   const topLevel = weights.members.has(TOP_LEVEL) ? [TOP_LEVEL] : [];
@@ -318,23 +300,13 @@ function listNamed(weights: Hdf5Group, model: LayerConfig | null, file: string):
     const found = readNames(group, 'weight_names').flatMap((path): readonly Variable[] => {
       const dataset = find(group, path, 'dataset');
       if (dataset.kind !== 'dataset') return [];
-      const slash = path.lastIndexOf('/');
-      const layer = path.slice(0, Math.max(0, slash));
+      const variable = byPath(dataset, path);
+      const { layer } = variable;
       const called = layer.slice(layer.lastIndexOf('/') + 1);
       const same = namesakes.get(called) ?? [];
       const config = same.length === 1 ? (same[0] ?? null) : null;
       const isFrozen = own === undefined ? null : [own, ...same].some(isUntrained);
-      return [
-        {
-          dataset,
-          layer,
-          fullLayer: `${name}/${layer}`,
-          leaf: path.slice(slash + 1),
-          config,
-          isFrozen,
-          isGuessed: false,
-        },
-      ];
+      return [{ ...variable, fullLayer: `${name}/${layer}`, config, isFrozen }];
     });
     const modules = new Set(found.map(({ layer }) => layer));
     if (modules.size > 1) {
@@ -494,16 +466,8 @@ class Walk implements Variables {
     let number = 0;
     for (const each of found) {
       const leaf = (isNumbered(each) ? names[number++] : null) ?? each.key;
-      const isLone = isGuessed && leaf === 'beta';
-      this.variables.push({
-        dataset: each.dataset,
-        layer,
-        fullLayer,
-        leaf,
-        config,
-        isFrozen,
-        isGuessed: isLone,
-      });
+      const known = { layer, fullLayer, config, isFrozen, isGuessed: isGuessed && leaf === 'beta' };
+      this.variables.push({ dataset: each.dataset, leaf, ...known });
     }
   }
 }
@@ -570,11 +534,7 @@ async function makeTensors(
     const leaf = read !== null && isGuessed && (await isScale(read)) ? 'gamma' : variable.leaf;
     const preferred = joinNames(paths.get(variable) ?? '', leaf);
     const name = tensors.has(preferred) ? dataset.path : preferred;
-    if (tensors.has(name))
-      throw new CheckpointError(`expected unique paths of variables, found ${quote(name)} twice`, {
-        code: 'malformed',
-        file,
-      });
+    if (tensors.has(name)) fail(file, `expected unique paths of variables, found ${quote(name)} twice`);
     if (read === null) unread.push(name);
     else tensors.set(name, { ...read, name });
     if (isGuessed) guessed.push(name);

@@ -11,9 +11,9 @@ import {
 } from '../../checkpoint/dtype.js';
 import { layOutScales } from '../../checkpoint/scale-layout.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, checkBounds, memorySource, readRange } from '../../io/byte-source.js';
+import { type ByteSource, memorySource, readRange, sliceRange, wholeOf } from '../../io/byte-source.js';
 import { countElements, stridesOf } from '../../io/row-major.js';
-import { stridedSource } from '../../io/views.js';
+import { computedSource, stridedSource } from '../../io/views.js';
 import { type HandingOperator, handingOperatorOf, nextName, type ScopedName } from './follow.js';
 import {
   describeNode,
@@ -268,16 +268,13 @@ export async function readNumbers(tensor: Tensor): Promise<Float64Array> {
 }
 
 function memoryTensor(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
-  const range = { source: memorySource(name, bytes), offset: 0, byteLength: bytes.byteLength };
+  const range = wholeOf(memorySource(name, bytes));
   return { name, dtype, shape, elementCount: countElements(shape), range };
 }
 
 function computedTensor(input: Tensor, made: Pick<Tensor, 'dtype' | 'shape'>, source: ByteSource): Tensor {
-  const { name, range } = input;
-  const { byteLength } = source;
-  const computed = { ...source, computedFrom: range };
-  const elementCount = countElements(made.shape);
-  return { name, ...made, elementCount, range: { source: computed, offset: 0, byteLength } };
+  const range = wholeOf({ ...source, computedFrom: input.range });
+  return { name: input.name, ...made, elementCount: countElements(made.shape), range };
 }
 
 /** A tensor whose element at an index is the input's at the sum of index · stride, gathered as it is read. */
@@ -765,31 +762,14 @@ function mapElements(
 ): Resolved {
   const { tensor } = input;
   const { range } = tensor;
-  const [width, widthBefore] = [bitsOf(dtype) / 8, bitsOf(tensor.dtype) / 8];
-  const convert = async (first: number, count: number) => {
-    const offset = range.offset + first * widthBefore;
-    const bytes = await readRange({ source: range.source, offset, byteLength: count * widthBefore });
+  const widthBefore = bitsOf(tensor.dtype) / 8;
+  const layout = { count: tensor.elementCount, width: bitsOf(dtype) / 8, atOnce: CHUNK_ELEMENTS };
+  const source = computedSource(range, layout, async (first, end) => {
+    const bytes = await readRange(sliceRange(range, first * widthBefore, end * widthBefore));
     const values = decodeNumbers(bytes, tensor.dtype);
     await change(values, first);
     return encodeNumbers(values, dtype);
-  };
-  const source: ByteSource = {
-    name: range.source.name,
-    byteLength: tensor.elementCount * width,
-    async readInto(target, position) {
-      checkBounds(source, position, target.byteLength);
-      for (let filled = 0; filled < target.byteLength; ) {
-        const first = Math.floor((position + filled) / width);
-        const within = position + filled - first * width;
-        const needed = Math.ceil((within + target.byteLength - filled) / width);
-        const bytes = await convert(first, Math.min(needed, CHUNK_ELEMENTS));
-        const part = bytes.subarray(within, within + target.byteLength - filled);
-        target.set(part, filled);
-        filled += part.byteLength;
-      }
-    },
-    async close() {},
-  };
+  });
   return { ...input, tensor: computedTensor(tensor, { dtype, shape: tensor.shape }, source) };
 }
 

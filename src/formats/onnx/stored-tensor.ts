@@ -57,13 +57,9 @@ function locateUnits(
 ): ByteRange {
   const range = { source: file, offset, byteLength };
   if (form === 'packed') return range;
-  const source = stridedSource(range, {
-    shape: [byteLength / stride, unitBytes],
-    strides: [stride, 1],
-    firstElement: stride - unitBytes,
-    elementByteLength: 1,
-  });
-  return { source, offset: 0, byteLength: source.byteLength };
+  const shape = [byteLength / stride, unitBytes];
+  const view = { shape, strides: [stride, 1], firstElement: stride - unitBytes, elementByteLength: 1 };
+  return wholeOf(stridedSource(range, view));
 }
 
 /** Counts the varints of segments by their last bytes; the caller has checked the size. A tag is a varint too. */
@@ -351,8 +347,7 @@ export function locateData(
   // The exact number shows when the values are decoded, which for a large tensor must not happen while opening.
   if (encodedBytes < unitCount) throw fail(unitCount, `at most ${encodedBytes}`);
   if (encodedBytes > unitCount * 2 * MAX_VARINT_BYTES) throw fail(unitCount, 'more');
-  const source = new VarintUnits({ what, segments: typed, unitBytes, unitCount }, store);
-  return { source, offset: 0, byteLength };
+  return wholeOf(new VarintUnits({ what, segments: typed, unitBytes, unitCount }, store));
 }
 
 /** Every file stays open until the audit ends, two checkpoints at a time, and systems allow some thousands. */
@@ -426,7 +421,7 @@ export class ExternalData {
   locate(tensorName: string, entries: ReadonlyMap<string, string>, byteLength: number): ByteRange {
     const location = entries.get('location') ?? '';
     const what = `external data ${quote(location)} of tensor ${quote(tensorName)}`;
-    const source = this.#open(location, what);
+    const source = this.open(location, what);
     const offset = this.#readNumber(entries, 'offset', what) ?? 0n;
     const rest = BigInt(source.byteLength) - offset;
     if (rest < 0n) {
@@ -437,10 +432,8 @@ export class ExternalData {
     const length = stated ?? rest;
     if (length !== BigInt(byteLength)) {
       const wanted = `expected ${byteLength} bytes for its shape and type`;
-      const isStated = stated !== undefined;
-      const found = isStated
-        ? `a length of ${length}`
-        : `${length} from byte ${offset} to the end of the file`;
+      const toTheEnd = `${length} from byte ${offset} to the end of the file`;
+      const found = stated === undefined ? toTheEnd : `a length of ${length}`;
       throw this.#error('malformed', `${what}: ${wanted}, found ${found}`);
     }
     if (length > rest) {
@@ -451,16 +444,7 @@ export class ExternalData {
   }
 
   /** The file at a location, opened unless it is already; checked as by {@link locate}. */
-  open(location: string): ByteSource {
-    return this.#open(location, `external data ${quote(location)}`);
-  }
-
-  async close(): Promise<void> {
-    for (const file of this.#files.values()) await file.close();
-    this.#files.clear();
-  }
-
-  #open(location: string, what: string): ByteSource {
+  open(location: string, what = `external data ${quote(location)}`): ByteSource {
     const known = this.#files.get(location);
     if (known !== undefined) return known;
     this.#checkLocation(location, what);
@@ -470,7 +454,10 @@ export class ExternalData {
       const message = `expected external data in at most ${MAX_EXTERNAL_FILES} files, found more`;
       throw this.#error('limit-exceeded', message);
     }
-    if (isPlace(this.#path)) throw this.#refuseRemote(what);
+    if (isPlace(this.#path)) {
+      const message = `${what}: expected a model in one file, since it is read over the network, found data beside it`;
+      throw this.#error('unsupported', message, 'Download the model and its data, and name it by its path.');
+    }
     const realPath = this.#resolve(location, what);
     this.#options.onOpenFile?.(realPath);
     try {
@@ -480,6 +467,11 @@ export class ExternalData {
     } catch (error) {
       throw this.#explain(error, what);
     }
+  }
+
+  async close(): Promise<void> {
+    for (const file of this.#files.values()) await file.close();
+    this.#files.clear();
   }
 
   /** Refuses locations that could mean a file elsewhere on any operating system. */
@@ -542,18 +534,15 @@ export class ExternalData {
   }
 
   #refuse(what: string, found: string, hint?: string): CheckpointError {
-    const message = `${what}: expected a path inside the model's directory, found ${found}`;
-    return new CheckpointError(message, { code: 'refused', file: this.#options.path, hint });
+    return this.#error(
+      'refused',
+      `${what}: expected a path inside the model's directory, found ${found}`,
+      hint,
+    );
   }
 
-  #refuseRemote(what: string): CheckpointError {
-    const message = `${what}: expected a model in one file, since it is read over the network, found data beside it`;
-    const hint = 'Download the model and its data, and name it by its path.';
-    return new CheckpointError(message, { code: 'unsupported', file: this.#options.path, hint });
-  }
-
-  #error(code: CheckpointErrorCode, message: string): CheckpointError {
-    return new CheckpointError(message, { code, file: this.#options.path });
+  #error(code: CheckpointErrorCode, message: string, hint?: string): CheckpointError {
+    return new CheckpointError(message, { code, file: this.#options.path, hint });
   }
 }
 

@@ -1,7 +1,7 @@
 // Reads the index of a TensorFlow checkpoint: a sorted table of keys and values, as LevelDB writes them.
 
 import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
-import { type ByteSource, readRange } from '../../io/byte-source.js';
+import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 
 /** The last bytes of a table (tensorflow/core/lib/io/format.h, which is LevelDB's table_format.md). */
@@ -36,7 +36,7 @@ export async function readTable(source: ByteSource): Promise<ReadonlyMap<string,
       `expected a TensorFlow index of ${FOOTER_BYTES} to ${MAX_INDEX_BYTES} bytes, found ${byteLength}`,
       byteLength < FOOTER_BYTES ? 'truncated' : 'limit-exceeded',
     );
-  const bytes = await readRange({ source, offset: 0, byteLength });
+  const bytes = await readRange(wholeOf(source));
   const footer = new Cursor(bytes, { file, baseOffset: 0, subject: 'the index' }, byteLength - FOOTER_BYTES);
   if (new DataView(bytes.buffer).getBigUint64(byteLength - 8, true) !== MAGIC)
     fail(

@@ -3,14 +3,8 @@
 import type { Checkpoint, ReadOptions } from '../../checkpoint/checkpoint.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
-import {
-  type ArrayPiece,
-  assembleArray,
-  type ByteRange,
-  type ByteSource,
-  joinRanges,
-  wholeOf,
-} from '../../io/byte-source.js';
+import { type ArrayPiece, assembleArray } from '../../io/assembled-array.js';
+import { type ByteRange, type ByteSource, joinRanges, wholeOf } from '../../io/byte-source.js';
 import { countElements } from '../../io/row-major.js';
 import { Keeper } from '../../io/views.js';
 import { openBeside } from '../open-beside.js';

@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import { type ArrayPiece, assembleArray } from '../../src/io/assembled-array.js';
 import {
-  type ArrayPiece,
-  assembleArray,
   type ByteRange,
   holdBytes,
   joinRanges,
