@@ -443,19 +443,23 @@ export function halfWidthOf(blur: ScaleBlur | undefined, channel: number): numbe
   return blur?.widths[channel] ?? 0;
 }
 
-/** Half a step of a channel's quantisation, relative to its largest weight: less than this is no drift yet. */
-export function halfStepOf(blur: ScaleBlur | undefined, channel: number): number {
-  return (blur?.steps[channel] ?? 0) / 2;
-}
-
-/** A step of four bits is larger than this part of the largest weight: training seldom moves weights by more. */
+/** A step of four bits is larger than this part of the largest weight. */
 const COARSE_STEP = 1 / 32;
+
+/**
+ * By how much a channel's scale must be out of its interval to be drift, relative to its largest weight: half a step, as
+ * tools round otherwise. A whole one where steps are so coarse that training seldom moves weights by more.
+ */
+export function leastDriftOf(blur: ScaleBlur | undefined, channel: number): number {
+  const step = blur?.steps[channel] ?? 0;
+  return step > COARSE_STEP ? step : step / 2;
+}
 
 /** Why drift of a layer that seems to have drifted may be training, in few weights or by little; null where it may not. */
 export function doubtDrift({ blur }: ProportionalScales): string | null {
   if (blur === undefined) return null;
-  if (blur.isLoose && blur.steps.every((step) => step > COARSE_STEP))
-    return 'its coarsely quantised weights fit one scale in each channel only if codes are off by more than half a step: training them by a step looks the same as moved statistics';
+  if (blur.isLoose)
+    return 'its quantised weights fit one scale in each channel only if codes are off by more than half a step: training them by a step looks the same as moved statistics';
   if (blur.witnesses >= MIN_WITNESSES) return null;
   return 'its quantised convolution has so few weights that training them may look the same as moved statistics';
 }
@@ -478,7 +482,7 @@ export function doubtStillness(
   if (blur.isLoose)
     return 'its quantised weights fit what they were only if codes are off by more than half a step: a tool rounded them otherwise, or training moved them by about a step, which quantisation hides';
   if (isHinted)
-    return 'its quantised weights moved, but by less than half a quantisation step: quantisation hides whether its statistics did, or a tool rounded otherwise';
+    return 'its quantised weights moved, but by less than a quantisation step: quantisation hides whether its statistics did, or a tool rounded otherwise';
   if (2 * hidden > channels)
     return `quantisation hides its statistics: the weights of ${hidden} of ${channels} channels are a few steps large, so that a drift of ${Math.round(100 * MAX_WIDTH)} % would not show`;
   return null;

@@ -520,9 +520,9 @@ function chooseProofs(
 ): (pair: LinearPair) => Proof | null {
   const sides = [before, after];
   // Where some convolutions bear signs, the others had no norm layer.
+  const areSigned = sides.flatMap(listFreeLinears).some(({ looksFolded }) => looksFolded);
   const areBare =
-    sides.every(({ layers, learned }) => layers.length === 0 && !hasOtherNorms(learned)) &&
-    !sides.flatMap(listFreeLinears).some(({ looksFolded }) => looksFolded);
+    !areSigned && sides.every(({ layers, learned }) => layers.length === 0 && !hasOtherNorms(learned));
   return ({ before: one, after: other }) => {
     const live = [one, other].filter(({ layer }) => layer !== null).length;
     const linears = [one.linear, other.linear];
@@ -530,7 +530,7 @@ function chooseProofs(
     if (live === 1 || linears.some(({ looksFolded }) => looksFolded)) return 'nothing';
     const areBiased = linears.every(({ bias }) => bias !== null);
     if (areBare && areBiased) return 'nothing';
-    if (mayHideNorm(linears, before, after)) return 'moved';
+    if (!areSigned && mayHideNorm(linears, before, after)) return 'moved';
     return areBiased ? 'rescaled' : null;
   };
 }

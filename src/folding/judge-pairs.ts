@@ -41,9 +41,9 @@ import {
   boundMeasures,
   doubtDrift,
   doubtStillness,
-  halfStepOf,
   halfWidthOf,
   isTooWide,
+  leastDriftOf,
   readHalfSteps,
   widestBlur,
 } from './channel-scales.js';
@@ -187,7 +187,7 @@ const BIAS_ROUNDINGS = 4 * 2 ** -24;
 
 /**
  * Where factors alone tell that a norm layer was folded in, they must be known better than this, relative to 1: 16-bit
- * values are rounded by as much as a gently trained head moves, and a few of them fit a factor by accident.
+ * values are rounded by as much as a gently trained head moves, and a few of them fit a factor by accident. So are codes.
  */
 const MAX_TELLING_UNCERTAINTY = 2 ** -14;
 
@@ -228,7 +228,7 @@ export async function judgeFoldedPair(
         : conclude(TRAINED, 'changed');
     case 'proportional': {
       const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
-      const isFine = compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
+      const isFine = compared.blur === undefined && compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
       const isTelling = isFine && verdict.status === 'drifted' && told.isUniformScale === false;
       if (proof === 'rescaled' && !isTelling) return null;
       if (verdict === ONE_WEIGHT && isUnmarked(pair)) return null;
@@ -269,7 +269,7 @@ function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalSc
   const excess = factors.map(
     (factor, channel) => Math.abs(factor - 1) - tolerance - halfWidthOf(blur, channel),
   );
-  const isRescaled = (channel: number) => (excess[channel] as number) > halfStepOf(blur, channel);
+  const isRescaled = (channel: number) => (excess[channel] as number) > leastDriftOf(blur, channel);
   const relativeDifference = rounding === null ? widestBlur(compared) : relativeDifferenceIn(rounding);
   const isBiasMoved = findMovedBiases(pair, biases, relativeDifference);
   const channelsMoved = factors.filter((_, channel) => isRescaled(channel) || isBiasMoved(channel)).length;
@@ -285,8 +285,8 @@ function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalSc
     const hidden = factors.filter((_, channel) => isTooWide(compared, channel)).length;
     const isHinted = excess.some((beyond) => beyond > 0) || (isBiasHinted && !isCertain);
     const doubt = doubtStillness(compared, { isHinted, hidden, channels: factors.length });
-    const still: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
-    const verdict = doubt === null ? still : unresolved(doubt);
+    if (doubt !== null) return { verdict: unresolved(doubt), isCertain: false, drift, factors, bounds };
+    const verdict: Verdict = isCertain ? { status: 'ambiguous', problem: null } : LOCKED;
     return { verdict, isCertain, drift, factors, bounds };
   }
   if (factors.some((factor) => factor <= 0)) return { verdict: TRAINED, isCertain: false };

@@ -5,7 +5,7 @@ import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
-import { halfStepOf, halfWidthOf, isTooWide, readHalfSteps } from './channel-scales.js';
+import { halfWidthOf, isTooWide, leastDriftOf, readHalfSteps } from './channel-scales.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
 export interface EpsilonEvidence {
@@ -97,23 +97,26 @@ export function findCommonOffset(evidence: readonly EpsilonEvidence[]): CommonEp
   const areExplained = evidence.every(({ isExplained }) => isExplained);
   if (areExplained && !evidence.some(({ isUncertain }) => isUncertain)) return null;
   const offset = findSharpestOffset(evidence);
-  const explains = (shift: number) =>
+  const listExplained = (shift: number) =>
     evidence.filter(({ offsets, tolerances }) =>
       offsets.every((found, channel) => Math.abs(found - shift) <= 2 * (tolerances[channel] ?? 0)),
-    ).length;
+    );
+  const explains = (shift: number) => listExplained(shift).length;
   const found = Number((first.assumed + offset).toPrecision(2));
   // Where rounding leaves it open, a usual one.
   const usual = USUAL_EPSILONS.find(
     (epsilon) => explains(epsilon - first.assumed) >= explains(found - first.assumed),
   );
   const actual = usual ?? found;
-  const explained = explains(actual - first.assumed);
-  if (actual <= 0 || actual === first.assumed || explained * 2 < evidence.length || explained <= explains(0))
-    return null;
-  const chance = evidence.reduce((product, each) => product * chanceOf(each, actual - first.assumed), 1);
-  const isCertain = actual === usual && explained === evidence.length && chance <= MAX_CHANCE;
-  if (areExplained && !isCertain) return null;
-  return { assumed: first.assumed, actual, layers: explained, isCertain };
+  const shift = actual - first.assumed;
+  const explained = listExplained(shift);
+  const layers = explained.length;
+  if (actual <= 0 || shift === 0 || layers * 2 < evidence.length || layers <= explains(0)) return null;
+  // What quantisation leaves open explains a small shift in any layer.
+  const chance = explained.reduce((product, each) => product * chanceOf(each, shift), 1);
+  const isCertain = actual === usual && layers === evidence.length;
+  if (chance > MAX_CHANCE || (areExplained && !isCertain)) return null;
+  return { assumed: first.assumed, actual, layers, isCertain };
 }
 
 /** The median offset of the channels whose rounding blurs it least: small variances show epsilon most sharply. */
@@ -196,7 +199,7 @@ function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
   const [gamma, beta, bias] = [at(held.gamma, 1), at(held.beta, 0), at(facts.bias, 0)];
   const foldedBias = at(facts.foldedBias, 0);
   const scale = compared.scales[channel] ?? Number.NaN;
-  const step = halfStepOf(compared.blur, channel);
+  const step = leastDriftOf(compared.blur, channel);
   // In parts of the scale.
   const width = compared.blur === undefined ? 0 : halfWidthOf(compared.blur, channel) / Math.abs(scale);
   const liveStep = halfSteps.live(channel);

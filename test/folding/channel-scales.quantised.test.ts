@@ -84,7 +84,7 @@ describe('the scales of a quantised weight', () => {
     expect(found).toMatchObject({ kind: 'proportional', weightsPerChannel: 1, blur: { witnesses: 0 } });
   });
 
-  test('are doubted where four bits hide by how much each weight was trained', async () => {
+  test('are doubted where they fit only by codes that are more than half a step off', async () => {
     const trained = values.map((value, i) => 1.2 * value + (i % 2 === 0 ? 0.013 : -0.013));
     const judge = async (options: Omit<QuantiseOptions, 'shape'>, after: readonly number[]) => {
       const [one, other] = [values, after].map((all) => quantise(all, { shape, ...options }));
@@ -95,10 +95,9 @@ describe('the scales of a quantised weight', () => {
     expect(await judge({ packedBits: 4, axis: 0 }, trained)).toEqual({ isLoose: true, isDoubted: true });
     const drifted = values.map((value, i) => value * (1.2 + Math.floor(i / 27) / 10));
     expect(await judge({ packedBits: 4, axis: 0 }, drifted)).toEqual({ isLoose: false, isDoubted: false });
-    // A tool that rounds otherwise: eight bits tell drift all the same.
     let count = 0;
     const round = (value: number) => (count++ % 5 < 2 ? Math.ceil(value) : Math.floor(value));
-    expect(await judge({ round }, drifted)).toEqual({ isLoose: true, isDoubted: false });
+    expect(await judge({ round }, drifted)).toEqual({ isLoose: true, isDoubted: true });
   });
 
   test('are none of a trained one, and not to be told beside a baseline', async () => {

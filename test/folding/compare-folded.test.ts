@@ -719,3 +719,31 @@ test('a convolution with a bias that may feed a norm layer goes with the folded 
     expect(layers.map(({ name, status }) => [name, status])).toEqual([['block.bn1', 'locked']]);
   }
 });
+
+describe('a quantised head beside folded convolutions', () => {
+  const shape = [3, 2, 3, 3];
+  const folded = fold(weights(54), (index) => Math.floor(index / 18), norm);
+  // The quantiser is no exporter of which it is known whether it leaves signs.
+  const quantisedModel = (head: (value: number, index: number) => number, bias: readonly number[]) => {
+    const rows = weights(128).map(head);
+    const linears = [
+      { path: 'conv', values: folded.weight, shape, bias: folded.bias, looksFolded: true },
+      { path: 'head', values: rows, shape: [4, 32], bias, looksFolded: false },
+    ].map(({ path, values, shape, bias, looksFolded }) => {
+      const tensor = { ...quantise(values, { shape, axis: 0 }), name: `${path}.weight` };
+      const weight = { kind: 'constant', tensor, source: 'initializer', overridable: false } as const;
+      return linearNodeOf(path, { weight: values, shape, bias }, { weight, looksFolded });
+    });
+    const graph = { ...graphOf([], linears), producer: 'onnx.quantize' };
+    return checkpointOf([], { path: 'model.onnx', format: 'ONNX', graph });
+  };
+  const before = quantisedModel((value) => value, [1, 2, 3, 4]);
+
+  test.each<readonly [how: string, head: (value: number, index: number) => number]>([
+    ['by less than codes show', (value, i) => value + 0.01 * Math.cos(i)],
+    ['so that each channel got a factor', (value, i) => value * (1.1 + 0.1 * Math.floor(i / 32))],
+  ])('is no norm layer where it was trained %s', async (_, head) => {
+    const { layers } = await auditCheckpoints(before, quantisedModel(head, [1.1, 2, 3, 4]));
+    expect(layers.map(({ name, status }) => [name, status])).toEqual([['conv', 'locked']]);
+  });
+});

@@ -24,8 +24,8 @@ const HANDING_OPERATORS = [
 export type HandingOperator = (typeof HANDING_OPERATORS)[number];
 
 /** The operator that a node is, if it determines its output by its first input alone; null for any other node. */
-export function handingOperatorOf({ domain, op }: OnnxNode): HandingOperator | null {
-  return domain === '' ? (HANDING_OPERATORS.find((name) => name === op) ?? null) : null;
+export function handingOperatorOf(node: OnnxNode): HandingOperator | null {
+  return HANDING_OPERATORS.find((name) => isStandard(node, name)) ?? null;
 }
 
 /** The name that determines a definition: a call's argument, a body's output, an operator's data input; else null. */
@@ -157,9 +157,13 @@ export function nameOfCodes(name: string): string {
   return name.replace(/_quantized$/, '');
 }
 
-/** Whether a node is an operator of the standard domain. */
+/**
+ * Whether a node is an operator of the standard domain. ONNX Runtime has the quantisers in its own too, for types that
+ * the model's operator set knows none of.
+ */
 export function isStandard(node: OnnxNode, op: string): boolean {
-  return node.domain === '' && node.op === op;
+  const isOfRuntime = node.domain === 'com.microsoft' && /^(?:Dequantize|Quantize)Linear$/.test(op);
+  return node.op === op && (node.domain === '' || isOfRuntime);
 }
 
 /** Names looked at for all norm nodes together. Real models need some dozens for each. */

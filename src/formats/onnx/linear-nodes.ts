@@ -270,7 +270,7 @@ function readPaths(
   const weightPath = pathFromWeightName(fusedWeight ?? weightName) ?? pathFromNodeName(fusedWeight ?? '');
   const path = (isFolded ? null : scopePath) ?? weightPath ?? pathFromNodeName(node.name);
   const isNumbered = isNumberedPair(op, { weightName, biasName });
-  const isBiasOfNorm = fusedBias != null && biasName.includes('BnFusion_BN_B_');
+  const isBiasOfNorm = fusedBias != null && isFusedBias(biasName);
   const isNamedAfterWeight = biasName !== '' && biasName === `${weightName}_bias`;
   return {
     path,
@@ -281,6 +281,11 @@ function readPaths(
         : null,
     looksFolded: isFolded || isNumbered || isNamedAfterWeight || weightName.includes('BnFusion_'),
   };
+}
+
+/** Whether ONNX Runtime's optimizer called a bias after β of the norm layer that it fused. */
+export function isFusedBias(biasName: string): boolean {
+  return biasName.includes('BnFusion_BN_B_');
 }
 
 /** Whether an exporter numbered both the weight and the bias of a convolution, as TorchScript's does where it folds. */
@@ -326,7 +331,9 @@ export class LinearReaders {
     if (inScope === undefined) return;
     const { node } = site;
     for (const input of node.inputs) inScope.get(input)?.push(site);
-    const isBetween = Object.values(NODES_BEHIND).flat().includes(node.op) && node.domain === '';
+    const isBetween = Object.values(NODES_BEHIND)
+      .flat()
+      .some((op) => isStandard(node, op));
     if (isBetween && node.inputs.some((input) => inScope.has(input))) this.watch(site);
   }
 

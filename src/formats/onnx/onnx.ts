@@ -12,6 +12,7 @@ import {
   constantParameters,
   endsInActivation,
   type InputSlot,
+  isFusedBias,
   isWeightLeft,
   type LinearDraft,
   LinearReaders,
@@ -146,7 +147,29 @@ async function readParts(store: TensorStore) {
   });
   const norms: BuiltNorm[] = [];
   for (const site of sites.norms) norms.push(await buildNorm(evaluator, site, { search, indexOf }));
-  return { model, mainGraph, tensors, norms, linears, foreign: sites.foreign };
+  const named = withoutSharedNames(linears, norms);
+  return { model, mainGraph, tensors, norms, linears: named, foreign: sites.foreign };
+}
+
+/**
+ * Linear nodes without the norm layer that only the name of a bias tells, where other layers are called so too: exporters
+ * store equal tensors once, and β of a residual branch and of the shortcut beside it always are.
+ */
+function withoutSharedNames(
+  linears: readonly FoundLinear[],
+  norms: readonly BuiltNorm[],
+): readonly FoundLinear[] {
+  const paths = [
+    ...linears.map(({ linear }) => linear.foldedNormPath),
+    ...norms.map(({ norm }) => norm.path),
+  ];
+  const counts = new Map<string | null, number>();
+  for (const path of paths) counts.set(path, (counts.get(path) ?? 0) + 1);
+  return linears.map((found) => {
+    const { linear } = found;
+    const isShared = isFusedBias(linear.biasName) && (counts.get(linear.foldedNormPath) ?? 0) > 1;
+    return isShared ? { ...found, linear: { ...linear, foldedNormPath: null } } : found;
+  });
 }
 
 /** Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. */

@@ -43,6 +43,21 @@ describe('a quantised convolution', () => {
     expect(tensors.get('w_scale')?.isBuffer).toBe(true);
   });
 
+  test("in QDQ form of ONNX Runtime's own domain, as old operator sets have it for new types", async () => {
+    const own = { domain: 'com.microsoft' };
+    const { linear } = await readLinear(
+      [
+        node('QuantizeLinear', ['x', 'x_scale'], ['x_codes'], own),
+        node('DequantizeLinear', ['x_codes', 'x_scale'], ['data'], own),
+        node('DequantizeLinear', ['w_quantized', 'w_scale'], ['w_dequantised'], own),
+        node('Conv', ['data', 'w_dequantised'], ['y']),
+      ],
+      [codes('w_quantized'), scalar('w_scale', 0.5), scalar('x_scale', 1)],
+    );
+    expect(await valuesOf(linear.weight)).toEqual([2, 4, -2, 1]);
+    expect(linear.weightName).toBe('w');
+  });
+
   test.each([
     ['INT4 in raw_data', 22, field(9, Uint8Array.of(0x21, 0xf7, 0x08)), [1, 2, 7, -1, -8]],
     ['UINT4 in raw_data', 21, field(9, Uint8Array.of(0x21, 0xf7, 0x08)), [1, 2, 7, 15, 8]],

@@ -372,6 +372,33 @@ describe('signs of folding', () => {
     expect(linear).toMatchObject({ path: 'stem.conv', foldedNormPath: norm, looksFolded: true });
   });
 
+  test('but not of whose norm layer, where layers shared the bias that both are called after', async () => {
+    // TorchScript's exporter stores equal tensors once: β of the last norm layer and of the shortcut always are.
+    const fused = (conv: string, bias: string, output: string) =>
+      node('Conv', ['x', `ConvBnFusion_W_${conv}.weight`, `ConvBnFusion_BN_B_${bias}`], [output]);
+    const linears = await readLinears(
+      [
+        fused('down.0', 'bn2.bias_token_0', 'a'),
+        fused('conv2', 'bn2.bias', 'b'),
+        fused('conv3', 'bn3.bias', 'c'),
+        fused('conv4', 'bn4.bias', 'd'),
+        node('BatchNormalization', ['d', 'bn3.weight', 'bn3.bias', 'bn3.mean', 'bn3.var'], ['y'], {
+          name: '/bn3/BatchNormalization',
+        }),
+      ],
+      [
+        ...['down.0', 'conv2', 'conv3', 'conv4'].map((conv) =>
+          weight(`ConvBnFusion_W_${conv}.weight`, 2, 1, 1, 1),
+        ),
+        ...['bn2.bias_token_0', 'bn2.bias', 'bn3.bias', 'bn4.bias'].map((bias) =>
+          vector(`ConvBnFusion_BN_B_${bias}`, 0, 0),
+        ),
+        ...['bn3.weight', 'bn3.bias', 'bn3.mean', 'bn3.var'].map((name) => vector(name, 1, 1)),
+      ],
+    );
+    expect(linears.map(({ foldedNormPath }) => foldedNormPath)).toEqual([null, null, null, 'bn4']);
+  });
+
   test('which is a matrix behind a Transpose, too', async () => {
     const weightName = 'MatMulBnFusion_GemmB_/head/head.0/Transpose_output_0';
     const gemm = node('Gemm', ['x', weightName, 'MatMulBnFusion_GemmBias'], ['y']);
