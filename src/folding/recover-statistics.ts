@@ -78,7 +78,7 @@ interface CommonEpsilon {
   readonly isCertain: boolean;
 }
 
-/** A layer with fewer channels may be explained by chance. */
+/** Fewer channels may be explained by chance. */
 const MIN_CHANNELS = 3;
 
 /**
@@ -92,8 +92,7 @@ const MIN_CHANNELS = 3;
  */
 export function findCommonOffset(evidence: readonly EpsilonEvidence[]): CommonEpsilon | null {
   const [first] = evidence;
-  const channels = evidence.reduce((count, { offsets }) => count + offsets.length, 0);
-  if (first === undefined || channels < MIN_CHANNELS) return null;
+  if (first === undefined) return null;
   const areExplained = evidence.every(({ isExplained }) => isExplained);
   if (areExplained && !evidence.some(({ isUncertain }) => isUncertain)) return null;
   const offset = findSharpestOffset(evidence);
@@ -112,6 +111,11 @@ export function findCommonOffset(evidence: readonly EpsilonEvidence[]): CommonEp
   const explained = listExplained(shift);
   const layers = explained.length;
   if (actual <= 0 || shift === 0 || layers * 2 < evidence.length || layers <= explains(0)) return null;
+  // Channels of variances so large that rounding hides the shift fit any.
+  const telling = explained.flatMap(({ tolerances }) =>
+    tolerances.filter((tolerance) => 2 * tolerance < Math.abs(shift)),
+  );
+  if (telling.length < MIN_CHANNELS) return null;
   // What quantisation leaves open explains a small shift in any layer.
   const chance = explained.reduce((product, each) => product * chanceOf(each, shift), 1);
   const isCertain = actual === usual && layers === evidence.length;

@@ -607,6 +607,16 @@ describe('an epsilon that a file of names does not tell', () => {
     expect(layers[1]).toMatchObject({ status: 'drifted', epsilonFrom: 'default' });
   });
 
+  test('is none that one channel shows, beside variances too large to show any', async () => {
+    const moved = { ...narrow, variance: [0.816] };
+    // Rounding puts these off by some thousand, up or down.
+    for (const scale of [1, 1.1, 1.2, 1.3, 1.4, 1.5]) {
+      const huge: Norm = { ...norm, variance: [3e9 * scale, 1e9 * scale, 2e9 * scale] };
+      const { layers } = await auditOf([{ state: narrow, after: moved }, { state: huge }]);
+      expect(layers.map(({ status }) => status)).toEqual(['drifted', 'locked']);
+    }
+  });
+
   test('leaves open what a single channel cannot tell', async () => {
     const { layers, findings } = await auditOf([{ state: norm }, { state: narrow, epsilon: 1e-3 }]);
     expect(layers[1]?.status).toBe('unresolved');
