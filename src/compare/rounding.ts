@@ -54,6 +54,31 @@ export interface ShortDifferences {
 /** Averages of more steps than any run has differ by less, relative to each value. */
 export const MAX_RELATIVE_DIFFERENCE = 2 ** -9;
 
+/**
+ * Averages that were computed in a 16-bit type differ by more, in units of the last place: means of 3 to 30 by up to 5 in
+ * bfloat16 and float16.
+ */
+const MAX_COARSE_UNITS = 8;
+
+/** Smaller numbers, in multiples of the smallest with all bits, are rounded by more: each share of a mean underflows. */
+const LEAST_NORMALS = 4;
+
+/** Types with so few significands that the weights of a tensor share them. */
+const COARSE_TYPES: readonly DType[] = ['BF16', 'F16'];
+
+/**
+ * What is computed of each value alone takes equal values to equal ones, and values that are equal but for their exponent
+ * to others that are. An optimizer moves each weight by its own gradient: of such pairs that changed, half part at the
+ * least. So many that stayed together are no chance.
+ */
+const MIN_AGREED = 20;
+
+/** Means of 3 to 30 in float16 change more of the values than this: 11 % at the least. */
+const MIN_COARSE_SHARE = 1 / 16;
+
+/** Of so many times the smallest number with all bits, shares of a mean have all bits, too. */
+const SHARED_NORMALS = 32;
+
 /** Under so many values, a sample of optimizer steps may look like rounding by chance. */
 export const MIN_VALUES = 64;
 
@@ -94,6 +119,9 @@ const MAX_WEIGHT_UNITS = 4;
 /** A sum that was taken out again leaves at most so many units in the last place of the tensor's largest value. */
 const MAX_MERGE_UNITS = 32;
 
+/** In a 16-bit type that would be a quarter of it; so many are left by what was added eight times as large. */
+const MAX_COARSE_MERGE_UNITS = 4;
+
 /**
  * Random significands end in one zero bit on average, with a deviation of √2. What went through a coarser grid ends in
  * more; this many standard errors more are no chance.
@@ -128,8 +156,13 @@ class DifferenceSums {
   largest = 0;
   largestDifference = 0;
   largestRelative = 0;
+  /** How large a relative difference averaging may leave. */
+  bound = MAX_RELATIVE_DIFFERENCE;
   /** A unit in the last place of the coarsest type, relative to the value. */
   unit = 0;
+  /** Values of a 16-bit type that changed as one of their significand did before, and ones that did not. */
+  agreed = 0;
+  parted = 0;
   /** Of the values that were looked at closely. */
   close = 0;
   logValues = 0;
@@ -160,8 +193,13 @@ class DifferenceSums {
 
   /** Whether the differences are in proportion to the values, so that averaging explains them; null: cannot be told. */
   areProportional(): boolean | null {
-    if (this.largestRelative > MAX_RELATIVE_DIFFERENCE) return false;
+    if (this.parted > 0 || this.largestRelative > this.bound) return false;
+    if (this.agreed >= MIN_AGREED) return !this.isOneFactor();
     if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
+    // In a 16-bit type, a gentle step shows in few values, and there it is a unit or two: as large as rounding.
+    const isCoarse = this.bound > MAX_RELATIVE_DIFFERENCE;
+    const areFew = this.changed < MIN_COARSE_SHARE * this.values;
+    if (isCoarse && (areFew || this.largestRelative > MAX_RELATIVE_DIFFERENCE)) return null;
     const { close } = this;
     const tail = Math.log2(this.largestRelative) - (this.logDifferences - this.logValues) / close;
     if (tail > MAX_TAIL_BITS) return false;
@@ -203,9 +241,11 @@ const SUM_KEYS = [
   'products',
   'relatives',
   'relativeSquares',
+  'agreed',
+  'parted',
 ] as const;
 
-const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative', 'unit'] as const;
+const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative', 'bound', 'unit'] as const;
 
 /**
  * Tells rounding from training by the differences between two tensors, piece by piece, in a few sums. docs/rounding.md
@@ -224,6 +264,8 @@ export class RoundingJudge {
   readonly #zeroBits = new Map<number, { count: number; bits: number }>();
   #narrowings: readonly Narrowing[] = [];
   readonly #floor: number;
+  /** What each significand of a 16-bit type has become, where it was seen first. */
+  readonly #became = new Map<number, number>();
 
   /**
    * @param unchanged how many values were equal before the first that the judge is shown.
@@ -301,15 +343,22 @@ export class RoundingJudge {
    */
   #addAlike(before: Values, after: Values): boolean {
     const { sums } = this;
-    const unit = 2 ** -significandBitsOf(this.#types[1]);
+    const [type] = this.#types;
+    const unit = 2 ** -significandBitsOf(type);
     sums.unit = unit;
+    // Values that were scaled on the way are none of their type any more.
+    const isCoarse = COARSE_TYPES.includes(type) && this.#floor === 0;
+    const normal = quantumOf(type) * 2 ** significandBitsOf(type);
     const stride = strideOf(before);
     for (let i = 0; i < before.length; i += stride)
       sums.largest = Math.max(sums.largest, Math.abs(before[i] as number));
     const allowed = LARGEST_GROWTH * MAX_MERGE_UNITS * unit * sums.largest;
     const known = Math.max(sums.largestRelative, this.#floor);
-    const largestRelative = findLargestRelative(before, after, known, allowed);
+    if (isCoarse) sums.bound = MAX_COARSE_UNITS * unit;
+    const least = isCoarse ? LEAST_NORMALS * normal : 0;
+    const largestRelative = findLargestRelative(before, after, { known, allowed, bound: sums.bound, least });
     if (largestRelative === null) return false;
+    if (isCoarse) this.#compareEqualValues(before, after, SHARED_NORMALS * normal);
     if (largestRelative > this.#floor) sums.largestRelative = largestRelative;
     for (let i = 0; i < before.length; i += stride) {
       const x = before[i] as number;
@@ -323,6 +372,23 @@ export class RoundingJudge {
       this.#look(x, y);
     }
     return true;
+  }
+
+  /** Counts the values that became what others of their significand did. Under `least`, those of another size do not. */
+  #compareEqualValues(before: Values, after: Values, least: number): void {
+    const { sums } = this;
+    for (let i = 0; i < before.length; i++) {
+      const x = before[i] as number;
+      const size = Math.abs(x);
+      if (!(size > 0 && size < Number.POSITIVE_INFINITY)) continue;
+      const unit = Math.sign(x) * (size < least ? 1 : 2 ** Math.floor(Math.log2(size)));
+      const significand = x / unit;
+      const became = (after[i] as number) / unit;
+      const known = this.#became.get(significand);
+      if (known === undefined) this.#became.set(significand, became);
+      else if (known !== became) sums.parted++;
+      else if (became !== significand) sums.agreed++;
+    }
   }
 
   /** Sides of two types: a difference counts from where the rounding of the narrower type ends. */
@@ -391,9 +457,10 @@ export class RoundingJudge {
     const [before, after] = this.#types;
     const unit = 2 ** -significandBitsOf(after) * sums.largest;
     if (before !== after || sums.changed < MIN_CHANGED || sums.values < MIN_VALUES) return false;
-    if (sums.largestDifference > growth * MAX_MERGE_UNITS * unit) return false;
     // So many units of a 16-bit type are a good part of the value: their size tells nothing, lost bits alone do.
     const isCoarse = MAX_MERGE_UNITS * unit > MAX_RELATIVE_DIFFERENCE * sums.largest;
+    const units = isCoarse ? MAX_COARSE_MERGE_UNITS : MAX_MERGE_UNITS;
+    if (sums.largestDifference > growth * units * unit) return false;
     const { slope, error } = sums.fitLine();
     if (!isCoarse && slope >= MIN_SLOPE && error <= MERGE_SLOPE_ERROR) return !sums.isOneFactor();
     let [count, bits] = [0, 0];
@@ -594,16 +661,22 @@ function isSameOrNegligible(x: number, y: number): boolean {
  * The largest abs(y − x) / abs(x); null where one is beyond what rounding leaves. Every value of a model may go through
  * this loop: no more in it than needs to be.
  *
- * @param allowed an absolute difference that may be left whatever the value is.
+ * @param limits.allowed an absolute difference that may be left whatever the value is.
+ * @param limits.bound a relative difference that may be left.
+ * @param limits.least smaller values count as of this size.
  */
-function findLargestRelative(before: Values, after: Values, known: number, allowed: number): number | null {
+function findLargestRelative(
+  before: Values,
+  after: Values,
+  { known, allowed, bound, least }: Readonly<Record<'known' | 'allowed' | 'bound' | 'least', number>>,
+): number | null {
   let largest = known;
   for (let i = 0; i < before.length; i++) {
-    const size = Math.abs(before[i] as number);
+    const size = Math.max(least, Math.abs(before[i] as number));
     const distance = Math.abs((after[i] as number) - (before[i] as number));
     if (distance <= largest * size) continue;
     if (isSameOrNegligible(before[i] as number, after[i] as number)) continue;
-    if (!(distance <= MAX_RELATIVE_DIFFERENCE * size || distance <= allowed)) return null;
+    if (!(distance <= bound * size || distance <= allowed)) return null;
     if (!Number.isFinite(distance)) return null;
     largest = distance / size;
   }

@@ -124,6 +124,90 @@ describe('averages of equal values are rounded', () => {
   });
 });
 
+describe.each(['BF16', 'F16'] as const)('an average that was computed in %s', (dtype) => {
+  const round = (value: number) => roundToFloat(value, dtype);
+  const sumOf = (values: ArrayLike<number>, count: number) =>
+    Array.from(values, (value) => {
+      let sum = value;
+      for (let i = 1; i < count; i++) sum = round(sum + value);
+      return round(sum / count);
+    });
+  const sharesOf = (values: ArrayLike<number>, count: number) =>
+    Array.from(values, (value) => {
+      let sum = 0;
+      for (let i = 0; i < count; i++) sum = round(sum + round(value * round(1 / count)));
+      return sum;
+    });
+  const kindOf = async (before: ArrayLike<number>, after: ArrayLike<number>) => {
+    const verdict = await compare(before, after, dtype);
+    return verdict.kind === 'rounded' ? verdict.cause : verdict.kind;
+  };
+
+  test.each([3, 5, 7, 9, 12, 20, 30])('is told in large tensors, of %d models', async (count) => {
+    for (const size of [2304, 36_864]) {
+      const weights = narrow(weightsOf(size, count), dtype);
+      expect(await kindOf(weights, sumOf(weights, count))).toBe('averaged');
+      expect(await kindOf(weights, sharesOf(weights, count))).toBe('averaged');
+    }
+  });
+
+  test('is no change in small ones, which follow the others', async () => {
+    for (const size of [64, 189, 576]) {
+      const weights = narrow(weightsOf(size, size), dtype);
+      expect(await kindOf(weights, sumOf(weights, 9))).toMatch(/averaged|short/);
+      expect(await kindOf(weights, sharesOf(weights, 9))).toMatch(/averaged|short/);
+    }
+  });
+
+  test.each<[Optimizer, number]>([
+    ['sgd', 1e-4],
+    ['sgd', 1e-6],
+    ['adam', 1e-5],
+    ['adam', 1e-6],
+    ['adamw', 1e-6],
+  ])('is none that was trained by %s with lr %d, however few values changed', async (optimizer, lr) => {
+    for (const size of [576, 2304, 36_864]) {
+      const weights = narrow(weightsOf(size, size), dtype);
+      const trained = narrow(train(Float32Array.from(weights), { optimizer, lr, steps: 20, seed: 3 }), dtype);
+      // Of few values that changed, other tensors tell.
+      expect(await kindOf(weights, trained)).toMatch(size < 2304 ? /changed|short/ : /changed/);
+    }
+  });
+
+  test('is none where one channel of many was trained besides, by two units at most', async () => {
+    const weights = narrow(weightsOf(36_864, 8), dtype);
+    const averaged = sumOf(weights, 9);
+    const unit = dtype === 'BF16' ? 2 ** -8 : 2 ** -11;
+    const trained = averaged.map((value, i) =>
+      i < 20_000 || i >= 20_576 ? value : round(value * (1 + (i % 3) * unit)),
+    );
+    expect(await kindOf(weights, trained)).toBe('changed');
+  });
+
+  test('is no change beside weights that were pruned, or are no numbers', async () => {
+    const weights = narrow(weightsOf(2304, 11), dtype).map((value, i) =>
+      i % 3 === 0 ? 0 : i === 7 ? Number.NaN : i === 8 ? Number.POSITIVE_INFINITY : value,
+    );
+    expect(await kindOf(weights, sumOf(weights, 9))).toBe('averaged');
+  });
+
+  test('leaves statistics unmoved that moved by no more', async () => {
+    const weights = narrow(weightsOf(36_864, 9), dtype);
+    const verdict = await compare(weights, sumOf(weights, 9), dtype);
+    const averaged = verdict.kind === 'rounded' ? verdict.relativeDifference : 0;
+    const evidence: RoundingEvidence = { averaged, merged: false, narrowed: new Set() };
+    const mean = narrow(weightsOf(32, 10), dtype);
+    const compareWith = (other: readonly number[]) =>
+      compareRounded(
+        { values: Float64Array.from(mean), dtype },
+        { values: Float64Array.from(other), dtype },
+        evidence,
+      );
+    expect(compareWith(sumOf(mean, 9))).toBeGreaterThan(0);
+    expect(compareWith(mean.map((value) => round(1.1 * value)))).toBeNull();
+  });
+});
+
 describe('training is a change, however gentle', () => {
   test.each<[Optimizer, number, number]>([
     ['sgd', 1e-7, 10],
@@ -382,6 +466,35 @@ test('a trained tensor is left soon, however gently it was trained', async () =>
   expect((await new TensorComparer().compare(before, after)).kind).toBe('changed');
   expect(source.bytesRead).toBeLessThanOrEqual(16 * 1024);
 });
+
+test('trainings in 16 bits are no averages, whatever the net, optimizer and learning rate', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.record({
+        dtype: fc.constantFrom<DType>('BF16', 'F16'),
+        size: fc.integer({ min: 64, max: 5000 }),
+        kind: fc.constantFrom<WeightKind>('normal', 'uniform', 'heavy', 'channels'),
+        seed: fc.nat(1e6),
+        optimizer: fc.constantFrom<Optimizer>('sgd', 'adam', 'adamw'),
+        exponent: fc.double({ min: -7, max: -3, noNaN: true }),
+        steps: fc.integer({ min: 1, max: 20 }),
+        isStoredOnTheWay: fc.boolean(),
+      }),
+      async ({ dtype, size, kind, seed, exponent, steps, isStoredOnTheWay, optimizer }) => {
+        const store = (values: ArrayLike<number>) => Float32Array.from(narrow(values, dtype));
+        const weights = store(drawWeights({ size, seed, kind }));
+        const lr = 10 ** exponent;
+        let trained = weights;
+        if (isStoredOnTheWay)
+          for (let step = 0; step < steps; step++)
+            trained = store(train(trained, { optimizer, lr, steps: 1, seed: seed + step }));
+        else trained = store(train(weights, { optimizer, lr, steps, seed }));
+        expect(await compare(weights, trained, dtype)).not.toHaveProperty('cause', 'averaged');
+      },
+    ),
+    { numRuns: 300, seed: 2026 },
+  );
+}, 60_000);
 
 test('averages and trainings are held apart, whatever the net, decay, count and learning rate', async () => {
   const sizes = fc.integer({ min: 144, max: 5000 });
