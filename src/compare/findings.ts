@@ -109,6 +109,11 @@ export function makeFinding(
   return { kind, level, layer, message, docs: `docs/findings/${kind}.md` };
 }
 
+/** What findings come to: drifted where any is an error. */
+export function verdictOf(findings: readonly Finding[]): 'clean' | 'drifted' {
+  return findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean';
+}
+
 /** Whether a finding is drift that stands. */
 export function isLeadingDrift({ kind, level }: Finding): boolean {
   return level === 'error' && FINDINGS[kind].says === 'drift';

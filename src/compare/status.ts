@@ -23,6 +23,11 @@ export const LAYER_STATUSES: readonly LayerStatus[] = [
   'locked',
 ];
 
+/** No layer of any status. */
+export function countNone(): Record<LayerStatus, number> {
+  return Object.fromEntries(LAYER_STATUSES.map((status) => [status, 0])) as Record<LayerStatus, number>;
+}
+
 /** How learned tensors of before relate to those of after; `none` where there are none to compare. */
 export type Relation = 'equal' | 'changed' | 'none';
 

@@ -3,7 +3,7 @@
 import { lstatSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, dirname, join, posix, sep } from 'node:path';
-import { CheckpointError, quote, toShellWord } from '../errors.js';
+import { CheckpointError, fail, quote, toShellWord } from '../errors.js';
 import type { ByteSource } from './byte-source.js';
 import { explainAs, type FileSource, openFileSource } from './file-source.js';
 import type { RemoteFile, RemoteSource } from './remote-source.js';
@@ -85,11 +85,11 @@ export function toLastingName(argument: string): string {
   if (!isPlace(argument) || name === argument) return argument;
   const place = parsePlace(argument);
   if (place.kind === 'hub' || place.url.search === '') return name;
-  throw new CheckpointError(
+  return fail(
+    name,
     'expected an address without a ?, found one: what follows it may be a signature, which others would read and which runs out',
+    'refused',
     {
-      code: 'refused',
-      file: name,
       hint: 'Leave it out where the address is enough; else download the checkpoint, and name it by its path.',
     },
   );
@@ -102,19 +102,17 @@ const HUB_FILE = /^https:\/\/huggingface\.co\/([^/]+\/[^/]+)\/(?:resolve|blob)\/
 function parsePlace(argument: string): Place {
   const name = nameOf(argument);
   if (/^hf:/i.test(argument)) return parseHub(argument, name);
-  const refuse = (message: string, hint?: string) =>
-    new CheckpointError(message, { code: 'refused', file: name, hint });
-  if (/^http:/i.test(argument))
-    throw refuse(
-      'expected an address that begins with https://, found http://: anyone on the way could change the file',
-    );
+  if (/^http:/i.test(argument)) {
+    const found = 'found http://: anyone on the way could change the file';
+    fail(name, `expected an address that begins with https://, ${found}`, 'refused');
+  }
   const url = URL.canParse(argument) ? new URL(argument) : null;
-  if (url === null || url.hostname === '') throw refuse('expected a web address, found something else');
-  if (url.username !== '' || url.password !== '')
-    throw refuse(
-      'expected a web address without a name and a password',
-      'The process list and logs would show them.',
-    );
+  if (url === null || url.hostname === '')
+    return fail(name, 'expected a web address, found something else', 'refused');
+  if (url.username !== '' || url.password !== '') {
+    const hint = 'The process list and logs would show them.';
+    fail(name, 'expected a web address without a name and a password', 'refused', { hint });
+  }
   const [, repository, revision, file] = HUB_FILE.exec(`${url.origin}${url.pathname}`) ?? [];
   if (repository === undefined || revision === undefined || file === undefined)
     return { kind: 'web', name, url };
@@ -137,23 +135,18 @@ function parseHub(argument: string, name: string): HubPlace {
 
 function checkHub(place: HubPlace): HubPlace {
   const { name, repository, revision, file } = place;
-  const fail = (expected: string, found: string): never => {
-    const hint = 'Such as hf:timm/resnet18.a1_in1k, hf:OWNER/NAME@REVISION:FILE';
-    throw new CheckpointError(`expected ${expected}, found ${quote(found)}`, {
-      code: 'refused',
-      file: name,
-      hint,
-    });
-  };
+  const hint = 'Such as hf:timm/resnet18.a1_in1k, hf:OWNER/NAME@REVISION:FILE';
+  const refuse = (expected: string, found: string): never =>
+    fail(name, `expected ${expected}, found ${quote(found)}`, 'refused', { hint });
   const isName = (text: string, part: RegExp) =>
     text.length <= MAX_NAME_LENGTH && text.split('/').every((one) => part.test(one));
   if (repository.split('/').length !== 2 || !isName(repository, REPOSITORY_PART))
-    fail('OWNER/NAME of a model on the Hugging Face Hub', repository);
-  if (!isName(revision, REVISION_PART)) fail('a branch, a tag or a commit', revision);
+    refuse('OWNER/NAME of a model on the Hugging Face Hub', repository);
+  if (!isName(revision, REVISION_PART)) refuse('a branch, a tag or a commit', revision);
   const isFile = (part: string) =>
     part !== '' && part !== '.' && part !== '..' && part.length <= MAX_NAME_LENGTH;
   if (file !== null && (/[\\\p{Cc}]/u.test(file) || !file.split('/').every(isFile)))
-    fail("a file's path from the root of the model, with forward slashes", file);
+    refuse("a file's path from the root of the model, with forward slashes", file);
   return place;
 }
 
@@ -208,9 +201,13 @@ async function openOfWeb({ name, url }: WebPlace, { test }: Hub): Promise<Opened
       url: at,
       name: nameOf(at.href),
       ...(test && { test }),
-      openBeside: (file) => open(new URL(file.split('/').map(encodeURIComponent).join('/'), at)),
+      openBeside: (file) => open(new URL(encodePath(file), at)),
     });
   return { source: await open(url), notes: [`${quote(name)} was read over the network`] };
+}
+
+function encodePath(path: string): string {
+  return path.split('/').map(encodeURIComponent).join('/');
 }
 
 async function openOfHub(
@@ -221,19 +218,12 @@ async function openOfHub(
   const { fetchJson, openRemoteSource } = await import('./remote-source.js');
   const token = readToken();
   const { name, repository } = place;
-  const encode = (text: string) => text.split('/').map(encodeURIComponent).join('/');
   const remote = (path: string) => ({ url: new URL(path, origin), token, ...(test && { test }) });
   const revision = encodeURIComponent(place.revision);
-  const listed =
-    place.file === null
-      ? readListing(
-          place,
-          await fetchJson({ name, ...remote(`/api/models/${repository}/revision/${revision}`) }),
-          defaults,
-        )
-      : null;
+  const listing = { name, ...remote(`/api/models/${repository}/revision/${revision}`) };
+  const listed = place.file === null ? readListing(place, await fetchJson(listing), defaults) : null;
   const open = async (file: string, commit: string, called: string): Promise<RemoteSource> => {
-    const at = remote(`/${repository}/resolve/${encodeURIComponent(commit)}/${encode(file)}`);
+    const at = remote(`/${repository}/resolve/${encodeURIComponent(commit)}/${encodePath(file)}`);
     // Of the same commit: a branch may move on meanwhile.
     const openBeside = (name: string) => {
       const beside = posix.join(posix.dirname(file), name);
@@ -259,15 +249,12 @@ async function openOfHub(
 function readListing(place: HubPlace, listing: unknown, defaults: readonly string[]) {
   const { sha, siblings } = isRecord(listing) ? listing : {};
   if (typeof sha !== 'string' || !COMMIT.test(sha) || !Array.isArray(siblings))
-    throw new CheckpointError("expected the Hub's list of the model's files, found something else", {
-      code: 'malformed',
-      file: place.name,
-    });
+    return fail(place.name, "expected the Hub's list of the model's files, found something else");
   const names = siblings.flatMap((one: unknown) =>
     isRecord(one) && typeof one['rfilename'] === 'string' ? [one['rfilename']] : [],
   );
   const file = defaults.find((name) => names.includes(name));
-  if (file === undefined) throw withoutDefault(place, names);
+  if (file === undefined) return refuseWithoutDefault(place, names);
   return { commit: sha, file };
 }
 
@@ -354,14 +341,18 @@ function findInHubCache(place: HubPlace): Cached {
   const { repository, revision, file } = place;
   const cache = findHubCache();
   const model = join(cache, `models--${repository.replace('/', '--')}`);
-  if (!isThere(model)) throw missing(place, `nothing of that model in the cache of the Hub (${cache})`);
+  if (!isThere(model))
+    return refuseMissing(place, `nothing of that model in the cache of the Hub (${cache})`);
   const commit = findCommit(model, revision);
   if (commit === null)
-    throw missing(place, `no revision ${quote(revision)} of that model in the cache of the Hub (${cache})`);
+    return refuseMissing(
+      place,
+      `no revision ${quote(revision)} of that model in the cache of the Hub (${cache})`,
+    );
   const snapshot = join(model, 'snapshots', commit);
   const path = file === null ? snapshot : join(snapshot, file);
   if (!isThere(path))
-    throw missing(
+    return refuseMissing(
       place,
       `no such file of the commit ${commit.slice(0, 12)} in the cache of the Hub (${cache})`,
     );
@@ -401,17 +392,14 @@ function findDefault(place: Place, path: string, { defaults }: PlaceOptions): st
   if (!isDirectory(path)) return path;
   const found = chooseFile(path, defaults);
   if (found !== undefined) return found;
-  throw withoutDefault(place, lookAt(() => readdirSync(path)) ?? []);
+  return refuseWithoutDefault(place, lookAt(() => readdirSync(path)) ?? []);
 }
 
-function withoutDefault(place: Place, names: readonly string[]): CheckpointError {
+function refuseWithoutDefault(place: Place, names: readonly string[]): never {
   const shown = [...names].sort().slice(0, MAX_SHOWN_FILES).map(quote).join(', ');
   const found = `found none of the files that a model is loaded from by itself, but ${shown || 'nothing'}`;
-  return new CheckpointError(`expected a file to open, ${found}`, {
-    code: 'not-found',
-    file: place.name,
-    hint: `Name the file: ${place.name}:FILE`,
-  });
+  const hint = `Name the file: ${place.name}:FILE`;
+  return fail(place.name, `expected a file to open, ${found}`, 'not-found', { hint });
 }
 
 /** So many names make a sentence. */
@@ -431,7 +419,7 @@ function findInTorchCache(place: WebPlace): Cached {
   const name = place.url.pathname.slice(place.url.pathname.lastIndexOf('/') + 1);
   const path = join(directory, name);
   if (name === '' || name === '.' || name === '..' || !isThere(path))
-    throw missing(place, `no such file in the cache of torch.hub (${directory})`);
+    return refuseMissing(place, `no such file in the cache of torch.hub (${directory})`);
   return {
     path,
     root: directory,
@@ -439,26 +427,16 @@ function findInTorchCache(place: WebPlace): Cached {
   };
 }
 
-function missing(place: Place, found: string): CheckpointError {
+function refuseMissing(place: Place, found: string): never {
   const download =
     place.kind === 'hub' ? describeDownload(place) : 'download the file and name it by its path';
   const hint = `Allow the network with --remote, or ${download}`;
-  return new CheckpointError(`expected it on this machine, found ${found}`, {
-    code: 'not-found',
-    file: place.name,
-    hint,
-  });
+  return fail(place.name, `expected it on this machine, found ${found}`, 'not-found', { hint });
 }
 
 function describeDownload({ repository, revision, file }: HubPlace): string {
-  const words = [
-    'hf',
-    'download',
-    repository,
-    ...(file === null ? [] : [toShellWord(file)]),
-    ...(revision === 'main' ? [] : ['--revision', revision]),
-  ];
-  return `fetch it first: ${words.join(' ')}`;
+  const named = file === null ? '' : ` ${toShellWord(file)}`;
+  return `fetch it first: hf download ${repository}${named}${revision === 'main' ? '' : ` --revision ${revision}`}`;
 }
 
 /** The way out where a symbolic link is refused. */
@@ -484,8 +462,7 @@ export function openWithin(directory: string, path: string, options: WithinOptio
   const source = openFileSource(name, path);
   if (allowExternalSymlinks !== true && leadsOutside(directory, path)) {
     void source.close();
-    const { message, file } = refusal;
-    throw new CheckpointError(message, { code: 'refused', file, hint: ALLOW_LINKS });
+    fail(refusal.file, refusal.message, 'refused', { hint: ALLOW_LINKS });
   }
   onOpenFile?.(path);
   return source;

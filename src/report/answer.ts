@@ -7,6 +7,7 @@ import {
   isExcusedDrift,
   isLeadingDrift,
   titleOf,
+  verdictOf,
 } from '../compare/findings.js';
 import { encloseName, isAudit, type OneReport } from './any-report.js';
 import type { AuditLayer, AuditReport } from './audit-report.js';
@@ -78,10 +79,13 @@ export function describeAnswer(report: OneReport): Answer {
   return isAudit(report) ? answerAudit(report) : answerInspection(report);
 }
 
+/** The words for what audits come to. */
+export const VERDICT_WORDS = { clean: 'Clean', drifted: 'Drifted', failed: 'Failed' } as const;
+
 function answerAudit(report: AuditReport): Answer {
   const errors = report.findings.filter(({ level }) => level === 'error');
-  const [outcome, word] =
-    errors.length > 0 ? (['drifted', 'Drifted'] as const) : (['clean', 'Clean'] as const);
+  const outcome = verdictOf(errors);
+  const word = VERDICT_WORDS[outcome];
   if (errors.some(isLeadingDrift))
     return { outcome, word, headline: headlineOfDrift(report), explanation: explainDrift(report) };
   const headline = errors.length > 0 ? listTitles(errors) : headlineOfClean(report);

@@ -17,12 +17,12 @@ import {
 } from '../compare/compare-layers.js';
 import type { LearnedComparisons } from '../compare/compare-learned.js';
 import { type Declared, describeDeclared, layerDeclarationOf, trainingModeOf } from '../compare/declared.js';
-import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { type Finding, isLeadingDrift, verdictOf } from '../compare/findings.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { Region } from '../compare/regions.js';
 import type { RoundingCause } from '../compare/rounding.js';
 import type { RmsAndMax } from '../compare/statistics.js';
-import { LAYER_STATUSES, type LayerStatus, type Relation } from '../compare/status.js';
+import { countNone, type LayerStatus, type Relation } from '../compare/status.js';
 import type { AuditResults, AuditSide } from '../compare-checkpoints.js';
 import { shorten, TOOL_NAME, VERSION } from '../errors.js';
 import type { DeclaredBy } from '../norm/declared-freeze.js';
@@ -284,7 +284,7 @@ export function buildReport(results: AuditResults): AuditReport {
   return {
     schemaVersion: 1,
     tool: { name: TOOL_NAME, version: VERSION },
-    verdict: findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean',
+    verdict: verdictOf(findings),
     before: summarizeSide(before, listFolded(layers, 'before')),
     after: summarizeSide(after, listFolded(layers, 'after')),
     summary: {
@@ -329,10 +329,7 @@ function listFolded(
 }
 
 function countByStatus(layers: readonly LayerComparison[]): Readonly<Record<LayerStatus, number>> {
-  const counts = Object.fromEntries(LAYER_STATUSES.map((status) => [status, 0])) as Record<
-    LayerStatus,
-    number
-  >;
+  const counts = countNone();
   for (const { status } of layers) counts[status]++;
   return counts;
 }

@@ -189,6 +189,12 @@ function layOutAnswer({ outcome, word, headline, explanation }: Answer, layout: 
   ];
 }
 
+/** Text behind a label, two spaces apart; the indent of its further lines is as wide as the two. */
+function hang(label: string, text: string, layout: TextLayout & { readonly indent: string }): Lines {
+  const [first = '', ...rest] = wrapText(text, layout);
+  return [`${label}  ${first.trimStart()}`, ...rest];
+}
+
 /** Cells of a bar beside a number. */
 const BAR_CELLS = 7;
 
@@ -268,10 +274,9 @@ function layOutGroup(group: FindingGroup, layout: TextLayout): Lines {
   const [{ level, kind }] = group;
   const label = `${SIGNS[level]} ${level}`;
   const indent = ' '.repeat(label.length + 2);
-  const [first = '', ...rest] = wrapText(`${titleOf(kind)} (${kind})`, { ...layout, indent });
-  const head = [layout.paint(TONES[level], label) + first.slice(label.length), ...rest];
+  const head = `${titleOf(kind)} (${kind})`;
   return [
-    ...head,
+    ...hang(layout.paint(TONES[level], label), head, { ...layout, indent }),
     ...groupFindingsBy(group, ({ message }) => message.replace(/\d[\d.e+-]*/g, '#')).flatMap((alike) =>
       layOutAlike(alike, layout),
     ),
@@ -311,11 +316,8 @@ function layOutRegions({ regions, layers }: AuditReport, layout: TextLayout): Li
       region.layers === 0
         ? 'no norm layer'
         : `${formatLayers(region.layers, layers)} ${[...(statuses.get(path) ?? [])].join(', ')}`;
-    const [first = '', ...rest] = wrapText(
-      `${fitName(path === '' ? '(whole model)' : path, 50, layout)}: ${count}, ${inside}`,
-      { ...layout, indent: '           ' },
-    );
-    return [`${paint('good', '✔')} ${status.padEnd(7)}  ${first.trimStart()}`, ...rest];
+    const said = `${fitName(path === '' ? '(whole model)' : path, 50, layout)}: ${count}, ${inside}`;
+    return hang(`${paint('good', '✔')} ${status.padEnd(7)}`, said, { ...layout, indent: '           ' });
   });
   const more = fine.length - shown.length;
   return more > 0 ? [...lines, paint('faint', `  … ${more} more regions (--all)`)] : lines;
@@ -338,10 +340,8 @@ function listStatuses(
 function layOutNotes(notes: readonly string[], layout: TextLayout): Lines {
   const { paint, all } = layout;
   const shown = all ? notes : notes.slice(0, SHOWN_FINDINGS);
-  const lines = shown.flatMap((note) => {
-    const [first = '', ...rest] = wrapText(escapeControls(note), { ...layout, indent: '        ' });
-    return [`${paint('warning', '! note')}  ${first.trimStart()}`, ...rest];
-  });
+  const hanging = { ...layout, indent: '        ' };
+  const lines = shown.flatMap((note) => hang(paint('warning', '! note'), escapeControls(note), hanging));
   const more = notes.length - shown.length;
   return more > 0 ? [...lines, paint('faint', `  … ${formatCount(more)} more (--all)`)] : lines;
 }

@@ -1,6 +1,6 @@
 // What the report of a trace says.
 
-import { type Finding, isLeadingDrift } from '../compare/findings.js';
+import { type Finding, isLeadingDrift, verdictOf } from '../compare/findings.js';
 import { addTo } from '../norm/naming.js';
 import {
   type Answer,
@@ -9,6 +9,7 @@ import {
   keepCurableByEval,
   listRemedies,
   listTitles,
+  VERDICT_WORDS,
 } from './answer.js';
 import { encloseName } from './any-report.js';
 import {
@@ -97,8 +98,7 @@ function findFolder(paths: readonly string[]): string {
 
 function answerTrace(report: TraceReport, at: NameMoment): Answer {
   const errors = report.findings.filter(({ level }) => level === 'error');
-  const [outcome, word] =
-    errors.length > 0 ? (['drifted', 'Drifted'] as const) : (['clean', 'Clean'] as const);
+  const outcome = verdictOf(errors);
   const { onset } = report.summary;
   const claim =
     onset !== null && report.audit !== null
@@ -114,7 +114,7 @@ function answerTrace(report: TraceReport, at: NameMoment): Answer {
       : `; ${formatCount(skipped.length)} of ${total} ${skipped.length === 1 ? 'was' : 'were'} left out`;
   return {
     outcome,
-    word,
+    word: VERDICT_WORDS[outcome],
     headline: `${claim}${rest}`,
     explanation: onset === null ? countLayers(report) : explainDrift(report, at, onset),
   };

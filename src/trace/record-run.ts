@@ -1,9 +1,9 @@
 // Keeps of each checkpoint of a run what its report shows, and no more: memory does not grow with what checkpoints hold.
 
 import { deserialize, serialize } from 'node:v8';
-import { type Finding, isExcusedDrift, isLeadingDrift } from '../compare/findings.js';
-import { LAYER_STATUSES, type LayerStatus } from '../compare/status.js';
-import { CheckpointError, TOOL_NAME, VERSION } from '../errors.js';
+import { type Finding, isExcusedDrift, isLeadingDrift, verdictOf } from '../compare/findings.js';
+import { countNone, type LayerStatus } from '../compare/status.js';
+import { fail, TOOL_NAME, VERSION } from '../errors.js';
 import type { AuditLayer, AuditReport } from '../report/audit-report.js';
 import { LEVEL_RANKS } from '../report/finding-groups.js';
 import { formatCount } from '../report/format-numbers.js';
@@ -78,7 +78,7 @@ export class RunRecord {
     const index = this.length;
     if (report.layers.length * (index + 1) > MAX_CELLS) {
       const message = `expected at most ${MAX_CELLS} norm layers in the checkpoints of a run together, found more`;
-      throw new CheckpointError(message, { code: 'limit-exceeded', file: path });
+      fail(path, message, 'limit-exceeded');
     }
     this.#before ??= copy(report.before);
     const byStatus = countNone();
@@ -106,7 +106,7 @@ export class RunRecord {
     for (const warning of report.warnings) this.#warn(warning);
     if (step !== null && ofStep.some(isLeadingDrift)) this.#keepWorst(step);
     this.#keepWorst(report);
-    const verdict = findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean';
+    const verdict = verdictOf(findings);
     this.#checkpoints.push(copy({ path, format, ...progress, verdict, byStatus, worst }));
   }
 
@@ -128,7 +128,7 @@ export class RunRecord {
     return {
       schemaVersion: 1,
       tool: { name: TOOL_NAME, version: VERSION },
-      verdict: findings.some(({ level }) => level === 'error') ? 'drifted' : 'clean',
+      verdict: verdictOf(findings),
       before: this.#before,
       order,
       checkpoints: this.#checkpoints,
@@ -218,10 +218,6 @@ function rankOf({ findings, summary }: AuditReport): readonly [drifted: number, 
 /** A value of its own: a name that is a piece of a file's header would keep the whole header in memory. */
 function copy<Value>(value: Value): Value {
   return deserialize(serialize(value)) as Value;
-}
-
-function countNone(): Record<LayerStatus, number> {
-  return Object.fromEntries(LAYER_STATUSES.map((status) => [status, 0])) as Record<LayerStatus, number>;
 }
 
 /** What the layer was at the checkpoint just before; null where that does not have it. */

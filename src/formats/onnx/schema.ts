@@ -247,6 +247,10 @@ const OPERATOR_SET = message('OperatorSetIdProto', () => ({ domain: '', version:
   [2, number('version', (version) => Number(signedOf(version)))],
 ]);
 
+const OPSETS = each(OPERATOR_SET, ({ opsets }: { opsets: Map<string, number> }, { domain, version }) =>
+  opsets.set(domain, version),
+);
+
 const VALUE_INFO = message('ValueInfoProto', () => ({ name: '' }), [[1, text('name')]]);
 
 /** A tensor: its description is read, its values stay where they are. */
@@ -387,7 +391,7 @@ const FUNCTION = message<Draft<OnnxFunction>>(
     [4, texts('inputs')],
     [5, texts('outputs')],
     [7, many('nodes', NODE)],
-    [9, each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version))],
+    [9, OPSETS],
     [10, text('domain', canonicalDomain)],
     [11, each(ATTRIBUTE, ({ defaults }, attribute) => defaults.set(attribute.name, attribute))], // attribute_proto
     [13, note('overload')],
@@ -411,10 +415,7 @@ export const MODEL = message<Draft<OnnxModel>>(
     [FIELDS.model.producerName, text('producerName')],
     [FIELDS.model.producerVersion, text('producerVersion')],
     [FIELDS.model.graph, one('graph', GRAPH)],
-    [
-      FIELDS.model.opsets,
-      each(OPERATOR_SET, ({ opsets }, { domain, version }) => opsets.set(domain, version)),
-    ],
+    [FIELDS.model.opsets, OPSETS],
     [FIELDS.model.functions, many('functions', FUNCTION)],
   ],
 );

@@ -4,7 +4,7 @@ import type { Framework } from '../../checkpoint/checkpoint.js';
 import { type Finding, titleOf } from '../../compare/findings.js';
 import { LAYER_STATUSES } from '../../compare/status.js';
 import { failUnreachable } from '../../errors.js';
-import { describeAnswer, type Outcome } from '../answer.js';
+import { describeAnswer, type Outcome, VERDICT_WORDS } from '../answer.js';
 import {
   findReportFramework,
   isAudit,
@@ -205,16 +205,10 @@ ${hasAnyFinding ? renderKinds(set) : null}
   });
 }
 
-const WORDS: Readonly<Record<ReportSet['verdict'], string>> = {
-  clean: 'Clean',
-  drifted: 'Drifted',
-  failed: 'Failed',
-};
-
 function renderSetAnswer(set: ReportSet, worst: AuditReport | null): Markup {
   const before = getCommonBefore(set);
   return html`<section class="answer ${set.verdict}" aria-labelledby="headline">
-<p>${renderVerdict(set.verdict, WORDS[set.verdict])}</p>
+<p>${renderVerdict(set.verdict, VERDICT_WORDS[set.verdict])}</p>
 <h1 id="headline">${countOutcomes(set).replace(/\.$/, '')}</h1>
 ${worst === null ? null : renderWorst(worst)}
 ${renderFigures(listFigures(set, worst))}
@@ -231,8 +225,12 @@ function listFigures({ heads, failures }: ReportSet, worst: AuditReport | null):
   const count = heads.length + failures.length;
   const drifted = heads.filter(({ verdict }) => verdict === 'drifted').length;
   return [
-    [WORDS.drifted, formatCount(drifted), `of ${formatPlural(count, 'checkpoint')}`],
-    [WORDS.failed, formatCount(failures.length), `of ${formatPlural(count, 'checkpoint')}: not audited`],
+    [VERDICT_WORDS.drifted, formatCount(drifted), `of ${formatPlural(count, 'checkpoint')}`],
+    [
+      VERDICT_WORDS.failed,
+      formatCount(failures.length),
+      `of ${formatPlural(count, 'checkpoint')}: not audited`,
+    ],
     [
       'Worst output shift',
       worst?.summary.worst == null ? '–' : formatMeasure(worst.summary.worst.outputShift),
@@ -259,7 +257,7 @@ ${Array.from(set.reports, (report, index) => renderReport(report, { isBeforeShow
 
 function renderFailure({ before, after, message, hint }: AuditFailure, isBeforeShown: boolean): Markup {
   return html`<div class="panel audit failed">
-<div class="row">${renderVerdict('failed', WORDS.failed)}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
+<div class="row">${renderVerdict('failed', VERDICT_WORDS.failed)}<span class="which">${nameAudit(before, after, isBeforeShown)}</span></div>
 <p>${showMessage(message)}</p>
 ${hint === null ? null : html`<p class="faint">${showMessage(hint)}</p>`}
 </div>
