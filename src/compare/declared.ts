@@ -104,10 +104,7 @@ export function insistOnDeclared(
 ): FindingPolicy {
   const frozen = layers.filter((layer) => isDeclaredFrozen(layerDeclarationOf(layer, declared)));
   const known = new Set(frozen.flatMap(listLayerNames));
-  return {
-    ...policy,
-    isFrozen: (names) => names.some((name) => known.has(name)) || policy.isFrozen(names),
-  };
+  return { ...policy, isFrozen: (names) => names.some((name) => known.has(name)) || policy.isFrozen(names) };
 }
 
 /**

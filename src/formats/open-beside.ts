@@ -39,10 +39,7 @@ export async function openBeside(index: ByteSource, name: string, options: Namin
   return openWithin(directory, path, {
     ...options,
     name: join(dirname(index.name), name),
-    refusal: {
-      file: index.name,
-      message: `${what} ${quote(name)} is a symbolic link out of the directory`,
-    },
+    refusal: { file: index.name, message: `${what} ${quote(name)} is a symbolic link out of the directory` },
   });
 }
 

@@ -341,10 +341,7 @@ async function openArchive(source: ByteSource, head: Uint8Array): Promise<Archiv
   }
   if (!looksLikeTar(head)) return null;
   const members = await listTar(source);
-  return {
-    names: [...members.keys()],
-    locate: async (name) => members.get(name),
-  };
+  return { names: [...members.keys()], locate: async (name) => members.get(name) };
 }
 
 /** Files of a training run that are no model: `policy.optimizer.pth` of stable-baselines3, `rng_state_0.pth` of trainers. */

@@ -442,11 +442,7 @@ function placeRuns(range: ByteRange, { first, axes, unitBytes }: Layout, bytes: 
     for (const { stored, ordered } of eachOf(moving.slice(0, at), first, copy.ordered)) {
       const run = makeUnits(unitBytes, length);
       copyUnits(units.subarray(ordered), run, inner);
-      const piece = {
-        source: range.source,
-        offset: range.offset + stored * unitBytes,
-        bytes: bytesOf(run),
-      };
+      const piece = { source: range.source, offset: range.offset + stored * unitBytes, bytes: bytesOf(run) };
       const known = pieces[index++];
       if (known === undefined) pieces.push(piece);
       else if (Buffer.compare(known.bytes, piece.bytes) !== 0) return [...pieces, piece];

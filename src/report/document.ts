@@ -384,10 +384,7 @@ export function listChannels(
     numbers('var before', ({ channel }) => before.variance[channel] ?? Number.NaN),
     numbers('after', ({ channel }) => after.variance[channel] ?? Number.NaN),
     numbers('std ratio', ({ ratio }) => ratio, { format: (value) => `× ${formatMeasure(value)}` }),
-    numbers('mean shift', ({ shift }) => shift, {
-      format: formatSigma,
-      bar: ({ shift }) => Math.abs(shift),
-    }),
+    numbers('mean shift', ({ shift }) => shift, { format: formatSigma, bar: ({ shift }) => Math.abs(shift) }),
   ];
   const sorted = all ? rows : [...rows].sort((x, y) => severity(y) - severity(x));
   const options = { shown: { text: 32, markdown: 32 }, noun: 'channel', rest: ' that moved less' };

@@ -302,11 +302,7 @@ export interface KnownFile {
 /** Files as {@link ListingOptions.without} takes them; those that are not there are left out. */
 export function rememberFiles(paths: readonly string[]): readonly KnownFile[] {
   return paths.flatMap(
-    (path) =>
-      lookAt(() => ({
-        identity: identify(statSync(path)),
-        realPath: realpathSync(path),
-      })) ?? [],
+    (path) => lookAt(() => ({ identity: identify(statSync(path)), realPath: realpathSync(path) })) ?? [],
   );
 }
 

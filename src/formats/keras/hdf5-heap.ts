@@ -10,10 +10,7 @@ import { type AddressedFile, bytesFor, listRecords, readNumber } from './hdf5-bt
 const MAX_ROWS = 64;
 
 /** What the records of a tree are, and where in each the heap's number of its object stands. */
-const RECORDS = {
-  link: { type: 5, idOffset: 4 },
-  attribute: { type: 8, idOffset: 0 },
-} as const;
+const RECORDS = { link: { type: 5, idOffset: 4 }, attribute: { type: 8, idOffset: 0 } } as const;
 
 /** Where a heap lists objects that are too long for its blocks: address, length and number, of 8 bytes each. */
 const HUGE_TYPE = 1;

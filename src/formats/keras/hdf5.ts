@@ -260,10 +260,7 @@ export class Hdf5Reader {
     if (find(MESSAGE.external) !== undefined)
       this.fail(
         `dataset ${quote(path)}: its values lie in another file (external storage), which is not opened`,
-        {
-          code: 'refused',
-          address,
-        },
+        { code: 'refused', address },
       );
     const attributes = await this.#readAttributes(messages);
     const layout = find(MESSAGE.layout);

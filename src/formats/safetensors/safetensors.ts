@@ -179,11 +179,7 @@ function parseEntry(name: string, value: JsonValue, buffer: Pick<ByteRange, 'sou
     dtype,
     shape: shape.map(Number),
     elementCount: Number(elementCount),
-    range: {
-      source: buffer.source,
-      offset: buffer.offset + Number(begin),
-      byteLength: Number(end - begin),
-    },
+    range: { source: buffer.source, offset: buffer.offset + Number(begin), byteLength: Number(end - begin) },
   };
 }
 

@@ -129,11 +129,7 @@ export async function openLegacyContainer(source: ByteSource): Promise<TorchCont
   const keys = readKeys(await sequence.readPickle('the pickle of the storage keys'), file);
   const saysBigEndian = entriesOf(system)?.get('little_endian') === false;
   const extents = await findExtents(sequence, file, { keys, claims, saysBigEndian });
-  return {
-    format: 'PyTorch',
-    root,
-    storages: storagesAt(source, extents),
-  };
+  return { format: 'PyTorch', root, storages: storagesAt(source, extents) };
 }
 
 const NO_STORAGES: StorageTable = {
@@ -267,11 +263,7 @@ export async function openTarContainer(source: ByteSource): Promise<TorchContain
     subject: 'the pickle of the tar archive',
     resolvePersistentId: (id, offset) => resolveTarId(id, tensors, { file, offset }),
   });
-  return {
-    format: 'PyTorch',
-    root: value,
-    storages: storagesAt(source, storages),
-  };
+  return { format: 'PyTorch', root: value, storages: storagesAt(source, storages) };
 }
 
 function memberOf(members: ReadonlyMap<string, ByteRange>, name: string, file: string): ByteRange {
