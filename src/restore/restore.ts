@@ -338,12 +338,7 @@ function chooseTarget(fixedPath: string, afterPath: string): Target {
     const label = basename(resolve(path));
     return { directory: path, isNewDirectory: found === 'nothing', label, mainName: null };
   }
-  return {
-    directory: dirname(path),
-    isNewDirectory: false,
-    label: basename(path),
-    mainName: basename(path),
-  };
+  return { directory: dirname(path), isNewDirectory: false, label: basename(path), mainName: basename(path) };
 }
 
 /**
