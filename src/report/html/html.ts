@@ -469,16 +469,25 @@ function renderGroup(
   positions: ReadonlyMap<string, number>,
   framework: Framework | null,
 ): Markup {
-  const [first] = group;
-  const rest = group.length - SHOWN_FINDINGS;
+  const title = group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`;
   return html`<article class="panel finding" id="${idOf(group)}">
 <h3>${renderSort(group)}</h3>
-${renderHelp(first, framework)}
-<details${group.length <= 5 ? html` open` : null}><summary>${group.length === 1 ? 'The layer' : `The ${formatCount(group.length)} layers`}</summary><ul>
-${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${linkLayer(layer, positions)} <span class="faint">${showMessage(message)}</span></li>`)}
-${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
-</ul></details>
+${renderHelp(group[0], framework)}
+${renderInstances(group, title, (name) => linkLayer(name, positions))}
 </article>`;
+}
+
+/** The layers of findings of one sort, each with what is said of it; many of them unfold. */
+export function renderInstances(
+  group: FindingGroup,
+  title: string,
+  renderLayer: (name: string) => Markup = renderName,
+): Markup {
+  const rest = group.length - SHOWN_FINDINGS;
+  return html`<details${group.length <= 5 ? html` open` : null}><summary>${title}</summary><ul>
+${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${renderLayer(layer)} <span class="faint">${showMessage(message)}</span></li>`)}
+${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
+</ul></details>`;
 }
 
 /** What sort of findings these are, and how many. */

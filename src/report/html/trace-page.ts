@@ -1,6 +1,6 @@
 // The page of a trace: every norm layer over the run.
 
-import { findReportFramework, showMessage, showSafely } from '../any-report.js';
+import { findReportFramework, showSafely } from '../any-report.js';
 import { describeReport } from '../describe-report.js';
 import type { Block } from '../document.js';
 import { groupFindings } from '../finding-groups.js';
@@ -13,18 +13,15 @@ import {
   renderBlock,
   renderFigures,
   renderHelp,
+  renderInstances,
   renderSort,
 } from './html.js';
-import { renderName } from './layer-rows.js';
 import { html, type Markup, renderDocument, renderTop, toScriptJson, unmarkNames } from './markup.js';
 import documentStyle from './page/document.css?bundle';
 import style from './page/style.css?bundle';
 import traceStyle from './page/trace.css?bundle';
 import script from './page/trace.ts?bundle';
 import { buildTraceData } from './trace-data.js';
-
-/** So many findings of a kind are spelled out. */
-const SHOWN_FINDINGS = 50;
 
 /** A trace as one HTML page. */
 export function renderTrace(report: TraceReport): string {
@@ -95,16 +92,12 @@ function renderFindings(report: TraceReport): Markup | null {
   const framework = findReportFramework(report);
   return html`<section id="findings" aria-labelledby="findings-title">
 <h2 id="findings-title">Findings</h2>
-${groupFindings(report.findings).map((group) => {
-  const rest = group.length - SHOWN_FINDINGS;
-  return html`<article class="panel finding">
+${groupFindings(report.findings).map(
+  (group) => html`<article class="panel finding">
 <h3>${renderSort(group)}</h3>
 ${renderHelp(group[0], framework)}
-<details${group.length <= 5 ? html` open` : null}><summary>${formatPlural(group.length, 'layer')}</summary><ul>
-${group.slice(0, SHOWN_FINDINGS).map(({ layer, message }) => html`<li>${renderName(layer)} <span class="faint">${showMessage(message)}</span></li>`)}
-${rest > 0 ? html`<li>… and ${formatCount(rest)} more</li>` : null}
-</ul></details>
+${renderInstances(group, formatPlural(group.length, 'layer'))}
 </article>
-`;
-})}</section>`;
+`,
+)}</section>`;
 }
