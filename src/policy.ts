@@ -9,12 +9,13 @@ import {
   isJsonNumber,
   isJsonObject,
   type JsonObject,
-  JsonReader,
   type JsonValue,
+  readJsonObject,
 } from './checkpoint/json-reader.js';
 import type { PrefixEdit } from './compare/pair-layers.js';
 import type { AuditOptions } from './compare-checkpoints.js';
 import { CheckpointError, quote, UsageError } from './errors.js';
+import { readRange, wholeOf } from './io/byte-source.js';
 import { explainFileError, openFileSource } from './io/file-source.js';
 import { isGitName } from './io/write-target.js';
 import { findLayersAndLearned } from './norm/find-layers.js';
@@ -101,9 +102,9 @@ const POLICY_READERS: Readers<Policy & { $schema: string }> = {
  * @throws CheckpointError `malformed` with line and column, where it is no JSON or has a key twice.
  */
 export function parsePolicy(bytes: Uint8Array, file: string): Policy {
-  const members = new Map<string, JsonValue>();
+  let members: JsonObject;
   try {
-    new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
+    members = readJsonObject(bytes, file);
   } catch (error) {
     throw error instanceof CheckpointError ? placeInText(error, bytes) : error;
   }
@@ -117,11 +118,8 @@ function placeInText(error: CheckpointError, bytes: Uint8Array): CheckpointError
   if (offset === undefined) return error;
   const lines = new TextDecoder().decode(bytes.subarray(0, Number(offset))).split('\n');
   const column = [...(lines.at(-1) ?? '')].length + 1;
-  return new CheckpointError(`${message} (line ${lines.length}, column ${column})`, {
-    code,
-    file,
-    cause: error,
-  });
+  const placed = `${message} (line ${lines.length}, column ${column})`;
+  return new CheckpointError(placed, { code, file, cause: error });
 }
 
 function readMembers<Shape>(
@@ -294,14 +292,10 @@ export async function readPolicyFile(path: string, name: string = path): Promise
   const source = openFileSource(name, path);
   try {
     if (source.byteLength > MAX_POLICY_BYTES) {
-      throw new CheckpointError(
-        `expected a policy of at most ${MAX_POLICY_BYTES} bytes, found ${source.byteLength}`,
-        { code: 'limit-exceeded', file: name },
-      );
+      const message = `expected a policy of at most ${MAX_POLICY_BYTES} bytes, found ${source.byteLength}`;
+      throw new CheckpointError(message, { code: 'limit-exceeded', file: name });
     }
-    const bytes = new Uint8Array(source.byteLength);
-    await source.readInto(bytes, 0);
-    return parsePolicy(bytes, name);
+    return parsePolicy(await readRange(wholeOf(source)), name);
   } finally {
     await source.close();
   }

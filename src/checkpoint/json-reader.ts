@@ -253,6 +253,17 @@ export function isJsonObject(value: JsonValue | undefined): value is JsonObject 
   return value instanceof Map;
 }
 
+/**
+ * The object that some bytes are as JSON.
+ *
+ * @throws CheckpointError as {@link JsonReader.readTopObject}.
+ */
+export function readJsonObject(bytes: Uint8Array, file: string): JsonObject {
+  const members = new Map<string, JsonValue>();
+  new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
+  return members;
+}
+
 /** Whether a value is a list. */
 export function isJsonArray(value: JsonValue | undefined): value is readonly JsonValue[] {
   return Array.isArray(value);

@@ -3,7 +3,7 @@
 import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Declaration, Framework, OpenOptions } from '../checkpoint/checkpoint.js';
-import { isJsonArray, JsonReader, type JsonValue } from '../checkpoint/json-reader.js';
+import { isJsonArray, type JsonValue, readJsonObject } from '../checkpoint/json-reader.js';
 import { CheckpointError, fail } from '../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
@@ -59,10 +59,7 @@ async function readConfig(
       return 'is a symbolic link out of the directory';
     if (source.byteLength > MAX_CONFIG_BYTES) return `is larger than ${MAX_CONFIG_BYTES} bytes`;
     if (path !== null) onOpenFile?.(path);
-    const members = new Map<string, JsonValue>();
-    const bytes = await readRange(wholeOf(source));
-    new JsonReader(bytes, name).readTopObject((key, value) => members.set(key, value));
-    return members;
+    return readJsonObject(await readRange(wholeOf(source)), name);
   } finally {
     await source.close();
   }

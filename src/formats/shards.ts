@@ -3,13 +3,7 @@
 import { extname } from 'node:path';
 import type { Checkpoint, ReadOptions, Tensor } from '../checkpoint/checkpoint.js';
 import { planPlainEdits, refuseEdits } from '../checkpoint/edit-plan.js';
-import {
-  describeJson,
-  isJsonArray,
-  isJsonObject,
-  JsonReader,
-  type JsonValue,
-} from '../checkpoint/json-reader.js';
+import { describeJson, isJsonArray, isJsonObject, readJsonObject } from '../checkpoint/json-reader.js';
 import { fail, quote } from '../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../io/byte-source.js';
 import { openBeside } from './open-beside.js';
@@ -137,10 +131,7 @@ async function readWeightMap(index: ByteSource): Promise<ShardFiles['weightMap']
     fail(index.name, `${expected}, found ${index.byteLength}`, 'limit-exceeded');
   }
   const bytes = await readRange(wholeOf(index));
-  let found: JsonValue | undefined;
-  new JsonReader(bytes, index.name).readTopObject((key, value) => {
-    if (key === 'weight_map') found = value;
-  });
+  const found = readJsonObject(bytes, index.name).get('weight_map');
   if (!isJsonObject(found)) {
     const expected = 'expected an index of shards with a "weight_map" object';
     return fail(index.name, `${expected}, found ${describeJson(found)} there: not a checkpoint`);

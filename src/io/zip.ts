@@ -65,7 +65,8 @@ const HELD_BYTES = 4 * 1024 * 1024;
  */
 const MAX_UNASKED_BYTES = 512 * 1024 * 1024;
 
-const ZIP_AGAIN = 'Zip the checkpoint again without compression: zip -0 -r';
+/** The way out where records are deflated. */
+export const ZIP_AGAIN = 'Zip the checkpoint again without compression: zip -0 -r';
 
 /** One per file: of its deflated ranges, the one that was read last holds a window of what it inflated. */
 export class InflatedKeeper extends Keeper {

@@ -20,8 +20,8 @@ import {
   isJsonNumber,
   isJsonObject,
   type JsonObject,
-  JsonReader,
   type JsonValue,
+  readJsonObject,
   toCount,
 } from '../../checkpoint/json-reader.js';
 import { CheckpointError, quote } from '../../errors.js';
@@ -71,10 +71,7 @@ const NON_FINITE: ReadonlyMap<string, number> = new Map(
 
 /** Parses a metadata value that holds a JSON object; errors name the key. */
 function parseObject(text: string, key: string, file: string): Fields {
-  const members = new Map<string, JsonValue>();
-  new JsonReader(new TextEncoder().encode(text), `${file}: ${key}`).readTopObject((name, value) =>
-    members.set(name, value),
-  );
+  const members = readJsonObject(new TextEncoder().encode(text), `${file}: ${key}`);
   return new Fields(members, key, file);
 }
 

@@ -5,8 +5,8 @@ import {
   isJsonNumber,
   isJsonObject,
   type JsonObject,
-  JsonReader,
   type JsonValue,
+  readJsonObject,
 } from '../../checkpoint/json-reader.js';
 
 /** A layer, or a model used as one, as `get_config` describes it. */
@@ -31,9 +31,7 @@ const MAX_DEPTH = 32;
  * @throws CheckpointError where it is no JSON.
  */
 export function readModelConfig(bytes: Uint8Array, file: string): LayerConfig | null {
-  const members = new Map<string, JsonValue>();
-  new JsonReader(bytes, file).readTopObject((key, value) => members.set(key, value));
-  return readLayer(members, 0);
+  return readLayer(readJsonObject(bytes, file), 0);
 }
 
 function readLayer(value: JsonValue | undefined, depth: number): LayerConfig | null {

@@ -4,6 +4,7 @@ import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
+import { listFirst } from '../../norm/naming.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
@@ -302,8 +303,7 @@ function describeWarnings(model: OnnxModel, foreign: readonly string[]): readonl
     const newest = `the newest known here is ${NEWEST_IR_VERSION}`;
     warnings.push(`the model has the ONNX IR version ${model.irVersion}; ${newest}`);
   }
-  const others = foreign.length - MAX_NAMED_OPERATORS;
-  const named = foreign.slice(0, MAX_NAMED_OPERATORS).join(', ') + (others > 0 ? ` and ${others} more` : '');
+  const named = listFirst(foreign, MAX_NAMED_OPERATORS);
   if (foreign.length > 0) warnings.push(`${named}: not the standard operator, so left out of the audit`);
   return warnings;
 }

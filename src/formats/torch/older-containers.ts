@@ -1,6 +1,6 @@
 // The containers before ZIP: `torch.save` up to 1.5 (pickles, then storages) and up to 0.1 (tar).
 
-import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
+import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteRange, type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { listTar } from '../../io/tar.js';
@@ -75,16 +75,11 @@ class PickleSequence {
   /** Moves behind a payload, which must not be longer than the rest. */
   skip(byteLength: number, subject: string): void {
     if (!(byteLength >= 0 && byteLength <= this.remaining)) {
-      throw this.#fail(
-        'truncated',
-        `expected ${subject} of ${byteLength} bytes, found the end after ${this.remaining}: it is truncated`,
-      );
+      const found = `found the end after ${this.remaining}: it is truncated`;
+      const message = `expected ${subject} of ${byteLength} bytes, ${found}`;
+      fail(this.#source.name, message, 'truncated', { offset: this.#position });
     }
     this.#position += byteLength;
-  }
-
-  #fail(code: CheckpointErrorCode, message: string): CheckpointError {
-    return new CheckpointError(message, { code, file: this.#source.name, offset: this.#position });
   }
 }
 
@@ -145,9 +140,8 @@ function openBarePickle(value: PickleValue, namesStorages: boolean, file: string
   const found = namesStorages
     ? 'the data.pkl of an unpacked checkpoint, whose tensors are in other files'
     : `a bare pickle of ${describeValue(value)}, without tensors${lists === null ? '' : `: ${lists}`}`;
-  const message = `expected a checkpoint of torch.save, found ${found}`;
   const hint = lists === null ? 'Save the state dict with torch.save, and audit that.' : `${SAVE_LISTS}.`;
-  throw new CheckpointError(message, { code: 'unsupported', file, hint });
+  return fail(file, `expected a checkpoint of torch.save, found ${found}`, 'unsupported', { hint });
 }
 
 function readKeys(value: PickleValue, file: string): readonly string[] {
@@ -174,17 +168,19 @@ async function findExtents(
   const extents = new Map<string, Extent>();
   for (const key of keys) {
     const { position } = sequence;
-    const fail = (message: string) => malformed(file, message, position);
+    const refuse = (message: string) => malformed(file, message, position);
     const claim = claims.get(key);
     const elementByteLength = elementTypeOf(claim?.typeName ?? '')?.byteLength;
     if (claim === undefined || elementByteLength === undefined) {
-      throw fail(`expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`);
+      throw refuse(
+        `expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`,
+      );
     }
     const count = (await sequence.readBytes(COUNT_BYTES, 'the count of elements')).readI64();
     const elementCount = asInteger(claim.elementCount);
     const byteOrder = findByteOrder(count, elementCount, saysBigEndian);
     if (elementCount === null || byteOrder === null) {
-      throw fail(
+      throw refuse(
         `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(key)}, found a count of ${count}`,
       );
     }
@@ -217,15 +213,15 @@ function storagesAt(source: ByteSource, extents: ReadonlyMap<string, Extent>): S
   return {
     async locate(storage, tensorName) {
       const extent = extents.get(storage.key);
-      const fail = (message: string) =>
+      const refuse = (message: string) =>
         malformed(source.name, `the tensor ${quote(tensorName)}: ${message}`, storage.offset);
       if (extent === undefined)
-        throw fail(`expected the storage key ${quote(storage.key)} in the list of keys, found it missing`);
+        throw refuse(`expected the storage key ${quote(storage.key)} in the list of keys, found it missing`);
       const { byteOrder, elementByteLength } = extent;
       const first = storage.view === null ? 0 : asInteger(storage.view.offset);
       const count = asInteger(storage.view === null ? storage.elementCount : storage.view.elementCount);
       if (first === null || count === null || first < 0 || count < 0 || first + count > extent.elementCount) {
-        throw fail(
+        throw refuse(
           `expected a view within the storage's ${extent.elementCount} elements, found one beyond it`,
         );
       }
@@ -310,13 +306,8 @@ async function readStorages(
       const expected = 'expected a storage with its key, type and size in the tar archive';
       throw malformed(file, `${expected}, found something else`, at);
     }
-    const extent = {
-      offset: sequence.position,
-      elementCount,
-      elementByteLength,
-      byteOrder: 'little' as const,
-    };
-    storages.set(String(key), { ...extent, typeName });
+    const extent = { offset: sequence.position, elementCount, elementByteLength };
+    storages.set(String(key), { ...extent, byteOrder: 'little', typeName });
     sequence.skip(elementCount * elementByteLength, 'a storage');
   }
   if (count > 0 || sequence.remaining > 0)

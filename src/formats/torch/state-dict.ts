@@ -2,6 +2,7 @@
 
 import type { ModuleFacts } from '../../checkpoint/checkpoint.js';
 import { CheckpointError, LostSelection, quote, toShellWord } from '../../errors.js';
+import { listFirst } from '../../norm/naming.js';
 import {
   asContainer,
   asModule,
@@ -341,11 +342,8 @@ function pickChild(children: readonly Child[], surveyor: Surveyor): PickleValue 
 
 function listCandidates(candidates: readonly Candidate[]): string {
   const count = (layers: number) => `${layers} norm layer${layers === 1 ? '' : 's'}`;
-  const listed = candidates
-    .slice(0, MAX_LISTED)
-    .map((candidate) => `${pathOf(candidate)} (${count(candidate.normLayers)})`);
-  const more = candidates.length - listed.length;
-  return more > 0 ? `${listed.join(', ')} and ${more} more` : listed.join(', ');
+  const listed = candidates.map((candidate) => `${pathOf(candidate)} (${count(candidate.normLayers)})`);
+  return listFirst(listed, MAX_LISTED);
 }
 
 function pathOf(candidate: Candidate | undefined): string {

@@ -22,6 +22,7 @@ import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
+import { listFirst } from '../../norm/naming.js';
 import { asContainer, asModule, childrenOf, SAVE_LISTS, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { type Entries, entriesOf, type ObjectNode, type PickleValue } from './pickle-values.js';
@@ -246,10 +247,8 @@ function describeRole(
 }
 
 function describeLeftOut(why: string, names: readonly string[]): string {
-  const listed = names.slice(0, MAX_LISTED).map(quote).join(', ');
-  const more = names.length > MAX_LISTED ? ` and ${names.length - MAX_LISTED} more` : '';
   const verb = names.length === 1 ? 'is' : 'are';
-  return `${listed}${more} ${verb} ${why}: not compared`;
+  return `${listFirst(names.map(quote), MAX_LISTED)} ${verb} ${why}: not compared`;
 }
 
 /** Adds what only the class sources of a TorchScript archive tell of norm layers. */

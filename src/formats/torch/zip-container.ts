@@ -1,7 +1,7 @@
 // The ZIP container of `torch.save` and TorchScript: reads its storages, and splices others in.
 
 import { toSplices } from '../../checkpoint/edit-plan.js';
-import { JsonReader, type JsonValue } from '../../checkpoint/json-reader.js';
+import { readJsonObject } from '../../checkpoint/json-reader.js';
 import { quote } from '../../errors.js';
 import {
   type ByteSource,
@@ -22,6 +22,7 @@ import {
   openZip,
   readRecord,
   sortByHeader,
+  ZIP_AGAIN,
   type ZipArchive,
   type ZipEntry,
   zipError,
@@ -179,7 +180,7 @@ async function planAppendedRecords(
   if (position + extent.byteLength > MAX_U32) {
     throw zipError(source, 'deflated records of an archive beyond 4 GiB cannot be replaced', {
       code: 'unsupported',
-      hint: 'Zip the checkpoint again without compression: zip -0 -r',
+      hint: ZIP_AGAIN,
     });
   }
   const old = await readRange({ source, offset: extent.offset, byteLength: extent.byteLength });
@@ -359,10 +360,7 @@ async function readWeights(archive: ZipArchive, name: string, root: string): Pro
   const entry = archive.entries.get(name);
   if (entry === undefined) throw new Error('the list of weights by which the root was found is gone');
   const { bytes } = await readRecord(archive, entry, MAX_WEIGHTS_CONFIG_BYTES);
-  let config: JsonValue | undefined;
-  new JsonReader(bytes, `${archive.source.name}, ${name}`).readTopObject((key, value) => {
-    if (key === 'config') config = value;
-  });
+  const config = readJsonObject(bytes, `${archive.source.name}, ${name}`).get('config');
   return readExportedWeights(config, {
     file: archive.source.name,
     keyOf: (record) => `weights/${record}`,
