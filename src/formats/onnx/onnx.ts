@@ -147,7 +147,9 @@ async function readParts(store: TensorStore) {
     return isLearned && tensor.isBuffer !== true ? name : null;
   });
   const norms: BuiltNorm[] = [];
-  for (const site of sites.norms) norms.push(await buildNorm(evaluator, site, { search, indexOf }));
+  for (const site of sites.norms)
+    if (!(await isOfWeight(evaluator, site)))
+      norms.push(await buildNorm(evaluator, site, { search, indexOf }));
   const named = withoutSharedNames(linears, norms);
   return { model, mainGraph, tensors, norms, linears: named, foreign: sites.foreign };
 }
@@ -171,6 +173,12 @@ function withoutSharedNames(
     const isShared = isFusedBias(linear.biasName) && (counts.get(linear.foldedNormPath) ?? 0) > 1;
     return isShared ? { ...found, linear: { ...linear, foldedNormPath: null } } : found;
   });
+}
+
+/** Whether a norm node standardises a constant: a convolution's weight, as NFNets and BiT do, and no data. */
+async function isOfWeight(evaluator: Evaluator, { node, scope }: Site): Promise<boolean> {
+  const [name = ''] = node.inputs;
+  return name !== '' && (await evaluator.evaluateQuietly({ scope, name })).kind === 'constant';
 }
 
 /** Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. */

@@ -175,6 +175,20 @@ describe('training mode', () => {
   });
 });
 
+test('a node that standardises a weight, as NFNets and BiT do, is no norm layer', async () => {
+  const nodes = [
+    node('Reshape', ['conv.weight', 'shape'], ['rows']),
+    node('BatchNormalization', ['rows', ...normNames()], ['standard', 'm', 'v'], {
+      attributes: [attribute.int('training_mode', 1)],
+    }),
+    norm('bn1'),
+  ];
+  const stored = [vector('conv.weight', 1, 2, 3, 4), integers('shape', 1, 2, -1)];
+  const initializers = [...stored, ...normTensors(), ...normTensors('bn1')];
+  const { graph: read } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+  expect(read.norms.map(({ path, nodeName }) => path ?? nodeName)).toEqual(['bn1']);
+});
+
 describe('an initializer that is a graph input too', () => {
   const inputs = ['x', ...normNames()];
 
