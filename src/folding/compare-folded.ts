@@ -17,7 +17,7 @@ import type { ProportionalScales, ScaleComparison } from '../compare/projected-s
 import { gatherEvidence, relativeDifferenceIn, settleShort } from '../compare/rounding.js';
 import { readOptional } from '../compare/statistics.js';
 import { CheckpointError, findDocs, quote } from '../errors.js';
-import { refuseAmplified } from '../io/byte-source.js';
+import { haveSameBytes, refuseAmplified } from '../io/byte-source.js';
 import { dottedNameOf, dottedTensorsOf, joinPath, splitPath } from '../norm/naming.js';
 import {
   chooseNamed,
@@ -199,7 +199,38 @@ async function pairCandidates(
   if (!isPossible) return single;
   for (const side of [left, right]) refuseAmplifiedWeights(side);
   const areGraphs = [before, after].every(({ checkpoint }) => checkpoint.graph !== null);
-  return [...single, ...(await pairLinears(left, right, edits, areGraphs))];
+  const pairs = await pairLinears(left, right, edits, areGraphs);
+  return [...single, ...pairs, ...(await pairCalls(pairs, { before: left, after: right }))];
+}
+
+/** Exporters fold a layer that is called several times once for each call: what is left of these goes with the layer, too. */
+async function pairCalls(
+  pairs: readonly LinearPair[],
+  candidates: Readonly<Record<'before' | 'after', readonly Candidate[]>>,
+): Promise<readonly LinearPair[]> {
+  const found: LinearPair[] = [];
+  for (const [side, live] of [
+    ['before', 'after'],
+    ['after', 'before'],
+  ] as const) {
+    const paired = new Set(pairs.map((pair) => pair[side]));
+    for (const call of candidates[side]) {
+      if (call.layer !== null || !call.linear.looksFolded || paired.has(call)) continue;
+      for (const pair of pairs) {
+        if (pair[live].layer === null || !(await holdSame(call.linear, pair[side].linear))) continue;
+        found.push({ ...pair, [side]: call });
+        break;
+      }
+    }
+  }
+  return found;
+}
+
+async function holdSame(one: LinearLayer, other: LinearLayer): Promise<boolean> {
+  if (one.bias === null || other.bias === null || !haveSameShape(one.weight, other.weight)) return false;
+  if ([one.weight, one.bias].some(({ fingerprint }) => fingerprint !== undefined)) return false;
+  const areBiases = await haveSameBytes(one.bias.range, other.bias.range);
+  return areBiases && (await haveSameBytes(one.weight.range, other.weight.range));
 }
 
 async function compareSuspects(
@@ -709,8 +740,11 @@ async function pairLinears(
   const pairs: LinearPair[] = [];
   const join = (one: Candidate, other: Candidate, pairedBy: PairedBy) => {
     pairs.push({ before: one, after: other, pairedBy });
-    left.delete(one);
-    right.delete(other);
+    for (const [side, taken] of [
+      [left, one],
+      [right, other],
+    ] as const)
+      for (const same of candidatesOf(side, taken)) side.delete(same);
   };
   for (const namesOf of NAMES) {
     // The first of a name wins, as on the left: what may feed a norm layer stands before the same without one.
@@ -731,6 +765,16 @@ async function pairLinears(
   if (areNamesLost || isInOrder)
     for (const [one, other] of pairInStep([...left], [...right], haveSameLayout)) join(one, other, 'order');
   return pairs;
+}
+
+/** A candidate, and behind a norm layer the same convolution without one: as whose feed it was found, it is no layer besides. */
+function candidatesOf(side: ReadonlySet<Candidate>, taken: Candidate): readonly Candidate[] {
+  if (taken.layer === null) return [taken];
+  const { weightName } = taken.linear;
+  return [
+    taken,
+    ...[...side].filter(({ layer, linear }) => layer === null && linear.weightName === weightName),
+  ];
 }
 
 /** Exporters number what they fold (`493`, `onnx::Conv_493`): such a name means another tensor in every file. */

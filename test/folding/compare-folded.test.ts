@@ -100,6 +100,35 @@ describe('a transposed convolution that only the graph knows', () => {
   });
 });
 
+describe('a layer that is called several times, which exporters fold once for each call', () => {
+  const shape = [3, 2, 1, 1];
+  const named = checkpointOf(
+    [tensorOf('conv.weight', weights(6), { shape }), tensorOf('conv.bias', [0, 0, 0]), ...namedNorm('bn')],
+    { path: 'before.pt' },
+  );
+  const callsOf = (...states: readonly Norm[]) =>
+    exported(
+      ...states.map((state, call) => {
+        const folded = fold(weights(6), (index) => Math.floor(index / 2), state);
+        const path = call === 0 ? 'conv' : `conv_${call}`;
+        return linearNodeOf(path, { ...folded, shape }, { looksFolded: true, outputChannels: 3 });
+      }),
+    );
+  const audit = async (...states: readonly Norm[]) => {
+    const { layers, findings } = await auditCheckpoints(named, callsOf(...states));
+    return [layers.map(({ name, status }) => `${name} ${status}`), findings.map(({ kind }) => kind)];
+  };
+
+  test('is audited at each call', async () => {
+    expect(await audit(norm, norm, norm)).toEqual([['bn locked', 'bn locked', 'bn locked'], []]);
+    expect((await audit(drifted, drifted))[0]).toEqual(['bn drifted', 'bn drifted']);
+  });
+
+  test('and what holds something else is another layer', async () => {
+    expect(await audit(norm, drifted)).toEqual([['bn locked'], ['unpaired-layer']]);
+  });
+});
+
 describe.each([2, 3])(
   'a linear layer of %d inputs that an exporter has transposed as it folded',
   (inputs) => {
