@@ -2,8 +2,7 @@
 
 import type { Checkpoint, Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
-import { type ComputedWeight, findComputedWeights } from '../norm/computed-weights.js';
-import { joinPath, listFirst, splitPath } from '../norm/naming.js';
+import { dottedTensorsOf, joinPath, listFirst, splitPath } from '../norm/naming.js';
 import type { JudgedTensors, LearnedComparison, TensorPair } from './compare-learned.js';
 import { translateName } from './pair-layers.js';
 
@@ -11,6 +10,77 @@ import { translateName } from './pair-layers.js';
 interface WeightsSide {
   readonly checkpoint: Checkpoint;
   readonly learned: ReadonlyMap<string, Tensor>;
+}
+
+/** A weight that PyTorch computes before every forward pass: `conv.weight` of `conv.weight_g` and `conv.weight_v`. */
+interface ComputedWeight {
+  /** The module path. */
+  readonly path: string;
+  readonly way: 'weight_norm' | 'spectral_norm' | 'a parametrization';
+  /** Dotted names of the learned tensors that it is computed of, in the order in which every spelling has them. */
+  readonly parts: readonly string[];
+  /** The call that puts the product in their place. */
+  readonly removal: string;
+}
+
+/** How PyTorch names the parts of a computed weight. */
+interface Spelling extends Pick<ComputedWeight, 'way' | 'removal'> {
+  /** Learned tensors, the first of which no other spelling begins with; all must be there. */
+  readonly parts: readonly [string, ...string[]];
+  /** A buffer that must be there, too. */
+  readonly buffer?: string;
+}
+
+const REMOVE_PARAMETRIZATION = "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')";
+
+/** The names in state dicts (torch/nn/utils/weight_norm.py, spectral_norm.py, parametrizations.py); the first that fits. */
+const SPELLINGS: readonly Spelling[] = [
+  {
+    way: 'weight_norm',
+    parts: ['weight_g', 'weight_v'],
+    removal: 'torch.nn.utils.remove_weight_norm(module)',
+  },
+  {
+    way: 'spectral_norm',
+    parts: ['weight_orig'],
+    buffer: 'weight_u',
+    removal: 'torch.nn.utils.remove_spectral_norm(module)',
+  },
+  {
+    way: 'weight_norm',
+    parts: ['parametrizations.weight.original0', 'parametrizations.weight.original1'],
+    removal: REMOVE_PARAMETRIZATION,
+  },
+  {
+    way: 'spectral_norm',
+    parts: ['parametrizations.weight.original'],
+    buffer: 'parametrizations.weight.0._u',
+    removal: REMOVE_PARAMETRIZATION,
+  },
+  {
+    way: 'a parametrization',
+    parts: ['parametrizations.weight.original'],
+    removal: REMOVE_PARAMETRIZATION,
+  },
+];
+
+/** The computed weights of a side, by module path, in the order of the file. */
+function findComputedWeights({ checkpoint, learned }: WeightsSide): ReadonlyMap<string, ComputedWeight> {
+  const found = new Map<string, ComputedWeight>();
+  const tensors = dottedTensorsOf(checkpoint);
+  for (const name of learned.keys()) {
+    for (const { parts, buffer, ...spelling } of SPELLINGS) {
+      if (!`.${name}`.endsWith(`.${parts[0]}`)) continue;
+      const path = name.slice(0, -parts[0].length - 1);
+      const names = parts.map((part) => joinPath(path, part));
+      const isWhole =
+        names.every((part) => learned.has(part)) &&
+        (buffer === undefined || tensors.has(joinPath(path, buffer)));
+      if (!isWhole || found.has(path)) continue;
+      found.set(path, { ...spelling, path, parts: names });
+    }
+  }
+  return found;
 }
 
 /** What computed weights leave for the comparison of learned tensors. */
@@ -32,7 +102,7 @@ export function relateComputedWeights(
   after: WeightsSide,
   judged: JudgedTensors,
 ): RelatedWeights {
-  const [left, right] = [findAll(before), findAll(after)];
+  const [left, right] = [findComputedWeights(before), findComputedWeights(after)];
   if (left.size + right.size === 0) return { byPart: [], isOpen: false, judged };
   const byPart: TensorPair[] = [];
   const incomparable: LearnedComparison[] = [];
@@ -58,10 +128,6 @@ export function relateComputedWeights(
       judgedAfter: new Set([...judged.judgedAfter, ...incomparable.map(({ afterName }) => afterName)]),
     },
   };
-}
-
-function findAll({ checkpoint, learned }: WeightsSide): ReadonlyMap<string, ComputedWeight> {
-  return findComputedWeights(checkpoint, learned);
 }
 
 /** The paths of modules with a weight of their own. */
@@ -103,7 +169,7 @@ const MAX_NAMED = 3;
  * both do.
  */
 export function describeComputedWeights(before: WeightsSide, after: WeightsSide): string | null {
-  const [left, right] = [findAll(before), findAll(after)];
+  const [left, right] = [findComputedWeights(before), findComputedWeights(after)];
   const [side, other, computed] =
     left.size > 0 ? (['before', 'after', left] as const) : (['after', 'before', right] as const);
   const [first] = computed.values();
