@@ -13,7 +13,7 @@ import { readElements, type StoredProjections, type Tensor } from '../checkpoint
 import { bitsOf, decodeFloats, quantumOf } from '../checkpoint/dtype.js';
 import { sampledIndices, TensorSummarizer } from '../checkpoint/fingerprint.js';
 import { type ByteRange, readRange } from '../io/byte-source.js';
-import { getOrMake } from '../norm/naming.js';
+import { addTo, getOrMake } from '../norm/naming.js';
 import {
   FLOAT32_ROUNDOFF,
   MAX_RELATIVE_DIFFERENCE,
@@ -166,7 +166,7 @@ async function judgeSamples(
   const byChannel = new Map<number, number[]>();
   for (const [i, index] of sampledIndices(before.elementCount).entries()) {
     forEachRun(grid, { start: index, length: 1 }, (channel) => {
-      byChannel.set(channel, [...(byChannel.get(channel) ?? []), i]);
+      addTo(byChannel, channel, i);
       return true;
     });
   }

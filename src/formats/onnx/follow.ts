@@ -1,6 +1,6 @@
 // Walks upstream in a graph: to the constant, the node or the input that a value comes from.
 
-import { isGeneratedName } from '../../norm/naming.js';
+import { addTo, isGeneratedName } from '../../norm/naming.js';
 import type { OnnxGraph, OnnxModel, OnnxNode, OnnxSparseTensor, OnnxTensor } from './schema.js';
 import { type Definition, type Found, findName, type Scope, type Site, visitNodes } from './scope.js';
 
@@ -285,9 +285,7 @@ export function findReaders(
   const note = (scope: Scope, name: string, node: OnnxNode | null, index: number) => {
     const followed = name === '' ? null : followToOrigin(scope, name);
     if (followed?.origin == null || !origins.has(followed.origin)) return;
-    const list = readers.get(followed.origin) ?? [];
-    list.push({ node, index, scope, mainName: followed.mainName });
-    readers.set(followed.origin, list);
+    addTo(readers, followed.origin, { node, index, scope, mainName: followed.mainName });
   };
   const sites: Site[] = [];
   const main = visitNodes(model, graph, file, (site) => sites.push(site));

@@ -3,6 +3,7 @@
 import type { ConstantInput, NormMode, NormNode } from '../../checkpoint/checkpoint.js';
 import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
+import { addTo } from '../../norm/naming.js';
 import { type Constant, type Evaluator, readNumbers, repeatTensor } from './constants.js';
 import { findComputation, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
 import { describeNode } from './schema.js';
@@ -52,9 +53,7 @@ export function groupCalls(built: readonly BuiltNorm[]): readonly (readonly Buil
       return `${id}`;
     });
     const key = JSON.stringify([...parts, norm.epsilon, norm.momentum, norm.mode, layerPath(norm)]);
-    const calls = layers.get(key);
-    if (calls === undefined) layers.set(key, [call]);
-    else calls.push(call);
+    addTo(layers, key, call);
   }
   return [...layers.values()];
 }

@@ -22,7 +22,7 @@ import { CheckpointError, fail, quote } from '../../errors.js';
 import { type ByteSource, enclosingRange } from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { isInflated } from '../../io/zip.js';
-import { listFirst } from '../../norm/naming.js';
+import { addTo, listFirst } from '../../norm/naming.js';
 import { asContainer, asModule, childrenOf, SAVE_LISTS, Surveyor } from './objects.js';
 import { openLegacyContainer, openTarContainer } from './older-containers.js';
 import { type Entries, entriesOf, type ObjectNode, type PickleValue } from './pickle-values.js';
@@ -212,7 +212,7 @@ async function buildTensors(
       const prefix = name.slice(0, name.lastIndexOf('.') + 1);
       const isOfNormLayer = ['running_mean', 'running_var'].every((leaf) => named.tensors.has(prefix + leaf));
       if (isOfNormLayer) throw refuseTensor(name, layout.why, file);
-      leftOut.set(layout.why, [...(leftOut.get(layout.why) ?? []), name]);
+      addTo(leftOut, layout.why, name);
       continue;
     }
     const bare = await buildTensor(name, layout, { file, storages: container.storages, call, keeper });

@@ -27,6 +27,7 @@ import {
   type ZipEntry,
   zipError,
 } from '../../io/zip.js';
+import { addTo } from '../../norm/naming.js';
 import { readExportedWeights } from './exported-program.js';
 import { MAX_PICKLE_BYTES, readPickle } from './pickle.js';
 import { asInteger, describeValue, type PickleValue, type StorageNode } from './pickle-values.js';
@@ -68,12 +69,7 @@ export async function planZipSplices(
   const renewals: Renewal[] = [];
   const records = sortByHeader(archive.entries.values());
   const groups = new Map<ZipEntry, PlacedContent[]>();
-  for (const piece of stored) {
-    const entry = entryAt(records, piece.offset);
-    const group = groups.get(entry);
-    if (group === undefined) groups.set(entry, [piece]);
-    else group.push(piece);
-  }
+  for (const piece of stored) addTo(groups, entryAt(records, piece.offset), piece);
   for (const [entry, inRecord] of groups) {
     const { offset, byteLength } = await locateRecord(archive, entry);
     if (entry.crc32 === 0) continue;
