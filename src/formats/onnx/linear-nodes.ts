@@ -3,7 +3,7 @@
 import type { ConstantInput, LinearNode, Tensor } from '../../checkpoint/checkpoint.js';
 import { isDecodable } from '../../checkpoint/dtype.js';
 import { quote } from '../../errors.js';
-import { isGeneratedName } from '../../norm/naming.js';
+import { getOrMake, isGeneratedName } from '../../norm/naming.js';
 import {
   type Constant,
   dequantise,
@@ -321,8 +321,7 @@ export class LinearReaders {
   watch({ node, scope }: Site): void {
     const [output = ''] = node.outputs;
     if (output === '' || scope.outputs.includes(output)) return;
-    const inScope = this.#readers.get(scope) ?? new Map<string, Site[]>();
-    this.#readers.set(scope, inScope.set(output, []));
+    getOrMake(this.#readers, scope, () => new Map()).set(output, []);
   }
 
   /** Notes what a node reads. Nodes come in topological order. */

@@ -4,7 +4,7 @@ import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import type { ByteSource } from '../../io/byte-source.js';
-import { listFirst } from '../../norm/naming.js';
+import { getOrMake, listFirst } from '../../norm/naming.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
@@ -287,8 +287,7 @@ async function readLinears(evaluator: Evaluator, { linears: sites, readers }: Si
     const behind = readers.follow(site);
     const linear = await buildLinear(evaluator, site, behind);
     if (linear === null) continue;
-    const inScope = indices.get(site.scope) ?? new Map<OnnxNode, number>();
-    indices.set(site.scope, inScope);
+    const inScope = getOrMake(indices, site.scope, () => new Map());
     // A norm layer behind an activation is fed by that.
     for (const { node } of [site, ...behind]) if (!endsInActivation(node)) inScope.set(node, linears.length);
     const add = readers.findAdd(behind.at(-1) ?? site);

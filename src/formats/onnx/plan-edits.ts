@@ -30,6 +30,7 @@ import {
   type Splice,
 } from '../../io/byte-source.js';
 import { countElements } from '../../io/row-major.js';
+import { getOrMake } from '../../norm/naming.js';
 import {
   editNode,
   findLocations,
@@ -331,10 +332,8 @@ function groupEdits(slots: ReadonlyMap<TensorEdit, readonly Slot[]>, model: Edit
     }
     for (const origin of origins) {
       const shared = twins.get(origin);
-      const key = shared ?? origin;
-      const group = groups.get(key) ?? { origins: new Set(shared ?? [origin]), edits: new Set() };
-      group.edits.add(edit);
-      groups.set(key, group);
+      const make = () => ({ origins: new Set(shared ?? [origin]), edits: new Set<TensorEdit>() });
+      getOrMake(groups, shared ?? origin, make).edits.add(edit);
     }
   }
   const origins = new Set([...groups.values()].flatMap((group) => [...group.origins]));

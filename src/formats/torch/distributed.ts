@@ -2,11 +2,12 @@
 
 import type { Checkpoint, ReadOptions } from '../../checkpoint/checkpoint.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { fail, quote } from '../../errors.js';
 import { type ArrayPiece, assembleArray } from '../../io/assembled-array.js';
 import { type ByteRange, type ByteSource, joinRanges, wholeOf } from '../../io/byte-source.js';
 import { countElements } from '../../io/row-major.js';
 import { Keeper } from '../../io/views.js';
+import { getOrMake } from '../../norm/naming.js';
 import { openBeside } from '../open-beside.js';
 import { readPickle } from './pickle.js';
 import {
@@ -77,7 +78,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
   const { value } = await readPickle(wholeOf(source), {
     subject: 'the pickle of the metadata',
     resolvePersistentId: (id) => {
-      throw fail(file, `expected no persistent id in the metadata, found ${describeValue(id)}`);
+      fail(file, `expected no persistent id in the metadata, found ${describeValue(id)}`);
     },
   });
   const saved = readMetadata(value, file);
@@ -88,7 +89,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
   try {
     const names = new Set([...saved.values()].flatMap(({ pieces }) => pieces.map((piece) => piece.file)));
     if (names.size > MAX_FILES)
-      throw fail(file, `expected at most ${MAX_FILES} files, found ${names.size}`, 'limit-exceeded');
+      fail(file, `expected at most ${MAX_FILES} files, found ${names.size}`, 'limit-exceeded');
     for (const name of names)
       sources.set(name, await openBeside(source, name, { ...options, what: 'the metadata: file' }));
     refuseRepeated(saved, sources, file);
@@ -127,7 +128,7 @@ function refuseRepeated(
     }
   for (const [name, byteLength] of claimed) {
     if (byteLength > sizeOf(name))
-      throw fail(
+      fail(
         file,
         `expected pieces in places of their own in ${quote(name)}, found ${byteLength} bytes of them in ${sizeOf(name)}`,
         'limit-exceeded',
@@ -143,7 +144,7 @@ function readMetadata(value: PickleValue, file: string): ReadonlyMap<string, Sav
   const described = entriesOf(metadata?.get('state_dict_metadata'));
   const stored = entriesOf(metadata?.get('storage_data'));
   if (described === null || stored === null)
-    throw fail(file, `expected the metadata of a distributed checkpoint, found ${describeValue(value)}`);
+    fail(file, `expected the metadata of a distributed checkpoint, found ${describeValue(value)}`);
   const places = readPlaces(stored, file);
   const paths = entriesOf(metadata?.get('planner_data'));
   const saved = new Map<string, SavedTensor>();
@@ -153,16 +154,16 @@ function readMetadata(value: PickleValue, file: string): ReadonlyMap<string, Sav
     if (typeof name !== 'string' || facts?.has('size') !== true) continue;
     const shape = asIntegers(facts.get('size'));
     if (shape === null)
-      throw fail(file, `expected a size for ${quote(name)}, found ${describeValue(facts.get('size'))}`);
+      fail(file, `expected a size for ${quote(name)}, found ${describeValue(facts.get('size'))}`);
     if (!Number.isSafeInteger(MAX_ELEMENT_BYTES * countElements(shape)))
-      throw fail(
+      fail(
         file,
         `expected a shape that fits into memory for ${quote(name)}, found [${shape}]`,
         'limit-exceeded',
       );
     const [dtype = null] = itemsOf(stateOf(facts.get('properties')));
     const pieces = places.get(name);
-    if (pieces === undefined) throw fail(file, `expected a place for ${quote(name)}, found none`);
+    if (pieces === undefined) fail(file, `expected a place for ${quote(name)}, found none`);
     saved.set(name, {
       path: readPath(paths?.get(name)) ?? [name],
       shape,
@@ -176,7 +177,7 @@ function readMetadata(value: PickleValue, file: string): ReadonlyMap<string, Sav
 /** The places of pieces by tensor; of several at one offset, e.g. of replicas, one is as good as the other. */
 function readPlaces(stored: Attributes, file: string): ReadonlyMap<string, ReadonlyMap<string, SavedPiece>> {
   if (stored.size > MAX_PIECES)
-    throw fail(file, `expected at most ${MAX_PIECES} pieces, found ${stored.size}`, 'limit-exceeded');
+    fail(file, `expected at most ${MAX_PIECES} pieces, found ${stored.size}`, 'limit-exceeded');
   const places = new Map<string, Map<string, SavedPiece>>();
   for (const [key, info] of stored) {
     const [index, place] = [attributesIn(key), attributesIn(info)];
@@ -184,17 +185,17 @@ function readPlaces(stored: Attributes, file: string): ReadonlyMap<string, Reado
     const path = place?.get('relative_path');
     const [offset, byteLength] = [asInteger(place?.get('offset')), asInteger(place?.get('length'))];
     if (typeof name !== 'string' || typeof path !== 'string' || offset === null || byteLength === null)
-      throw fail(file, `expected a file, an offset and a length for a piece, found ${describeValue(info)}`);
+      fail(file, `expected a file, an offset and a length for a piece, found ${describeValue(info)}`);
     const transforms = place?.get('transform_descriptors');
     if (itemsOf(transforms).length > 0)
-      throw fail(
+      fail(
         file,
         `the pieces of ${quote(name)} were compressed or transformed when they were saved`,
         'unsupported',
       );
     const offsets = asIntegers(index?.get('offset'));
-    const pieces = places.get(name) ?? new Map<string, SavedPiece>();
-    places.set(name, pieces.set(String(offsets), { offsets, file: path, offset, byteLength }));
+    const pieces = getOrMake(places, name, () => new Map());
+    pieces.set(String(offsets), { offsets, file: path, offset, byteLength });
   }
   return places;
 }
@@ -262,7 +263,7 @@ class PieceTable implements StorageTable {
       const { sizes, range } = await this.#open(piece, tensor, tensorName);
       const offsets = piece.offsets ?? tensor.shape.map(() => 0);
       if (offsets.length !== tensor.shape.length || sizes.length !== tensor.shape.length)
-        throw fail(
+        fail(
           this.#file,
           `expected pieces of ${tensor.shape.length} axes for ${quote(tensorName)}, found others`,
         );
@@ -271,7 +272,7 @@ class PieceTable implements StorageTable {
     const width = elementTypeOfDType(tensor.dtype)?.byteLength ?? 0;
     const range = assembleArray(this.#file, tensor.shape, width, pieces);
     if (range === null)
-      throw fail(
+      fail(
         this.#file,
         `expected pieces that cover ${quote(tensorName)}, [${tensor.shape}], found ${pieces.length} that do not`,
       );
@@ -297,7 +298,7 @@ class PieceTable implements StorageTable {
     const expected = elementTypeOfDType(dtype)?.dtype;
     if (layout.kind !== 'layout' || layout.dtype !== expected) {
       const found = layout.kind === 'layout' ? layout.dtype : layout.why;
-      throw fail(
+      fail(
         piece.file,
         `expected a piece of ${quote(tensorName)} in ${expected ?? describeValue(dtype)}, found ${found}`,
       );
@@ -316,7 +317,7 @@ class PieceTable implements StorageTable {
     const source = this.#sources.get(file);
     if (source === undefined) throw new Error('a file of the metadata was not opened');
     if (offset < 0 || byteLength < 0 || offset + byteLength > source.byteLength)
-      throw fail(
+      fail(
         file,
         `expected ${quote(tensorName)} at bytes ${offset} to ${offset + byteLength}, found ${source.byteLength} bytes: it is truncated`,
         'truncated',
@@ -324,15 +325,7 @@ class PieceTable implements StorageTable {
     const container = await openZipContainer(joinRanges(file, [{ source, offset, byteLength }]).source, true);
     const call = asTensorCall(container.root);
     if (call === null)
-      throw fail(file, `expected a tensor for ${quote(tensorName)}, found ${describeValue(container.root)}`);
+      fail(file, `expected a tensor for ${quote(tensorName)}, found ${describeValue(container.root)}`);
     return { container, call };
   }
-}
-
-function fail(
-  file: string,
-  message: string,
-  code: 'malformed' | 'truncated' | 'unsupported' | 'limit-exceeded' = 'malformed',
-): CheckpointError {
-  return new CheckpointError(message, { code, file });
 }
