@@ -6,7 +6,7 @@ import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpo
 import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
 import { CheckpointError, findDocs, quote } from '../errors.js';
-import { type ByteRange, type ByteSource, joinRanges } from '../io/byte-source.js';
+import { type ByteRange, type ByteSource, joinRanges, orClose } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { isPlace, nameOf, openPlace } from '../io/places.js';
 import { listTar } from '../io/tar.js';
@@ -50,17 +50,14 @@ export async function openPath(path: string, options: OpenOptions = {}): Promise
     defaults: DIRECTORY_NAMES.filter((name) => !name.startsWith('*')),
   });
   const source = place?.source ?? openFileSource(findInDirectory(path) ?? path);
-  try {
+  return orClose(source, async () => {
     const notes = [...(place?.notes ?? []), ...checkWhole(path, source.name)];
     const { adapter, configured } = await lookBeside(source, options);
     const checkpoint = await openSource(source, nameOf(path), options);
     const declarations = [...(checkpoint.declarations ?? []), ...(adapter === null ? [] : [adapter])];
     const warnings = [...notes, ...checkpoint.warnings];
     return { ...checkpoint, framework: checkpoint.framework ?? configured, declarations, warnings };
-  } catch (error) {
-    await source.close();
-    throw error;
-  }
+  });
 }
 
 /**

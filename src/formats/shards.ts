@@ -5,7 +5,7 @@ import type { Checkpoint, ReadOptions, Tensor } from '../checkpoint/checkpoint.j
 import { planPlainEdits, refuseEdits } from '../checkpoint/edit-plan.js';
 import { describeJson, isJsonArray, isJsonObject, readJsonObject } from '../checkpoint/json-reader.js';
 import { fail, quote } from '../errors.js';
-import { type ByteSource, readRange, wholeOf } from '../io/byte-source.js';
+import { type ByteSource, orClose, readRange, wholeOf } from '../io/byte-source.js';
 import { openBeside } from './open-beside.js';
 import { isSpace, readSafetensorsHeader } from './safetensors/safetensors.js';
 
@@ -51,7 +51,7 @@ export async function openShards(
   formats: ShardFormats,
 ): Promise<Checkpoint> {
   const { weightMap, files, close } = await openShardFiles(index, options, Object.keys(formats));
-  try {
+  return orClose<Checkpoint>({ close }, async () => {
     const shards = new Map<string, ReadonlyMap<string, Tensor>>();
     const found = new Set<string>();
     for (const [name, source] of files) {
@@ -80,10 +80,7 @@ export async function openShards(
           : () => refuseEdits(index.name, `${format} shards`),
       close,
     };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 /** What an index says, and the shards that it names, open. */
@@ -111,7 +108,7 @@ export async function openShardFiles(
   const close = async () => {
     for (const source of [index, ...files.values()]) await source.close();
   };
-  try {
+  return orClose({ close }, async () => {
     const weightMap = await readWeightMap(index);
     const names = [...new Set([...weightMap.values()].flat())].sort();
     if (names.length > MAX_SHARDS)
@@ -119,10 +116,7 @@ export async function openShardFiles(
     const naming = { ...options, what: 'weight_map: shard', endings };
     for (const name of names) files.set(name, await openBeside(index, name, naming));
     return { weightMap, files, close };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 async function readWeightMap(index: ByteSource): Promise<ShardFiles['weightMap']> {

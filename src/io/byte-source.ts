@@ -258,6 +258,19 @@ export function checkBounds(
   }
 }
 
+/** Does some work on what is held, which stays open unless the work fails. */
+export async function orClose<Result>(
+  held: { close(): Promise<void> },
+  work: () => Promise<Result>,
+): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    await held.close();
+    throw error;
+  }
+}
+
 /** A source over bytes that are in memory already. `bytes` is not copied. */
 export function memorySource(name: string, bytes: Uint8Array): ByteSource {
   const source: ByteSource = {

@@ -13,6 +13,7 @@ import { type AuditOptions, type AuditResults, compareCheckpoints } from '../com
 import { CheckpointError, quote, UsageError } from '../errors.js';
 import { openPath, openSource } from '../formats/open.js';
 import { withCheckpoints } from '../formats/with-checkpoint.js';
+import { orClose } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
 import { findOnMachine, isPlace, nameOf, openWithin } from '../io/places.js';
 import {
@@ -290,12 +291,7 @@ async function openStaged(
 ): Promise<Checkpoint> {
   if (mainPath !== temporary) return openPath(mainPath, options);
   const source = openFileSource(path, mainPath);
-  try {
-    return await openSource(source, path, options);
-  } catch (error) {
-    await source.close();
-    throw error;
-  }
+  return orClose(source, () => openSource(source, path, options));
 }
 
 /** Where the restored checkpoint goes. */

@@ -12,7 +12,7 @@ import {
 import { CheckpointError, describeError, quote } from '../errors.js';
 import { DIRECTORY_NAMES } from '../formats/open.js';
 import { type WithAfter, withBefore, withCheckpoint } from '../formats/with-checkpoint.js';
-import { type ByteSource, listSources } from '../io/byte-source.js';
+import { type ByteSource, listSources, orClose } from '../io/byte-source.js';
 import { codeOf } from '../io/file-source.js';
 import { findOnMachine, nameOf } from '../io/places.js';
 import { identifyFile } from '../io/write-target.js';
@@ -267,16 +267,6 @@ interface Held {
   readonly before: Checkpoint;
   readonly after: Checkpoint;
   readonly close: () => Promise<void>;
-}
-
-/** Does some work on what is held, which stays open unless the work fails. */
-async function orClose<Result>(held: Held, work: () => Promise<Result>): Promise<Result> {
-  try {
-    return await work();
-  } catch (error) {
-    await held.close();
-    throw error;
-  }
 }
 
 /** Files that stay open from when their checkpoints are put in order to when they are audited: systems allow twice as many. */

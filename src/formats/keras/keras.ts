@@ -10,7 +10,14 @@ import type {
 import { bitsOf, decodeFloats, isDecodable } from '../../checkpoint/dtype.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, fail, quote } from '../../errors.js';
-import { type ByteSource, readRange, refuseAmplified, sliceRange, wholeOf } from '../../io/byte-source.js';
+import {
+  type ByteSource,
+  orClose,
+  readRange,
+  refuseAmplified,
+  sliceRange,
+  wholeOf,
+} from '../../io/byte-source.js';
 import { Keeper } from '../../io/views.js';
 import { locateRecord, openZip, readRecord } from '../../io/zip.js';
 import { addTo, compareNaturally } from '../../norm/naming.js';
@@ -86,7 +93,7 @@ export async function openKerasHdf5(source: ByteSource, { path }: ReadOptions): 
  */
 export async function openKerasShards(index: ByteSource, options: ReadOptions): Promise<Checkpoint> {
   const { weightMap, files, close } = await openShardFiles(index, options, ['.h5']);
-  try {
+  return orClose({ close }, async () => {
     const used = new Used();
     const shards = new Map<string, Hdf5Group>();
     for (const [name, source] of files) shards.set(name, (await readHdf5(wholeOf(source), used)).root);
@@ -96,10 +103,7 @@ export async function openKerasShards(index: ByteSource, options: ReadOptions): 
     const planEdits: Checkpoint['planEdits'] = (edits) =>
       planPlainEdits(edits, opened.tensors.values(), [...files.values(), index]);
     return { ...opened, warnings: [...opened.warnings, ...describeUnlisted(unlisted)], planEdits, close };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 /** One tree of all shards. A group may stand in several, its name and its variables in different ones. */

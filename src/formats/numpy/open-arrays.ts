@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoint.js';
 import { placeEdits, planOneFile, planPlainEdits, refuseOtherSources } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, quote } from '../../errors.js';
-import { type ByteSource, wholeOf } from '../../io/byte-source.js';
+import { type ByteSource, orClose, wholeOf } from '../../io/byte-source.js';
 import { explainAs } from '../../io/file-source.js';
 import { openWithin } from '../../io/places.js';
 import { isInflated, openZip } from '../../io/zip.js';
@@ -59,7 +59,7 @@ export async function openNpyFolder(first: ByteSource, options: ReadOptions): Pr
   const close = async () => {
     for (const source of [first, ...sources]) await source.close();
   };
-  try {
+  return orClose({ close }, async () => {
     const arrays = new Map<string, () => Promise<Tensor>>();
     for (const fileName of names.sort()) {
       const source = openArray(folder, fileName, options);
@@ -81,10 +81,7 @@ export async function openNpyFolder(first: ByteSource, options: ReadOptions): Pr
       planEdits: (edits) => planPlainEdits(edits, found.tensors.values(), sources),
       close,
     };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 function openArray(folder: string, name: string, options: ReadOptions): ByteSource {

@@ -3,7 +3,7 @@
 import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
-import type { ByteSource } from '../../io/byte-source.js';
+import { type ByteSource, orClose } from '../../io/byte-source.js';
 import { getOrMake, listFirst } from '../../norm/naming.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
@@ -49,7 +49,7 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
     await external.close();
     await source.close();
   };
-  try {
+  return orClose({ close }, async () => {
     const store = new TensorStore(source, external);
     const { model, tensors, norms, linears, foreign } = await readParts(store);
     const feeding = new Set(norms.map(({ norm }) => norm.feedingLinear));
@@ -80,10 +80,7 @@ export async function openOnnx(source: ByteSource, options: OnnxOptions): Promis
       externalFiles: () => external.files,
       locateNodes: () => locateNodes(store),
     };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 /** An opened ONNX model, with what it takes to find its nodes again. */

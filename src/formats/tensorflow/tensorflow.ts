@@ -4,7 +4,7 @@ import type { Checkpoint, ReadOptions, Tensor } from '../../checkpoint/checkpoin
 import { bitsOf, type DType } from '../../checkpoint/dtype.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { CheckpointError, fail, quote } from '../../errors.js';
-import { type ByteRange, type ByteSource, fileNameOf, readRange } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, fileNameOf, orClose, readRange } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 import { countElements } from '../../io/row-major.js';
 import { openBeside } from '../open-beside.js';
@@ -81,7 +81,7 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
   const close = async () => {
     for (const source of sources) await source.close();
   };
-  try {
+  return orClose({ close }, async () => {
     const prefix = name.slice(0, -INDEX_ENDING.length);
     const shards: ByteSource[] = [];
     for (let shard = 0; shard < shardCount; shard++) {
@@ -114,10 +114,7 @@ export async function openTensorFlow(index: ByteSource, options: ReadOptions): P
         ),
       close,
     };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 /**
@@ -132,10 +129,7 @@ export async function openSavedModel(model: ByteSource, options: ReadOptions): P
     throw error;
   });
   if (index === null) return null;
-  const opened = await openTensorFlow(index, options).catch(async (error: unknown) => {
-    await index.close();
-    throw error;
-  });
+  const opened = await orClose(index, () => openTensorFlow(index, options));
   const close = async () => {
     await opened.close();
     await model.close();

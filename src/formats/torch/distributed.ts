@@ -4,7 +4,7 @@ import type { Checkpoint, ReadOptions } from '../../checkpoint/checkpoint.js';
 import { refuseEdits } from '../../checkpoint/edit-plan.js';
 import { fail, quote } from '../../errors.js';
 import { type ArrayPiece, assembleArray } from '../../io/assembled-array.js';
-import { type ByteRange, type ByteSource, joinRanges, wholeOf } from '../../io/byte-source.js';
+import { type ByteRange, type ByteSource, joinRanges, orClose, wholeOf } from '../../io/byte-source.js';
 import { countElements } from '../../io/row-major.js';
 import { Keeper } from '../../io/views.js';
 import { getOrMake } from '../../norm/naming.js';
@@ -86,7 +86,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
   const close = async () => {
     for (const opened of [...sources.values(), source]) await opened.close();
   };
-  try {
+  return orClose({ close }, async () => {
     const names = new Set([...saved.values()].flatMap(({ pieces }) => pieces.map((piece) => piece.file)));
     if (names.size > MAX_FILES)
       fail(file, `expected at most ${MAX_FILES} files, found ${names.size}`, 'limit-exceeded');
@@ -106,10 +106,7 @@ export async function openDistributed(source: ByteSource, options: ReadOptions):
       planEdits: () => refuseEdits(file, 'the pieces of a distributed checkpoint'),
       close,
     };
-  } catch (error) {
-    for (const opened of sources.values()) await opened.close();
-    throw error;
-  }
+  });
 }
 
 /** Each piece is opened, so that files of which many pieces take the same bytes would cost more than their size. */
