@@ -11,7 +11,14 @@ import {
 } from '../../checkpoint/dtype.js';
 import { layOutScales } from '../../checkpoint/scale-layout.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import { type ByteSource, memorySource, readRange, sliceRange, wholeOf } from '../../io/byte-source.js';
+import {
+  type ByteRange,
+  type ByteSource,
+  memorySource,
+  readRange,
+  sliceRange,
+  wholeOf,
+} from '../../io/byte-source.js';
 import { countElements, stridesOf } from '../../io/row-major.js';
 import { computedSource, stridedSource } from '../../io/views.js';
 import { type HandingOperator, handingOperatorOf, nextName, type ScopedName } from './follow.js';
@@ -506,6 +513,9 @@ export function isArithmetic({ domain, op }: OnnxNode): boolean {
 /** Results of so many elements are computed at once; larger ones of a large and a small operand, as they are read. */
 const MAX_KEPT_RESULT = 1 << 16;
 
+/** Results of results that are computed as they are read: each level costs every read as much again. */
+const MAX_LEVELS = 4;
+
 /**
  * What arithmetic makes of constants; of two, one must have the shape of the result. E.g. the W · (γ / √(v + ε)) that
  * onnxoptimizer writes in the place of a norm layer.
@@ -527,18 +537,24 @@ async function applyArithmetic(evaluator: Evaluator, site: Site, name: string): 
   );
   if (compute === undefined || large === undefined || others.length > 0) return computedAtRunTime(site);
   const { dtype, shape, elementCount } = large.tensor;
-  const indexOf = small === null ? null : broadcast(small.tensor.shape, shape);
-  const isMixed = small !== null && (indexOf === null || small.tensor.dtype !== dtype);
+  const indices = small === null ? null : broadcast(small.tensor.shape, shape);
+  const isMixed = small !== null && (indices === null || small.tensor.dtype !== dtype);
+  if (countLevels(large.tensor.range) >= MAX_LEVELS) return computedAtRunTime(site);
   const kept = [small?.tensor.elementCount ?? 0, elementCount].filter((count) => count <= MAX_KEPT_RESULT);
   const isSmall = (small?.tensor.elementCount ?? 0) <= MAX_KEPT_RESULT;
   if (isMixed || !isSmall || !kept.every((count) => evaluator.reserve(8 * count)))
     return computedAtRunTime(site);
   const operand = small === null ? null : await readNumbers(small.tensor);
   const isLargeFirst = large === operands[0];
+  const { run = Number.POSITIVE_INFINITY, indexOf = () => 0 } = indices ?? {};
   const mapped = mapElements(large, dtype, async (values, first) => {
-    for (let i = 0; i < values.length; i++) {
-      const [value, other] = [values[i] ?? Number.NaN, operand?.[indexOf?.(first + i) ?? 0] ?? Number.NaN];
-      values[i] = isLargeFirst ? compute(value, other) : compute(other, value);
+    for (let i = 0; i < values.length; ) {
+      const end = Math.min(values.length, i + run - ((first + i) % run));
+      const other = operand?.[indexOf(first + i)] ?? Number.NaN;
+      for (; i < end; i++) {
+        const value = values[i] as number;
+        values[i] = isLargeFirst ? compute(value, other) : compute(other, value);
+      }
     }
   });
   const source = `${site.node.op} of ${operands[0]?.source}`;
@@ -547,16 +563,30 @@ async function applyArithmetic(evaluator: Evaluator, site: Site, name: string): 
   return { ...result, tensor: memoryTensor(name, dtype, shape, await readRange(result.tensor.range)) };
 }
 
-/** Where a tensor that is broadcast to a shape has the value for an index there; null where it becomes larger than that. */
-function broadcast(from: readonly number[], to: readonly number[]): ((index: number) => number) | null {
+/** How many times over what a range holds is computed when it is read. */
+function countLevels({ source }: ByteRange): number {
+  return source.computedFrom === undefined ? 0 : 1 + countLevels(source.computedFrom);
+}
+
+/** Where a broadcast tensor has the value for an index, and for how many indices in a row it is the same one. */
+interface Broadcast {
+  readonly run: number;
+  readonly indexOf: (index: number) => number;
+}
+
+/** How a tensor is broadcast to a shape; null where it becomes larger than that. */
+function broadcast(from: readonly number[], to: readonly number[]): Broadcast | null {
   const own = [...Array<number>(Math.max(0, to.length - from.length)).fill(1), ...from];
   if (own.length > to.length || own.some((size, axis) => size !== 1 && size !== to[axis])) return null;
   const [strides, inner] = [stridesOf(own), stridesOf(to)];
   const axes = own.flatMap((size, axis) =>
     size === 1 ? [] : [{ size, stride: strides[axis] ?? 0, inner: inner[axis] ?? 1 }],
   );
-  return (index) =>
-    axes.reduce((at, { size, stride, inner: step }) => at + (Math.floor(index / step) % size) * stride, 0);
+  return {
+    run: axes.at(-1)?.inner ?? Number.POSITIVE_INFINITY,
+    indexOf: (index) =>
+      axes.reduce((at, { size, stride, inner: step }) => at + (Math.floor(index / step) % size) * stride, 0),
+  };
 }
 
 const SOURCES: ReadonlyMap<string, Source> = new Map<string, Source>([

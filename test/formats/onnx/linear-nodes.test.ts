@@ -320,6 +320,31 @@ describe('signs of folding', () => {
     expect(linear && (await valuesOf(linear.weight))).toEqual([2 ** 60]);
   });
 
+  test('arithmetic on arithmetic is followed over a few levels where weights are large', async () => {
+    const large = tensor('w0', [65_537, 1, 1, 1], FLOAT, field(9, floats(...new Array(65_537).fill(1))));
+    for (const [levels, kind] of [
+      [4, 'constant'],
+      [5, 'unresolved'],
+    ] as const) {
+      const steps = Array.from({ length: levels }, (_, i) => node('Mul', [`w${i}`, 'two'], [`w${i + 1}`]));
+      const conv = node('Conv', ['x', `w${levels}`], ['y']);
+      const [linear] = await readLinears([...steps, conv], [large, vector('two', 2)]);
+      expect(linear?.weight.kind).toBe(kind);
+    }
+  });
+
+  test('arithmetic goes along any axis', async () => {
+    const stored = [
+      tensor('W', [2, 3, 1, 2], FLOAT, field(9, floats(...Array.from({ length: 12 }, (_, i) => i)))),
+      tensor('s', [3, 1, 1], FLOAT, field(9, floats(1, 10, 100))),
+    ];
+    const nodes = [node('Mul', ['W', 's'], ['p']), node('Conv', ['x', 'p'], ['y'])];
+    const [linear] = await readLinears(nodes, stored);
+    expect(linear && (await valuesOf(linear.weight))).toEqual([
+      0, 1, 20, 30, 400, 500, 6, 7, 80, 90, 1000, 1100,
+    ]);
+  });
+
   test.each([
     ['of a graph input', ['x', 'w']],
     ['whose result is larger than either operand', ['row', 'column']],
