@@ -35,10 +35,13 @@ export function listNextCommands(
   const name = hubFile ?? afterPath.replace(/[/\\]+$/, '');
   const ending = ENDING.exec(name)?.[0] ?? '';
   const fixed = `${name.slice(0, name.length - ending.length)}.restored${ending}`;
-  // The sum of a block's branches takes no statistics back, and tells no means.
-  const isMerged = layers.some(({ block, status }) => block !== undefined && status === 'drifted');
+  // The sum of a block's branches tells no means, and neither that nor the codes of quantised weights take statistics back.
+  const areLost = layers.some(
+    ({ block, logStdRatioBounds, status }) =>
+      status === 'drifted' && (block !== undefined || logStdRatioBounds !== undefined),
+  );
   return [
     ...(after.format === 'ONNX' ? [['probe', beforePath, afterPath, ...matching]] : []),
-    ...(INDEX.test(name) || isMerged ? [] : [['restore', beforePath, afterPath, ...matching, '-o', fixed]]),
+    ...(INDEX.test(name) || areLost ? [] : [['restore', beforePath, afterPath, ...matching, '-o', fixed]]),
   ];
 }
