@@ -7,9 +7,9 @@ import {
   MAX_COUNTED_WEIGHTS,
 } from '../checkpoint/channel-grid.js';
 import { type ElementSpan, readElements, type Tensor } from '../checkpoint/checkpoint.js';
-import { bitsOf, type DType, decodeFloats, isDecodable, toValues } from '../checkpoint/dtype.js';
+import { readNumbers } from '../checkpoint/computed-elements.js';
+import { bitsOf, type DType, isDecodable, toValues } from '../checkpoint/dtype.js';
 import { layOutScales, type ScaleLayout } from '../checkpoint/scale-layout.js';
-import { readRange } from '../io/byte-source.js';
 import type { NotFinite } from './projected-scales.js';
 import { roundoffOf } from './rounding.js';
 import { type WeightBuffers, withBuffers } from './weight-loops.js';
@@ -132,6 +132,11 @@ export async function findCommonStep(before: Tensor, after: Tensor): Promise<num
   if (bounds?.kind !== 'bounded') return null;
   const mayBeOne = bounds.low.every((low, row) => low <= 1 && 1 <= (bounds.high[row] as number));
   return mayBeOne ? bounds.steps.reduce((most, step) => (step < 1 ? Math.max(most, step) : most), 0) : null;
+}
+
+/** Whether a tensor's codes are floats themselves, whose steps grow with the value: no intervals are made of those. */
+export function holdsFloatCodes({ quantised }: Tensor): boolean {
+  return quantised?.codes.dtype.startsWith('F8') === true;
 }
 
 /** Whether each output channel has scales of its own: had a channel been rescaled, they would show it. */
@@ -397,8 +402,8 @@ class Side {
   static async open(tensor: Tensor, margin: Margin, memory: Uint8Array): Promise<Side> {
     const side = new Side(tensor, margin, memory);
     const { scale, zeroPoint = null } = tensor.quantised ?? {};
-    if (scale !== undefined) side.#scales = decodeFloats(await readRange(scale.range), scale.dtype);
-    if (zeroPoint !== null) side.#zeros = await readIntegers(zeroPoint);
+    if (scale !== undefined) side.#scales = await readNumbers(scale);
+    if (zeroPoint !== null) side.#zeros = await readNumbers(zeroPoint);
     return side;
   }
 
@@ -460,12 +465,6 @@ class Side {
       this.values[i] = (this.values[i] as number) - (zero as number);
     }
   }
-}
-
-async function readIntegers({ range, dtype }: Tensor): Promise<Float64Array> {
-  const bytes = (await readRange(range)).slice();
-  const codes = CODES.get(dtype);
-  return Float64Array.from(codes === undefined ? [0] : viewCodes(codes, bytes));
 }
 
 /** Bounds of one channel's factor, in units of both sides' scales; {@link narrow} narrows them. */

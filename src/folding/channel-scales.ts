@@ -488,14 +488,14 @@ export function doubtStillness(
   return null;
 }
 
-/** Half a step of a quantised bias by channel; 0 for floats. */
-export async function readHalfSteps(bias: Tensor | null): Promise<(channel: number) => number> {
+/** How far a quantised bias may be off by channel: a whole step, since PyTorch's exporter cuts it off; 0 for floats. */
+export async function readBiasSteps(bias: Tensor | null): Promise<(channel: number) => number> {
   const quantised = bias?.quantised;
   if (quantised === undefined) return () => 0;
   const { range, dtype } = quantised.scale;
   const scales = decodeFloats(await readRange(range), dtype);
   const { indexOf } = layOutScales(bias?.shape ?? [], quantised);
-  return (channel) => (scales[indexOf(channel)] ?? Number.NaN) / 2;
+  return (channel) => scales[indexOf(channel)] ?? Number.NaN;
 }
 
 /** How far off the scales are at most, relative to the largest: what equal weights may differ by. */

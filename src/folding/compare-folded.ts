@@ -785,6 +785,8 @@ const NAMES: readonly ((candidate: Candidate) => readonly string[])[] = [
   ({ linear, normName }) => [normName, linear.foldedNormPath].filter((name) => name !== null),
   ({ linear: { path } }) => (path === null ? [] : [path]),
   ({ linear: { weightName } }) => (GENERATED_NAME.test(weightName) ? [] : [weightName]),
+  // PyTorch puts a convolution and the activation behind it into one module before it quantises: `conv.0` was `conv`.
+  ({ linear: { path } }) => (path === null ? [] : [path, path.replace(/\.0$/, '')]),
 ];
 
 /** The first candidate whose channels are multiples of the layer's; null where there is none. */

@@ -15,6 +15,7 @@ import {
 import type { LearnedComparison } from '../compare/compare-learned.js';
 import type { PairedBy } from '../compare/pair-layers.js';
 import type { NotFinite, ProportionalScales } from '../compare/projected-scales.js';
+import { holdsFloatCodes } from '../compare/quantised-weights.js';
 import { relativeDifferenceIn, roundoffOf } from '../compare/rounding.js';
 import {
   type ChannelVector,
@@ -44,7 +45,7 @@ import {
   halfWidthOf,
   isTooWide,
   leastDriftOf,
-  readHalfSteps,
+  readBiasSteps,
   widestBlur,
 } from './channel-scales.js';
 import {
@@ -114,6 +115,10 @@ const invalid = (problem: string): Verdict => ({ status: 'invalid', problem });
 
 const ONE_WEIGHT = unresolved(
   'its convolution has one weight per channel, so that training it looks the same as moved statistics',
+);
+
+const FLOAT_CODES = unresolved(
+  'the weights of its convolution are float8 with scales, whose steps grow with the weight, and are not compared: audit the model from before it was quantised, or quantise that to int8',
 );
 
 /** How RepVGG and MobileOne call the convolution that a block of several branches was merged into. */
@@ -215,7 +220,11 @@ export async function judgeFoldedPair(
     layer: isListed && verdict !== null ? describe(pair, context, { verdict }) : null,
     equality,
   });
-  if (compared.kind === 'incomparable') return conclude(null, 'incomparable');
+  if (compared.kind === 'incomparable') {
+    const isOpen =
+      isListed && !isUnmarked(pair) && [before, after].some(({ weight }) => holdsFloatCodes(weight));
+    return conclude(isOpen ? FLOAT_CODES : null, 'incomparable');
+  }
   const biases = await readBiases(before, after);
   const invalidBias = findInvalidBias(biases.after);
   if (invalidBias !== null && isListed) return conclude(invalid(invalidBias), 'changed');
@@ -308,7 +317,7 @@ interface Biases {
 }
 
 async function readBiases(before: LinearLayer, after: LinearLayer): Promise<Biases> {
-  const [one, other] = [await readHalfSteps(before.bias), await readHalfSteps(after.bias)];
+  const [one, other] = [await readBiasSteps(before.bias), await readBiasSteps(after.bias)];
   return {
     before: await readOptional(before.bias),
     after: await readOptional(after.bias),
@@ -422,7 +431,7 @@ export async function judgeRecoveredPair(
   compared: SettledComparison,
   context: FoldedContext,
 ): Promise<Judgement | null> {
-  const { layer, folded, foldedSide } = pair;
+  const { layer, live, folded, foldedSide } = pair;
   if (!folded.looksFolded && (await isUnfolded(pair, compared))) return null;
   const conclude = (verdict: Verdict, equality: Judgement['equality'] = 'incomparable') =>
     concludeRecovered(pair, context, verdict, equality);
@@ -446,6 +455,7 @@ export async function judgeRecoveredPair(
       );
     }
     case 'incomparable':
+      if ([live, folded].some(({ weight }) => holdsFloatCodes(weight))) return conclude(FLOAT_CODES);
       return conclude(
         unresolved(
           folded.weight.quantised === undefined

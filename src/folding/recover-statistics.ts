@@ -5,7 +5,7 @@ import type { ProportionalScales } from '../compare/projected-scales.js';
 import { roundingUncertainty, roundoffOf } from '../compare/rounding.js';
 import { type ChannelVector, readOptional, type Statistics } from '../compare/statistics.js';
 import type { LinearLayer, NormLayer } from '../norm/norm-layer.js';
-import { halfWidthOf, isTooWide, leastDriftOf, readHalfSteps } from './channel-scales.js';
+import { halfWidthOf, isTooWide, leastDriftOf, readBiasSteps } from './channel-scales.js';
 
 /** How one layer's recovered variances differ from those of its named side, whose epsilon was assumed. */
 export interface EpsilonEvidence {
@@ -181,7 +181,7 @@ interface FoldingFacts {
   /** Half the relative distance between neighbouring values of the folded bias. */
   readonly biasRoundoff: number;
   /** What quantisation leaves open of either bias, by channel. */
-  readonly halfSteps: Readonly<Record<'live' | 'folded', (channel: number) => number>>;
+  readonly biasSteps: Readonly<Record<'live' | 'folded', (channel: number) => number>>;
 }
 
 /**
@@ -197,7 +197,7 @@ interface FoldingFacts {
  * apart.
  */
 function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
-  const { compared, epsilon, held, halfSteps } = facts;
+  const { compared, epsilon, held, biasSteps } = facts;
   const at = (vector: ChannelVector | null, absent: number) => vector?.values[channel] ?? absent;
   const [meanBefore, varianceBefore] = [at(held.mean, Number.NaN), at(held.variance, Number.NaN)];
   const [gamma, beta, bias] = [at(held.gamma, 1), at(held.beta, 0), at(facts.bias, 0)];
@@ -206,8 +206,8 @@ function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
   const step = leastDriftOf(compared.blur, channel);
   // In parts of the scale.
   const width = compared.blur === undefined ? 0 : halfWidthOf(compared.blur, channel) / Math.abs(scale);
-  const liveStep = halfSteps.live(channel);
-  const biasBlur = halfSteps.folded(channel) + Math.abs(liveStep === 0 ? 0 : scale * liveStep);
+  const liveStep = biasSteps.live(channel);
+  const biasBlur = biasSteps.folded(channel) + Math.abs(liveStep === 0 ? 0 : scale * liveStep);
   const spreadBefore = varianceBefore + epsilon;
   const spread = (gamma / scale) ** 2;
   const mean = bias - (foldedBias - beta) / scale;
@@ -274,7 +274,7 @@ export async function solveLayer(
   compared: ProportionalScales,
   epsilon: number,
 ): Promise<SolvedLayer> {
-  const halfSteps = { folded: await readHalfSteps(folded.bias), live: await readHalfSteps(live.bias) };
+  const biasSteps = { folded: await readBiasSteps(folded.bias), live: await readBiasSteps(live.bias) };
   const held = await readStoredLayer(layer);
   const facts: FoldingFacts = {
     compared,
@@ -284,7 +284,7 @@ export async function solveLayer(
     foldedBias: await readOptional(folded.bias),
     biasRoundoff:
       folded.bias === null ? 0 : Math.max(roundoffOf(folded.bias), roundingUncertainty(compared.rounding)),
-    halfSteps,
+    biasSteps,
   };
   const solved = Array.from(compared.scales, (_, channel) => solveChannel(facts, channel));
   const toVector = (values: readonly number[]) =>

@@ -20,7 +20,7 @@ export function refuseWithoutLayers(checkpoint: Checkpoint, found: string): neve
 }
 
 const CONVERTED =
-  'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions, which hides the statistics. Audit the model from before convert(), or ONNX exports of both.';
+  'It is a quantised model (torch.ao.quantization.convert): BatchNorm is folded into its int8 convolutions. What moved is told against another checkpoint alone, best the one from before convert(): bn-audit diff BEFORE AFTER';
 
 /** Modules of torch.ao.quantization.convert have the scale and the zero point of what they give; no observer is left. */
 function isConverted({ tensors }: Checkpoint): boolean {

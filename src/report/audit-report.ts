@@ -543,7 +543,7 @@ function describeQuantised({
   const sides = Object.entries({ before, after }).flatMap(([name, { learned }]) => {
     // Biases are int32 in all such models. `int8` is short for I8, `uint8` for U8.
     const types = [...learned.values()].flatMap(({ quantised, shape }) =>
-      quantised === undefined || shape.length < 2
+      quantised === undefined || shape.length < 2 || quantised.codes.dtype.startsWith('F8')
         ? []
         : quantised.codes.dtype
             .replace(/^I/, 'int')

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
-import type { Checkpoint, LinearNode } from '../../src/checkpoint/checkpoint.js';
+import type { Checkpoint, LinearNode, Tensor } from '../../src/checkpoint/checkpoint.js';
 import { type DType, roundToFloat } from '../../src/checkpoint/dtype.js';
 import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
@@ -784,5 +784,55 @@ describe('a quantised head beside folded convolutions', () => {
   ])('is no norm layer where it was trained %s', async (_, head) => {
     const { layers } = await auditCheckpoints(before, quantisedModel(head, [1.1, 2, 3, 4]));
     expect(layers.map(({ name, status }) => [name, status])).toEqual([['conv', 'locked']]);
+  });
+});
+
+describe('what quantisers of PyTorch write', () => {
+  const shape = [3, 2, 3, 3];
+  const own = weights(54);
+  const folded = fold(own, (index) => Math.floor(index / 18), norm);
+  const named = checkpointOf([tensorOf('net.conv.weight', own, { shape }), ...namedNorm('net.bn')]);
+  const convolution = (path: string) => [
+    { ...quantise(folded.weight, { shape, axis: 0 }), name: `${path}.weight` },
+    tensorOf(`${path}.bias`, folded.bias),
+  ];
+
+  test('as a state dict is held against the model from before', async () => {
+    const { layers } = await auditCheckpoints(named, checkpointOf(convolution('net.conv')));
+    expect(layers).toMatchObject([{ name: 'net.bn', status: 'locked', via: 'folded' }]);
+  });
+
+  test('is called otherwise where an activation was put into the module of the convolution', async () => {
+    const fused = checkpointOf(convolution('net.conv.0'));
+    const { layers } = await auditCheckpoints(named, fused);
+    expect(layers).toMatchObject([{ name: 'net.bn', status: 'locked', pairedBy: 'name' }]);
+    expect((await auditCheckpoints(fused, checkpointOf(convolution('net.conv')))).layers).toHaveLength(1);
+  });
+
+  test('is open where codes are floats themselves, on whichever side', async () => {
+    const stored = { ...quantise(folded.weight, { shape, axis: 0 }), name: 'w' };
+    const codes = { ...tensorOf('codes', folded.weight, { shape }), dtype: 'F8_E4M3' } as const;
+    const tensor = stored.quantised && { ...stored, quantised: { ...stored.quantised, codes } };
+    if (tensor === undefined) throw new Error('it is quantised');
+    const weight = { kind: 'constant', tensor, source: 'initializer', overridable: false } as const;
+    const model = exported(linearNodeOf('net.conv', { ...folded, shape }, { weight, looksFolded: true }));
+    for (const before of [named, model]) {
+      const { layers, findings } = await auditCheckpoints(before, model);
+      expect(layers).toMatchObject([{ status: 'unresolved' }]);
+      expect(findings[0]?.message).toContain('are float8 with scales');
+    }
+  });
+
+  test('holds biases that were cut off in place of rounded, as its exporter does', async () => {
+    const bias = quantise(folded.bias, { shape: [3], dtype: 'I32', scale: 2 ** -10, round: Math.trunc });
+    const weight = { ...quantise(folded.weight, { shape, axis: 0 }), name: 'w' };
+    const constant = (tensor: Tensor) =>
+      ({ kind: 'constant', tensor, source: 'initializer', overridable: false }) as const;
+    const overrides = { weight: constant(weight), bias: constant(bias), looksFolded: true };
+    const { layers } = await auditCheckpoints(
+      named,
+      exported(linearNodeOf('net.conv', { ...folded, shape }, overrides)),
+    );
+    expect(layers).toMatchObject([{ name: 'net.bn', status: 'locked' }]);
   });
 });

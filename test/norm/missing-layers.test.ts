@@ -11,9 +11,9 @@ const hintFor = async (...names: readonly string[]) =>
 const CONVERTED = ['conv1.bias', 'conv1.scale', 'conv1.zero_point', 'quant.scale', 'quant.zero_point'];
 
 describe('a checkpoint without norm layers', () => {
-  test('is a converted model where scales stand beside zero points, and the model before it is the way out', async () => {
+  test('is a converted model where scales stand beside zero points, which another checkpoint tells more of', async () => {
     expect(await hintFor(...CONVERTED)).toMatch(
-      /^It is a quantised model .*convert.* Audit the model from before convert\(\), or ONNX exports of both\.$/,
+      /^It is a quantised model .*convert.* best the one from before convert\(\): bn-audit diff BEFORE AFTER$/,
     );
   });
 

@@ -2,25 +2,18 @@
 
 import type { ConstantInput, Quantisation, Tensor } from '../../checkpoint/checkpoint.js';
 import {
-  bitsOf,
-  type DType,
-  decodeFloats,
-  encodeFloats,
-  isDecodable,
-  isFloatingPoint,
-} from '../../checkpoint/dtype.js';
-import { layOutScales } from '../../checkpoint/scale-layout.js';
+  computedTensor,
+  dequantised,
+  isInteger,
+  isNumeric,
+  mapElements,
+  readNumbers,
+} from '../../checkpoint/computed-elements.js';
+import { bitsOf, type DType, encodeFloats, isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
-import {
-  type ByteRange,
-  type ByteSource,
-  memorySource,
-  readRange,
-  sliceRange,
-  wholeOf,
-} from '../../io/byte-source.js';
+import { type ByteRange, memorySource, readRange, wholeOf } from '../../io/byte-source.js';
 import { countElements, stridesOf } from '../../io/row-major.js';
-import { computedSource, stridedSource } from '../../io/views.js';
+import { stridedSource } from '../../io/views.js';
 import { type HandingOperator, handingOperatorOf, nextName, type ScopedName } from './follow.js';
 import {
   describeNode,
@@ -220,68 +213,9 @@ export class Evaluator {
   }
 }
 
-/** Integers by how a DataView reads them. */
-const INTEGERS = {
-  I8: 'getInt8',
-  I16: 'getInt16',
-  I32: 'getInt32',
-  I64: 'getBigInt64',
-  U8: 'getUint8',
-  U16: 'getUint16',
-  U32: 'getUint32',
-  U64: 'getBigUint64',
-  BOOL: 'getUint8',
-} as const;
-
-function isInteger(dtype: DType): dtype is keyof typeof INTEGERS {
-  return Object.hasOwn(INTEGERS, dtype);
-}
-
-/** Whether the elements can be decoded to numbers: floats, integers and booleans, but no complex or 4-bit ones. */
-function isNumeric(dtype: DType): boolean {
-  return isDecodable(dtype) || isInteger(dtype);
-}
-
-/** Decodes little-endian elements of a {@link isNumeric} type; integers beyond 2^53 are rounded. */
-function decodeNumbers(bytes: Uint8Array, dtype: DType): Float64Array {
-  if (!isInteger(dtype)) return decodeFloats(bytes, dtype);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const width = bitsOf(dtype) / 8;
-  const values = Float64Array.from({ length: bytes.byteLength / width }, (_, i) =>
-    Number(view[INTEGERS[dtype]](width * i, true)),
-  );
-  return dtype === 'BOOL' ? values.map((value) => Number(value !== 0)) : values;
-}
-
-/** Encodes numbers as elements of a {@link isNumeric} type: floats rounded to nearest even, integers cut off. */
-function encodeNumbers(values: ArrayLike<number>, dtype: DType): Uint8Array {
-  if (isDecodable(dtype)) return encodeFloats(values, dtype);
-  const width = bitsOf(dtype) / 8;
-  const bytes = new Uint8Array(values.length * width);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i] ?? 0;
-    if (width === 8) view.setBigInt64(8 * i, Number.isFinite(value) ? BigInt(Math.trunc(value)) : 0n, true);
-    else if (width === 4) view.setInt32(4 * i, value, true);
-    else if (width === 2) view.setInt16(2 * i, value, true);
-    else view.setInt8(i, dtype === 'BOOL' ? Number(value !== 0) : value);
-  }
-  return bytes;
-}
-
-/** Reads a small tensor of a numeric type; the caller has checked its size. */
-export async function readNumbers(tensor: Tensor): Promise<Float64Array> {
-  return decodeNumbers(await readRange(tensor.range), tensor.dtype);
-}
-
 function memoryTensor(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
   const range = wholeOf(memorySource(name, bytes));
   return { name, dtype, shape, elementCount: countElements(shape), range };
-}
-
-function computedTensor(input: Tensor, made: Pick<Tensor, 'dtype' | 'shape'>, source: ByteSource): Tensor {
-  const range = wholeOf({ ...source, computedFrom: input.range });
-  return { name: input.name, ...made, elementCount: countElements(made.shape), range };
 }
 
 /** A tensor whose element at an index is the input's at the sum of index · stride, gathered as it is read. */
@@ -547,7 +481,7 @@ async function applyArithmetic(evaluator: Evaluator, site: Site, name: string): 
   const operand = small === null ? null : await readNumbers(small.tensor);
   const isLargeFirst = large === operands[0];
   const { run = Number.POSITIVE_INFINITY, indexOf = () => 0 } = indices ?? {};
-  const mapped = mapElements(large, dtype, async (values, first) => {
+  const mapped = mapConstant(large, dtype, async (values, first) => {
     for (let i = 0; i < values.length; ) {
       const end = Math.min(values.length, i + run - ((first + i) % run));
       const other = operand?.[indexOf(first + i)] ?? Number.NaN;
@@ -777,30 +711,13 @@ async function gather(
 
 // Operators that change a constant's values or type (onnx/docs/Operators.md).
 
-/** How many elements are converted at a time, so that memory stays flat for any tensor. */
-const CHUNK_ELEMENTS = 16 * 1024;
-
-/**
- * The constant with elements that are computed from its own, one by one, when they are read.
- *
- * @param change changes `values` in place; `first` is the index of the first of them in the tensor.
- */
-function mapElements(
+/** The constant with elements that are computed from its own, as {@link mapElements} does. */
+function mapConstant(
   input: Resolved,
   dtype: DType,
-  change: (values: Float64Array, first: number) => Promise<void> = async () => {},
+  change?: (values: Float64Array, first: number) => Promise<void>,
 ): Resolved {
-  const { tensor } = input;
-  const { range } = tensor;
-  const widthBefore = bitsOf(tensor.dtype) / 8;
-  const layout = { count: tensor.elementCount, width: bitsOf(dtype) / 8, atOnce: CHUNK_ELEMENTS };
-  const source = computedSource(range, layout, async (first, end) => {
-    const bytes = await readRange(sliceRange(range, first * widthBefore, end * widthBefore));
-    const values = decodeNumbers(bytes, tensor.dtype);
-    await change(values, first);
-    return encodeNumbers(values, dtype);
-  });
-  return { ...input, tensor: computedTensor(tensor, { dtype, shape: tensor.shape }, source) };
+  return { ...input, tensor: mapElements(input.tensor, dtype, change) };
 }
 
 /** Cast: the same values in another type. */
@@ -814,7 +731,7 @@ function castTo(input: Resolved, dtype: DType, site: Site): Constant {
   if (from === dtype) return input;
   // What a float becomes that is too large for an 8-bit type depends on the operator set.
   if (!isNumeric(from) || !isNumeric(dtype) || dtype.startsWith('F8')) return computedAtRunTime(site);
-  return mapElements(input, dtype);
+  return mapConstant(input, dtype);
 }
 
 /** The type comes from another tensor; where that is known at run time only, 0 and 1 are the same in every type. */
@@ -870,7 +787,8 @@ export async function dequantise(
   const isPerBlock = blockSize > 0 && blocks.join() === scale.tensor.shape.join();
   const isZeroNumeric = zero === null || isNumeric(zero.tensor.dtype);
   const zeroFits = zero === null || zero.tensor.elementCount === count || zero.tensor.elementCount === 1;
-  const areNumbers = isInteger(tensor.dtype) && isDecodable(scale.tensor.dtype) && isZeroNumeric;
+  const areCodes = isInteger(tensor.dtype) || tensor.dtype.startsWith('F8');
+  const areNumbers = areCodes && isDecodable(scale.tensor.dtype) && isZeroNumeric;
   if (!areNumbers || !zeroFits || !(isPerTensor || isPerBlock || (isPerAxis && blockSize === 0)))
     return computedAtRunTime(
       site,
@@ -885,8 +803,7 @@ export async function dequantise(
     axis: isPerTensor ? null : axis,
     ...(isPerBlock && !isPerTensor ? { blockSize } : {}),
   };
-  const floats = mapElements(codes, scale.tensor.dtype, dequantizer(quantised));
-  return { ...floats, tensor: { ...floats.tensor, quantised } };
+  return { ...codes, tensor: dequantised(quantised, scale.tensor.dtype) };
 }
 
 /** A constant of floats, each multiplied by that of another, which has one value, in float64. */
@@ -896,7 +813,7 @@ export function multiplyConstants(evaluator: Evaluator, input: Constant, factor:
   const areFloats = isDecodable(input.tensor.dtype) && isDecodable(factor.tensor.dtype);
   if (!areFloats || factor.tensor.elementCount !== 1) return unresolved('its scale is no number');
   evaluator.checkSize(input.tensor.elementCount, 'a scale');
-  return mapElements(input, 'F64', async (values) => {
+  return mapConstant(input, 'F64', async (values) => {
     const [by = Number.NaN] = await readNumbers(factor.tensor);
     for (let i = 0; i < values.length; i++) values[i] = (values[i] ?? Number.NaN) * by;
   });
@@ -918,24 +835,6 @@ function reshapeQuantised(
     (size, at) => size === codes.shape[axis] && countElements(shape.slice(0, at)) === outer,
   );
   return moved < 0 ? undefined : { ...reshaped, axis: moved };
-}
-
-/** Reads scale and zero point with the first values, not while the file is opened. */
-function dequantizer({ codes, scale, zeroPoint: zero, ...layout }: Quantisation) {
-  const { indexOf } = layOutScales(codes.shape, layout);
-  let parameters: Promise<readonly [Float64Array, Float64Array | null]> | null = null;
-  return async (values: Float64Array, first: number): Promise<void> => {
-    parameters ??= Promise.all([readNumbers(scale), zero === null ? null : readNumbers(zero)]);
-    const [scales, zeros] = await parameters;
-    for (let i = 0; i < values.length; i++) {
-      const at = indexOf(first + i);
-      const zero = zeros === null ? 0 : zeros.length === 1 ? zeros[0] : zeros[at];
-      // The reference computes in float32.
-      const difference = Math.fround((values[i] ?? 0) - (zero ?? 0));
-      const product = difference * (scales[at] ?? Number.NaN);
-      values[i] = scale.dtype === 'F64' ? product : Math.fround(product);
-    }
-  };
 }
 
 /** How the operators that {@link nextName} goes through compute their output (onnx/docs/Operators.md). */

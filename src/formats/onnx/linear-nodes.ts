@@ -1,6 +1,7 @@
 // Finds the convolutions and matrix products of a graph, quantised ones too, with a bias that a later Add brings.
 
 import type { ConstantInput, LinearNode, Tensor } from '../../checkpoint/checkpoint.js';
+import { readNumbers } from '../../checkpoint/computed-elements.js';
 import { isDecodable } from '../../checkpoint/dtype.js';
 import { quote } from '../../errors.js';
 import { getOrMake, isGeneratedName } from '../../norm/naming.js';
@@ -11,7 +12,6 @@ import {
   isArithmetic,
   multiplyConstants,
   readInts,
-  readNumbers,
   unresolved,
 } from './constants.js';
 import {

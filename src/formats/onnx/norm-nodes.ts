@@ -1,10 +1,11 @@
 // Finds the BatchNormalization nodes of a graph, how they run, and what stands beside them.
 
 import type { ConstantInput, NormMode, NormNode } from '../../checkpoint/checkpoint.js';
+import { readNumbers } from '../../checkpoint/computed-elements.js';
 import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { addTo } from '../../norm/naming.js';
-import { type Constant, type Evaluator, readNumbers, repeatTensor } from './constants.js';
+import { type Constant, type Evaluator, repeatTensor } from './constants.js';
 import { findComputation, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
 import { describeNode } from './schema.js';
 import {

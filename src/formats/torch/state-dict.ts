@@ -491,7 +491,8 @@ class Namer {
     }
   }
 
-  #add(name: string, tensor: NamedTensor): void {
+  #add(path: string, tensor: NamedTensor): void {
+    const name = path.replace(PACKED, (_, dot: string, item: '0' | '1') => `${dot}${PACKED_PARTS[item]}`);
     if (this.#tensors.size === MAX_NAMED_TENSORS) throw this.#exceeded(`${MAX_NAMED_TENSORS} tensors`);
     if (!this.#tensors.has(name)) this.#tensors.set(name, tensor);
   }
@@ -501,6 +502,11 @@ class Namer {
     return new CheckpointError(message, { code: 'limit-exceeded', file: this.#file });
   }
 }
+
+/** What a quantised linear layer of torch.ao holds its weight and its bias in: a tuple of both. */
+const PACKED = /(^|\.)_packed_params\._packed_params\.([01])$/;
+
+const PACKED_PARTS = { 0: 'weight', 1: 'bias' } as const;
 
 /** How PyTorch and Keras end the names of statistics. */
 const STATISTIC = /(?:^|\.)(?:running_mean|running_var|moving_mean|moving_variance)$/;

@@ -1,11 +1,13 @@
 // Tensors in a pickle, and the storages that they are views of.
 
 import type { Tensor } from '../../checkpoint/checkpoint.js';
-import { bitsOf, type DType } from '../../checkpoint/dtype.js';
+import { dequantised, isInteger } from '../../checkpoint/computed-elements.js';
+import { bitsOf, type DType, isDecodable } from '../../checkpoint/dtype.js';
 import { CheckpointError, type CheckpointErrorCode, quote } from '../../errors.js';
 import {
   type ByteRange,
   type ByteSource,
+  memorySource,
   type PlacedContent,
   type Splice,
   sliceRange,
@@ -62,7 +64,7 @@ interface StoredBytes {
   readonly byteOrder: 'little' | 'big';
 }
 
-/** What the elements of a storage are; null for what this program has no type for: quantized and double complex ones. */
+/** What the elements of a storage are; null for what this program has no type for: codes of less than a byte and double complex ones. */
 interface ElementType {
   readonly byteLength: number;
   readonly dtype: DType | null;
@@ -99,11 +101,11 @@ const ELEMENT_TYPES: readonly (readonly [
   ['', 'uint64', 'U64'],
   ['', 'uint32', 'U32'],
   ['', 'uint16', 'U16'],
-  ['QInt8Storage', '', null, 1],
-  ['QUInt8Storage', '', null, 1],
+  ['QInt8Storage', 'qint8', 'I8'],
+  ['QUInt8Storage', 'quint8', 'U8'],
   ['QUInt4x2Storage', '', null, 1],
   ['QUInt2x4Storage', '', null, 1],
-  ['QInt32Storage', '', null, 4],
+  ['QInt32Storage', 'qint32', 'I32'],
 ];
 
 function findElementType(column: 0 | 1, name: string): ElementType | null {
@@ -167,10 +169,16 @@ function describeId(id: PickleValue): string {
 /** PyTorch's operators take at most 64 dimensions (aten/src/ATen/TensorIterator.cpp, "up to 64 dims"). */
 export const MAX_DIMENSIONS = 64;
 
-/** A tensor of a kind that has no plain elements: it can be named, not read; such as one that is `quantized`. */
+/** A tensor of a kind that has no plain elements: it can be named, not read; such as one that is `sparse`. */
 interface UnreadableTensor {
   readonly kind: 'unreadable';
   readonly why: string;
+}
+
+/** What errors call a tensor, and the file that it is in. */
+interface TensorNames {
+  readonly name: string;
+  readonly file: string;
 }
 
 /** How a tensor lies in its storage. Counts of elements; nothing is checked against the storage yet. */
@@ -187,10 +195,24 @@ export interface TensorLayout {
   readonly requiresGrad: boolean;
   /** The flag of the Parameter around it; null for a plain tensor. */
   readonly parameterRequiresGrad: boolean | null;
+  /** What its codes stand for; absent where the elements are the values. */
+  readonly quantiser?: Quantiser | undefined;
 }
 
+/** The scale and the zero point of a quantised tensor: one of each, or one for each index along an axis. */
+type Quantiser =
+  | { readonly axis: null; readonly scale: number; readonly zeroPoint: number }
+  | { readonly axis: number; readonly scale: TensorLayout; readonly zeroPoint: TensorLayout };
+
 /** What a function that rebuilds tensors takes, or what is special about its tensors. */
-type Rebuilder = 'storage' | 'storage and dtype' | 'tensor' | 'function' | 'state' | { readonly why: string };
+type Rebuilder =
+  | 'storage'
+  | 'storage and dtype'
+  | 'storage of codes'
+  | 'tensor'
+  | 'function'
+  | 'state'
+  | { readonly why: string };
 
 /** The functions of torch/_utils.py and torch/_tensor.py, and the word for tensors without plain elements. */
 const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
@@ -202,7 +224,7 @@ const REBUILDERS: ReadonlyMap<string, Rebuilder> = new Map(
     _rebuild_parameter_with_state: 'tensor',
     _rebuild_from_type: 'function',
     _rebuild_from_type_v2: 'function',
-    _rebuild_qtensor: { why: 'quantized' },
+    _rebuild_qtensor: 'storage of codes',
     _rebuild_sparse_tensor: { why: 'sparse' },
     _rebuild_sparse_csr_tensor: { why: 'sparse' },
     _rebuild_meta_tensor_no_storage: { why: 'a meta tensor, which has no values' },
@@ -283,6 +305,7 @@ function rebuilderOf({ callee }: ObjectNode): Rebuilder | undefined {
  *     _rebuild_tensor(storage, offset, size, stride)
  *     _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])
  *     _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])
+ *     _rebuild_qtensor(storage, offset, size, stride, quantiser, requires_grad, hooks)
  *     _rebuild_parameter(tensor, requires_grad, hooks), …_with_state(…, state)
  *     _rebuild_from_type_v2(function, type, arguments, state)
  *     jax's _reconstruct_array(function, arguments, state, facts)
@@ -305,6 +328,7 @@ export function readLayout(call: ObjectNode, name: string, file: string): Tensor
       const isTyped = rebuilder !== 'storage';
       return readPlainLayout(current, { name, file, parameterRequiresGrad, isTyped });
     }
+    if (rebuilder === 'storage of codes') return readCodesLayout(current, { name, file });
     const wrapped = unwrap(current, rebuilder);
     if (wrapped === null) break;
     if (wrapped === 'shard')
@@ -345,7 +369,7 @@ const isCall = (value: PickleValue | undefined): value is ObjectNode => isNode(v
 /** @param context `isTyped` where the call states the dtype instead of the storage. */
 function readPlainLayout(
   call: ObjectNode,
-  context: { name: string; file: string; parameterRequiresGrad: boolean | null; isTyped: boolean },
+  context: TensorNames & { readonly parameterRequiresGrad: boolean | null; readonly isTyped: boolean },
 ): TensorLayout | UnreadableTensor {
   const { isTyped } = context;
   const [storage, , , , requiresGrad] = call.args;
@@ -369,11 +393,60 @@ function readPlainLayout(
   };
 }
 
+/**
+ * Codes, and what they stand for: `(torch.per_tensor_affine, scale, zero point)`, or `(torch.per_channel_affine, scales,
+ * zero points, axis)` with two tensors. Other ways of scaling are those of embeddings.
+ */
+function readCodesLayout(call: ObjectNode, names: TensorNames): TensorLayout | UnreadableTensor {
+  const items = itemsOf(call.args[4]);
+  const read = QUANTISERS.get(qualifiedName(items[0]) ?? '');
+  if (read === undefined) return { kind: 'unreadable', why: 'quantized in a way that is not read' };
+  const layout = readPlainLayout(call, { ...names, parameterRequiresGrad: null, isTyped: false });
+  if (layout.kind === 'unreadable') return layout;
+  const quantiser = read(items.slice(1), layout.shape, names);
+  if (quantiser === null)
+    throw failTensor(
+      call,
+      names,
+      'expected a scale and a zero point, for all of it or for each index of an axis',
+    );
+  return { ...layout, quantiser };
+}
+
+type ReadQuantiser = (
+  items: readonly PickleValue[],
+  shape: readonly number[],
+  names: TensorNames,
+) => Quantiser | null;
+
+const QUANTISERS: ReadonlyMap<string, ReadQuantiser> = new Map<string, ReadQuantiser>([
+  [
+    'torch.per_tensor_affine',
+    ([scale, zero]: readonly PickleValue[]) => {
+      const zeroPoint = asInteger(zero);
+      return typeof scale === 'number' && zeroPoint !== null ? { axis: null, scale, zeroPoint } : null;
+    },
+  ],
+  [
+    'torch.per_channel_affine',
+    ([scales, zeros, along]: readonly PickleValue[], shape: readonly number[], names: TensorNames) => {
+      const axis = asInteger(along);
+      const [scale, zeroPoint] = [scales, zeros].map((value) => {
+        if (!isCall(value) || rebuilderOf(value) !== 'storage') return null;
+        const layout = readPlainLayout(value, { ...names, parameterRequiresGrad: null, isTyped: false });
+        const isForEach = axis !== null && axis >= 0 && axis < shape.length;
+        return layout.kind === 'layout' && isForEach && String(layout.shape) === String(shape[axis])
+          ? layout
+          : null;
+      });
+      if (axis === null || !scale || !zeroPoint) return null;
+      return isDecodable(scale.dtype) && isInteger(zeroPoint.dtype) ? { axis, scale, zeroPoint } : null;
+    },
+  ],
+]);
+
 /** A NumPy array lies in a storage of its own. */
-function readArrayLayout(
-  call: ObjectNode,
-  names: { readonly name: string; readonly file: string },
-): TensorLayout | UnreadableTensor {
+function readArrayLayout(call: ObjectNode, names: TensorNames): TensorLayout | UnreadableTensor {
   const array = readNumpyArray(call, (message) => failTensor(call, names, message));
   if (array.kind === 'unreadable') return array;
   const { dtype, byteOrder, shape, strides, data: range } = array;
@@ -416,7 +489,7 @@ function readGeometry(
 
 function failTensor(
   call: ObjectNode,
-  { name, file }: { readonly name: string; readonly file: string },
+  { name, file }: TensorNames,
   message: string,
   code: CheckpointErrorCode = 'malformed',
 ): CheckpointError {
@@ -434,12 +507,38 @@ function failTensor(
 export async function buildTensor(
   name: string,
   layout: TensorLayout,
-  {
-    file,
-    storages,
-    call,
-    keeper,
-  }: { file: string; storages: StorageTable; call: ObjectNode; keeper: Keeper },
+  context: BuildContext,
+): Promise<Tensor> {
+  const codes = await buildStored(name, layout, context);
+  const { quantiser } = layout;
+  if (quantiser === undefined) return codes;
+  const [scale, zeroPoint] =
+    quantiser.axis === null
+      ? [holdFloat(name, quantiser.scale), holdFloat(name, quantiser.zeroPoint)]
+      : [
+          await buildStored(name, quantiser.scale, context),
+          await buildStored(name, quantiser.zeroPoint, context),
+        ];
+  return dequantised({ codes, scale, zeroPoint, axis: quantiser.axis }, 'F32');
+}
+
+interface BuildContext {
+  readonly file: string;
+  readonly storages: StorageTable;
+  readonly call: ObjectNode;
+  readonly keeper: Keeper;
+}
+
+/** A number that stands in the pickle itself, as a tensor. */
+function holdFloat(name: string, value: number): Tensor {
+  const bytes = new Uint8Array(Float64Array.of(value).buffer);
+  return { name, dtype: 'F64', shape: [], elementCount: 1, range: wholeOf(memorySource(name, bytes)) };
+}
+
+async function buildStored(
+  name: string,
+  layout: TensorLayout,
+  { file, storages, call, keeper }: BuildContext,
 ): Promise<Tensor> {
   const fail = (message: string, code?: CheckpointErrorCode) =>
     failTensor(call, { name, file }, message, code);

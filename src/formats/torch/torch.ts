@@ -223,7 +223,17 @@ async function buildTensors(
   }
   const [first] = leftOut;
   if (tensors.size === 0 && first !== undefined) throw refuseTensor(first[1][0] ?? '', first[0], file);
-  return { tensors, warnings: [...leftOut].map(([why, names]) => describeLeftOut(why, names)) };
+  const warnings = [...leftOut].map(([why, names]) => describeLeftOut(why, names));
+  return { tensors: isConverted(tensors) ? withoutFlags(tensors) : tensors, warnings };
+}
+
+function isConverted(tensors: ReadonlyMap<string, Tensor>): boolean {
+  return [...tensors.values()].some(({ quantised }) => quantised !== undefined);
+}
+
+/** Tensors without `requires_grad`, which is false in a quantised model for whatever was trained before. */
+function withoutFlags(tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  return new Map([...tensors].map(([name, { requiresGrad, ...tensor }]) => [name, tensor]));
 }
 
 function refuseTensor(name: string, why: string, file: string): CheckpointError {

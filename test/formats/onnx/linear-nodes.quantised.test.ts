@@ -43,6 +43,19 @@ describe('a quantised convolution', () => {
     expect(tensors.get('w_scale')?.isBuffer).toBe(true);
   });
 
+  test('holds codes of float8 too, which are no floats by themselves', async () => {
+    const eighth = tensor('w_quantized', [2, 1, 1, 1], 17, field(9, Uint8Array.of(0x38, 0xc0)));
+    const { linear, tensors } = await readLinear(
+      [
+        node('DequantizeLinear', ['w_quantized', 'w_scale'], ['w_dequantised']),
+        node('Conv', ['x', 'w_dequantised'], ['y']),
+      ],
+      [eighth, scalar('w_scale', 0.5)],
+    );
+    expect(await valuesOf(linear.weight)).toEqual([0.5, -1]);
+    expect(tensors.get('w')?.quantised).toMatchObject({ codes: { dtype: 'F8_E4M3' } });
+  });
+
   test("in QDQ form of ONNX Runtime's own domain, as old operator sets have it for new types", async () => {
     const own = { domain: 'com.microsoft' };
     const { linear } = await readLinear(

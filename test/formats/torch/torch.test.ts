@@ -1,17 +1,20 @@
 import { describe, expect, test } from 'vitest';
 import { looksLikeTorch } from '../../../src/formats/torch/sniff.js';
 import { openTorch } from '../../../src/formats/torch/torch.js';
-import { bytesOf, f32, utf8 } from '../../build/bytes.js';
+import { bytesOf, f32, i64, utf8 } from '../../build/bytes.js';
 import { failureOf } from '../../build/failure.js';
 import { countingSource } from '../../build/sources.js';
 import {
   dict,
+  float,
   global,
   int,
+  no,
   none,
   orderedDict,
   pickle,
   reduce,
+  storage,
   tensor,
   text,
   tuple,
@@ -107,6 +110,77 @@ describe('opening a state dict', () => {
   });
 });
 
+describe('a quantised tensor', () => {
+  const codes = { ...STORAGES, codes: Uint8Array.of(4, 8, 252, 2), zeros: bytesOf(i64(0n, 1n)) };
+  const quantised = (...quantiser: readonly Uint8Array[]) =>
+    reduce(
+      global('torch._utils', '_rebuild_qtensor'),
+      tuple(
+        storage({ key: 'codes', storage: 'QInt8Storage' }),
+        int(0),
+        tuple(int(2), int(2)),
+        tuple(int(2), int(1)),
+        tuple(...quantiser),
+        no,
+        orderedDict({}),
+      ),
+    );
+  const ofAll = quantised(global('torch', 'per_tensor_affine'), float(0.5), int(2));
+  const vector = (key: string, type: string) => tensor({ key, storage: type, elementCount: 2, size: [2] });
+  const perChannel = (axis: number) =>
+    quantised(
+      global('torch', 'per_channel_affine'),
+      vector('1', 'FloatStorage'),
+      vector('zeros', 'LongStorage'),
+      int(axis),
+    );
+  const openWith = (entries: Record<string, Uint8Array>) =>
+    open(
+      zipCheckpoint(orderedDict({ ...entries, ...normLayer('bn.') }), {
+        storages: { ...codes, '1': f32(0.5, 0.25, 0, 0) },
+      }),
+    );
+
+  test('holds what its codes stand for, by one scale or one for each channel', async () => {
+    const checkpoint = await openWith({ 'a.weight': ofAll, 'b.weight': perChannel(1) });
+    expect(await valuesOf(checkpoint, 'a.weight')).toEqual([1, 3, -3, 0]);
+    expect(await valuesOf(checkpoint, 'b.weight')).toEqual([2, 1.75, -2, 0.25]);
+    expect(checkpoint.tensors.get('b.weight')).toMatchObject({
+      dtype: 'F32',
+      quantised: { axis: 1, codes: { dtype: 'I8' } },
+    });
+    expect(checkpoint.warnings).toEqual([]);
+  });
+
+  test('stands with the bias in one tuple in a linear layer', async () => {
+    const checkpoint = await openWith({
+      'fc._packed_params._packed_params': tuple(ofAll, tensor({ key: '0' })),
+    });
+    expect(checkpoint.tensors.get('fc.weight')?.quantised).toBeDefined();
+    expect(await valuesOf(checkpoint, 'fc.bias')).toEqual([1, 2, 3, 4]);
+  });
+
+  test('says nothing of freezing, nor do the biases beside it, which no optimizer ever sees', async () => {
+    const bias = reduce(
+      global('torch._utils', '_rebuild_parameter'),
+      tuple(tensor({ key: '0' }), no, orderedDict({})),
+    );
+    const { tensors } = await openWith({ 'conv.weight': ofAll, 'conv.bias': bias });
+    expect(tensors.get('conv.bias')?.requiresGrad).toBeUndefined();
+  });
+
+  test.each([
+    ['an axis that it has not', perChannel(2)],
+    ['scales that are no tensor', quantised(global('torch', 'per_channel_affine'), float(1), int(0), int(0))],
+    ['a scale that is no number', quantised(global('torch', 'per_tensor_affine'), text('1'), int(0))],
+  ])('with %s is refused', async (_, weight) => {
+    expect(await failureOf(() => openWith({ weight }))).toMatchObject({
+      code: 'malformed',
+      message: expect.stringContaining('expected a scale and a zero point'),
+    });
+  });
+});
+
 describe('a tensor without plain elements', () => {
   const quantized = reduce(
     global('torch._utils', '_rebuild_qtensor'),
@@ -118,7 +192,7 @@ describe('a tensor without plain elements', () => {
       zipCheckpoint(orderedDict({ 'fc.weight': quantized, ...normLayer('bn.') })),
     );
     expect(checkpoint.tensors.has('fc.weight')).toBe(false);
-    expect(checkpoint.warnings).toEqual(['"fc.weight" is quantized: not compared']);
+    expect(checkpoint.warnings).toEqual(['"fc.weight" is quantized in a way that is not read: not compared']);
   });
 
   test('is refused by name as a statistic', async () => {
@@ -132,7 +206,9 @@ describe('a tensor without plain elements', () => {
 
   test('is refused by name where nothing else remains', async () => {
     const failure = await failureOf(() => open(zipCheckpoint(dict({ weight: quantized }))));
-    expect(failure.message).toBe('expected a plain tensor at "weight", found one that is quantized');
+    expect(failure.message).toBe(
+      'expected a plain tensor at "weight", found one that is quantized in a way that is not read',
+    );
   });
 });
 
