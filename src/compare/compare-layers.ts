@@ -369,6 +369,8 @@ export interface FoldedComparison extends ComparedPair, FoldedAway {
   readonly drift: SpreadDrift | null;
   readonly beforeLinear: LinearLayer;
   readonly afterLinear: LinearLayer;
+  /** What a layer scale that one side has folded in makes of before's channels in after; null without one. */
+  readonly gain: Float64Array | null;
   /** Whether neither file says that there was a norm layer: it may be an ordinary convolution with a bias. */
   readonly isUnmarked: boolean;
 }

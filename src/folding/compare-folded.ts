@@ -40,6 +40,7 @@ import {
   type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
+import { listLayerScales } from './layer-scales.js';
 import { type JudgedBlock, judgeMergedBlock } from './merged-branches.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
@@ -73,12 +74,14 @@ interface Candidate {
 export async function compareFolded(
   before: ExaminedCheckpoint,
   after: ExaminedCheckpoint,
-  { pairing, maps, ...context }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
+  { pairing, maps, ...options }: FoldedContext & { pairing: Pairing; maps: readonly PrefixEdit[] },
 ): Promise<FoldedResults> {
   const isLikely = mayBeFolded(before, after, pairing);
   if (!isLikely && ![before, after].every((side) => listFreeLinears(side).some(isNamedAndBiased)))
     return { ...pairing, ...NOTHING_FOLDED };
-  const found = await findCandidates({ before, after }, { ...context, pairing, maps, isLikely });
+  const layerScales = { before: listLayerScales(before), after: listLayerScales(after) };
+  const context = { ...options, layerScales };
+  const found = await findCandidates({ before, after }, { ...options, pairing, maps, isLikely });
   const { blocks, edits, left, right } = found;
   const pairs = await pairCandidates(found, { before, after });
   const comparisons = await compareSuspects(pairs, chooseProofs(before, after));

@@ -8,6 +8,7 @@ import {
   listChannels,
   type MeasureBounds,
   type MergedComparison,
+  measuresOf,
   type RecoveredComparison,
   readStoredLayer,
   UNMARKED_KIND,
@@ -48,6 +49,7 @@ import {
   readBiasSteps,
   widestBlur,
 } from './channel-scales.js';
+import { type LayerScales, readLayerScales, scaleAffine } from './layer-scales.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,
@@ -63,6 +65,8 @@ export interface FoldedContext {
   readonly keepChannels: boolean;
   /** Whether weights that were averaged count as changed. */
   readonly exact?: boolean | undefined;
+  /** What either side may multiply its convolutions' channels by; absent where nothing is looked for. */
+  readonly layerScales?: Readonly<Record<'before' | 'after', LayerScales>>;
 }
 
 /** A judged pair of convolutions: the layer's comparison, unless it proves to be no norm layer's. */
@@ -236,12 +240,19 @@ export async function judgeFoldedPair(
         ? conclude(SEVERAL_BRANCHES, 'incomparable')
         : conclude(TRAINED, 'changed');
     case 'proportional': {
-      const { verdict, isCertain, ...told } = judgeFactors(pair, biases, compared);
+      const scaled = await divideLayerScale(pair, { biases, compared, context });
+      const { verdict, isCertain, ...told } = scaled?.judged ?? judgeFactors(pair, biases, compared);
       const isFine = compared.blur === undefined && compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
       const isTelling = isFine && verdict.status === 'drifted' && told.isUniformScale === false;
+      // A layer scale that explains all of it is no sign of a norm layer.
+      if (scaled !== null && verdict.status === 'locked' && !(before.looksFolded && after.looksFolded))
+        return { layer: null, equality: 'exact' };
       if (proof === 'rescaled' && !isTelling) return null;
       if (verdict === ONE_WEIGHT && isUnmarked(pair)) return null;
-      const layer = isListed || isCertain ? describe(pair, context, { verdict, ...told }) : null;
+      const layer =
+        isListed || isCertain
+          ? describe(pair, context, { verdict, ...told, gain: scaled?.gain ?? null })
+          : null;
       const isTold = told.drift !== undefined;
       const isEqual = isTold && verdict.status !== 'unresolved';
       const equality = isEqual ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
@@ -376,10 +387,12 @@ export function isUniform(factors: Float64Array, tolerance: number): boolean {
   return known.length > 1 && known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance);
 }
 
+type Described = Omit<FactorJudgement, 'isCertain'> & { readonly gain?: Float64Array | null };
+
 function describe(
   pair: FoldedPair,
   { epsilon, keepChannels }: FoldedContext,
-  { verdict, drift, isUniformScale = false, factors, bounds }: Omit<FactorJudgement, 'isCertain'>,
+  { verdict, drift, isUniformScale = false, factors, bounds, gain = null }: Described,
 ): FoldedComparison {
   const { before, after, pairedBy } = pair;
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
@@ -410,6 +423,7 @@ function describe(
     isUniformScale,
     beforeLinear: before,
     afterLinear: after,
+    gain,
   };
 }
 
@@ -466,7 +480,7 @@ export async function judgeRecoveredPair(
     case 'changed':
       return conclude(TRAINED, 'changed');
     case 'proportional':
-      return judgeScales(pair, context, compared);
+      return judgeScaled(pair, context, compared);
     default:
       return failUnreachable(compared);
   }
@@ -487,6 +501,109 @@ async function isUnfolded({ live, folded }: FoldedAway, compared: SettledCompari
   if (!compared.scales.every((scale) => Number.isNaN(scale) || isNear(1, scale))) return false;
   const [before, after] = [await readChannelVector(own), await readChannelVector(other)];
   return before.values.every((value, channel) => isNear(value, after.values[channel] ?? Number.NaN));
+}
+
+/** A layer scale is divided out where statistics are solved for that moved so many times less. */
+const MIN_GAIN = 4;
+
+/**
+ * Judges a layer that seems to have moved or to be trained with what else may have been folded in: a layer scale of the
+ * live side, and a factor of the data in front.
+ */
+async function judgeScaled(
+  pair: RecoveredPair,
+  context: FoldedContext,
+  scales: ProportionalScales,
+): Promise<Judgement> {
+  const judgeAs = async (layer: NormLayer) => {
+    const judged = await judgeScales({ ...pair, layer }, context, scales);
+    const isHalved = judged.layer?.kind === 'recovered' && pair.folded.looksFolded;
+    const factor = isHalved ? findHalving(judged.layer) : null;
+    for (const each of factor === null ? [] : [factor, 1 / factor]) {
+      const undone = { ...scales, scales: scales.scales.map((scale) => scale * each) };
+      const halved = await judgeScales({ ...pair, layer }, context, undone);
+      if (halved.layer?.status === 'locked') return noteHalved(halved);
+    }
+    return judged;
+  };
+  const distanceOf = ({ layer }: Judgement) => {
+    const measures = layer?.status === 'trained' || layer === null ? null : measuresOf(layer);
+    return measures === null ? Number.POSITIVE_INFINITY : measures.meanShift.rms + measures.logStdRatio.rms;
+  };
+  let best = await judgeAs(pair.layer);
+  const isOpen = ['drifted', 'trained'].includes(best.layer?.status ?? '') && scales.blur === undefined;
+  const found = isOpen ? context.layerScales?.[pair.foldedSide === 'after' ? 'before' : 'after'] : undefined;
+  for (const vector of await readLayerScales(found, pair.layer.channels)) {
+    const scaled = await scaleAffine(pair.layer, vector);
+    const judged = scaled === null ? best : await judgeAs(scaled);
+    if (judged.layer?.status === 'locked') return judged;
+    if (distanceOf(judged) * MIN_GAIN < distanceOf(best)) best = judged;
+  }
+  return best;
+}
+
+function noteHalved(judgement: Judgement): Judgement {
+  const { layer } = judgement;
+  if (layer === null) return judgement;
+  const note =
+    'its folded weights are off by a power of two, and its bias is not: a factor in front of it was moved into them';
+  return { ...judgement, layer: { ...layer, after: addNote(layer.after, note) } };
+}
+
+/**
+ * The power of two that all spreads of a layer moved by; null where they did not so. E.g. 2, where onnxsim has moved the ½ of
+ * a GELU into the weights of the convolution behind it, whose bias it leaves.
+ */
+function findHalving({ isUniformScale, drift }: RecoveredComparison): number | null {
+  const power = (drift?.measures.logStdRatio.rms ?? 0) / Math.LN2;
+  const isWhole = Math.round(power) > 0 && Math.abs(power - Math.round(power)) < 2 ** -14;
+  return isUniformScale && isWhole ? 2 ** Math.round(power) : null;
+}
+
+/** Factors between two convolutions with a layer scale divided out, and what after's channels are of before's by it. */
+interface ScaledFactors {
+  readonly judged: FactorJudgement;
+  readonly gain: Float64Array;
+}
+
+/**
+ * What explains the factors between two convolutions better than a norm layer alone: a layer scale that one side has and the
+ * other has folded in, and a power of two that an optimiser has moved there from the data in front, which leaves the bias.
+ * Null where nothing does.
+ */
+async function divideLayerScale(
+  pair: FoldedPair,
+  { biases, compared, context }: { biases: Biases; compared: ProportionalScales; context: FoldedContext },
+): Promise<ScaledFactors | null> {
+  const { scales: factors, weightsPerChannel } = compared;
+  const plain = judgeFactors(pair, biases, compared);
+  const isOpen = plain.verdict.status === 'drifted' || plain.verdict.status === 'trained';
+  if (!isOpen || weightsPerChannel < 2 || compared.blur !== undefined) return null;
+  const first = factors.findIndex((factor) => !Number.isNaN(factor));
+  const judgeBy = (gain: Float64Array, power = 1) => {
+    const scales = factors.map((factor, channel) => factor / (power * (gain[channel] ?? Number.NaN)));
+    const values = biases.before?.values.map((bias, channel) => bias * (gain[channel] ?? Number.NaN));
+    const before = biases.before === null || values === undefined ? null : { ...biases.before, values };
+    return judgeFactors(pair, { ...biases, before }, { ...compared, scales });
+  };
+  const gains: Float64Array[] = [new Float64Array(factors.length).fill(1)];
+  for (const side of ['before', 'after'] as const)
+    for (const { values } of await readLayerScales(context.layerScales?.[side], factors.length))
+      gains.push(side === 'before' ? values : values.map((value) => 1 / value));
+  const distanceOf = ({ verdict, drift }: FactorJudgement) =>
+    verdict.status === 'drifted' ? (drift?.logStdRatio.rms ?? 0) : Number.POSITIVE_INFINITY;
+  let best: ScaledFactors | null = null;
+  for (const gain of gains) {
+    const power = 2 ** Math.round(Math.log2((factors[first] ?? 1) / (gain[first] ?? 1)));
+    const isMarked = pair.before.looksFolded || pair.after.looksFolded;
+    for (const each of power === 1 || !isMarked ? [1] : [1, power]) {
+      const judged = judgeBy(gain, each);
+      if (judged.verdict.status === 'locked') return { judged, gain };
+      if (each === 1 && distanceOf(judged) * MIN_GAIN < distanceOf(best?.judged ?? plain))
+        best = { judged, gain };
+    }
+  }
+  return best;
 }
 
 /**

@@ -249,12 +249,14 @@ interface Folding {
 
 /** Copies the convolution of before, which the layer was folded into on both sides. */
 async function copyFolding(
-  { before, beforeLinear: linear, afterLinear: folded }: FoldedComparison,
+  { before, beforeLinear: linear, afterLinear: folded, gain }: FoldedComparison,
   side: Checkpoint,
 ): Promise<PartPlan> {
-  const scales = new Float64Array(linear.channels).fill(1);
-  const bias = (await readOptional(linear.bias))?.values ?? new Float64Array(linear.channels);
-  const copy = linear.weight.dtype === folded.weight.dtype ? linear.weight.range : undefined;
+  const scales = gain ?? new Float64Array(linear.channels).fill(1);
+  const own = (await readOptional(linear.bias))?.values ?? new Float64Array(linear.channels);
+  const bias = own.map((value, channel) => value * (scales[channel] ?? Number.NaN));
+  const isCopied = gain === null && linear.weight.dtype === folded.weight.dtype;
+  const copy = isCopied ? linear.weight.range : undefined;
   return planFolding({ layer: before, folded, side, linear, scales, bias }, copy);
 }
 

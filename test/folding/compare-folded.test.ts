@@ -129,6 +129,104 @@ describe('a layer that is called several times, which exporters fold once for ea
   });
 });
 
+describe('a layer scale behind a convolution, which an optimiser has folded in', () => {
+  const [shape, scale] = [
+    [3, 2, 1, 1],
+    [0.5, -0.01, 3],
+  ];
+  const layerScale = tensorOf('block.layer_scale', scale, { shape: [3, 1, 1] });
+  const times = (folded: ReturnType<typeof fold>, factors: readonly number[]) => ({
+    weight: folded.weight.map((value, index) => value * (factors[Math.floor(index / 2)] ?? Number.NaN)),
+    bias: folded.bias.map((value, channel) => value * (factors[channel] ?? Number.NaN)),
+  });
+  const channelOf = (index: number) => Math.floor(index / 2);
+  const graphOfScaled = (state: Norm, factors = scale, from = weights(6)) =>
+    exported(
+      linearNodeOf(
+        'block.conv',
+        { ...times(fold(from, channelOf, state), factors), shape },
+        { looksFolded: true, outputChannels: 3 },
+      ),
+    );
+  const named = checkpointOf(
+    [tensorOf('block.conv.weight', weights(6), { shape }), ...namedNorm('block.bn'), layerScale],
+    { path: 'before.pt' },
+  );
+
+  test('is divided out where before has the norm layer', async () => {
+    expect((await auditCheckpoints(named, graphOfScaled(norm))).layers).toMatchObject([
+      { name: 'block.bn', status: 'locked' },
+    ]);
+    const { layers } = await auditCheckpoints(named, graphOfScaled(drifted));
+    expect(layers).toMatchObject([{ name: 'block.bn', status: 'drifted', channelsMoved: 2 }]);
+    expect(layers[0]?.logStdRatio?.max).toBeCloseTo(Math.log(4 / 3) / 2, 4);
+    const trained = weights(6).map((value, i) => value + 0.1 * Math.cos(7 * i));
+    expect((await auditCheckpoints(named, graphOfScaled(drifted, scale, trained))).layers).toMatchObject([
+      { status: 'trained' },
+    ]);
+  });
+
+  test('and where both have folded the norm layer in', async () => {
+    const before = checkpointOf([layerScale], {
+      path: 'before.onnx',
+      format: 'ONNX',
+      graph: graphOf(
+        [],
+        [
+          linearNodeOf(
+            'block.conv',
+            { ...fold(weights(6), channelOf, norm), shape },
+            { looksFolded: true, outputChannels: 3 },
+          ),
+        ],
+      ),
+    });
+    expect((await auditCheckpoints(before, graphOfScaled(norm))).layers).toMatchObject([
+      { status: 'locked' },
+    ]);
+    const { layers } = await auditCheckpoints(before, graphOfScaled(drifted));
+    expect(layers).toMatchObject([{ status: 'drifted', channelsMoved: 2 }]);
+    expect(layers[0]?.logStdRatio?.max).toBeCloseTo(Math.log(4 / 3) / 2, 4);
+  });
+
+  test('is no drift of a convolution that never had a norm layer', async () => {
+    const [weight, bias] = [weights(6), [0.1, 0.2, 0.3]];
+    const linear = (path: string) => [
+      tensorOf(`${path}.weight`, weight, { shape }),
+      tensorOf(`${path}.bias`, bias),
+    ];
+    const before = checkpointOf([...linear('block.fc'), ...namedNorm('bn'), layerScale], {
+      path: 'before.pt',
+    });
+    const fused = times({ weight, bias }, scale);
+    const after = checkpointOf(
+      [
+        tensorOf('block.fc.weight', fused.weight, { shape }),
+        tensorOf('block.fc.bias', fused.bias),
+        ...namedNorm('bn'),
+      ],
+      { path: 'after.pt' },
+    );
+    const { layers, verdict } = await auditCheckpoints(before, after);
+    expect([verdict, layers.map(({ name }) => name)]).toEqual(['clean', ['bn']]);
+  });
+
+  test('a half that was moved into the weights from in front, as of a GELU, is no drift either', async () => {
+    const { weight, bias } = fold(weights(6), channelOf, norm);
+    const halved = exported(
+      linearNodeOf(
+        'block.conv',
+        { weight: weight.map((value) => value / 2), bias, shape },
+        { looksFolded: true, outputChannels: 3 },
+      ),
+    );
+    expect((await auditCheckpoints(named, halved)).layers).toMatchObject([{ status: 'locked' }]);
+    expect((await auditCheckpoints(graphOfScaled(norm, [1, 1, 1]), halved)).layers).toMatchObject([
+      { status: 'locked' },
+    ]);
+  });
+});
+
 describe.each([2, 3])(
   'a linear layer of %d inputs that an exporter has transposed as it folded',
   (inputs) => {

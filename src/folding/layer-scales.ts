@@ -1,0 +1,64 @@
+// Finds what exporters fold into a convolution besides its norm layer: vectors that the model multiplies channels by.
+
+import type { Tensor } from '../checkpoint/checkpoint.js';
+import { encodeFloats, isDecodable } from '../checkpoint/dtype.js';
+import { type ChannelVector, readChannelVector } from '../compare/statistics.js';
+import { holdBytes } from '../io/byte-source.js';
+import { addTo, splitPath } from '../norm/naming.js';
+import {
+  type ExaminedCheckpoint,
+  type LayerVector,
+  type NormLayer,
+  storedTensorOf,
+} from '../norm/norm-layer.js';
+
+/** The learned vectors of a checkpoint that may scale channels, by their length. */
+export type LayerScales = ReadonlyMap<number, readonly Tensor[]>;
+
+/** Models have two layer scales a block; the work on a layer grows with those of its width. */
+const MAX_SCALES = 64;
+
+/**
+ * Lists what may be a layer scale (`layer_scale_1`, `ls1.gamma`), which ONNX Runtime and onnxsim fold into the convolution
+ * before it: learned vectors that are no weight or bias of a module.
+ */
+export function listLayerScales({ checkpoint, learned, layers }: ExaminedCheckpoint): LayerScales {
+  const biases = new Set(checkpoint.graph?.linears.map(({ biasName }) => biasName));
+  const affine = new Set(layers.flatMap(({ gamma, beta }) => [storedTensorOf(gamma), storedTensorOf(beta)]));
+  const found = new Map<number, Tensor[]>();
+  for (const [name, tensor] of learned) {
+    const { elementCount, shape, dtype, fingerprint } = tensor;
+    const isVector = elementCount > 1 && shape.some((size) => size === elementCount);
+    const isOfModule =
+      ['weight', 'bias'].includes(splitPath(name)[1]) || affine.has(tensor) || biases.has(name);
+    if (!isVector || isOfModule || fingerprint !== undefined || !isDecodable(dtype)) continue;
+    if ((found.get(elementCount)?.length ?? 0) < MAX_SCALES) addTo(found, elementCount, tensor);
+  }
+  return found;
+}
+
+/** The layer scales of a length that hold finite numbers other than zero. */
+export async function readLayerScales(
+  scales: LayerScales | undefined,
+  channels: number,
+): Promise<readonly ChannelVector[]> {
+  const found: ChannelVector[] = [];
+  for (const tensor of scales?.get(channels) ?? []) {
+    const vector = await readChannelVector(tensor);
+    if (vector.values.every((value) => Number.isFinite(value) && value !== 0)) found.push(vector);
+  }
+  return found;
+}
+
+/** A norm layer with the layer scale behind it: g · (γ · x̂ + β). Null without an affine part. */
+export async function scaleAffine(layer: NormLayer, { values }: ChannelVector): Promise<NormLayer | null> {
+  const scale = async (vector: LayerVector | null): Promise<LayerVector | null> => {
+    if (vector?.kind !== 'stored') return null;
+    const own = await readChannelVector(vector.tensor);
+    const scaled = own.values.map((value, channel) => value * (values[channel] ?? Number.NaN));
+    const range = holdBytes(encodeFloats(scaled, 'F64'));
+    return { ...vector, tensor: { ...vector.tensor, dtype: 'F64', range } };
+  };
+  const [gamma, beta] = [await scale(layer.gamma), await scale(layer.beta)];
+  return gamma === null || beta === null ? null : { ...layer, gamma, beta };
+}
