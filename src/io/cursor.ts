@@ -42,9 +42,9 @@ export class Cursor {
     return this.bytes.byteLength - this.#position;
   }
 
-  /** The byte of the file at `position`; undefined where the file does not hold the bytes as they stand. */
-  fileOffset(position: number = this.#position): number | undefined {
-    return this.origin.baseOffset === null ? undefined : this.origin.baseOffset + position;
+  /** The byte of the file that is next; undefined where the file does not hold the bytes as they stand. */
+  fileOffset(): number | undefined {
+    return this.origin.baseOffset === null ? undefined : this.origin.baseOffset + this.#position;
   }
 
   readU8(): number {
@@ -79,6 +79,12 @@ export class Cursor {
   readBytes(count: number | bigint): Uint8Array {
     const start = this.#advance(count);
     return this.bytes.subarray(start, this.#position);
+  }
+
+  /** The next `count` bytes as a cursor of their own. */
+  readPart(count: number | bigint, subject = this.origin.subject): Cursor {
+    const baseOffset = this.fileOffset() ?? null;
+    return new Cursor(this.readBytes(count), { ...this.origin, baseOffset, subject });
   }
 
   /** The next `count` bytes as UTF-8 text; what is no UTF-8 becomes U+FFFD. */

@@ -370,7 +370,7 @@ export class Hdf5Reader {
         const length = cursor.readU16();
         const isShared = (cursor.readU8() & 2) !== 0;
         cursor.skip(prefix - (isNew ? 4 : 5));
-        const body = this.#slice(cursor, length);
+        const body = cursor.readPart(length);
         if (type !== MESSAGE.continuation) messages.push({ type, isShared, body });
         else {
           const next = this.readAddress(body);
@@ -380,13 +380,6 @@ export class Hdf5Reader {
       }
     }
     return messages;
-  }
-
-  /** The next bytes as a cursor of their own. */
-  #slice(cursor: Cursor, byteLength: number): Cursor {
-    const { origin, position } = cursor;
-    const baseOffset = origin.baseOffset === null ? null : origin.baseOffset + position;
-    return new Cursor(cursor.readBytes(byteLength), { ...origin, baseOffset });
   }
 
   /**
@@ -438,7 +431,7 @@ export class Hdf5Reader {
     const sizes = [cursor.readU16(), cursor.readU16(), cursor.readU16()];
     if (version > 2) cursor.skip(1);
     const [name, type, space] = sizes.map((size) => {
-      const part = this.#slice(cursor, size);
+      const part = cursor.readPart(size);
       if (version === 1) cursor.skip(Math.min(-size & 7, cursor.remaining));
       return part;
     });
@@ -454,7 +447,7 @@ export class Hdf5Reader {
       this.fail(`attribute ${quote(called)}: expected ${count} texts, found too few bytes`);
     const texts: string[] = [];
     for (let index = 0; index < count; index++) {
-      const stored = this.#slice(cursor, datatype.byteLength);
+      const stored = cursor.readPart(datatype.byteLength);
       const bytes = datatype.class === 3 ? stored.bytes : await this.#readVariable(stored);
       this.#used.textBytes += bytes.byteLength;
       if (this.#used.textBytes > MAX_TEXT_BYTES)

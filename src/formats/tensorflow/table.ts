@@ -1,6 +1,6 @@
 // Reads the index of a TensorFlow checkpoint: a sorted table of keys and values, as LevelDB writes them.
 
-import { CheckpointError, type CheckpointErrorCode } from '../../errors.js';
+import { fail } from '../../errors.js';
 import { type ByteSource, readRange, wholeOf } from '../../io/byte-source.js';
 import { Cursor } from '../../io/cursor.js';
 
@@ -28,11 +28,9 @@ const MAX_KEY_BYTES = 4_096;
  */
 export async function readTable(source: ByteSource): Promise<ReadonlyMap<string, Cursor>> {
   const { name: file, byteLength } = source;
-  const fail = (message: string, code: CheckpointErrorCode = 'malformed', offset?: number): never => {
-    throw new CheckpointError(message, { code, file, offset });
-  };
   if (byteLength < FOOTER_BYTES || byteLength > MAX_INDEX_BYTES)
     fail(
+      file,
       `expected a TensorFlow index of ${FOOTER_BYTES} to ${MAX_INDEX_BYTES} bytes, found ${byteLength}`,
       byteLength < FOOTER_BYTES ? 'truncated' : 'limit-exceeded',
     );
@@ -40,19 +38,21 @@ export async function readTable(source: ByteSource): Promise<ReadonlyMap<string,
   const footer = new Cursor(bytes, { file, baseOffset: 0, subject: 'the index' }, byteLength - FOOTER_BYTES);
   if (new DataView(bytes.buffer).getBigUint64(byteLength - 8, true) !== MAGIC)
     fail(
+      file,
       'expected a TensorFlow index (LevelDB table), found another end: is it cut short?',
       'malformed',
-      byteLength - 8,
+      { offset: byteLength - 8 },
     );
   const readBlock = (offset: number, length: number): Cursor => {
     if (offset + length + TRAILER_BYTES > byteLength)
-      fail(`expected a block of ${length} bytes, found the end of the file`, 'truncated', offset);
+      fail(file, `expected a block of ${length} bytes, found the end of the file`, 'truncated', { offset });
     const compression = bytes[offset + length];
     if (compression !== 0)
       fail(
+        file,
         `expected uncompressed blocks, as TensorFlow writes them, found compression ${compression}`,
         'unsupported',
-        offset + length,
+        { offset: offset + length },
       );
     return new Cursor(bytes.subarray(offset, offset + length), {
       file,
@@ -65,14 +65,15 @@ export async function readTable(source: ByteSource): Promise<ReadonlyMap<string,
   const table = new Map<string, Cursor>();
   let blocks = 0;
   let keyBytes = 0;
-  for (const [, handle] of listEntries(readBlock(indexOffset ?? 0, indexLength ?? 0), fail)) {
-    if (++blocks > MAX_ENTRIES) fail(`expected at most ${MAX_ENTRIES} blocks, found more`, 'limit-exceeded');
+  for (const [, handle] of listEntries(readBlock(indexOffset ?? 0, indexLength ?? 0))) {
+    if (++blocks > MAX_ENTRIES)
+      fail(file, `expected at most ${MAX_ENTRIES} blocks, found more`, 'limit-exceeded');
     const [offset, length] = [readVarint(handle), readVarint(handle)];
-    for (const [key, value] of listEntries(readBlock(offset, length), fail)) {
-      if (table.has(key)) fail('expected unique keys, found one twice', 'malformed', offset);
+    for (const [key, value] of listEntries(readBlock(offset, length))) {
+      if (table.has(key)) fail(file, 'expected unique keys, found one twice', 'malformed', { offset });
       keyBytes += key.length;
       if (table.set(key, value).size > MAX_ENTRIES || keyBytes > MAX_INDEX_BYTES)
-        fail(`expected at most ${MAX_ENTRIES} tensors, found more`, 'limit-exceeded');
+        fail(file, `expected at most ${MAX_ENTRIES} tensors, found more`, 'limit-exceeded');
     }
   }
   return table;
@@ -82,37 +83,23 @@ export async function readTable(source: ByteSource): Promise<ReadonlyMap<string,
  * The entries of a block: how much of the key is that of the one before, length of the rest, length of the value, rest,
  * value. At its end stand offsets of four bytes, and how many.
  */
-function* listEntries(
-  block: Cursor,
-  fail: (message: string, code?: CheckpointErrorCode, offset?: number) => never,
-): Generator<readonly [key: string, value: Cursor]> {
-  const { bytes, origin } = block;
+function* listEntries(block: Cursor): Generator<readonly [key: string, value: Cursor]> {
+  const { bytes } = block;
   const size = bytes.byteLength;
   const restarts = size < 4 ? 0 : new DataView(bytes.buffer, bytes.byteOffset).getUint32(size - 4, true);
   const end = size - 4 - 4 * restarts;
-  if (end < 0)
-    fail(
-      'expected the end of a block, found more offsets than it has bytes',
-      'malformed',
-      block.fileOffset(),
-    );
+  if (end < 0) failAt(block, 'expected the end of a block, found more offsets than it has bytes');
   let key = new Uint8Array(0);
   while (block.position < end) {
     const [shared, unshared, length] = [readVarint(block), readVarint(block), readVarint(block)];
     if (shared > key.byteLength || shared + unshared > MAX_KEY_BYTES)
-      fail(
-        `expected a key of at most ${MAX_KEY_BYTES} bytes, found ${shared + unshared}`,
-        'malformed',
-        block.fileOffset(),
-      );
+      failAt(block, `expected a key of at most ${MAX_KEY_BYTES} bytes, found ${shared + unshared}`);
     const rest = block.readBytes(unshared);
     const whole = new Uint8Array(shared + unshared);
     whole.set(key.subarray(0, shared));
     whole.set(rest, shared);
     key = whole;
-    const baseOffset = block.fileOffset() ?? null;
-    const value = new Cursor(block.readBytes(length), { ...origin, baseOffset, subject: 'an entry' });
-    yield [new TextDecoder().decode(key), value];
+    yield [new TextDecoder().decode(key), block.readPart(length, 'an entry')];
   }
 }
 
@@ -124,11 +111,12 @@ export function readVarint(cursor: Cursor): number {
     value += (byte & 0x7f) * 2 ** (7 * place);
     if (byte < 0x80) return value;
   }
-  throw new CheckpointError('expected a varint of at most 10 bytes, found a longer one', {
-    code: 'malformed',
-    file: cursor.origin.file,
-    offset: cursor.fileOffset(),
-  });
+  failAt(cursor, 'expected a varint of at most 10 bytes, found a longer one');
+}
+
+/** Refuses what is read at the byte that comes next. */
+function failAt(cursor: Cursor, message: string): never {
+  fail(cursor.origin.file, message, 'malformed', { offset: cursor.fileOffset() });
 }
 
 /** A field of a protobuf message: a number, or the bytes of what has a length. */
@@ -144,22 +132,8 @@ export function* listFields(message: Cursor): Generator<Field> {
     const tag = readVarint(message);
     const [field, wire] = [Math.floor(tag / 8), tag % 8];
     if (wire === 0) yield { field, value: readVarint(message), content: null };
-    else if (wire === 2) {
-      const length = readVarint(message);
-      const baseOffset = message.fileOffset() ?? null;
-      yield {
-        field,
-        value: 0,
-        content: new Cursor(message.readBytes(length), { ...message.origin, baseOffset }),
-      };
-    } else if (wire === 1 || wire === 5) {
-      message.skip(wire === 1 ? 8 : 4);
-    } else {
-      throw new CheckpointError(`expected a protobuf field, found wire type ${wire}`, {
-        code: 'malformed',
-        file: message.origin.file,
-        offset: message.fileOffset(),
-      });
-    }
+    else if (wire === 2) yield { field, value: 0, content: message.readPart(readVarint(message)) };
+    else if (wire === 1 || wire === 5) message.skip(wire === 1 ? 8 : 4);
+    else failAt(message, `expected a protobuf field, found wire type ${wire}`);
   }
 }

@@ -216,7 +216,7 @@ async function readGraph(range: ByteRange, file: string): Promise<readonly Graph
   const text = new Cursor(bytes, { file, baseOffset: null, subject: 'the object graph' });
   const length = readVarint(text);
   text.skip(4);
-  const graph = new Cursor(text.readBytes(length), { ...text.origin });
+  const graph = text.readPart(length);
   const nodes: GraphNode[] = [];
   for (const { field, content } of listFields(graph)) {
     if (field !== 1 || content === null) continue;
