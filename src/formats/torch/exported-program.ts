@@ -7,7 +7,7 @@ import {
   type JsonValue,
   toCount,
 } from '../../checkpoint/json-reader.js';
-import { CheckpointError, quote } from '../../errors.js';
+import { fail, quote } from '../../errors.js';
 import { makeGlobalNode, makeObjectNode, type PickleValue } from './pickle-values.js';
 import { makeTensorCall } from './tensors.js';
 
@@ -54,33 +54,28 @@ interface WeightRecords {
  * @throws CheckpointError `malformed` naming the weight where it is something else.
  */
 export function readExportedWeights(config: JsonValue | undefined, records: WeightRecords): PickleValue {
-  const fail = (message: string) => new CheckpointError(message, { code: 'malformed', file: records.file });
-  if (!isJsonObject(config)) throw fail('expected a "config" of weights in the .pt2 archive, found none');
+  const { file } = records;
+  if (!isJsonObject(config)) fail(file, 'expected a "config" of weights in the .pt2 archive, found none');
   const entries = new Map<PickleValue, PickleValue>();
   for (const [name, weight] of config) {
+    const misfit = `expected a record, sizes and strides for the weight ${quote(name)}, found something else`;
     const record = isJsonObject(weight) ? weight.get('path_name') : undefined;
-    const meta = isJsonObject(weight) ? weight.get('tensor_meta') : undefined;
-    const [shape, strides] = isJsonObject(meta)
-      ? [readSizes(meta.get('sizes')), readSizes(meta.get('strides'))]
-      : [];
-    const isPickled = isJsonObject(weight) && weight.get('use_pickle') === true;
-    if (
-      !isJsonObject(weight) ||
-      typeof record !== 'string' ||
-      (!isPickled && (!shape || !strides || !isJsonObject(meta)))
-    )
-      throw fail(`expected a record, sizes and strides for the weight ${quote(name)}, found something else`);
-    if (isPickled || !shape || !strides || !isJsonObject(meta)) {
+    if (!isJsonObject(weight) || typeof record !== 'string') fail(file, misfit);
+    if (weight.get('use_pickle') === true) {
       entries.set(name, makeCall('_rebuild_wrapper_subclass', []));
       continue;
     }
+    const meta = weight.get('tensor_meta');
+    if (!isJsonObject(meta)) fail(file, misfit);
+    const [shape, strides] = [readSizes(meta.get('sizes')), readSizes(meta.get('strides'))];
+    if (shape === null || strides === null) fail(file, misfit);
     const firstElement = readSize(meta.get('storage_offset'));
     if (firstElement === null)
-      throw fail(`expected where the weight ${quote(name)} begins, found something else`);
+      fail(file, `expected where the weight ${quote(name)} begins, found something else`);
     const key = records.keyOf(record);
     const byteLength = records.byteLengthOf(key);
     if (byteLength === undefined)
-      throw fail(`expected the record ${quote(record)} of the weight ${quote(name)}, found none`);
+      fail(file, `expected the record ${quote(record)} of the weight ${quote(name)}, found none`);
     const type = meta.get('dtype');
     const dtype = SCALAR_TYPES[isJsonNumber(type) ? type.digits : ''];
     const call = makeTensorCall({
