@@ -418,17 +418,11 @@ async function planStatistics(comparison: LayerComparison, context: LayerPlanCon
 /** A sum of branches has no place for the statistics of one, and does not tell them. */
 function refuseMerged({ before, after, block }: MergedComparison, context: LayerPlanContext): Error {
   const name = quote(block.name);
-  return after.foldedInto === undefined
-    ? cannotRestore(
-        before,
-        context.after,
-        `before has merged its block into ${name}, whose sum does not tell the means of single branches: name the checkpoint of its training form`,
-      )
-    : cannotRestore(
-        before,
-        context.after,
-        `after has merged its block into ${name}: put the statistics back into its training form, and merge that again`,
-      );
+  const why =
+    after.foldedInto === undefined
+      ? `before has merged its block into ${name}, whose sum does not tell the means of single branches: name the checkpoint of its training form`
+      : `after has merged its block into ${name}: put the statistics back into its training form, and merge that again`;
+  return cannotRestore(before, context.after, why);
 }
 
 /** Codes stand for intervals: what was folded into them is not known exactly, and what is folded again is no code. */
