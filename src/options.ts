@@ -419,67 +419,22 @@ const TAKEN = {
 export type OptionTaker = keyof typeof TAKEN;
 
 const MATCHING = ['map', 'epsilon', ...READING] as const;
-const REPORTING = [
-  'format',
-  'output',
-  'report',
-  'all',
-  'channels',
-  'epsilon',
-  'failOn',
-  ...READING,
-  'noCi',
-  'quiet',
-  'color',
-  'debug',
-] as const;
+const POLICY = ['config', 'noConfig'] as const;
+const WATCHING = ['interval', 'idle', 'timeout', 'exec', 'keepGoing'] as const;
+const RUNNING = [...SAMPLING, 'layers', 'ablations', 'noAblation'] as const;
+const TELLING = ['format', 'noCi', 'quiet', 'color', 'debug'] as const;
+const REPORTING = [...TELLING, 'output', 'report', 'all', 'failOn', 'epsilon', ...READING] as const;
 
-/** What the commands take, in the order of their help. */
+/** What the commands take; {@link GROUPS} has the order in which help shows it. */
 const COMMANDS: Readonly<Record<CommandName, readonly OptionName[]>> = {
-  diff: [...REPORTING, ...JUDGING, 'map', 'layer', 'config', 'noConfig', 'pair', 'allPairs'],
-  trace: [
-    ...REPORTING.filter((name) => name !== 'channels'),
-    ...JUDGING,
-    'map',
-    'strict',
-    'config',
-    'noConfig',
-    'run',
-  ],
-  watch: [
-    'interval',
-    'timeout',
-    'idle',
-    'exec',
-    'keepGoing',
-    'match',
-    'format',
-    'failOn',
-    ...JUDGING,
-    ...MATCHING,
-    'config',
-    'noConfig',
-    'noCi',
-    'quiet',
-    'color',
-    'debug',
-  ],
-  inspect: REPORTING,
+  diff: [...REPORTING, ...JUDGING, ...POLICY, 'map', 'channels', 'layer', 'pair', 'allPairs'],
+  trace: [...REPORTING, ...JUDGING, ...POLICY, 'map', 'strict', 'run'],
+  watch: [...TELLING, ...JUDGING, ...POLICY, ...WATCHING, ...MATCHING, 'match', 'failOn'],
+  inspect: [...REPORTING, 'channels'],
   init: ['guard', 'mode', 'output', 'force', ...READING, 'debug'],
   baseline: ['output', 'force', ...READING, 'quiet', 'debug'],
   restore: ['output', 'layers', ...WRITING, ...MATCHING, 'format', 'all', 'quiet', 'color', 'debug'],
-  probe: [
-    ...SAMPLING,
-    'layers',
-    'ablations',
-    'noAblation',
-    ...MATCHING,
-    'format',
-    'output',
-    'all',
-    'color',
-    'debug',
-  ],
+  probe: [...RUNNING, ...MATCHING, 'format', 'output', 'all', 'color', 'debug'],
   explain: ['color', 'debug'],
   completion: ['debug'],
 };
@@ -489,10 +444,10 @@ export const OTHER_OPTIONS = 'Besides';
 
 /** What options are about, as the help groups them; the others come last. */
 const GROUPS: ReadonlyMap<string, readonly string[]> = new Map<string, readonly OptionName[]>([
-  ['What is compared', [...MATCHING, 'match', 'config', 'noConfig', 'pair', 'allPairs', 'run']],
+  ['What is compared', [...MATCHING, 'match', ...POLICY, 'pair', 'allPairs', 'run']],
   ['What counts', [...JUDGING, 'failOn', 'strict']],
-  ['How it watches', ['interval', 'idle', 'timeout', 'exec', 'keepGoing']],
-  ['What runs', [...SAMPLING, 'layers', 'ablations', 'noAblation']],
+  ['How it watches', WATCHING],
+  ['What runs', RUNNING],
   [WRITTEN, ['output', 'layers', ...WRITING, 'guard', 'mode']],
   ['What is printed', ['format', 'output', 'report', 'all', 'layer', 'channels', 'quiet', 'color', 'noCi']],
 ]);
