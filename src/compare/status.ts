@@ -1,27 +1,13 @@
 // The status of a layer: from what differs to locked, drifted or trained.
 
-/** What a comparison says of a norm layer that both checkpoints have; docs/measures.md explains each. */
-export type LayerStatus =
-  | 'locked'
-  | 'drifted'
-  | 'affine-frozen'
-  | 'trained'
-  | 'held'
-  | 'invalid'
-  | 'unresolved'
-  | 'ambiguous';
-
 /** Every status, in the order of reports: what needs attention first. */
-export const LAYER_STATUSES: readonly LayerStatus[] = [
-  'drifted',
-  'invalid',
-  'unresolved',
-  'ambiguous',
-  'affine-frozen',
-  'trained',
-  'held',
-  'locked',
-];
+export const LAYER_STATUSES = [
+  ...(['drifted', 'invalid', 'unresolved', 'ambiguous'] as const),
+  ...(['affine-frozen', 'trained', 'held', 'locked'] as const),
+] as const;
+
+/** What a comparison says of a norm layer that both checkpoints have; docs/measures.md explains each. */
+export type LayerStatus = (typeof LAYER_STATUSES)[number];
 
 /** No layer of any status. */
 export function countNone(): Record<LayerStatus, number> {
