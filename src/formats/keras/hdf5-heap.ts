@@ -41,10 +41,9 @@ export async function readDense(
 }
 
 /**
- * A fractal heap's header: FRHP, 5 2 length of an object's number, 7 2 filters, 9 1 flags, 10 4 longest object in
- * a block, 22 8 tree of longer ones, 110 2 width
- * of the table, 112 8 first block's size, 120 8 largest direct block, 128 2 bits of an offset, 132 8 root block, 140 2 its
- * rows.
+ * A fractal heap's header: FRHP, 5 2 length of an object's number, 7 2 filters, 9 1 flags, 10 4 longest object in a
+ * block, 22 8 tree of longer ones, 110 2 width of the table, 112 8 first block's size, 120 8 largest direct block, 128
+ * 2 bits of an offset, 132 8 root block, 140 2 its rows.
  */
 async function openHeap(reader: AddressedFile, address: number) {
   const head = await reader.read(address, 142, 'a fractal heap');

@@ -276,8 +276,7 @@ const MAX_CLASS_SOURCE_BYTES = 4 * 1024 * 1024;
 const MAX_VERIFIED_BYTES = 4 * 1024 * 1024;
 
 /**
- * Opens the zip container that torch.save (since 1.6) and torch.jit.save write
- * (caffe2/serialize/inline_container.h):
+ * Opens the zip container that torch.save (since 1.6) and torch.jit.save write (caffe2/serialize/inline_container.h):
  *
  *     ROOT/data.pkl        the object; storages by key
  *     ROOT/data/KEY        the bytes of a storage, stored and aligned to 64
