@@ -594,11 +594,6 @@ function layOut(range: ByteRange, layout: TensorLayout, elementCount: number, ke
 }
 
 function isContiguous(shape: readonly number[], strides: readonly number[]): boolean {
-  let expected = 1;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    const size = shape[axis] ?? 1;
-    if (size !== 1 && strides[axis] !== expected) return false;
-    expected *= size;
-  }
-  return true;
+  const rowMajor = stridesOf(shape);
+  return shape.every((size, axis) => size === 1 || strides[axis] === rowMajor[axis]);
 }
