@@ -1,6 +1,6 @@
 // Byte sources that show another one otherwise: strided (a transposed tensor), byte-swapped (big-endian), unpacked (four bits).
 
-import { CheckpointError } from '../errors.js';
+import { fail } from '../errors.js';
 import { type ByteRange, type ByteSource, checkBounds, type PlacedBytes, wholeOf } from './byte-source.js';
 
 /** Lets one of several sources at a time hold what it has computed, so that memory stays at what one of them holds. */
@@ -334,9 +334,8 @@ function planSweep(axes: readonly Axis[], range: ByteRange, unitBytes: number): 
     const span = spanOf(moving);
     if (span * unitBytes > MAX_OVERLAPPING_BYTES) {
       const expected = `expected windows that overlap within at most ${MAX_OVERLAPPING_BYTES} bytes`;
-      const details = { file: range.source.name, hint: 'Save it with .clone().' };
       const found = `found a view of ${span * unitBytes} bytes`;
-      throw new CheckpointError(`${expected}, ${found}`, { code: 'limit-exceeded', ...details });
+      fail(range.source.name, `${expected}, ${found}`, 'limit-exceeded', { hint: 'Save it with .clone().' });
     }
     return { outer: [], grouped: SINGLE, inner: moving, span, repeated };
   }
