@@ -196,9 +196,12 @@ const BIAS_ROUNDINGS = 4 * 2 ** -24;
 
 /**
  * Where factors alone tell that a norm layer was folded in, they must be known better than this, relative to 1: 16-bit
- * values are rounded by as much as a gently trained head moves, and a few of them fit a factor by accident. So are codes.
+ * values are rounded by as much as a gently trained head moves, and a few of them fit a factor by accident.
  */
 const MAX_TELLING_UNCERTAINTY = 2 ** -14;
+
+/** Codes are rounded by half a step: they tell of factors that are further from 1 than training by a step makes them. */
+const MIN_TELLING_STEPS = 2;
 
 /** float32 roundings on the way to two folded scales. */
 const FOLDING_ROUNDINGS = 8 * 2 ** -24;
@@ -242,7 +245,7 @@ export async function judgeFoldedPair(
     case 'proportional': {
       const scaled = await divideLayerScale(pair, { biases, compared, context });
       const { verdict, isCertain, ...told } = scaled?.judged ?? judgeFactors(pair, biases, compared);
-      const isFine = compared.blur === undefined && compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
+      const isFine = isCertain && compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
       const isTelling = isFine && verdict.status === 'drifted' && told.isUniformScale === false;
       // A layer scale that explains all of it is no sign of a norm layer.
       if (scaled !== null && verdict.status === 'locked' && !(before.looksFolded && after.looksFolded))
@@ -317,7 +320,10 @@ function judgeFactors(pair: FoldedPair, biases: Biases, compared: ProportionalSc
   // One channel that was rescaled is no sign of its own where nothing else says that a norm layer was there.
   const isLone = factors.length === 1 && isUnmarked(pair);
   const isUniformScale = isLone || (blur === undefined && isUniform(factors, tolerance));
-  return { verdict: DRIFTED, isCertain: true, drift, factors, bounds, isUniformScale };
+  const isCertain =
+    blur === undefined ||
+    excess.some((beyond, channel) => beyond > MIN_TELLING_STEPS * (blur.steps[channel] as number));
+  return { verdict: DRIFTED, isCertain, drift, factors, bounds, isUniformScale };
 }
 
 interface Biases {

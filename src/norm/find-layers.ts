@@ -95,6 +95,8 @@ const OBSERVER_NAMES: ReadonlySet<string> = new Set(['scale', 'eps', 'histogram'
 function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): boolean {
   const [, leaf] = splitPath(dotted);
   if (BUFFER_NAMES.has(leaf)) return true;
+  const both = ['_scale_$1', '_zero_point_$1'].map((one) => name.replace(GRAPH_QUANTISER, one));
+  if (GRAPH_QUANTISER.test(name) && both.every((one) => checkpoint.tensors.has(one))) return true;
   const isVector = leaf.length > 2 && (leaf.endsWith('_u') || leaf.endsWith('_v'));
   if (!isVector && !OBSERVER_NAMES.has(leaf)) return false;
   const start = name.lastIndexOf(leaf);
@@ -106,6 +108,9 @@ function isKnownBuffer(name: string, dotted: string, checkpoint: Checkpoint): bo
   // A quantized module's or an observer's scale stands beside its zero point; a learned scale does not.
   return siblingOf(leaf === 'scale' ? 'zero_point' : 'min_val');
 }
+
+/** What FX calls the quantisers of data: `conv_input_scale_0` and `conv_input_zero_point_0`. */
+const GRAPH_QUANTISER = /_(?:scale|zero_point)_(\d+)$/;
 
 /** What TensorFlow exporters put between a layer's path and the end of its tensors' names. */
 const TENSORFLOW_TAIL =

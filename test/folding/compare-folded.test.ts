@@ -878,10 +878,19 @@ describe('a quantised head beside folded convolutions', () => {
 
   test.each<readonly [how: string, head: (value: number, index: number) => number]>([
     ['by less than codes show', (value, i) => value + 0.01 * Math.cos(i)],
-    ['so that each channel got a factor', (value, i) => value * (1.1 + 0.1 * Math.floor(i / 32))],
+    ['by a step or two', (value, i) => value * (1.008 + 0.002 * Math.floor(i / 32))],
   ])('is no norm layer where it was trained %s', async (_, head) => {
     const { layers } = await auditCheckpoints(before, quantisedModel(head, [1.1, 2, 3, 4]));
     expect(layers.map(({ name, status }) => [name, status])).toEqual([['conv', 'locked']]);
+  });
+
+  test('is one where each channel got a factor of its own', async () => {
+    const head = (value: number, i: number) => value * (1.1 + 0.1 * Math.floor(i / 32));
+    const { layers } = await auditCheckpoints(before, quantisedModel(head, [1.1, 2, 3, 4]));
+    expect(layers.map(({ name, status }) => [name, status])).toEqual([
+      ['conv', 'locked'],
+      ['head', 'drifted'],
+    ]);
   });
 });
 

@@ -53,6 +53,7 @@ test.each([
   ['an observer’s ranges', ['obs.min_val', 'obs.max_val', 'obs.min_vals', 'obs.max_vals']],
   ['switches of fake quantization', ['q.fake_quant_enabled', 'q.observer_enabled']],
   ['a quantizer’s scale beside its zero point', ['q.scale', 'q.zero_point']],
+  ['the scale of data that a graph quantises', ['conv_input_scale_0', 'conv_input_zero_point_0']],
   ['the same where names have slashes', ['params/q/scale', 'params/q/zero_point']],
   ['the counter of averaged weights', ['n_averaged']],
   [
