@@ -140,6 +140,9 @@ const PLAIN_MODEL_KEY =
 const OTHER_MODEL_KEY =
   /^(?:generator|discriminator|teacher|student|ema|model_ema|state_dict_ema|params_ema)$/;
 
+const SAVE_UNFROZEN =
+  'torch.jit.freeze and optimize_for_inference make constants of all weights, without names, and fold norm layers away: audit the module from before, saved by torch.jit.save or as its state_dict().';
+
 /** Optimizers, schedulers and their like, which hold no parameters. */
 const TRAINING_KEY = /optim|scheduler|scaler|(^|_)(rng|amp|criterion|loss|history|metrics?)(_|$)/i;
 
@@ -163,7 +166,8 @@ export function chooseStateDict(root: PickleValue, context: ChoiceContext): Chos
   if (asTensorCall(root) === null && surveyor.survey(root).tensors === 0) {
     const lists = describeNumberLists(root);
     const message = `expected tensors in the ${context.format} checkpoint, found ${lists ?? 'none'}`;
-    const hint = lists === null ? undefined : `${SAVE_LISTS}.`;
+    const hint =
+      lists !== null ? `${SAVE_LISTS}.` : context.format === 'TorchScript' ? SAVE_UNFROZEN : undefined;
     throw new CheckpointError(message, { code: 'unsupported', file, hint });
   }
   const candidates = findCandidates(root, surveyor);

@@ -293,6 +293,7 @@ describe('TorchScript', () => {
     const extra = [{ name: 'archive/constants.pkl', bytes: pickle(tuple()) }];
     const failure = await failureOf(() => open(zipCheckpoint(empty, { extra })));
     expect(failure.message).toBe('expected tensors in the TorchScript checkpoint, found none');
+    expect(failure.hint).toContain('audit the module from before');
   });
 });
 
