@@ -40,7 +40,7 @@ import {
   type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
-import { listLayerScales } from './layer-scales.js';
+import { listLayerScales, listRows } from './layer-scales.js';
 import { type JudgedBlock, judgeMergedBlock } from './merged-branches.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 
@@ -80,7 +80,7 @@ export async function compareFolded(
   if (!isLikely && ![before, after].every((side) => listFreeLinears(side).some(isNamedAndBiased)))
     return { ...pairing, ...NOTHING_FOLDED };
   const layerScales = { before: listLayerScales(before), after: listLayerScales(after) };
-  const context = { ...options, layerScales };
+  const context = { ...options, layerScales, rows: listRows([before, after]) };
   const found = await findCandidates({ before, after }, { ...options, pairing, maps, isLikely });
   const { blocks, edits, left, right } = found;
   const pairs = await pairCandidates(found, { before, after });

@@ -49,7 +49,7 @@ import {
   readBiasSteps,
   widestBlur,
 } from './channel-scales.js';
-import { type LayerScales, readLayerScales, scaleAffine } from './layer-scales.js';
+import { joinRow, type LayerScales, type NormRows, readLayerScales, scaleAffine } from './layer-scales.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,
@@ -67,6 +67,8 @@ export interface FoldedContext {
   readonly exact?: boolean | undefined;
   /** What either side may multiply its convolutions' channels by; absent where nothing is looked for. */
   readonly layerScales?: Readonly<Record<'before' | 'after', LayerScales>>;
+  /** The norm layers of one width before and behind each of a checkpoint; absent where nothing is looked for. */
+  readonly rows?: NormRows;
 }
 
 /** A judged pair of convolutions: the layer's comparison, unless it proves to be no norm layer's. */
@@ -538,14 +540,33 @@ async function judgeScaled(
   };
   let best = await judgeAs(pair.layer);
   const isOpen = ['drifted', 'trained'].includes(best.layer?.status ?? '') && scales.blur === undefined;
-  const found = isOpen ? context.layerScales?.[pair.foldedSide === 'after' ? 'before' : 'after'] : undefined;
-  for (const vector of await readLayerScales(found, pair.layer.channels)) {
-    const scaled = await scaleAffine(pair.layer, vector);
-    const judged = scaled === null ? best : await judgeAs(scaled);
+  for (const layer of isOpen ? await listVariants(pair, context) : []) {
+    const judged = await judgeAs(layer);
     if (judged.layer?.status === 'locked') return judged;
     if (distanceOf(judged) * MIN_GAIN < distanceOf(best)) best = judged;
   }
   return best;
+}
+
+/** A norm layer with what else may have been folded in beside it: a layer scale, or a norm layer right before or behind it. */
+async function listVariants(
+  { layer, foldedSide }: RecoveredPair,
+  { layerScales, rows, epsilon }: FoldedContext,
+): Promise<readonly NormLayer[]> {
+  const found: (NormLayer | null)[] = [];
+  const live = foldedSide === 'after' ? 'before' : 'after';
+  for (const vector of await readLayerScales(layerScales?.[live], layer.channels))
+    found.push(await scaleAffine(layer, vector));
+  const { previous = null, next = null } = rows?.get(layer) ?? {};
+  for (const other of [previous, next]) {
+    if (other === null) continue;
+    const [first, second] = other === previous ? [other, layer] : [layer, other];
+    const joined = await joinRow(first, second, epsilon);
+    const { name, wrappedName, isNamed } = layer;
+    const note = `judged with ${other.name}, which stands right beside it: both were folded into one convolution`;
+    if (joined !== null) found.push(addNote({ ...joined, name, wrappedName, isNamed }, note));
+  }
+  return found.filter((variant) => variant !== null);
 }
 
 function noteHalved(judgement: Judgement): Judgement {

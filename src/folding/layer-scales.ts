@@ -1,7 +1,8 @@
-// Finds what exporters fold into a convolution besides its norm layer: vectors that the model multiplies channels by.
+// Finds what exporters fold in besides a norm layer: a layer scale behind it, and another norm layer in a row.
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { encodeFloats, isDecodable } from '../checkpoint/dtype.js';
+import { chooseEpsilon, readStoredLayer } from '../compare/compare-layers.js';
 import { type ChannelVector, readChannelVector } from '../compare/statistics.js';
 import { holdBytes } from '../io/byte-source.js';
 import { addTo, splitPath } from '../norm/naming.js';
@@ -10,6 +11,7 @@ import {
   type LayerVector,
   type NormLayer,
   storedTensorOf,
+  whyUnresolved,
 } from '../norm/norm-layer.js';
 
 /** The learned vectors of a checkpoint that may scale channels, by their length. */
@@ -61,4 +63,59 @@ export async function scaleAffine(layer: NormLayer, { values }: ChannelVector): 
   };
   const [gamma, beta] = [await scale(layer.gamma), await scale(layer.beta)];
   return gamma === null || beta === null ? null : { ...layer, gamma, beta };
+}
+
+/** The norm layers of one width that stand right before and behind each of a checkpoint, as it lists them. */
+export type NormRows = ReadonlyMap<NormLayer, { readonly previous?: NormLayer; readonly next?: NormLayer }>;
+
+/** Lists layers of one width that stand side by side: two in a row are folded into one convolution. */
+export function listRows(sides: readonly ExaminedCheckpoint[]): NormRows {
+  const rows = new Map<NormLayer, { previous?: NormLayer; next?: NormLayer }>();
+  for (const { layers } of sides) {
+    for (const [index, layer] of layers.entries()) {
+      const [previous, next] = [layers[index - 1], layers[index + 1]];
+      rows.set(layer, {
+        ...(previous?.channels === layer.channels ? { previous } : {}),
+        ...(next?.channels === layer.channels ? { next } : {}),
+      });
+    }
+  }
+  return rows;
+}
+
+/**
+ * Two norm layers in a row as one: with s = γ₂ / √(v₂ + ε), that of the first with γ₁ · s and β₂ + s · (β₁ − μ₂). Null where
+ * one cannot be read.
+ */
+export async function joinRow(
+  first: NormLayer,
+  second: NormLayer,
+  epsilon: number | undefined,
+): Promise<NormLayer | null> {
+  if ([first, second].some((layer) => whyUnresolved(layer) !== null)) return null;
+  const [one, other] = [await readStoredLayer(first), await readStoredLayer(second)];
+  const { epsilon: added } = chooseEpsilon(second, second, epsilon);
+  const scales = other.variance.values.map(
+    (variance, channel) => (other.gamma?.values[channel] ?? 1) / Math.sqrt(variance + added),
+  );
+  const at = (vector: ChannelVector | null, channel: number, absent: number) =>
+    vector?.values[channel] ?? absent;
+  const hold = (name: string, values: Float64Array): LayerVector => ({
+    kind: 'stored',
+    source: 'computed',
+    tensor: {
+      name,
+      dtype: 'F64',
+      shape: [values.length],
+      elementCount: values.length,
+      range: holdBytes(encodeFloats(values, 'F64')),
+    },
+  });
+  const gamma = scales.map((scale, channel) => scale * at(one.gamma, channel, 1));
+  const beta = scales.map(
+    (scale, channel) =>
+      at(other.beta, channel, 0) + scale * (at(one.beta, channel, 0) - at(other.mean, channel, 0)),
+  );
+  const nameOf = (vector: LayerVector | null) => storedTensorOf(vector)?.name ?? '';
+  return { ...first, gamma: hold(nameOf(second.gamma), gamma), beta: hold(nameOf(second.beta), beta) };
 }

@@ -227,6 +227,37 @@ describe('a layer scale behind a convolution, which an optimiser has folded in',
   });
 });
 
+test('two norm layers in a row that were folded into one convolution are judged together', async () => {
+  const shape = [3, 2, 1, 1];
+  const second: Norm = {
+    gamma: [0.7, 2, 1],
+    beta: [1, 0, -1],
+    mean: [0.3, -0.1, 0.2],
+    variance: [1, 0.4, 3],
+  };
+  const foldBoth = (one: Norm, other: Norm) => {
+    const first = fold(weights(6), (index) => Math.floor(index / 2), one);
+    const both = fold(first.weight, (index) => Math.floor(index / 2), other);
+    const scales = other.gamma.map((gamma, i) => gamma / Math.sqrt((other.variance[i] ?? 0) + EPSILON));
+    const bias = both.bias.map((shift, i) => shift + (scales[i] ?? 0) * (first.bias[i] ?? 0));
+    return exported(
+      linearNodeOf('net.0', { weight: both.weight, bias, shape }, { looksFolded: true, outputChannels: 3 }),
+    );
+  };
+  const named = checkpointOf(
+    [tensorOf('net.0.weight', weights(6), { shape }), ...namedNorm('net.1'), ...namedNorm('net.2', second)],
+    { path: 'before.pt' },
+  );
+  const clean = await auditCheckpoints(named, foldBoth(norm, second));
+  expect([clean.verdict, clean.layers.map(({ name, status }) => `${name} ${status}`)]).toEqual([
+    'clean',
+    ['net.1 locked'],
+  ]);
+  expect(
+    (await auditCheckpoints(named, foldBoth(norm, { ...second, variance: [1, 0.5, 3] }))).layers,
+  ).toMatchObject([{ status: 'drifted' }]);
+});
+
 describe.each([2, 3])(
   'a linear layer of %d inputs that an exporter has transposed as it folded',
   (inputs) => {
