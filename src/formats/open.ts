@@ -5,6 +5,7 @@ import { basename, extname, join } from 'node:path';
 import type { Checkpoint, OpenOptions, ReadOptions } from '../checkpoint/checkpoint.js';
 import { refuseEdits } from '../checkpoint/edit-plan.js';
 import { multiplyMasks } from '../checkpoint/pruned-weights.js';
+import { joinCodes } from '../checkpoint/stored-codes.js';
 import { CheckpointError, findDocs, quote } from '../errors.js';
 import { type ByteRange, type ByteSource, joinRanges, orClose } from '../io/byte-source.js';
 import { explainAs, openFileSource } from '../io/file-source.js';
@@ -298,7 +299,9 @@ export async function openSource(
     (source.name !== path &&
       formats.find(({ inDirectory }) => inDirectory?.includes(basename(source.path ?? source.name))));
   if (!format) throw refuseUnrecognised(describeUnknown(head, ending), source.name, KNOWN_FORMATS);
-  const checkpoint = leaveOutOriginals(multiplyMasks(await format.open(source, { ...options, path }, head)));
+  const checkpoint = leaveOutOriginals(
+    joinCodes(multiplyMasks(await format.open(source, { ...options, path }, head))),
+  );
   return options.select === undefined || format.hasParts === true
     ? checkpoint
     : { ...checkpoint, unselected: [] };
