@@ -43,14 +43,8 @@ export function formatStdRatio(logStdRatio: number): string {
 /** How many values there are, in words that fit a line: `9,408`, `23.5 M`. */
 export function formatMagnitude(count: number): string {
   if (count < 1e4) return formatCount(count);
-  for (const [unit, size] of [
-    ['G', 1e9],
-    ['M', 1e6],
-    ['k', 1e3],
-  ] as const) {
-    if (count >= size) return `${toThreeDigits(count / size)} ${unit}`;
-  }
-  return String(count);
+  const [unit, size] = count >= 1e9 ? ['G', 1e9] : count >= 1e6 ? ['M', 1e6] : ['k', 1e3];
+  return `${toThreeDigits(count / size)} ${unit}`;
 }
 
 /** A noun with its count: `1 norm layer`, `53 norm layers`. */
