@@ -78,9 +78,8 @@ export class JsonReader {
       seen.add(key);
       onMember(key, value);
     });
-    if (this.#next() !== undefined) {
+    if (this.#next() !== undefined)
       this.#fail(`expected the end of the JSON text, found ${this.#describeNext()}`);
-    }
   }
 
   #readMembers(

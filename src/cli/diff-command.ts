@@ -210,12 +210,11 @@ export function planAudits(
     );
     return audits;
   }
-  if (loaded === null) {
+  if (loaded === null)
     throw new UsageError(
       `--${targets.allPairs ? 'all-pairs' : 'pair'} needs a policy file, found no ${POLICY_FILE_NAME} here or above`,
       'Write one with bn-audit init CHECKPOINT, or name one with --config FILE.',
     );
-  }
   for (const { before: name, after, ...overrides } of listPairs(targets, loaded)) {
     const before = resolveFromPolicy(loaded, name);
     plan(

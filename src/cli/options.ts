@@ -96,11 +96,10 @@ function parsePrefixEdit(value: string): PrefixEdit {
 function parseReport(value: string): ReportTarget {
   const [, name, file] = /^([^=]*)=(.+)$/s.exec(value) ?? [];
   const format = REPORT_FORMATS.find((one) => one === name);
-  if (format === undefined || file === undefined) {
+  if (format === undefined || file === undefined)
     throw new InvalidArgumentError(
       `It must be FORMAT=FILE, with a format of ${REPORT_FORMATS.join(', ')}: html=report.html`,
     );
-  }
   return { format, file: parseFileName(file) };
 }
 
@@ -114,9 +113,8 @@ function parseFileName(value: string): string {
 
 function parseNonNegative(value: string): number {
   const number = Number(value);
-  if (value.trim() === '' || !Number.isFinite(number) || number < 0) {
+  if (value.trim() === '' || !Number.isFinite(number) || number < 0)
     throw new InvalidArgumentError('It must be a number, zero or larger.');
-  }
   return number;
 }
 
@@ -135,8 +133,7 @@ function parseWhole(value: string): number {
 function parseShape(value: string): InputShape {
   const [, name, sizes] = /^(?:(.+)=)?([\d,\s]*)$/s.exec(value) ?? [];
   const dims = sizes === undefined || sizes.trim() === '' ? [] : sizes.split(',').map((size) => size.trim());
-  if (sizes === undefined || !dims.every((size) => /^[1-9]\d{0,8}$/.test(size))) {
+  if (sizes === undefined || !dims.every((size) => /^[1-9]\d{0,8}$/.test(size)))
     throw new InvalidArgumentError('It must be NAME=SIZES, such as input=1,3,224,224.');
-  }
   return { name: name ?? null, dims: dims.map(Number) };
 }

@@ -633,9 +633,8 @@ function compareAffine(
   const isInitial = isConstant(after.gamma, 1) && isConstant(after.beta, 0);
   const wasInitial = isConstant(before.gamma, 1) && isConstant(before.beta, 0);
   // Exporters write ones and zeros for a layer without affine, so an absent affine equals an initial one.
-  if ([before, after].some(({ gamma, beta }) => gamma === null && beta === null)) {
+  if ([before, after].some(({ gamma, beta }) => gamma === null && beta === null))
     return { isInitial, relation: wasInitial && isInitial ? 'none' : 'changed', relativeDifference: 0 };
-  }
   const gamma = measureRounding(before.gamma, after.gamma, { absent: 1, feeds, step: steps.gamma });
   const beta = measureRounding(before.beta, after.beta, { absent: 0, feeds, step: steps.beta });
   return gamma === null || beta === null

@@ -421,9 +421,8 @@ function excuse(finding: Finding, layer: LayerComparison, policy: FindingPolicy)
   const shift = measuresOf(layer)?.outputShift;
   if (allowed !== finding) return allowed;
   const isSmall = shift !== undefined && shift < policy.minShift;
-  if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift')) {
+  if (isSmall && (finding.kind === 'frozen-stats-drift' || finding.kind === 'affine-frozen-drift'))
     return { ...finding, level: 'note', message: `below --min-shift ${policy.minShift}: ${finding.message}` };
-  }
   return finding;
 }
 

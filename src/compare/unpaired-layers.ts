@@ -267,11 +267,10 @@ interface Pair {
  * was perhaps never trained, and one that is behind before in all that only grows is perhaps before itself.
  */
 export function questionPair(pair: Pair): readonly string[] {
-  if (holdSameValues(pair)) {
+  if (holdSameValues(pair))
     return [
       'before and after hold the same values in every norm layer and learned tensor: was after really trained?',
     ];
-  }
   const signs = findSignsOfSwapping(pair);
   if (signs.length === 0) return [];
   // A part of the model is no sign by itself: an export without the head, a container that lacks some layers.

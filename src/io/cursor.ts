@@ -225,9 +225,8 @@ export class BufferedReader {
     const inWindow = Math.max(0, Math.min(target.byteLength, this.#windowEnd - this.#position));
     const from = this.#position - this.#windowStart;
     target.set(this.#buffer.subarray(from, from + inWindow));
-    if (inWindow < target.byteLength) {
+    if (inWindow < target.byteLength)
       await this.source.readInto(target.subarray(inWindow), this.#position + inWindow);
-    }
     this.#position += target.byteLength;
   }
 

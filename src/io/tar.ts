@@ -44,12 +44,11 @@ export async function listTar(source: ByteSource): Promise<ReadonlyMap<string, B
     const size = /^\s*([0-7]+)[\s\0]*$/.exec(text.slice(124, 136))?.[1];
     const byteLength = extended.byteLength ?? (size === undefined ? Number.NaN : Number.parseInt(size, 8));
     const offset = position + BLOCK_BYTES;
-    if (!(offset + byteLength <= source.byteLength)) {
+    if (!(offset + byteLength <= source.byteLength))
       throw new CheckpointError(
         `expected the tar member ${quote(name)} within the file, found another size`,
         { code: 'malformed', file: source.name, offset: position },
       );
-    }
     if (++count > MAX_MEMBERS)
       throw new CheckpointError(`expected at most ${MAX_MEMBERS} members of a tar archive, found more`, {
         code: 'limit-exceeded',

@@ -361,9 +361,8 @@ function withoutDot(rest: string): string {
 
 /** A tensor as a statistic: unresolved where it is missing, empty, or of a type that holds no readable floats. */
 function readStatisticTensor(tensor: Tensor | undefined, suffix: string): LayerVector {
-  if (tensor === undefined) {
+  if (tensor === undefined)
     return { kind: 'unresolved', reason: `${withoutDot(suffix)} is missing from the file` };
-  }
   return tensor.elementCount === 0
     ? { kind: 'unresolved', reason: `${quote(tensor.name)} has no channels` }
     : checkVector(tensor, quote(tensor.name));
@@ -430,19 +429,17 @@ export function mayHoldLayers(checkpoint: Checkpoint): boolean {
 }
 
 function checkChannels(layer: FoundLayer, file: string): void {
-  if (layer.channels > MAX_CHANNELS) {
+  if (layer.channels > MAX_CHANNELS)
     throw new CheckpointError(
       `layer ${quote(layer.name)}: expected at most ${MAX_CHANNELS} channels, found ${layer.channels}`,
       { code: 'limit-exceeded', file },
     );
-  }
   for (const [part, tensor] of listVectors(layer)) {
-    if (tensor !== null && tensor.elementCount !== layer.channels) {
+    if (tensor !== null && tensor.elementCount !== layer.channels)
       throw new CheckpointError(
         `layer ${quote(layer.name)}: expected tensors of one length, found ${layer.channels} channels in one and ${tensor.elementCount} in its ${part}`,
         { code: 'malformed', file },
       );
-    }
   }
 }
 

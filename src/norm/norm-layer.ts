@@ -322,9 +322,8 @@ function findOutputAxis(
   const [first = 0, second = 0] = shape;
   if (first === channels) return { outputAxis: 0, groups: 1 };
   const mayBeSecond = shape.length > 2 || leaf !== 'weight';
-  if (mayBeSecond && second > 0 && channels % second === 0 && first % (channels / second) === 0) {
+  if (mayBeSecond && second > 0 && channels % second === 0 && first % (channels / second) === 0)
     return { outputAxis: 1, groups: channels / second };
-  }
   return null;
 }
 

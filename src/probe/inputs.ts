@@ -50,11 +50,10 @@ const SAMPLES_PER_RUN = 4;
 export function listInputs({ inputMetadata }: RuntimeSession): readonly ModelInput[] {
   return inputMetadata.map(({ name, type, shape = [], isTensor }) => {
     const dtype = dtypeOfRuntime(type);
-    if (!isTensor || dtype === null) {
+    if (!isTensor || dtype === null)
       throw new UsageError(
         `the model's input ${quote(name)} is ${isTensor ? `of the type ${type}` : 'no tensor'}: a probe cannot feed it`,
       );
-    }
     return { name, dtype, shape };
   });
 }
@@ -219,9 +218,8 @@ function planRuns(arrays: readonly GivenArray[], request: SplitRequest): InputRu
 /** The first dimension may be a multiple of what the model takes at once; all else must fit exactly. */
 function checkFit({ input, tensor, file }: GivenArray): void {
   const found = `${quote(file)}: expected ${describeInput(input)}, found ${nameType(tensor.dtype)} [${tensor.shape.join(', ')}]`;
-  if (tensor.dtype !== input.dtype) {
+  if (tensor.dtype !== input.dtype)
     throw new UsageError(found, `Convert the array, for example: array.astype("${nameType(input.dtype)}")`);
-  }
   const fits =
     tensor.shape.length === input.shape.length &&
     input.shape.every((size, axis) => {
@@ -263,18 +261,16 @@ function findRowsPerRun({ input, tensor, file }: GivenArray, { runs, openRows }:
   const rows = tensor.shape[0] ?? 1;
   const isWhole = runs === 1 || size === undefined || size === rows;
   const rowsPerRun = isWhole ? rows : typeof size === 'number' ? size : (openRows ?? rows / runs);
-  if (!isWhole && (!Number.isInteger(rowsPerRun) || Math.ceil(rows / rowsPerRun) !== runs)) {
+  if (!isWhole && (!Number.isInteger(rowsPerRun) || Math.ceil(rows / rowsPerRun) !== runs))
     throw new UsageError(
       `${quote(file)}: expected samples for ${runs} runs of ${describeInput(input)}, found ${rows}`,
     );
-  }
   const byteLength = (tensor.range.byteLength / rows) * rowsPerRun;
-  if (byteLength > MAX_RUN_BYTES) {
+  if (byteLength > MAX_RUN_BYTES)
     throw new UsageError(
       `${quote(file)}: one run would read ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,
       'Run fewer samples at a time: --batch 1',
     );
-  }
   return isWhole ? null : rowsPerRun;
 }
 
@@ -374,12 +370,11 @@ function resolveShape(
   given: readonly number[] | undefined,
   rowsPerRun: number,
 ): ResolvedInput {
-  if (!isDecodable(input.dtype)) {
+  if (!isDecodable(input.dtype))
     throw new UsageError(
       `random samples are floats, and the model's input ${describeInput(input)} takes none`,
       'Give it an array: --input NAME=FILE.npy',
     );
-  }
   const fits =
     given === undefined ||
     (given.length === input.shape.length &&
@@ -388,19 +383,17 @@ function resolveShape(
     throw new UsageError(`--shape ${given.join(',')} does not fit the model's input ${describeInput(input)}`);
   const isOpen = given === undefined && typeof input.shape[0] === 'string';
   const dims = given ?? input.shape.map((size, axis) => (axis === 0 && isOpen ? rowsPerRun : size));
-  if (!dims.every((size): size is number => typeof size === 'number')) {
+  if (!dims.every((size): size is number => typeof size === 'number'))
     throw new UsageError(
       `the dimensions of the model's input ${describeInput(input)} are known at run time only`,
       `Say which to use: --shape ${toShellWord(input.name)}=${input.shape.map((size, axis) => (typeof size === 'number' ? size : axis === 0 ? 1 : 'N')).join(',')}`,
     );
-  }
   const byteLength = countElements(dims) * (bitsOf(input.dtype) / 8);
-  if (byteLength > MAX_RUN_BYTES) {
+  if (byteLength > MAX_RUN_BYTES)
     throw new UsageError(
       `one run of the model's input ${describeInput(input)} would take ${byteLength} bytes, more than ${MAX_RUN_BYTES}`,
       'Take fewer samples at a time: --batch 1, or a smaller --shape',
     );
-  }
   return { input, dims, isOpen };
 }
 

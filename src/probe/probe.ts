@@ -228,10 +228,9 @@ function chooseAblated({ layers }: ProbePlan, limit: number | undefined): Readon
 
 function refuseBothInputs({ inputs, samples, seed, shapes }: ProbeOptions): void {
   const isDrawn = samples !== undefined || seed !== undefined || (shapes ?? []).length > 0;
-  if (isDrawn && (inputs ?? []).length > 0) {
+  if (isDrawn && (inputs ?? []).length > 0)
     throw new UsageError(
       'input files leave nothing to draw',
       'Take either --input, or --samples, --seed and --shape.',
     );
-  }
 }

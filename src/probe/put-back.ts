@@ -228,13 +228,11 @@ class Planner {
   ): LayerPlan {
     const notes: string[] = [];
     if (typeof put === 'string') notes.push(`its statistics are not put back: ${put}`);
-    if (comparison.after.mode === 'batch') {
+    if (comparison.after.mode === 'batch')
       notes.push('its node runs in training mode: it normalises by batch statistics, whatever is put back');
-    }
     const taps = sites.flatMap((site) => this.#tap(site) ?? []);
-    if (taps.length < sites.length || sites.length === 0) {
+    if (taps.length < sites.length || sites.length === 0)
       notes.push('its output cannot be tapped: it stands inside of a subgraph or a local function');
-    }
     return { comparison, taps, fed: typeof put === 'string' ? null : put, notes };
   }
 

@@ -197,9 +197,7 @@ export async function runProbe(request: RunRequest): Promise<RunResults> {
     };
     const after = await runWith(() => false, all);
     const restored = await runWith(() => true, all);
-    if (run === 0) {
-      tally.checkCopy(request.plain, after, await runWith(() => false, request.outputs));
-    }
+    if (run === 0) tally.checkCopy(request.plain, after, await runWith(() => false, request.outputs));
     tally.addPair(after, restored);
     for (const layer of ablated) {
       const alone = await runWith((one) => one === layer, [...new Set([...request.outputs, ...layer.taps])]);

@@ -243,12 +243,11 @@ export async function findExternalTensors({
     return { extra: { session: { model_external_initializers_file_folder_path: folder } } };
   const loaded = [];
   for (const [location, source] of files) {
-    if (source.byteLength > MAX_LOADED_BYTES) {
+    if (source.byteLength > MAX_LOADED_BYTES)
       throw new CheckpointError(
         `expected linked external data of at most ${MAX_LOADED_BYTES} bytes, found ${source.byteLength}`,
         { code: 'limit-exceeded', file: source.name, hint: 'Put the data file itself beside the model.' },
       );
-    }
     loaded.push({ path: location, data: await readRange(wholeOf(source)) });
   }
   return { externalData: loaded };

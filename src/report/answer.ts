@@ -186,9 +186,8 @@ function describeWorst(layers: readonly AuditLayer[]): string {
 function describeBatches({ summary: { batches, causes } }: AuditReport): string {
   if (batches === null || !causes.every(({ kind }) => kind === 'training-mode')) return '';
   if (String(batches.min).startsWith('-') || batches.max === 0) return '';
-  if (batches.min !== batches.max) {
+  if (batches.min !== batches.max)
     return `, after ${formatCount(batches.min)} to ${formatCount(batches.max)} training-mode batches`;
-  }
   return `, after ${formatCount(batches.min)} training-mode batch${batches.min === 1 ? '' : 'es'}`;
 }
 

@@ -189,12 +189,10 @@ export function writeEvalCalls(plan: FreezePlan, root: string, dialect: Dialect 
 }
 
 function writeKnownCalls({ modules, rule }: FreezePlan, root: string, dialect: Dialect): readonly string[] {
-  if (modules.length <= MAX_SPELLED_MODULES) {
+  if (modules.length <= MAX_SPELLED_MODULES)
     return modules.map((path) => `${accessModule(root, path, dialect)}.eval()`);
-  }
-  if (rule === null) {
+  if (rule === null)
     return ['for name in (', ...writeList(modules), '):', `    ${dialect.lookUp(root, 'name')}.eval()`];
-  }
   const { noun, mean, all } = dialect;
   const parent = accessModule(root, rule.under, dialect);
   const isNorm = `hasattr(${noun}, ${quotePython(mean)})`;

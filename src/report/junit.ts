@@ -142,16 +142,14 @@ function renderTestCase(testCase: TestCase, framework: Framework | null): readon
   if (first === undefined) return [`${open}/>`];
   const message = escapeXml(describe(first));
   const body = findings.map((finding) => explain(finding, framework)).join('\n');
-  if (first.level === 'error') {
+  if (first.level === 'error')
     return [
       `${open}>`,
       `      <failure message="${message}" type="${first.kind}">${body}</failure>`,
       '    </testcase>',
     ];
-  }
-  if (isSkipped(testCase)) {
+  if (isSkipped(testCase))
     return [`${open}>`, `      <skipped message="${message}">${body}</skipped>`, '    </testcase>'];
-  }
   return [`${open}>`, `      <system-out>${body}</system-out>`, '    </testcase>'];
 }
 

@@ -509,12 +509,11 @@ function listCompanions(
     .sort();
   const isCopied = (name: string) => !WEIGHTS_NAME.test(name) && isRegularFile(join(directory, name));
   const copied = others.filter(isCopied);
-  if (copied.length > MAX_COMPANIONS) {
+  if (copied.length > MAX_COMPANIONS)
     throw new CheckpointError(
       `expected at most ${MAX_COMPANIONS} files beside the weights of a model, found ${copied.length}`,
       { code: 'limit-exceeded', file: directory, hint: 'Name the file of weights in it instead.' },
     );
-  }
   return { copied, leftOut: others.filter((name) => !isCopied(name)) };
 }
 

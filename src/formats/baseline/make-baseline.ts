@@ -453,11 +453,10 @@ const NOTHING_TO_KEEP = 'no BatchNorm layer: nothing to keep in a baseline';
  */
 export async function createBaseline(source: Checkpoint, options: BaselineOptions = {}): Promise<Baseline> {
   checkOptions('createBaseline', options);
-  if (source.format === 'baseline') {
+  if (source.format === 'baseline')
     fail(source.path, 'expected a checkpoint with its weights, found a baseline already', 'refused', {
       hint: 'Copy the file, or name the checkpoint that it was made from.',
     });
-  }
   const checkpoint = source.inModuleOrder ? source : sortTensors(source);
   if (!mayHoldLayers(checkpoint)) refuseWithoutLayers(checkpoint, NOTHING_TO_KEEP);
   const { layers, learned } = findLayersAndLearned(checkpoint);

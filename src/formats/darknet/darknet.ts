@@ -95,7 +95,7 @@ function offsetOfWeights(head: Uint8Array): number {
 
 async function findCfg(source: ByteSource, options: ReadOptions): Promise<{ name: string; text: string }> {
   const cfg = await openFirstBeside(source, listNames(fileNameOf(source)), '.cfg', options);
-  if (cfg === null) {
+  if (cfg === null)
     fail(
       source.name,
       'expected the .cfg of the Darknet weights beside them, by their name or as the only one there, found none: they hold no names and no shapes',
@@ -104,7 +104,6 @@ async function findCfg(source: ByteSource, options: ReadOptions): Promise<{ name
         hint: 'Copy the .cfg that they were trained with into their directory, or convert them by it to PyTorch or ONNX, and audit that.',
       },
     );
-  }
   try {
     if (cfg.byteLength > MAX_CFG_BYTES)
       fail(

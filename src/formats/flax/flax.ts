@@ -107,22 +107,20 @@ function choose(all: readonly Leaf[], select: string | undefined, file: string):
   const selected = all.flatMap((leaf) => selectFrom(leaf, keys) ?? []);
   if (selected.length > 0) return chooseModel(selected);
   const whole = chooseModel(all);
-  if (whole.parts !== undefined) {
+  if (whole.parts !== undefined)
     throw new LostSelection(`expected arrays at ${quote(select ?? '')}, found none there`, {
       code: 'not-found',
       file,
       hint: `These parts are models: ${whole.parts.map(toShellWord).join(', ')}.`,
     });
-  }
   const warning = `nothing with tensors is at ${quote(select ?? '')}; the only model in the checkpoint was audited`;
   return { ...whole, warnings: [warning, ...whole.warnings], unselected: [] };
 }
 
 function selectFrom(leaf: Leaf, keys: readonly string[]): Leaf | null {
   const { owner, collection, path, array } = leaf;
-  if (keys.length <= owner.length) {
+  if (keys.length <= owner.length)
     return keys.every((key, at) => owner[at] === key) ? { ...leaf, owner: owner.slice(keys.length) } : null;
-  }
   const full = [...owner, ...(collection === null ? [] : [collection]), ...path];
   const isBelow = keys.every((key, at) => full[at] === key);
   return isBelow && keys.length < full.length

@@ -48,13 +48,12 @@ export async function openNpyFolder(first: ByteSource, options: ReadOptions): Pr
   const folder = options.path;
   const entries = explainAs(folder, () => readdirSync(folder, { withFileTypes: true }));
   const names = entries.map(({ name }) => name).filter((name) => name.endsWith('.npy'));
-  if (names.length > MAX_FILES) {
+  if (names.length > MAX_FILES)
     throw new CheckpointError(`expected at most ${MAX_FILES} .npy files in a folder, found ${names.length}`, {
       code: 'limit-exceeded',
       file: folder,
       hint: 'Save the arrays in one file, with numpy.savez.',
     });
-  }
   const sources: ByteSource[] = [];
   const close = async () => {
     for (const source of [first, ...sources]) await source.close();

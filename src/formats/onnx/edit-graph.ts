@@ -116,13 +116,12 @@ export async function renewLengths(
     const isWhole = first.offset < field.payloadStart || isWholePayload;
     const inner = isWhole ? inside : await renewLengths(source, payloadOf(field), inside);
     const growth = inner.reduce((sum, { deleted, content }) => sum + content.byteLength - deleted, 0);
-    if (first.offset >= field.payloadStart && growth !== 0) {
+    if (first.offset >= field.payloadStart && growth !== 0)
       renewed.push({
         offset: field.lengthStart,
         deleted: field.payloadStart - field.lengthStart,
         content: holdBytes(encodeVarint(field.end - field.payloadStart + growth)),
       });
-    }
     renewed.push(...inner);
     if (next === splices.length) break;
   }

@@ -129,9 +129,8 @@ function parseMetadata(value: JsonValue, file: string): ReadonlyMap<string, stri
   if (value === null) return metadata;
   if (!isJsonObject(value)) fail(file, `expected __metadata__ to be an object, found ${describeJson(value)}`);
   for (const [key, text] of value) {
-    if (typeof text !== 'string') {
+    if (typeof text !== 'string')
       fail(file, `expected strings in __metadata__, found ${describeJson(text)} under ${quote(key)}`);
-    }
     metadata.set(key, text);
   }
   return metadata;
@@ -144,9 +143,8 @@ function parseEntry(name: string, value: JsonValue, buffer: Pick<ByteRange, 'sou
   if (!isJsonObject(value))
     return failTensor(`expected a header entry (a JSON object), found ${describeJson(value)}`);
   const dtype = value.get('dtype');
-  if (typeof dtype !== 'string' || !isDType(dtype)) {
+  if (typeof dtype !== 'string' || !isDType(dtype))
     return failTensor(`expected a dtype (${DTYPE_NAMES.join(', ')}), found dtype ${describeJson(dtype)}`);
-  }
   const shape = toIntegers(value.get('shape'));
   if (shape === null) {
     const found = `found shape ${describeJson(value.get('shape'))}`;

@@ -46,9 +46,8 @@ export function asModule(value: PickleValue | undefined): ModuleObject | null {
   if (attributes === null) return null;
   const { module: classModule, name: className } = value.callee;
   const facts = readFacts(className, attributes);
-  if (isScriptClass(value.callee)) {
+  if (isScriptClass(value.callee))
     return { kind: 'script', className, classModule, facts, ...readScriptMembers(attributes) };
-  }
   const modules = entriesOf(attributes.get('_modules'));
   const parameters = entriesOf(attributes.get('_parameters'));
   if (modules === null || parameters === null) return null;
@@ -142,12 +141,11 @@ export function asContainer(value: PickleValue | undefined): PickleNode | null {
 export function childrenOf(node: PickleNode): readonly Child[] {
   if (node.kind === 'list' || node.kind === 'tuple') return numbered(node.items);
   const module = asModule(node);
-  if (module !== null) {
+  if (module !== null)
     return [
       ...module.tensors.map(({ name, call }) => ({ name, value: call })),
       ...module.children.map(([name, value]) => ({ name, value })),
     ];
-  }
   if (node.kind === 'dict') return namedEntries(node.entries);
   if (node.kind !== 'object') return [];
   const attributes = attributesOf(node);

@@ -171,19 +171,17 @@ async function findExtents(
     const refuse = (message: string) => malformed(file, message, position);
     const claim = claims.get(key);
     const elementByteLength = elementTypeOf(claim?.typeName ?? '')?.byteLength;
-    if (claim === undefined || elementByteLength === undefined) {
+    if (claim === undefined || elementByteLength === undefined)
       throw refuse(
         `expected the listed storage key ${quote(key)} in the object, found no tensor that uses it`,
       );
-    }
     const count = (await sequence.readBytes(COUNT_BYTES, 'the count of elements')).readI64();
     const elementCount = asInteger(claim.elementCount);
     const byteOrder = findByteOrder(count, elementCount, saysBigEndian);
-    if (elementCount === null || byteOrder === null) {
+    if (elementCount === null || byteOrder === null)
       throw refuse(
         `expected ${describeValue(claim.elementCount)} elements in the storage ${quote(key)}, found a count of ${count}`,
       );
-    }
     extents.set(key, { offset: sequence.position, elementCount, elementByteLength, byteOrder });
     sequence.skip(elementCount * elementByteLength, `the storage ${quote(key)}`);
   }
@@ -220,11 +218,10 @@ function storagesAt(source: ByteSource, extents: ReadonlyMap<string, Extent>): S
       const { byteOrder, elementByteLength } = extent;
       const first = storage.view === null ? 0 : asInteger(storage.view.offset);
       const count = asInteger(storage.view === null ? storage.elementCount : storage.view.elementCount);
-      if (first === null || count === null || first < 0 || count < 0 || first + count > extent.elementCount) {
+      if (first === null || count === null || first < 0 || count < 0 || first + count > extent.elementCount)
         throw refuse(
           `expected a view within the storage's ${extent.elementCount} elements, found one beyond it`,
         );
-      }
       const offset = extent.offset + first * elementByteLength;
       return { range: { source, offset, byteLength: count * elementByteLength }, byteOrder };
     },

@@ -363,9 +363,8 @@ class PickleMachine {
     if (isNode(object, 'object'))
       throw this.refuse('takes an attribute of what another call returned', { hint: OWN_FILE_HINT });
     const isName = typeof attribute === 'string' && attribute !== '' && !attribute.includes('.');
-    if (!isNode(object, 'global') || !isName || args.length !== 2) {
+    if (!isNode(object, 'global') || !isName || args.length !== 2)
       throw this.refuse('calls getattr', { why: 'with something else than a class and an attribute of it' });
-    }
     this.pushNode(this.makeGlobal(object.module, `${object.name}.${attribute}`));
   }
 
@@ -811,11 +810,10 @@ function popTuple(machine: PickleMachine): readonly PickleValue[] {
 function build(machine: PickleMachine): void {
   const state = machine.pop();
   const target = machine.top();
-  if (isNode(target, 'global')) {
+  if (isNode(target, 'global'))
     throw machine.refuse(`sets attributes of ${quote(target.qualifiedName)}`, {
       why: 'which would change what runs when the file is loaded',
     });
-  }
   if (!isNode(target, 'dict') && !isNode(target, 'object')) return;
   target.state = machine.joinStates([target.state, ...(hasSlots(state) ? state.items : [state])]);
 }

@@ -232,9 +232,8 @@ function followSelection(
   const { candidates, surveyor, file } = context;
   const segments = select.split(/[./]/).filter((segment) => segment !== '');
   const selected = followPath(root, segments, 0);
-  if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0)) {
+  if (selected !== undefined && (asTensorCall(selected) !== null || surveyor.survey(selected).tensors > 0))
     return { ...choose(selected), isSelected: true };
-  }
   const [only] = candidates;
   if (candidates.length === 1 && only !== undefined) {
     const isWhole = only.path.length === 0;

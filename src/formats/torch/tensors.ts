@@ -550,19 +550,17 @@ async function buildStored(
   const { shape, strides, firstElement } = layout;
   const reach = shape.reduce((sum, size, axis) => sum + (size - 1) * (strides[axis] ?? 0), 0);
   const lastElement = firstElement + (elementCount === 0 ? -1 : reach);
-  if (!(lastElement < storageElements)) {
+  if (!(lastElement < storageElements))
     throw fail(
       `expected every element within its storage of ${storageElements} elements, found offset ${firstElement}, ` +
         `size [${shape}] and stride [${strides}], which reach element ${lastElement}`,
     );
-  }
   const { storage } = layout;
   const stored = 'range' in storage ? storage : await storages.locate(storage, name);
-  if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength) {
+  if ((lastElement + 1) * layout.elementByteLength > stored.range.byteLength)
     throw fail(
       `expected its storage to hold ${lastElement + 1} elements, found ${stored.range.byteLength} bytes`,
     );
-  }
   const { dtype } = layout;
   const laidOut = layOut(stored.range, layout, elementCount, keeper);
   const unit = dtype === 'C64' ? 4 : layout.elementByteLength;

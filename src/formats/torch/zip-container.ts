@@ -173,12 +173,11 @@ async function planAppendedRecords(
     position += record.header.byteLength + record.data.byteLength;
   }
   const end = extent.offset + extent.byteLength;
-  if (position + extent.byteLength > MAX_U32) {
+  if (position + extent.byteLength > MAX_U32)
     throw zipError(source, 'deflated records of an archive beyond 4 GiB cannot be replaced', {
       code: 'unsupported',
       hint: ZIP_AGAIN,
     });
-  }
   const old = await readRange({ source, offset: extent.offset, byteLength: extent.byteLength });
   const crcs = new Map(renewals.map(({ entry, crc }) => [entry, crc]));
   const entries = [...archive.entries.values()].sort((x, y) => x.entryOffset - y.entryOffset);
@@ -418,14 +417,13 @@ class ZipStorages implements StorageTable {
     const elementByteLength = elementTypeOf(storage.typeName)?.byteLength ?? 1;
     const elementCount = asInteger(storage.elementCount);
     const entry = this.#entryOf(storage, tensorName);
-    if (elementCount === null || elementCount * elementByteLength > entry.byteLength) {
+    if (elementCount === null || elementCount * elementByteLength > entry.byteLength)
       throw zipError(
         this.#archive.source,
         `the tensor ${quote(tensorName)}: expected a storage of ${describeValue(storage.elementCount)} elements in the ` +
           `zip record ${quote(entry.name)}, found ${entry.byteLength} bytes, which is not the size of so many`,
         { offset: storage.offset },
       );
-    }
     return { range: await locateRecord(this.#archive, entry), byteOrder: this.#byteOrder };
   }
 
