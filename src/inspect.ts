@@ -42,11 +42,10 @@ export async function inspectCheckpoint(
   const folded = checkpoint.graph?.linears.filter(({ looksFolded }) => looksFolded).length ?? 0;
   if (layers.length === 0 && folded === 0) refuseWithoutLayers(checkpoint, NOTHING_TO_INSPECT);
   const examined = [];
-  for (const layer of layers) {
+  for (const layer of layers)
     examined.push(
       await examineLayer(layer, { epsilon: options.epsilon, keepChannels: options.channels === true }),
     );
-  }
   const adapter = describeAdapter(checkpoint);
   const warnings =
     adapter === null ? [] : [`it is ${adapter} without the model: what PEFT saved is all that is in it`];

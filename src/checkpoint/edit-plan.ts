@@ -46,9 +46,7 @@ export async function placeEdits(
   const disjoint = new Map<ByteSource, readonly OwnedPiece[]>();
   for (const [source, list] of pieces) disjoint.set(source, await mergePieces(list));
   const edited = new Set(edits.map(({ tensor }) => tensor.name));
-  for (const tensor of tensors) {
-    if (!edited.has(tensor.name)) await checkUntouched(tensor, disjoint);
-  }
+  for (const tensor of tensors) if (!edited.has(tensor.name)) await checkUntouched(tensor, disjoint);
   return disjoint;
 }
 

@@ -65,14 +65,13 @@ ${DOCS_HELP}`,
   const commands = named === undefined ? [...COMMANDS.values()] : [named];
   for (const load of commands) program.addCommand((await load())(terminal));
   if (named === undefined) program.addCommand(createHelp(program));
-  for (const command of program.commands) {
+  for (const command of program.commands)
     command
       .addHelpText('after', DOCS_HELP)
       .copyInheritedSettings(program)
       .addHelpOption(program.createOption('-h, --help', 'print this help').helpGroup(`${OTHER_OPTIONS}:`))
       .showHelpAfterError(`  Run bn-audit ${command.name()} --help for its options.`)
       .exitOverride();
-  }
   return program;
 }
 

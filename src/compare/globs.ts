@@ -219,9 +219,8 @@ interface Node {
 
 function accepts({ ranges, isNegated = false }: Reading, character: number): boolean {
   if (isNegated && character === SEPARATOR) return false;
-  for (let i = 0; i < ranges.length; i += 2) {
+  for (let i = 0; i < ranges.length; i += 2)
     if ((ranges[i] ?? 0) <= character && character <= (ranges[i + 1] ?? 0)) return !isNegated;
-  }
   return isNegated;
 }
 

@@ -415,9 +415,8 @@ async function shorten(vector: LayerVector | null, channels: number): Promise<St
   const period = (channels * bitsOf(tensor.dtype)) / 8;
   const bytes = await readRange(tensor.range);
   const first = bytes.subarray(0, period);
-  for (let at = period; at < bytes.byteLength; at += period) {
+  for (let at = period; at < bytes.byteLength; at += period)
     if (Buffer.compare(first, bytes.subarray(at, at + period)) !== 0) return null;
-  }
   const beginning = {
     ...tensor,
     shape: [channels],

@@ -164,12 +164,11 @@ async function judgeSamples(
   const [one, other] = [decodeFloats(stored, before.dtype), decodeFloats(kept, after.dtype)];
   const grid = layOutChannels(before.shape, layout);
   const byChannel = new Map<number, number[]>();
-  for (const [i, index] of sampledIndices(before.elementCount).entries()) {
+  for (const [i, index] of sampledIndices(before.elementCount).entries())
     forEachRun(grid, { start: index, length: 1 }, (channel) => {
       addTo(byChannel, channel, i);
       return true;
     });
-  }
   for (const [channel, positions] of byChannel) {
     // A single weight that was changed moves the norm, and with it all others; it does not move their median ratio.
     const ratios = Float64Array.from(positions, (i) => (other[i] as number) / (one[i] as number));

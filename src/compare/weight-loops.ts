@@ -47,9 +47,7 @@ export function countWeights(left: Values, right: Values, { from, to }: Span): n
   // Read once: in the built file an imported constant is a property of another file.
   const enough = MAX_COUNTED_WEIGHTS;
   let count = 0;
-  for (let i = from; i < to && count < enough; i++) {
-    if (left[i] !== 0 || right[i] !== 0) count++;
-  }
+  for (let i = from; i < to && count < enough; i++) if (left[i] !== 0 || right[i] !== 0) count++;
   return count;
 }
 

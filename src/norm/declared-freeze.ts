@@ -355,9 +355,8 @@ function readOptimizers(
     const fact = { frozen: true, by: 'not-in-optimizer', where } as const;
     // An optimizer says nothing of a network beside the one that it holds parameters of.
     const spokenOf = parts.filter((part) => [...held].some((name) => isUnder(name, part)));
-    for (const { name } of parameters) {
+    for (const { name } of parameters)
       if (!held.has(name) && spokenOf.some((part) => isUnder(name, part))) tensors.set(name, fact);
-    }
   }
   for (const [alias, name] of aliases) {
     const fact = tensors.get(name);

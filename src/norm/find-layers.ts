@@ -212,9 +212,8 @@ function nameLayer(node: NormNode, index: number, { taken, copies, checkpoint }:
 }
 
 function stripRole(name: string, role: number): string | null {
-  for (const suffix of ROLE_SUFFIXES[role] ?? []) {
+  for (const suffix of ROLE_SUFFIXES[role] ?? [])
     if (name.endsWith(suffix) && name.length > suffix.length) return name.slice(0, -suffix.length);
-  }
   const stripped = name.replace(TENSORFLOW_TAIL, '');
   return stripped === name || stripped === '' ? null : stripped;
 }

@@ -729,9 +729,8 @@ function feedersUnder(place: Place): readonly Place[] {
 
 function pathBelow(ancestor: Place, place: Place): readonly string[] {
   const names: string[] = [];
-  for (let each: Place | null = place; each !== null && each !== ancestor; each = each.parent) {
+  for (let each: Place | null = place; each !== null && each !== ancestor; each = each.parent)
     names.push(each.name);
-  }
   return names.reverse();
 }
 
@@ -744,8 +743,6 @@ function isWithin(place: Place, ancestor: Place): boolean {
 /** What kind of place this is: `layer#.#` for `layer1.0`. */
 function kindOf(place: Place): string {
   const names: string[] = [];
-  for (let each = place; each.parent !== null; each = each.parent) {
-    names.push(each.name.replace(/\d+/g, '#'));
-  }
+  for (let each = place; each.parent !== null; each = each.parent) names.push(each.name.replace(/\d+/g, '#'));
   return names.reverse().join('.');
 }

@@ -105,9 +105,8 @@ function isTrained({ status, affine, neighbours }: AuditLayer): boolean {
 /** The root, every module down to a path, and the path itself. */
 function modulesAround(path: string): readonly string[] {
   const around = [''];
-  for (let dot = path.indexOf('.'); dot >= 0 && around.length < MAX_DEPTH; dot = path.indexOf('.', dot + 1)) {
+  for (let dot = path.indexOf('.'); dot >= 0 && around.length < MAX_DEPTH; dot = path.indexOf('.', dot + 1))
     around.push(path.slice(0, dot));
-  }
   return path === '' ? around : [...around, path];
 }
 
@@ -212,9 +211,9 @@ export function writeList(names: readonly string[]): readonly string[] {
   for (const name of names) {
     const item = `${quotePython(name)},`;
     const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + item.length <= LIST_WIDTH) {
+    if (last !== undefined && last.length + 1 + item.length <= LIST_WIDTH)
       lines[lines.length - 1] = `${last} ${item}`;
-    } else lines.push(`    ${item}`);
+    else lines.push(`    ${item}`);
   }
   return lines;
 }

@@ -390,9 +390,8 @@ export async function planLayer(comparison: LayerComparison, context: LayerPlanC
   const found = await planStatistics(comparison, context);
   const counts = await planBatchCount(before, after, context.keepBatches);
   const edits: PartEdit[] = [];
-  for (const edit of [...found.edits, ...counts.edits]) {
+  for (const edit of [...found.edits, ...counts.edits])
     if (!(await haveSameBytes(edit.tensor.range, edit.content))) edits.push(edit);
-  }
   return { comparison, edits, batches: counts.batches, notes: [...found.notes, ...counts.notes] };
 }
 

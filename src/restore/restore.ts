@@ -343,9 +343,8 @@ function chooseTarget(fixedPath: string, afterPath: string): Target {
  * @throws CheckpointError `refused`.
  */
 function refuseSameFile(fixedPath: string, beforePath: string, afterPath: string): void {
-  for (const source of [beforePath, afterPath]) {
+  for (const source of [beforePath, afterPath])
     if (isSameFile(fixedPath, findOnMachine(source))) throw refuseSource(fixedPath, source);
-  }
 }
 
 function refuseSource(path: string, source: string): CheckpointError {

@@ -174,9 +174,7 @@ class MsgpackWalker {
     const { length: rank } = await this.#expect('list', 'the shape of an array');
     this.#checkRank(rank);
     const shape: number[] = [];
-    for (let axis = 0; axis < rank; axis++) {
-      shape.push((await this.#expect('integer', 'a dimension')).value);
-    }
+    for (let axis = 0; axis < rank; axis++) shape.push((await this.#expect('integer', 'a dimension')).value);
     const type = await this.#readText(await this.#expect('text', 'the type of an array'));
     const { length: byteLength } = await this.#expect('bytes', 'the bytes of an array');
     const { position: offset } = this.#reader;

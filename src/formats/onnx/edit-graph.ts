@@ -329,9 +329,9 @@ async function planNode(pass: GraphPass, node: OnnxNode, extent: MessageExtent):
         : number === FIELDS.node.output
           ? outputs?.get(counts.output++)
           : undefined;
-    if (name !== undefined) {
+    if (name !== undefined)
       splices.push(replace(field, [{ number, content: holdBytes(new TextEncoder().encode(name)) }]));
-    } else if (number === FIELDS.node.attribute && hasBodies)
+    else if (number === FIELDS.node.attribute && hasBodies)
       splices.push(...(await planAttribute(pass, node, payloadOf(field))));
   }
   return splices;

@@ -128,9 +128,8 @@ async function readParts(store: TensorStore) {
   });
   const evaluator = new Evaluator(store);
   const { linears, indexOf } = await readLinears(evaluator, sites);
-  for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear))) {
+  for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear)))
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
-  }
   takeProducts(
     linears.map(({ linear }) => linear),
     tensors,

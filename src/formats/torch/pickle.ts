@@ -761,9 +761,8 @@ function pushStackGlobal(machine: PickleMachine): void {
 function reduce(machine: PickleMachine): void {
   const args = popTuple(machine);
   const callee = machine.popCallee();
-  if (isGetattr(callee)) {
-    machine.pushAttribute(args);
-  } else {
+  if (isGetattr(callee)) machine.pushAttribute(args);
+  else {
     machine.checkCallable(callee);
     machine.pushInstance(callee, args);
   }

@@ -445,9 +445,8 @@ class Namer {
   #visitModule(module: ModuleObject, prefix: string): void {
     this.#modules.set(prefix, module.facts);
     if (module.kind === 'script') this.#scriptClasses.set(prefix, module.classModule);
-    for (const { name, call, isBuffer } of module.tensors) {
+    for (const { name, call, isBuffer } of module.tensors)
       this.#add(join(prefix, name), { call, isBuffer, isScript: module.kind === 'script' });
-    }
     for (const [name, child] of module.children) this.#visit(child, join(prefix, name));
   }
 

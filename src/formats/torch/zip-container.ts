@@ -79,9 +79,8 @@ export async function planZipSplices(
   const splices = [...toSplices(stored)];
   for (const renewal of renewals) splices.push(...(await planHeaderChecksums(archive.source, renewal)));
   const inflated = new Map<ZipEntry, readonly PlacedContent[]>();
-  for (const [source, inRecord] of pieces) {
+  for (const [source, inRecord] of pieces)
     if (isInflated(source)) inflated.set(entryAt(records, source.deflated.range.offset), inRecord);
-  }
   const directory =
     inflated.size === 0
       ? renewals.map(({ entry, crc }) => spliceU32(entry.entryOffset + ENTRY_CRC_AT, crc))
@@ -139,9 +138,8 @@ async function planHeaderChecksums(
     candidates.push((await readU32(source, end)) === 0x08074b50 ? end + 4 : end);
   }
   const splices: Splice[] = [];
-  for (const at of candidates) {
+  for (const at of candidates)
     if ((await readU32(source, at)) === entry.crc32) splices.push(spliceU32(at, crc));
-  }
   return splices;
 }
 
