@@ -27,7 +27,7 @@ import {
   type PickleNode,
   type PickleValue,
 } from './pickle-values.js';
-import { asCountCall, asTensorCall, readLayout } from './tensors.js';
+import { asCountCall, asTensorCall, readLayout, splitCodes } from './tensors.js';
 
 /** A running average of the model, or an earlier one, kept beside it. */
 const COPY_KEY = /(^|[_\-.])(ema|swa|avg|average|averaged|shadow|best)([_\-.]|$)/i;
@@ -494,6 +494,10 @@ class Namer {
   }
 
   #add(path: string, tensor: NamedTensor): void {
+    for (const [ending, call] of splitCodes(tensor.call)) this.#addOne(path + ending, { ...tensor, call });
+  }
+
+  #addOne(path: string, tensor: NamedTensor): void {
     const name = path.replace(PACKED, (_, dot: string, item: '0' | '1') => `${dot}${PACKED_PARTS[item]}`);
     if (this.#tensors.size === MAX_NAMED_TENSORS) throw this.#exceeded(`${MAX_NAMED_TENSORS} tensors`);
     if (!this.#tensors.has(name)) this.#tensors.set(name, tensor);

@@ -364,6 +364,30 @@ function unwrap(call: ObjectNode, takes: 'tensor' | 'function' | 'state') {
   return { call: { ...call, callee: first, args: args.items }, requiresGrad };
 }
 
+/** The classes of torchao whose instances are codes with a scale for each row or for all. */
+const CODED = /^torchao\.(?:\w+\.)*(?:Int8|Float8)Tensor$/;
+
+/** What they keep these as, and how optimum-quanto ends the names of the same. */
+const CODED_PARTS = [
+  ['qdata', '._data'],
+  ['scale', '._scale'],
+  ['zero_point', '._zero_point'],
+] as const;
+
+/**
+ * The tensors that one of torchao's consists of, by what their names end with; every other call is one of its own.
+ * `_rebuild_from_type_v2(_rebuild_wrapper_subclass, class, …, {qdata, scale, zero_point, …})`
+ */
+export function splitCodes(call: ObjectNode): readonly (readonly [ending: string, call: ObjectNode])[] {
+  const [, type, , state] = call.args;
+  const attributes = CODED.test(qualifiedName(type) ?? '') ? entriesOf(state) : null;
+  const parts = CODED_PARTS.flatMap(([key, ending]) => {
+    const part = attributes?.get(key);
+    return isCall(part) ? [[ending, part] as const] : [];
+  });
+  return parts.length > 1 ? parts : [['', call]];
+}
+
 const isCall = (value: PickleValue | undefined): value is ObjectNode => isNode(value, 'object');
 
 /** @param context `isTyped` where the call states the dtype instead of the storage. */

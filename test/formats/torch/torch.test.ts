@@ -160,6 +160,29 @@ describe('a quantised tensor', () => {
     expect(await valuesOf(checkpoint, 'fc.bias')).toEqual([1, 2, 3, 4]);
   });
 
+  test("is three in torchao's classes, as others name them in files without objects", async () => {
+    const weight = reduce(
+      global('torch._tensor', '_rebuild_from_type_v2'),
+      tuple(
+        global('torch._utils', '_rebuild_wrapper_subclass'),
+        global('torchao.quantization', 'Int8Tensor'),
+        tuple(),
+        dict({
+          qdata: tensor({ key: 'codes', storage: 'CharStorage', size: [2, 2], stride: [2, 1] }),
+          scale: vector('1', 'FloatStorage'),
+          zero_point: vector('zeros', 'LongStorage'),
+        }),
+      ),
+    );
+    const { tensors, warnings } = await openWith({ 'fc.weight': weight });
+    expect([...tensors.keys()].slice(0, 3)).toEqual([
+      'fc.weight._data',
+      'fc.weight._scale',
+      'fc.weight._zero_point',
+    ]);
+    expect(warnings).toEqual([]);
+  });
+
   test('says nothing of freezing, nor do the biases beside it, which no optimizer ever sees', async () => {
     const bias = reduce(
       global('torch._utils', '_rebuild_parameter'),
