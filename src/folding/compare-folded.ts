@@ -61,6 +61,14 @@ interface Candidate {
   readonly normName: string | null;
   readonly layer: NormLayer | null;
   readonly checkpoint: Checkpoint;
+  /** The name of the other side's weight that it goes with, where values tell. */
+  readonly partner?: string | undefined;
+}
+
+/** What feeds a norm layer, and what that goes with on the other side, where values tell. */
+interface Located {
+  readonly linear: LinearLayer;
+  readonly partner?: string;
 }
 
 /**
@@ -356,13 +364,15 @@ interface Mutable {
 function listCandidates(
   side: ExaminedCheckpoint,
   layers: readonly NormLayer[],
-  located: ReadonlyMap<string, LinearLayer> = new Map(),
+  located: ReadonlyMap<string, Located> = new Map(),
 ): readonly Candidate[] {
   const { checkpoint, learned } = side;
   const live = layers.flatMap((layer) => {
-    const linear = located.get(layer.name) ?? findFeedingLinear(layer, checkpoint, learned);
+    const { linear = findFeedingLinear(layer, checkpoint, learned), partner } = {
+      ...located.get(layer.name),
+    };
     const normName = layer.isNamed ? layer.name : null;
-    return linear === null ? [] : [{ linear, normName, layer, checkpoint }];
+    return linear === null ? [] : [{ linear, normName, layer, checkpoint, partner }];
   });
   const free = { normName: null, layer: null, checkpoint };
   return [...live, ...listFreeLinears(side).map((linear) => ({ linear, ...free }))];
@@ -379,8 +389,8 @@ function locateFolded(
   foldedSide: ExaminedCheckpoint,
   namedSide: ExaminedCheckpoint,
   edits: readonly PrefixEdit[],
-): Map<string, LinearLayer> {
-  const located = new Map<string, LinearLayer>();
+): Map<string, Located> {
+  const located = new Map<string, Located>();
   if (namedSide.checkpoint.graph !== null) return located;
   const { learned } = namedSide;
   const uncertain = namedSide.layers.filter(({ areNeighboursCertain }) => areNeighboursCertain === false);
@@ -402,7 +412,7 @@ function locateFolded(
       foldedNormPath === null
         ? [beside ?? []].flat()
         : edits.flatMap((edit) => translateName(foldedNormPath, [edit], () => true) ?? []);
-    for (const name of names) if (!located.has(name)) located.set(name, linear);
+    for (const name of names) if (!located.has(name)) located.set(name, { linear });
   }
   return located;
 }
@@ -414,8 +424,20 @@ function findCounterpart(
   edits: readonly PrefixEdit[],
 ): LinearLayer | null {
   if (folded.path === null) return null;
-  const path = translateName(folded.path, edits, (name) => learned.has(joinPath(name, 'weight')));
-  return path === null ? null : findNamedLinearAt(path, learned, folded);
+  const exists = (name: string) => learned.has(joinPath(name, 'weight'));
+  const path =
+    translateName(folded.path, edits, exists) ??
+    listFirstCalls(folded.path).flatMap((first) => translateName(first, edits, exists) ?? [])[0];
+  return path === undefined ? null : findNamedLinearAt(path, learned, folded);
+}
+
+/** What a path may be of a later call of: TorchScript's exporter calls `head.conv` so `head_1.conv` or `head.conv_1`. */
+function listFirstCalls(path: string): readonly string[] {
+  const parts = path.split('.');
+  return parts.flatMap((part, index) => {
+    const first = part.replace(/_\d+$/, '');
+    return first === part || first === '' ? [] : parts.with(index, first).join('.');
+  });
 }
 
 /** Channels that are solved for to find out which layer goes with which convolution; where there are more, names decide. */
@@ -428,7 +450,7 @@ const MAX_TRIED_CHANNELS = 1 << 20;
  * @param located gets what is found.
  */
 async function locateByValues(
-  located: Map<string, LinearLayer>,
+  located: Map<string, Located>,
   sides: Readonly<Record<'named' | 'folded', ExaminedCheckpoint>>,
   unpaired: readonly NormLayer[],
   {
@@ -442,11 +464,17 @@ async function locateByValues(
   const open = unpaired.filter((one) => one.areNeighboursCertain === false && !located.has(one.name));
   const certain = layers.filter((one) => one.areNeighboursCertain !== false);
   const taken = new Set(
-    [...located.values(), ...certain.flatMap((one) => findFeedingLinear(one, checkpoint, learned) ?? [])].map(
-      ({ weightName }) => weightName,
-    ),
+    [
+      ...[...located.values()].map(({ linear }) => linear),
+      ...certain.flatMap((one) => findFeedingLinear(one, checkpoint, learned) ?? []),
+    ].map(({ weightName }) => weightName),
   );
-  const tries: { readonly layer: NormLayer; readonly live: LinearLayer; readonly distance: number }[] = [];
+  const tries: {
+    readonly layer: NormLayer;
+    readonly live: LinearLayer;
+    readonly partner: string;
+    readonly distance: number;
+  }[] = [];
   let channelsLeft = MAX_TRIED_CHANNELS;
   for (const folded of open.length === 0 ? [] : listFreeLinears(sides.folded)) {
     const live = findCounterpart(folded, learned, edits);
@@ -467,13 +495,20 @@ async function locateByValues(
       const isFound = judged?.status !== 'trained' && Number.isFinite(distance);
       // A trained one goes with any layer that is left: what became of that cannot be told.
       if (isFound || compared.kind === 'changed')
-        tries.push({ layer, live, distance: isFound ? distance : Number.POSITIVE_INFINITY });
+        tries.push({
+          layer,
+          live,
+          partner: folded.weightName,
+          distance: isFound ? distance : Number.POSITIVE_INFINITY,
+        });
     }
   }
-  for (const { layer, live } of tries.sort((x, y) => x.distance - y.distance)) {
-    if (located.has(layer.name) || taken.has(live.weightName)) continue;
-    located.set(layer.name, live);
-    taken.add(live.weightName);
+  // A convolution that several layers share was folded with each of them.
+  const used = new Set<string>();
+  for (const { layer, live, partner } of tries.sort((x, y) => x.distance - y.distance)) {
+    if (located.has(layer.name) || used.has(partner)) continue;
+    located.set(layer.name, { linear: live, partner });
+    used.add(partner);
   }
 }
 
@@ -749,6 +784,13 @@ async function pairLinears(
     ] as const)
       for (const same of candidatesOf(side, taken)) side.delete(same);
   };
+  const isPartner = (one: Candidate, other: Candidate) =>
+    one.partner === other.linear.weightName || other.partner === one.linear.weightName;
+  if ([...before, ...after].some(({ partner }) => partner !== undefined))
+    for (const one of before) {
+      const other = after.find((each) => right.has(each) && isPartner(one, each));
+      if (left.has(one) && other !== undefined && haveSameLayout(one, other)) join(one, other, 'values');
+    }
   for (const namesOf of NAMES) {
     // The first of a name wins, as on the left: what may feed a norm layer stands before the same without one.
     const byName = new Map(

@@ -227,6 +227,30 @@ describe('a layer scale behind a convolution, which an optimiser has folded in',
   });
 });
 
+test('a convolution that several norm layers share goes with each, called once for each', async () => {
+  const shape = [3, 2, 1, 1];
+  const other: Norm = { gamma: [0.7, 2, 1], beta: [1, 0, -1], mean: [0.3, -0.1, 0.2], variance: [1, 0.4, 3] };
+  const named = checkpointOf(
+    [tensorOf('conv.weight', weights(6), { shape }), ...namedNorm('bns.0'), ...namedNorm('bns.1', other)],
+    { path: 'before.pt' },
+  );
+  // The second level is called first.
+  const callsOf = (...states: readonly Norm[]) =>
+    exported(
+      ...states.map((state, call) => {
+        const folded = fold(weights(6), (index) => Math.floor(index / 2), state);
+        const path = call === 0 ? 'conv' : `conv_${call}`;
+        return linearNodeOf(path, { ...folded, shape }, { looksFolded: true, outputChannels: 3 });
+      }),
+    );
+  const audit = async (...states: readonly Norm[]) =>
+    (await auditCheckpoints(named, callsOf(...states))).layers
+      .map(({ name, status, channelsMoved }) => `${name} ${status} ${channelsMoved}`)
+      .toSorted();
+  expect(await audit(other, norm)).toEqual(['bns.0 locked 0', 'bns.1 locked 0']);
+  expect(await audit(other, drifted)).toEqual(['bns.0 drifted 2', 'bns.1 locked 0']);
+});
+
 test('two norm layers in a row that were folded into one convolution are judged together', async () => {
   const shape = [3, 2, 1, 1];
   const second: Norm = {

@@ -1,6 +1,6 @@
 // Opens ONNX models: their tensors, their graph, and the edits that restore asks for.
 
-import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
+import type { Checkpoint, ConstantInput, Graph, Tensor } from '../../checkpoint/checkpoint.js';
 import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import { type ByteSource, orClose } from '../../io/byte-source.js';
@@ -127,13 +127,10 @@ async function readParts(store: TensorStore) {
     noteSite(site, sites);
   });
   const evaluator = new Evaluator(store);
-  const { linears, indexOf } = await readLinears(evaluator, sites);
-  for (const tensor of linears.flatMap(({ linear }) => constantParameters(linear)))
+  const { linears: found, indexOf } = await readLinears(evaluator, sites);
+  for (const tensor of found.flatMap(({ linear }) => constantParameters(linear)))
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
-  takeProducts(
-    linears.map(({ linear }) => linear),
-    tensors,
-  );
+  const linears = takeProducts(found, tensors);
   const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears }, tensors);
   const search = new NeighbourSearch((stored) => {
     const name = ofCodes.get(stored) ?? stored;
@@ -177,21 +174,41 @@ async function isOfWeight(evaluator: Evaluator, { node, scope }: Site): Promise<
   return name !== '' && (await evaluator.evaluateQuietly({ scope, name })).kind === 'constant';
 }
 
-/** Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. */
-function takeProducts(linears: readonly LinearDraft[], tensors: Map<string, Tensor>): void {
-  for (const { factors, weight, weightName, bias, biasName } of linears) {
-    if (factors.length === 0) continue;
-    for (const name of factors) {
-      const tensor = tensors.get(name);
-      if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
-    }
-    for (const [name, input] of [
-      [weightName, weight],
-      [biasName, bias],
-    ] as const)
-      if (input.kind === 'constant') tensors.set(name, { ...input.tensor, name });
-  }
+/**
+ * Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. Of one
+ * tensor of which several are computed, as of a convolution that norm layers share, each bears the name of its own result.
+ */
+function takeProducts(found: readonly FoundLinear[], tensors: Map<string, Tensor>): readonly FoundLinear[] {
+  const counts = new Map<string, number>();
+  for (const { linear } of found)
+    for (const name of linear.factors.length === 0 ? [] : [linear.weightName, linear.biasName])
+      counts.set(name, (counts.get(name) ?? 0) + 1);
+  const dismiss = (name: string) => {
+    const tensor = tensors.get(name);
+    if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
+  };
+  const products = new Map<string, Tensor>();
+  const taken = found.map((one) => {
+    const { linear, site } = one;
+    if (linear.factors.length === 0) return one;
+    linear.factors.forEach(dismiss);
+    const take = (input: ConstantInput, name: string, index: number) => {
+      const isShared = (counts.get(name) ?? 0) > 1;
+      if (isShared) dismiss(name);
+      const own = isShared ? (site.node.inputs[index] ?? '') : name;
+      if (input.kind === 'constant') products.set(own, { ...input.tensor, name: own });
+      return own;
+    };
+    const weightName = take(linear.weight, linear.weightName, 1);
+    const biasName = take(linear.bias, linear.biasName, BIAS_OF_CONV);
+    return { ...one, linear: { ...linear, weightName, biasName } };
+  });
+  for (const [name, product] of products) tensors.set(name, product);
+  return taken;
 }
+
+/** Where convolutions have their bias. */
+const BIAS_OF_CONV = 2;
 
 /** Turns the codes that a graph dequantises into learned tensors, which `tensors` gains; returns their names by the old. */
 async function readQuantised(

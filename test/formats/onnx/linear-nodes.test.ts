@@ -310,6 +310,18 @@ describe('signs of folding', () => {
     expect(learned.map(({ name }) => name).toSorted()).toEqual(['W', 'axes', 'beta']);
   });
 
+  test('of a weight from which several are computed each bears the name of its result', async () => {
+    const nodes = ['a', 'b'].flatMap((one) => [
+      node('Mul', ['W', one], [`W_${one}`]),
+      node('Conv', ['x', `W_${one}`], [`y_${one}`]),
+    ]);
+    const initializers = [weight('W', 2, 1, 1, 1), vector('a', 2), vector('b', 5)];
+    const { graph: read, tensors } = await open(model(graph({ nodes, initializers, inputs: ['x'] })));
+    expect(read.linears.map(({ weightName }) => weightName)).toEqual(['W_a', 'W_b']);
+    const learned = [...tensors.values()].filter(({ isBuffer }) => isBuffer !== true);
+    expect(learned.map(({ name }) => name)).toEqual(['W_a', 'W_b']);
+  });
+
   test('arithmetic that doubles at every step is computed once', async () => {
     const steps = Array.from({ length: 60 }, (_, i) => node('Add', [`w${i}`, `w${i}`], [`w${i + 1}`]));
     const conv = node('Conv', ['x', 'w60'], ['y']);
