@@ -163,6 +163,9 @@ class DifferenceSums {
   /** Values of a 16-bit type that changed as one of their significand did before, and ones that did not. */
   agreed = 0;
   parted = 0;
+  /** The same from after to before, where before is the average. */
+  agreedBack = 0;
+  partedBack = 0;
   /** Of the values that were looked at closely. */
   close = 0;
   logValues = 0;
@@ -193,8 +196,12 @@ class DifferenceSums {
 
   /** Whether the differences are in proportion to the values, so that averaging explains them; null: cannot be told. */
   areProportional(): boolean | null {
-    if (this.parted > 0 || this.largestRelative > this.bound) return false;
-    if (this.agreed >= MIN_AGREED) return !this.isOneFactor();
+    const hasParted = this.parted > 0 && this.partedBack > 0;
+    if (hasParted || this.largestRelative > this.bound) return false;
+    if (
+      Math.max(this.parted === 0 ? this.agreed : 0, this.partedBack === 0 ? this.agreedBack : 0) >= MIN_AGREED
+    )
+      return !this.isOneFactor();
     if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
     // In a 16-bit type, a gentle step shows in few values, and there it is a unit or two: as large as rounding.
     const isCoarse = this.bound > MAX_RELATIVE_DIFFERENCE;
@@ -243,6 +250,8 @@ const SUM_KEYS = [
   'relativeSquares',
   'agreed',
   'parted',
+  'agreedBack',
+  'partedBack',
 ] as const;
 
 const MAX_KEYS = ['largest', 'largestDifference', 'largestRelative', 'bound', 'unit'] as const;
@@ -266,6 +275,7 @@ export class RoundingJudge {
   readonly #floor: number;
   /** What each significand of a 16-bit type has become, where it was seen first. */
   readonly #became = new Map<number, number>();
+  readonly #cameFrom = new Map<number, number>();
 
   /**
    * @param unchanged how many values were equal before the first that the judge is shown.
@@ -374,21 +384,14 @@ export class RoundingJudge {
     return true;
   }
 
-  /** Counts the values that became what others of their significand did. Under `least`, those of another size do not. */
   #compareEqualValues(before: Values, after: Values, least: number): void {
     const { sums } = this;
-    for (let i = 0; i < before.length; i++) {
-      const x = before[i] as number;
-      const size = Math.abs(x);
-      if (!(size > 0 && size < Number.POSITIVE_INFINITY)) continue;
-      const unit = Math.sign(x) * (size < least ? 1 : 2 ** Math.floor(Math.log2(size)));
-      const significand = x / unit;
-      const became = (after[i] as number) / unit;
-      const known = this.#became.get(significand);
-      if (known === undefined) this.#became.set(significand, became);
-      else if (known !== became) sums.parted++;
-      else if (became !== significand) sums.agreed++;
-    }
+    const forth = countAlike(before, after, { least, known: this.#became });
+    const back = countAlike(after, before, { least, known: this.#cameFrom });
+    sums.agreed += forth.agreed;
+    sums.parted += forth.parted;
+    sums.agreedBack += back.agreed;
+    sums.partedBack += back.parted;
   }
 
   /** Sides of two types: a difference counts from where the rounding of the narrower type ends. */
@@ -646,6 +649,33 @@ function compareTypes(before: DType, after: DType): TypeRelation {
       return Number.isNaN(x) || Number.isNaN(y) ? Number.NaN : 0;
     },
   };
+}
+
+/**
+ * Counts the values that became what others of their significand did, and those that did not. Values under `least` are held
+ * against equal ones alone.
+ *
+ * @param known what each significand became, as far as was seen; gains what is new.
+ */
+function countAlike(
+  from: Values,
+  to: Values,
+  { least, known }: { readonly least: number; readonly known: Map<number, number> },
+): { readonly agreed: number; readonly parted: number } {
+  let [agreed, parted] = [0, 0];
+  for (let i = 0; i < from.length; i++) {
+    const value = from[i] as number;
+    const size = Math.abs(value);
+    if (!(size > 0 && size < Number.POSITIVE_INFINITY)) continue;
+    const unit = Math.sign(value) * (size < least ? 1 : 2 ** Math.floor(Math.log2(size)));
+    const significand = value / unit;
+    const became = (to[i] as number) / unit;
+    const other = known.get(significand);
+    if (other === undefined) known.set(significand, became);
+    else if (other !== became) parted++;
+    else if (became !== significand) agreed++;
+  }
+  return { agreed, parted };
 }
 
 function strideOf({ length }: Values): number {

@@ -84,8 +84,10 @@ function settleRounding({ rounding, types, layers }: Plan, isFolded: boolean): P
   const isTold = layers.some(
     (each) => /^(?:nothing|drift|count)$/.test(each.edit) && sizeOf(shapeOf(each)) >= TELLING_SIZE,
   );
-  if (isFolded || !isWide || !isTold) return 'none';
-  return rounding === 'averaged' && types[0] !== 'F32' ? 'none' : rounding;
+  if (isFolded || !isTold) return 'none';
+  // In 16 bits themselves, too.
+  if (rounding === 'averaged') return types[0] === types[1] && types[0] !== 'F64' ? rounding : 'none';
+  return isWide ? rounding : 'none';
 }
 
 function shapeOf({ feeder, channels, inputs, kernel }: LayerPlan): readonly number[] {
@@ -129,7 +131,10 @@ export function makeModels(plan: Plan): { readonly before: Model; readonly after
     hasBuffers: plan.addsBuffers,
     isReordered: plan.isReordered,
   };
-  return { before, after: mapFloats(after, (values, type) => store(round(values, plan.rounding), type)) };
+  return {
+    before,
+    after: mapFloats(after, (values, type) => store(round(values, type, plan.rounding), type)),
+  };
 }
 
 const ADDED_LAYER: LayerPlan = {
@@ -149,12 +154,29 @@ export function store(values: Float64Array, type: FloatType): Float64Array {
   return decodeFloats(encodeFloats(values, type), type);
 }
 
-function round(values: Float64Array, rounding: Plan['rounding']): Float64Array {
+function round(values: Float64Array, type: FloatType, rounding: Plan['rounding']): Float64Array {
   if (rounding === 'none') return values;
   if (rounding !== 'averaged') return store(values, rounding);
+  if (type !== 'F32') return meanIn(type, values);
   return Float64Array.from(
     average(Float32Array.from(values), { decay: 0.999, steps: 50, form: 'scale and add' }),
   );
+}
+
+/** A mean of seven equal models, each step of it rounded to a type. */
+function meanIn(type: FloatType, values: Float64Array): Float64Array {
+  const share = store(Float64Array.of(1 / 7), type)[0] as number;
+  const shares = store(
+    values.map((value) => value * share),
+    type,
+  );
+  let sum = shares;
+  for (let i = 1; i < 7; i++)
+    sum = store(
+      sum.map((value, at) => value + (shares[at] as number)),
+      type,
+    );
+  return sum;
 }
 
 /** A model with all of its floats put through a function of their type. */

@@ -432,10 +432,15 @@ function same(
       return store(x, after) === y || store(y, before) === x || isBetween([x, before], [y, after]);
     if (rounding === 'none') return false;
     return rounding === 'averaged'
-      ? Number.isFinite(x) && Math.abs(y - x) <= 2 ** -9 * Math.abs(x)
+      ? Number.isFinite(x) && Math.abs(y - x) <= averagingOf(before) * Math.max(LEAST[before], Math.abs(x))
       : store(x, rounding) === y || store(y, rounding) === x;
   });
 }
+
+/** How far a mean that was computed in a type may be off, relative to each value, and to small ones this large. */
+const averagingOf = (type: FloatType) =>
+  Math.max(2 ** -9, type === 'F32' ? 0 : 8 * 2 ** -FRACTION_BITS[type]);
+const LEAST: Readonly<Record<FloatType, number>> = { F64: 0, F32: 0, F16: 2 ** -12, BF16: 2 ** -124 };
 
 /** Significant bits behind the first one. */
 const FRACTION_BITS: Readonly<Record<FloatType, number>> = { F64: 52, F32: 23, F16: 10, BF16: 7 };
