@@ -79,6 +79,12 @@ const MIN_COARSE_SHARE = 1 / 16;
 /** Of so many times the smallest number with all bits, shares of a mean have all bits, too. */
 const SHARED_NORMALS = 32;
 
+/**
+ * Halves, quarters and eighths are exact but for values under eight times the smallest number with all bits: of these,
+ * they lose a few times the distance between the smallest numbers, which no step of an optimizer is as small as.
+ */
+const UNDERFLOW = { normals: 8, quanta: 4 };
+
 /** Under so many values, a sample of optimizer steps may look like rounding by chance. */
 export const MIN_VALUES = 64;
 
@@ -198,21 +204,33 @@ class DifferenceSums {
   areProportional(): boolean | null {
     const hasParted = this.parted > 0 && this.partedBack > 0;
     if (hasParted || this.largestRelative > this.bound) return false;
-    if (
-      Math.max(this.parted === 0 ? this.agreed : 0, this.partedBack === 0 ? this.agreedBack : 0) >= MIN_AGREED
-    )
-      return !this.isOneFactor();
+    if (this.isUnderflow()) return true;
+    const [agreed, agreedBack] = [
+      this.parted === 0 ? this.agreed : 0,
+      this.partedBack === 0 ? this.agreedBack : 0,
+    ];
+    if (Math.max(agreed, agreedBack) >= MIN_AGREED) return !this.isOneFactor();
     if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
     // In a 16-bit type, a gentle step shows in few values, and there it is a unit or two: as large as rounding.
-    const isCoarse = this.bound > MAX_RELATIVE_DIFFERENCE;
     const areFew = this.changed < MIN_COARSE_SHARE * this.values;
-    if (isCoarse && (areFew || this.largestRelative > MAX_RELATIVE_DIFFERENCE)) return null;
+    if (this.isCoarse && (areFew || this.largestRelative > MAX_RELATIVE_DIFFERENCE)) return null;
     const { close } = this;
     const tail = Math.log2(this.largestRelative) - (this.logDifferences - this.logValues) / close;
     if (tail > MAX_TAIL_BITS) return false;
     const { spread, slope, error } = this.fitLine();
     if (!(spread >= MIN_SPREAD_BITS ** 2)) return null;
     return (error > RELIABLE_SLOPE_ERROR || slope >= MIN_SLOPE) && !this.isOneFactor();
+  }
+
+  /** Whether the type is a 16-bit one. */
+  get isCoarse(): boolean {
+    return this.bound > MAX_RELATIVE_DIFFERENCE;
+  }
+
+  /** Whether all differences are those of {@link UNDERFLOW}, which count as none. */
+  isUnderflow(): boolean {
+    const hasChanged = this.changed + this.agreed + this.parted > 0;
+    return this.isCoarse && !hasChanged && this.largestRelative > 0 && this.largestRelative <= this.unit;
   }
 
   /** The slope of log abs(difference) over log abs(value), its standard error, and the variance of the latter. */
@@ -358,7 +376,10 @@ export class RoundingJudge {
     sums.unit = unit;
     // Values that were scaled on the way are none of their type any more.
     const isCoarse = COARSE_TYPES.includes(type) && this.#floor === 0;
-    const normal = quantumOf(type) * 2 ** significandBitsOf(type);
+    const quantum = quantumOf(type);
+    const normal = quantum * 2 ** significandBitsOf(type);
+    const isUnderflow = (x: number, y: number) =>
+      isCoarse && Math.abs(x) < UNDERFLOW.normals * normal && Math.abs(y - x) <= UNDERFLOW.quanta * quantum;
     const stride = strideOf(before);
     for (let i = 0; i < before.length; i += stride)
       sums.largest = Math.max(sums.largest, Math.abs(before[i] as number));
@@ -368,7 +389,7 @@ export class RoundingJudge {
     const least = isCoarse ? LEAST_NORMALS * normal : 0;
     const largestRelative = findLargestRelative(before, after, { known, allowed, bound: sums.bound, least });
     if (largestRelative === null) return false;
-    if (isCoarse) this.#compareEqualValues(before, after, SHARED_NORMALS * normal);
+    if (isCoarse) this.#compareEqualValues(before, after, { least: SHARED_NORMALS * normal, isUnderflow });
     if (largestRelative > this.#floor) sums.largestRelative = largestRelative;
     for (let i = 0; i < before.length; i += stride) {
       const x = before[i] as number;
@@ -376,6 +397,7 @@ export class RoundingJudge {
       if (x !== 0) sums.values++;
       const difference = y - x;
       if (isSameOrNegligible(x, y) || Math.abs(difference) <= this.#floor * Math.abs(x)) continue;
+      if (isUnderflow(x, y)) continue;
       sums.changed++;
       if (difference > 0 !== x > 0) sums.toward++;
       sums.largestDifference = Math.max(sums.largestDifference, Math.abs(difference));
@@ -384,10 +406,10 @@ export class RoundingJudge {
     return true;
   }
 
-  #compareEqualValues(before: Values, after: Values, least: number): void {
+  #compareEqualValues(before: Values, after: Values, options: Omit<AlikeOptions, 'known'>): void {
     const { sums } = this;
-    const forth = countAlike(before, after, { least, known: this.#became });
-    const back = countAlike(after, before, { least, known: this.#cameFrom });
+    const forth = countAlike(before, after, { ...options, known: this.#became });
+    const back = countAlike(after, before, { ...options, known: this.#cameFrom });
     sums.agreed += forth.agreed;
     sums.parted += forth.parted;
     sums.agreedBack += back.agreed;
@@ -651,22 +673,26 @@ function compareTypes(before: DType, after: DType): TypeRelation {
   };
 }
 
-/**
- * Counts the values that became what others of their significand did, and those that did not. Values under `least` are held
- * against equal ones alone.
- *
- * @param known what each significand became, as far as was seen; gains what is new.
- */
+interface AlikeOptions {
+  /** Smaller values are held against equal ones alone. */
+  readonly least: number;
+  /** Pairs that count as equal. */
+  readonly isUnderflow: (one: number, other: number) => boolean;
+  /** What each significand became, as far as was seen; gains what is new. */
+  readonly known: Map<number, number>;
+}
+
+/** Counts the values that became what others of their significand did, and those that did not. */
 function countAlike(
   from: Values,
   to: Values,
-  { least, known }: { readonly least: number; readonly known: Map<number, number> },
+  { least, isUnderflow, known }: AlikeOptions,
 ): { readonly agreed: number; readonly parted: number } {
   let [agreed, parted] = [0, 0];
   for (let i = 0; i < from.length; i++) {
     const value = from[i] as number;
     const size = Math.abs(value);
-    if (!(size > 0 && size < Number.POSITIVE_INFINITY)) continue;
+    if (!(size > 0 && size < Number.POSITIVE_INFINITY) || isUnderflow(value, to[i] as number)) continue;
     const unit = Math.sign(value) * (size < least ? 1 : 2 ** Math.floor(Math.log2(size)));
     const significand = value / unit;
     const became = (to[i] as number) / unit;
