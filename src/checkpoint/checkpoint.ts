@@ -115,6 +115,8 @@ export interface Quantisation {
   readonly axis: number | null;
   /** So many indices along {@link axis} share a scale, and each index of other axes has one of its own; absent without blocks. */
   readonly blockSize?: number | undefined;
+  /** How many steps a value may be from its code, where that is another part than half of one. */
+  readonly margin?: number | undefined;
 }
 
 /** Whether two tensors have the same sizes in the same order. */

@@ -464,6 +464,16 @@ export function doubtDrift({ blur }: ProportionalScales): string | null {
   return 'its quantised convolution has so few weights that training them may look the same as moved statistics';
 }
 
+/**
+ * Why drift of a quantised layer may be none where no spread shows it; null where one does. Batches that move means move
+ * variances about as far, which quantisers that correct biases do not.
+ */
+export function doubtMeans({ blur }: ProportionalScales, isSpreadMoved: boolean): string | null {
+  return blur === undefined || isSpreadMoved
+    ? null
+    : 'only the bias of its quantised convolution moved: its means drifted, or the quantiser corrected biases for what rounding does (NNCF does unless fast_bias_correction and its like are off); compare the float model';
+}
+
 /** What a layer is judged by that does not seem to have drifted. */
 interface StillEvidence {
   /** Whether some channel is outside of its interval, by less than half a step. */
@@ -488,14 +498,14 @@ export function doubtStillness(
   return null;
 }
 
-/** How far a quantised bias may be off by channel: a whole step, since PyTorch's exporter cuts it off; 0 for floats. */
+/** How far a quantised bias may be off by channel: half a step unless it says otherwise; 0 for floats. */
 export async function readBiasSteps(bias: Tensor | null): Promise<(channel: number) => number> {
   const quantised = bias?.quantised;
   if (quantised === undefined) return () => 0;
   const { range, dtype } = quantised.scale;
   const scales = decodeFloats(await readRange(range), dtype);
   const { indexOf } = layOutScales(bias?.shape ?? [], quantised);
-  return (channel) => scales[indexOf(channel)] ?? Number.NaN;
+  return (channel) => (quantised.margin ?? 0.5) * (scales[indexOf(channel)] ?? Number.NaN);
 }
 
 /** How far off the scales are at most, relative to the largest: what equal weights may differ by. */

@@ -42,6 +42,7 @@ import type { SettledComparison } from './channel-scales.js';
 import {
   boundMeasures,
   doubtDrift,
+  doubtMeans,
   doubtStillness,
   halfWidthOf,
   isTooWide,
@@ -735,7 +736,11 @@ function decide(solved: readonly SolvedChannel[], scales: ProportionalScales): V
   // No variance turns the sign of a channel; training the scale does.
   if (isContradicted) return TRAINED;
   const doubt = isMoved
-    ? doubtDrift(scales)
+    ? (doubtDrift(scales) ??
+      doubtMeans(
+        scales,
+        solved.some((channel) => channel.isSpreadMoved),
+      ))
     : doubtStillness(scales, {
         isHinted: solved.some((channel) => channel.isHinted),
         hidden: solved.filter(({ isHidden }) => isHidden).length,

@@ -160,6 +160,8 @@ export interface SolvedChannel {
   readonly varianceTolerance: number;
   /** Whether it differs from the live statistics by more than rounding allows. */
   readonly isMoved: boolean;
+  /** Whether its variance does. */
+  readonly isSpreadMoved: boolean;
   /** Whether it differs, if only by less than half a step of quantisation beyond that. */
   readonly isHinted: boolean;
   /** Whether it cannot be solved for: γ is zero, or so near that rounding hides the statistics. */
@@ -237,6 +239,7 @@ function solveChannel(facts: FoldingFacts, channel: number): SolvedChannel {
     varianceOffset,
     varianceTolerance,
     isMoved: !isHidden && (isSpreadMoved || isMeanMoved),
+    isSpreadMoved: !isHidden && isSpreadMoved,
     isHinted: !isHidden && (spreadExcess > 0 || meanExcess > 0),
     isHidden,
     hasVanished: !isBlurred && scale === 0,

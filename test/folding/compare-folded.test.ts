@@ -985,8 +985,20 @@ describe('what quantisers of PyTorch write', () => {
     }
   });
 
+  test('may have its biases corrected, which moves no variance', async () => {
+    const weight = { ...quantise(folded.weight, { shape, axis: 0 }), name: 'w' };
+    const constant = { kind: 'constant', tensor: weight, source: 'initializer', overridable: false } as const;
+    const bias = folded.bias.map((value) => value + 0.05);
+    const overrides = { weight: constant, looksFolded: true };
+    const model = exported(linearNodeOf('net.conv', { ...folded, bias, shape }, overrides));
+    const { layers, findings } = await auditCheckpoints(named, model);
+    expect(layers).toMatchObject([{ name: 'net.bn', status: 'unresolved' }]);
+    expect(findings[0]?.message).toContain('the quantiser corrected biases');
+  });
+
   test('holds biases that were cut off in place of rounded, as its exporter does', async () => {
-    const bias = quantise(folded.bias, { shape: [3], dtype: 'I32', scale: 2 ** -10, round: Math.trunc });
+    const cut = quantise(folded.bias, { shape: [3], dtype: 'I32', scale: 2 ** -10, round: Math.trunc });
+    const bias = { ...cut, quantised: cut.quantised && { ...cut.quantised, margin: 1 } };
     const weight = { ...quantise(folded.weight, { shape, axis: 0 }), name: 'w' };
     const constant = (tensor: Tensor) =>
       ({ kind: 'constant', tensor, source: 'initializer', overridable: false }) as const;

@@ -144,7 +144,24 @@ async function readParts(store: TensorStore) {
     if (!(await isOfWeight(evaluator, site)))
       norms.push(await buildNorm(evaluator, site, { search, indexOf }));
   const named = withoutSharedNames(linears, norms);
-  return { model, mainGraph, tensors, norms, linears: named, foreign: sites.foreign };
+  const isOfPytorch = model.producerName === 'pytorch';
+  return {
+    model,
+    mainGraph,
+    tensors,
+    norms,
+    linears: isOfPytorch ? named.map(widenBias) : named,
+    foreign: sites.foreign,
+  };
+}
+
+/** PyTorch's exporter cuts biases off where it quantises them (torch/onnx, `requantize_bias_helper`). */
+function widenBias(found: FoundLinear): FoundLinear {
+  const { linear } = found;
+  const { bias } = linear;
+  if (bias.kind !== 'constant' || bias.tensor.quantised === undefined) return found;
+  const tensor = { ...bias.tensor, quantised: { ...bias.tensor.quantised, margin: 1 } };
+  return { ...found, linear: { ...linear, bias: { ...bias, tensor } } };
 }
 
 /**

@@ -43,6 +43,19 @@ describe('a quantised convolution', () => {
     expect(tensors.get('w_scale')?.isBuffer).toBe(true);
   });
 
+  test("of PyTorch's exporter holds biases that were cut off, by up to a step", async () => {
+    const { linear } = await readLinear(
+      [
+        node('DequantizeLinear', ['w_quantized', 'w_scale'], ['w_dequantised']),
+        node('DequantizeLinear', ['b_quantized', 'w_scale'], ['b']),
+        node('Conv', ['x', 'w_dequantised', 'b'], ['y']),
+      ],
+      [codes('w_quantized'), scalar('w_scale', 0.5), bias],
+    );
+    expect(linear.bias).toMatchObject({ tensor: { quantised: { margin: 1 } } });
+    expect(linear.weight).not.toMatchObject({ tensor: { quantised: { margin: 1 } } });
+  });
+
   test('holds codes of float8 too, which are no floats by themselves', async () => {
     const eighth = tensor('w_quantized', [2, 1, 1, 1], 17, field(9, Uint8Array.of(0x38, 0xc0)));
     const { linear, tensors } = await readLinear(
