@@ -372,6 +372,15 @@ export interface LinearNode {
   readonly outputChannels: number;
   /** Whether a live norm node consumes the output directly. */
   readonly feedsNorm: boolean;
+  /** What the graph multiplies its data by; absent for 1. */
+  readonly dataFactor?: DataFactor | undefined;
+}
+
+/** A constant that the data of a linear node was multiplied by, which an optimiser may move into the weight instead. */
+export interface DataFactor {
+  readonly value: number;
+  /** Whether an activation lacks it, e.g. 2 for x · (1 + erf(x / √2)), a GELU without its ½; else it may be the model's own. */
+  readonly isGated: boolean;
 }
 
 /** What an audit needs of a computation graph: its norm nodes and its linear nodes, in topological order. */

@@ -330,6 +330,8 @@ export interface RecoveredComparison extends ComparedPair, FoldedAway {
   /** The convolution of the side that has the layer unfolded, and that of the other. */
   readonly liveLinear: LinearLayer;
   readonly foldedLinear: LinearLayer;
+  /** As {@link FoldedComparison.weightFactor}, of the folded side's weights over the other's. */
+  readonly weightFactor: number | null;
 }
 
 /** The kind of a layer of which no file tells whether it hides a norm layer. */
@@ -369,6 +371,11 @@ export interface FoldedComparison extends ComparedPair, FoldedAway {
   readonly drift: SpreadDrift | null;
   readonly beforeLinear: LinearLayer;
   readonly afterLinear: LinearLayer;
+  /**
+   * What after's weights are of before's by a constant that was moved into them from the data in front; null where none tells
+   * whether one was.
+   */
+  readonly weightFactor: number | null;
   /** What a layer scale that one side has folded in makes of before's channels in after; null without one. */
   readonly gain: Float64Array | null;
   /** Whether neither file says that there was a norm layer: it may be an ordinary convolution with a bias. */

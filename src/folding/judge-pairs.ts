@@ -50,7 +50,14 @@ import {
   readBiasSteps,
   widestBlur,
 } from './channel-scales.js';
-import { joinRow, type LayerScales, type NormRows, readLayerScales, scaleAffine } from './layer-scales.js';
+import {
+  findMovedFactor,
+  joinRow,
+  type LayerScales,
+  type NormRows,
+  readLayerScales,
+  scaleAffine,
+} from './layer-scales.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,
@@ -246,19 +253,16 @@ export async function judgeFoldedPair(
         ? conclude(SEVERAL_BRANCHES, 'incomparable')
         : conclude(TRAINED, 'changed');
     case 'proportional': {
-      const scaled = await divideLayerScale(pair, { biases, compared, context });
-      const { verdict, isCertain, ...told } = scaled?.judged ?? judgeFactors(pair, biases, compared);
+      const scaled = await divideMoved(pair, { biases, compared, context });
+      const { verdict, isCertain, ...told } = scaled.judged;
       const isFine = isCertain && compared.uncertainty <= MAX_TELLING_UNCERTAINTY;
       const isTelling = isFine && verdict.status === 'drifted' && told.isUniformScale === false;
       // A layer scale that explains all of it is no sign of a norm layer.
-      if (scaled !== null && verdict.status === 'locked' && !(before.looksFolded && after.looksFolded))
+      if (scaled.isDivided && verdict.status === 'locked' && !(before.looksFolded && after.looksFolded))
         return { layer: null, equality: 'exact' };
       if (proof === 'rescaled' && !isTelling) return null;
       if (verdict === ONE_WEIGHT && isUnmarked(pair)) return null;
-      const layer =
-        isListed || isCertain
-          ? describe(pair, context, { verdict, ...told, gain: scaled?.gain ?? null })
-          : null;
+      const layer = isListed || isCertain ? describe(pair, context, { verdict, ...told, ...scaled }) : null;
       const isTold = told.drift !== undefined;
       const isEqual = isTold && verdict.status !== 'unresolved';
       const equality = isEqual ? 'exact' : verdict.status === 'trained' ? 'changed' : 'incomparable';
@@ -396,12 +400,13 @@ export function isUniform(factors: Float64Array, tolerance: number): boolean {
   return known.length > 1 && known.every((factor) => Math.abs(factor / first - 1) <= 2 * tolerance);
 }
 
-type Described = Omit<FactorJudgement, 'isCertain'> & { readonly gain?: Float64Array | null };
+type Described = Omit<FactorJudgement, 'isCertain'> &
+  Partial<Pick<FoldedComparison, 'gain' | 'weightFactor'>>;
 
 function describe(
   pair: FoldedPair,
   { epsilon, keepChannels }: FoldedContext,
-  { verdict, drift, isUniformScale = false, factors, bounds, gain = null }: Described,
+  { verdict, drift, isUniformScale = false, factors, bounds, gain = null, weightFactor = 1 }: Described,
 ): FoldedComparison {
   const { before, after, pairedBy } = pair;
   const name = before.foldedNormPath ?? after.foldedNormPath ?? before.path ?? after.path ?? '';
@@ -433,6 +438,7 @@ function describe(
     beforeLinear: before,
     afterLinear: after,
     gain,
+    weightFactor,
   };
 }
 
@@ -489,7 +495,7 @@ export async function judgeRecoveredPair(
     case 'changed':
       return conclude(TRAINED, 'changed');
     case 'proportional':
-      return judgeScaled(pair, context, compared);
+      return judgeMoved(pair, context, compared);
     default:
       return failUnreachable(compared);
   }
@@ -515,6 +521,37 @@ async function isUnfolded({ live, folded }: FoldedAway, compared: SettledCompari
 /** A layer scale is divided out where statistics are solved for that moved so many times less. */
 const MIN_GAIN = 4;
 
+/** Judges a layer with what graphs tell of a constant that was moved into its weights; without, where weights belie them. */
+async function judgeMoved(
+  pair: RecoveredPair,
+  context: FoldedContext,
+  scales: ProportionalScales,
+): Promise<Judgement> {
+  const plain = await judgeScaled(pair, context, scales);
+  const { value, isCertain } = findMovedFactor(pair.live, pair.folded);
+  if (value === 1 || plain.layer?.status === 'locked') return plain;
+  // Intervals are as wide as they are found: what was moved into them stays open.
+  const isExact = scales.blur === undefined;
+  const divided = isExact ? await judgeScaled(pair, context, divideScales(scales, value)) : plain;
+  const isNearer = distanceOf(divided) < distanceOf(plain);
+  const { layer, ...judged } = isCertain || isNearer ? divided : plain;
+  if (layer?.kind !== 'recovered') return { layer, ...judged };
+  const isTold = isExact && (isCertain || layer.status === 'locked');
+  return {
+    ...judged,
+    layer: { ...layer, weightFactor: isTold ? layer.weightFactor && layer.weightFactor * value : null },
+  };
+}
+
+function divideScales(compared: ProportionalScales, factor: number): ProportionalScales {
+  return { ...compared, scales: compared.scales.map((scale) => scale / factor) };
+}
+
+function distanceOf({ layer }: Judgement): number {
+  const measures = layer?.status === 'trained' || layer === null ? null : measuresOf(layer);
+  return measures === null ? Number.POSITIVE_INFINITY : measures.meanShift.rms + measures.logStdRatio.rms;
+}
+
 /**
  * Judges a layer that seems to have moved or to be trained with what else may have been folded in: a layer scale of the
  * live side, and a factor of the data in front.
@@ -529,15 +566,10 @@ async function judgeScaled(
     const isHalved = judged.layer?.kind === 'recovered' && pair.folded.looksFolded;
     const factor = isHalved ? findHalving(judged.layer) : null;
     for (const each of factor === null ? [] : [factor, 1 / factor]) {
-      const undone = { ...scales, scales: scales.scales.map((scale) => scale * each) };
-      const halved = await judgeScales({ ...pair, layer }, context, undone);
-      if (halved.layer?.status === 'locked') return noteHalved(halved);
+      const halved = await judgeScales({ ...pair, layer }, context, divideScales(scales, each));
+      if (halved.layer?.status === 'locked') return noteHalved(halved, each);
     }
     return judged;
-  };
-  const distanceOf = ({ layer }: Judgement) => {
-    const measures = layer?.status === 'trained' || layer === null ? null : measuresOf(layer);
-    return measures === null ? Number.POSITIVE_INFINITY : measures.meanShift.rms + measures.logStdRatio.rms;
   };
   let best = await judgeAs(pair.layer);
   const isOpen = ['drifted', 'trained'].includes(best.layer?.status ?? '') && scales.blur === undefined;
@@ -570,12 +602,12 @@ async function listVariants(
   return found.filter((variant) => variant !== null);
 }
 
-function noteHalved(judgement: Judgement): Judgement {
+function noteHalved(judgement: Judgement, weightFactor: number): Judgement {
   const { layer } = judgement;
-  if (layer === null) return judgement;
+  if (layer?.kind !== 'recovered') return judgement;
   const note =
     'its folded weights are off by a power of two, and its bias is not: a factor in front of it was moved into them';
-  return { ...judgement, layer: { ...layer, after: addNote(layer.after, note) } };
+  return { ...judgement, layer: { ...layer, weightFactor, after: addNote(layer.after, note) } };
 }
 
 /**
@@ -591,22 +623,60 @@ function findHalving({ isUniformScale, drift }: RecoveredComparison): number | n
 /** Factors between two convolutions with a layer scale divided out, and what after's channels are of before's by it. */
 interface ScaledFactors {
   readonly judged: FactorJudgement;
-  readonly gain: Float64Array;
+  /** Null without a layer scale. */
+  readonly gain: Float64Array | null;
+  /** As {@link FoldedComparison.weightFactor}. */
+  readonly weightFactor: number | null;
+  readonly isDivided: boolean;
+}
+
+interface FactorContext {
+  readonly biases: Biases;
+  readonly compared: ProportionalScales;
+  readonly context: FoldedContext;
+}
+
+/** As {@link judgeMoved}, where both sides have folded the layer away. */
+async function divideMoved(pair: FoldedPair, given: FactorContext): Promise<ScaledFactors> {
+  const { compared } = given;
+  const plain = await divideLayerScale(pair, given);
+  const { value, isCertain } = findMovedFactor(pair.before, pair.after);
+  if (value === 1 || plain.judged.verdict.status === 'locked') return plain;
+  const isExact = compared.blur === undefined;
+  const divided = isExact
+    ? await divideLayerScale(pair, { ...given, compared: divideScales(compared, value) })
+    : plain;
+  const isNearer = distanceOfFactors(divided.judged) < distanceOfFactors(plain.judged);
+  const best = isCertain || isNearer ? divided : plain;
+  const isTold = isExact && (isCertain || best.judged.verdict.status === 'locked');
+  return {
+    ...best,
+    isDivided: true,
+    weightFactor: isTold ? best.weightFactor && best.weightFactor * value : null,
+  };
+}
+
+function distanceOfFactors({ verdict, drift }: FactorJudgement): number {
+  const { status } = verdict;
+  if (status === 'locked') return 0;
+  return status === 'drifted' || status === 'ambiguous'
+    ? (drift?.logStdRatio.rms ?? 0)
+    : Number.POSITIVE_INFINITY;
 }
 
 /**
  * What explains the factors between two convolutions better than a norm layer alone: a layer scale that one side has and the
  * other has folded in, and a power of two that an optimiser has moved there from the data in front, which leaves the bias.
- * Null where nothing does.
  */
 async function divideLayerScale(
   pair: FoldedPair,
-  { biases, compared, context }: { biases: Biases; compared: ProportionalScales; context: FoldedContext },
-): Promise<ScaledFactors | null> {
+  { biases, compared, context }: FactorContext,
+): Promise<ScaledFactors> {
   const { scales: factors, weightsPerChannel } = compared;
-  const plain = judgeFactors(pair, biases, compared);
-  const isOpen = plain.verdict.status === 'drifted' || plain.verdict.status === 'trained';
-  if (!isOpen || weightsPerChannel < 2 || compared.blur !== undefined) return null;
+  const judged = judgeFactors(pair, biases, compared);
+  let best: ScaledFactors = { judged, gain: null, weightFactor: 1, isDivided: false };
+  const isOpen = judged.verdict.status === 'drifted' || judged.verdict.status === 'trained';
+  if (!isOpen || weightsPerChannel < 2 || compared.blur !== undefined) return best;
   const first = factors.findIndex((factor) => !Number.isNaN(factor));
   const judgeBy = (gain: Float64Array, power = 1) => {
     const scales = factors.map((factor, channel) => factor / (power * (gain[channel] ?? Number.NaN)));
@@ -618,17 +688,14 @@ async function divideLayerScale(
   for (const side of ['before', 'after'] as const)
     for (const { values } of await readLayerScales(context.layerScales?.[side], factors.length))
       gains.push(side === 'before' ? values : values.map((value) => 1 / value));
-  const distanceOf = ({ verdict, drift }: FactorJudgement) =>
-    verdict.status === 'drifted' ? (drift?.logStdRatio.rms ?? 0) : Number.POSITIVE_INFINITY;
-  let best: ScaledFactors | null = null;
   for (const gain of gains) {
     const power = 2 ** Math.round(Math.log2((factors[first] ?? 1) / (gain[first] ?? 1)));
     const isMarked = pair.before.looksFolded || pair.after.looksFolded;
     for (const each of power === 1 || !isMarked ? [1] : [1, power]) {
-      const judged = judgeBy(gain, each);
-      if (judged.verdict.status === 'locked') return { judged, gain };
-      if (each === 1 && distanceOf(judged) * MIN_GAIN < distanceOf(best?.judged ?? plain))
-        best = { judged, gain };
+      const divided = { judged: judgeBy(gain, each), gain, weightFactor: each, isDivided: true };
+      if (divided.judged.verdict.status === 'locked') return divided;
+      if (each === 1 && distanceOfFactors(divided.judged) * MIN_GAIN < distanceOfFactors(best.judged))
+        best = divided;
     }
   }
   return best;
@@ -796,6 +863,7 @@ function concludeRecovered(
       isUniformScale: false,
       liveLinear: live,
       foldedLinear: folded,
+      weightFactor: 1,
     },
     equality,
   };

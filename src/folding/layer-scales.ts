@@ -9,6 +9,7 @@ import { addTo, splitPath } from '../norm/naming.js';
 import {
   type ExaminedCheckpoint,
   type LayerVector,
+  type LinearLayer,
   type NormLayer,
   storedTensorOf,
   whyUnresolved,
@@ -63,6 +64,27 @@ export async function scaleAffine(layer: NormLayer, { values }: ChannelVector): 
   };
   const [gamma, beta] = [await scale(layer.gamma), await scale(layer.beta)];
   return gamma === null || beta === null ? null : { ...layer, gamma, beta };
+}
+
+/** What the weights of one side are of the other's where a constant was moved into them from the data in front. */
+interface MovedFactor {
+  readonly value: number;
+  /** False where a graph multiplies by a constant that another does not have: each may be the model's own. */
+  readonly isCertain: boolean;
+}
+
+/** Names alone say nothing of constants: then only what an activation lacks is known to have been moved. */
+export function findMovedFactor(before: LinearLayer, after: LinearLayer): MovedFactor {
+  const [one, other] = [before.dataFactor, after.dataFactor];
+  const factors = [one, other].flatMap((factor) =>
+    factor === undefined || factor.value === 1 ? [] : [factor],
+  );
+  const isKnown = factors.every(({ isGated }) => isGated);
+  const value = (one?.value ?? 1) / (other?.value ?? 1);
+  const isUnknown = !isKnown && (one === undefined || other === undefined);
+  if (isUnknown || !(Number.isFinite(value) && value > 0)) return { value: 1, isCertain: true };
+  // Where an activation lacks one constant, an optimiser has moved it, with what stood beside it.
+  return { value, isCertain: isKnown || factors.some(({ isGated }) => isGated) };
 }
 
 /** The norm layers of one width that stand right before and behind each of a checkpoint, as it lists them. */

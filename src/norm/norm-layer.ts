@@ -4,6 +4,7 @@ import type { ChannelLayout } from '../checkpoint/channel-grid.js';
 import {
   type Checkpoint,
   type ConstantInput,
+  type DataFactor,
   type Framework,
   haveSameShape,
   type NormMode,
@@ -146,6 +147,8 @@ export interface LinearLayer {
   readonly channels: number;
   /** Whether the file bears signs that a norm layer was folded in. */
   readonly looksFolded: boolean;
+  /** What the graph multiplies its data by; absent where there are names alone. */
+  readonly dataFactor?: DataFactor | undefined;
   /** The other layout that its shape allows, where names alone told this one; absent where there is none. */
   readonly otherLayout?: ChannelLayout | undefined;
 }
@@ -347,6 +350,7 @@ function toLinearLayer(node: LinearNode, checkpoint: Checkpoint): LinearLayer | 
     groups: outputAxis === 1 && node.op === 'ConvTranspose' ? node.groups : 1,
     channels: outputChannels,
     looksFolded,
+    dataFactor: node.dataFactor ?? { value: 1, isGated: false },
   };
 }
 

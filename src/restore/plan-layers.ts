@@ -160,7 +160,7 @@ async function convert(
  * @throws CheckpointError `unsupported` where the two convolutions are no multiples of each other.
  */
 async function recoverLayer(
-  { after, epsilon, liveLinear: live, foldedLinear: folded, status }: RecoveredComparison,
+  { after, epsilon, liveLinear: live, foldedLinear: folded, status, weightFactor }: RecoveredComparison,
   side: Checkpoint,
 ) {
   const refuse = (why: string) => cannotRestore(after, side, why);
@@ -171,7 +171,9 @@ async function recoverLayer(
   const isTrained = found.kind === 'short' && status === 'trained';
   const compared = isTrained ? null : takeScales(found);
   if (compared === null) throw refuse('before has folded it into a convolution, which was trained since');
-  const { held, solved, statistics } = await solveLayer({ layer: after, live, folded }, compared, epsilon);
+  const scales = compared.scales.map((scale) => scale / (weightFactor ?? Number.NaN));
+  const undone = { ...compared, scales };
+  const { held, solved, statistics } = await solveLayer({ layer: after, live, folded }, undone, epsilon);
   if (solved.some(({ isContradicted }) => isContradicted))
     throw refuse('its scale has changed its sign, so it was trained');
   const lost = solved.findIndex(({ hasVanished }) => hasVanished);
@@ -213,12 +215,13 @@ async function recoverLayer(
  *
  *     W″ = s · W,   b″ = β + s · (b − μ),
  *
+ * with W″ times a constant that an optimiser has moved there from the data in front, and all
  * computed in float64 and rounded once, to after's types.
  *
  * @throws CheckpointError `unsupported` where before's statistics are invalid.
  */
 async function refold(
-  { before, epsilon, liveLinear: live, foldedLinear: folded }: RecoveredComparison,
+  { before, epsilon, liveLinear: live, foldedLinear: folded, weightFactor }: RecoveredComparison,
   side: Checkpoint,
 ): Promise<PartPlan> {
   const { mean, variance, gamma, beta } = await readStoredLayer(before);
@@ -230,7 +233,7 @@ async function refold(
     const spread = (variance.values[channel] ?? Number.NaN) + epsilon;
     const scale = (gamma?.values[channel] ?? 1) / Math.sqrt(spread);
     const center = (bias?.values[channel] ?? 0) - (mean.values[channel] ?? Number.NaN);
-    scales[channel] = scale;
+    scales[channel] = scale * (weightFactor ?? Number.NaN);
     offsets[channel] = (beta?.values[channel] ?? 0) + scale * center;
   }
   return planFolding({ layer: before, folded, side, linear: live, scales, bias: offsets });
@@ -249,13 +252,14 @@ interface Folding {
 
 /** Copies the convolution of before, which the layer was folded into on both sides. */
 async function copyFolding(
-  { before, beforeLinear: linear, afterLinear: folded, gain }: FoldedComparison,
+  { before, beforeLinear: linear, afterLinear: folded, gain, weightFactor }: FoldedComparison,
   side: Checkpoint,
 ): Promise<PartPlan> {
-  const scales = gain ?? new Float64Array(linear.channels).fill(1);
+  const gains = gain ?? new Float64Array(linear.channels).fill(1);
+  const scales = gains.map((value) => value * (weightFactor ?? Number.NaN));
   const own = (await readOptional(linear.bias))?.values ?? new Float64Array(linear.channels);
-  const bias = own.map((value, channel) => value * (scales[channel] ?? Number.NaN));
-  const isCopied = gain === null && linear.weight.dtype === folded.weight.dtype;
+  const bias = own.map((value, channel) => value * (gains[channel] ?? Number.NaN));
+  const isCopied = gain === null && weightFactor === 1 && linear.weight.dtype === folded.weight.dtype;
   const copy = isCopied ? linear.weight.range : undefined;
   return planFolding({ layer: before, folded, side, linear, scales, bias }, copy);
 }
@@ -404,6 +408,8 @@ async function planStatistics(comparison: LayerComparison, context: LayerPlanCon
   const { kind, before, after } = comparison;
   refuseQuantised(comparison, context);
   if (kind === 'merged') throw refuseMerged(comparison, context);
+  const open = kind === 'live' ? null : findOpenConstant(comparison);
+  if (open !== null) throw cannotRestore(before, context.after, `${open}, ${EXPORT_AGAIN}`);
   if (after.foldedInto !== undefined) refuseTrainedFolding(comparison, context);
   if (kind === 'folded') return copyFolding(comparison, context.before);
   if (kind === 'recovered' && after.foldedInto !== undefined) return refold(comparison, context.before);
@@ -412,6 +418,22 @@ async function planStatistics(comparison: LayerComparison, context: LayerPlanCon
       ? { statistics: await readKnown(before, context.before), notes: [] }
       : await recoverLayer(comparison, context.after);
   return { edits: encodeStatistics(comparison, statistics, context), notes };
+}
+
+const EXPORT_AGAIN =
+  'which an optimiser may have moved into the weights: put the statistics back into the checkpoint that was exported, and export that again';
+
+/** Why no file tells whether a constant was moved into folded weights from the data in front; null where that is told. */
+function findOpenConstant(layer: RecoveredComparison | FoldedComparison): string | null {
+  if (layer.weightFactor === null)
+    return 'the data in front of its convolution is multiplied by a constant in one file that the other does not have';
+  const linears =
+    layer.kind === 'folded'
+      ? [layer.beforeLinear, layer.afterLinear]
+      : [layer.liveLinear, layer.foldedLinear];
+  const areByNames = linears.some(({ dataFactor }) => dataFactor === undefined);
+  const isOpen = layer.isUniformScale && areByNames && layer.after.foldedInto?.dataFactor !== undefined;
+  return isOpen ? 'all channels of its convolution were multiplied by the same constant' : null;
 }
 
 /** A sum of branches has no place for the statistics of one, and does not tell them. */

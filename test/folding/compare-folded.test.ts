@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
-import type { Checkpoint, LinearNode, Tensor } from '../../src/checkpoint/checkpoint.js';
+import type { Checkpoint, DataFactor, LinearNode, Tensor } from '../../src/checkpoint/checkpoint.js';
 import { type DType, roundToFloat } from '../../src/checkpoint/dtype.js';
 import { compareCheckpoints } from '../../src/compare-checkpoints.js';
 import { createBaseline } from '../../src/formats/baseline/make-baseline.js';
@@ -280,6 +280,46 @@ test('two norm layers in a row that were folded into one convolution are judged 
   expect(
     (await auditCheckpoints(named, foldBoth(norm, { ...second, variance: [1, 0.5, 3] }))).layers,
   ).toMatchObject([{ status: 'drifted' }]);
+});
+
+describe('a constant that an optimiser has moved into the weights from the data in front', () => {
+  const shape = [3, 2, 1, 1];
+  const channelOf = (index: number) => Math.floor(index / 2);
+  const exportOf = (state: Norm, factor: number, dataFactor?: DataFactor) => {
+    const { weight, bias } = fold(weights(6), channelOf, state);
+    const scaled = { weight: weight.map((value) => value * factor), bias, shape };
+    return exported(linearNodeOf('block.conv', scaled, { looksFolded: true, outputChannels: 3, dataFactor }));
+  };
+  const named = checkpointOf(
+    [tensorOf('block.conv.weight', weights(6), { shape }), ...namedNorm('block.bn')],
+    {
+      path: 'before.pt',
+    },
+  );
+  const lacking = { value: 2, isGated: true };
+  const ratio = Math.log(4 / 3) / 2;
+
+  test.each<[string, Checkpoint, Checkpoint]>([
+    ['of named layers', named, exportOf(drifted, 0.5, lacking)],
+    ['of folded ones', exportOf(norm, 1), exportOf(drifted, 0.5, lacking)],
+    ['that before has moved', exportOf(norm, 0.5, lacking), exportOf(drifted, 1)],
+    ['that both have moved', exportOf(norm, 0.5, lacking), exportOf(drifted, 0.5, lacking)],
+    ['that a graph still has', exportOf(norm, 1, { value: 0.1, isGated: false }), exportOf(drifted, 0.1)],
+  ])('is no part of the drift %s', async (_name, before, after) => {
+    const { layers } = await auditCheckpoints(before, after);
+    expect(layers).toMatchObject([{ status: 'drifted', channelsMoved: 2 }]);
+    expect(layers[0]?.logStdRatio?.max).toBeCloseTo(ratio, 4);
+  });
+
+  test('and is none where the weights are equal, or names alone stand beside it', async () => {
+    const own = { value: 0.1, isGated: false };
+    for (const before of [named, exportOf(norm, 1)])
+      expect((await auditCheckpoints(before, exportOf(norm, 1, own))).layers).toMatchObject([
+        { status: 'locked' },
+      ]);
+    const { layers } = await auditCheckpoints(named, exportOf(drifted, 1, own));
+    expect(layers[0]?.logStdRatio?.max).toBeCloseTo(ratio, 4);
+  });
 });
 
 describe.each([2, 3])(

@@ -49,10 +49,17 @@ const DATA_TYPES = { F16: FLOAT16, F32: FLOAT, F64: DOUBLE } as const;
 export function writeFolded(
   place: string,
   dtype: keyof typeof DATA_TYPES,
-  { isCast = false, isSecondZero = false } = {},
+  {
+    isCast = false,
+    isSecondZero = false,
+    front = [] as readonly Uint8Array[],
+    factor = 1,
+    variances = [1, 2],
+  } = {},
 ): string {
   const path = join(place, 'after.onnx');
-  const scales = [scaleOf(1), isSecondZero ? 0 : scaleOf(2)];
+  const [first = 1, second = 1] = variances;
+  const scales = [factor * scaleOf(first), isSecondZero ? 0 : factor * scaleOf(second)];
   const weights = WEIGHTS.map((value, i) => value * (scales[Math.floor(i / INPUTS)] ?? 0));
   const name = isCast ? 'stored' : 'conv.weight';
   const bytes = model(
@@ -60,14 +67,17 @@ export function writeFolded(
       inputs: ['x'],
       outputs: ['y'],
       nodes: [
+        ...front,
         ...(isCast
           ? [node('Cast', [name], ['conv.weight'], { attributes: [attribute.int('to', FLOAT)] })]
           : []),
-        node('Conv', ['x', 'conv.weight', 'conv.bias'], ['y'], { name: 'conv' }),
+        node('Conv', [front.length > 0 ? 'data' : 'x', 'conv.weight', 'conv.bias'], ['y'], { name: 'conv' }),
       ],
       initializers: [
         tensor(name, [2, INPUTS, 1, 1], DATA_TYPES[dtype], field(9, encodeFloats(weights, dtype))),
         tensor('conv.bias', [2], FLOAT, field(9, f32(0, 0))),
+        tensor('one', [], FLOAT, field(9, f32(1))),
+        tensor('constant', [], FLOAT, field(9, f32(0.37))),
       ],
     }),
   );

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { audit } from '../../src/audit.js';
@@ -8,6 +8,7 @@ import { readRange } from '../../src/io/byte-source.js';
 import { restore } from '../../src/restore/restore.js';
 import { failureOf } from '../build/failure.js';
 import { makeSubdirectory, makeTempDirectory } from '../build/sources.js';
+import { node } from '../formats/onnx/build-onnx.js';
 import { INPUTS, scaleOf, WEIGHTS, writeBefore, writeFolded } from './folded-pair.js';
 
 const directory = makeTempDirectory();
@@ -53,6 +54,50 @@ describe('a convolution is folded again', () => {
       ),
     );
     expect((await audit(before, fixed)).summary.byStatus).toMatchObject({ locked: 1 });
+  });
+});
+
+describe('where an optimiser may have moved a constant into the weights from in front', () => {
+  /** A GELU without its ½. */
+  const front = [
+    node('Erf', ['x'], ['erf']),
+    node('Add', ['erf', 'one'], ['gate']),
+    node('Mul', ['x', 'gate'], ['data']),
+  ];
+
+  test.each([{ variances: [1, 2] }, { variances: [0.3, 7] }])(
+    'one that a GELU lacks stays: %j',
+    async (options) => {
+      const place = makeSubdirectory(directory);
+      const before = writeBefore(place, [0.3, 7]);
+      const fixed = join(place, 'fixed.onnx');
+      await restore(before, writeFolded(place, 'F32', { ...options, front, factor: 0.5 }), fixed, {
+        layers: ['bn'],
+      });
+      const scales = [0.3, 7].map((variance) => 0.5 * scaleOf(Math.fround(variance)));
+      const expected = WEIGHTS.map((value, i) => (scales[Math.floor(i / INPUTS)] ?? 0) * value);
+      expect(await readValues(fixed, 'conv.weight')).toEqual(roundTo(expected, 'F32'));
+    },
+  );
+
+  test('one constant in all channels is refused: names do not tell whose it is', async () => {
+    const place = makeSubdirectory(directory);
+    const before = writeBefore(place, [0.3, 7]);
+    const after = writeFolded(place, 'F32', { variances: [0.3, 7], factor: 0.37 });
+    const failure = await failureOf(() => restore(before, after, join(place, 'fixed.onnx')));
+    expect(failure).toMatchObject({ code: 'unsupported' });
+    expect(failure.message).toContain('all channels of its convolution were multiplied by the same constant');
+    expect(readdirSync(place).sort()).toEqual(['after.onnx', 'before.safetensors']);
+  });
+
+  test('and so is one that only one graph has in front', async () => {
+    const place = makeSubdirectory(directory);
+    const before = join(makeSubdirectory(directory), 'before.onnx');
+    const one = [node('Mul', ['x', 'constant'], ['data'])];
+    renameSync(writeFolded(place, 'F32', { variances: [0.3, 7], front: one }), before);
+    const after = writeFolded(place, 'F32', { factor: 0.37 });
+    const failure = await failureOf(() => restore(before, after, join(place, 'fixed.onnx')));
+    expect(failure.message).toContain('by a constant in one file that the other does not have');
   });
 });
 

@@ -139,6 +139,8 @@ function linearToJson(linear: LinearNode, names: ConstantNames): unknown {
     groups: linear.groups === 1 ? undefined : linear.groups,
     channels: linear.outputChannels,
     feedsNorm: linear.feedsNorm || undefined,
+    dataFactor: linear.dataFactor?.value,
+    gated: linear.dataFactor?.isGated || undefined,
   };
 }
 

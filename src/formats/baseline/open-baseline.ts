@@ -214,6 +214,7 @@ function readNorm(fields: Fields, finder: ConstantFinder, linears: number): Norm
 function readLinear(fields: Fields, finder: ConstantFinder): LinearNode {
   const weight = fields.object('weight');
   const bias = fields.optional('bias', 'object');
+  const dataFactor = fields.optional('dataFactor', 'number');
   return {
     op: fields.word('op', ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']),
     nodeName: fields.string('node'),
@@ -229,6 +230,9 @@ function readLinear(fields: Fields, finder: ConstantFinder): LinearNode {
     groups: fields.optional('groups', 'number') ?? 1,
     outputChannels: fields.number('channels'),
     feedsNorm: fields.optional('feedsNorm', 'boolean') ?? false,
+    ...(dataFactor === null
+      ? {}
+      : { dataFactor: { value: dataFactor, isGated: fields.optional('gated', 'boolean') ?? false } }),
   };
 }
 

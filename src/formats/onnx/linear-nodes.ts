@@ -14,6 +14,7 @@ import {
   readInts,
   unresolved,
 } from './constants.js';
+import { findDataFactor } from './data-factor.js';
 import {
   findProducer,
   findTrueName,
@@ -127,7 +128,20 @@ export async function buildLinear(
     outputAxis: weight.outputAxis,
     groups,
     outputChannels,
+    dataFactor: await readDataFactor(evaluator, site, [weight.name, node.inputs[1] ?? '']),
   };
+}
+
+/** Absent for 1. A product's weight may stand on its left. */
+async function readDataFactor(
+  evaluator: Evaluator,
+  { node, scope }: Site,
+  [weightName, right]: readonly [string, string],
+): Promise<LinearDraft['dataFactor']> {
+  const [left = ''] = node.inputs;
+  const isLeft = linearOpOf(node) === 'MatMul' && findTrueName(scope, left) === weightName;
+  const found = await findDataFactor(evaluator, { scope, name: isLeft ? right : left });
+  return found.value === 1 ? undefined : found;
 }
 
 /** The groups of a convolution, and what keeps the weight from being read. There is an output channel for each at least. */
