@@ -316,23 +316,23 @@ function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
     doubted.filter((pair) => placed.has(pair.after) || (areMisleading && placed.has(pair.before))),
   );
   const kept = pairing.pairs.filter((pair) => !dropped.has(pair));
-  const matches = layersOf([...kept, ...found]);
-  const isLeft = (layer: NormLayer) => !matches.has(layer);
-  const domains = pairDomains(
-    { before: pool.before.filter(isLeft), after: pool.after.filter(isLeft) },
-    pairing.edits,
-    evidence.after.learned,
-  );
-  const pairs = inOrderOf(evidence.before.layers, [...kept, ...found, ...domains]);
-  const paired = layersOf(pairs);
-  const isAlone = (layer: NormLayer) => !paired.has(layer);
+  const listLeft = (taken: ReadonlySet<NormLayer>) => ({
+    before: pool.before.filter((layer) => !taken.has(layer)),
+    after: pool.after.filter((layer) => !taken.has(layer)),
+  });
+  const { edits } = pairing;
+  const fed = pairFed(listLeft(layersOf([...kept, ...found])), edits, evidence);
+  const left = listLeft(layersOf([...kept, ...found, ...fed]));
+  const domains = pairDomains(left, edits, evidence.after.learned);
+  const renamed = [...found, ...fed, ...domains];
+  const pairs = inOrderOf(evidence.before.layers, [...kept, ...renamed]);
+  const alone = listLeft(layersOf(pairs));
   return {
     pairs,
-    onlyBefore: pool.before.filter(isAlone),
-    onlyAfter: pool.after.filter(isAlone),
-    edits: pairing.edits,
-    tensors:
-      found.length + domains.length === 0 ? [] : pairTensors([...found, ...domains], pairing.edits, evidence),
+    onlyBefore: alone.before,
+    onlyAfter: alone.after,
+    edits,
+    tensors: renamed.length === 0 ? [] : pairTensors(renamed, edits, evidence),
     remarks: describeFound(found),
     explain: (layer, candidates) => explainUnpaired(layer, candidates, { rivals, evidence }),
   };
@@ -340,6 +340,32 @@ function pairRest(pairing: Pairing, evidence: Evidence): ValuedPairing {
 
 function layersOf(pairs: readonly LayerPair[]): ReadonlySet<NormLayer> {
   return new Set(pairs.flatMap(({ before, after }) => [before, after]));
+}
+
+/**
+ * Pairs norm layers whose own names differ, and which weights of one name feed: quantisation-aware training of PyTorch
+ * makes `conv.bn` of the `bn` behind `conv`.
+ */
+function pairFed(
+  { before, after }: Both<NormLayer>,
+  edits: readonly PrefixEdit[],
+  evidence: Evidence,
+): readonly LayerPair[] {
+  const ofBefore = new Set(before);
+  const nameOf = (layer: NormLayer) => {
+    const { learned } = ofBefore.has(layer) ? evidence.before : evidence.after;
+    const isFeed = (name: string) => (learned.get(name)?.shape.length ?? 0) > 1;
+    const [name = null, ...others] = layer.neighbours.filter(isFeed);
+    if (name === null || others.length > 0) return null;
+    return ofBefore.has(layer) ? translateName(name, edits, (one) => evidence.after.learned.has(one)) : name;
+  };
+  return [...groupBoth({ before, after }, nameOf)].flatMap((fed) => {
+    const [[one, ...more], [other, ...others]] = [fed.before, fed.after];
+    const isPair = more.length + others.length === 0 && one?.channels === other?.channels;
+    return isPair && one !== undefined && other !== undefined
+      ? [{ before: one, after: other, pairedBy: 'name' as const }]
+      : [];
+  });
 }
 
 /**

@@ -181,6 +181,7 @@ const ELEMENTWISE_OPERATORS = new Set(['Add', 'Div', 'Mul', 'PRelu', 'Sub', 'Sum
 /** Finds the learned tensors that feed a name. */
 export class NeighbourSearch {
   readonly #learnedNameOf: (name: string) => string | null;
+  readonly #computed = new Map<Definition, readonly string[] | null>();
   #stepsLeft = MAX_SEARCH_STEPS;
 
   /** @param learnedNameOf the learned tensor that a name of the main graph stands for; null where it is none. */
@@ -223,10 +224,37 @@ export class NeighbourSearch {
     const bodies = scope.bodies.get(node);
     const at = isStandard(node, 'Loop') && calledBody(scope, node) === null ? index + 1 : index;
     if (bodies !== undefined) return bodies.map((body) => ({ scope: body, name: body.outputs[at] ?? '' }));
-    const learned = parameterInputs(node).flatMap((name) => this.#learnedName({ scope, name }) ?? []);
+    const learned = parameterInputs(node).flatMap((name) => this.#learnedNames({ scope, name }) ?? []);
     for (const name of learned) names.add(name);
     const goesOn = learned.length === 0 || (node.domain === '' && ELEMENTWISE_OPERATORS.has(node.op));
     return goesOn ? node.inputs.filter((name) => name !== '').map((name) => ({ scope, name })) : [];
+  }
+
+  /**
+   * The learned tensors that a name stands for, or is computed of. E.g. of W · γ / √(v + ε), of g · v / ‖v‖.
+   *
+   * @returns null where it is computed of data.
+   */
+  #learnedNames(at: ScopedName, depth = 0): readonly string[] | null {
+    const learned = this.#learnedName(at);
+    if (learned !== null) return [learned];
+    const found = findName(at.scope, at.name);
+    if (found === null || depth > MAX_COMPUTING_NODES || --this.#stepsLeft < 0) return null;
+    const { definition } = found;
+    const known = this.#computed.get(definition);
+    if (known !== undefined) return known;
+    // Until it is known, so that a cycle ends.
+    this.#computed.set(definition, null);
+    const operands = operandsOf(found);
+    if (operands === null) return null;
+    const names: string[] = [];
+    for (const operand of operands) {
+      const some = this.#learnedNames(operand, depth + 1);
+      if (some === null) return null;
+      if (operand.isParameter) names.push(...some);
+    }
+    this.#computed.set(definition, names);
+    return names;
   }
 
   #learnedName(start: ScopedName): string | null {
@@ -237,6 +265,23 @@ export class NeighbourSearch {
     }
     return null;
   }
+}
+
+/** Nodes one behind the other that compute a weight of what was learned; exporters of reparametrised ones write ten. */
+const MAX_COMPUTING_NODES = 32;
+
+/** What a definition is computed of; null for graph inputs, and where subgraphs compute it. */
+function operandsOf(found: Found): readonly (ScopedName & { readonly isParameter: boolean })[] | null {
+  const { scope, definition } = found;
+  const next = nextName(found);
+  if (next !== null) return [{ ...next, isParameter: true }];
+  if (definition.kind !== 'node-output') return definition.kind === 'graph-input' ? null : [];
+  const { node } = definition;
+  if (scope.bodies.has(node)) return null;
+  const parameters = OPERATORS_WITH_SETTINGS.has(node.op) ? node.inputs.slice(0, 1) : parameterInputs(node);
+  return node.inputs
+    .filter((name) => name !== '')
+    .map((name) => ({ scope, name, isParameter: parameters.includes(name) }));
 }
 
 /** The inputs that may be parameters. A norm node's statistics are none. */

@@ -6,7 +6,15 @@ import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quote } from '../../errors.js';
 import { addTo } from '../../norm/naming.js';
 import { type Constant, type Evaluator, repeatTensor } from './constants.js';
-import { findComputation, findTile, findTrueName, followAliases, type NeighbourSearch } from './follow.js';
+import {
+  findComputation,
+  findTile,
+  findTrueName,
+  followAliases,
+  isStandard,
+  type NeighbourSearch,
+  type ScopedName,
+} from './follow.js';
 import { describeNode } from './schema.js';
 import {
   type Definition,
@@ -132,6 +140,7 @@ export async function buildNorm(
   const inputs = await readInputs(evaluator, site, names, isSpatial);
   const producer = findComputation(scope, data);
   const [gamma = '', beta = '', mean = '', variance = ''] = names.map((name) => findTrueName(scope, name));
+  const own = [gamma, beta, mean, variance];
   const isTiled = names.some((name, i) => name !== stated[i]);
   const norm: NormNode = {
     nodeName: node.name,
@@ -143,7 +152,8 @@ export async function buildNorm(
     momentum: findAttribute(site, 'momentum')?.float ?? DEFAULT_MOMENTUM,
     mode: await findMode(evaluator, site),
     opset,
-    neighbours: search.find(scope, data),
+    // What is computed of its own statistics, in front of it, is none.
+    neighbours: search.find(scope, data).filter((name) => !own.includes(name)),
     feedingLinear: producer === null ? null : indexOf(producer),
     notes: describeOddities(site, { isSpatial, isTiled, inputs }),
   };
@@ -192,6 +202,51 @@ async function readInputs(
     mean: toInput(mean, channels),
     variance: toInput(variance, channels),
   };
+}
+
+/** The Div in front of a norm node, and the node whose output it divides. */
+export interface Rescaling {
+  readonly divided: Site;
+  readonly divisorName: string;
+  /** The norm layer's own weight. */
+  readonly gammaName: string;
+  /** What is added behind the Div; `''` where nothing is. */
+  readonly biasName: string;
+  /** One for each channel. */
+  readonly scales: Float64Array;
+}
+
+/**
+ * What divides each channel by a constant in front of a norm node: PyTorch's quantisation-aware training multiplies the
+ * weight before by γ / √(v + ε), as folding will, takes it out again, and adds the bias (torch.ao.nn.intrinsic.qat).
+ */
+export async function findRescaling(evaluator: Evaluator, { node, scope }: Site): Promise<Rescaling | null> {
+  const [data = '', gammaName = ''] = node.inputs;
+  let behind = findComputation(scope, data);
+  const add = behind !== null && isStandard(behind.node, 'Add') ? behind : null;
+  if (add !== null) behind = findComputation(add.scope, add.node.inputs[0] ?? '');
+  if (behind === null || !isStandard(behind.node, 'Div')) return null;
+  const [dividedName = '', divisorName = ''] = behind.node.inputs;
+  const divided = findComputation(behind.scope, dividedName);
+  const scales = await readVector(evaluator, { scope: behind.scope, name: divisorName });
+  const gamma = await readVector(evaluator, { scope, name: gammaName });
+  if (divided === null || scales.length === 0 || scales.length !== gamma.length) return null;
+  return {
+    divided,
+    divisorName: findTrueName(behind.scope, divisorName),
+    gammaName: findTrueName(scope, gammaName),
+    biasName: add === null ? '' : findTrueName(add.scope, add.node.inputs[1] ?? ''),
+    scales,
+  };
+}
+
+/** The values of a constant; none of what is too large for a vector of channels, or no constant of floats. */
+async function readVector(evaluator: Evaluator, at: ScopedName): Promise<Float64Array> {
+  const constant = await evaluator.evaluateQuietly(at);
+  const isVector = constant.kind === 'constant' && isDecodable(constant.tensor.dtype);
+  return isVector && constant.tensor.elementCount <= MAX_STATISTIC_ELEMENTS
+    ? Float64Array.from(await readNumbers(constant.tensor))
+    : new Float64Array(0);
 }
 
 /** Evaluates an input; errors say whose input it is. */

@@ -1,10 +1,12 @@
 // Opens ONNX models: their tensors, their graph, and the edits that restore asks for.
 
 import type { Checkpoint, ConstantInput, Graph, Tensor } from '../../checkpoint/checkpoint.js';
-import { isFloatingPoint } from '../../checkpoint/dtype.js';
+import { mapElements } from '../../checkpoint/computed-elements.js';
+import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import { type ByteSource, orClose } from '../../io/byte-source.js';
-import { getOrMake, listFirst } from '../../norm/naming.js';
+import { countElements } from '../../io/row-major.js';
+import { getOrMake, isGeneratedName, listFirst } from '../../norm/naming.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
@@ -21,7 +23,15 @@ import {
   listQuantiserInputs,
   takeAddedBias,
 } from './linear-nodes.js';
-import { type BuiltNorm, buildNorm, describeForeignNorm, groupCalls, mergeCalls } from './norm-nodes.js';
+import {
+  type BuiltNorm,
+  buildNorm,
+  describeForeignNorm,
+  findRescaling,
+  groupCalls,
+  mergeCalls,
+  type Rescaling,
+} from './norm-nodes.js';
 import type { LocatedNodes } from './plan-edits.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
 import { listLocations, readModel } from './schema.js';
@@ -130,10 +140,17 @@ async function readParts(store: TensorStore) {
   const { linears: found, indexOf } = await readLinears(evaluator, sites);
   for (const tensor of found.flatMap(({ linear }) => constantParameters(linear)))
     if (isFloatingPoint(tensor.dtype) && !tensors.has(tensor.name)) tensors.set(tensor.name, tensor);
-  const linears = takeProducts(found, tensors);
+  const rescaled = new Map<Site, Rescaled>();
+  for (const site of sites.norms) {
+    const rescaling = await findRescaling(evaluator, site);
+    const index = rescaling && indexOf(rescaling.divided);
+    if (rescaling !== null && index !== null) rescaled.set(site, { ...rescaling, index });
+  }
+  const restored = undoRescaling(found, [...rescaled.values()], tensors);
+  const linears = takeProducts(restored.linears, tensors);
   const ofCodes = await readQuantised(evaluator, { quantisers: sites.quantisers, linears }, tensors);
   const search = new NeighbourSearch((stored) => {
-    const name = ofCodes.get(stored) ?? stored;
+    const name = ofCodes.get(stored) ?? restored.names.get(stored) ?? stored;
     const tensor = tensors.get(name);
     // A single number is a setting of an operator rather than a parameter.
     const isLearned = tensor !== undefined && isFloatingPoint(tensor.dtype) && tensor.shape.length > 0;
@@ -142,7 +159,12 @@ async function readParts(store: TensorStore) {
   const norms: BuiltNorm[] = [];
   for (const site of sites.norms)
     if (!(await isOfWeight(evaluator, site)))
-      norms.push(await buildNorm(evaluator, site, { search, indexOf }));
+      norms.push(
+        await buildNorm(evaluator, site, {
+          search,
+          indexOf: (producer) => rescaled.get(site)?.index ?? indexOf(producer),
+        }),
+      );
   const named = withoutSharedNames(linears, norms);
   const isOfPytorch = model.producerName === 'pytorch';
   return {
@@ -191,6 +213,81 @@ async function isOfWeight(evaluator: Evaluator, { node, scope }: Site): Promise<
   return name !== '' && (await evaluator.evaluateQuietly({ scope, name })).kind === 'constant';
 }
 
+/** What a norm layer takes out of a linear node's output again, and the node's index. */
+interface Rescaled extends Rescaling {
+  readonly index: number;
+}
+
+/**
+ * Linear nodes with the weights that they had before they were multiplied by what is divided by in front of a norm layer:
+ * what the statistics move is nobody's training. Where the graph computes the product, the weights are stored; where an
+ * exporter has computed it, weight and bias get the names that their numbers stand for, which `names` tells by the old.
+ */
+function undoRescaling(
+  found: readonly FoundLinear[],
+  rescaled: readonly Rescaled[],
+  tensors: Map<string, Tensor>,
+) {
+  const linears = [...found];
+  const names = new Map<string, string>();
+  const put = (stored: string, tensor: Tensor, path: string | null, leaf: string) => {
+    const full = `${path}.${leaf}`;
+    const name = path === null || tensors.has(full) || !isGeneratedName(stored) ? stored : full;
+    if (name !== stored) tensors.delete(stored);
+    tensors.set(name, { ...tensor, name });
+    names.set(stored, name);
+  };
+  for (const { index, divisorName, gammaName, biasName, scales } of rescaled) {
+    const one = linears[index];
+    if (one?.linear.weight.kind !== 'constant' || !isDecodable(one.linear.weight.tensor.dtype)) continue;
+    const { weight, weightName, factors, path } = one.linear;
+    const tensor = divideChannels(weight.tensor, scales, one.linear);
+    if (factors.length === 0 && tensors.has(weightName)) put(weightName, tensor, path, 'weight');
+    const bias = tensors.get(biasName);
+    if (bias?.elementCount === scales.length)
+      put(biasName, { ...bias, shape: [scales.length] }, path, 'bias');
+    for (const name of [divisorName, ...factors]) if (name !== gammaName) dismiss(name, tensors);
+    linears[index] = {
+      ...one,
+      linear: {
+        ...one.linear,
+        weightName: names.get(weightName) ?? weightName,
+        weight: { ...weight, tensor },
+        factors: [],
+        looksFolded: false,
+      },
+    };
+  }
+  return { linears, names };
+}
+
+/** A weight, each output channel of it divided by a number of its own; what 0 multiplied stays 0. */
+function divideChannels(
+  weight: Tensor,
+  scales: Float64Array,
+  { outputAxis, groups }: Pick<LinearDraft, 'outputAxis' | 'groups'>,
+): Tensor {
+  const { dtype, shape, elementCount } = weight;
+  const size = shape[outputAxis] ?? 0;
+  const inner = countElements(shape.slice(outputAxis + 1));
+  // The groups of a transposed convolution stand one behind the other along its input axis.
+  const inGroup = scales.length > size ? elementCount / groups : elementCount;
+  return mapElements(weight, dtype, async (values, first) => {
+    for (let i = 0; i < values.length; i++) {
+      const at = first + i;
+      const channel = Math.floor(at / inGroup) * size + (Math.floor(at / inner) % size);
+      const scale = scales[channel] ?? Number.NaN;
+      if (scale !== 0) values[i] = (values[i] ?? Number.NaN) / scale;
+    }
+  });
+}
+
+/** Has a tensor count as no learned one. */
+function dismiss(name: string, tensors: Map<string, Tensor>): void {
+  const tensor = tensors.get(name);
+  if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
+}
+
 /**
  * Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. Of one
  * tensor of which several are computed, as of a convolution that norm layers share, each bears the name of its own result.
@@ -200,18 +297,14 @@ function takeProducts(found: readonly FoundLinear[], tensors: Map<string, Tensor
   for (const { linear } of found)
     for (const name of linear.factors.length === 0 ? [] : [linear.weightName, linear.biasName])
       counts.set(name, (counts.get(name) ?? 0) + 1);
-  const dismiss = (name: string) => {
-    const tensor = tensors.get(name);
-    if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
-  };
   const products = new Map<string, Tensor>();
   const taken = found.map((one) => {
     const { linear, site } = one;
     if (linear.factors.length === 0) return one;
-    linear.factors.forEach(dismiss);
+    for (const name of linear.factors) dismiss(name, tensors);
     const take = (input: ConstantInput, name: string, index: number) => {
       const isShared = (counts.get(name) ?? 0) > 1;
-      if (isShared) dismiss(name);
+      if (isShared) dismiss(name, tensors);
       const own = isShared ? (site.node.inputs[index] ?? '') : name;
       if (input.kind === 'constant') products.set(own, { ...input.tensor, name: own });
       return own;
@@ -253,10 +346,7 @@ async function readQuantised(
     const floats = await evaluator.evaluateQuietly({ scope, name: node.outputs[0] ?? '' });
     if (floats.kind === 'constant') take(floats.tensor);
   }
-  for (const name of settings) {
-    const tensor = tensors.get(name);
-    if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
-  }
+  for (const name of settings) dismiss(name, tensors);
   return names;
 }
 

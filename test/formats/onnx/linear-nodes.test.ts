@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import { auditCheckpoints } from '../../../src/audit.js';
 import type { LinearNode } from '../../../src/checkpoint/checkpoint.js';
+import { checkpointOf, normTensors as storedNorm, tensorOf } from '../../build/checkpoints.js';
 import {
   attribute,
   COMPLEX64,
@@ -534,5 +536,130 @@ describe('what feeds a norm layer', () => {
       attributes: [attribute.graph('then_branch', branch('a')), attribute.graph('else_branch', branch('b'))],
     });
     expect((await readFeeds([choice, bn('d')], ['a', 'b'])).neighbours).toEqual(['a.weight', 'b.weight']);
+  });
+
+  test('computed of stored tensors is those, whatever operators compute it, and nothing in front', async () => {
+    const nodes = [
+      conv('a', 'x', 'c'),
+      node('ReduceL2', ['v'], ['norm']),
+      node('Div', ['g', 'norm'], ['scale']),
+      node('Mul', ['v', 'scale'], ['w']),
+      node('Conv', ['c', 'w'], ['d']),
+      bn('d'),
+    ];
+    const extra = [weight('v', 2, 2, 1, 1), vector('g', 1, 2)];
+    expect(await readFeeds(nodes, ['a'], extra)).toMatchObject({ neighbours: ['v', 'g'], feedingLinear: 1 });
+  });
+});
+
+describe("a convolution as PyTorch's quantisation-aware training exports it, whose weight is W · γ / √(v + ε)", () => {
+  const INPUTS = 40;
+  const gamma = [1, 2];
+  const frozen = Array.from({ length: 2 * INPUTS }, (_, i) => Math.fround(Math.sin(i + 1)));
+  const trained = frozen.map((value, i) => Math.fround(value + 0.01 * Math.cos(7 * i)));
+  const constant = (name: string, shape: readonly number[], values: readonly number[]) =>
+    tensor(name, shape, FLOAT, field(9, floats(...values)));
+  const computing = [
+    node('Add', ['v', 'epsilon'], ['u']),
+    node('Sqrt', ['u'], ['sigma']),
+    node('Div', ['bn.weight', 'sigma'], ['s']),
+    node('Reshape', ['s', 'rows'], ['by_row']),
+    node('Mul', ['conv.weight', 'by_row'], ['onnx::QuantizeLinear_7']),
+    node('Reshape', ['s', 'columns'], ['onnx::Div_8']),
+    node('Reshape', ['conv.bias', 'columns'], ['onnx::Add_9']),
+  ];
+
+  /** What an exporter writes that leaves arithmetic on constants to the graph, or that computes it. */
+  function exportModel(
+    form: 'computed' | 'folded',
+    {
+      weights = frozen,
+      variance = [3, 8],
+      isQuantised = true,
+      divisor = variance,
+    }: {
+      readonly weights?: readonly number[];
+      readonly variance?: readonly number[];
+      readonly isQuantised?: boolean;
+      /** The variances by which the weight was multiplied, where those are others. */
+      readonly divisor?: readonly number[];
+    } = {},
+  ) {
+    const scalesOf = (of: readonly number[]) => gamma.map((value, i) => value / Math.sqrt((of[i] ?? 0) + 1));
+    const products = weights.map((value, i) => value * (scalesOf(divisor)[Math.floor(i / INPUTS)] ?? 0));
+    const floatsName = isQuantised ? 'floats' : 'onnx::QuantizeLinear_7';
+    const nodes = [
+      ...(form === 'computed' ? computing : []),
+      node('QuantizeLinear', ['onnx::QuantizeLinear_7', 'step', 'zero'], ['codes']),
+      node('DequantizeLinear', ['codes', 'step', 'zero'], ['floats']),
+      node('Conv', ['x', floatsName], ['c'], { name: '/conv/Conv' }),
+      node('Div', ['c', 'onnx::Div_8'], ['d']),
+      node('Add', ['d', 'onnx::Add_9'], ['e']),
+      node('BatchNormalization', ['e', 'bn.weight', 'bn.bias', 'mean', 'v'], ['y'], {
+        name: '/conv/bn/BatchNormalization',
+        attributes: [attribute.float('epsilon', 1)],
+      }),
+    ];
+    const initializers = [
+      ...[vector('bn.weight', ...gamma), vector('bn.bias', 1, 1), vector('mean', 1, 2)],
+      ...[vector('v', ...variance), constant('step', [], [0.01]), integers('zero', 0)],
+      ...(form === 'computed'
+        ? [
+            constant('conv.weight', [2, INPUTS, 1, 1], weights),
+            ...[vector('conv.bias', 5, 6), constant('epsilon', [], [1])],
+            ...[integers('rows', -1, 1, 1, 1), integers('columns', 1, -1, 1, 1)],
+          ]
+        : [
+            constant('onnx::QuantizeLinear_7', [2, INPUTS, 1, 1], products),
+            constant('onnx::Div_8', [1, 2, 1, 1], scalesOf(divisor)),
+            constant('onnx::Add_9', [1, 2, 1, 1], [5, 6]),
+          ]),
+    ];
+    return open(model(graph({ nodes, initializers, inputs: ['x'] })));
+  }
+
+  const EXPORTS = (['computed', 'folded'] as const).flatMap((form) =>
+    [true, false].map((isQuantised) => [form, { isQuantised }] as const),
+  );
+
+  test.each(EXPORTS)('%s, %j: is W, and feeds the live layer', async (form, options) => {
+    const { graph: read, tensors } = await exportModel(form, options);
+    expect(read.norms).toMatchObject([{ neighbours: ['conv.bias', 'conv.weight'], feedingLinear: 0 }]);
+    expect(read.linears).toMatchObject([{ feedsNorm: true, looksFolded: false, weightName: 'conv.weight' }]);
+    const stored = tensors.get('conv.weight');
+    const values =
+      stored && (await valuesOf({ kind: 'constant', tensor: stored, source: '', overridable: false }));
+    expect(values).toHaveLength(frozen.length);
+    for (const [i, value] of frozen.entries()) expect(Number(values?.[i])).toBeCloseTo(value, 6);
+    const learned = [...tensors.values()].filter(({ isBuffer }) => isBuffer !== true);
+    expect(learned.map(({ name }) => name)).not.toContain('onnx::Div_8');
+  });
+
+  test.each(EXPORTS)('%s, %j: statistics that moved over frozen weights are drift', async (form, options) => {
+    const before = await exportModel(form, options);
+    const statusOf = async (after: Partial<Parameters<typeof exportModel>[1]>) =>
+      (await auditCheckpoints(before, await exportModel(form, { ...options, ...after }))).layers.map(
+        ({ status }) => status,
+      );
+    expect(await statusOf({})).toEqual(['locked']);
+    expect(await statusOf({ variance: [4, 7] })).toEqual(['drifted']);
+    expect(await statusOf({ weights: trained })).toEqual(['held']);
+    expect(await statusOf({ weights: trained, variance: [4, 7] })).toEqual(['affine-frozen']);
+    // As restore leaves it: the layer's statistics alone are back.
+    if (form === 'folded') expect(await statusOf({ divisor: [4, 7] })).toEqual(['locked']);
+  });
+
+  test('across exports and state dicts, layers are paired by the weight that feeds them', async () => {
+    const shape = [2, INPUTS, 1, 1];
+    const state = checkpointOf([
+      tensorOf('conv.weight', frozen, { shape }),
+      tensorOf('conv.bias', [5, 6]),
+      ...storedNorm('norm', { weight: gamma, bias: [1, 1], mean: [1, 2], variance: [3, 8] }),
+    ]);
+    for (const form of ['computed', 'folded'] as const) {
+      const after = await exportModel(form, { weights: trained, variance: [4, 7] });
+      const { layers } = await auditCheckpoints(state, after);
+      expect(layers).toMatchObject([{ name: 'bn', status: 'affine-frozen', pairedBy: 'name' }]);
+    }
   });
 });
