@@ -2,8 +2,17 @@
 
 import type { Checkpoint, ModuleFacts, Tensor } from '../checkpoint/checkpoint.js';
 import { quote } from '../errors.js';
+import { haveSameBytes } from '../io/byte-source.js';
 import { refuseWithoutLayers } from '../norm/missing-layers.js';
-import { addTo, dottedNameOf, listFirst, modulePathOf, splitPath } from '../norm/naming.js';
+import {
+  addTo,
+  dottedNameOf,
+  dottedTensorsOf,
+  joinPath,
+  listFirst,
+  modulePathOf,
+  splitPath,
+} from '../norm/naming.js';
 import {
   addNote,
   chooseLayerName,
@@ -12,6 +21,7 @@ import {
   listLayerNames,
   listOwnNames,
   type NormLayer,
+  storedTensorOf,
   whyUnresolved,
 } from '../norm/norm-layer.js';
 import { type EpsilonFrom, type LayerComparison, readBatchCount, readStoredLayer } from './compare-layers.js';
@@ -113,12 +123,20 @@ export async function findFaults(layer: NormLayer, why: string): Promise<readonl
 export interface UnpairedLayers {
   /** Layers that both checkpoints have under one name, with another number of channels or folded into something else. */
   readonly unlike: readonly { readonly before: NormLayer; readonly after: NormLayer }[];
-  /** Layers of before that after has without statistics, each with its path in after. */
-  readonly withoutStatistics: readonly { readonly layer: NormLayer; readonly path: string }[];
+  /** Layers of before that after has without statistics. */
+  readonly withoutStatistics: readonly BareLayer[];
   readonly onlyBefore: readonly NormLayer[];
   readonly onlyAfter: readonly NormLayer[];
   /** What layers of {@link onlyBefore} are nearest to in after, and why that is not it; clauses. */
   readonly nearest: ReadonlyMap<NormLayer, string>;
+}
+
+interface BareLayer {
+  readonly layer: NormLayer;
+  /** Its path in after. */
+  readonly path: string;
+  /** Running mean and variance of after that no norm layer's node reads; empty without. */
+  readonly unread: readonly Tensor[];
 }
 
 type AfterSide = Pick<LayersAndLearned, 'learned'> & { readonly checkpoint: Checkpoint };
@@ -130,7 +148,7 @@ export function sortUnpaired(
 ): UnpairedLayers {
   const left = new Map(onlyAfter.map((layer) => [layer.name, layer]));
   const unlike: { before: NormLayer; after: NormLayer }[] = [];
-  const withoutStatistics: { layer: NormLayer; path: string }[] = [];
+  const withoutStatistics: BareLayer[] = [];
   const gone: NormLayer[] = [];
   const known = onlyBefore.length === 0 ? null : new KnownModules(after);
   for (const layer of onlyBefore) {
@@ -140,7 +158,7 @@ export function sortUnpaired(
     if (partner !== undefined && isNamed && partner.isNamed) {
       unlike.push({ before: layer, after: partner });
       left.delete(partner.name);
-    } else if (path !== null) withoutStatistics.push({ layer, path });
+    } else if (path !== null) withoutStatistics.push({ layer, path, unread: known?.listUnread(path) ?? [] });
     else gone.push(layer);
   }
   const candidates = [...left.values()];
@@ -160,10 +178,12 @@ const BATCH_NORM_VERSION = 2;
 class KnownModules {
   readonly #facts: ReadonlyMap<string, ModuleFacts>;
   readonly #learned = new Map<string, Tensor[]>();
+  readonly #checkpoint: Checkpoint;
   /** Modules that count their batches: only layers with statistics do, or did. */
   readonly #counting = new Set<string>();
 
   constructor({ checkpoint, learned }: AfterSide) {
+    this.#checkpoint = checkpoint;
     this.#facts = new Map(
       [...checkpoint.modules].map(([path, facts]) => [modulePathOf(path, checkpoint), facts]),
     );
@@ -172,6 +192,12 @@ class KnownModules {
       const [path, leaf] = splitPath(dottedNameOf(name, checkpoint));
       if (leaf === 'num_batches_tracked') this.#counting.add(path);
     }
+  }
+
+  /** The statistics that a graph holds beside its norm layers: FrozenBatchNorm2d is exported as a product and a sum. */
+  listUnread(path: string): readonly Tensor[] {
+    const tensors = dottedTensorsOf(this.#checkpoint);
+    return ['running_mean', 'running_var'].flatMap((leaf) => tensors.get(joinPath(path, leaf)) ?? []);
   }
 
   /**
@@ -198,10 +224,16 @@ export async function findUnpairedFindings(
   { unlike, withoutStatistics, onlyBefore, onlyAfter, nearest }: UnpairedLayers,
   policy: FindingPolicy,
 ): Promise<readonly Finding[]> {
+  const bare: Finding[] = [];
+  for (const each of withoutStatistics) {
+    const { layer, path } = each;
+    const finding = (await isComputedWith(each))
+      ? makeFinding('unpaired-layer', path, COMPUTED_MESSAGE)
+      : makeFinding('stats-removed', path, REMOVED_MESSAGE);
+    bare.push(allowNamed(finding, [path, ...listOwnNames(layer)], policy));
+  }
   const findings = [
-    ...withoutStatistics.map(({ layer, path }) =>
-      allowNamed(makeFinding('stats-removed', path, REMOVED_MESSAGE), [path, ...listOwnNames(layer)], policy),
-    ),
+    ...bare,
     ...unlike.map((pair) => findUnlike(pair, policy)),
     ...onlyBefore.map((layer) => {
       const [finding, clause] = [findUnpaired(layer, 'before', policy), nearest.get(layer)];
@@ -220,6 +252,20 @@ export async function findUnpairedFindings(
     );
   return findings;
 }
+
+/** Whether after holds the layer's statistics all the same, to the last bit. */
+async function isComputedWith({ layer: { mean, variance }, unread }: BareLayer): Promise<boolean> {
+  const own = [storedTensorOf(mean), storedTensorOf(variance)];
+  for (const [index, tensor] of own.entries()) {
+    const other = unread[index];
+    if (tensor === null || tensor.dtype !== other?.dtype) return false;
+    if (!(await haveSameBytes(tensor.range, other.range))) return false;
+  }
+  return true;
+}
+
+const COMPUTED_MESSAGE =
+  'the graph of after holds its statistics, which are those of before, and no norm layer reads them: it may compute with them directly, as that of a FrozenBatchNorm2d does; it was not audited';
 
 const REMOVED_MESSAGE =
   'after has the layer without running statistics: it normalises by the statistics of each batch (track_running_stats=False), or another kind of layer stands in its place; it was not audited';

@@ -1,10 +1,13 @@
 import { describe, expect, test } from 'vitest';
 import { type AuditOptions, auditCheckpoints } from '../../src/audit.js';
 import type { Checkpoint, ModuleFacts } from '../../src/checkpoint/checkpoint.js';
+import { decodeFloats } from '../../src/checkpoint/dtype.js';
 import { refuseWithoutPairs } from '../../src/compare/unpaired-layers.js';
 import { compareCheckpoints } from '../../src/compare-checkpoints.js';
+import { readRange } from '../../src/io/byte-source.js';
 import { checkpointOf, normTensors, tensorOf } from '../build/checkpoints.js';
 import { failureOf } from '../build/failure.js';
+import { graphOf } from '../build/layers.js';
 
 const kept = ['stem.bn1', 'stem.bn2'].flatMap((path) => normTensors(path));
 const before = checkpointOf([...kept, ...normTensors('net.bn')], { path: 'before.pt' });
@@ -56,6 +59,23 @@ describe('a layer that after has without statistics', () => {
     ['gave its name to a layer of another width', afterWith([tensorOf('net.bn.weight', [1, 2, 3])])],
   ])('a layer that %s is gone', async (_, after) => {
     expect(await findingsOf(before, after)).toEqual(['warning unpaired-layer net.bn']);
+  });
+
+  test('and which the graph computes with itself, as with those of FrozenBatchNorm2d, is not called removed', async () => {
+    const stem = checkpointOf([...normTensors('net.bn'), ...normTensors('net.bn2')]);
+    const exportOf = (mean: readonly number[]) =>
+      checkpointOf([...normTensors('net.bn'), ...normTensors('net.bn2', { mean })], {
+        path: 'after.onnx',
+        format: 'ONNX',
+        graph: graphOf([], []),
+      });
+    const own = stem.tensors.get('net.bn2.running_mean');
+    const values = own === undefined ? [] : [...decodeFloats(await readRange(own.range), own.dtype)];
+    expect(await findingsOf(stem, exportOf(values))).toEqual([
+      'warning unpaired-layer net.bn',
+      'warning unpaired-layer net.bn2',
+    ]);
+    expect(await findingsOf(stem, exportOf([7, 7]))).toContain('error stats-removed net.bn2');
   });
 
   test('is found by its name in after, wrappers aside', async () => {
