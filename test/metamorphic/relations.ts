@@ -227,6 +227,9 @@ function findDrift({ layers }: AuditReport): readonly Fault[] {
 function mayRefuse(error: unknown, { containers, layers }: Plan): boolean {
   if (!(error instanceof CheckpointError) || !error.message.includes('cannot be restored:')) return false;
   if (containers[1] === 'sparse ONNX') return true;
+  // Statistics that rescale all channels alike look like a constant that an optimiser has moved into the weights.
+  if (containers[1].endsWith('folded') && error.message.includes('multiplied by the same constant'))
+    return true;
   // Folded scales tell no statistics where what scales was trained as well.
   return containers[0].endsWith('folded') && layers.some(({ edit }) => /affine|everything/.test(edit));
 }
