@@ -390,3 +390,20 @@ export interface Graph {
   readonly norms: readonly NormNode[];
   readonly linears: readonly LinearNode[];
 }
+
+/**
+ * A checkpoint with its tensors changed, and those of its copies; the same one where nothing was. A graph says itself what
+ * its tensors stand for: none of its are changed.
+ */
+export function changeTensors<Opened extends Checkpoint>(
+  checkpoint: Opened,
+  change: (tensors: Checkpoint['tensors']) => Checkpoint['tensors'],
+): Opened {
+  const tensors = checkpoint.graph === null ? change(checkpoint.tensors) : checkpoint.tensors;
+  const copies = checkpoint.copies?.map((copy) => ({
+    ...copy,
+    open: async () => changeTensors(await copy.open(), change),
+  }));
+  if (tensors === checkpoint.tensors && copies === undefined) return checkpoint;
+  return { ...checkpoint, tensors, ...(copies === undefined ? {} : { copies }) };
+}

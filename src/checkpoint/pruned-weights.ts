@@ -2,7 +2,7 @@
 
 import { type ByteSource, readRange, sliceRange, wholeOf } from '../io/byte-source.js';
 import { computedSource } from '../io/views.js';
-import { type Checkpoint, haveSameShape, type Tensor } from './checkpoint.js';
+import { type Checkpoint, changeTensors, haveSameShape, type Tensor } from './checkpoint.js';
 import { bitsOf, decodeFloats, encodeFloats, isDecodable } from './dtype.js';
 
 /** torch.nn.utils.prune keeps `conv.weight` as these two until `prune.remove` makes their product permanent. */
@@ -12,17 +12,9 @@ const MASK = '_mask';
 /**
  * A checkpoint in which the product stands for every original and its mask: `conv.weight` for `conv.weight_orig` and
  * `conv.weight_mask`. It is what the model computes with, and what a later file has that was made permanent.
- *
- * A graph keeps what it multiplies itself.
  */
 export function multiplyMasks<Opened extends Checkpoint>(checkpoint: Opened): Opened {
-  const tensors = checkpoint.graph === null ? findProducts(checkpoint.tensors) : checkpoint.tensors;
-  const copies = checkpoint.copies?.map((copy) => ({
-    ...copy,
-    open: async () => multiplyMasks(await copy.open()),
-  }));
-  if (tensors === checkpoint.tensors && copies === undefined) return checkpoint;
-  return { ...checkpoint, tensors, ...(copies === undefined ? {} : { copies }) };
+  return changeTensors(checkpoint, findProducts);
 }
 
 /** The same map where no weight is pruned; products stand where the originals did. */

@@ -1,6 +1,6 @@
 // Joins the codes of quantised weights with the scales that stand beside them in files of names.
 
-import type { Checkpoint, Quantisation, Tensor } from './checkpoint.js';
+import { type Checkpoint, changeTensors, type Quantisation, type Tensor } from './checkpoint.js';
 import { dequantised } from './computed-elements.js';
 import { isDecodable } from './dtype.js';
 
@@ -21,17 +21,9 @@ const CODES = /^(?:I8|U8|F8_E4M3|F8_E5M2)$/;
 /**
  * A checkpoint in which quantised weights are what their codes stand for, where their scales stand beside them; the scales
  * are buffers. Codes whose scales go neither with the tensor, its rows nor blocks of them stay as they are.
- *
- * A graph says itself what its codes stand for.
  */
 export function joinCodes<Opened extends Checkpoint>(checkpoint: Opened): Opened {
-  const tensors = checkpoint.graph === null ? joinAll(checkpoint.tensors) : checkpoint.tensors;
-  const copies = checkpoint.copies?.map((copy) => ({
-    ...copy,
-    open: async () => joinCodes(await copy.open()),
-  }));
-  if (tensors === checkpoint.tensors && copies === undefined) return checkpoint;
-  return { ...checkpoint, tensors, ...(copies === undefined ? {} : { copies }) };
+  return changeTensors(checkpoint, joinAll);
 }
 
 /** The same map where nothing is quantised; weights stand where their codes did. */

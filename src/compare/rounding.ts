@@ -60,7 +60,7 @@ export const MAX_RELATIVE_DIFFERENCE = 2 ** -9;
  */
 const MAX_COARSE_UNITS = 8;
 
-/** Smaller numbers, in multiples of the smallest with all bits, are rounded by more: each share of a mean underflows. */
+/** Values under four times the smallest normal number count as that large: shares of a mean underflow there. */
 const LEAST_NORMALS = 4;
 
 /** Types with so few significands that the weights of a tensor share them. */
@@ -76,12 +76,12 @@ const MIN_AGREED = 20;
 /** Means of 3 to 30 in float16 change more of the values than this: 11 % at the least. */
 const MIN_COARSE_SHARE = 1 / 16;
 
-/** Of so many times the smallest number with all bits, shares of a mean have all bits, too. */
+/** From so many times the smallest normal number on, a thirtieth of a value is a normal number, too: exponents do not matter. */
 const SHARED_NORMALS = 32;
 
 /**
- * Halves, quarters and eighths are exact but for values under eight times the smallest number with all bits: of these,
- * they lose a few times the distance between the smallest numbers, which no step of an optimizer is as small as.
+ * A half, a quarter or an eighth of a value is exact unless it underflows: values under eight times the smallest normal
+ * number lose up to four of the smallest steps. No optimizer's step is as small.
  */
 const UNDERFLOW = { normals: 8, quanta: 4 };
 
@@ -166,7 +166,7 @@ class DifferenceSums {
   bound = MAX_RELATIVE_DIFFERENCE;
   /** A unit in the last place of the coarsest type, relative to the value. */
   unit = 0;
-  /** Values of a 16-bit type that changed as one of their significand did before, and ones that did not. */
+  /** Values of a 16-bit type that changed as the first of their significand did, and those that did not. */
   agreed = 0;
   parted = 0;
   /** The same from after to before, where before is the average. */
@@ -205,10 +205,8 @@ class DifferenceSums {
     const hasParted = this.parted > 0 && this.partedBack > 0;
     if (hasParted || this.largestRelative > this.bound) return false;
     if (this.isUnderflow()) return true;
-    const [agreed, agreedBack] = [
-      this.parted === 0 ? this.agreed : 0,
-      this.partedBack === 0 ? this.agreedBack : 0,
-    ];
+    const agreed = this.parted === 0 ? this.agreed : 0;
+    const agreedBack = this.partedBack === 0 ? this.agreedBack : 0;
     if (Math.max(agreed, agreedBack) >= MIN_AGREED) return !this.isOneFactor();
     if (this.changed < MIN_CHANGED || this.values < MIN_VALUES) return null;
     // In a 16-bit type, a gentle step shows in few values, and there it is a unit or two: as large as rounding.
@@ -291,7 +289,7 @@ export class RoundingJudge {
   readonly #zeroBits = new Map<number, { count: number; bits: number }>();
   #narrowings: readonly Narrowing[] = [];
   readonly #floor: number;
-  /** What each significand of a 16-bit type has become, where it was seen first. */
+  /** What each significand of a 16-bit type became where it was first seen, and what it came from. */
   readonly #became = new Map<number, number>();
   readonly #cameFrom = new Map<number, number>();
 
@@ -406,6 +404,7 @@ export class RoundingJudge {
     return true;
   }
 
+  /** Whether equal values became equal ones, from before to after and back: an average does so one way at least. */
   #compareEqualValues(before: Values, after: Values, options: Omit<AlikeOptions, 'known'>): void {
     const { sums } = this;
     const forth = countAlike(before, after, { ...options, known: this.#became });

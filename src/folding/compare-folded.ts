@@ -31,6 +31,7 @@ import {
 } from '../norm/norm-layer.js';
 import { compareChannelScales, type SettledComparison, widestBlur } from './channel-scales.js';
 import { type FoundBlock, findBlocks } from './find-blocks.js';
+import { listLayerScales, listRows } from './folded-along.js';
 import {
   type FoldedContext,
   isSumOfBranches,
@@ -40,7 +41,6 @@ import {
   type Proof,
   toFoldedLayer,
 } from './judge-pairs.js';
-import { listLayerScales, listRows } from './layer-scales.js';
 import { type JudgedBlock, judgeMergedBlock } from './merged-branches.js';
 import { type EpsilonEvidence, findCommonOffset } from './recover-statistics.js';
 

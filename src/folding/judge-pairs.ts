@@ -57,7 +57,7 @@ import {
   type NormRows,
   readLayerScales,
   scaleAffine,
-} from './layer-scales.js';
+} from './folded-along.js';
 import {
   type EpsilonEvidence,
   type FoldedAway,

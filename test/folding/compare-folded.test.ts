@@ -100,20 +100,23 @@ describe('a transposed convolution that only the graph knows', () => {
   });
 });
 
+/** A convolution of 3 × 2 weights that is called several times, each time with what was folded in for that call. */
+const callsOf = (...states: readonly Norm[]) =>
+  exported(
+    ...states.map((state, call) => {
+      const folded = fold(weights(6), (index) => Math.floor(index / 2), state);
+      const path = call === 0 ? 'conv' : `conv_${call}`;
+      const shape = [3, 2, 1, 1];
+      return linearNodeOf(path, { ...folded, shape }, { looksFolded: true, outputChannels: 3 });
+    }),
+  );
+
 describe('a layer that is called several times, which exporters fold once for each call', () => {
   const shape = [3, 2, 1, 1];
   const named = checkpointOf(
     [tensorOf('conv.weight', weights(6), { shape }), tensorOf('conv.bias', [0, 0, 0]), ...namedNorm('bn')],
     { path: 'before.pt' },
   );
-  const callsOf = (...states: readonly Norm[]) =>
-    exported(
-      ...states.map((state, call) => {
-        const folded = fold(weights(6), (index) => Math.floor(index / 2), state);
-        const path = call === 0 ? 'conv' : `conv_${call}`;
-        return linearNodeOf(path, { ...folded, shape }, { looksFolded: true, outputChannels: 3 });
-      }),
-    );
   const audit = async (...states: readonly Norm[]) => {
     const { layers, findings } = await auditCheckpoints(named, callsOf(...states));
     return [layers.map(({ name, status }) => `${name} ${status}`), findings.map(({ kind }) => kind)];
@@ -234,19 +237,11 @@ test('a convolution that several norm layers share goes with each, called once f
     [tensorOf('conv.weight', weights(6), { shape }), ...namedNorm('bns.0'), ...namedNorm('bns.1', other)],
     { path: 'before.pt' },
   );
-  // The second level is called first.
-  const callsOf = (...states: readonly Norm[]) =>
-    exported(
-      ...states.map((state, call) => {
-        const folded = fold(weights(6), (index) => Math.floor(index / 2), state);
-        const path = call === 0 ? 'conv' : `conv_${call}`;
-        return linearNodeOf(path, { ...folded, shape }, { looksFolded: true, outputChannels: 3 });
-      }),
-    );
   const audit = async (...states: readonly Norm[]) =>
     (await auditCheckpoints(named, callsOf(...states))).layers
       .map(({ name, status, channelsMoved }) => `${name} ${status} ${channelsMoved}`)
       .toSorted();
+  // The second level is called first.
   expect(await audit(other, norm)).toEqual(['bns.0 locked 0', 'bns.1 locked 0']);
   expect(await audit(other, drifted)).toEqual(['bns.0 drifted 2', 'bns.1 locked 0']);
 });

@@ -1,12 +1,10 @@
 // Opens ONNX models: their tensors, their graph, and the edits that restore asks for.
 
-import type { Checkpoint, ConstantInput, Graph, Tensor } from '../../checkpoint/checkpoint.js';
-import { mapElements } from '../../checkpoint/computed-elements.js';
-import { isDecodable, isFloatingPoint } from '../../checkpoint/dtype.js';
+import type { Checkpoint, Graph, Tensor } from '../../checkpoint/checkpoint.js';
+import { isFloatingPoint } from '../../checkpoint/dtype.js';
 import { CheckpointError, quoteUnlessPlain } from '../../errors.js';
 import { type ByteSource, orClose } from '../../io/byte-source.js';
-import { countElements } from '../../io/row-major.js';
-import { getOrMake, isGeneratedName, listFirst } from '../../norm/naming.js';
+import { getOrMake, listFirst } from '../../norm/naming.js';
 import { Evaluator } from './constants.js';
 import { isStandard, NeighbourSearch, nameOfCodes } from './follow.js';
 import {
@@ -14,10 +12,8 @@ import {
   buildLinear,
   constantParameters,
   endsInActivation,
-  type InputSlot,
   isFusedBias,
   isWeightLeft,
-  type LinearDraft,
   LinearReaders,
   linearOpOf,
   listQuantiserInputs,
@@ -30,9 +26,9 @@ import {
   findRescaling,
   groupCalls,
   mergeCalls,
-  type Rescaling,
 } from './norm-nodes.js';
 import type { LocatedNodes } from './plan-edits.js';
+import { dismiss, type FoundLinear, type Rescaled, takeProducts, undoRescaling } from './products.js';
 import type { OnnxGraph, OnnxModel, OnnxNode } from './schema.js';
 import { listLocations, readModel } from './schema.js';
 import { type Scope, type Site, visitNodes } from './scope.js';
@@ -111,13 +107,6 @@ export function isOnnxCheckpoint(checkpoint: Checkpoint): checkpoint is OnnxChec
 async function locateNodes(store: TensorStore): Promise<LocatedNodes> {
   const { norms, ...parts } = await readParts(store);
   return { ...parts, norms: groupCalls(norms).map((calls) => calls.map(({ site }) => site)) };
-}
-
-/** A linear node, where it stands, and where it reads its bias: at an input of its own, or of the Add behind it. */
-interface FoundLinear {
-  readonly linear: LinearDraft;
-  readonly site: Site;
-  readonly bias: InputSlot;
 }
 
 /** A model, and what an audit takes from it; `foreign` are norm-like operators of other domains. */
@@ -212,113 +201,6 @@ async function isOfWeight(evaluator: Evaluator, { node, scope }: Site): Promise<
   const [name = ''] = node.inputs;
   return name !== '' && (await evaluator.evaluateQuietly({ scope, name })).kind === 'constant';
 }
-
-/** What a norm layer takes out of a linear node's output again, and the node's index. */
-interface Rescaled extends Rescaling {
-  readonly index: number;
-}
-
-/**
- * Linear nodes with the weights that they had before they were multiplied by what is divided by in front of a norm layer:
- * what the statistics move is nobody's training. Where the graph computes the product, the weights are stored; where an
- * exporter has computed it, weight and bias get the names that their numbers stand for, which `names` tells by the old.
- */
-function undoRescaling(
-  found: readonly FoundLinear[],
-  rescaled: readonly Rescaled[],
-  tensors: Map<string, Tensor>,
-) {
-  const linears = [...found];
-  const names = new Map<string, string>();
-  const put = (stored: string, tensor: Tensor, path: string | null, leaf: string) => {
-    const full = `${path}.${leaf}`;
-    const name = path === null || tensors.has(full) || !isGeneratedName(stored) ? stored : full;
-    if (name !== stored) tensors.delete(stored);
-    tensors.set(name, { ...tensor, name });
-    names.set(stored, name);
-  };
-  for (const { index, divisorName, gammaName, biasName, scales } of rescaled) {
-    const one = linears[index];
-    if (one?.linear.weight.kind !== 'constant' || !isDecodable(one.linear.weight.tensor.dtype)) continue;
-    const { weight, weightName, factors, path } = one.linear;
-    const tensor = divideChannels(weight.tensor, scales, one.linear);
-    if (factors.length === 0 && tensors.has(weightName)) put(weightName, tensor, path, 'weight');
-    const bias = tensors.get(biasName);
-    if (bias?.elementCount === scales.length)
-      put(biasName, { ...bias, shape: [scales.length] }, path, 'bias');
-    for (const name of [divisorName, ...factors]) if (name !== gammaName) dismiss(name, tensors);
-    linears[index] = {
-      ...one,
-      linear: {
-        ...one.linear,
-        weightName: names.get(weightName) ?? weightName,
-        weight: { ...weight, tensor },
-        factors: [],
-        looksFolded: false,
-      },
-    };
-  }
-  return { linears, names };
-}
-
-/** A weight, each output channel of it divided by a number of its own; what 0 multiplied stays 0. */
-function divideChannels(
-  weight: Tensor,
-  scales: Float64Array,
-  { outputAxis, groups }: Pick<LinearDraft, 'outputAxis' | 'groups'>,
-): Tensor {
-  const { dtype, shape, elementCount } = weight;
-  const size = shape[outputAxis] ?? 0;
-  const inner = countElements(shape.slice(outputAxis + 1));
-  // The groups of a transposed convolution stand one behind the other along its input axis.
-  const inGroup = scales.length > size ? elementCount / groups : elementCount;
-  return mapElements(weight, dtype, async (values, first) => {
-    for (let i = 0; i < values.length; i++) {
-      const at = first + i;
-      const channel = Math.floor(at / inGroup) * size + (Math.floor(at / inner) % size);
-      const scale = scales[channel] ?? Number.NaN;
-      if (scale !== 0) values[i] = (values[i] ?? Number.NaN) / scale;
-    }
-  });
-}
-
-/** Has a tensor count as no learned one. */
-function dismiss(name: string, tensors: Map<string, Tensor>): void {
-  const tensor = tensors.get(name);
-  if (tensor !== undefined) tensors.set(name, { ...tensor, isBuffer: true });
-}
-
-/**
- * Puts weights and biases that the graph computes in the place of what it computes them of, which is nobody's training. Of one
- * tensor of which several are computed, as of a convolution that norm layers share, each bears the name of its own result.
- */
-function takeProducts(found: readonly FoundLinear[], tensors: Map<string, Tensor>): readonly FoundLinear[] {
-  const counts = new Map<string, number>();
-  for (const { linear } of found)
-    for (const name of linear.factors.length === 0 ? [] : [linear.weightName, linear.biasName])
-      counts.set(name, (counts.get(name) ?? 0) + 1);
-  const products = new Map<string, Tensor>();
-  const taken = found.map((one) => {
-    const { linear, site } = one;
-    if (linear.factors.length === 0) return one;
-    for (const name of linear.factors) dismiss(name, tensors);
-    const take = (input: ConstantInput, name: string, index: number) => {
-      const isShared = (counts.get(name) ?? 0) > 1;
-      if (isShared) dismiss(name, tensors);
-      const own = isShared ? (site.node.inputs[index] ?? '') : name;
-      if (input.kind === 'constant') products.set(own, { ...input.tensor, name: own });
-      return own;
-    };
-    const weightName = take(linear.weight, linear.weightName, 1);
-    const biasName = take(linear.bias, linear.biasName, BIAS_OF_CONV);
-    return { ...one, linear: { ...linear, weightName, biasName } };
-  });
-  for (const [name, product] of products) tensors.set(name, product);
-  return taken;
-}
-
-/** Where convolutions have their bias. */
-const BIAS_OF_CONV = 2;
 
 /** Turns the codes that a graph dequantises into learned tensors, which `tensors` gains; returns their names by the old. */
 async function readQuantised(

@@ -1,4 +1,4 @@
-// Finds what exporters fold in besides a norm layer: a layer scale behind it, and another norm layer in a row.
+// Finds what exporters fold in along with a norm layer: a layer scale, another norm layer in a row, a constant of the data.
 
 import type { Tensor } from '../checkpoint/checkpoint.js';
 import { encodeFloats, isDecodable } from '../checkpoint/dtype.js';
